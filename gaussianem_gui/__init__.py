@@ -1,0 +1,1 @@
+"""GaussianEM's projects, jobs and desktop application."""

@@ -1,0 +1,1 @@
+"""Qt views: they watch models and never the reverse."""
