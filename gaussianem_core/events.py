@@ -1,0 +1,243 @@
+"""A job directory as files: names, control files, heartbeat, and JSON lines of progress, metrics and artifacts.
+
+The writer is the engine; readers (command line, desktop application) poll these files and never ask the process.
+No torch in this room. RELION's names are kept (job contract: control files).
+
+One line of ``events.jsonl`` is one JSON object with ``t`` (Unix seconds) and ``type``:
+
+``start``     command (list of str), version, host, pid
+``progress``  stage, done, total, unit, rate (per second), left_seconds
+``metric``    stage, step, epoch (float), values {name: float}
+``artifact``  kind (see ARTIFACTS), path (relative to the job directory), label, info {}
+``message``   level (info | warning | error), text
+``end``       status (succeeded | failed | aborted), reason, seconds
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gaussianem_core.errors import AbortRequested, InputError
+
+EVENTS = "events.jsonl"
+OPTIONS = "options.json"
+HEARTBEAT = "heartbeat.json"
+ABORT = "RELION_JOB_ABORT_NOW"
+SUCCESS = "RELION_JOB_EXIT_SUCCESS"
+FAILURE = "RELION_JOB_EXIT_FAILURE"
+ABORTED = "RELION_JOB_EXIT_ABORTED"
+CONTROL_FILES = (ABORT, SUCCESS, FAILURE, ABORTED)
+HEARTBEAT_SECONDS = 5.0
+
+EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_ABORTED = 0, 1, 2, 3
+
+# Artifact kinds and the node label that RELION's graph knows them by.
+ARTIFACTS = {
+    "particles": "ParticleGroupMetadata.star.relion",
+    "map": "DensityMap.mrc",
+    "mask": "Mask3D.mrc",
+    "volume": "DensityMap.mrc",
+    "volume_series": "DensityMap.mrc",
+    "preprocessed": "ProcessData.json.gaussianem.preprocessed",
+    "stack": "Image2DStack.mrc",
+    "poses": "ProcessData.npy.gaussianem.poses",
+    "ctf": "ProcessData.npy.gaussianem.ctf",
+    "gaussians": "ProcessData.ply.gaussianem.gaussians",
+    "configuration": "ProcessData.json.gaussianem.configuration",
+    "checkpoint": "MlModel.pkl.gaussianem.checkpoint",
+    "latents": "ProcessData.pkl.gaussianem.latents",
+    "trajectory": "ProcessData.txt.gaussianem.trajectory",
+    "plot": "LogFile.png.gaussianem.plot",
+    "summary": "ProcessData.json.gaussianem.summary",
+    "truth": "ProcessData.npz.gaussianem.truth",
+    "model": "AtomCoords.cif",
+    "script": "ProcessData.cxc.chimerax",
+    "probe": "ProcessData.npz.gaussianem.probe",
+}
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
+    """Raise InputError if ``directory`` holds one of the results ``names`` and ``overwrite`` is not given."""
+    present = [name for name in names if (directory / name).exists()]
+    if present and not overwrite:
+        raise InputError(
+            "output", "must not hold results already", directory / present[0],
+            "Choose another --output, or give --overwrite to replace them.",
+        )
+
+
+def process_identity() -> dict[str, Any]:
+    """Host, pid and start time of this process (a pid alone may be used again), and the scheduler's job id."""
+    scheduler = next((os.environ[k] for k in ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID") if k in os.environ), "")
+    started = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "scheduler_id": scheduler}
+
+
+class JobLog:
+    """The engine's side of a job directory. Use as a context manager: it writes start, heartbeat, end and exit files.
+
+    ``directory`` is created. ``echo`` receives each event too (a progress bar, say). An exception inside the block
+    is recorded as failed (or aborted, for AbortRequested) and raised again.
+    """
+
+    def __init__(
+        self, directory: Path | str, command: list[str], version: str = "",
+        echo: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.directory = Path(directory)
+        self._command, self._version, self._echo = command, version, echo
+        self._stop = threading.Event()
+        self._terminated = threading.Event()
+        self._lock = threading.Lock()
+        self._progress_at = 0.0
+        self._stage_start: dict[str, tuple[float, float]] = {}
+
+    def __enter__(self) -> JobLog:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for name in (SUCCESS, FAILURE, ABORTED):
+                (self.directory / name).unlink(missing_ok=True)
+            self._file = (self.directory / EVENTS).open("a", buffering=1)
+        except OSError as error:
+            raise InputError("output", "must be a writable directory", self.directory, f"{error}.") from error
+        self._began = time.time()
+        identity = process_identity()
+        self._beat(identity)
+        self.emit("start", command=self._command, version=self._version, **identity)
+        self._thread = threading.Thread(target=self._beat_forever, args=(identity,), daemon=True)
+        self._thread.start()
+        self._old_handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old_handlers[number] = signal.signal(number, self._terminate)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        if error is None:
+            status, name, reason = "succeeded", SUCCESS, ""
+        elif isinstance(error, AbortRequested | KeyboardInterrupt):
+            status, name, reason = "aborted", ABORTED, str(error)
+        else:
+            status, name, reason = "failed", FAILURE, str(error).strip() or type(error).__name__
+        # A full disk must not hide the error that is already on its way.
+        with contextlib.suppress(OSError):
+            self.emit("end", status=status, reason=reason, seconds=time.time() - self._began)
+            self._file.close()
+            (self.directory / name).touch()
+            (self.directory / HEARTBEAT).unlink(missing_ok=True)
+            (self.directory / ABORT).unlink(missing_ok=True)
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        if self._terminated.is_set():  # a second signal does not wait for a safe point
+            raise AbortRequested(f"stopped by signal {signal.Signals(number).name}")
+        self._terminated.set()
+
+    def _beat(self, identity: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a heartbeat missed on a full disk is no reason to die
+            write_atomically(self.directory / HEARTBEAT, json.dumps({**identity, "t": time.time()}))
+
+    def _beat_forever(self, identity: dict[str, Any]) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self._beat(identity)
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Append one event."""
+        event = {"t": time.time(), "type": type, **fields}
+        line = json.dumps(event, default=str)
+        with self._lock:
+            self._file.write(line + "\n")
+        if self._echo is not None:
+            self._echo(event)
+
+    def progress(self, stage: str, done: float, total: float, unit: str = "images", every: float = 0.5) -> None:
+        """Report ``done`` of ``total``; at most one line per ``every`` seconds, the last always. Polls for abort."""
+        now = time.time()
+        begin_time, begin_done = self._stage_start.setdefault(stage, (now, done))
+        if done < begin_done:
+            begin_time, begin_done = self._stage_start[stage] = (now, done)
+        if now - self._progress_at >= every or done >= total:
+            self._progress_at = now
+            elapsed = now - begin_time
+            rate = (done - begin_done) / elapsed if elapsed > 0 and done > begin_done else 0.0
+            left = (total - done) / rate if rate > 0 else None
+            self.emit("progress", stage=stage, done=done, total=total, unit=unit, rate=rate, left_seconds=left)
+            self.check_abort()
+
+    def metric(self, stage: str, step: int, epoch: float, **values: float) -> None:
+        """Report numbers of a step; not-a-number is written as null."""
+        clean = {name: (float(v) if math.isfinite(v) else None) for name, v in values.items()}
+        self.emit("metric", stage=stage, step=step, epoch=epoch, values=clean)
+
+    def artifact(self, kind: str, path: Path | str, label: str = "", **info: Any) -> None:
+        """Report a finished file (or a directory, for a series); ``path`` may be absolute or relative to the job."""
+        assert kind in ARTIFACTS, kind
+        path = Path(path)
+        relative = path.relative_to(self.directory) if path.is_absolute() or self.directory in path.parents else path
+        self.emit("artifact", kind=kind, path=str(relative), label=label or relative.name, info=info)
+
+    def message(self, text: str, level: str = "info") -> None:
+        """Report a sentence for the user."""
+        self.emit("message", level=level, text=text)
+
+    def abort_requested(self) -> bool:
+        """True once the abort file stands in the directory or SIGTERM/SIGINT came."""
+        return self._terminated.is_set() or (self.directory / ABORT).exists()
+
+    def check_abort(self) -> None:
+        """Raise AbortRequested if the user asked to stop."""
+        if self.abort_requested():
+            raise AbortRequested("stopped on request")
+
+
+def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Events in ``path`` from byte ``offset``, and the offset after the last whole line.
+
+    A line that is still being written stays for the next call; a damaged line is skipped. An absent file gives
+    ``([], offset)``; a file shorter than ``offset`` (it was replaced) is read from its start.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < offset:
+                offset = 0
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    return list(_parse_lines(data[:end])), offset + end
+
+
+def _parse_lines(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "type" in event:
+                yield event

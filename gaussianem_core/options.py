@@ -1,0 +1,559 @@
+"""Every option of every job, written once.
+
+One frozen model per job type. The command line, the forms of the desktop application, ``options.json`` and the
+README's tables are all made from these models; no other file spells an option again. No torch in this room.
+
+Each field carries, beside pydantic's type, default and bounds, a ``json_schema_extra`` with
+
+``group``     heading under which a form shows it
+``unit``      unit of the value, or None
+``widget``    hint for a form: "file", "directory", "job_output", "gpu", "mask" or None
+``filter``    file name patterns of a file picker, e.g. "*.star *.cs"
+``produces``  for inputs: the artifact kind of an earlier job that fills this field (see ``events.ARTIFACTS``)
+``advanced``  folded away in a form
+``alias``     short flag, e.g. "-s"
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gaussianem_core.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]
+Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    unit: str | None = None,
+    widget: str | None = None,
+    filter: str | None = None,
+    produces: str | None = None,
+    advanced: bool = False,
+    alias: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """Declare one option: default (``...`` = required), help text, form hints and pydantic bounds (ge, le, gt)."""
+    hints = {"group": group, "unit": unit, "widget": widget, "filter": filter, "produces": produces}
+    return Field(
+        default, description=help, json_schema_extra={**hints, "advanced": advanced, "alias": alias}, **bounds
+    )
+
+
+class JobOptions(BaseModel):
+    """What every job has: where its output goes and how it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    job_type: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+
+    job_dir: str = option(
+        "", "write everything into this directory, whatever the output option says", group="Output",
+        widget="directory", advanced=True,
+    )
+    overwrite: bool = option(False, "replace output that exists", group="Output", advanced=True)
+
+    def output_directory(self) -> Path:
+        """Directory that receives everything this job writes."""
+        if self.job_dir:
+            return Path(self.job_dir)
+        output = Path(getattr(self, "output", "") or self.job_type)
+        return output if output.is_absolute() else Path(getattr(self, "source_dir", "") or ".") / output
+
+
+class NetworkOptions(BaseModel):
+    """Sizes of the encoder, the Gaussian encoder and the decoder (method: Train)."""
+
+    qlayers: int = option(3, "hidden layers of the image encoder", group="Network", ge=1, le=16, advanced=True)
+    qdim: int = option(1024, "nodes in image encoding layers", group="Network", ge=8, le=16384, advanced=True)
+    zdim: int = option(10, "dimensions of the latent space", group="Network", ge=1, le=256)
+    gaussian_kdim: int = option(
+        128, "nodes in Gaussian encoding layers", group="Network", ge=8, le=4096, advanced=True
+    )
+    gaussian_klayers: int = option(
+        3, "hidden layers of the Gaussian encoder", group="Network", ge=1, le=16, advanced=True
+    )
+    gaussian_embedding_dim: int = option(
+        32, "dimensions of a Gaussian's embedding", group="Network", ge=2, le=1024, advanced=True
+    )
+    feature_kdim: int = option(
+        128, "nodes in decoder layers of the concatenated feature", group="Network", ge=8, le=4096, advanced=True
+    )
+    feature_klayers: int = option(2, "hidden layers of the decoder", group="Network", ge=1, le=16, advanced=True)
+    feature_dim: int = option(
+        256, "nodes in the decoder's density and position heads", group="Network", ge=8, le=4096, advanced=True
+    )
+
+
+class ComputeOptions(BaseModel):
+    """Where a job computes."""
+
+    device: Device = option("auto", "compute on the GPU if there is one, or as told", group="Compute")
+    projector: Projector = option(
+        "auto", "which projector renders the Gaussians (auto picks the fastest that runs here)", group="Compute",
+        advanced=True,
+    )
+    threads: int = option(0, "CPU threads; 0 takes all cores", group="Compute", ge=0, le=1024, advanced=True)
+
+
+class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
+    """Particles, poses, CTF and a consensus map -> stack, initial Gaussians and configuration."""
+
+    job_type: ClassVar[str] = "preprocess"
+    title: ClassVar[str] = "Preprocess"
+
+    source_dir: str = option(
+        ".", "directory of the project; other paths are relative to it", group="Input", widget="directory", alias="-s"
+    )
+    star_file: str = option(
+        ..., "particles after refinement: RELION .star or cryoSPARC .cs", group="Input", widget="file",
+        filter="*.star *.cs", produces="particles",
+    )
+    data_dir: str = option(
+        "", "directory of the particle stacks, when the paths in the metadata are not found", group="Input",
+        widget="directory",
+    )
+    passthrough: list[str] = option(
+        [], "cryoSPARC passthrough .cs files, joined on uid", group="Input", widget="file", filter="*.cs", advanced=True
+    )
+    consensus_map: str = option(
+        ..., "consensus density map of the refinement", group="Input", widget="file", filter="*.mrc *.map",
+        produces="map",
+    )
+    size: int | None = option(
+        None, "box of the particle images; checked when given, else read from them", group="Images", unit="px",
+        ge=8, advanced=True,
+    )
+    apix: float | None = option(
+        None, "pixel size of the particle images; checked when given, else read", group="Images", unit="A/px", gt=0,
+        advanced=True,
+    )
+    downsample_size: int | None = option(
+        None, "box after Fourier cropping; without it 128, or the box if that is smaller", group="Images", unit="px",
+        ge=8,
+    )
+    downsample_batch: int = option(5000, "images cropped at once", group="Images", ge=1, advanced=True)
+    no_invert: bool = option(
+        False, "leave the sign of the images alone (the protein is dark in them)", group="Images"
+    )
+    no_window: bool = option(
+        False, "no soft round window on the images that the encoder sees", group="Images", advanced=True
+    )
+    float16: bool = option(False, "write the stack in half the space (MRC mode 12)", group="Images")
+    map_thres: str = option(
+        "auto", "contour level of the consensus map above which Gaussians are placed, or auto", group="Gaussians"
+    )
+    sample_interval: int | None = option(
+        None, "grid spacing of the initial Gaussians in voxels of the map; without it 2 above a box of 256, else 1",
+        group="Gaussians", unit="voxel", ge=1, le=16,
+    )
+    max_gaussians: int = option(
+        20000, "never more Gaussians than this", group="Gaussians", ge=16, le=200000, advanced=True
+    )
+    scale_min: float = option(0.5, "smallest width (sigma)", group="Gaussians", unit="px", gt=0, advanced=True)
+    scale_max: float = option(1.0, "largest width (sigma)", group="Gaussians", unit="px", gt=0, advanced=True)
+    epoch: int = option(2, "epochs of the consensus fit", group="Consensus fit", ge=0, le=1000)
+    batch_size: int = option(4, "images per step of the consensus fit", group="Consensus fit", ge=1, advanced=True)
+    consensus_recipe: Literal["default", "published"] = option(
+        "default", "squared error, batched; or the published L1 error", group="Consensus fit", advanced=True
+    )
+    output: str = option(
+        "preprocess", "name of the output folder under the project directory", group="Output", widget="directory"
+    )
+    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, advanced=True)
+
+    @field_validator("map_thres")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if value != "auto":
+            try:
+                float(value)
+            except ValueError:
+                raise ValueError("must be a number or auto") from None
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PreprocessOptions:
+        if self.scale_max <= self.scale_min:
+            raise ValueError(f"scale_max must exceed scale_min ({self.scale_max} <= {self.scale_min})")
+        for name, value in (("size", self.size), ("downsample_size", self.downsample_size)):
+            if value is not None and value % 2:
+                raise ValueError(f"{name} must be even (got {value})")
+        if self.size and self.downsample_size and self.downsample_size > self.size:
+            raise ValueError(f"downsample_size must not exceed size ({self.downsample_size} > {self.size})")
+        return self
+
+
+class TrainOptions(ComputeOptions, JobOptions):
+    """Prepared particles -> trained network and the latent of every particle."""
+
+    job_type: ClassVar[str] = "train"
+    title: ClassVar[str] = "Train"
+
+    source_dir: str = option(
+        ".", "directory of the prepared data; other paths are relative to it", group="Input", widget="directory",
+        produces="preprocessed", alias="-s",
+    )
+    particle_name: str = option(
+        "img_stack", "particle stack (.mrcs; the ending may be left out)", group="Input", widget="file",
+        filter="*.mrcs *.mrc", produces="stack",
+    )
+    pose: str = option(
+        "poses.npy", "orientations of the particles", group="Input", widget="file", filter="*.npy", produces="poses"
+    )
+    ctf: str = option(
+        "ctf.npy", "CTF parameters of the particles", group="Input", widget="file", filter="*.npy", produces="ctf"
+    )
+    point: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
+    )
+    cfg: str = option(
+        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        produces="configuration",
+    )
+    mask: str = option(
+        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask on the consensus map's grid",
+        group="Input", widget="mask", filter="*.npy *.mrc", produces="mask",
+    )
+    output: str = option("train", "directory of the output", group="Output", widget="directory")
+    resume: bool = option(False, "go on from the last checkpoint in the output directory", group="Output")
+    batch: int = option(32, "images per step", group="Training", ge=1, le=65536)
+    epoch: int = option(20, "passes over the particles", group="Training", ge=1, le=10000)
+    recipe: Literal["default", "published"] = option(
+        "default", "default: squared error, latents refined per particle; published: losses and rates of the paper",
+        group="Training",
+    )
+    lr: float | None = option(
+        None, "learning rate of the network; without it the recipe's", group="Training", gt=0, advanced=True
+    )
+    lr_latent: float | None = option(
+        None, "learning rate of the per-particle latents; without it the recipe's", group="Training", gt=0,
+        advanced=True,
+    )
+    latents: Literal["auto", "encoder", "free", "both"] = option(
+        "auto", "latents from the image encoder, free per particle, or encoder first and then refined",
+        group="Training", advanced=True,
+    )
+    warmup_steps: int = option(200, "steps of linear learning-rate warm-up", group="Training", ge=0, advanced=True)
+    beta: float | None = option(
+        None, "weight of the KL term; without it the recipe's", group="Losses", ge=0, advanced=True
+    )
+    w_embedding: float | None = option(
+        None, "weight of the neighbours' embedding term", group="Losses", ge=0, advanced=True
+    )
+    w_distance: float | None = option(
+        None, "weight of the change of neighbour distances", group="Losses", ge=0, advanced=True
+    )
+    w_direction: float | None = option(
+        None, "weight of the neighbours' common direction", group="Losses", ge=0, advanced=True
+    )
+    w_spacing: float | None = option(None, "weight of the even spacing term", group="Losses", ge=0, advanced=True)
+    w_latent: float | None = option(
+        None, "weight of the latent neighbour term (from the third epoch)", group="Losses", ge=0, advanced=True
+    )
+    pairs: int = option(
+        0, "neighbour pairs drawn per step; 0 takes all", group="Losses", ge=0, advanced=True
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "arithmetic of the decoder: auto is bfloat16 on CUDA, float32 on the CPU", group="Compute",
+        advanced=True,
+    )
+    gpus: str = option(
+        "", "GPUs to train on, e.g. 0,1,2,3; without it the first", group="Compute", widget="gpu"
+    )
+    scratch_dir: str = option(
+        "", "copy the stack to this local directory first, and remove it at the end", group="Compute",
+        widget="directory", advanced=True,
+    )
+    stack_in_memory: Literal["auto", "gpu", "host", "disk"] = option(
+        "auto", "where the images stay during training", group="Compute", advanced=True
+    )
+    half_sets: bool = option(
+        False, "train the two half sets (rlnRandomSubset) independently as well, to tell signal from noise",
+        group="Trust", advanced=True,
+    )
+    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, advanced=True)
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus(cls, value: str) -> str:
+        if not re.fullmatch(r"(\d+(,\d+)*)?", value):
+            raise ValueError("must be GPU numbers separated by commas, as in 0,1")
+        return value
+
+
+class AnalyzeOptions(ComputeOptions, JobOptions):
+    """Trained network and latents -> components, classes, volumes, trajectories, figures."""
+
+    job_type: ClassVar[str] = "analyze"
+    title: ClassVar[str] = "Analyze"
+
+    source_dir: str = option(
+        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
+    )
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
+    )
+    cfg: str = option(
+        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        produces="configuration",
+    )
+    model_weight: str = option(
+        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="checkpoint",
+    )
+    latent: str = option(
+        ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="latents",
+    )
+    star_file: str = option(
+        "", "particles.star of the preprocess job: adds classes and latents to its rows", group="Input",
+        widget="file", filter="*.star", produces="particles",
+    )
+    mask: str = option(
+        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
+        filter="*.npy *.mrc", produces="mask",
+    )
+    output: str = option("analyze", "directory of the output", group="Output", widget="directory")
+    nclass: int = option(10, "number of k-means classes", group="Analysis", ge=1, le=1000)
+    components: int = option(3, "principal components with a trajectory", group="Analysis", ge=0, le=64)
+    trajectory_points: int = option(10, "volumes along each component", group="Analysis", ge=2, le=500)
+    trajectory_low: float = option(
+        5.0, "percentile of the component where its trajectory starts", group="Analysis", ge=0, le=100, unit="%",
+        advanced=True,
+    )
+    trajectory_high: float = option(
+        95.0, "percentile where it ends", group="Analysis", ge=0, le=100, unit="%", advanced=True
+    )
+    box: int | None = option(
+        None, "box of the volumes; without it the training box", group="Analysis", unit="px", ge=8, le=1024,
+        advanced=True,
+    )
+    no_umap: bool = option(False, "skip UMAP even if it is installed", group="Analysis", advanced=True)
+    seed: int = option(0, "seed of k-means and UMAP", group="Compute", ge=0, advanced=True)
+
+    @model_validator(mode="after")
+    def _percentiles(self) -> AnalyzeOptions:
+        if self.trajectory_low >= self.trajectory_high:
+            raise ValueError("trajectory_low must be below trajectory_high")
+        return self
+
+
+class DecodeOptions(ComputeOptions, JobOptions):
+    """Latents or particles -> volumes and Gaussians."""
+
+    job_type: ClassVar[str] = "decode"
+    title: ClassVar[str] = "Decode"
+
+    source_dir: str = option(
+        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
+    )
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
+    )
+    cfg: str = option(
+        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        produces="configuration",
+    )
+    model_weight: str = option(
+        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="checkpoint",
+    )
+    z: str = option(
+        "", "latents to decode: text or .npy, one row a volume", group="What to decode", widget="file",
+        filter="*.txt *.npy *.csv",
+    )
+    latent: str = option(
+        "", "latents of the particles (.output.pkl), needed with particle_indices", group="What to decode",
+        widget="file", filter="*.pkl", produces="latents",
+    )
+    particle_indices: str = option(
+        "", "particles to decode, counted from 0: a text file with numbers or ranges such as 10-20",
+        group="What to decode", widget="file", filter="*.txt",
+    )
+    mask: str = option(
+        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
+        filter="*.npy *.mrc", produces="mask",
+    )
+    output: str = option("decode", "directory of the output", group="Output", widget="directory")
+    box: int | None = option(
+        None, "box of the volumes; without it the training box", group="What to decode", unit="px", ge=8, le=1024
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DecodeOptions:
+        if bool(self.z) == bool(self.particle_indices):
+            raise ValueError("give either z or particle_indices")
+        if self.particle_indices and not self.latent:
+            raise ValueError("particle_indices needs latent")
+        return self
+
+
+class SimulateOptions(ComputeOptions, JobOptions):
+    """A structure in motion -> particles with known truth, as RELION would write them."""
+
+    job_type: ClassVar[str] = "simulate"
+    title: ClassVar[str] = "Simulate"
+
+    model: str = option(
+        ..., "multi-model .pdb/.cif, trajectory .npz (xyz, weight) or Gaussians .ply", group="Input", widget="file",
+        filter="*.pdb *.cif *.npz *.ply",
+    )
+    output: str = option("simulated", "directory of the output", group="Output", widget="directory")
+    particles: int = option(2000, "number of particle images", group="Images", ge=1)
+    box: int = option(64, "box", group="Images", unit="px", ge=8, le=1024)
+    apix: float = option(3.0, "pixel size", group="Images", unit="A/px", gt=0)
+    snr: float = option(0.1, "signal-to-noise ratio: variance of signal over variance of noise", group="Images", gt=0)
+    resolution: float | None = option(
+        None, "resolution of an atom's density; without it twice the pixel size", group="Images", unit="A", gt=0
+    )
+    no_ctf: bool = option(False, "no CTF", group="CTF")
+    defocus_min: float = option(8000.0, "smallest defocus", group="CTF", unit="A", ge=0)
+    defocus_max: float = option(25000.0, "largest defocus", group="CTF", unit="A", ge=0)
+    astigmatism: float = option(200.0, "largest difference of defocus U and V", group="CTF", unit="A", ge=0)
+    voltage: float = option(300.0, "acceleration voltage", group="CTF", unit="kV", gt=0)
+    cs: float = option(2.7, "spherical aberration", group="CTF", unit="mm", ge=0)
+    amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", ge=0, le=1)
+    shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0)
+    missing: str = option(
+        "", "part that is absent in some particles: residues as 122-159, or the name of a mask array in the .npz",
+        group="Composition",
+    )
+    missing_fraction: float = option(
+        0.3, "share of the particles in which that part is absent", group="Composition", ge=0, le=1
+    )
+    states: Literal["uniform", "endpoints"] = option(
+        "uniform", "frames drawn uniformly, or the first and the last alone", group="Input"
+    )
+    seed: int = option(0, "seed of every random choice", group="Images", ge=0)
+
+
+class EvaluateOptions(ComputeOptions, JobOptions):
+    """Results against known truth: FSC per particle, latent error, class accuracy."""
+
+    job_type: ClassVar[str] = "evaluate"
+    title: ClassVar[str] = "Evaluate"
+
+    source_dir: str = option(
+        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
+    )
+    truth: str = option(..., "truth.npz of the simulation", group="Input", widget="file", filter="*.npz")
+    gaussians: str = option("point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply")
+    cfg: str = option("cfg.json", "configuration", group="Input", widget="file", filter="*.json")
+    model_weight: str = option(
+        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl"
+    )
+    latent: str = option(..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl")
+    volumes: int = option(100, "particles whose volume is compared with the truth", group="Evaluation", ge=1)
+    mask: str = option("", "MRC mask for the masked figures; without it one around the consensus", group="Input",
+                       widget="mask", filter="*.mrc")
+    output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
+    seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
+
+
+class MorphOptions(ComputeOptions, JobOptions):
+    """An atomic model fitted to the consensus follows the Gaussians along a trajectory."""
+
+    job_type: ClassVar[str] = "morph"
+    title: ClassVar[str] = "Morph"
+
+    source_dir: str = option(
+        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
+    )
+    model: str = option(
+        ..., "atomic model fitted to the consensus map", group="Input", widget="file", filter="*.cif *.pdb",
+        produces="model",
+    )
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
+    )
+    cfg: str = option(
+        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        produces="configuration",
+    )
+    model_weight: str = option(
+        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="checkpoint",
+    )
+    z: str = option(
+        ..., "latents along the trajectory: text or .npy, one row a frame", group="Input", widget="file",
+        filter="*.txt *.npy *.csv", produces="trajectory",
+    )
+    output: str = option("morph", "directory of the output", group="Output", widget="directory")
+    format: Literal["cif", "pdb"] = option("cif", "format of the multi-model file", group="Output")
+    neighbours: int = option(16, "Gaussians that carry an atom", group="Morph", ge=1, le=256, advanced=True)
+
+
+JOB_OPTIONS: dict[str, type[JobOptions]] = {
+    model.job_type: model
+    for model in (
+        PreprocessOptions, TrainOptions, AnalyzeOptions, DecodeOptions, SimulateOptions, EvaluateOptions, MorphOptions,
+    )
+}
+
+
+def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
+    """Form hints of field ``name``: group, unit, widget, filter, produces, advanced, alias."""
+    extra = model.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return dict(extra)
+
+
+def explain(error: ValidationError) -> InputError:
+    """The first problem that pydantic found, as an error that names option, rule, value and remedy."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "options"
+    rule = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return InputError(f"option {name}", "is unknown", first["input"], "Remove it or correct its name.")
+    value = "nothing" if first["type"] == "missing" else ("the combination" if not first["loc"] else first["input"])
+    return InputError(f"option {name}", rule, value, "Give a valid value; --help lists the options.")
+
+
+def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
+    """Values in an ``options.json``; unknown names are an error, absent ones keep their defaults.
+
+    Raises InputError if the file cannot be read, is no JSON object, or holds an unknown or invalid option.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError("--options", "must be a readable JSON file", path, f"{error}.") from error
+    if not isinstance(values, dict):
+        raise InputError("--options", "must hold a JSON object", path, "Use an options.json written by a job.")
+    values.pop("job_type", None)
+    unknown = sorted(set(values) - set(model.model_fields))
+    if unknown:
+        raise InputError(f"option {unknown[0]}", "is unknown", values[unknown[0]], f"Remove it from {path}.")
+    return values
+
+
+def options_json(options: JobOptions) -> str:
+    """The text of ``options.json`` that reproduces the run with ``--options``."""
+    return json.dumps({"job_type": options.job_type, **options.model_dump(mode="json")}, indent=1) + "\n"
+
+
+def command_line(options: JobOptions) -> list[str]:
+    """The shortest argument list that gives ``options``: what a user can paste into a terminal after quoting."""
+    arguments = ["gaussianem", options.job_type]
+    for name, field in type(options).model_fields.items():
+        value = getattr(options, name)
+        if not field.is_required() and value == field.default:
+            continue
+        if isinstance(value, bool):
+            arguments += [f"--{name}"]
+        elif isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
