@@ -91,7 +91,8 @@ def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
 
 def process_identity() -> dict[str, Any]:
     """Host, pid and start time of this process (a pid alone may be used again), and the scheduler's job id."""
-    scheduler = next((os.environ[k] for k in ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID") if k in os.environ), "")
+    variables = ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID")
+    scheduler = next((os.environ[name] for name in variables if name in os.environ), "")
     started = psutil.Process().create_time()
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "scheduler_id": scheduler}
 

@@ -1,0 +1,73 @@
+"""The contrast transfer function, from stored parameters to values on the image's Fourier grid.
+
+``ctf.npy`` is (N, 9): box, pixel size (A), defocus U and V (A, underfocus positive), astigmatism angle (degrees),
+voltage (kV), spherical aberration (mm), amplitude contrast, phase shift (degrees; NaN means 0). Box and pixel size
+are those of the written stack.
+
+Sign: negative at low resolution, so that density times CTF is a dark protein (the published code's choice, kept for
+its checkpoints). RELION's particles have white protein: they are multiplied by -1 when read (``invert_contrast`` in
+the configuration, the default), which is the same as white protein with RELION's own, opposite sign.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gaussianem_core.errors import InputError
+
+COLUMNS = (
+    "box", "pixel size (A)", "defocus U (A)", "defocus V (A)", "defocus angle (deg)", "voltage (kV)", "Cs (mm)",
+    "amplitude contrast", "phase shift (deg)",
+)
+
+
+def wavelength_angstrom(voltage_kv: torch.Tensor) -> torch.Tensor:
+    """Relativistic electron wavelength in Angstrom (Reimer and Kohl, Transmission Electron Microscopy, eq. 2.5)."""
+    volts = voltage_kv * 1e3
+    return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
+
+
+def ctf(parameters: torch.Tensor, box: int) -> torch.Tensor:  # (..., 9) -> (..., box, box//2+1)
+    """CTF on the ``rfft2`` grid (zero frequency first) of images with ``box`` pixels of ``parameters[..., 1]`` A.
+
+    Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
+    chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
+    """
+    p = parameters.to(torch.float32)
+    pixel, df_u, df_v, angle, voltage, cs, contrast, phase = (p[..., i, None, None] for i in range(1, 9))
+    ky = torch.fft.fftfreq(box, device=p.device)[:, None] / pixel
+    kx = torch.fft.rfftfreq(box, device=p.device)[None, :] / pixel
+    k2 = kx.square() + ky.square()
+    lam = wavelength_angstrom(voltage)
+    twice = 2 * (torch.atan2(ky.expand_as(k2), kx.expand_as(k2)) - torch.deg2rad(angle))
+    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * torch.cos(twice))
+    chi = torch.pi * lam * k2 * (defocus - 0.5 * lam.square() * k2 * cs * 1e7)
+    return -torch.sin(chi + torch.deg2rad(torch.nan_to_num(phase)) + torch.asin(contrast))
+
+
+def apply_ctf(images: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:  # (..., D, D), (..., D, D//2+1)
+    """Multiply the images' Fourier transforms by ``transfer``."""
+    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+
+
+def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
+    """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0.
+
+    Raises InputError if the file cannot be read, has another shape, or holds other values that are not finite.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError("ctf", "must be a readable .npy file", path, f"{error}.") from error
+    if values.ndim != 2 or values.shape[1] != 9:
+        raise InputError("ctf", "must have shape (N, 9)", values.shape, "Run preprocess again.")
+    values = values.astype(np.float32)
+    values[:, 8] = np.nan_to_num(values[:, 8])
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InputError("ctf", "must be finite", f"row {row}: {COLUMNS[column]}", "Mend it, preprocess again.")
+    return values

@@ -1,0 +1,91 @@
+"""Centred Fourier transforms of images and volumes, cropping, shells and FSC.
+
+The origin in real space is the voxel D // 2 in every dimension (RELION's); spectra are kept in the layout of
+``torch.fft.rfftn`` (zero frequency first, last axis halved). All functions take leading batch dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def centred_rfftn(real: torch.Tensor, dims: int) -> torch.Tensor:  # (..., D[, D], D) -> (..., D[, D], D//2+1)
+    """Fourier transform over the last ``dims`` axes with the phase origin at index D // 2."""
+    axes = tuple(range(-dims, 0))
+    return torch.fft.rfftn(torch.fft.ifftshift(real, dim=axes), dim=axes)
+
+
+def centred_irfftn(spectrum: torch.Tensor, dims: int, box: int) -> torch.Tensor:
+    """The inverse of :func:`centred_rfftn`."""
+    axes = tuple(range(-dims, 0))
+    return torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(box,) * dims, dim=axes), dim=axes)
+
+
+def fourier_crop(real: torch.Tensor, box: int, dims: int = 2) -> torch.Tensor:  # (..., D, D) -> (..., box, box)
+    """Downsample (or upsample) by cropping (padding) the Fourier transform; the mean value is kept.
+
+    The centre stays at index box // 2. Both boxes must be even.
+    """
+    old = real.shape[-1]
+    if old == box:
+        return real
+    assert old % 2 == 0 and box % 2 == 0 and dims > 1
+    spectrum = torch.fft.fftshift(centred_rfftn(real, dims), dim=tuple(range(-dims, -1)))
+    small, large = min(old, box), max(old, box)
+    start = (large - small) // 2
+    window = slice(start, start + small)
+    index = (..., *([window] * (dims - 1)), slice(0, small // 2 + 1))
+    if box < old:
+        cropped = spectrum[index]
+    else:
+        shape = (*spectrum.shape[:-dims], *([box] * (dims - 1)), box // 2 + 1)
+        cropped = spectrum.new_zeros(shape)
+        cropped[index] = spectrum
+    cropped = torch.fft.ifftshift(cropped, dim=tuple(range(-dims, -1)))
+    return centred_irfftn(cropped, dims, box) * (box / old) ** dims
+
+
+def frequency_grid(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """|k| in cycles per pixel for the ``rfftn`` layout: (box, box//2+1) or (box, box, box//2+1)."""
+    full = torch.fft.fftfreq(box, device=device)
+    half = torch.fft.rfftfreq(box, device=device)
+    axes = torch.meshgrid(*([full] * (dims - 1)), half, indexing="ij")
+    return torch.stack(axes).square().sum(0).sqrt()
+
+
+def shell_index(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Nearest shell number i (frequency i / box) of every component in the ``rfftn`` layout."""
+    return (frequency_grid(box, dims, device) * box).round().long()
+
+
+def shell_sum(values: torch.Tensor, box: int, dims: int) -> torch.Tensor:  # (..., spectrum) -> (..., box//2)
+    """Sum over full shells 0 .. box/2 - 1; components that stand for their conjugates too count twice."""
+    index = shell_index(box, dims, values.device).flatten()
+    weight = torch.full((box // 2 + 1,), 2.0, device=values.device, dtype=values.dtype)
+    weight[0] = weight[-1] = 1.0
+    flat = (values * weight).flatten(-dims)
+    keep = index < box // 2
+    out = values.new_zeros((*flat.shape[:-1], box // 2))
+    return out.index_add_(-1, index[keep], flat[..., keep])
+
+
+def fourier_shell_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # (..., D/2)
+    """FSC of volumes over shells 0 .. D/2 - 1 (Harauz and van Heel, Optik 73, 1986)."""
+    box = first.shape[-1]
+    a, b = centred_rfftn(first, 3), centred_rfftn(second, 3)
+    cross = shell_sum((a * b.conj()).real, box, 3)
+    power = shell_sum(a.abs().square(), box, 3) * shell_sum(b.abs().square(), box, 3)
+    return cross / power.clamp_min(torch.finfo(cross.dtype).tiny).sqrt()
+
+
+def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...)
+    """Area under the FSC as CryoBench has it: trapezoid over frequencies i / D, at most (D/2 - 1) / D."""
+    frequency = torch.arange(box // 2, device=fsc.device, dtype=fsc.dtype) / box
+    return torch.trapezoid(fsc, frequency, dim=-1)
+
+
+def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D/2)
+    """Mean power per Fourier component in shells 0 .. D/2 - 1, for the orthonormal transform."""
+    box = images.shape[-1]
+    power = centred_rfftn(images, 2).abs().square() / box**2
+    return shell_sum(power, box, 2) / shell_sum(torch.ones_like(power[(0,) * (power.ndim - 2)]), box, 2)

@@ -1,0 +1,134 @@
+"""The variational network: image encoder, Gaussian encoder and decoder (He et al., arXiv 2512.21599, Methods).
+
+Parameter names and shapes are those of the published checkpoints. What is computed is the same function, arranged
+for speed: the decoder's first layer is split into a latent part (one row an image) and a Gaussian part (one row a
+Gaussian), and its last layer, which has no activation, is multiplied into the heads' first layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.gaussians import Configuration, Gaussians
+
+
+def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:
+    """Linear layers with ReLU between them; ``normalised`` puts batch norm before the last (published encoder)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes[:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    if normalised:
+        layers.append(nn.BatchNorm1d(sizes[-2]))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class ImageEncoder(nn.Module):
+    """Flattened image -> mean and log-variance of the latent."""
+
+    def __init__(self, pixels: int, qdim: int, qlayers: int, zdim: int) -> None:
+        super().__init__()
+        self.zdim = zdim
+        self.main = mlp([pixels, *[qdim] * (qlayers + 1), 2 * zdim], normalised=True)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D) -> 2 x (B, zdim)
+        mean, log_variance = self.main(images.flatten(1)).split(self.zdim, dim=1)
+        return mean, log_variance
+
+
+class PairDecoder(NamedTuple):
+    """Weights of what remains to be computed for every (image, Gaussian) pair.
+
+    hidden : [(k, k) weight, (k,) bias] for each layer after the first.
+    head : (2F, k) and (2F,), density and position heads' first layers times the feature layer.
+    out : (4, 2F) and (4,), block-diagonal: density change, then x, y, z.
+    """
+
+    hidden: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    head_weight: torch.Tensor
+    head_bias: torch.Tensor
+    out_weight: torch.Tensor
+    out_bias: torch.Tensor
+
+
+class Network(nn.Module):
+    """The two encoders and the decoder. ``forward`` is not used: training calls the parts."""
+
+    def __init__(
+        self, box: int, *, zdim: int = 10, qlayers: int = 3, qdim: int = 1024, gaussian_klayers: int = 3,
+        gaussian_kdim: int = 128, gaussian_embedding_dim: int = 32, feature_klayers: int = 2, feature_kdim: int = 128,
+        feature_dim: int = 256,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.zdim = zdim
+        self.encoder = ImageEncoder(box * box, qdim, qlayers, zdim)
+        embedding = mlp([5, *[gaussian_kdim] * (gaussian_klayers + 1), gaussian_embedding_dim])
+        self.gaussian_embedding = nn.Sequential(*embedding, nn.LayerNorm(gaussian_embedding_dim))
+        self.feature_decoder = mlp(
+            [zdim + gaussian_embedding_dim, *[feature_kdim] * (feature_klayers + 1), feature_dim]
+        )
+        self.d_density = mlp([feature_dim, feature_dim, 1])
+        self.d_scaling = mlp([feature_dim, feature_dim, 1])  # published checkpoints hold it; it is never used
+        self.d_xyz = mlp([feature_dim, feature_dim, 3])
+
+    def embed(self, gaussians: Gaussians) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
+        """Embedding of the consensus Gaussians, once a step."""
+        return self.gaussian_embedding(gaussians.features)
+
+    def first_layer(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pre-activations of the decoder's first layer: latent part with the bias (B, k), Gaussian part (N, k)."""
+        first = self.feature_decoder[0]
+        assert isinstance(first, nn.Linear)
+        of_z, of_gaussian = first.weight.split([self.zdim, embedding.shape[1]], dim=1)
+        return nn.functional.linear(z, of_z, first.bias), nn.functional.linear(embedding, of_gaussian)
+
+    def pair_decoder(self) -> PairDecoder:
+        """The pair computation's weights, made from the parameters (gradients flow back to them)."""
+        linear = [layer for layer in self.feature_decoder if isinstance(layer, nn.Linear)]
+        feature = linear[-1]
+        heads = [[layer for layer in head if isinstance(layer, nn.Linear)] for head in (self.d_density, self.d_xyz)]
+        first = torch.cat([head[0].weight for head in heads])
+        head_bias = torch.cat([head[0].bias for head in heads]) + first @ feature.bias
+        out = torch.block_diag(*[head[1].weight for head in heads])
+        out_bias = torch.cat([head[1].bias for head in heads])
+        hidden = [(layer.weight, layer.bias) for layer in linear[1:-1]]
+        return PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
+
+    def decode(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change of raw density (B, N) and of position (B, N, 3) for latents (B, zdim) and an embedding (N, E).
+
+        The plain definition, in torch; :mod:`gaussianem_core.fused_decoder` computes the same on the GPU.
+        """
+        of_z, of_gaussian = self.first_layer(z, embedding)
+        weights = self.pair_decoder()
+        hidden = torch.relu(of_z[:, None] + of_gaussian)
+        for weight, bias in weights.hidden:
+            hidden = torch.relu(nn.functional.linear(hidden, weight, bias))
+        hidden = torch.relu(nn.functional.linear(hidden, weights.head_weight, weights.head_bias))
+        change = nn.functional.linear(hidden, weights.out_weight, weights.out_bias)
+        return change[..., 0], change[..., 1:]
+
+
+def build_network(configuration: Configuration) -> Network:
+    """A freshly initialised network of the configuration's sizes."""
+    return Network(configuration.box, **configuration.network)
+
+
+def load_network(configuration: Configuration, state: dict[str, torch.Tensor]) -> Network:
+    """The trained network. Raises InputError naming the first parameter whose shape does not fit the configuration."""
+    network = build_network(configuration)
+    own = network.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise InputError("model_weight", "must hold every parameter of the configuration's network",
+                             f"no {name}", "Use the cfg.json the model was trained with.")  # fmt: skip
+        if state[name].shape != tensor.shape:
+            raise InputError("model_weight", f"{name} must have shape {tuple(tensor.shape)} by the configuration",
+                             tuple(state[name].shape), "Use the cfg.json the model was trained with.")  # fmt: skip
+    network.load_state_dict({name: state[name] for name in own})
+    return network.eval()
