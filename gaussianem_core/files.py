@@ -1,0 +1,84 @@
+"""Files that appear whole or not at all, and disk space checked before it is used. No torch here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gaussianem_core.errors import InputError, ResourceError
+
+
+def temporary_name(target: str | os.PathLike[str]) -> Path:
+    """Hidden name beside ``target``, of this process and thread."""
+    target = Path(target)
+    return target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+
+
+@contextmanager
+def atomic_write(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``target`` for writing, renamed onto it when the block ends without an error.
+
+    Raises
+    ------
+    ResourceError : the disk is full (nothing is left of the temporary file, the old target is untouched).
+    InputError : the directory is missing or cannot be written.
+    """
+    target = Path(target)
+    temporary = temporary_name(target)
+    try:
+        with disk_errors(target):
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def disk_errors(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a full disk into ResourceError and a target that cannot be written into InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{target}: the disk is full ({free_bytes(Path(target).parent):,} bytes free). "
+                "Free some space or choose another output directory; nothing was left half-written."
+            ) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
+            raise InputError(
+                f"output {target}", "must be writable", error.strerror, "Choose a directory that you may write to."
+            ) from error
+        raise
+
+
+def free_bytes(directory: str | os.PathLike[str]) -> int:
+    """Bytes free for this user where ``directory`` is (or will be: the nearest parent that exists counts)."""
+    place = Path(directory).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def check_free_space(directory: str | os.PathLike[str], needed_bytes: int) -> None:
+    """Refuse ahead what the disk cannot hold.
+
+    Raises
+    ------
+    ResourceError : names the bytes needed and free.
+    """
+    free = free_bytes(directory)
+    if needed_bytes > free:
+        raise ResourceError(
+            f"{directory}: {needed_bytes:,} bytes are needed but only {free:,} are free. "
+            "Free some space, choose another output directory, a smaller box, or half precision."
+        )

@@ -1,0 +1,317 @@
+"""STAR text: find the tables of a file and read columns of them in chunks.
+
+Rows are never held as text: a table is a byte range of its file, read 65,536 rows at a time. The grammar is the
+subset that RELION 1.3 to 5 reads and writes (one row per line), with STAR's quotes and comments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+
+CHUNK_ROWS = 65536
+EMPTY_VALUES = frozenset((b"", b"None", b"none", b"<NA>", b"?", b"."))
+# A quoted value ends at a quote that white space (or the line's end) follows; '#' opens a comment only at a word's
+# start (Hall, J. Chem. Inf. Comput. Sci. 31, 326 (1991)).
+_TOKEN = re.compile(rb"""\s*(?:"(.*?)"(?=\s|$)|'(.*?)'(?=\s|$)|(\#.*)|(\S+))""")
+
+
+@dataclass(frozen=True)
+class StarTable:
+    """Where one table of a STAR file lies.
+
+    ``columns`` lack the leading underscore. For a loop, ``header_end`` and ``rows_start`` are byte offsets behind the
+    last column name and of the first row; for a simple list, ``values`` holds its one row.
+    """
+
+    path: Path
+    name: str
+    columns: tuple[str, ...]
+    is_loop: bool
+    n_rows: int
+    header_end: int
+    rows_start: int
+    numbered: bool
+    values: tuple[bytes, ...] = ()
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+
+def split_row(line: bytes) -> list[bytes]:
+    """Split one line into its values: quotes taken off, an empty string kept as a value, comments dropped."""
+    if b'"' not in line and b"'" not in line and b"#" not in line:
+        return line.split()
+    values = []
+    for double, single, comment, bare in _TOKEN.findall(line.rstrip()):
+        if comment:
+            break
+        values.append(double or single or bare)
+    return values
+
+
+def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
+    """Find every table of a STAR file in one pass.
+
+    Raises
+    ------
+    InputError : no such file, no ``data_`` block in it, a repeated column.
+    """
+    path = Path(path)
+    tables: list[StarTable] = []
+    block: _OpenBlock | None = None
+    position = 0
+    with open_star(path) as file:
+        for line in file:
+            start, position = position, position + len(line)
+            if block is not None and block.in_rows:
+                # A row may begin with anything; only a lone word can open the next block.
+                if line.isspace() or line.startswith(b"#"):
+                    continue
+                if not line.startswith((b"data_", b"loop_")) or len(line.split()) > 1:
+                    block.n_rows += 1
+                    continue
+            words = line.split(None, 1)
+            if not words or words[0].startswith(b"#"):
+                continue
+            word = words[0]
+            if word.startswith(b"data_"):
+                if block is not None:
+                    tables.extend(block.close(path))
+                block = _OpenBlock(_text(word[5:]))
+            elif block is None:
+                raise InputError(
+                    str(path), "must begin with a data_ block", _text(line.strip()[:60]), "Give a STAR file."
+                )
+            elif word == b"loop_":
+                if block.columns:
+                    tables.extend(block.close(path))
+                block = _OpenBlock(block.name, is_loop=True)
+            elif word.startswith(b"_"):
+                values = split_row(words[1]) if len(words) > 1 else []
+                block.columns.append(_text(word[1:]))
+                block.header_end = position
+                if not block.is_loop:
+                    block.values.append(values[0] if values else b"")
+                else:
+                    block.numbered = len(words) > 1
+            elif block.is_loop and block.columns:
+                block.in_rows, block.rows_start, block.n_rows = True, start, 1
+            else:
+                raise InputError(
+                    f"{path}, table data_{block.name}", "must hold columns before rows", _text(line.strip()[:60]),
+                    "Repair the file or write it again with RELION.",
+                )
+    if block is not None:
+        tables.extend(block.close(path))
+    if not tables:
+        raise InputError(str(path), "must hold at least one table", "none", "Give a STAR file with particles.")
+    return tuple(tables)
+
+
+class _OpenBlock:
+    """A table that the scanner is still inside of."""
+
+    def __init__(self, name: str, is_loop: bool = False) -> None:
+        self.name, self.is_loop = name, is_loop
+        self.columns: list[str] = []
+        self.values: list[bytes] = []
+        self.header_end = self.rows_start = self.n_rows = 0
+        self.in_rows = self.numbered = False
+
+    def close(self, path: Path) -> list[StarTable]:
+        if not self.columns:
+            return []
+        repeated = {name for name in self.columns if self.columns.count(name) > 1}
+        if repeated:
+            raise InputError(
+                f"{path}, table data_{self.name}", "must name each column once",
+                ", ".join(sorted(repeated)), "Remove the repeated columns.",
+            )
+        rows = self.n_rows if self.is_loop else 1
+        return [
+            StarTable(
+                path, self.name, tuple(self.columns), self.is_loop, rows, self.header_end,
+                self.rows_start if self.n_rows else self.header_end, self.numbered, tuple(self.values),
+            )
+        ]
+
+
+def find_particle_table(tables: Sequence[StarTable]) -> StarTable:
+    """The table with ``rlnImageName``: the one named particles, else the first.
+
+    Raises
+    ------
+    InputError : no table has image names, or it has no rows.
+    """
+    candidates = [table for table in tables if "rlnImageName" in table]
+    if not candidates:
+        found = "; ".join(f"data_{t.name} with {len(t.columns)} columns" for t in tables)
+        raise InputError(
+            str(tables[0].path), "must hold a table with the column rlnImageName", found,
+            "Give the particles' STAR file (run_data.star or particles.star).",
+        )
+    table = next((t for t in candidates if t.name == "particles"), candidates[0])
+    if table.n_rows == 0:
+        raise InputError(f"{table.path}, table data_{table.name}", "must hold particles", "0 rows", "Give another one.")
+    return table
+
+
+def find_optics_table(tables: Sequence[StarTable]) -> StarTable | None:
+    """The table ``data_optics`` (RELION 3.1 and later), or None."""
+    return next((table for table in tables if table.name == "optics"), None)
+
+
+def iter_rows(table: StarTable, chunk_rows: int = CHUNK_ROWS) -> Iterator[list[list[bytes]]]:
+    """Yield the table's rows, split into values, at most ``chunk_rows`` at a time.
+
+    Raises
+    ------
+    InputError : a row with too few or too many values (named with its number, counted from 1).
+    """
+    width, done = len(table.columns), 0
+    for lines in _iter_row_lines(table, chunk_rows):
+        rows = [split_row(line) for line in lines]
+        for number, row in enumerate(rows):
+            if len(row) != width:
+                raise InputError(
+                    f"{table.path}, table data_{table.name}, row {done + number + 1}",
+                    f"must hold {width} values, one for each column", f"{len(row)} values",
+                    "The file may be cut off, or a value with a blank in it may lack quotes.",
+                )
+        done += len(rows)
+        yield rows
+
+
+def read_columns(
+    table: StarTable, numeric: Sequence[str] = (), text: Sequence[str] = (), images: Sequence[str] = ()
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, tuple[list[str], npt.NDArray[np.int32]]]]:
+    """Read columns of a table in one pass.
+
+    Parameters
+    ----------
+    numeric : names to read as numbers; empty strings, None, ``?`` and ``.`` become NaN.
+    text : names to read as text.
+    images : names of columns like ``000012@stack.mrcs``: the number (1 if there is none) goes to ``numbers``, the
+        stack to ``texts``.
+
+    Returns
+    -------
+    numbers : name -> (N,) float64
+    texts : name -> (unique strings in order of appearance, (N,) int32 index into them)
+
+    Raises
+    ------
+    InputError : a value of a numeric column is not a number; a malformed row.
+    """
+    numbers = {name: np.empty(table.n_rows) for name in (*numeric, *images)}
+    texts: dict[str, tuple[dict[bytes, int], npt.NDArray[np.int32]]] = {
+        name: ({}, np.empty(table.n_rows, np.int32)) for name in (*text, *images)
+    }
+    where = {name: table.columns.index(name) for name in (*numbers, *texts)}
+    done = 0
+    for rows in iter_rows(table):
+        part = slice(done, done + len(rows))
+        values = {name: [row[column] for row in rows] for name, column in where.items()}
+        for name in images:
+            pairs = [value.partition(b"@") for value in values[name]]
+            numbers[name][part] = _to_numbers([n if at else b"1" for n, at, _ in pairs], table, name, done)
+            values[name] = [stack if at else whole for whole, at, stack in pairs]
+        for name in numeric:
+            numbers[name][part] = _to_numbers(values[name], table, name, done)
+        for name, (known, index) in texts.items():
+            index[part] = [known.setdefault(value, len(known)) for value in values[name]]
+        done += len(rows)
+    return numbers, {name: ([_text(key) for key in known], index) for name, (known, index) in texts.items()}
+
+
+def read_column(table: StarTable, name: str) -> npt.NDArray[np.float64] | npt.NDArray[np.str_]:
+    """One column: float64 (N,) when every value is a number or empty, else str (N,)."""
+    strings, index = read_columns(table, text=[name])[1][name]
+    try:
+        return np.array([_number(value.encode()) for value in strings], np.float64)[index]
+    except ValueError:
+        return np.array(strings, dtype=np.str_)[index]
+
+
+def _to_numbers(values: list[bytes], table: StarTable, name: str, first: int) -> npt.NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError:
+        result = np.empty(len(values))
+        for i, value in enumerate(values):
+            try:
+                result[i] = _number(value)
+            except ValueError:
+                raise InputError(
+                    f"{table.path}, column {name}, row {first + i + 1}", "must be a number", _text(value),
+                    "Repair the row.",
+                ) from None
+        return result
+
+
+def _number(value: bytes) -> float:
+    return np.nan if value in EMPTY_VALUES else float(value)
+
+
+def _iter_row_lines(table: StarTable, chunk_rows: int) -> Iterator[list[bytes]]:
+    if not table.is_loop:
+        yield [b" ".join(quote(_text(value)).encode("utf-8", "surrogateescape") for value in table.values)]
+        return
+    lines: list[bytes] = []
+    left = table.n_rows
+    with open_star(table.path) as file:
+        file.seek(table.rows_start)
+        for line in file:
+            if left == 0:
+                break
+            if is_row(line):
+                lines.append(line)
+                left -= 1
+                if len(lines) == chunk_rows:
+                    yield lines
+                    lines = []
+    if left:
+        raise InputError(str(table.path), "changed while it was read", f"{left} rows missing", "Start again.")
+    if lines:
+        yield lines
+
+
+def is_row(line: bytes) -> bool:
+    """Whether a line behind a loop's header holds values (blank lines and comment lines do not)."""
+    return not (line.isspace() or line.startswith(b"#"))
+
+
+def quote(value: object) -> str:
+    """Write one value so that a STAR reader gets it back: quotes around blanks, ``""`` for an empty string."""
+    text = repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+    if "\n" in text or "\r" in text:
+        raise InputError("STAR value", "must fit on one line", repr(text), "Remove the line break.")
+    if text and not re.search(r"\s", text) and text[0] not in "\"'#_;$":
+        return text
+    if not re.search(r'"(\s|$)', text):
+        return f'"{text}"'
+    if not re.search(r"'(\s|$)", text):
+        return f"'{text}'"
+    raise InputError("STAR value", "must not mix both kinds of quotes before blanks", text, "Rename it.")
+
+
+def open_star(path: Path) -> BinaryIO:
+    """Open a STAR file for reading bytes, or say why not."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(str(path), "must be a readable STAR file", error.strerror, "Check the path.") from None
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
