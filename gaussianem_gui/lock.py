@@ -1,0 +1,171 @@
+"""The project's lock: an atomic ``mkdir .relion_lock``, as RELION and ccpem-pipeliner take it.
+
+A message file inside says who holds it. A lock left by a dead process is reported, never broken unasked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from gaussianem_core.errors import InputError
+
+LOCK = ".relion_lock"
+MESSAGE = "lock_default_pipeline.star"
+WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: a sentence, host and pid where known, since when (Unix seconds), and whether it is dead."""
+
+    text: str
+    host: str = ""
+    pid: int = 0
+    since: float = 0.0
+    dead: bool | None = None  # None: cannot be told from here
+
+
+class LockHeld(InputError):
+    """The project stayed locked; ``holder`` says by whom."""
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.holder, self.path = holder, path
+        remedy = (
+            "That process is gone: break the lock (gaussianem project repair --break_lock)." if holder.dead
+            else "Wait until that program is done; if it is gone for sure, break the lock "
+            "(gaussianem project repair --break_lock)."
+        )
+        super().__init__("project", "must not be locked by another program", holder.text, remedy)
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return LockHeld, (self.path, self.holder)
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot (a changed clock does not move it); 0 if it is gone.
+
+    A zombie that only waits for its parent counts as gone.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def identity() -> dict[str, object]:
+    """Host, boot, pid and start of this process: together they name it for good."""
+    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "ticks": start_ticks(os.getpid())}
+
+
+def boot_id() -> str:
+    """A name of this boot of this machine; "" where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def alive(who: dict[str, object]) -> bool | None:
+    """Whether the process that ``identity`` described still runs; None if it is on another host."""
+    pid, ticks = who.get("pid"), who.get("ticks")
+    if who.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return None
+    if who.get("boot") and who["boot"] != boot_id():
+        return False
+    if ticks:
+        return start_ticks(pid) == ticks
+    started = who.get("started")  # written by the engine: seconds, a clock that jumped moves it
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return not isinstance(started, int | float) or abs(process.create_time() - started) < 60.0
+    except psutil.Error:
+        return False
+
+
+def holder(root: Path) -> Holder | None:
+    """Who holds the lock of the project in ``root``; None if it is free."""
+    path = root / LOCK
+    try:
+        since = path.stat().st_mtime
+    except OSError:
+        return None
+    text, who = "", {}
+    with contextlib.suppress(OSError):
+        text = (path / MESSAGE).read_text(errors="replace").strip()
+    with contextlib.suppress(ValueError):
+        loaded = json.loads(text.splitlines()[-1]) if text else {}
+        who = loaded if isinstance(loaded, dict) else {}
+    dead = {True: False, False: True, None: None}[alive(who)] if who else None
+    name = (text.splitlines()[0] if text else "an unknown program")[:200]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+    host, pid = who.get("host"), who.get("pid")
+    return Holder(
+        f"held by {name}, since {when}" + (", a process that is gone" if dead else ""),
+        host if isinstance(host, str) else "", pid if isinstance(pid, int) else 0, since, dead,
+    )
+
+
+@contextlib.contextmanager
+def locked(root: Path, doing: str, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold the project's lock. Raises LockHeld after ``wait_seconds``, InputError where nothing can be written."""
+    path = root / LOCK
+    deadline = time.monotonic() + wait_seconds
+    pause = 0.02
+    while True:
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            now = holder(root)
+            if time.monotonic() > deadline or (now is not None and now.dead):
+                # A dead holder never lets go: say so at once, after one look more that it is still the same.
+                if now is not None and (again := holder(root)) is not None and again.since == now.since:
+                    raise LockHeld(path, again) from None
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 1.3, 1.0)
+        except OSError as error:
+            raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
+    message = path / MESSAGE
+    try:
+        who = identity()
+        text = f"GaussianEM on {who['host']} (pid {who['pid']}), {doing}\n{json.dumps(who)}\n"
+        with contextlib.suppress(OSError):
+            message.write_text(text)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            message.unlink(missing_ok=True)
+            path.rmdir()
+
+
+def break_lock(root: Path) -> str:
+    """Remove the lock whoever holds it; return who held it, or "" if it was free.
+
+    The directory is renamed away first, so that of two programs that break it at once only one succeeds.
+    """
+    before = holder(root)
+    if before is None:
+        return ""
+    path, aside = root / LOCK, root / f"{LOCK}.broken.{os.getpid()}"
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
+    shutil.rmtree(aside, ignore_errors=True)
+    return before.text
