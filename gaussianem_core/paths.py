@@ -1,0 +1,35 @@
+"""Where a path that the user gave leads: the job's source directory first, then the working directory. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.options import JobOptions
+
+
+def resolve_input(options: JobOptions, field: str) -> Path:
+    """The file or directory that option ``field`` names.
+
+    A relative path is looked for below ``source_dir`` (where the job has one), then below the working directory.
+
+    Raises
+    ------
+    InputError : the option is empty, or nothing is found; names the places that were tried.
+    """
+    value = str(getattr(options, field))
+    if not value:
+        raise InputError(f"option {field}", "must be given", "nothing", f"Give --{field}.")
+    given = Path(value).expanduser()
+    places = dict.fromkeys([Path(getattr(options, "source_dir", "") or ".").expanduser() / given, given])
+    for place in places:
+        if place.exists():
+            return place
+    where = " nor ".join(str(place.absolute()) for place in places)
+    raise InputError(f"option {field}", "must name something that exists", value, f"Found neither {where}."
+                     if len(places) > 1 else f"There is no {where}.")  # fmt: skip
+
+
+def optional_input(options: JobOptions, field: str) -> Path | None:
+    """As :func:`resolve_input`, or None where the option is empty."""
+    return resolve_input(options, field) if getattr(options, field) else None
