@@ -1,0 +1,114 @@
+"""Is a form's content valid, and what would run? Field by field, before anything is written. No Qt here."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gaussianem_core.options import JobOptions, command_line, hints
+
+HIDDEN = ("job_dir", "output", "overwrite", "resume")  # the job system decides these
+WHOLE = ""  # key of an error that concerns no single field
+
+
+def field_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:
+    """Error of each field whose value breaks a rule of ``model``; {} when all is well."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        found: dict[str, str] = {}
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else _named_in(model, problem["msg"])
+            found.setdefault(name, _words(problem["type"], problem["msg"], problem.get("ctx") or {}))
+        return found
+    return {}
+
+
+def _named_in(model: type[JobOptions], message: str) -> str:
+    words = message.replace(",", " ").replace("(", " ").replace("/", " ").split()
+    return next((word for word in words if word in model.model_fields), WHOLE)
+
+
+def _words(kind: str, message: str, context: dict[str, Any]) -> str:
+    if kind == "missing":
+        return "Needed"
+    if kind in ("int_parsing", "int_from_float", "int_type"):
+        return "Must be a whole number"
+    if kind in ("float_parsing", "float_type"):
+        return "Must be a number"
+    for key, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+        if key in context:
+            return f"Must be {words} {context[key]:g}"
+    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    return text[:1].upper() + text[1:]
+
+
+def required_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:
+    """Fields without which the job cannot run and that are empty."""
+    return {
+        name: "Needed"
+        for name, info in model.model_fields.items()
+        if info.is_required() and values.get(name) in (None, "", [])
+    }
+
+
+def path_errors(model: type[JobOptions], values: dict[str, Any], root: Path) -> dict[str, str]:
+    """Inputs that do not exist. Looks at the disk: call from a worker thread."""
+    found: dict[str, str] = {}
+    source = root / str(values.get("source_dir") or ".")
+    for name in model.model_fields:
+        extra = hints(model, name)
+        if name in HIDDEN or extra["widget"] not in ("file", "directory", "mask"):
+            continue
+        value = values.get(name)
+        for path in value if isinstance(value, list) else [value]:
+            if not path or name == "scratch_dir":
+                continue
+            full = (root if name == "source_dir" else source) / str(path)
+            wrong = _path_problem(full, extra)
+            if wrong:
+                found[name] = wrong
+    return found
+
+
+def _path_problem(path: Path, extra: dict[str, Any]) -> str:
+    if extra["widget"] == "directory":
+        return "" if path.is_dir() else ("Is a file, not a folder" if path.exists() else "This folder does not exist")
+    endings = ("", ".mrcs", ".mrc") if "*.mrcs" in (extra["filter"] or "") else ("",)
+    if any(path.with_name(path.name + ending).is_file() for ending in endings):
+        return ""
+    if path.is_dir():
+        return "Is a folder, not a file"
+    where = path.parent if path.parent.is_dir() else None
+    return f"Not found in {where}" if where is not None else f"The folder {path.parent} does not exist"
+
+
+def complete(model: type[JobOptions], values: dict[str, Any], job_dir: str) -> JobOptions:
+    """Validated options of a job that will live in ``job_dir``. Raises pydantic's ValidationError."""
+    shown = {name: value for name, value in values.items() if name in model.model_fields and name not in HIDDEN}
+    return model.model_validate({**shown, "job_dir": job_dir})
+
+
+def command_text(options: JobOptions) -> str:
+    """The command line as one pastes it into a terminal in the project directory."""
+    return shlex.join(command_line(options))
+
+
+def expand(values: dict[str, Any], sweeps: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """One dictionary of values for each combination of the swept options; one alone without sweeps."""
+    names = [name for name in sweeps if sweeps[name]]
+    return [
+        {**values, **dict(zip(names, combination))}
+        for combination in itertools.product(*(sweeps[name] for name in names))
+    ]
+
+
+def sweep_alias(base: str, changes: dict[str, Any]) -> str:
+    """A name that tells the jobs of a sweep apart, e.g. "train_lr_0.001"."""
+    parts = [f"{name}_{value}" for name, value in changes.items()]
+    text = "_".join(filter(None, [base, *parts]))
+    return "".join("_" if c in ' *?()/"\\|#<>&%{}$' else c for c in text)

@@ -1,0 +1,288 @@
+"""Live curves of a job's metrics: every term, log scale, smoothing, epoch marks, other jobs laid over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QSettings, Qt, Signal
+from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
+from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
+
+from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.widgets import Elided, Switch, clear, column, label, row
+from gaussianem_gui.watch import Curve, History, smooth, thin
+
+NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
+NAMES = {
+    "loss": "Total loss", "total": "Total loss", "lr": "Learning rate", "kl": "KL", "images_per_second": "Images/s",
+    "lr_latent": "Latent learning rate",
+}
+AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
+DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
+MARKS = 60  # epoch marks shown at most
+
+
+def quantity_name(name: str) -> str:
+    """Name of a reported quantity as a form would write it."""
+    return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def style_plot(plot: pg.PlotWidget) -> None:
+    """Give a plot the theme's colours; call again after a change of theme."""
+    plot.setBackground(theme.colour("plot"))
+    item = plot.getPlotItem()
+    for side in ("left", "bottom"):
+        axis = item.getAxis(side)
+        axis.setPen(pg.mkPen(theme.colour("border")))
+        axis.setTextPen(pg.mkPen(theme.colour("muted")))
+        axis.setStyle(tickLength=0)
+    item.showGrid(x=True, y=True, alpha=0.22 if theme.name == "dark" else 0.14)
+    item.hideButtons()
+
+
+def dot(colour: str, hollow: bool = False) -> QIcon:
+    """A round icon of one colour."""
+    pixmap = QPixmap(20, 20)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(pg.mkPen(colour, width=3))
+    painter.setBrush(Qt.BrushStyle.NoBrush if hollow else QColor(colour))
+    painter.drawEllipse(4, 4, 12, 12)
+    painter.end()
+    return QIcon(pixmap)
+
+
+class LossPlot(QWidget):
+    """Curves of one or several histories. ``refresh`` redraws if something is new."""
+
+    compareRequested = Signal()
+
+    def __init__(self, *, compare_button: bool = True) -> None:
+        super().__init__()
+        self.setObjectName("lossPlot")
+        self._jobs: list[tuple[str, History]] = []
+        self._drawn: object = None
+        self._curves: dict[tuple[int, str, str, bool], pg.PlotCurveItem] = {}
+        self._marks: list[pg.InfiniteLine] = []
+        self._hidden: set[str] = set(_stored("plot/hidden", ["lr", "lr_latent", "images_per_second"]))
+        self._chips: dict[str, QPushButton] = {}
+
+        self.plot = pg.PlotWidget()
+        self.plot.setMinimumHeight(180)
+        self.plot.setAccessibleName("Loss curves")
+        self.plot.setMenuEnabled(False)
+        self.plot.setFrameShape(QFrame.Shape.NoFrame)
+        self.log = Switch("Logarithmic scale")
+        self.log.setChecked(bool(int(str(QSettings().value("plot/log", 1)))))
+        self.log.setObjectName("logScale")
+        self.smoothing = QSlider(Qt.Orientation.Horizontal)
+        self.smoothing.setRange(0, 20)
+        self.smoothing.setFixedWidth(96)
+        self.smoothing.setAccessibleName("Smoothing")
+        self.smoothing.setToolTip("Moving average over more and more reports; the raw curve stays behind it, faint")
+        self.smoothing.setValue(int(str(QSettings().value("plot/smoothing", 6))))
+        self.axis = QComboBox()
+        self.axis.setAccessibleName("Horizontal axis")
+        for key, text in AXES.items():
+            self.axis.addItem(text, key)
+        self.readout = Elided("", "hint")
+        self.readout.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self._chip_row = QHBoxLayout()
+        self._chip_row.setSpacing(6)
+        chips = QWidget()
+        chips.setLayout(self._chip_row)
+        self._chip_row.setContentsMargins(0, 0, 0, 0)
+        tools = row(label("Smooth", "muted"), self.smoothing, 8, label("Log", "muted"), self.log, 8, self.axis)
+        head = QHBoxLayout()
+        head.addWidget(chips, 1)
+        head.addLayout(tools)
+        self._head = head
+        layout: QVBoxLayout = column(spacing=6)
+        layout.addLayout(head)
+        layout.addWidget(self.plot, 1)
+        layout.addWidget(self.readout)
+        self.setLayout(layout)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+
+        self._cross = pg.InfiniteLine(angle=90, movable=False)
+        self._cross.setVisible(False)
+        self.plot.addItem(self._cross, ignoreBounds=True)
+        self._proxy = pg.SignalProxy(self.plot.scene().sigMouseMoved, rateLimit=30, slot=self._hover)
+        self.log.toggled.connect(self._change)
+        self.smoothing.valueChanged.connect(self._change)
+        self.axis.currentIndexChanged.connect(self._change)
+        theme.changed.connect(self._restyle)
+        self._restyle()
+
+    def set_jobs(self, jobs: list[tuple[str, History]]) -> None:
+        """Show these (label, history) pairs; the first is the job of the pane, the rest are laid over it."""
+        for curve in self._curves.values():
+            self.plot.removeItem(curve)
+        self._curves.clear()
+        self._jobs = jobs
+        self._drawn = None
+        for chip in self._chips.values():
+            chip.hide()
+            chip.deleteLater()
+        clear(self._chip_row)
+        self._chips = {}
+        self.refresh()
+        self.plot.getPlotItem().enableAutoRange()
+
+    def jobs(self) -> list[str]:
+        """Labels of the jobs shown."""
+        return [name for name, _ in self._jobs]
+
+    def refresh(self) -> bool:
+        """Redraw if a history has grown or a control has changed; True if it did."""
+        state = (
+            tuple(history.version for _, history in self._jobs), self.log.isChecked(), self.smoothing.value(),
+            self.axis.currentData(), frozenset(self._hidden), theme.name,
+        )
+        if state == self._drawn:
+            return False
+        self._drawn = state
+        used: set[tuple[int, str, str, bool]] = set()
+        names: list[str] = []
+        for index, (_, history) in enumerate(self._jobs):
+            for stage, name in history.names():
+                if name not in names:
+                    names.append(name)
+                if name in self._hidden or name == "images_per_second":
+                    continue
+                self._draw(index, history.curve(stage, name), names.index(name), used)
+        for key in set(self._curves) - used:
+            self.plot.removeItem(self._curves.pop(key))
+        self._draw_chips([n for n in names if n != "images_per_second"])
+        self._draw_marks()
+        return True
+
+    def shown(self) -> dict[str, np.ndarray]:
+        """What is on the screen: quantity -> (n, 2) points of the first job, in data units."""
+        result = {}
+        for (job, _, name, raw), item in self._curves.items():
+            if job == 0 and not raw:
+                x, y = item.getData()
+                if x is None:
+                    continue
+                result[name] = np.column_stack([x, 10.0**y if self.log.isChecked() else y])
+        return result
+
+    def _x(self, curve: Curve) -> np.ndarray:
+        key = self.axis.currentData()
+        if key == "time":
+            return (curve.time - curve.time[0]) / 60 if len(curve.time) else curve.time
+        return curve.step if key == "step" else curve.epoch
+
+    def _draw(self, job: int, curve: Curve, term: int, used: set[tuple[int, str, str, bool]]) -> None:
+        x = self._x(curve)
+        several = len(self._jobs) > 1
+        colour = QColor(theme.series(job if several else term))
+        style = DASHES[term % len(DASHES)] if several else Qt.PenStyle.SolidLine
+        steps = self.smoothing.value()
+        window = min(round(1.45**steps), max(len(curve.value) // 4, 1))
+        smoothed = window > 1
+        for raw in (True, False) if smoothed else (False,):
+            values = curve.value if raw or not smoothed else smooth(curve.value, window)
+            tx, ty = thin(x, values)
+            if self.log.isChecked():
+                positive = ty > 0  # not-a-number compares false
+                ty = np.log10(np.where(positive, ty, 1.0))
+                ty[~positive] = np.nan
+            if len(tx) and not np.isfinite(ty).any():  # nothing to draw, e.g. a negative term on a log scale
+                continue
+            key = (job, curve.stage, curve.name, raw)
+            used.add(key)
+            item = self._curves.get(key)
+            if item is None:
+                item = self._curves[key] = pg.PlotCurveItem(skipFiniteCheck=False, connect="finite")
+                item.setZValue(-1 if raw else 1)
+                self.plot.addItem(item)
+            pen = QColor(colour)
+            pen.setAlphaF(0.28 if raw else 1.0)
+            item.setData(tx, ty, pen=pg.mkPen(pen, width=1 if raw else 2, style=style), antialias=len(tx) < 6000)
+
+    def _draw_chips(self, names: list[str]) -> None:
+        several = len(self._jobs) > 1
+        for index, name in enumerate(names):
+            chip = self._chips.get(name)
+            if chip is None:
+                chip = QPushButton(quantity_name(name))
+                chip.setProperty("kind", "ghost")
+                chip.setStyleSheet("padding: 3px 8px; font-size: 9pt;")
+                chip.setCheckable(True)
+                chip.setChecked(name not in self._hidden)
+                chip.setToolTip(f"Show or hide {quantity_name(name)}")
+                chip.setAccessibleName(f"Show {quantity_name(name)}")
+                chip.setObjectName(f"chip-{name}")
+                chip.toggled.connect(lambda on, n=name: self._toggle(n, on))
+                self._chips[name] = chip
+                self._chip_row.addWidget(chip)
+            colour = theme.colour("muted") if several else theme.series(index)
+            chip.setIcon(dot(colour, hollow=name in self._hidden))
+        while self._chip_row.count() and self._chip_row.itemAt(self._chip_row.count() - 1).widget() is None:
+            self._chip_row.takeAt(self._chip_row.count() - 1)
+        self._chip_row.addStretch(1)
+
+    def _draw_marks(self) -> None:
+        for mark in self._marks:
+            self.plot.removeItem(mark)
+        self._marks.clear()
+        if not self._jobs or self.axis.currentData() == "epoch":
+            return  # the grid already falls on epochs
+        names = self._jobs[0][1].names()
+        if not names:
+            return
+        curve = self._jobs[0][1].curve(*names[0])
+        places = np.flatnonzero(np.diff(np.floor(curve.epoch)) > 0) + 1
+        x = self._x(curve)[places]
+        for value in x[:: max(len(x) // MARKS + (len(x) % MARKS > 0), 1)]:
+            mark = pg.InfiniteLine(float(value), angle=90, pen=pg.mkPen(theme.colour("strong"), style=Qt.PenStyle.DotLine))
+            self.plot.addItem(mark, ignoreBounds=True)
+            self._marks.append(mark)
+
+    def _toggle(self, name: str, on: bool) -> None:
+        (self._hidden.discard if on else self._hidden.add)(name)
+        QSettings().setValue("plot/hidden", sorted(self._hidden))
+        self.refresh()
+        self.plot.getPlotItem().enableAutoRange()
+
+    def _change(self) -> None:
+        QSettings().setValue("plot/log", int(self.log.isChecked()))
+        QSettings().setValue("plot/smoothing", self.smoothing.value())
+        self.plot.getAxis("left").setLogMode(x=False, y=self.log.isChecked())
+        self.plot.setLabel("bottom", AXES[self.axis.currentData()], color=theme.colour("muted"))
+        self.refresh()
+        self.plot.getPlotItem().enableAutoRange()
+
+    def _restyle(self) -> None:
+        style_plot(self.plot)
+        self._cross.setPen(pg.mkPen(theme.colour("strong")))
+        self._drawn = None
+        self._change()
+
+    def _hover(self, arguments: tuple) -> None:
+        place = arguments[0]
+        box = self.plot.getPlotItem().vb
+        inside = self.plot.sceneBoundingRect().contains(place)
+        self._cross.setVisible(inside)
+        if not inside:
+            self.readout.setText("")
+            return
+        x = box.mapSceneToView(place).x()
+        self._cross.setPos(x)
+        parts = [f"{AXES[self.axis.currentData()]} {x:.2f}"]
+        for (job, _, name, raw), item in self._curves.items():
+            xs, ys = item.getData()
+            if raw or xs is None or not len(xs):
+                continue
+            value = ys[min(int(np.searchsorted(xs, x)), len(xs) - 1)]
+            prefix = f"{self._jobs[job][0]} " if len(self._jobs) > 1 else ""
+            parts.append(f"{prefix}{quantity_name(name)} {10.0**value if self.log.isChecked() else value:.4g}")
+        self.readout.setText("   ".join(parts))
+
+
+def _stored(key: str, default: list[str]) -> list[str]:
+    value = QSettings().value(key, default)
+    return [str(value)] if isinstance(value, str) else [str(v) for v in (value or [])]
