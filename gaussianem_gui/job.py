@@ -268,12 +268,14 @@ class Job:
             (self.directory / name).unlink(missing_ok=True)
 
     def last_events(self) -> list[dict[str, Any]]:
-        """Events near the end of events.jsonl (the last ``TAIL_BYTES``)."""
+        """Events of the last run near the end of events.jsonl (the last ``TAIL_BYTES``)."""
         try:
             size = (self.directory / events.EVENTS).stat().st_size
         except OSError:
             return []
-        return events.read_events(self.directory / events.EVENTS, max(0, size - TAIL_BYTES))[0]
+        before = self.record().get("events_from", 0)  # what earlier runs wrote says nothing of this one
+        start = before if isinstance(before, int) and before <= size else 0
+        return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
     def artifacts(self) -> list[Artifact]:
         """What the job has made, in order; a file that was written again counts once, at its last place."""
@@ -405,7 +407,7 @@ def _finished(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> S
     state = job.exit_state()
     end = next((e for e in reversed(last) if e.get("type") in ("end", "start")), {})
     end = end if end.get("type") == "end" else {}
-    if state is None and end and not is_waiting(job, job.record()):
+    if state is None and end:
         word = str(end.get("status", "")).capitalize()
         state = State(word) if word in (State.SUCCEEDED, State.FAILED, State.ABORTED) else None
     if state is None:

@@ -1,0 +1,201 @@
+"""Which files of which jobs can fill an input, and the values that follow from choosing a job.
+
+An option says with ``produces`` what kind of file it takes (``gaussianem_core.options``); a file's kind is known from
+its label in the graph (``gaussianem_core.events.ARTIFACTS``), or RELION's own label.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.events import ARTIFACTS
+from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
+from gaussianem_gui.pipeline_star import Graph, job_number
+
+# First words of RELION's labels (version 4 and 5) that an input of a kind takes.
+_FOREIGN = {
+    "particles": ("ParticleGroupMetadata", "ParticlesData", "relion.ParticleStar"),
+    "map": ("DensityMap", "relion.DensityMap"),
+    "mask": ("Mask3D", "relion.Mask"),
+    "model": ("AtomCoords",),
+}
+# The folder of a prepared data set is "." for us: files are given relative to the project.
+_FOLDER_KINDS = ("preprocessed",)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A file that can fill an input: path, kind, label, and the job that made it ("" for none)."""
+
+    path: str
+    kind: str
+    label: str
+    job: str = ""
+    alias: str = ""
+
+
+def is_kind(label: str, kind: str) -> bool:
+    """True if a node with that label can fill an input of that kind."""
+    if label == ARTIFACTS.get(kind):
+        return True
+    return any(label == word or label.startswith(word + ".") for word in _FOREIGN.get(kind, ()))
+
+
+def kind_of(label: str) -> str:
+    """Our kind for a label, "" if there is none. ``map`` stands for all density maps."""
+    exact = {label: kind for kind, label in reversed(ARTIFACTS.items())}
+    return exact.get(label) or next((kind for kind in _FOREIGN if is_kind(label, kind)), "")
+
+
+def input_fields(model: type[JobOptions]) -> dict[str, str]:
+    """Options of ``model`` that an earlier job can fill, with their kinds."""
+    found = {}
+    for name in model.model_fields:
+        kind = hints(model, name).get("produces")
+        if isinstance(kind, str):
+            found[name] = kind
+    return found
+
+
+def is_path_field(model: type[JobOptions], name: str) -> bool:
+    """True if an option is a file that the job reads."""
+    hint = hints(model, name)
+    return bool(hint.get("produces") or hint.get("widget") in ("file", "mask")) and name != "source_dir"
+
+
+def choices(graph: Graph, kind: str) -> list[Choice]:
+    """Files in the graph that fill an input of that kind, those of the newest job first."""
+    maker = {node: process for process, node in graph.output_edges}
+    found = []
+    for node, label in graph.nodes.items():
+        if is_kind(label, kind):
+            job = maker.get(node, "")
+            alias = graph.processes[job].alias if job in graph.processes else ""
+            found.append(Choice(node, kind, label, job, alias.rstrip("/").rsplit("/", 1)[-1]))
+    return sorted(found, key=lambda choice: (-job_number(choice.job), choice.path))
+
+
+def _output_of(graph: Graph, job: str, kind: str) -> str:
+    """The last file of that kind that ``job`` made; half maps only where there is nothing else."""
+    found = [node for node in graph.outputs(job) if is_kind(graph.nodes.get(node, ""), kind)]
+    whole = [n for n in found if "half" not in os.path.basename(n) and "half" not in graph.nodes[n].lower()]
+    return (whole or found or [""])[-1]
+
+
+def fill(
+    graph: Graph, job_type: str, jobs: Sequence[str], values: Mapping[str, Any],
+    values_of: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Options of a new job whose inputs come from ``jobs``, and from the jobs before them where those have none.
+
+    ``values`` given by the user win. ``values_of`` maps an ancestor of ours to its options, so that a mask chosen for
+    training is also the mask of the analysis. Raises InputError for a job that is not in the graph.
+    """
+    model = JOB_OPTIONS[job_type]
+    parents, _ = graph.links()
+    order = list(dict.fromkeys(_ancestors(graph, jobs, parents)))
+    filled: dict[str, Any] = {}
+    for name, kind in input_fields(model).items():
+        if kind in _FOLDER_KINDS:
+            filled[name] = "."
+            continue
+        for job in order:
+            path = _output_of(graph, job, kind) or _input_of(graph, job, kind, values_of.get(job, {}))
+            if path:
+                filled[name] = path
+                break
+    if "source_dir" in model.model_fields:
+        filled["source_dir"] = "."
+    return {**filled, **values}
+
+
+def _ancestors(graph: Graph, jobs: Iterable[str], parents: Mapping[str, list[str]]) -> Iterable[str]:
+    level = []
+    for key in jobs:
+        process = graph.find(key)
+        if process is None:
+            raise InputError("job", "must be in the project", key, "Choose one of the list (gaussianem job list).")
+        level.append(process.name)
+    seen: set[str] = set()
+    while level:
+        yield from level
+        seen.update(level)
+        level = [p for name in level for p in parents.get(name, ()) if p not in seen]
+
+
+def _input_of(graph: Graph, job: str, kind: str, values: Mapping[str, Any]) -> str:
+    model = JOB_OPTIONS.get(str(values.get("job_type", "")))
+    if model is None:
+        return ""
+    for name, wanted in input_fields(model).items():
+        if wanted == kind and name in values and values[name]:
+            return in_project(values, str(values[name]))
+    return ""
+
+
+def in_project(values: Mapping[str, Any], path: str) -> str:
+    """An option's path relative to the project: it is relative to ``source_dir``, which is relative to the project."""
+    if os.path.isabs(path):
+        return path
+    return os.path.normpath(os.path.join(str(values.get("source_dir") or "."), path))
+
+
+def complete(job_type: str, filled: Mapping[str, Any]) -> bool:
+    """True if every input that ``job_type`` requires is filled."""
+    model = JOB_OPTIONS[job_type]
+    required = [name for name, field in model.model_fields.items() if field.default is PydanticUndefined]
+    required += [n for n, kind in input_fields(model).items() if kind not in ("mask", "particles", "latents")]
+    return all(filled.get(name) for name in required)
+
+
+def offers(graph: Graph, job: str) -> set[str]:
+    """Kinds of files that ``job`` made."""
+    return {kind for node in graph.outputs(job) if (kind := kind_of(graph.nodes.get(node, "")))}
+
+
+def next_types(graph: Graph, job: str, values_of: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Job types that ``job``'s own files start: something essential comes from it and nothing required is missing."""
+    made = offers(graph, job)
+    found = []
+    for job_type, model in JOB_OPTIONS.items():
+        kinds = set(input_fields(model).values()) - {"mask", "gaussians", "configuration"}
+        if job_type != "preprocess":
+            kinds -= {"particles", "map"}
+        if made & kinds and complete(job_type, fill(graph, job_type, [job], {}, values_of)):
+            found.append(job_type)
+    return found
+
+
+def input_nodes(root: Path, job_type: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Files that options name, project-relative, with their labels. Raises InputError for ``../`` out of the project.
+
+    Absolute paths outside are allowed (data often lie elsewhere) but are no node of the graph.
+    """
+    model = JOB_OPTIONS[job_type]
+    nodes: dict[str, str] = {}
+    for name in model.model_fields:
+        if not is_path_field(model, name) or not values.get(name):
+            continue
+        words = values[name] if isinstance(values[name], list | tuple) else [values[name]]
+        for word in words:
+            path = in_project(values, str(word))
+            if os.path.isabs(path):
+                inside = os.path.relpath(path, root)
+                if inside.startswith(".."):
+                    continue
+                path = inside
+            if path == ".." or path.startswith("../"):
+                raise InputError(
+                    f"option {name}", "must not lead out of the project with ..", word,
+                    "Give the whole path from /, or import the file first.",
+                )
+            kind = hints(model, name).get("produces") or ""
+            nodes[path] = ARTIFACTS.get(str(kind), "ProcessData")
+    return nodes
