@@ -494,9 +494,27 @@ class MorphOptions(ComputeOptions, JobOptions):
     neighbours: int = option(16, "Gaussians that carry an atom", group="Morph", ge=1, le=256, advanced=True)
 
 
+class ImportOptions(JobOptions):
+    """Files from elsewhere, linked into the project so that other jobs can choose them."""
+
+    job_type: ClassVar[str] = "import"
+    title: ClassVar[str] = "Import"
+
+    files: list[str] = option(
+        ..., "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)", group="Input", widget="file",
+        filter="*.star *.cs *.mrc *.map *.cif *.pdb",
+    )
+    kind: Literal["auto", "particles", "map", "mask", "model"] = option(
+        "auto", "what the files are; auto tells it from name and content", group="Input"
+    )
+    copy_files: bool = option(False, "copy the files instead of linking to them", group="Output")
+    output: str = option("import", "directory of the output", group="Output", widget="directory")
+
+
 JOB_OPTIONS: dict[str, type[JobOptions]] = {
     model.job_type: model
     for model in (
+        ImportOptions,
         PreprocessOptions, TrainOptions, AnalyzeOptions, DecodeOptions, SimulateOptions, EvaluateOptions, MorphOptions,
     )
 }

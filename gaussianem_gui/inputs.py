@@ -39,6 +39,37 @@ class Choice:
     label: str
     job: str = ""
     alias: str = ""
+    ready: bool = True  # False while the job that will write it is not done
+
+
+def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Files that a job will write, name in its directory -> kind, as far as that is known before it runs.
+
+    The names are the published ones (manual: Data Preprocess, Train); a job that waits for these names gets the real
+    ones when they are there.
+    """
+    if job_type == "preprocess":
+        return {
+            "img_stack.mrcs": "stack", "poses.npy": "poses", "ctf.npy": "ctf", "point_cloud.ply": "gaussians",
+            "cfg.json": "configuration", "particles.star": "particles",
+        }
+    if job_type == "train":
+        last = int(values.get("epoch") or JOB_OPTIONS["train"].model_fields["epoch"].default) - 1
+        return {f"weights.{last}.pkl": "checkpoint", f"weights.{last}.output.pkl": "latents"}
+    if job_type == "import":
+        kinds = {os.path.basename(f): str(values.get("kind", "auto")) for f in values.get("files") or ()}
+        return {f: guess_kind(f) if kind == "auto" else kind for f, kind in kinds.items()}
+    return {}
+
+
+def guess_kind(path: str) -> str:
+    """What an imported file is, by its name alone; "" if that says nothing."""
+    name = os.path.basename(path).lower()
+    if name.endswith((".star", ".cs")):
+        return "particles"
+    if name.endswith((".mrc", ".map")):
+        return "mask" if "mask" in name else "map"
+    return "model" if name.endswith((".cif", ".pdb", ".ent")) else ""
 
 
 def is_kind(label: str, kind: str) -> bool:
@@ -78,7 +109,8 @@ def choices(graph: Graph, kind: str) -> list[Choice]:
         if is_kind(label, kind):
             job = maker.get(node, "")
             alias = graph.processes[job].alias if job in graph.processes else ""
-            found.append(Choice(node, kind, label, job, alias.rstrip("/").rsplit("/", 1)[-1]))
+            ready = job not in graph.processes or graph.processes[job].status == "Succeeded"
+            found.append(Choice(node, kind, label, job, alias.rstrip("/").rsplit("/", 1)[-1], ready))
     return sorted(found, key=lambda choice: (-job_number(choice.job), choice.path))
 
 

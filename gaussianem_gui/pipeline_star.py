@@ -7,6 +7,7 @@ business of ``lock`` and ``project``. Source: RELION's ``default_pipeline.star``
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,6 +217,15 @@ class Graph:
         used = {node for node, _ in self.input_edges} | {node for _, node in self.output_edges}
         for node, _ in gone:
             if node not in used:
+                self.nodes.pop(node, None)
+                self.node_extra.pop(node, None)
+
+    def drop_outputs(self, process: str, keep: Callable[[str], bool] = lambda node: False) -> None:
+        """Forget files of ``process`` that no job reads, except those that ``keep`` says."""
+        used = {node for node, _ in self.input_edges}
+        for node in self.outputs(process):
+            if node not in used and not keep(node):
+                del self.output_edges[process, node]
                 self.nodes.pop(node, None)
                 self.node_extra.pop(node, None)
 

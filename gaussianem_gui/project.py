@@ -256,7 +256,24 @@ class Project:
         self._known(job_type)
         filled = self.fill(job_type, inputs_from, values) if inputs_from else dict(values or {})
         with self.change(f"adds a {job_type} job") as graph:
-            return self._add(graph, job_type, filled, alias, note)
+            job = self._add(graph, job_type, filled, alias, note)
+            if inputs_from:  # filled again when those jobs are done, except for what the user gave
+                names = [self.job(other).name for other in inputs_from]
+                job.write_record(inputs_from=names, given=sorted(values or {}))
+            return job
+
+    def bind(self, job: Job | str) -> None:
+        """Fill the inputs of a waiting job again, now that the jobs before it are done; what the user gave stays."""
+        found = self.job(job)
+        record = found.record()
+        names = [name for name in record.get("inputs_from") or () if self.graph().find(name)]
+        if names:
+            given = set(record.get("given") or ())
+            values = found.values()
+            filled = self.fill(found.job_type, names, {k: v for k, v in values.items() if k in given})
+            news = {k: v for k, v in filled.items() if values.get(k) != v}
+            if news:
+                self.update(found, news)
 
     def _add(self, graph: Graph, job_type: str, values: Mapping[str, Any], alias: str = "", note: str = "") -> Job:
         nodes = _inputs.input_nodes(self.root, job_type, values)
@@ -267,6 +284,7 @@ class Project:
             job.add_note(note)
         for node, label in nodes.items():
             graph.add_input(job.name, node, label)
+        self._expect(graph, job, values)
         self._write_part(graph, job)
         return job
 
@@ -323,7 +341,16 @@ class Project:
             graph.drop_inputs(found.name)
             for node, label in nodes.items():
                 graph.add_input(found.name, node, label)
+            if not found.exit_state():
+                self._expect(graph, found, merged)
             self._write_part(graph, found)
+
+    def _expect(self, graph: Graph, job: Job, values: Mapping[str, Any]) -> None:
+        """Enter the files that a job will write; those expected before and read by nobody are forgotten."""
+        graph.drop_outputs(job.name)
+        for output, kind in _inputs.expected_outputs(job.job_type, values).items():
+            if kind:
+                graph.add_output(job.name, job.name + output, ARTIFACTS[kind])
 
     def record(
         self, title: str, write: Callable[[Path], Sequence[tuple[str, str]]], *, inputs: Sequence[str] = (),
@@ -453,7 +480,11 @@ class Project:
         return True
 
     def add_outputs(self, graph: Graph, job: Job) -> None:
-        """Enter a finished job's files into ``graph`` and ``.Nodes``; folders are no nodes in RELION."""
+        """Enter a finished job's files into ``graph`` and ``.Nodes``; folders are no nodes in RELION.
+
+        Files that were expected and are not there go, unless another job names them as its input.
+        """
+        graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
         for artifact in job.artifacts():
             path = self.root / artifact.path
             if artifact.kind in ARTIFACTS and not artifact.path.startswith("..") and path.is_file():

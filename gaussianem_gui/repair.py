@@ -75,7 +75,7 @@ def _adopt(project: Project, graph: Graph) -> list[str]:
             continue
         directory = project.root / name
         try:
-            label, values = read_job_star(directory / JOB_STAR)
+            label, _ = read_job_star(directory / JOB_STAR)
         except InputError:
             told.append(f"{name} holds no readable {JOB_STAR} and stays outside the graph")
             continue
