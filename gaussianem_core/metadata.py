@@ -248,7 +248,8 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
                 "none of rlnImagePixelSize, rlnDetectorPixelSize, rlnPixelSize", "Give it with --apix.",
             )
         return np.full(n, np.nan)
-    refuse_rows(~(found > 0), path, "pixel size", "must be positive", found, "Repair the optics table.")
+    usable = (found > 0) & (found < np.inf)
+    refuse_rows(~usable, path, "pixel size", "must be positive", found, "Repair the optics table.")
     if given is not None:
         # files round pixel sizes to 3-6 digits
         refuse_rows(

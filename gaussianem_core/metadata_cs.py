@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.pose import angles_from_rotations
 
 POSE_FIELDS = ("alignments3D/pose", "alignments3D/shift")
 CTF_FIELDS = (
@@ -108,17 +109,6 @@ def field_text(values: npt.NDArray[np.generic]) -> tuple[list[str], npt.NDArray[
 
 
 def pose_to_angles(pose: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:  # (N, 3) -> (N, 3)
-    """cryoSPARC axis-angle vectors (radians) -> RELION's rot, tilt, psi in degrees.
-
-    RELION's A = Z(psi) Y(tilt) Z(rot) with passive factors is the transpose of the active product
-    Rz(rot) Ry(tilt) Rz(psi), and cryoSPARC's pose is the transpose of A: so the pose itself is that product.
-    At tilt 0 or 180, where only one angle is defined, psi is 0.
-    """
-    m = Rotation.from_rotvec(np.asarray(pose, np.float64)).as_matrix().reshape(-1, 3, 3)
-    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
-    upright = sine < 1e-9
-    rot = np.arctan2(m[:, 1, 2], m[:, 0, 2])
-    psi = np.arctan2(m[:, 2, 1], -m[:, 2, 0])
-    rot = np.where(upright, np.arctan2(-m[:, 0, 1], m[:, 1, 1]), rot)
-    psi = np.where(upright, 0.0, psi)
-    return np.degrees(np.stack([rot, np.arctan2(sine, m[:, 2, 2]), psi], axis=-1))
+    """cryoSPARC axis-angle vectors (radians) -> RELION's rot, tilt, psi in degrees."""
+    rotations = Rotation.from_rotvec(np.asarray(pose, np.float64)).as_matrix().reshape(-1, 3, 3)
+    return angles_from_rotations(rotations.swapaxes(-1, -2))

@@ -163,7 +163,8 @@ def _pixel_size(numbers: Mapping[str, Numbers]) -> Numbers | None:
         return numbers["rlnImagePixelSize"]
     if "rlnDetectorPixelSize" in numbers:
         if "rlnMagnification" in numbers:
-            return numbers["rlnDetectorPixelSize"] * 1e4 / numbers["rlnMagnification"]
+            with np.errstate(divide="ignore", invalid="ignore"):  # refused as not positive or not finite
+                return numbers["rlnDetectorPixelSize"] * 1e4 / numbers["rlnMagnification"]
         return numbers["rlnDetectorPixelSize"]
     return numbers.get("rlnPixelSize")
 

@@ -59,6 +59,15 @@ def split_row(line: bytes) -> list[bytes]:
     return values
 
 
+def values_end(line: bytes) -> int:
+    """Where the values of a row end: before a comment, blanks and the line's end."""
+    if b"#" in line:
+        for match in _TOKEN.finditer(line.rstrip()):
+            if match.group(3):
+                return len(line[: match.start()].rstrip())
+    return len(line.rstrip())
+
+
 def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
     """Find every table of a STAR file in one pass.
 

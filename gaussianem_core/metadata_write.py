@@ -19,7 +19,15 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.files import atomic_write
 from gaussianem_core.metadata_cs import load_cs
-from gaussianem_core.metadata_star import StarTable, find_particle_table, is_row, open_star, quote, scan_star
+from gaussianem_core.metadata_star import (
+    StarTable,
+    find_particle_table,
+    is_row,
+    open_star,
+    quote,
+    scan_star,
+    values_end,
+)
 
 
 def write_star_rows(
@@ -142,8 +150,8 @@ def _copy_rows(
             if not keep[row - 1]:
                 continue
             if suffix is not None:
-                body = line.rstrip()
-                line = body + suffix(row - 1) + (line[len(body) :] or b"\n")
+                end = values_end(line)
+                line = line[:end] + suffix(row - 1) + (line[end:] or b"\n")
         if not last.endswith(b"\n"):
             out.write(b"\n")
         out.write(line)
