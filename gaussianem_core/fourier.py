@@ -41,8 +41,17 @@ def fourier_crop(real: torch.Tensor, box: int, dims: int = 2) -> torch.Tensor:  
         shape = (*spectrum.shape[:-dims], *([box] * (dims - 1)), box // 2 + 1)
         cropped = spectrum.new_zeros(shape)
         cropped[index] = spectrum
+        _share_nyquist(cropped, dims, start, old)
     cropped = torch.fft.ifftshift(cropped, dim=tuple(range(-dims, -1)))
     return centred_irfftn(cropped, dims, box) * (box / old) ** dims
+
+
+def _share_nyquist(padded: torch.Tensor, dims: int, start: int, old: int) -> None:
+    """Divide what stood at the old Nyquist frequency, which is its own alias, between +N/2 and -N/2."""
+    padded[..., old // 2] *= 0.5  # the halved axis counts it twice from now on
+    for axis in range(-dims, -1):
+        padded.select(axis, start).mul_(0.5)
+        padded.select(axis, start + old).copy_(padded.select(axis, start))
 
 
 def frequency_grid(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -42,7 +42,7 @@ def angles_from_rotations(rotations: np.ndarray) -> np.ndarray:  # (..., 3, 3) -
     regular = sine > 1e-8
     rot = np.where(regular, np.arctan2(a[..., 2, 1], a[..., 2, 0]), 0.0)
     # At the poles only psi +- rot is defined: put it all into psi.
-    polar = np.arctan2(-a[..., 1, 0], a[..., 1, 1])
+    polar = np.arctan2(a[..., 0, 1], a[..., 1, 1])
     psi = np.where(regular, np.arctan2(a[..., 1, 2], -a[..., 0, 2]), polar)
     return np.rad2deg(np.stack([rot, tilt, psi], axis=-1))
 
