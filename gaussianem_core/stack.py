@@ -143,8 +143,9 @@ class ImageStack:
         if isinstance(rows, slice):
             chosen = everything[rows]
         else:
-            chosen = everything if rows is None else np.atleast_1d(everything[np.asarray(rows)])
-        boxes = np.unique(self.box_size[chosen])
+            wanted = np.asarray(everything if rows is None else rows)
+            chosen = np.atleast_1d(everything[wanted if wanted.size else wanted.astype(np.int64)])
+        boxes = np.unique(self.box_size[chosen] if len(chosen) else self.box_size[:1])
         if len(boxes) > 1:
             raise InputError("images", "must have one box to be read together", boxes.tolist(), "Read group by group.")
         box = int(boxes[0]) if len(boxes) else 0
