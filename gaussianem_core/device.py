@@ -1,39 +1,101 @@
-"""Which device a job computes on, and what to say when the device cannot."""
+"""Where to compute: one device, or one of several processes that train together."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+import torch.distributed
 
 from gaussianem_core.errors import ResourceError
-from gaussianem_core.options import ComputeOptions
 
 
-def choose_device(options: ComputeOptions) -> torch.device:
-    """The device that the options ask for; sets the number of CPU threads too.
+def choose_device(wanted: str, index: int = 0) -> torch.device:
+    """The device for "auto", "cpu" or "cuda". Raises ResourceError if CUDA is asked for and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            "--device cuda: no usable CUDA GPU was found on this machine. "
+            "Check nvidia-smi and that torch is a CUDA build, or use --device cpu."
+        )
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(index)
+    # Plain float32 products (encoder, exact decoding) may use tf32: 1e-3 relative, far below the noise.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return torch.device("cuda", index)
 
-    Raises
-    ------
-    ResourceError : CUDA was asked for and there is none.
-    """
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    available = torch.cuda.is_available()
-    if options.device == "cuda" and not available:
-        reason = "this PyTorch was built without CUDA" if torch.version.cuda is None else "no usable GPU was found"
-        raise ResourceError(f"--device cuda: {reason}. Give --device cpu, or auto, or mend the driver.")
-    return torch.device("cuda" if available and options.device != "cpu" else "cpu")
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; alone it is rank 0 of 1."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over all processes, in place."""
+        if self.world > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over all processes."""
+        return self.sum_(tensor.clone()) / self.world
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says yes; all get the same answer."""
+        if self.world == 1:
+            return flag
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        return bool(self.sum_(torch.tensor(float(flag), device=device)) > 0)
+
+    def broadcast(self, tensors: list[torch.Tensor]) -> None:
+        """Give every process rank 0's tensors, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, 0)
 
 
-@contextmanager
-def memory_errors(what: str) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into ResourceError; ``what`` says what to make smaller."""
+def distributed() -> Ranks:
+    """Ranks from the variables that torchrun sets; joins the group at the first call (NCCL on GPUs, else gloo)."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not torch.distributed.is_initialized():
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(local)
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    return Ranks(int(os.environ["RANK"]), world, local)
+
+
+@contextlib.contextmanager
+def gpu_memory_advice(batch: int) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into one that says what batch would fit."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info()
+        peak = torch.cuda.max_memory_allocated()
+        fits = max(1, int(batch * 0.8 * total / max(peak * 1.25, 1)))
+        raise ResourceError(
+            f"GPU memory is full: {peak / 2**30:.1f} GiB were in use of {total / 2**30:.1f} GiB. "
+            f"Try --batch {min(fits, max(1, batch // 2))}, or --stack_in_memory host."
+        ) from error
+
+
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into ResourceError that says what to make smaller."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
         free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
         raise ResourceError(
-            f"the GPU's memory is full ({free:.1f} of {total:.1f} GiB are free). {what}, or give --device cpu."
+            f"GPU memory is full: {free:.1f} of {total:.1f} GiB are free. {remedy}, or use --device cpu."
         ) from error

@@ -8,10 +8,11 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.options import JobOptions
 
 
-def resolve_input(options: JobOptions, field: str) -> Path:
+def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()) -> Path:
     """The file or directory that option ``field`` names.
 
-    A relative path is looked for below ``source_dir`` (where the job has one), then below the working directory.
+    A relative path is looked for below ``source_dir`` (where the job has one), then below the working directory;
+    in each place as given, then with one of ``endings`` added (".mrcs").
 
     Raises
     ------
@@ -23,8 +24,10 @@ def resolve_input(options: JobOptions, field: str) -> Path:
     given = Path(value).expanduser()
     places = dict.fromkeys([Path(getattr(options, "source_dir", "") or ".").expanduser() / given, given])
     for place in places:
-        if place.exists():
-            return place
+        for ending in ("", *endings):
+            candidate = place.with_name(place.name + ending) if ending else place
+            if candidate.is_file() if endings else candidate.exists():
+                return candidate
     where = " nor ".join(str(place.absolute()) for place in places)
     raise InputError(f"option {field}", "must name something that exists", value, f"Found neither {where}."
                      if len(places) > 1 else f"There is no {where}.")  # fmt: skip

@@ -46,7 +46,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
         raise InputError("option defocus_min", "must not exceed defocus_max", options.defocus_min, "Swap them.")
     trajectory = read_trajectory(resolve_input(options, "model"))
     refuse_existing(log.directory, RESULTS, options.overwrite)
-    device = choose_device(options)
+    device = choose_device(options.device)
     images_bytes = options.particles * options.box**2 * 4
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
 
