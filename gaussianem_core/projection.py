@@ -141,7 +141,7 @@ def choose_backend(backend: str, positions: Tensor) -> str:
     if backend == "auto":
         if positions.dtype == torch.float64:
             return "reference"
-        return "reference"
+        return ("triton" if triton_available() else "reference") if on_gpu else "cpu"
     if backend == "triton" and not (triton_available() and (on_gpu or triton_interpreted())):
         raise InputError(
             "projector", "triton needs the package triton and a CUDA device", positions.device, "Use auto."
