@@ -16,33 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.metadata_cs import (
-    CTF_FIELDS,
-    POSE_FIELDS,
-    field_text,
-    join_passthrough,
-    load_cs,
-    pose_to_angles,
-    shortest_decimals,
-)
+from gaussianem_core.metadata_cs import load_cs, read_cryosparc
 from gaussianem_core.metadata_paths import resolve_stacks
-from gaussianem_core.metadata_relion import read_relion, refuse_rows
-from gaussianem_core.metadata_star import find_particle_table, read_column, scan_star
+from gaussianem_core.metadata_relion import read_relion
+from gaussianem_core.metadata_star import find_particle_table, read_column, refuse_rows, scan_star
 from gaussianem_core.metadata_write import selection_mask, write_cs_rows, write_star, write_star_rows
 from gaussianem_core.mrc import MrcHeader, read_header
 
 __all__ = [
     "ParticleTable", "column_names", "read_particle_column", "read_particles", "selection_mask", "table_to_star",
-    "write_cs_subset", "write_particles_star", "write_star_subset",
+    "write_cs_subset", "write_particles_star", "write_star", "write_star_subset",
 ]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 _HEADER_THREADS = 8  # headers of many stacks on a network disk wait for the disk, not for the processor
-_PASSED_ON = {
-    "ctf/df1_A": "defocus_u_angstrom", "ctf/df2_A": "defocus_v_angstrom", "ctf/accel_kv": "voltage_kv",
-    "ctf/cs_mm": "cs_mm", "ctf/amp_contrast": "amplitude_contrast", "ctf/bfactor": "bfactor_angstrom2",
-    "ctf/scale": "ctf_scale", "ctf/exp_group_id": "optics_group", "blob/psize_A": "pixel_size_angstrom",
-}  # fmt: skip
 _DEFAULTS = {
     "defocus_u_angstrom": np.nan, "defocus_v_angstrom": np.nan, "defocus_angle_deg": np.nan, "voltage_kv": np.nan,
     "cs_mm": np.nan, "amplitude_contrast": np.nan, "phase_shift_deg": 0.0, "bfactor_angstrom2": 0.0, "ctf_scale": 1.0,
@@ -135,8 +122,13 @@ def read_particles(
         missing, truncated, of another box or with too few images, unknown pixel size.
     """
     path = Path(path)
-    reader = _read_cs if path.suffix.lower() in (".cs", ".csg", ".npy") else _read_star
-    columns, stacks, micrographs, uid = reader(path, passthrough, require_pose, require_ctf)
+    uid = None
+    if path.suffix.lower() == ".cs":
+        columns, stacks, micrographs, uid = read_cryosparc(path, passthrough, require_pose, require_ctf)
+    elif passthrough:
+        raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
+    else:
+        columns, stacks, micrographs = read_relion(path, require_pose, require_ctf)
     n = len(stacks[1])
     columns["pixel_size_angstrom"] = _pixel_size(
         path, columns.get("pixel_size_angstrom"), pixel_size_angstrom, n, required=require_pose or require_ctf
@@ -178,62 +170,6 @@ def read_particles(
         uid=uid,
         stack_headers=headers,
         **full,
-    )
-
-
-_Texts = tuple[list[str], npt.NDArray[np.int32]]
-_Read = tuple[dict[str, Floats], _Texts, _Texts | None, npt.NDArray[np.uint64] | None]
-
-
-def _read_star(path: Path, passthrough: Sequence[object], require_pose: bool, require_ctf: bool) -> _Read:
-    if passthrough:
-        raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
-    return (*read_relion(path, require_pose, require_ctf), None)
-
-
-def _read_cs(
-    path: Path, passthrough: Sequence[str | os.PathLike[str]], require_pose: bool, require_ctf: bool
-) -> _Read:
-    blob = ("blob/path", "blob/idx")
-    optional = ("blob/shape", "blob/sign", "alignments3D/psize_A", "alignments3D/split", "ctf/phase_shift_rad")
-    wanted = (*blob, *optional, *POSE_FIELDS, *CTF_FIELDS, *_PASSED_ON, "location/micrograph_path")
-    fields = join_passthrough(path, passthrough, tuple(dict.fromkeys(wanted)))
-    needed = (*blob, *(POSE_FIELDS if require_pose else ()), *(CTF_FIELDS if require_ctf else ()))
-    missing = [name for name in needed if name not in fields]
-    if missing:
-        raise InputError(
-            str(path), "must have the fields of images, poses and CTF", f"no {', '.join(missing)}",
-            "Give the particles of a refinement, and the job's passthrough file with --passthrough.",
-        )
-    n = len(fields["uid"])
-    columns = {ours: fields[theirs].astype(np.float64) for theirs, ours in _PASSED_ON.items() if theirs in fields}
-    for name in ("blob/psize_A", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast"):
-        if name in fields:
-            columns[_PASSED_ON[name]] = shortest_decimals(fields[name])
-    columns["image_index"] = fields["blob/idx"].astype(np.float64)
-    for name, ours in (("ctf/df_angle_rad", "defocus_angle_deg"), ("ctf/phase_shift_rad", "phase_shift_deg")):
-        if name in fields:
-            columns[ours] = np.degrees(fields[name].astype(np.float64))
-    if "blob/shape" in fields:
-        shape = fields["blob/shape"].astype(np.float64).reshape(n, -1)
-        refuse_rows(shape[:, 0] != shape[:, -1], path, "blob/shape", "must be square", shape[:, 0], "Extract again.")
-        columns["box_size"] = shape[:, 0]
-    if "blob/sign" in fields:
-        columns["data_sign"] = np.sign(fields["blob/sign"].astype(np.float64))
-    if "alignments3D/split" in fields:
-        columns["random_subset"] = fields["alignments3D/split"].astype(np.float64) + 1
-    if all(name in fields for name in POSE_FIELDS):
-        pose = fields["alignments3D/pose"].astype(np.float64)
-        refuse_rows(~np.isfinite(pose).all(1), path, "alignments3D/pose", "must be finite", pose, "Refine again.")
-        columns["angles_deg"] = pose_to_angles(pose)
-        shift = fields["alignments3D/shift"].astype(np.float64)
-        if "alignments3D/psize_A" in fields:
-            columns["shifts_angstrom"] = shift * fields["alignments3D/psize_A"].astype(np.float64)[:, None]
-        else:
-            columns["shifts_pixels"] = shift
-    micrographs = fields.get("location/micrograph_path")
-    return columns, field_text(fields["blob/path"]), None if micrographs is None else field_text(micrographs), (
-        fields["uid"].astype(np.uint64)
     )
 
 

@@ -17,12 +17,21 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.metadata_star import refuse_rows
 from gaussianem_core.pose import angles_from_rotations
+
+Numbers = npt.NDArray[np.float64]
+Texts = tuple[list[str], npt.NDArray[np.int32]]
 
 POSE_FIELDS = ("alignments3D/pose", "alignments3D/shift")
 CTF_FIELDS = (
     "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast",
 )  # fmt: skip
+_PASSED_ON = {
+    "ctf/df1_A": "defocus_u_angstrom", "ctf/df2_A": "defocus_v_angstrom", "ctf/accel_kv": "voltage_kv",
+    "ctf/cs_mm": "cs_mm", "ctf/amp_contrast": "amplitude_contrast", "ctf/bfactor": "bfactor_angstrom2",
+    "ctf/scale": "ctf_scale", "ctf/exp_group_id": "optics_group", "blob/psize_A": "pixel_size_angstrom",
+}  # fmt: skip
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -112,3 +121,63 @@ def pose_to_angles(pose: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:  
     """cryoSPARC axis-angle vectors (radians) -> RELION's rot, tilt, psi in degrees."""
     rotations = Rotation.from_rotvec(np.asarray(pose, np.float64)).as_matrix().reshape(-1, 3, 3)
     return angles_from_rotations(rotations.swapaxes(-1, -2))
+
+
+def read_cryosparc(
+    path: str | os.PathLike[str],
+    passthrough: Sequence[str | os.PathLike[str]],
+    require_pose: bool,
+    require_ctf: bool,
+) -> tuple[dict[str, Numbers], Texts, Texts | None, npt.NDArray[np.uint64]]:
+    """Read a particles file and its passthrough files.
+
+    Returns
+    -------
+    columns : name of a ``ParticleTable`` column -> (N,) or (N, k); absent where no file has such a thing.
+    stacks, micrographs : unique names and each row's index into them.
+    uid : (N,)
+
+    Raises
+    ------
+    InputError : fields missing (all named), poses that are not finite, images that are not square.
+    """
+    blob = ("blob/path", "blob/idx")
+    optional = ("blob/shape", "blob/sign", "alignments3D/psize_A", "alignments3D/split", "ctf/phase_shift_rad")
+    wanted = (*blob, *optional, *POSE_FIELDS, *CTF_FIELDS, *_PASSED_ON, "location/micrograph_path")
+    fields = join_passthrough(path, passthrough, tuple(dict.fromkeys(wanted)))
+    needed = (*blob, *(POSE_FIELDS if require_pose else ()), *(CTF_FIELDS if require_ctf else ()))
+    missing = [name for name in needed if name not in fields]
+    if missing:
+        raise InputError(
+            str(path), "must have the fields of images, poses and CTF", f"no {', '.join(missing)}",
+            "Give the particles of a refinement, and the job's passthrough file with --passthrough.",
+        )
+    n = len(fields["uid"])
+    columns = {ours: fields[theirs].astype(np.float64) for theirs, ours in _PASSED_ON.items() if theirs in fields}
+    for name in ("blob/psize_A", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast"):
+        if name in fields:
+            columns[_PASSED_ON[name]] = shortest_decimals(fields[name])
+    columns["image_index"] = fields["blob/idx"].astype(np.float64)
+    for name, ours in (("ctf/df_angle_rad", "defocus_angle_deg"), ("ctf/phase_shift_rad", "phase_shift_deg")):
+        if name in fields:
+            columns[ours] = np.degrees(fields[name].astype(np.float64))
+    if "blob/shape" in fields:
+        shape = fields["blob/shape"].astype(np.float64).reshape(n, -1)
+        refuse_rows(shape[:, 0] != shape[:, -1], path, "blob/shape", "must be square", shape[:, 0], "Extract again.")
+        columns["box_size"] = shape[:, 0]
+    if "blob/sign" in fields:
+        columns["data_sign"] = np.sign(fields["blob/sign"].astype(np.float64))
+    if "alignments3D/split" in fields:
+        columns["random_subset"] = fields["alignments3D/split"].astype(np.float64) + 1
+    if all(name in fields for name in POSE_FIELDS):
+        pose = fields["alignments3D/pose"].astype(np.float64)
+        refuse_rows(~np.isfinite(pose).all(1), path, "alignments3D/pose", "must be finite", pose, "Refine again.")
+        columns["angles_deg"] = pose_to_angles(pose)
+        shift = fields["alignments3D/shift"].astype(np.float64)
+        if "alignments3D/psize_A" in fields:
+            columns["shifts_angstrom"] = shift * fields["alignments3D/psize_A"].astype(np.float64)[:, None]
+        else:
+            columns["shifts_pixels"] = shift
+    micrographs = fields.get("location/micrograph_path")
+    texts = None if micrographs is None else field_text(micrographs)
+    return columns, field_text(fields["blob/path"]), texts, fields["uid"].astype(np.uint64)

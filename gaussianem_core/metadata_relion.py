@@ -11,8 +11,7 @@ Where the versions differ (Zivanov et al., IUCrJ 7, 253 (2020) introduced optics
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from gaussianem_core.metadata_star import (
     find_optics_table,
     find_particle_table,
     read_columns,
+    refuse_rows,
     scan_star,
 )
 
@@ -101,6 +101,8 @@ def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: Star
     if "rlnOpticsGroup" not in groups:
         raise InputError(where, "must have the column rlnOpticsGroup", "none", "Add it.")
     ids = groups["rlnOpticsGroup"]
+    if not len(ids):
+        raise InputError(where, "must hold at least one optics group", "0 rows", "Add the group's row.")
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(
@@ -167,15 +169,3 @@ def _pixel_size(numbers: Mapping[str, Numbers]) -> Numbers | None:
                 return numbers["rlnDetectorPixelSize"] * 1e4 / numbers["rlnMagnification"]
         return numbers["rlnDetectorPixelSize"]
     return numbers.get("rlnPixelSize")
-
-
-def refuse_rows(
-    bad: npt.ArrayLike, source: object, column: str, rule: str, values: Sequence[Any] | npt.NDArray[Any], remedy: str
-) -> None:
-    """Raise InputError naming the column and the first bad rows, counted from 1; do nothing if there are none."""
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        shown = ", ".join(str(row + 1) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-        raise InputError(
-            f"{source}, column {column}", rule, f"{values[rows[0]]} in row{'s' * (len(rows) > 1)} {shown}", remedy
-        )

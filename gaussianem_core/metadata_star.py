@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -324,3 +324,15 @@ def open_star(path: Path) -> BinaryIO:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
+
+
+def refuse_rows(
+    bad: npt.ArrayLike, source: object, column: str, rule: str, values: Sequence[Any] | npt.NDArray[Any], remedy: str
+) -> None:
+    """Raise InputError naming the column and the first bad rows, counted from 1; do nothing if there are none."""
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        shown = ", ".join(str(row + 1) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        raise InputError(
+            f"{source}, column {column}", rule, f"{values[rows[0]]} in row{'s' * (len(rows) > 1)} {shown}", remedy
+        )

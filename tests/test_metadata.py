@@ -94,6 +94,15 @@ def test_relion31_optics_after_particles(data: Path, project: Path) -> None:
     assert unknown.tolist() == ["", "it''s", "[1.5,2.5]", "none"]
 
 
+def test_row_or_optics_group_wins_as_in_relion(data: Path, project: Path) -> None:
+    """CTF constants of the row go before the group's; the pixel size is the group's alone."""
+    changes = ("_rlnRandomSubset #13", "_rlnVoltage #13"), ("_rlnPhaseShift #7", "_rlnImagePixelSize #7")
+    path = edited(data, project, "relion31_optics_last.star", *changes)
+    table = read_particles(path)
+    assert table.voltage_kv.tolist() == [1.0, 2.0, 1.0, 2.0]  # the column that was the half sets
+    assert table.pixel_size_angstrom.tolist() == [1.25, 2.0, 2.0, 1.25]
+
+
 def test_relion5_optics_as_list(data: Path, project: Path) -> None:
     table = read_particles(data / "star/relion5_one_optics_list.star", project_dir=project)
     assert table.stacks == (project / "a.mrcs", project / "b.mrcs")
@@ -551,12 +560,20 @@ def test_missing_column_is_named(data: Path, project: Path, column: str) -> None
         ("relion31_optics_last.star", "1.250000 16 2", "1.250000 32 2", r"image size.*16 pixels.*32 in rows 1, 4"),
         ("relion31_optics_last.star", "1.250000 16 2", "1.250000 16 3", r"2D images.*subtomograms"),
         ("relion31_optics_last.star", "Krios, second session\"", "Krios, second session", r"8 values"),
+        ("relion5_one_optics_list.star", "_rlnOpticsGroup ", "_rlnOther ", r"data_optics: must have the column"),
         ("relion31_optics_last.star", "300.000000 2.7", "0 2.7", r"voltage_kv.*positive.*rows 1, 4"),
     ],
 )  # fmt: skip
 def test_faulty_star(data: Path, project: Path, name: str, old: str, new: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_particles(edited(data, project, name, (old, new)))
+
+
+def test_empty_optics_table(data: Path, project: Path) -> None:
+    path = edited(data, project, "relion31_optics_last.star")
+    path.write_text(path.read_text().partition('"Krios')[0])
+    with pytest.raises(InputError, match="at least one optics group"):
+        read_particles(path)
 
 
 def test_many_bad_rows_are_counted(data: Path, project: Path) -> None:
