@@ -194,9 +194,11 @@ def offers(graph: Graph, job: str) -> set[str]:
 
 def next_types(graph: Graph, job: str, values_of: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Job types that ``job``'s own files start: something essential comes from it and nothing required is missing."""
-    made = offers(graph, job)
+    made, own = offers(graph, job), values_of.get(job, {}).get("job_type")
     found = []
     for job_type, model in JOB_OPTIONS.items():
+        if job_type == own:
+            continue
         kinds = set(input_fields(model).values()) - {"mask", "gaussians", "configuration"}
         if job_type != "preprocess":
             kinds -= {"particles", "map"}

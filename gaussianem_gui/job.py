@@ -348,8 +348,8 @@ def derive_status(job: Job) -> Status:
     last = job.last_events()
     gpus = tuple(record.get("gpus") or ())
     scheduler_id = str(record.get("scheduler_id", ""))
-    began = next((e for e in reversed(last) if e.get("type") == "start"), {})
-    common = {
+    began: dict[str, Any] = next((e for e in reversed(last) if e.get("type") == "start"), {})
+    common: dict[str, Any] = {
         "started": began.get("t") or record.get("started_at"), "gpus": gpus, "scheduler_id": scheduler_id,
         "host": str(began.get("host", "") or record.get("host", "")),
     }
@@ -366,6 +366,8 @@ def derive_status(job: Job) -> Status:
         return finished
     if scheduler_id and record.get("scheduler_state") in ("pending", "running", "unknown"):
         return _on_cluster(job, record, last, common)
+    if record.get("scheduler_state") == "gone":
+        return Status(State.LOST, str(record.get("scheduler_note", "")), **common)
     if None in living:  # on another host, not started by a scheduler that we know
         silent = silence_seconds(job)
         if silent < LOST_SECONDS:
@@ -376,7 +378,7 @@ def derive_status(job: Job) -> Status:
     state = _label_state(job.label)
     if state is State.RUNNING and job.job_type:
         return Status(State.LOST, "the graph says Running, but there is no process and no file of one", **common)
-    return Status(state)
+    return Status(state, str(record.get("waiting", "")) if state is State.SCHEDULED else "")
 
 
 def is_waiting(job: Job, record: Mapping[str, Any]) -> bool:
@@ -405,7 +407,7 @@ def _label_state(label: str) -> State:
 
 def _finished(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> Status | None:
     state = job.exit_state()
-    end = next((e for e in reversed(last) if e.get("type") in ("end", "start")), {})
+    end: dict[str, Any] = next((e for e in reversed(last) if e.get("type") in ("end", "start")), {})
     end = end if end.get("type") == "end" else {}
     if state is None and end:
         word = str(end.get("status", "")).capitalize()
@@ -439,7 +441,7 @@ def failure_reason(job: Job, last: list[dict[str, Any]] | None = None) -> str:
         name = signal.Signals(number).name if number in signal.Signals._value2member_map_ else str(number)
         if number == signal.SIGKILL:
             peak = left.get("max_memory_bytes")
-            used = f" (it used {peak / 2**30:.1f} GiB)" if isinstance(peak, int) and peak else ""
+            used = f" (it used {peak / 2**30:.1f} GiB)" if isinstance(peak, int) and peak > 2**28 else ""
             return f"killed by signal {name}{used}: by hand, by the scheduler, or because memory ran out"
         return f"killed by signal {name}"
     for event in reversed(last):
@@ -461,7 +463,7 @@ def _sentence(text: str, limit: int = 400) -> str:
 
 
 def _memory_hint(text: str) -> str:
-    return f"out of memory: {text}" if _MEMORY.search(text) and not text.lower().startswith("out of memory") else text
+    return f"out of memory: {text}" if _MEMORY.search(text) and "out of memory" not in text.lower() else text
 
 
 def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> Status:

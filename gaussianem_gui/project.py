@@ -593,7 +593,7 @@ def _info(process: Process, status: Status, missing: bool) -> JobInfo:
 
 def _directories(root: Path, folders: set[str]) -> set[str]:
     """Names of the job directories that are there: one listing per type."""
-    found = set()
+    found: set[str] = set()
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
             found.update(f"{folder}/{entry.name}/" for entry in entries if entry.name.startswith("job"))
