@@ -1,0 +1,117 @@
+"""The latent space: components, classes, neighbours, paths and maps to the plane. Plain NumPy; N rows, zdim columns."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from scipy.spatial import cKDTree
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+SMALL = 50_000
+"""Up to this many particles k-means uses all of them in each step, above it batches."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components. mean (zdim,), axes (k, zdim) of unit length, variances (k,), ratios (k,) of the total."""
+
+    mean: np.ndarray
+    axes: np.ndarray
+    variances: np.ndarray
+    ratios: np.ndarray
+
+    def scores(self, z: np.ndarray) -> np.ndarray:  # (N, zdim) -> (N, k)
+        """Coordinates along the components."""
+        return (z - self.mean) @ self.axes.T
+
+
+def principal_components(z: np.ndarray) -> Components:  # (N, zdim)
+    """All components, largest variance first; each axis has a positive largest entry, so that signs are stable."""
+    mean = z.mean(axis=0, dtype=np.float64)
+    centred = z - mean
+    variances, axes = np.linalg.eigh(centred.T @ centred / max(len(z) - 1, 1))
+    variances, axes = np.clip(variances[::-1], 0, None), axes[:, ::-1].T
+    largest = np.abs(axes).argmax(axis=1)
+    axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+    total = variances.sum()
+    return Components(mean, axes, variances, variances / total if total > 0 else variances)
+
+
+def k_means(z: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # -> (N,), (classes, zdim)
+    """Class of each particle, and the centres, ordered along the first principal component."""
+    method = KMeans if len(z) <= SMALL else MiniBatchKMeans
+    more = {} if len(z) <= SMALL else {"batch_size": 16384}
+    with warnings.catch_warnings():
+        # fewer distinct points than classes: empty classes are seen in the counts
+        warnings.filterwarnings("ignore", message="Number of distinct clusters")
+        fit = method(n_clusters=classes, n_init=4, random_state=seed, **more).fit(z)
+    centres = fit.cluster_centers_
+    order = np.argsort(principal_components(z).scores(centres)[:, 0])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(classes)
+    return rank[fit.labels_], centres[order]
+
+
+def nearest_particles(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
+    """The particle nearest each point."""
+    return np.asarray(cKDTree(z).query(points)[1])
+
+
+def neighbour_distance(z: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:  # -> (P,)
+    """Distance from each point to its k-th nearest particle: small where particles are dense."""
+    distance = cKDTree(z).query(points, k=[min(k, len(z))], workers=-1)[0]
+    return np.asarray(distance)[:, 0]
+
+
+def component_line(
+    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int
+) -> np.ndarray:  # -> (points, zdim)
+    """Points along component ``number`` through the mean, from percentile ``low`` to ``high`` of the particles."""
+    scores = (z - components.mean) @ components.axes[number]
+    first, last = np.percentile(scores, [low, high])
+    return components.mean + np.linspace(first, last, points)[:, None] * components.axes[number]
+
+
+def populated_path(
+    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int, share: float = 0.02
+) -> np.ndarray:  # -> (points, zdim)
+    """As :func:`component_line`, but following the particles: at each place along the component, their dense middle.
+
+    The other components take the mean of the particles in a slab across the component (``share`` of all, at least
+    20), drawn three times to the half of them that is nearest.
+    """
+    along = (z - components.mean) @ components.axes[number]
+    order = np.argsort(along)
+    size = min(len(z), max(20, int(share * len(z))))
+    path = []
+    first, last = np.percentile(along, [low, high])
+    for place in np.linspace(first, last, points):
+        middle = np.searchsorted(along[order], place)
+        start = int(np.clip(middle - size // 2, 0, len(z) - size))
+        slab = z[order[start : start + size]]
+        across = slab - np.outer((slab - components.mean) @ components.axes[number], components.axes[number])
+        centre = across.mean(axis=0)
+        for _ in range(3):
+            distance = np.linalg.norm(across - centre, axis=1)
+            centre = across[distance <= np.median(distance)].mean(axis=0)
+        path.append(centre + place * components.axes[number])
+    return np.array(path)
+
+
+def umap_available() -> bool:
+    """Whether the package umap-learn can be imported."""
+    return find_spec("umap") is not None
+
+
+def umap_plane(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
+    """UMAP of the latents (McInnes et al., arXiv 1802.03426), reproducible by its seed."""
+    from umap import UMAP
+
+    neighbours = min(15, len(z) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependencies warn of their own future
+        plane = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init="pca").fit_transform(z)
+    return np.asarray(plane, dtype=np.float32)
