@@ -488,6 +488,7 @@ class Project:
         for artifact in job.artifacts():
             path = self.root / artifact.path
             if artifact.kind in ARTIFACTS and not artifact.path.startswith("..") and path.is_file():
+                graph.output_edges.pop((job.name, artifact.path), None)  # the last written comes last
                 graph.add_output(job.name, artifact.path, ARTIFACTS[artifact.kind])
                 node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
                 node.parent.mkdir(parents=True, exist_ok=True)
