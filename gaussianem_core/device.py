@@ -80,7 +80,7 @@ def gpu_memory_advice(batch: int) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        free, total = torch.cuda.mem_get_info()
+        total = torch.cuda.mem_get_info()[1]
         peak = torch.cuda.max_memory_allocated()
         fits = max(1, int(batch * 0.8 * total / max(peak * 1.25, 1)))
         raise ResourceError(

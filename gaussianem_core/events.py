@@ -217,6 +217,20 @@ class JobLog:
             raise AbortRequested("stopped on request")
 
 
+class NullLog(JobLog):
+    """The log of a helper process: it is asked to stop like the others, and writes nothing."""
+
+    def __init__(self, directory: Path | str) -> None:
+        super().__init__(directory, [])
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Nothing: rank 0 reports."""
+
+    def abort_requested(self) -> bool:
+        """Rank 0 watches for it and tells the others."""
+        return False
+
+
 def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events in ``path`` from byte ``offset``, and the offset after the last whole line.
 

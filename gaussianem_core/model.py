@@ -51,7 +51,7 @@ class TrainedModel:
     def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:  # (B, zdim)
         """The Gaussians at latents ``z``, in full precision, on the model's device."""
         latents = torch.as_tensor(np.asarray(z), dtype=torch.float32, device=self.device)
-        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, fused=False)
+        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32")
 
     def chunks(self, z: np.ndarray) -> Iterator[tuple[slice, Deformed]]:
         """As :meth:`deform`, in parts that fit the memory; rows of ``z`` and their Gaussians."""
@@ -202,14 +202,14 @@ def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
 def write_series(
     model: TrainedModel, z: np.ndarray, directory: Path, box: int | None, log: JobLog, stage: str,
 ) -> list[tuple[Path, Path]]:  # fmt: skip
-    """Write vol_NNN.mrc and gaussians_NNN.ply for each row of ``z`` (B, zdim), and the rows as z.txt."""
+    """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
     directory.mkdir(parents=True, exist_ok=True)
     box = box or model.configuration.box
-    digits = max(3, len(str(len(z) - 1)))
+    digits = max(3, len(str(len(z))))
     written = []
     for rows, deformed in model.chunks(z):
         for i, positions, densities, change in zip(
-            range(rows.start, rows.stop), deformed.positions, deformed.densities, deformed.density_change
+            range(rows.start + 1, rows.stop + 1), deformed.positions, deformed.densities, deformed.density_change
         ):
             paths = directory / f"vol_{i:0{digits}d}.mrc", directory / f"gaussians_{i:0{digits}d}.ply"
             volume = model.volume(positions, densities, box).cpu().numpy()
@@ -217,6 +217,6 @@ def write_series(
             moved = replace(model.gaussians, positions=positions, raw_density=model.gaussians.raw_density + change)
             write_gaussians(moved, paths[1])
             written.append(paths)
-            log.progress(stage, i + 1, len(z), "volumes")
+            log.progress(stage, i, len(z), "volumes")
     write_latent_rows(z, directory / "z.txt")
     return written

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.fused_decoder import decode_pairs, fused_available
 from gaussianem_core.gaussians import Configuration, Gaussians
 
 
@@ -54,6 +55,15 @@ class PairDecoder(NamedTuple):
     head_bias: torch.Tensor
     out_weight: torch.Tensor
     out_bias: torch.Tensor
+
+
+class Deformed(NamedTuple):
+    """Gaussians at B latents: positions (B, N, 3), densities (B, N), displacement (B, N, 3), raw density change."""
+
+    positions: torch.Tensor
+    densities: torch.Tensor
+    displacement: torch.Tensor
+    density_change: torch.Tensor
 
 
 class Network(nn.Module):
@@ -99,19 +109,45 @@ class Network(nn.Module):
         hidden = [(layer.weight, layer.bias) for layer in linear[1:-1]]
         return PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
 
-    def decode(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(
+        self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "auto"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change of raw density (B, N) and of position (B, N, 3) for latents (B, zdim) and an embedding (N, E).
 
-        The plain definition, in torch; :mod:`gaussianem_core.fused_decoder` computes the same on the GPU.
+        ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
+        CUDA), "bfloat16" or "float32".
         """
         of_z, of_gaussian = self.first_layer(z, embedding)
-        weights = self.pair_decoder()
-        hidden = torch.relu(of_z[:, None] + of_gaussian)
-        for weight, bias in weights.hidden:
-            hidden = torch.relu(nn.functional.linear(hidden, weight, bias))
-        hidden = torch.relu(nn.functional.linear(hidden, weights.head_weight, weights.head_bias))
-        change = nn.functional.linear(hidden, weights.out_weight, weights.out_bias)
+        w = self.pair_decoder()
+        weights, biases = [weight for weight, _ in w.hidden], [bias for _, bias in w.hidden]
+        heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
+        if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
+            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
+        elif fused_available(of_z, w.head_weight, len(weights)):
+            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
+        else:
+            low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]
+            count = len(weights)
+            hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]
+            change = decode_pairs(low[0], low[1], *hidden, *rest, fused=False).float()
         return change[..., 0], change[..., 1:]
+
+    def deform(
+        self, gaussians: Gaussians, z: torch.Tensor, embedding: torch.Tensor, movable: torch.Tensor | None = None,
+        precision: str = "auto",
+    ) -> Deformed:  # fmt: skip
+        """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus."""
+        density_change, displacement = self.decode(z, embedding, precision)
+        if movable is not None:
+            density_change = density_change * movable
+            displacement = displacement * movable[:, None]
+        densities = nn.functional.softplus(gaussians.raw_density + density_change)
+        return Deformed(gaussians.positions + displacement, densities, displacement, density_change)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: on CUDA, and on CPUs with instructions for them."""
+    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def build_network(configuration: Configuration) -> Network:

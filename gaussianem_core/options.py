@@ -228,7 +228,9 @@ class TrainOptions(ComputeOptions, JobOptions):
     output: str = option("train", "directory of the output", group="Output", widget="directory")
     resume: bool = option(False, "go on from the last checkpoint in the output directory", group="Output")
     batch: int = option(32, "images per step", group="Training", ge=1, le=65536)
-    epoch: int = option(20, "passes over the particles", group="Training", ge=1, le=10000)
+    epoch: int | None = option(
+        None, "passes over the particles; without it 20, more for small datasets", group="Training", ge=1, le=10000
+    )
     recipe: Literal["default", "published"] = option(
         "default", "default: squared error, latents refined per particle; published: losses and rates of the paper",
         group="Training",
@@ -265,7 +267,7 @@ class TrainOptions(ComputeOptions, JobOptions):
         0, "neighbour pairs drawn per step; 0 takes all", group="Losses", ge=0, advanced=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "arithmetic of the decoder: auto is bfloat16 on CUDA, float32 on the CPU", group="Compute",
+        "auto", "arithmetic of the decoder: auto is bfloat16 where that is faster, else float32", group="Compute",
         advanced=True,
     )
     gpus: str = option(

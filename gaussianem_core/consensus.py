@@ -1,0 +1,244 @@
+"""The consensus Gaussians: placed where the consensus map is dense, then fitted to the images (homogeneous stage)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import map_coordinates
+
+from gaussianem_core import losses
+from gaussianem_core.ctf import ctf
+from gaussianem_core.errors import InputError
+from gaussianem_core.events import JobLog
+from gaussianem_core.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.projection import Projector, project
+
+SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
+SOLVENT_SIGMAS = 5.0
+STRONG_PERCENTILE, STRONG_SHARE = 99.9, 0.1  # flexible parts are blurred to a fraction of the rigid core's density
+HELD_OUT = 0.05
+PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
+CHECK_IMAGES = 20000
+"""Images between two checks of the held-out error."""
+
+
+def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
+    """Contour level between solvent and the weakest density worth a Gaussian.
+
+    The larger of five standard deviations of the solvent (voxels outside the inscribed sphere) and a tenth of the
+    strong density (99.9th percentile): blurred, flexible parts stay in, noise stays out.
+    """
+    box = density.shape[-1]
+    axis = (np.arange(box) - box // 2) / (box / 2)
+    radius2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    solvent = density[radius2 > SOLVENT_RADIUS**2]
+    strong = float(np.percentile(density, STRONG_PERCENTILE))
+    return max(float(solvent.mean() + SOLVENT_SIGMAS * solvent.std()), STRONG_SHARE * strong)
+
+
+def sample_positions(
+    density: np.ndarray, level: float, interval: float
+) -> tuple[np.ndarray, np.ndarray]:  # -> (N, 3), (N,)
+    """Grid points ``interval`` voxels apart whose interpolated density exceeds ``level``: world x, y, z and values."""
+    box = density.shape[-1]
+    # The grid is laid through the centre voxel, so that an interval of 1 meets the voxels themselves.
+    half = np.arange(0, box // 2, interval)
+    axis = box // 2 + np.concatenate([-half[:0:-1], half])
+    if float(interval).is_integer():
+        index = axis.astype(int)
+        values = density[np.ix_(index, index, index)]
+    else:
+        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))
+        values = map_coordinates(density, grid, order=1)
+    z, y, x = np.nonzero(values > level)
+    positions = (np.stack([axis[x], axis[y], axis[z]], axis=1) - box // 2) / (box / 2)
+    return positions.astype(np.float32), values[z, y, x].astype(np.float32)
+
+
+def place_gaussians(
+    density: np.ndarray, threshold: str, interval: int | None, cap: int, target_box: int, scale_min: float,
+    scale_max: float,
+) -> tuple[Gaussians, float, float]:  # fmt: skip
+    """Initial Gaussians above the contour level, with the map's own values as densities (unscaled).
+
+    Parameters
+    ----------
+    density : (D, D, D) consensus map. threshold : contour level, or "auto".
+    interval : grid spacing in voxels; None picks the training pixel (``target_box``), wider if the cap demands it.
+    cap : largest number of Gaussians. scale_min, scale_max : bounds of sigma in world units.
+
+    Returns
+    -------
+    Gaussians, the level, the grid spacing in voxels.
+
+    Raises
+    ------
+    InputError : no Gaussian, or more than the cap, with the level's percentile and a usable range.
+    """
+    level = automatic_level(density) if threshold == "auto" else float(threshold)
+    spacing = float(interval) if interval else max(1.0, density.shape[-1] / target_box)
+    positions, values = sample_positions(density, level, spacing)
+    if interval is None and len(positions) > cap:
+        spacing *= (len(positions) / cap) ** (1 / 3) * 1.02
+        positions, values = sample_positions(density, level, spacing)
+    if not 0 < len(positions) <= cap:
+        share = 100 * float((density <= level).mean())
+        usable = f"{level_for(density, spacing, cap):.4g} to {level_for(density, spacing, min(100, cap)):.4g}"
+        found = "no Gaussians" if len(positions) == 0 else f"{len(positions)} Gaussians, over the cap of {cap}"
+        raise InputError(
+            "--map_thres", "must leave a usable number of Gaussians",
+            f"level {level:.4g}, the map's {share:.2f}th percentile: {found}",
+            f"Give a level from {usable}, or auto; a larger --sample_interval or --max_gaussians serves too.",
+        )  # fmt: skip
+    raw_scale = torch.zeros(len(positions))
+    raw_density = inverse_softplus(torch.from_numpy(np.maximum(values, 1e-6)))
+    return Gaussians(torch.from_numpy(positions), raw_density, raw_scale, scale_min, scale_max), level, spacing
+
+
+def level_for(density: np.ndarray, spacing: float, count: int) -> float:
+    """The level that leaves about ``count`` grid points."""
+    points = density.size / spacing**3
+    return float(np.quantile(density, 1 - min(1.0, count / points)))
+
+
+@dataclass
+class ConsensusData:
+    """Images and what projects to them, on the compute device; ``get`` gives images (B, D, D) of rows."""
+
+    images: torch.Tensor  # (n, D, D)
+    rotations: torch.Tensor  # (n, 3, 3)
+    shifts: torch.Tensor  # (n, 2) pixels
+    ctf: torch.Tensor  # (n, 9)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def box(self) -> int:
+        return self.images.shape[-1]
+
+
+def spectra(
+    gaussians: Gaussians, data: ConsensusData, rows: torch.Tensor, backend: Projector
+) -> tuple[torch.Tensor, torch.Tensor]:  # 2 x (B, D, D//2+1)
+    """Orthonormal spectra of the CTF-filtered projections and of the images of ``rows``."""
+    model = project(
+        gaussians.positions, gaussians.densities, gaussians.sigmas, data.rotations[rows], data.shifts[rows], data.box,
+        backend=backend, sigma_max=gaussians.scale_max,
+    )  # fmt: skip
+    transfer = ctf(data.ctf[rows], data.box)
+    return torch.fft.rfft2(model, norm="ortho") * transfer, torch.fft.rfft2(data.images[rows].float(), norm="ortho")
+
+
+def plane_weight(box: int, device: torch.device) -> torch.Tensor:  # (D, D//2+1)
+    """Multiplicity of each component, without the mean value, which normalisation leaves arbitrary."""
+    weight = losses.half_plane_weight(box, device).repeat(box, 1)
+    weight[0, 0] = 0.0
+    return weight
+
+
+@torch.no_grad()
+def fit_amplitude(
+    gaussians: Gaussians, data: ConsensusData, backend: Projector, count: int = 512
+) -> tuple[float, float]:
+    """One factor for all densities in closed form (least squares against images), and its significance in sigmas.
+
+    A negative factor means that the images' contrast is the other way round.
+    """
+    weight = plane_weight(data.box, data.images.device)
+    cross = power = noise = 0.0
+    used = 0
+    for rows in torch.arange(min(count, len(data)), device=data.images.device).split(32):
+        model, image = spectra(gaussians, data, rows, backend)
+        cross += float(((model.conj() * image).real * weight).sum())
+        power += float((model.abs().square() * weight).sum())
+        noise += float((image.abs().square() * weight).sum())
+        used += len(rows) * data.box**2
+    if power == 0:
+        raise InputError("consensus_map", "must project into the images", "empty projections", "Check map and poses.")
+    return cross / power, cross / max(np.sqrt(power * noise / used), 1e-30)
+
+
+def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:
+    """The Gaussians with all densities times ``factor`` (positive)."""
+    raw = inverse_softplus((gaussians.densities * factor).clamp_min(1e-6))
+    return Gaussians(gaussians.positions, raw, gaussians.raw_scale, gaussians.scale_min, gaussians.scale_max)
+
+
+def fit(
+    gaussians: Gaussians, data: ConsensusData, log: JobLog, *, epochs: int, batch: int, recipe: str, backend: Projector,
+    seed: int,
+) -> Gaussians:  # fmt: skip
+    """Fit densities, widths and positions of the consensus Gaussians to the images.
+
+    Adam with rates falling exponentially to a hundredth; squared error (recipe "published": L1, densities and widths
+    alone). A twentieth of the images is held out: the best state on it is returned, and the fit stops when it no
+    longer improves. The number of Gaussians stays what it was.
+    """
+    device = data.images.device
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data), generator=generator)
+    held = order[: max(1, min(1000, int(HELD_OUT * len(data))))].to(device)
+    train = order[len(held) :]
+    if epochs == 0 or len(train) == 0:
+        return gaussians
+    published = recipe == "published"
+    raw_density, raw_scale, positions = (
+        t.clone().requires_grad_() for t in (gaussians.raw_density, gaussians.raw_scale, gaussians.positions)
+    )
+    # A density's rate is relative to its typical size, so that any unit of the map converges alike.
+    typical = float(gaussians.densities.median().clamp(0.05, 5.0))
+    groups = [
+        {"params": [raw_density], "lr": 1e-3 if published else 1e-2 * typical},
+        {"params": [raw_scale], "lr": 1e-3 if published else 1e-2},
+        {"params": [positions], "lr": 0.0 if published else 1e-4},
+    ]
+    optimiser = torch.optim.Adam(groups)
+    batch = min(batch, len(train))
+    steps = epochs * (len(train) // batch)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / max(steps, 1)))
+    weight = plane_weight(data.box, device)
+    bounds = (gaussians.scale_min, gaussians.scale_max)
+    state = (positions, raw_density, raw_scale)
+
+    def current() -> Gaussians:
+        position, density, scale = (value.detach().clone() for value in state)
+        return Gaussians(position, density, scale, *bounds)
+
+    @torch.no_grad()
+    def held_out_error() -> float:
+        g, total = current(), 0.0
+        for rows in held.split(64):
+            model, image = spectra(g, data, rows, backend)
+            total += float(losses.squared_error(model, image, weight).sum())
+        return total / (len(held) * data.box**2)
+
+    best, best_error, stale, step = gaussians, held_out_error(), 0, 0
+    log.metric("consensus", 0, 0.0, held_out=best_error)
+    check_every = max(1, min(steps // (4 * epochs), CHECK_IMAGES // batch))
+    for _ in range(epochs):
+        shuffled = train[torch.randperm(len(train), generator=generator)].to(device)
+        for rows in shuffled[: len(shuffled) // batch * batch].split(batch):
+            model, image = spectra(Gaussians(*state, *bounds), data, rows, backend)
+            if published:
+                loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
+            else:
+                loss = losses.squared_error(model, image, weight).mean() / data.box**2
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            step += 1
+            log.progress("fit consensus", step * batch, steps * batch)
+            if step % check_every == 0 or step == steps:
+                error = held_out_error()
+                log.metric("consensus", step, step * epochs / steps, held_out=error, loss=float(loss.detach()))
+                stale = 0 if error < best_error else stale + 1
+                if error < best_error:
+                    best, best_error = current(), error
+                if stale >= PATIENCE:
+                    log.message(f"consensus fit converged on held-out images after {step * batch:,} images")
+                    return best
+    return best

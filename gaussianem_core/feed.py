@@ -1,0 +1,119 @@
+"""Particle images for training: on the GPU when they fit, else in host memory, else from disk with read-ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from gaussianem_core.errors import ResourceError
+
+GPU_SHARE, HOST_SHARE = 0.5, 0.5
+"""Share of the free memory that the images may take on the GPU and in the host."""
+
+READ_AHEAD = 6
+
+Reader = Callable[[np.ndarray], np.ndarray]
+"""Rows (n,) -> images (n, D, D) float32."""
+
+
+class ImageFeed:
+    """Batches of images on the compute device.
+
+    Parameters
+    ----------
+    read : reads rows from the stack. count, box : number and size of the images. sign : -1 for white protein.
+    device : where batches are needed. place : auto | gpu | host | disk. free_host_bytes : memory left in the host.
+    progress : called with the number of images loaded.
+    """
+
+    def __init__(
+        self, read: Reader, count: int, box: int, sign: float, device: torch.device, place: str, free_host_bytes: int,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:  # fmt: skip
+        self._read, self.count, self.box, self.sign, self.device = read, count, box, sign, device
+        half_size = 2 * count * box * box
+        if place == "auto":
+            place = "disk"
+            if device.type == "cuda" and half_size < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+                place = "gpu"
+            elif half_size * (1 if device.type == "cuda" else 2) < HOST_SHARE * free_host_bytes:
+                place = "host"
+        if place == "gpu" and device.type != "cuda":
+            raise ResourceError("stack_in_memory gpu needs a GPU (got the CPU). Choose host or disk.")
+        self.place = place
+        # float16 keeps 3 digits of images of unit variance, far below their noise, in half the space.
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.stack: torch.Tensor | None = None
+        if place in ("gpu", "host"):
+            target = device if place == "gpu" else torch.device("cpu")
+            self.stack = torch.empty(count, box, box, dtype=dtype, device=target)
+            for begin in range(0, count, 4096):
+                rows = np.arange(begin, min(begin + 4096, count))
+                self.stack[begin : begin + len(rows)] = torch.from_numpy(read(rows) * np.float32(sign)).to(dtype)
+                progress(begin + len(rows))
+
+    def get(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:  # (B,) -> (B, D, D) float32 on the device
+        """One batch, at once."""
+        if self.stack is not None:
+            index = torch.as_tensor(rows, device=self.stack.device)
+            return self.stack[index].to(self.device, torch.float32)
+        images = self._read(np.asarray(torch.as_tensor(rows).cpu())) * np.float32(self.sign)
+        return torch.from_numpy(images).to(self.device)
+
+    def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Rows (B,) on the device, and images, or None where the stack is on the GPU (gather them there).
+
+        ``order`` is cut into whole batches; a rest shorter than ``batch`` is left out.
+        """
+        chunks = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)]
+        if self.place == "gpu" or (self.stack is not None and self.device.type == "cpu"):
+            rows = torch.from_numpy(np.ascontiguousarray(order)).to(self.device)
+            for i in range(len(chunks)):
+                yield rows[i * batch : (i + 1) * batch], None
+            return
+        yield from self._ahead(chunks)
+
+    def _ahead(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Read in a thread, into pinned memory where there is a GPU, READ_AHEAD batches before they are needed."""
+        ready: queue.Queue[tuple[np.ndarray, torch.Tensor] | BaseException | None] = queue.Queue(READ_AHEAD)
+        stop = threading.Event()
+
+        def put(item: tuple[np.ndarray, torch.Tensor] | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for rows in chunks:
+                    if stop.is_set():
+                        return
+                    if self.stack is not None:
+                        images = self.stack[torch.from_numpy(np.ascontiguousarray(rows))]
+                    else:
+                        images = torch.from_numpy(self._read(rows) * np.float32(self.sign))
+                    put((rows, images.pin_memory() if self.device.type == "cuda" else images))
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                rows, images = item
+                yield (
+                    torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True),
+                    images.to(self.device, non_blocking=True).float(),
+                )
+        finally:
+            stop.set()
+            thread.join()

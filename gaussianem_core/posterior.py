@@ -1,0 +1,151 @@
+"""Latents of the particles: a free Gaussian posterior a particle, and its exact refinement against the images.
+
+Each particle has a mean and a log-variance (an auto-decoder with a prior). During training they follow the
+gradient of the evidence lower bound (Kingma and Welling, 2014) with Adam, row by row, when their particle is in the
+batch. Afterwards Gauss-Newton steps bring each mean to its maximum a posteriori, and the curvature there gives the
+posterior's width (Laplace): the image's derivative by z is J, so the precision is J^T W J + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+LOG_VARIANCE_RANGE = (-12.0, 0.5)
+BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8  # a row sees one step an epoch: a short second-moment memory
+
+
+@dataclass
+class LatentTable:
+    """Means and log-variances of N particles with their Adam moments, all (N, 2 * zdim) but ``visits`` (N, 1)."""
+
+    values: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    visits: torch.Tensor
+
+    @property
+    def zdim(self) -> int:
+        return self.values.shape[1] // 2
+
+    @property
+    def mean(self) -> torch.Tensor:  # (N, zdim)
+        return self.values[:, : self.zdim]
+
+    @property
+    def log_variance(self) -> torch.Tensor:  # (N, zdim)
+        return self.values[:, self.zdim :]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Tensors for a checkpoint."""
+        return {"values": self.values, "first": self.first, "second": self.second, "visits": self.visits}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over a checkpoint's tensors in place."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def step(self, rows: torch.Tensor, gradient: torch.Tensor, rate: torch.Tensor | float) -> None:
+        """One Adam step of the distinct ``rows`` (B,) with ``gradient`` (B, 2 * zdim). No host synchronisation."""
+        visits = self.visits[rows] + 1
+        first = torch.lerp(gradient, self.first[rows], BETA1)
+        second = torch.lerp(gradient.square(), self.second[rows], BETA2)
+        update = (first / (1 - BETA1**visits)) / ((second / (1 - BETA2**visits)).sqrt() + EPSILON)
+        values = self.values[rows] - rate * update
+        mean, log_variance = values.split(self.zdim, dim=1)
+        values = torch.cat([mean, log_variance.clamp(*LOG_VARIANCE_RANGE)], dim=1)
+        self.values.index_copy_(0, rows, values)
+        self.first.index_copy_(0, rows, first)
+        self.second.index_copy_(0, rows, second)
+        self.visits.index_copy_(0, rows, visits)
+
+
+def new_table(
+    count: int, zdim: int, generator: torch.Generator, device: torch.device, spread: float, width: float
+) -> LatentTable:
+    """A table whose means are N(0, spread^2), drawn on the CPU for reproducibility, and whose widths are ``width``."""
+    mean = torch.randn(count, zdim, generator=generator) * spread
+    log_variance = torch.full((count, zdim), 2 * torch.tensor(width).log().item())
+    values = torch.cat([mean, log_variance], dim=1).to(device)
+    return LatentTable(
+        values, torch.zeros_like(values), torch.zeros_like(values), torch.zeros(count, 1, device=device)
+    )
+
+
+# (B, zdim) latents of the batch's particles, M latents each as (B, M, zdim) -> (B, M, D, D//2+1) model spectra
+Render = Callable[[torch.Tensor], torch.Tensor]
+
+
+def gauss_newton(
+    render: Render, image: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, active: torch.Tensor,
+    prior_precision: float = 1.0, iterations: int = 3, difference: float = 0.1, largest_step: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Bring latents to the maximum a posteriori of their images.
+
+    Parameters
+    ----------
+    render : latents (B, M, zdim) -> model spectra (B, M, D, D//2+1), scaled as the images are.
+    image : (B, D, D//2+1) complex spectra. weight : (D, D//2+1), multiplicity / noise power.
+    z : (B, zdim) start. active : (A,) indices of the dimensions that say anything; the others are left at 0.
+    prior_precision : of the standard normal prior times its weight.
+    iterations, difference, largest_step : Gauss-Newton steps, finite-difference step and trust radius in z.
+
+    Returns
+    -------
+    mean (B, zdim), log_variance (B, zdim) of the Laplace posterior, and the log-likelihood (B,) at the mean in nats.
+    """
+    batch, zdim = z.shape
+    count = len(active)
+    offsets = torch.zeros(count + 1, zdim, device=z.device)
+    offsets[torch.arange(1, count + 1, device=z.device), active] = difference
+    passive = torch.ones(zdim, dtype=torch.bool, device=z.device)
+    passive[active] = False
+    z = z.masked_fill(passive, 0.0)
+    root = weight.sqrt()
+    eye = torch.eye(count, device=z.device)
+    best_z, best_energy = z, torch.full((batch,), torch.inf, device=z.device)
+    best_curvature = eye.expand(batch, count, count)
+    best_data = best_energy
+    damping = torch.full((batch, 1, 1), 1e-3, device=z.device)
+    for iteration in range(iterations + 1):
+        spectra = render(z[:, None] + offsets)
+        residual = _flat((image - spectra[:, 0]) * root)
+        jacobian = _flat((spectra[:, 1:] - spectra[:, :1]) * (root / difference))
+        data = 0.5 * residual.square().sum(-1)
+        energy = data + 0.5 * prior_precision * z.square().sum(-1)
+        curvature = torch.einsum("bip,bjp->bij", jacobian, jacobian) + prior_precision * eye
+        gradient = torch.einsum("bip,bp->bi", jacobian, residual) - prior_precision * z[:, active]
+        better = energy < best_energy
+        # A step that failed is undone and tried again, shorter (Levenberg-Marquardt).
+        damping = torch.where(better[:, None, None], damping * 0.3, damping * 30)
+        best_z = torch.where(better[:, None], z, best_z)
+        best_data, best_energy = torch.where(better, data, best_data), torch.where(better, energy, best_energy)
+        best_curvature = torch.where(better[:, None, None], curvature, best_curvature)
+        if iteration == 0:
+            best_gradient = gradient
+        best_gradient = torch.where(better[:, None], gradient, best_gradient)
+        if iteration == iterations or count == 0:
+            break
+        diagonal = torch.diag_embed(best_curvature.diagonal(dim1=1, dim2=2))
+        step = torch.linalg.solve(best_curvature + damping * diagonal, best_gradient)
+        step = step * (largest_step / step.norm(dim=1, keepdim=True).clamp_min(largest_step))
+        z = best_z.clone()
+        z[:, active] += step
+    log_variance = torch.zeros(batch, zdim, device=z.device)
+    if count:
+        covariance = torch.linalg.inv(best_curvature)
+        log_variance[:, active] = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-12).log()
+    return best_z, log_variance, -best_data
+
+
+def _flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real
+    return torch.view_as_real(spectrum).flatten(-3)
+
+
+def active_dimensions(mean: torch.Tensor, log_variance: torch.Tensor, least: float = 0.02) -> torch.Tensor:  # (A,)
+    """Dimensions whose posterior differs from the prior: mean KL over particles above ``least`` nats (Burda 2016)."""
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
+    active = torch.nonzero(kl > least)[:, 0]
+    return active if len(active) else kl.argmax()[None]
