@@ -29,7 +29,7 @@ def run(options: DecodeOptions, log: JobLog) -> None:
         rows = read_particle_indices(resolve_input(options, "particle_indices"), len(latents))
         z = latents[rows]
     box = options.box or model.configuration.box
-    refuse_existing(log.directory, ["z.txt", "vol_000.mrc"], options.overwrite)
+    refuse_existing(log.directory, ["z.txt", "vol_001.mrc"], options.overwrite)
     check_free_space(log.directory, len(z) * (box**3 * 4 + len(model.gaussians) * 48))
     with memory_errors("Use a smaller --box"):
         written = write_series(model, z, log.directory, box, log, "decode")

@@ -204,6 +204,9 @@ def write_series(
 ) -> list[tuple[Path, Path]]:  # fmt: skip
     """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
     directory.mkdir(parents=True, exist_ok=True)
+    for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced
+        for old in directory.glob(pattern):
+            old.unlink()
     box = box or model.configuration.box
     digits = max(3, len(str(len(z))))
     written = []

@@ -1,0 +1,177 @@
+"""The trust figures of an analysis, gathered from what lies beside the latents, and the report in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core import trust
+from gaussianem_core.checkpoint import load_latents
+from gaussianem_core.ctf import load_ctf
+from gaussianem_core.events import JobLog
+from gaussianem_core.metadata_write import write_star_rows
+from gaussianem_core.model import TrainedModel, check_latents, load_model
+from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.paths import resolve_input
+from gaussianem_core.pose import load_poses
+
+SMALL_REGION = 10
+"""Half sets are compared only in classes with at least this many particles of each."""
+
+
+@dataclass
+class Trust:
+    """What was found: figures for summary.json, sentences for people, arrays for plots."""
+
+    dependences: list[trust.Dependence] = field(default_factory=list)
+    halves: list[trust.HalfAgreement] = field(default_factory=list)
+    log_likelihood: np.ndarray | None = None
+    flagged: np.ndarray | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+
+
+def assess(
+    model: TrainedModel, z: np.ndarray, arrays: dict[str, np.ndarray], classes: np.ndarray, options: AnalyzeOptions,
+    star: Path | None, log: JobLog,
+) -> Trust:  # fmt: skip
+    """Dependences on pose, defocus and shift; outliers; agreement of half sets: each where its data are at hand."""
+    found = Trust()
+    _dependences(found, z, options)
+    _outliers(found, arrays, len(z), star, log)
+    _halves(found, model, classes, options, log)
+    return found
+
+
+def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
+    folder = resolve_input(options, "cfg").parent
+    features: dict[str, np.ndarray] = {}
+    if (folder / "poses.npy").exists():
+        rotations, shifts = load_poses(folder / "poses.npy")
+        if len(rotations) == len(z):
+            features["viewing direction"] = trust.view_features(rotations)
+            features["in-plane rotation"] = trust.in_plane_features(rotations)
+            features["particle offset"] = trust.shift_features(shifts)
+    if (folder / "ctf.npy").exists():
+        parameters = load_ctf(folder / "ctf.npy")
+        if len(parameters) == len(z):
+            features["defocus"] = trust.defocus_features(parameters)
+    if not features:
+        found.sentences.append(
+            "Whether the latents follow pose or defocus was not checked: no poses.npy and ctf.npy beside cfg.json."
+        )
+    for what, values in features.items():
+        entry = trust.dependence(z, values, what, options.seed)
+        found.dependences.append(entry)
+        found.sentences.append(entry.sentence)
+    found.figures["dependence"] = {
+        d.what: {"explained": d.explained, "chance": d.chance, "level": d.level} for d in found.dependences
+    }
+
+
+def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Path | None, log: JobLog) -> None:
+    values = arrays.get("log_likelihood_gain", arrays.get("log_likelihood"))
+    if values is None or values.reshape(-1).shape != (count,) or not np.isfinite(values).all():
+        return
+    found.log_likelihood = values.reshape(-1)
+    found.flagged, how = trust.outliers(found.log_likelihood)
+    flagged = int(found.flagged.sum())
+    found.figures["outliers"] = {"flagged": flagged, "share": flagged / count, "rule": how}
+    if not flagged:
+        found.sentences.append("No image fits the model much worse than the others.")
+        return
+    rows = np.flatnonzero(found.flagged)
+    np.savetxt(log.directory / "outliers.txt", rows, fmt="%d")
+    found.sentences.append(
+        f"{flagged} of {count} images ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
+        "junk, ice, or another molecule. Look at them before removing them."
+    )
+    if star is not None:
+        write_star_rows(star, log.directory / "outliers.star", rows)
+        log.artifact("particles", "outliers.star", "images that fit badly", particles=flagged)
+        if flagged < count:
+            write_star_rows(star, log.directory / "without_outliers.star", ~found.flagged)
+            log.artifact("particles", "without_outliers.star", "particles without the outliers",
+                         particles=count - flagged)  # fmt: skip
+
+
+def half_models(weights: Path) -> tuple[Path, Path] | None:
+    """Checkpoints of the half sets beside the full one, half1/ and half2/ with the same name, if both are there."""
+    pair = tuple(weights.parent / half / weights.name for half in ("half1", "half2"))
+    return (pair[0], pair[1]) if all(path.exists() for path in pair) else None
+
+
+def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: AnalyzeOptions, log: JobLog) -> None:
+    weights = resolve_input(options, "model_weight")
+    pair = half_models(weights)
+    if pair is None:
+        return
+    cfg, ply = resolve_input(options, "cfg"), weights.parent / "point_cloud.ply"
+    means, everything = [], []
+    halves = []
+    for path in pair:
+        half = load_model(cfg, ply if ply.exists() else None, path, None, model.device, model.backend)
+        stored = load_latents(path.with_name(path.name.replace(".pkl", ".output.pkl")))
+        halves.append((half, check_latents(stored["z_mu"], half, "latent"), stored["ind"].reshape(-1).astype(int)))
+    regions = [
+        region for region in range(classes.max() + 1)
+        if all((classes[rows] == region).sum() >= SMALL_REGION for _, _, rows in halves)
+    ]  # fmt: skip
+    if not regions:
+        return
+    for half, z, rows in halves:
+        centres = np.stack([z[classes[rows] == region].mean(axis=0) for region in regions])
+        volumes = list(half.volumes(np.concatenate([z.mean(axis=0, keepdims=True), centres])))
+        means.append(volumes[0])
+        everything.append(volumes[1:])
+    for i, region in enumerate(regions):
+        found.halves.append(trust.half_agreement(
+            region, everything[0][i], everything[1][i], means[0], means[1], model.configuration.pixel_size_angstrom
+        ))  # fmt: skip
+        log.progress("half sets", i + 1, len(regions), "classes")
+    found.figures["half_sets"] = [
+        {"class": h.region + 1, "fsc": h.fsc.tolist(), "resolution_angstrom": h.resolution_angstrom,
+         "difference_correlation": h.difference_correlation} for h in found.halves
+    ]  # fmt: skip
+    agreeing = sum(h.difference_correlation > 0.5 for h in found.halves)
+    found.sentences.append(
+        f"Two halves of the data, trained independently, show the same change of the molecule in {agreeing} of "
+        f"{len(found.halves)} classes (correlation of the difference maps above 0.5). Believe these classes first."
+    )
+
+
+def report(summary: dict[str, Any], found: Trust) -> str:
+    """report.md: the analysis in words."""
+    lines = [
+        "# Analysis", "",
+        f"{summary['particles']:,} particles, {summary['gaussians']:,} Gaussians, {summary['zdim']} latent dimensions. "
+        f"Volumes: box {summary['box']}, {summary['pixel_size_angstrom']:.4g} Å/px, contour level "
+        f"{summary['contour_level']:.4g} for all.", "",
+        "## Classes", "", "| class | particles | share | volume |", "|---|---|---|---|",
+        *[
+            f"| {c['class']} | {c['particles']:,} | {100 * c['share']:.1f} % | {c['volume']} |"
+            for c in summary["classes"]
+        ],
+        "", "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
+        "first component. Many classes cut a continuous motion into pieces: that they exist does not prove separate "
+        "states.", "", "## Trajectories", "",
+    ]  # fmt: skip
+    for t in summary["trajectories"]:
+        kind = "straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
+        text = (
+            f"- **Component {t['component']}** ({100 * t['variance_share']:.1f} % of the variance, "
+            f"`{t['directory']}/`): {t['points']} volumes on a {kind}, "
+            f"from the {t['percentiles'][0]:g}th to the {t['percentiles'][1]:g}th "
+            f"percentile. Parts move by up to {t['largest_displacement_angstrom']:.1f} Å."
+        )
+        if t["unpopulated_points"]:
+            where = ", ".join(map(str, t["unpopulated_points"]))
+            text += f" **Hardly any particle is near volume {where}: those are the network's guess, not data.**"
+        lines.append(text)
+    lines += ["", "## Can it be trusted?", "", *[f"- {sentence}" for sentence in found.sentences]]
+    if not found.halves:
+        lines.append("- Halves of the data were not compared: train with --half_sets to tell signal from noise.")
+    return "\n".join(lines) + "\n"
