@@ -65,7 +65,7 @@ def load_graph(root: Path, read_only: bool, locked: bool = False) -> tuple[Graph
         except ValueError:
             pass
         good = good or _good_copy(root)
-        wrong = damage(text, good)
+        wrong = damage(text, good, lambda name: (root / name).is_dir())
         if not wrong:
             return graph_from_text(text), ""
         if good is None and attempt == 5:

@@ -28,6 +28,7 @@ _FOREIGN = {
 }
 # The folder of a prepared data set is "." for us: files are given relative to the project.
 _FOLDER_KINDS = ("preprocessed",)
+PUBLISHED_EPOCHS = 20  # stands in the expected name where the training chooses the number itself
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
             "cfg.json": "configuration", "particles.star": "particles",
         }
     if job_type == "train":
-        last = int(values.get("epoch") or JOB_OPTIONS["train"].model_fields["epoch"].default) - 1
+        last = int(values.get("epoch") or PUBLISHED_EPOCHS) - 1
         return {f"weights.{last}.pkl": "checkpoint", f"weights.{last}.output.pkl": "latents"}
     if job_type == "import":
         kinds = {os.path.basename(f): str(values.get("kind", "auto")) for f in values.get("files") or ()}
@@ -114,9 +115,11 @@ def choices(graph: Graph, kind: str) -> list[Choice]:
     return sorted(found, key=lambda choice: (-job_number(choice.job), choice.path))
 
 
-def _output_of(graph: Graph, job: str, kind: str) -> str:
-    """The last file of that kind that ``job`` made; half maps only where there is nothing else."""
+def output_of(graph: Graph, job: str, kind: str, root: Path | None = None) -> str:
+    """The last file of that kind that ``job`` made (and that exists under ``root``); half maps only at need."""
     found = [node for node in graph.outputs(job) if is_kind(graph.nodes.get(node, ""), kind)]
+    if root is not None:
+        found = [node for node in found if (root / node).exists()]
     whole = [n for n in found if "half" not in os.path.basename(n) and "half" not in graph.nodes[n].lower()]
     return (whole or found or [""])[-1]
 
@@ -139,7 +142,7 @@ def fill(
             filled[name] = "."
             continue
         for job in order:
-            path = _output_of(graph, job, kind) or _input_of(graph, job, kind, values_of.get(job, {}))
+            path = output_of(graph, job, kind) or _input_of(graph, job, kind, values_of.get(job, {}))
             if path:
                 filled[name] = path
                 break

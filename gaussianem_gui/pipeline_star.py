@@ -43,7 +43,8 @@ class Table:
 
 def quote(value: str) -> str:
     """``value`` as one STAR word, quoted only when it must be. Raises InputError for a line break."""
-    if _PLAIN.match(value) and not value.lower().startswith(_RESERVED):
+    # A lone . or ? is CIF's "nothing": ccpem-pipeliner reads it so.
+    if _PLAIN.match(value) and not value.lower().startswith(_RESERVED) and value not in (".", "?"):
         return value
     if "\n" in value or "\r" in value:
         raise InputError("value", "must be one line", repr(value), "Remove the line break.")
@@ -273,7 +274,7 @@ def graph_from_text(text: str) -> Graph:
         if table is None or not table.columns:
             continue
         if name == "pipeline_processes" and "rlnPipeLineProcessTypeLabel" not in table.columns:
-            if "rlnPipeLineProcessType" in table.columns:
+            if "rlnPipeLineProcessType" in table.columns and table.rows:
                 raise InputError(
                     GRAPH, "must be of RELION 4 or newer", "the format of RELION 3",
                     "Open the project once in RELION 5, which converts it.",
@@ -337,10 +338,11 @@ def read_graph(path: Path) -> Graph:
     return graph_from_text(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
-def damage(text: str, good: Graph | None = None) -> str:
+def damage(text: str, good: Graph | None = None, exists: Callable[[str], bool] = lambda name: True) -> str:
     """What is wrong with the text of a graph, as a clause; "" if nothing is.
 
-    ``good`` is the last graph known to be whole: a file cut between two lines is seen by comparison with it.
+    ``good`` is the last graph known to be whole, ``exists`` tells whether a job's directory is there: a file cut
+    between two lines is seen by comparison, a job that was deleted since is no damage.
     """
     try:
         graph = graph_from_text(text)
@@ -348,20 +350,20 @@ def damage(text: str, good: Graph | None = None) -> str:
         if isinstance(error, InputError):
             raise
         return str(error) if text.strip() else "the file is empty"
-    # Every writer ends a block with a blank line, so a last line with words in it is where the file was cut.
-    cut = bool(text.rstrip("\n").rsplit("\n", 1)[-1].strip()) and not text.endswith("\n\n")
     if good is None or not good.processes:
         return ""
-    lost = [name for name in good.processes if name not in graph.processes]
-    if cut and (lost or len(graph.nodes) < len(good.nodes) or len(graph.input_edges) < len(good.input_edges)
-                or len(graph.output_edges) < len(good.output_edges)):
-        return "its end is missing"
-    if graph.counter < good.counter and lost:
-        return "it is older than the last copy and lacks jobs"
-    for block, here, there in (
+    gone = [name for name in good.processes if name not in graph.processes]
+    lost = [name for name in gone if exists(name)]
+    # Every writer ends a block with a blank line, so a last line with words in it is where the file was cut.
+    cut = bool(text.rstrip("\n").rsplit("\n", 1)[-1].strip()) and not text.endswith("\n\n")
+    tables = (
         ("jobs", graph.processes, good.processes), ("files", graph.nodes, good.nodes),
-        ("edges", graph.input_edges or graph.output_edges, good.input_edges or good.output_edges),
-    ):
-        if there and not here and len(good.processes) > 1:
-            return f"its {block} are missing"
+        ("input edges", graph.input_edges, good.input_edges), ("output edges", graph.output_edges, good.output_edges),
+    )
+    if cut and (lost or any(len(here) < len(there) for _, here, there in tables)):
+        return "its end is missing"
+    if lost and (graph.counter < good.counter or not graph.processes):
+        return f"it lacks {len(lost)} jobs whose directories are there"
+    if not gone:
+        return next((f"its {name} are missing" for name, here, there in tables if there and not here), "")
     return ""

@@ -184,7 +184,7 @@ class Project:
             known = self._finished.get(process.name)
             if not state.finished:
                 ours = job_type_of(process.type_label)
-                status = self._job(process).status() if ours else _foreign(self.root, process)
+                status = self._job(process).status() if ours else foreign_status(self.root, process)
                 self._finished.pop(process.name, None)
             elif known is not None and known[0] == process.status and not missing:
                 status = known[1]
@@ -201,7 +201,7 @@ class Project:
         """One row of the list, looked at anew."""
         found = self.job(job)
         process = self.graph().processes[found.name]
-        status = found.status() if found.job_type else _foreign(self.root, process)
+        status = found.status() if found.job_type else foreign_status(self.root, process)
         return _info(process, status, not found.exists())
 
     def job(self, key: Job | str | int) -> Job:
@@ -259,21 +259,33 @@ class Project:
             job = self._add(graph, job_type, filled, alias, note)
             if inputs_from:  # filled again when those jobs are done, except for what the user gave
                 names = [self.job(other).name for other in inputs_from]
-                job.write_record(inputs_from=names, given=sorted(values or {}))
+                same = _inputs.fill(graph, job_type, names, {}, self._values_of())
+                given = sorted(k for k, v in (values or {}).items() if same.get(k) != v)
+                job.write_record(inputs_from=names, given=given)
             return job
 
     def bind(self, job: Job | str) -> None:
-        """Fill the inputs of a waiting job again, now that the jobs before it are done; what the user gave stays."""
+        """Fill the inputs of a waiting job again, now that the jobs before it are done; what the user gave stays.
+
+        A file that was expected under another name than the one that was written is found by its kind.
+        """
         found = self.job(job)
-        record = found.record()
-        names = [name for name in record.get("inputs_from") or () if self.graph().find(name)]
+        if found.model is None:
+            return
+        record, values, graph = found.record(), found.values(), self.graph()
+        names = [name for name in record.get("inputs_from") or () if graph.find(name)]
+        filled = dict(values)
         if names:
             given = set(record.get("given") or ())
-            values = found.values()
             filled = self.fill(found.job_type, names, {k: v for k, v in values.items() if k in given})
-            news = {k: v for k, v in filled.items() if values.get(k) != v}
-            if news:
-                self.update(found, news)
+        maker = {node: process for process, node in graph.output_edges}
+        for option, kind in _inputs.input_fields(found.model).items():
+            path = _inputs.in_project(filled, str(filled.get(option) or "."))
+            if path in maker and not (self.root / path).exists():
+                filled[option] = _inputs.output_of(graph, maker[path], kind, self.root) or filled[option]
+        news = {k: v for k, v in filled.items() if values.get(k) != v}
+        if news:
+            self.update(found, news)
 
     def _add(self, graph: Graph, job_type: str, values: Mapping[str, Any], alias: str = "", note: str = "") -> Job:
         nodes = _inputs.input_nodes(self.root, job_type, values)
@@ -338,9 +350,14 @@ class Project:
             merged = {**found.values(), **values}
             nodes = _inputs.input_nodes(self.root, found.job_type, merged)
             found.write_options(merged)
+            maker = {node: process for process, node in graph.output_edges}
+            makers = {maker[node] for node in graph.inputs(found.name) if node in maker}
             graph.drop_inputs(found.name)
             for node, label in nodes.items():
                 graph.add_input(found.name, node, label)
+            for name in makers:  # files that were expected of a finished job, and that nobody waits for any more
+                if name in graph.processes and _state(graph.processes[name].status).finished:
+                    graph.drop_outputs(name, keep=lambda node: (self.root / node).exists())
             if not found.exit_state():
                 self._expect(graph, found, merged)
             self._write_part(graph, found)
@@ -370,7 +387,7 @@ class Project:
                 shutil.rmtree(job.directory, ignore_errors=True)
                 raise
             for node in inputs:
-                graph.add_input(job.name, node, graph.nodes.get(node, "ProcessData"))
+                graph.add_input(job.name, node, ARTIFACTS.get(_inputs.guess_kind(node), "ProcessData"))
             for name, kind in made:
                 graph.add_output(job.name, job.name + name, ARTIFACTS[kind])
             if note:
@@ -574,12 +591,13 @@ def _state(label: str) -> State:
         return State.FAILED
 
 
-def _foreign(root: Path, process: Process) -> Status:
+def foreign_status(root: Path, process: Process) -> Status:
     """State of another program's job: its exit file, else what the graph says."""
     state = _state(process.status)
     if state is State.RUNNING:
         for candidate, name in EXIT_FILES.items():
-            if (root / process.name / name).exists():
+            word = "FAILED" if candidate is State.FAILED else name.rsplit("_", 1)[-1]
+            if any((root / process.name / f).exists() for f in (name, f"PIPELINER_JOB_EXIT_{word}")):
                 return Status(candidate)
     return Status(state)
 

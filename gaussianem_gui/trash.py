@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
-from gaussianem_gui.job import Job, State
+from gaussianem_gui.job import PIPELINE_STAR, Job, State
 from gaussianem_gui.pipeline_star import Graph, graph_text, job_number, read_graph
-from gaussianem_gui.project import DELETED, NODES, TRASH, Project, Trashed, dependents
+from gaussianem_gui.project import (
+    DELETED,
+    NODES,
+    TRASH,
+    Project,
+    Trashed,
+    dependents,
+    foreign_status,
+    graph_state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,11 +90,17 @@ def contents(project: Project) -> list[Trashed]:
     """Jobs in the trash, newest first. A folder with only cleared files of a living job is not one of them."""
     found = []
     for path in _folders(project.root / TRASH):
-        if (path / DELETED).is_file():
+        record = _record(path)
+        if record is not None:
             name = f"{path.parent.name}/{path.name}/"
             free = not (project.root / name).exists()
-            found.append(Trashed(name, (path / DELETED).stat().st_mtime, path, free))
+            found.append(Trashed(name, record.stat().st_mtime, path, free))
     return sorted(found, key=lambda item: (-item.deleted, -job_number(item.name)))
+
+
+def _record(path: Path) -> Path | None:
+    """The file that says what the job in ``path`` was: RELION's, or the one that ccpem-pipeliner leaves."""
+    return next((path / name for name in (DELETED, PIPELINE_STAR) if (path / name).is_file()), None)
 
 
 def _folders(trash: Path) -> Iterator[Path]:
@@ -104,10 +119,9 @@ def restore(project: Project, name: str) -> Job:
     with project.change(f"restores {item.name}") as graph:
         if item.name in graph.processes and (project.root / item.name).exists():
             raise InputError("job", "must not exist already", item.name, "It is in the project.")
-        part = read_graph(item.path / DELETED)
+        part = read_graph(_record(item.path) or item.path / DELETED)
+        part.processes = {name: process for name, process in part.processes.items() if name == item.name}
         for process in part.processes.values():
-            if process.status == State.RUNNING.value:
-                process.status = State.FAILED.value
             folder, alias = item.name.split("/", 1)[0], process.alias.rstrip("/").rsplit("/", 1)[-1]
             taken = any(p.alias == process.alias and p.name != item.name for p in graph.processes.values())
             process.alias = "" if taken else process.alias
@@ -121,6 +135,10 @@ def restore(project: Project, name: str) -> Job:
         part.counter = 0
         graph.merge(part)
         (project.root / item.name / DELETED).unlink(missing_ok=True)
+        process = graph.processes[item.name]
+        if process.status == State.RUNNING.value:
+            process.status = graph_state(foreign_status(project.root, process).state)
+            process.status = State.FAILED.value if process.status == State.RUNNING.value else process.status
     return project.job(item.name)
 
 
