@@ -30,7 +30,7 @@ from gaussianem_core.trust import loneliness, stretch_counts
 
 UMAP_SAMPLE = 50_000
 """UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
-BETTER = 0.8
+BETTER = 0.7
 """A curved path replaces the straight one when its loneliest point is this much less lonely."""
 
 
@@ -162,10 +162,10 @@ def write_trajectory(
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
     path, kind = latents.component_line(z, components, *span), "line"
     lonely = loneliness(z, path)
-    if lonely.max() > 1:
-        curved = latents.populated_path(z, components, *span)
-        if (of_curve := loneliness(z, curved)).max() < BETTER * lonely.max():
-            path, kind, lonely = curved, "populated", of_curve
+    curved = latents.populated_path(z, components, *span)
+    of_curve = loneliness(z, curved)
+    if of_curve.max() < BETTER * lonely.max():
+        path, kind, lonely = curved, "populated", of_curve
     name = f"pc{number + 1}"
     directory = log.directory / name
     written = write_series(model, path, directory, box, log, f"trajectory {name}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from gaussianem_core.analyze_trust import Trust
 from gaussianem_core.chimerax import COLOURS
@@ -37,6 +38,7 @@ def components(scores: np.ndarray, ratios: np.ndarray, nearest: np.ndarray, path
         axes[0].set(**_axis_names(ratios), title=f"{len(scores):,} particles")
         axes[1].bar(np.arange(1, len(ratios) + 1), 100 * ratios, color=COLOURS[0])
         axes[1].set(xlabel="Component", ylabel="Share of the variance (%)", title="Variance of the latents")
+        axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def classes(scores: np.ndarray, ratios: np.ndarray, labels: np.ndarray, nearest: np.ndarray, path: Path) -> None:

@@ -160,10 +160,10 @@ def report(summary: dict[str, Any], found: Trust) -> str:
         "states.", "", "## Trajectories", "",
     ]  # fmt: skip
     for t in summary["trajectories"]:
-        kind = "straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
+        kind = "a straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
         text = (
             f"- **Component {t['component']}** ({100 * t['variance_share']:.1f} % of the variance, "
-            f"`{t['directory']}/`): {t['points']} volumes on a {kind}, "
+            f"`{t['directory']}/`): {t['points']} volumes on {kind}, "
             f"from the {t['percentiles'][0]:g}th to the {t['percentiles'][1]:g}th "
             f"percentile. Parts move by up to {t['largest_displacement_angstrom']:.1f} Å."
         )
