@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ from gaussianem_gui.project import Project, _state
 TICK_SECONDS = 1.0
 IDLE_TICKS = 5  # looks without anything to do before the background runner ends
 CLUSTER_SECONDS = 10.0  # between two questions to a scheduler
+KILL_SECONDS = 10.0  # from SIGTERM to SIGKILL
 
 __all__ = [
     "Gpu", "Launch", "Zombie", "abort", "continue_job", "ensure_runner", "gpus", "kill_zombie", "request",
@@ -210,7 +212,7 @@ def press_abort(job: Job) -> None:
     members = processes_of(job.directory).get(str(job.directory), [])
     waited = abs(time.time() - asked)  # a clock that jumped back must not wait for ever
     grace = float(record.get("grace_seconds", 20.0))
-    number = signal.SIGKILL if waited > grace + 10.0 else signal.SIGTERM if waited > grace else None
+    number = signal.SIGKILL if waited > grace + KILL_SECONDS else signal.SIGTERM if waited > grace else None
     if number is not None:
         for member in members:
             with contextlib.suppress(psutil.Error):
@@ -298,14 +300,21 @@ def start_local(project: Project, job: Job, indices: list[int]) -> None:
     if indices:
         environment[VISIBLE] = ",".join(str(i) for i in indices)
     above = [sys.executable, "-m", "gaussianem_gui.launch", str(project.root), job.name, str(run), "--", *command]
-    # The child is collected by ``Runner``; if this process dies first, init does it.
-    _children.append(subprocess.Popen(
-        above, cwd=project.root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ))
+    _children.append((job.directory, _detach(above, project.root, environment, subprocess.DEVNULL)))
 
 
-_children: list[subprocess.Popen[bytes]] = []
+_children: list[tuple[Path, threading.Thread]] = []
+
+
+def _detach(command: list[str], cwd: Path, environment: Mapping[str, str] | None, output: Any) -> threading.Thread:
+    """Start a program as a session of its own, so that it outlives this one; a thread collects it if it ends first."""
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        start_new_session=True,
+    )
+    thread = threading.Thread(target=process.wait, daemon=True, name=f"waits for {process.pid}")
+    thread.start()
+    return thread
 
 
 class Runner:
@@ -318,7 +327,7 @@ class Runner:
 
     def tick(self) -> bool:
         """Start what can start, look after the rest; False if there was nothing that runs or waits."""
-        _children[:] = [child for child in _children if child.poll() is None]
+        _children[:] = [child for child in _children if child[1].is_alive()]
         jobs = self._unfinished()
         here = identity()["host"]
         self._look_at_cluster([job for job in jobs if job.record().get("scheduler_id")])
@@ -349,8 +358,7 @@ class Runner:
     @staticmethod
     def _starting(job: Job) -> bool:
         """True while a process that we started has not made its claim yet."""
-        key = [str(job.root), job.name]
-        return any(child.args[3:5] == key and child.poll() is None for child in _children)  # type: ignore[index]
+        return any(directory == job.directory and thread.is_alive() for directory, thread in _children)
 
     def _start(self, job: Job, record: dict[str, Any], running: list[Job]) -> bool:
         why = _not_ready(self.project, job, record)
@@ -446,10 +454,8 @@ def ensure_runner(project: Project) -> None:
     log = project.root / ".gaussianem" / "runner.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:
-        subprocess.Popen(
-            [sys.executable, "-m", "gaussianem_gui.runner", "--project", str(project.root)], cwd=project.root,
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-        )
+        command = [sys.executable, "-m", "gaussianem_gui.runner", "--project", str(project.root)]
+        _detach(command, project.root, None, out)
 
 
 def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[], bool] = lambda: False) -> bool:
