@@ -108,10 +108,10 @@ def umap_available() -> bool:
 
 def umap_plane(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
     """UMAP of the latents (McInnes et al., arXiv 1802.03426), reproducible by its seed."""
-    from umap import UMAP
-
     neighbours = min(15, len(z) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependencies warn of their own future
+        warnings.simplefilter("ignore")  # it warns of parts that are not installed, its dependencies of their future
+        from umap import UMAP
+
         plane = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init="pca").fit_transform(z)
     return np.asarray(plane, dtype=np.float32)
