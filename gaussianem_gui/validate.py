@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gaussianem_core.options import JobOptions, command_line, hints
 
@@ -56,8 +57,13 @@ def required_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str
     }
 
 
-def path_errors(model: type[JobOptions], values: dict[str, Any], root: Path) -> dict[str, str]:
-    """Inputs that do not exist. Looks at the disk: call from a worker thread."""
+def path_errors(
+    model: type[JobOptions], values: dict[str, Any], root: Path, expected: frozenset[str] = frozenset()
+) -> dict[str, str]:
+    """Inputs that do not exist and that no job is ``expected`` to write (project-relative paths).
+
+    Looks at the disk: call from a worker thread.
+    """
     found: dict[str, str] = {}
     source = root / str(values.get("source_dir") or ".")
     for name in model.model_fields:
@@ -67,6 +73,8 @@ def path_errors(model: type[JobOptions], values: dict[str, Any], root: Path) -> 
         value = values.get(name)
         for path in value if isinstance(value, list) else [value]:
             if not path or name == "scratch_dir":
+                continue
+            if os.path.normpath(os.path.join(str(values.get("source_dir") or "."), str(path))) in expected:
                 continue
             full = (root if name == "source_dir" else source) / str(path)
             wrong = _path_problem(full, extra)
@@ -112,3 +120,14 @@ def sweep_alias(base: str, changes: dict[str, Any]) -> str:
     parts = [f"{name}_{value}" for name, value in changes.items()]
     text = "_".join(filter(None, [base, *parts]))
     return "".join("_" if c in ' *?()/"\\|#<>&%{}$' else c for c in text)
+
+
+def plain_values(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` as numbers and words rather than text as typed; those equal to the default are left out."""
+    found = {}
+    for name, value in values.items():
+        info = model.model_fields[name]
+        typed = TypeAdapter(Annotated[info.annotation, *info.metadata]).validate_python(value)
+        if typed != info.default:
+            found[name] = typed
+    return found

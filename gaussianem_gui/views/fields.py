@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import types
 import typing
 from collections.abc import Callable
@@ -47,6 +46,7 @@ class Context:
     root: Path
     choices: Callable[[str], list[Choice]]
     gpus: Callable[[], list[tuple[int, str]]]
+    expected: Callable[[], frozenset[str]] = frozenset  # files that jobs will write
 
 
 def field_label(name: str) -> str:
@@ -256,10 +256,10 @@ class PathEditor(Editor):
 
     def value(self) -> Any:
         text = self.edit.text().strip()
-        return [part.strip() for part in text.split(os.pathsep) if part.strip()] if self._several else text
+        return [part.strip() for part in text.split(";") if part.strip()] if self._several else text
 
     def set_value(self, value: Any) -> None:
-        self.edit.setText(os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value or ""))
+        self.edit.setText("; ".join(map(str, value)) if isinstance(value, list) else str(value or ""))
 
     def set_invalid(self, invalid: bool) -> None:
         restyle(self.edit, invalid=invalid)

@@ -181,8 +181,10 @@ class OptionForm(QWidget):
         self.changed.emit()
 
     def _check_paths(self) -> None:
-        values, model, root = self.values(), self.model, self._context.root
-        self._background.run("paths", lambda: validate.path_errors(model, values, root), self._take_path_errors)
+        values, model, root, expected = self.values(), self.model, self._context.root, self._context.expected()
+        self._background.run(
+            "paths", lambda: validate.path_errors(model, values, root, expected), self._take_path_errors
+        )
 
     def _take_path_errors(self, errors: dict[str, str]) -> None:
         if errors != self._path_errors:

@@ -9,9 +9,10 @@ from PySide6.QtGui import QColor, QFontMetrics, QGuiApplication, QKeyEvent, QKey
 from PySide6.QtWidgets import QAbstractScrollArea, QComboBox, QLineEdit, QSizePolicy, QWidget
 
 from gaussianem_gui.logfile import LogFile
+from gaussianem_gui.units import bytes_text
 from gaussianem_gui.views.tasks import Background
 from gaussianem_gui.views.theme import mono_font, theme
-from gaussianem_gui.views.widgets import bytes_text, column, icon_button, label, row
+from gaussianem_gui.views.widgets import column, icon_button, label, row
 
 
 class LogText(QAbstractScrollArea):

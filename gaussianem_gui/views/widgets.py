@@ -342,8 +342,12 @@ class Toast(QFrame):
 
     clicked = Signal()
 
-    def __init__(self, parent: QWidget, kind: str, title: str, text: str, seconds: float = 6.0) -> None:
+    def __init__(
+        self, parent: QWidget, kind: str, title: str, text: str, seconds: float = 6.0, action: str = "",
+        on_action: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(parent)
+        self.setObjectName("toast")
         self.setProperty("role", "toast")
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground, True)
         icon, tint = {
@@ -354,8 +358,9 @@ class Toast(QFrame):
         picture.setPixmap(theme.pixmap(icon, tint, 20))
         body = column(label(title, "label"), spacing=2)
         if text:
-            detail = label(text, "muted", wrap=True)
-            body.addWidget(detail)
+            body.addWidget(label(text, "muted", wrap=True))
+        if action and on_action is not None:
+            body.addLayout(row(button(action, "link", on_click=lambda: (on_action(), self.close())), None))
         close = icon_button("x", "Dismiss", self.close, size=14)
         layout = row(picture, spacing=10, margins=(14, 12, 8, 12))
         layout.addLayout(body, 1)
@@ -382,10 +387,14 @@ class ToastStack(QWidget):
         self._toasts: list[Toast] = []
         host.installEventFilter(self)
 
-    def show_toast(self, kind: str, title: str, text: str = "", seconds: float = 6.0) -> Toast:
-        """Show a message of kind success, danger, warning or info."""
-        toast = Toast(self._host, kind, title, text, seconds)
-        toast.destroyed.connect(lambda: self._forget(toast))
+    def show_toast(
+        self, kind: str, title: str, text: str = "", seconds: float = 6.0, action: str = "",
+        on_action: Callable[[], object] | None = None,
+    ) -> Toast:
+        """Show a message of kind success, danger, warning or info, with a button if ``action`` names one."""
+        toast = Toast(self._host, kind, title, text, seconds, action, on_action)
+        key = id(toast)
+        toast.destroyed.connect(lambda: self._forget(key))
         self._toasts.append(toast)
         toast.show()
         toast.raise_()
@@ -397,8 +406,8 @@ class ToastStack(QWidget):
             self._place()
         return False
 
-    def _forget(self, toast: Toast) -> None:
-        self._toasts = [t for t in self._toasts if t is not toast]
+    def _forget(self, key: int) -> None:
+        self._toasts = [t for t in self._toasts if id(t) != key]
         self._place()
 
     def _place(self) -> None:
@@ -469,25 +478,3 @@ def ask(parent: QWidget | None, title: str, text: str, yes: str, *, danger: bool
     dialog.setMinimumWidth(420)
     return dialog.exec() == QDialog.DialogCode.Accepted
 
-
-def seconds_text(seconds: float | None) -> str:
-    """A duration as people say it: "42 s", "3 min 20 s", "5 h 12 min", "3 d 4 h"."""
-    if seconds is None or seconds != seconds:
-        return "–"
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def bytes_text(size: float) -> str:
-    """A size as people say it: "512 B", "3.4 MB", "1.2 TB" (powers of 1000, as disks are sold)."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError

@@ -1,0 +1,115 @@
+"""Exceptions that nobody caught: told in a dialog with details, counted, and never the end of the program or a job."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from types import TracebackType
+
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QDialog, QPlainTextEdit, QWidget
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui.views.theme import mono_font, theme
+from gaussianem_gui.views.widgets import button, column, label, row
+
+
+class ErrorDialog(QDialog):
+    """A message, and the details for a report."""
+
+    def __init__(self, parent: QWidget | None, title: str, text: str, details: str) -> None:
+        super().__init__(parent)
+        self.setObjectName("errorDialog")
+        self.setWindowTitle(title)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setWindowModality(Qt.WindowModality.NonModal)
+        self.setMinimumWidth(520)
+        picture = label("")
+        picture.setPixmap(theme.pixmap("warning", "warning", 26))
+        self.message = label(text, "", wrap=True, selectable=True)
+        self.message.setMinimumWidth(420)
+        words = column(label(title, "heading"), self.message, spacing=6)
+        head = row(spacing=14)
+        head.addWidget(picture, 0, Qt.AlignmentFlag.AlignTop)
+        head.addLayout(words, 1)
+        self.details = QPlainTextEdit(details)
+        self.details.setReadOnly(True)
+        self.details.setFont(mono_font(8.5))
+        self.details.setMinimumHeight(200)
+        self.details.setAccessibleName("Details of the error")
+        self.details.hide()
+        self._toggle = button("Details", "ghost", "chevron-down", self._show_details)
+        self._toggle.setVisible(bool(details))
+        copy = button("Copy details", "", "copy", lambda: QGuiApplication.clipboard().setText(f"{text}\n\n{details}"))
+        close = button("Close", "primary", "", self.close, name="closeError")
+        close.setDefault(True)
+        layout = column(spacing=14, margins=(22, 20, 22, 18))
+        layout.addLayout(head)
+        layout.addWidget(self.details)
+        layout.addLayout(row(self._toggle, None, copy, close))
+        self.setLayout(layout)
+
+    def _show_details(self) -> None:
+        self.details.setVisible(not self.details.isVisible())
+        self.adjustSize()
+
+
+class Guard(QObject):
+    """Takes the place of Python's exception hooks. ``caught`` counts; the same error is shown once while it is open."""
+
+    happened = Signal(str, str)  # message, traceback
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._parent = parent
+        self.caught = 0
+        self._open: dict[str, ErrorDialog] = {}
+        self._before = sys.excepthook
+        self._before_thread = threading.excepthook
+        self.happened.connect(self._show)
+
+    def install(self) -> None:
+        """Catch from now on."""
+        sys.excepthook = self._hook
+        threading.excepthook = lambda a: self._hook(
+            a.exc_type, a.exc_value if a.exc_value is not None else a.exc_type(), a.exc_traceback
+        )
+
+    def remove(self) -> None:
+        """Give the hooks back."""
+        sys.excepthook = self._before
+        threading.excepthook = self._before_thread
+
+    def _hook(self, kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            self._before(kind, value, trace)
+            return
+        details = "".join(traceback.format_exception(kind, value, trace))
+        print(details, file=sys.stderr)
+        self.caught += 1
+        self.happened.emit(f"{kind.__name__}: {value}", details)
+
+    def _show(self, message: str, details: str) -> None:
+        key = details.splitlines()[-1] if details else message
+        if key in self._open:
+            return
+        text = (
+            f"{message}\n\nThe program goes on, and running jobs are not affected. "
+            "If a view looks wrong now, open it again. Please report this with the details."
+        )
+        dialog = ErrorDialog(self._parent, "Something went wrong in this view", text, details)
+        self._open[key] = dialog
+        dialog.destroyed.connect(lambda _o=None, k=key: self._open.pop(k, None))
+        dialog.show()
+
+
+def explain(what: str, error: BaseException) -> tuple[str, str]:
+    """Message and details of an error that came up while doing ``what``; no details for a user's mistake."""
+    if isinstance(error, InputError):
+        value = str(error.value)
+        return f"{what}: {error.argument} {error.rule}" + (f" ({value})" if value else "") + f". {error.remedy}", ""
+    if isinstance(error, OSError):
+        return f"{what}: {error.strerror or error} ({error.filename})" if error.filename else f"{what}: {error}", ""
+    return f"{what}: {type(error).__name__}: {error}", "".join(traceback.format_exception(error))

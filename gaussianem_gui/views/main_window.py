@@ -1,0 +1,1013 @@
+"""The main window: project bar, docks, the middle with welcome, home, job and comparison; menus from the action tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QThreadPool, QTimer, QUrl
+from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QGuiApplication, QIcon, QKeySequence
+from PySide6.QtWidgets import (
+    QApplication,
+    QDockWidget,
+    QFrame,
+    QLabel,
+    QLineEdit,
+    QMainWindow,
+    QMenu,
+    QPushButton,
+    QStackedWidget,
+    QSystemTrayIcon,
+    QToolBar,
+    QWidget,
+)
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.options import JOB_OPTIONS, command_line
+from gaussianem_gui import runner
+from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
+from gaussianem_gui.cluster import load_settings
+from gaussianem_gui.estimates import disk_warning
+from gaussianem_gui.job import State
+from gaussianem_gui.lock import LockHeld
+from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_project
+from gaussianem_gui.settings import Settings
+from gaussianem_gui.suggestions import ORDER, Step, picture
+from gaussianem_gui.units import bytes_text, count_text
+from gaussianem_gui.views import dialogs
+from gaussianem_gui.views.compare import Compare
+from gaussianem_gui.views.errors import ErrorDialog, Guard, explain
+from gaussianem_gui.views.flow_graph import FlowGraph
+from gaussianem_gui.views.job_list import JobList
+from gaussianem_gui.views.job_pane import TABS, JobPane
+from gaussianem_gui.views.machine import MachinePanel
+from gaussianem_gui.views.opengl_probe import OpenGL, probe
+from gaussianem_gui.views.palette import Entry, Palette
+from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
+from gaussianem_gui.views.tasks import Background
+from gaussianem_gui.views.theme import STATES, logo, theme
+from gaussianem_gui.views.welcome import Home, Welcome
+from gaussianem_gui.views.widgets import ToastStack, ask, button, column, frame, icon_button, keep_icon, label, row
+from gaussianem_gui.watch import Watcher
+
+LIVE_MILLISECONDS = 250
+LAYOUT_VERSION = 1
+ICONS = {
+    "run": "play", "submit": "queue", "continue": "continue", "abort": "stop", "unrequest": "x", "clone": "clone",
+    "alias": "tag", "note": "note", "command": "copy", "folder": "external", "cleanup": "broom",
+    "cleanup_harsh": "broom", "delete": "trash", "new_project": "folder-plus", "open_project": "folder",
+    "new_job": "plus", "import": "job-import", "workflow": "graph", "trash": "trash", "empty_trash": "trash",
+    "cluster": "queue", "repair": "settings", "break_lock": "lock", "mark_succeeded": "check-circle",
+    "mark_failed": "x-circle", "mark_aborted": "stop-circle",
+}
+
+
+@dataclass(frozen=True)
+class ViewAction:
+    """An action of the window itself; ``handler`` is a method of the main window."""
+
+    id: str
+    text: str
+    shortcut: str
+    tip: str
+    menu: str
+    icon: str
+    handler: str
+
+
+VIEW_ACTIONS = (
+    ViewAction("palette", "Command palette…", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"),
+    ViewAction("home", "Project overview", "Alt+Home", "What the project holds and what comes next", "View", "home", "show_home"),
+    ViewAction("compare", "Compare selected jobs", "Ctrl+Shift+D", "Curves and options of the selected jobs side by side", "View", "compare", "compare_selected"),
+    ViewAction("by_type", "Jobs by type or by time", "Ctrl+T", "Group the list by type, or show the newest first", "View", "list", "toggle_by_type"),
+    ViewAction("flow", "List or flow of jobs", "Ctrl+G", "Show jobs as a list or as a graph of inputs and outputs", "View", "graph", "toggle_flow"),
+    ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search", "find_job"),
+    ViewAction("theme", "Dark or light", "Ctrl+Shift+L", "Switch between the dark and the light theme", "View", "sun", "toggle_theme"),
+    ViewAction("reset_layout", "Reset the layout", "", "Put all panels back where they were", "View", "fit", "reset_layout"),
+    ViewAction("settings", "Settings…", "Ctrl+,", "For all projects, this project, and the cluster", "View", "settings", "show_settings"),
+    ViewAction("guide", "Guide", "F1", "From particles to volumes in five short pages", "Help", "book", "show_guide"),
+    ViewAction("demo", "Demo project…", "", "A small dataset with known motion, to try everything", "Project", "flask", "make_demo"),
+    ViewAction("close_project", "Close project", "Ctrl+W", "Back to the first window; jobs go on", "Project", "x", "close_project"),
+    ViewAction("quit", "Quit", "Ctrl+Q", "Close the window; jobs go on", "Project", "x", "close"),
+    ViewAction("about", "About and versions", "", "Versions and the OpenGL renderer, for a report", "Help", "info", "show_about"),
+)
+
+
+class JobsPanel(QWidget):
+    """New job, filter, and the jobs as a list or a flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new = button("New job", "primary", "plus", None, "Start a job (Ctrl+N)", name="newJob")
+        self.new.setProperty("menu", True)
+        self.flow_button = icon_button("graph", "Show as a flow graph (Ctrl+G)", checkable=True, name="flowButton")
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("Find a job")
+        self.filter.setAccessibleName("Find a job")
+        self.filter.setClearButtonEnabled(True)
+        self.filter.setObjectName("jobFilter")
+        self.list, self.flow = JobList(), FlowGraph()
+        self.stack = QStackedWidget()
+        self.stack.addWidget(self.list)
+        self.stack.addWidget(self.flow)
+        self.note = label("No jobs yet.", "muted", wrap=True)
+        self.note.setContentsMargins(16, 4, 16, 4)
+        head = row(self.new, self.flow_button, spacing=6)
+        head.setStretch(0, 1)
+        tools = column(spacing=8, margins=(10, 10, 10, 6))
+        tools.addLayout(head)
+        tools.addWidget(self.filter)
+        layout = column(spacing=0)
+        layout.addLayout(tools)
+        layout.addWidget(self.note)
+        layout.addWidget(self.stack, 1)
+        self.setLayout(layout)
+        self.setMinimumWidth(250)
+        self.filter.textChanged.connect(self.list.filter.set_text)
+        self.filter.textChanged.connect(lambda _t: self.list.expandAll())
+        self.flow_button.toggled.connect(lambda on: self.stack.setCurrentIndex(int(on)))
+
+    def sizeHint(self) -> QSize:
+        return QSize(288, 500)
+
+
+class MainWindow(QMainWindow):
+    """Everything. ``open_project`` is where it begins."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__()
+        self.setObjectName("mainWindow")
+        self.setWindowTitle("GaussianEM")
+        self.setWindowIcon(QIcon(logo(64)))
+        self.resize(1320, 840)
+        self.setMinimumSize(960, 600)
+        self.settings = settings or Settings()
+        self.watcher = Watcher(float(self.settings.get("poll_seconds")))
+        self.model: ProjectModel | None = None
+        self.guard = Guard(self)
+        self.toasts = ToastStack(self)
+        self._background = Background(self)
+        self._sweeps: list[set[str]] = []
+        self._disk_warned = False
+        self._opengl: OpenGL | None = None
+        self._tray: QSystemTrayIcon | None = None
+        self.actions_by_id: dict[str, QAction] = {}
+
+        self._build_middle()
+        self._build_docks()
+        self._build_menus()
+        self._build_bar()
+        self._build_status()
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._tick)
+        self._timer.start(LIVE_MILLISECONDS)
+        self._default_state = self.saveState(LAYOUT_VERSION)
+        self._restore_layout()
+        theme.changed.connect(self._theme_changed)
+        self._show_project_state()
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def _build_middle(self) -> None:
+        self.welcome, self.home, self.pane, self.compare = Welcome(), Home(), JobPane(), Compare()
+        self.middle = QStackedWidget()
+        for page in (self.welcome, self.home, self.pane, self.compare):
+            self.middle.addWidget(page)
+        self.setCentralWidget(self.middle)
+        self.welcome.demoRequested.connect(self.make_demo)
+        self.welcome.openRequested.connect(self.ask_open)
+        self.welcome.newRequested.connect(self.ask_new)
+        self.welcome.recentChosen.connect(lambda path: self.open_project(Path(path)))
+        self.welcome.guideRequested.connect(self.show_guide)
+        self.home.newJobRequested.connect(self.new_job)
+        self.home.workflowRequested.connect(self.show_workflow)
+        self.pane.actionRequested.connect(self.trigger)
+        self.pane.stepRequested.connect(self._take_step)
+        self.pane.submitted.connect(self._submitted)
+        self.pane.renamed.connect(self._rename)
+        self.pane.moreRequested.connect(self._job_menu)
+        self.compare.opened.connect(self.open_job)
+        self.compare.closed.connect(self.show_home)
+
+    def _build_docks(self) -> None:
+        self.setDockNestingEnabled(True)
+        self.jobs = JobsPanel()
+        self.machine = MachinePanel()
+        self.jobs_dock = self._dock("Jobs", "jobsDock", self.jobs)
+        self.machine_dock = self._dock("This computer", "machineDock", self.machine)
+        self.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, self.jobs_dock)
+        self.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, self.machine_dock)
+        self.resizeDocks([self.jobs_dock, self.machine_dock], [600, 150], Qt.Orientation.Vertical)
+        self.resizeDocks([self.jobs_dock], [290], Qt.Orientation.Horizontal)
+        self.jobs.list.opened.connect(self.open_job)
+        self.jobs.flow.opened.connect(self.open_job)
+        self.jobs.list.menuRequested.connect(self._job_menu)
+        self.jobs.flow.menuRequested.connect(self._job_menu)
+        menu = QMenu(self.jobs.new)
+        for job_type in ("import", *ORDER):
+            if job_type in JOB_OPTIONS:
+                entry = menu.addAction(theme.icon(picture(job_type)), JOB_OPTIONS[job_type].title)
+                entry.triggered.connect(lambda _c=False, t=job_type: self.new_job(t))
+        menu.addSeparator()
+        menu.addAction(theme.icon("graph"), "Workflow …", self.show_workflow)
+        self.jobs.new.setMenu(menu)
+
+    def _dock(self, title: str, name: str, widget: QWidget) -> QDockWidget:
+        dock = QDockWidget(title, self)
+        dock.setObjectName(name)
+        dock.setWidget(widget)
+        return dock
+
+    def _build_menus(self) -> None:
+        menus: dict[str, QMenu] = {}
+        for title in ("Project", "Job", "View", "Help"):
+            menus[title] = self.menuBar().addMenu(title)
+        self._menus = menus
+        for action in (*PROJECT_ACTIONS, *JOB_ACTIONS):
+            parent, _, child = action.menu.partition("/")
+            menu = menus[parent]
+            if child:
+                menu = menus.setdefault(action.menu, menus[parent].addMenu(child))
+            self._add_action(menu, action.id, action.text, action.shortcut, action.tip, ICONS.get(action.id, "more"),
+                             lambda a=action: self.trigger(a.id))
+        for view in VIEW_ACTIONS:
+            if view.id in ("demo", "close_project", "reset_layout", "about"):
+                menus[view.menu].addSeparator()
+            self._add_action(menus[view.menu], view.id, view.text, view.shortcut, view.tip, view.icon,
+                             lambda v=view: getattr(self, v.handler)())
+        menus["View"].addSeparator()
+        for dock in (self.jobs_dock, self.machine_dock):
+            menus["View"].addAction(dock.toggleViewAction())
+        for title in ("Project", "Job"):
+            menus[title].aboutToShow.connect(self._update_actions)
+
+    def _add_action(self, menu: QMenu, identifier: str, text: str, shortcut: str, tip: str, icon: str, run: Callable[[], object]) -> None:
+        item = QAction(theme.icon(icon), text, self)
+        if shortcut:
+            item.setShortcut(QKeySequence(shortcut))
+        item.setStatusTip(tip)
+        item.setToolTip(tip)
+        item.triggered.connect(lambda _c=False: run())
+        item.setProperty("icon_name", icon)
+        menu.addAction(item)
+        self.addAction(item)
+        self.actions_by_id[identifier] = item
+
+    def _build_bar(self) -> None:
+        bar = QToolBar("Project bar", self)
+        bar.setObjectName("projectBar")
+        bar.setMovable(False)
+        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
+        holder = QFrame()
+        holder.setProperty("role", "topbar")
+        mark = QLabel()
+        mark.setPixmap(logo(26))
+        self.project_button = QPushButton("GaussianEM")
+        self.project_button.setProperty("kind", "ghost")
+        self.project_button.setProperty("menu", True)
+        self.project_button.setObjectName("projectButton")
+        self.project_button.setStyleSheet("font-weight: 600; font-size: 11pt;")
+        self.project_menu = QMenu(self.project_button)
+        self.project_menu.aboutToShow.connect(self._fill_project_menu)
+        self.project_button.setMenu(self.project_menu)
+        self.path_label = label("", "faint")
+        search = button("Jump to a job or action …          Ctrl+K", "search", "search", self.show_palette, name="searchButton")
+        keep_icon(search, "search", "faint")
+        search.setMinimumWidth(310)
+        search.setAccessibleName("Command palette")
+        self.theme_button = icon_button("sun", "Dark or light (Ctrl+Shift+L)", self.toggle_theme, name="themeButton")
+        layout = row(
+            mark, self.project_button, self.path_label, None, search, None, self.theme_button,
+            icon_button("settings", "Settings (Ctrl+,)", self.show_settings, name="settingsButton"),
+            icon_button("book", "Guide (F1)", self.show_guide, name="guideButton"), spacing=8, margins=(14, 7, 12, 7),
+        )
+        holder.setLayout(layout)
+        bar.addWidget(holder)
+        holder.setSizePolicy(holder.sizePolicy().horizontalPolicy().Expanding, holder.sizePolicy().verticalPolicy())
+        bar.setStyleSheet("QToolBar { border: none; padding: 0; spacing: 0; }")
+        self.addToolBar(bar)
+
+    def _build_status(self) -> None:
+        self.running_label = label("")
+        self.lock_label = label("")
+        self.disk_button = button("", "link", "", lambda: self.machine_dock.setVisible(True), "Disk use; open the panel of this computer")
+        self.statusBar().addWidget(self.running_label)
+        self.statusBar().addPermanentWidget(self.lock_label)
+        self.statusBar().addPermanentWidget(self.disk_button)
+        self.statusBar().setSizeGripEnabled(False)
+
+    # --- project ---------------------------------------------------------------------------------------------------
+
+    def open_project(self, path: Path | str) -> bool:
+        """Open a project; False (and a message) if that is not possible."""
+        try:
+            project = Project.open(path)
+        except InputError as error:
+            self.show_problem("Open the project", error)
+            return False
+        self._leave_project()
+        self.settings = Settings(project.root)
+        self.model = ProjectModel(project, self.watcher, self.settings, self)
+        self.model.jobsChanged.connect(self._jobs_changed)
+        self.model.loadChanged.connect(self._load_changed)
+        self.model.sizesChanged.connect(self._sizes_changed)
+        self.model.jobEnded.connect(self._job_ended)
+        self.model.failed.connect(self.show_problem)
+        self.model.noted.connect(lambda text: self.toasts.show_toast("info", "Project", text, 12))
+        self.jobs.list.set_model(self.model)
+        self.jobs.flow.set_model(self.model)
+        remember_project(project.root)
+        self._sweeps = [set(map(str, names)) for names in _stored_list(f"sweeps/{_key(project.root)}")]
+        self._last_job = str(QSettings().value(f"last_job/{_key(project.root)}", "") or "")
+        self.middle.setCurrentWidget(self.home)
+        self._show_project_state()
+        return True
+
+    def _leave_project(self) -> None:
+        if self.model is None:
+            return
+        QSettings().setValue(f"last_job/{_key(self.model.root)}", self.pane.name if self.middle.currentWidget() is self.pane else "")
+        self.pane.notes.keep()
+        self.pane.name = ""
+        self.model.close()
+        self.model.deleteLater()
+        self.model = None
+        self.jobs.list.set_model(None)
+        self.jobs.flow.set_model(None)
+
+    def close_project(self) -> None:
+        """Back to the first window."""
+        self._leave_project()
+        self._show_project_state()
+
+    def _show_project_state(self) -> None:
+        opened = self.model is not None
+        for dock in (self.jobs_dock, self.machine_dock):
+            dock.setVisible(opened and not dock.property("hidden_by_user"))
+        self.project_button.setText(self.model.root.name if self.model is not None else "GaussianEM")
+        self.path_label.setText(_short(self.model.root) if self.model is not None else "no project open")
+        self.setWindowTitle(f"{self.model.root.name} – GaussianEM" if self.model is not None else "GaussianEM")
+        self.statusBar().setVisible(opened)
+        if not opened:
+            self.welcome.set_recent(recent_projects())
+            self.middle.setCurrentWidget(self.welcome)
+        self._update_actions()
+
+    def _fill_project_menu(self) -> None:
+        menu = self.project_menu
+        menu.clear()
+        for identifier in ("open_project", "new_project", "demo"):
+            menu.addAction(self.actions_by_id[identifier])
+        recent = [p for p in recent_projects() if self.model is None or p != self.model.root][:8]
+        if recent:
+            menu.addSeparator()
+            menu.addAction("Recent").setEnabled(False)
+            for path in recent:
+                menu.addAction(theme.icon("folder"), str(path), lambda p=path: self.open_project(p))
+        if self.model is not None:
+            menu.addSeparator()
+            for identifier in ("import", "workflow", "trash", "cluster", "repair", "close_project"):
+                menu.addAction(self.actions_by_id[identifier])
+
+    def ask_open(self) -> None:
+        """Ask for a directory and open it; offer to make a project where there is none."""
+        start = self.model.root.parent if self.model is not None else Path.home()
+        path = dialogs.pick_directory(self, "Open a RELION or GaussianEM project", start)
+        if path is None:
+            return
+        if not Project.is_project(path):
+            text = f"{path} holds no project (no default_pipeline.star). A new one can be made there; files in it stay as they are."
+            if ask(self, "Make a project here?", text, "Make a project"):
+                self._create(path)
+            return
+        self.open_project(path)
+
+    def ask_new(self) -> None:
+        """Ask for a directory and make a project in it."""
+        start = self.model.root.parent if self.model is not None else Path.home()
+        path = dialogs.pick_directory(self, "Choose or make an empty directory for the project", start)
+        if path is not None:
+            self.open_project(path) if Project.is_project(path) else self._create(path)
+
+    def _create(self, path: Path) -> None:
+        try:
+            Project.create(path)
+        except InputError as error:
+            self.show_problem("Make the project", error)
+            return
+        self.open_project(path)
+
+    def make_demo(self) -> None:
+        """Ask where, make the demo project in the background, open it."""
+        start = str(Path.home() / "gaussianem-demo")
+        text = "A project with 2,000 simulated particles of a molecule that moves is made in this directory. It takes about 100 MB and a minute."
+        chosen = dialogs.ask_text(self, "Make a demo project", text, start, "Make it")
+        if chosen:
+            self.create_demo(Path(chosen).expanduser())
+
+    def create_demo(self, path: Path) -> None:
+        """Make the demo project in ``path`` and open it; an existing one is opened."""
+        if Project.is_project(path):
+            self.open_project(path)
+            return
+        from gaussianem_gui import demo
+
+        self.welcome.setEnabled(False)
+        self.toasts.show_toast("info", "Making the demo project", str(path), 4)
+        self._background.run("demo", lambda: demo.create(path), lambda _p: self._demo_made(path), self._demo_failed)
+
+    def _demo_made(self, path: Path) -> None:
+        self.welcome.setEnabled(True)
+        self.open_project(path)
+
+    def _demo_failed(self, error: Exception) -> None:
+        self.welcome.setEnabled(True)
+        self.show_problem("Make the demo project", error)
+
+    # --- what is in the middle -------------------------------------------------------------------------------------
+
+    def show_home(self) -> None:
+        """The project's overview."""
+        if self.model is not None:
+            self.jobs.list.clearSelection()
+            self.jobs.flow.set_current("")
+            self.home.refresh(self.model)
+            self.middle.setCurrentWidget(self.home)
+
+    def open_job(self, name: str, tab: str = "") -> None:
+        """Show a job."""
+        info = self.model.info(name) if self.model is not None else None
+        if info is None or self.model is None:
+            return
+        self.pane.show_job(self.model, info, tab)
+        self.middle.setCurrentWidget(self.pane)
+        if self.jobs.list.current_job() != name:
+            self.jobs.list.select(name)
+        self.jobs.flow.set_current(name)
+        self._update_actions()
+
+    def new_job(self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None) -> None:
+        """The form of a new job; without a type the overview, where one is chosen."""
+        if self.model is None:
+            return
+        if not job_type:
+            self.show_home()
+            return
+        self.jobs.list.clearSelection()
+        self.jobs.flow.set_current("")
+        self.pane.show_new(self.model, job_type, values or {}, inputs_from or self._likely_inputs(job_type))
+        self.middle.setCurrentWidget(self.pane)
+
+    def _likely_inputs(self, job_type: str) -> list[str]:
+        """The newest finished job that usually comes before this type, if there is one."""
+        assert self.model is not None
+        before = {"train": ("preprocess",), "analyze": ("train",), "decode": ("train",), "preprocess": ("simulate",)}
+        for info in reversed(self.model.jobs):
+            if info.job_type in before.get(job_type, ()) and info.status.state is State.SUCCEEDED:
+                return [info.name]
+        return []
+
+    def compare_selected(self) -> None:
+        """Compare the selected jobs."""
+        names = self.jobs.list.selected()
+        if len(names) < 2:
+            self.toasts.show_toast("info", "Select several jobs", "Hold Ctrl and click jobs in the list, then compare them.")
+            return
+        self.show_comparison(names)
+
+    def show_comparison(self, names: list[str]) -> None:
+        """Compare these jobs."""
+        if self.model is not None:
+            self.compare.set_jobs(self.model, [n for n in names if self.model.info(n) is not None])
+            self.middle.setCurrentWidget(self.compare)
+
+    def _tick(self) -> None:
+        page = self.middle.currentWidget()
+        if page is self.pane:
+            self.pane.refresh()
+        elif page is self.compare:
+            self.compare.refresh()
+
+    # --- news ------------------------------------------------------------------------------------------------------
+
+    def _jobs_changed(self) -> None:
+        model = self.model
+        if model is None:
+            return
+        self.jobs.list.refresh()
+        self.jobs.flow.refresh()
+        self.jobs.note.setVisible(not model.jobs)
+        counts = model.counts()
+        running = counts.get(State.RUNNING, 0)
+        waiting = sum(1 for info in model.jobs if info.status.state is State.SCHEDULED and info.status.detail)
+        parts = [count_text(len(model.jobs), "job"), f"{running} running" if running else "", f"{waiting} waiting" if waiting else ""]
+        self.running_label.setText("  ·  ".join(p for p in parts if p))
+        if self.middle.currentWidget() is self.home:
+            self.home.refresh(model)
+        last, self._last_job = getattr(self, "_last_job", ""), ""
+        if last and model.info(last) is not None and self.middle.currentWidget() is self.home:
+            self.open_job(last)
+        if self.pane.name and model.info(self.pane.name) is None and self.middle.currentWidget() is self.pane:
+            self.show_home()
+        waiting_for = getattr(self, "_show_when_there", "")
+        if waiting_for and model.info(waiting_for) is not None:
+            self._show_when_there = ""
+            self.open_job(waiting_for, "Progress" if model.info(waiting_for).status.detail or running else "")  # type: ignore[union-attr]
+        self._check_sweeps()
+
+    def _load_changed(self) -> None:
+        if self.model is None:
+            return
+        load = self.model.load
+        self.machine.show_load(load)
+        self._disk_text()
+        free, total = load.disk
+        limit = float(self.settings.get("disk_warning_gb")) * 1e9
+        warning = disk_warning(free, total) if total else ""
+        if not warning and total and free < limit:
+            warning = f"Only {bytes_text(free)} left on this disk. Clean up finished jobs, or empty the trash."
+        if warning and not self._disk_warned:
+            self.toasts.show_toast("warning", "The disk is filling up", warning, 15)
+        self._disk_warned = bool(warning)
+        self.disk_button.setStyleSheet(f"color: {theme.colour('warning')};" if warning else "")
+
+    def _sizes_changed(self) -> None:
+        self.jobs.list.refresh()
+        self._disk_text()
+
+    def _disk_text(self) -> None:
+        if self.model is not None:
+            free, total = self.model.load.disk
+            used = sum(self.model.sizes.values())
+            self.disk_button.setText(f"Jobs {bytes_text(used)}  ·  {bytes_text(free)} free of {bytes_text(total)}" if total else "")
+
+    def _job_ended(self, info: JobInfo) -> None:
+        kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
+        word = STATES[state_word(info)][2].lower()
+        title = f"{job_label(info)} {word}"
+        self.toasts.show_toast(kind, title, info.status.detail, 10, "Show it", lambda: self.open_job(info.name))
+        if not self.settings.get("notify"):
+            return
+        QApplication.alert(self)
+        if QSystemTrayIcon.isSystemTrayAvailable() and not self.isActiveWindow():
+            if self._tray is None:
+                self._tray = QSystemTrayIcon(self.windowIcon(), self)
+                self._tray.show()
+            self._tray.showMessage(title, info.status.detail or "GaussianEM", self.windowIcon())
+
+    def _check_sweeps(self) -> None:
+        if self.model is None:
+            return
+        for sweep in list(self._sweeps):
+            infos = [self.model.info(name) for name in sweep]
+            if all(info is None or info.status.state.finished for info in infos):
+                self._sweeps.remove(sweep)
+                QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
+                if sum(info is not None for info in infos) > 1:
+                    self.show_comparison(sorted(sweep))
+                    self.toasts.show_toast("success", "The sweep has ended", f"{len(sweep)} jobs are compared here.")
+
+    def _submitted(self, names: list[str]) -> None:
+        if not names or self.model is None:
+            return
+        self._show_when_there = names[0]
+        self.pane.draft = ""
+        if len(names) > 1:
+            self._sweeps.append(set(names))
+            QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
+            self.toasts.show_toast("success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended.")
+        elif self.pane.name == names[0]:
+            self._show_when_there = ""
+            self.pane.reload_parameters()
+            self.pane.show_tab("Progress")
+        self.model.refresh()
+
+    def show_problem(self, what: str, error: object) -> None:
+        """Say what went wrong and how to mend it."""
+        assert isinstance(error, BaseException)
+        if isinstance(error, LockHeld) and self.model is not None:
+            holder = error.holder
+            gone = " That program is gone." if holder.dead else ""
+            if ask(self, "The project is locked", f"{holder.text}.{gone} Wait for it, or break the lock if you are sure that nothing writes to the project.", "Break the lock", danger=True):
+                self.model.do("Break the lock", lambda p: p.break_lock())
+            return
+        message, details = explain(what, error)
+        if details:
+            self.guard.caught += 1
+        ErrorDialog(self, what, message, details).show()
+
+    # --- actions ---------------------------------------------------------------------------------------------------
+
+    def chosen(self) -> list[str]:
+        """Jobs that an action concerns: the selection if it holds the job shown, else that job."""
+        selected = self.jobs.list.selected()
+        shown = self.pane.name if self.middle.currentWidget() is self.pane else ""
+        return selected if shown in selected or not shown else [shown]
+
+    def _current(self) -> JobInfo | None:
+        names = self.chosen()
+        return self.model.info(names[0]) if names and self.model is not None else None
+
+    def _update_actions(self) -> None:
+        info, project = self._current(), self.model.project if self.model is not None else None
+        for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
+            self._enable(action, info, project)
+        for identifier in ("home", "compare", "by_type", "flow", "find", "close_project"):
+            self.actions_by_id[identifier].setEnabled(project is not None)
+
+    def _enable(self, action: Action, info: JobInfo | None, project: Project | None) -> None:
+        item = self.actions_by_id[action.id]
+        reason = self._reason(action, info, project)
+        item.setProperty("reason", reason)
+        item.setToolTip(f"{action.tip}\nNot now: {reason}" if reason else action.tip)
+        # A shortcut of a disabled action is dead and mute: the action stays on and says why it cannot be done.
+        opened = self.sender() in (self._menus["Project"], self._menus["Job"])
+        item.setEnabled(not reason or not opened)
+
+    @staticmethod
+    def _reason(action: Action, info: JobInfo | None, project: Project | None) -> str:
+        try:
+            return action.reason(info, project)
+        except (InputError, OSError) as error:
+            return str(error)
+
+    def trigger(self, identifier: str) -> None:
+        """Do an action by its id, or say why it is not possible now."""
+        action = next(a for a in (*JOB_ACTIONS, *PROJECT_ACTIONS) if a.id == identifier)
+        info, project = self._current(), self.model.project if self.model is not None else None
+        reason = self._reason(action, info, project)
+        if identifier == "run" and self.middle.currentWidget() is self.pane and self.pane.draft and self.pane.parameters:
+            self.pane.parameters.submit(run=True)
+            return
+        if reason:
+            self.toasts.show_toast("info", f"{action.text.rstrip('…')} is not possible now", reason[:1].upper() + reason[1:] + ".")
+            return
+        getattr(self, f"_do_{identifier}")()
+
+    def _each(self, what: str, function: Callable[[Project, str], Any], on_done: Callable[[Any], object] | None = None) -> None:
+        assert self.model is not None
+        names = self.chosen()
+        self.model.do(what, lambda project: [function(project, name) for name in names], on_done)
+
+    def _do_run(self) -> None:
+        parameters = self.pane.parameters
+        info = self._current()
+        if parameters is not None and info is not None and parameters.info is not None and parameters.info.name == info.name:
+            parameters.submit(run=True)
+        else:
+            self._each("Run the job", lambda p, name: runner.request(p, name))
+
+    def _do_submit(self) -> None:
+        self._each(
+            "Submit to the cluster",
+            lambda p, name: runner.request(p, name, runner.Launch(where="cluster", cluster=load_settings(p.root))),
+        )
+
+    def _do_continue(self) -> None:
+        info = self._current()
+        if info is not None:
+            self.open_job(info.name, "Parameters")
+            if self.pane.parameters is not None:
+                self.pane.parameters.start_continue()
+
+    def _do_abort(self) -> None:
+        info = self._current()
+        assert info is not None
+        names = self.chosen()
+        if info.status.state is not State.RUNNING:
+            self._do_unrequest()
+            return
+        which = job_label(info) if len(names) == 1 else f"{len(names)} jobs"
+        text = "It stops at the next safe point and keeps what it has written. A training can be continued from its last checkpoint."
+        if ask(self, f"Stop {which}?", text, "Stop", danger=True):
+            self._each("Stop the job", lambda p, name: runner.abort(p, name))
+
+    def _do_unrequest(self) -> None:
+        self._each("Take the job out of the queue", lambda p, name: runner.unrequest(p, name))
+
+    def _do_clone(self) -> None:
+        info = self._current()
+        assert info is not None and self.model is not None
+
+        def show(values: dict[str, Any] | None) -> None:
+            if values is not None:
+                self.new_job(info.job_type, {k: v for k, v in values.items() if k not in ("job_dir", "resume")}, [])
+
+        self.model.ask("clone", lambda p: p.job(info.name).values(), show)
+
+    def _do_alias(self) -> None:
+        info = self._current()
+        assert info is not None
+        text = dialogs.ask_text(self, "Rename the job", "A readable name beside the number. Leave it empty to remove the name.", info.alias, "Rename")
+        if text is not None:
+            self._rename(info.name, text)
+
+    def _rename(self, name: str, alias: str) -> None:
+        if self.model is not None:
+            self.model.do("Rename the job", lambda p: p.set_alias(name, alias.replace(" ", "_")))
+
+    def _do_note(self) -> None:
+        info = self._current()
+        if info is not None:
+            self.open_job(info.name, "Notes")
+            self.pane.notes.edit.setFocus()
+
+    def _do_command(self) -> None:
+        info = self._current()
+        assert info is not None and self.model is not None
+        root = self.model.root
+
+        def show(words: list[str] | None) -> None:
+            if words:
+                QGuiApplication.clipboard().setText(f"cd {shlex.quote(str(root))} && {shlex.join(words)}")
+                self.toasts.show_toast("success", "Command copied", "Paste it into a terminal.")
+
+        self.model.ask("command", lambda p: command_line(p.job(info.name).options()), show)
+
+    def _do_folder(self) -> None:
+        info = self._current()
+        if info is not None and self.model is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.model.root / info.name)))
+
+    def _do_mark_succeeded(self) -> None:
+        self._each("Mark the job", lambda p, name: p.mark(name, State.SUCCEEDED))
+
+    def _do_mark_failed(self) -> None:
+        self._each("Mark the job", lambda p, name: p.mark(name, State.FAILED))
+
+    def _do_mark_aborted(self) -> None:
+        self._each("Mark the job", lambda p, name: p.mark(name, State.ABORTED))
+
+    def _do_cleanup(self) -> None:
+        self._cleanup(harsh=False)
+
+    def _do_cleanup_harsh(self) -> None:
+        self._cleanup(harsh=True)
+
+    def _cleanup(self, *, harsh: bool) -> None:
+        assert self.model is not None
+        names = self.chosen()
+
+        def confirm(found: list[str] | None) -> None:
+            if not found:
+                self.toasts.show_toast("info", "Nothing to clean up", "There are no superseded files in this job.")
+                return
+            listed = "\n".join(found[:12]) + (f"\n… and {len(found) - 12} more" if len(found) > 12 else "")
+            if ask(self, f"Clean up {count_text(len(found), 'file')}?", "They are moved to the trash.", "Clean up", details=listed):
+                self._each("Clean up", lambda p, name: p.cleanup(name, harsh=harsh))
+
+        self.model.ask("cleanup", lambda p: [f for n in names for f in p.cleanup(n, harsh=harsh, dry_run=True)], confirm)
+
+    def _do_delete(self) -> None:
+        assert self.model is not None
+        names = self.chosen()
+        dependents = sorted({d for n in names for d in self._dependents(n)} - set(names))
+        which = self._which(names)
+        text = f"{which} {'is' if len(names) == 1 else 'are'} moved to the trash and can be restored from there."
+        if dependents:
+            text += f" {count_text(len(dependents), 'job')} made from {'it' if len(names) == 1 else 'them'} will be moved as well:"
+        if not ask(self, f"Delete {which}?", text, "Delete", danger=True, details="\n".join(dependents)):
+            return
+
+        def work(project: Project) -> list[str]:
+            moved: list[str] = []
+            for name in names:
+                if name not in moved:
+                    moved += project.delete(name, with_dependents=bool(dependents))
+            return moved
+
+        self.model.do("Delete the job", work, self._deleted)
+
+    def _deleted(self, moved: list[str]) -> None:
+        self.toasts.show_toast("success", f"{count_text(len(moved), 'job')} moved to the trash", "", 10, "Undo", lambda: self._undo_delete(moved))
+
+    def _undo_delete(self, names: list[str]) -> None:
+        if self.model is not None:
+            self.model.do("Restore the job", lambda p: [p.restore(name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])])
+
+    def _dependents(self, name: str) -> set[str]:
+        assert self.model is not None
+        found: set[str] = set()
+        open_names = [name]
+        while open_names:
+            for child in self.model.children(open_names.pop()):
+                if child not in found:
+                    found.add(child)
+                    open_names.append(child)
+        return found
+
+    def _which(self, names: list[str]) -> str:
+        info = self.model.info(names[0]) if self.model is not None and names else None
+        return job_label(info) if len(names) == 1 and info is not None else f"{len(names)} jobs"
+
+    def _do_new_project(self) -> None:
+        self.ask_new()
+
+    def _do_open_project(self) -> None:
+        self.ask_open()
+
+    def _do_new_job(self) -> None:
+        self.new_job()
+
+    def _do_import(self) -> None:
+        self.new_job("import")
+
+    def _do_workflow(self) -> None:
+        self.show_workflow()
+
+    def show_workflow(self) -> None:
+        """Start several jobs that follow each other."""
+        if self.model is not None:
+            dialogs.WorkflowDialog(self, self.model, self._workflow_started).exec()
+
+    def _workflow_started(self, names: list[str]) -> None:
+        self._show_when_there = names[0]
+        self.toasts.show_toast("success", f"{len(names)} jobs started", "Each begins when the one before it has finished.")
+
+    def _do_trash(self) -> None:
+        if self.model is not None:
+            dialogs.TrashDialog(self, self.model).exec()
+
+    def _do_empty_trash(self) -> None:
+        if self.model is not None and ask(self, "Empty the trash?", "All deleted jobs go for good. This cannot be undone.", "Delete for good", danger=True):
+            self.model.do("Empty the trash", lambda p: p.empty_trash(), lambda freed: self.toasts.show_toast("success", "The trash is empty", f"{bytes_text(freed)} freed."))
+
+    def _do_cluster(self) -> None:
+        dialog = dialogs.SettingsDialog(self, self.settings, self.model, self._set_theme)
+        dialog.show_cluster()
+        dialog.exec()
+
+    def _do_repair(self) -> None:
+        if self.model is not None:
+            self.model.do("Repair the project", lambda p: p.repair(), self._repaired)
+
+    def _repaired(self, sentences: list[str]) -> None:
+        self.toasts.show_toast("success", "Project repaired" if sentences else "Nothing to repair", "\n".join(sentences[:6]), 15)
+
+    def _do_break_lock(self) -> None:
+        if self.model is None:
+            return
+        holder = self.model.project.lock_holder()
+        text = f"{holder.text if holder else 'Nobody holds it now'}. Break it only if nothing writes to the project."
+        if ask(self, "Break the lock?", text, "Break the lock", danger=True):
+            self.model.do("Break the lock", lambda p: p.break_lock())
+
+    def _take_step(self, step: Step) -> None:
+        if step.kind == "job":
+            self.new_job(step.job_type, {}, [self.pane.name])
+        elif step.kind == "results":
+            self.pane.show_tab("Results")
+            self.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
+        elif step.kind == "log":
+            self.pane.show_tab("Log")
+            errors = self.pane.log._logs.get("run.err")
+            self.pane.log.show_log("run.err" if errors is not None and len(errors) else "run.out")
+        else:
+            self.trigger(step.kind)
+
+    def _job_menu(self, place: QPoint) -> None:
+        info, project = self._current(), self.model.project if self.model is not None else None
+        menu = QMenu(self)
+        marks = QMenu("Mark as", menu)
+        for action in JOB_ACTIONS:
+            if action.id == "delete":
+                if len(self.chosen()) > 1:
+                    menu.addAction(self.actions_by_id["compare"])
+                menu.addMenu(marks)
+                menu.addSeparator()
+            item = (marks if "/" in action.menu else menu).addAction(
+                theme.icon(ICONS.get(action.id, "more"), "danger" if action.id == "delete" else "muted"), action.text
+            )
+            item.setShortcut(QKeySequence(action.shortcut))
+            reason = self._reason(action, info, project)
+            item.setEnabled(not reason)
+            item.setToolTip(reason or action.tip)
+            item.triggered.connect(lambda _c=False, a=action: self.trigger(a.id))
+            if action.id in ("unrequest", "note", "folder"):
+                menu.addSeparator()
+        menu.setToolTipsVisible(True)
+        menu.exec(place)
+
+    # --- view ------------------------------------------------------------------------------------------------------
+
+    def palette_entries(self) -> list[Entry]:
+        """Everything that the command palette can jump to."""
+        found: list[Entry] = []
+        if self.model is not None:
+            for info in reversed(self.model.jobs):
+                found.append(Entry(job_label(info), f"{info.title} · {STATES[state_word(info)][2]}", picture(info.job_type), lambda n=info.name: self.open_job(n)))
+            for job_type, options in JOB_OPTIONS.items():
+                found.append(Entry(f"New {options.title} job", (options.__doc__ or "").strip().split("\n")[0], picture(job_type), lambda t=job_type: self.new_job(t)))
+            if self.middle.currentWidget() is self.pane and self.pane.name:
+                for tab in TABS:
+                    found.append(Entry(f"Show {tab}", self.pane.title.text(), "chevron-right", lambda t=tab: self.pane.show_tab(t)))
+        info, project = self._current(), self.model.project if self.model is not None else None
+        for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
+            found.append(Entry(action.text, action.tip, ICONS.get(action.id, "more"), lambda a=action: self.trigger(a.id), action.shortcut, self._reason(action, info, project)))
+        for view in VIEW_ACTIONS:
+            found.append(Entry(view.text, view.tip, view.icon, lambda v=view: getattr(self, v.handler)(), view.shortcut, "" if self.actions_by_id[view.id].isEnabled() else "open a project first"))
+        for path in recent_projects():
+            found.append(Entry(f"Open {path.name}", str(path.parent), "folder", lambda p=path: self.open_project(p)))
+        return found
+
+    def show_palette(self) -> None:
+        """The command palette."""
+        self._palette = Palette(self, self.palette_entries())
+        self._palette.show()
+
+    def toggle_by_type(self) -> None:
+        """Group the list by type, or not."""
+        self.jobs.list.tree.set_by_type(not self.jobs.list.tree.by_type)
+        self.jobs.list.expandAll()
+
+    def toggle_flow(self) -> None:
+        """The list, or the flow graph."""
+        self.jobs.flow_button.toggle()
+
+    def find_job(self) -> None:
+        """The keyboard to the filter of the list (or of the log, when that is in front)."""
+        if self.middle.currentWidget() is self.pane and self.pane.tab() == "Log":
+            self.pane.log.search.setFocus()
+            self.pane.log.search.selectAll()
+            return
+        self.jobs_dock.show()
+        self.jobs.filter.setFocus()
+        self.jobs.filter.selectAll()
+
+    def toggle_theme(self) -> None:
+        """Dark to light and back."""
+        self._set_theme("light" if theme.name == "dark" else "dark")
+        self.settings.set("theme", theme.choice)
+
+    def _set_theme(self, choice: str) -> None:
+        theme.apply(choice)
+
+    def _theme_changed(self) -> None:
+        keep_icon(self.theme_button, "sun" if theme.name == "dark" else "moon", "muted")
+        for item in self.actions_by_id.values():
+            item.setIcon(theme.icon(str(item.property("icon_name"))))
+
+    def reset_layout(self) -> None:
+        """All panels where they were at first."""
+        self.restoreState(self._default_state, LAYOUT_VERSION)
+        for dock in (self.jobs_dock, self.machine_dock):
+            dock.setVisible(self.model is not None)
+
+    def show_settings(self) -> None:
+        """Settings of the program, the project, the cluster."""
+        dialogs.SettingsDialog(self, self.settings, self.model, self._set_theme).exec()
+
+    def show_guide(self) -> None:
+        """The guide beside the window."""
+        self._guide = dialogs.Guide(self)
+        self._guide.show()
+
+    def show_about(self) -> None:
+        """Versions and the OpenGL renderer (asked first, in a process of its own)."""
+        self._background.run("opengl", probe, lambda found: dialogs.about(self, found).exec())
+
+    # --- begin and end ---------------------------------------------------------------------------------------------
+
+    def _restore_layout(self) -> None:
+        geometry, state = QSettings().value("window/geometry"), QSettings().value("window/state")
+        if isinstance(geometry, QByteArray) and not geometry.isEmpty():
+            self.restoreGeometry(geometry)
+        if isinstance(state, QByteArray) and not state.isEmpty():
+            self.restoreState(state, LAYOUT_VERSION)
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        if self.model is not None:
+            QSettings().setValue("window/geometry", self.saveGeometry())
+            QSettings().setValue("window/state", self.saveState(LAYOUT_VERSION))
+        self._timer.stop()
+        self._leave_project()
+        self.pane.shut_down()
+        self.watcher.stop()
+        if self._tray is not None:
+            self._tray.hide()
+        QThreadPool.globalInstance().waitForDone(3000)
+        self.guard.remove()
+        super().closeEvent(event)
+
+
+def _short(path: Path) -> str:
+    """A path with the home directory as ~, shortened in the middle."""
+    text = str(path)
+    home = str(Path.home())
+    text = "~" + text[len(home):] if text.startswith(home + "/") else text
+    return text if len(text) < 48 else f"{text[:20]} … {text[-24:]}"
+
+
+def _key(path: Path) -> str:
+    return str(path).replace("/", "_")
+
+
+def _stored_list(key: str) -> list[list[str]]:
+    value = QSettings().value(key, [])
+    return [list(v) for v in value if isinstance(v, list | tuple)] if isinstance(value, list | tuple) else []
+
+
+__all__ = ["VIEW_ACTIONS", "JobsPanel", "MainWindow", "column", "frame"]

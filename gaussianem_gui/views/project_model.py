@@ -1,0 +1,249 @@
+"""The open project as the views see it: a snapshot of its jobs, refreshed from files by a worker; changes in a worker.
+
+Views never touch files of the project themselves. They read ``jobs`` and listen to ``jobsChanged``; what the user does
+goes through ``do``, which runs off the window's thread and reports errors in ``failed``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from gaussianem_gui import runner
+from gaussianem_gui.estimates import Machine
+from gaussianem_gui.job import State
+from gaussianem_gui.logfile import LogFile
+from gaussianem_gui.project import JobInfo, Project
+from gaussianem_gui.settings import Settings
+from gaussianem_gui.views.tasks import Background
+from gaussianem_gui.watch import History, Watcher
+
+JOBS_MILLISECONDS = 1000
+MACHINE_MILLISECONDS = 2500
+SIZE_SECONDS = 60  # how often the disk use of jobs is walked
+
+
+def state_word(info: JobInfo) -> str:
+    """A job's state as the theme names it."""
+    state = info.status.state
+    if state is State.SCHEDULED:
+        return "queued" if info.status.detail else "scheduled"
+    if state is State.RUNNING and "stop" in info.status.detail.lower():
+        return "stopping"
+    return state.value.lower()
+
+
+def job_label(info: JobInfo) -> str:
+    """A job's name as people read it: alias if there is one, with the number."""
+    number = info.name.rstrip("/").rsplit("/", 1)[-1]
+    return f"{info.alias} ({number})" if info.alias else f"{info.title} {number}"
+
+
+@dataclass
+class Load:
+    """What the machine is doing: GPUs, CPU share (0..1), memory (bytes used, total), disk (bytes free, total)."""
+
+    gpus: list[Any] = field(default_factory=list)
+    cpu: float = 0.0
+    memory: tuple[int, int] = (0, 1)
+    disk: tuple[int, int] = (0, 0)
+
+    def machine(self) -> Machine:
+        """For the checks before submission."""
+        return Machine(tuple((g.memory_total, g.memory_total - g.memory_used) for g in self.gpus))
+
+
+class ProjectModel(QObject):
+    """State of the open project. ``watcher`` polls what views show."""
+
+    jobsChanged = Signal()
+    loadChanged = Signal()
+    sizesChanged = Signal()
+    jobEnded = Signal(object)  # JobInfo
+    failed = Signal(str, object)  # what was attempted, the exception
+    noted = Signal(str)
+
+    def __init__(self, project: Project, watcher: Watcher, settings: Settings, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.project, self.watcher, self.settings = project, watcher, settings
+        self.jobs: list[JobInfo] = []
+        self.loaded = False
+        self.links: dict[str, list[str]] = {}  # job -> its parents
+        self.expected: frozenset[str] = frozenset()  # files that the graph names, there or still to come
+        self.load = Load()
+        self.sizes: dict[str, int] = {}
+        self._states: dict[str, State] = {}
+        self._histories: dict[str, History] = {}
+        self._logs: dict[str, dict[str, LogFile]] = {}
+        self._lock = threading.Lock()  # one writer of the project at a time
+        self._background = Background(self)
+        self._notes_seen = 0
+        self._count = 0
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self.refresh)
+        self._timer.start(JOBS_MILLISECONDS)
+        self._machine_timer = QTimer(self)
+        self._machine_timer.timeout.connect(self._refresh_machine)
+        self._machine_timer.start(MACHINE_MILLISECONDS)
+        self._sizes_timer = QTimer(self)
+        self._sizes_timer.timeout.connect(self.refresh_sizes)
+        self._sizes_timer.start(SIZE_SECONDS * 1000)
+        self.refresh()
+        self._refresh_machine()
+        self.refresh_sizes()
+        if not project.read_only:
+            self._background.run("runner", lambda: runner.ensure_runner(project), lambda _r: None, self._no_runner)
+
+    @property
+    def root(self) -> Path:
+        """The project's directory."""
+        return self.project.root
+
+    def close(self) -> None:
+        """Stop to look; jobs go on."""
+        for timer in (self._timer, self._machine_timer, self._sizes_timer):
+            timer.stop()
+        for history in self._histories.values():
+            self.watcher.remove(history)
+        for logs in self._logs.values():
+            for log in logs.values():
+                self.watcher.remove(log)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look at the jobs again, unless a look is under way."""
+        if not self._background.busy("jobs"):
+            self._background.run("jobs", self._read, self._take, lambda error: self.failed.emit("Read the jobs", error))
+
+    def _read(self) -> tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str]]:
+        jobs = self.project.jobs()
+        graph = self.project.graph()
+        parents = graph.links()[0]
+        links = {info.name: parents.get(info.name, []) for info in jobs}
+        return jobs, links, frozenset(graph.nodes), list(self.project.notes)
+
+    def _take(self, found: tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str]]) -> None:
+        jobs, links, expected, notes = found
+        self.expected = expected
+        ended = [
+            info for info in jobs
+            if info.status.state.finished and self._states.get(info.name, info.status.state) is State.RUNNING
+        ]
+        self._states = {info.name: info.status.state for info in jobs}
+        changed = jobs != self.jobs or links != self.links or not self.loaded
+        self.jobs, self.links, self.loaded = jobs, links, True
+        for note in notes[self._notes_seen :]:
+            self.noted.emit(note)
+        self._notes_seen = len(notes)
+        if changed:
+            self.jobsChanged.emit()
+        for info in ended:
+            self.jobEnded.emit(info)
+        if ended:
+            self.refresh_sizes()
+
+    def info(self, name: str) -> JobInfo | None:
+        """The row of one job in the last snapshot."""
+        return next((info for info in self.jobs if info.name == name), None)
+
+    def history(self, name: str) -> History:
+        """What a job reports, followed from now on."""
+        if name not in self._histories:
+            self._histories[name] = History(self.root / name)
+        self.watcher.add(self._histories[name])
+        return self._histories[name]
+
+    def logs(self, name: str) -> dict[str, LogFile]:
+        """A job's run.out and run.err, followed from now on."""
+        if name not in self._logs:
+            self._logs[name] = {n: LogFile(self.root / name / n) for n in ("run.out", "run.err")}
+        for log in self._logs[name].values():
+            self.watcher.add(log)
+        return self._logs[name]
+
+    def release(self, name: str, *, keep: tuple[str, ...] = ()) -> None:
+        """Follow a job no longer, unless it is in ``keep``; what was read stays in memory until the job is shown again."""
+        if name not in keep:
+            if name in self._histories:
+                self.watcher.remove(self._histories[name])
+            for log in self._logs.get(name, {}).values():
+                self.watcher.remove(log)
+
+    def children(self, name: str) -> list[str]:
+        """Jobs that read what ``name`` made."""
+        return [child for child, parents in self.links.items() if name in parents]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        found: dict[State, int] = {}
+        for info in self.jobs:
+            found[info.status.state] = found.get(info.status.state, 0) + 1
+        return found
+
+    def _refresh_machine(self) -> None:
+        if not self._background.busy("machine"):
+            self._background.run("machine", self._read_machine, self._take_machine, lambda _e: None)
+
+    def _read_machine(self) -> Load:
+        memory = psutil.virtual_memory()
+        return Load(
+            runner.gpus(), psutil.cpu_percent() / 100, (memory.total - memory.available, memory.total),
+            self.project.disk(),
+        )
+
+    def _take_machine(self, load: Load) -> None:
+        self.load = load
+        self.loadChanged.emit()
+
+    def refresh_sizes(self) -> None:
+        """Measure the disk use of every job (slow; in a worker)."""
+        if self._background.busy("sizes"):
+            return
+        names = [info.name for info in self.jobs if not info.missing]
+        project = self.project
+
+        def measure() -> dict[str, int]:
+            return {name: project.job(name).size_bytes() for name in names}
+
+        self._background.run("sizes", measure, self._take_sizes, lambda _e: None)
+
+    def _take_sizes(self, sizes: dict[str, int]) -> None:
+        self.sizes = sizes
+        self.sizesChanged.emit()
+
+    # --- doing -----------------------------------------------------------------------------------------------------
+
+    def do(
+        self, what: str, function: Callable[[Project], Any], on_done: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``."""
+
+        def work() -> Any:
+            with self._lock:
+                return function(self.project)
+
+        def done(result: Any) -> None:
+            self.refresh()
+            if on_done is not None:
+                on_done(result)
+
+        def error(problem: Exception) -> None:
+            self.refresh()
+            self.failed.emit(what, problem)
+
+        self._count += 1
+        self._background.run(f"do-{self._count}", work, done, error)
+
+    def ask(self, key: str, function: Callable[[Project], Any], on_done: Callable[[Any], object]) -> None:
+        """Read something of the project in a worker; the newest question under ``key`` wins, errors give None."""
+        self._background.run(f"ask-{key}", lambda: function(self.project), on_done, lambda _e: on_done(None))
+
+    def _no_runner(self, error: Exception) -> None:
+        self.failed.emit("Start the background runner", error)
