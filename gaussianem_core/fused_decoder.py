@@ -8,10 +8,8 @@ For every pair (b, n) the network computes (see `network` for how its layers lea
     out = out_weight u + out_bias                        density change, x, y, z change
 
 `decode_pairs_reference` writes that down in plain torch. `decode_pairs` runs it in one Triton kernel on
-CUDA: bfloat16 operands, float32 sums, weights resident in shared memory, activations never in device
-memory. The backward pass recomputes the activations, so nothing of size B x N x k is kept between the
-passes; during it the hidden activations and their gradients are written once, in bfloat16, and two
-split kernels turn them into weight gradients.
+CUDA: bfloat16 operands, float32 sums, weights resident in shared memory. Of the activations only h_L is
+kept for the backward pass, in bfloat16; the rest is computed again there (see `fused_decoder_triton`).
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from gaussianem_core.projection import triton_available, triton_interpreted
 
-FUSED_WIDTHS = (32, 64, 128, 256)  # hidden widths k that the kernels are written for
+FUSED_WIDTHS = (32, 64, 128)  # hidden widths k whose weight gradients fit in registers
 
 
 def decode_pairs(
@@ -62,7 +60,9 @@ def decode_pairs(
         return decode_pairs_reference(z_part, gaussian_part, hidden_weights, hidden_biases, *weights)
     from gaussianem_core.fused_decoder_triton import FusedDecoder
 
-    return FusedDecoder.apply(z_part, gaussian_part, *weights, *hidden_weights, *hidden_biases)
+    tensors = (z_part, gaussian_part, *weights, *hidden_weights, *hidden_biases)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return FusedDecoder.apply(save, *tensors)
 
 
 def decode_pairs_reference(

@@ -3,13 +3,17 @@
 Rows are pairs: a tile is one image b and `ROWS` consecutive Gaussians. Buffers of activations have
 B x Np rows, Np = N rounded up to whole tiles; padded rows carry zero gradients.
 
-Per pair, in multiply-adds (k = 128, 2F = 512, two hidden layers): forward 100k; `_input_gradients` 100k
-again plus 99k; `_head_weight_gradients` 64k again plus 67k; `_hidden_weight_gradients` 33k.
+Forward, one kernel; it saves h_L alone, in bfloat16. Backward: `_head_input_gradients` and
+`_head_weight_gradients` each recompute u from h_L; then `_layer_gradients` once a hidden layer, from the
+last to the first, recomputes the layer's input from the parts and gives its weight's gradient and its
+input's, which the first layer's pass adds up into the parts' gradients. In multiply-adds per pair
+(k = 128, 2F = 512, two hidden layers): 106k forward; 139k, 147k, 51k and 34k backward.
 """
 
+# mypy: disable-error-code="assignment"
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +22,9 @@ import triton.language as tl
 from torch import Tensor
 
 from gaussianem_core.projection import triton_interpreted
+from gaussianem_core.projection_triton import multiprocessors
+
+_PADDING = 128  # Gaussians of an activation buffer come in multiples of this: the largest ROWS
 
 
 @triton.jit
@@ -43,6 +50,15 @@ def _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, column, ROW
     n = (tile % tiles_per_image) * ROWS + tl.arange(0, ROWS)
     g = tl.load(gaussian_part + n[:, None] * STRIDE + columns[None, :], mask=n[:, None] < count, other=0.0)
     return tl.load(z_part + (tile // tiles_per_image) * STRIDE + columns), g
+
+
+@triton.jit
+def _load_out_gradient(pointer, tile, tiles_per_image, count, ROWS: tl.constexpr):
+    """(ROWS, 16) of the (images, count, 4) gradient of a tile's outputs, zero beyond it."""
+    n = (tile % tiles_per_image) * ROWS + tl.arange(0, ROWS)
+    o = tl.arange(0, 16)
+    offsets = ((tile // tiles_per_image) * count + n)[:, None] * 4 + o[None, :]
+    return tl.load(pointer + offsets, mask=(n[:, None] < count) & (o[None, :] < 4), other=0.0)
 
 
 @triton.jit
@@ -86,8 +102,9 @@ def _resident(
     heads = ()
     outs = ()
     if RESIDENT:
-        first = first + (_load_tile(hidden_weights, 0, 0, WIDTH, HALF, WIDTH),)
-        first = first + (_load_tile(hidden_weights, 0, HALF, WIDTH, HALF, WIDTH),)
+        if LAYERS > 0:
+            first = first + (_load_tile(hidden_weights, 0, 0, WIDTH, HALF, WIDTH),)
+            first = first + (_load_tile(hidden_weights, 0, HALF, WIDTH, HALF, WIDTH),)
         for layer in tl.static_range(1, LAYERS):
             hidden = hidden + (_load_tile(hidden_weights, layer * WIDTH, 0, WIDTH, WIDTH, WIDTH),)
         for chunk in tl.static_range(HEADS // CHUNK):
@@ -99,9 +116,10 @@ def _resident(
 @triton.jit
 def _forward(
     z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_bias, out,
+    activations,  # (images * padded, WIDTH), h_L written where SAVE
     images, count, tiles_per_image,
     WIDTH: tl.constexpr, HEADS: tl.constexpr, LAYERS: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     HALF: tl.constexpr = WIDTH // 2
     k = tl.arange(0, WIDTH)
@@ -137,6 +155,8 @@ def _forward(
                 weight = _load_tile(hidden_weights, layer * WIDTH, 0, WIDTH, WIDTH, WIDTH)
             a = _linear(h, weight, tl.load(hidden_biases + layer * WIDTH + k))
             h = tl.maximum(a, 0.0).to(gaussian_part.dtype.element_ty)
+        if SAVE:
+            _store_rows(activations, tile * ROWS + tl.arange(0, ROWS).to(tl.int64), h, ROWS, WIDTH)
         result = tl.zeros((ROWS, 16), tl.float32) + bias_out[None, :]
         for chunk in tl.static_range(HEADS // CHUNK):
             if RESIDENT:
@@ -153,50 +173,27 @@ def _forward(
 
 
 @triton.jit
-def _input_gradients(
-    z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_gradient,
-    activations,  # (LAYERS, images * padded, WIDTH), written: h_1 .. h_L
-    gradients,  # (LAYERS + 1, images * padded, WIDTH), written: with respect to the inputs of relu 0 .. L
+def _head_input_gradients(
+    activations,  # (images * padded, WIDTH), h_L
+    head_weight, head_bias, out_weight, out_gradient,
+    gradients,  # (images * padded, WIDTH), written: with respect to the input of the relu that made h_L
     images, count, tiles_per_image,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, LAYERS: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    HALF: tl.constexpr = WIDTH // 2
     k = tl.arange(0, WIDTH)
-    o = tl.arange(0, 16)
-    total = images * tiles_per_image * ROWS  # rows of one layer's buffer
-    first, hidden, heads, outs = _resident(
-        hidden_weights, head_weight, out_weight, WIDTH, HEADS, LAYERS, CHUNK, RESIDENT
-    )
+    _, _, heads, outs = _resident(head_weight, head_weight, out_weight, WIDTH, HEADS, 0, CHUNK, RESIDENT)
+    tile = tl.program_id(0)
+    rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
+    following_h = tl.load(activations + rows[:, None] * WIDTH + k[None, :])
+    following_d = _load_out_gradient(out_gradient, tile, tiles_per_image, count, ROWS)
     for tile in tl.range(tl.program_id(0), images * tiles_per_image, tl.num_programs(0)):
-        image = tile // tiles_per_image
-        n = (tile % tiles_per_image) * ROWS + tl.arange(0, ROWS)
-        rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
-        z0, g0 = _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, 0, ROWS, HALF, WIDTH)
-        z1, g1 = _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, HALF, ROWS, HALF, WIDTH)
-        if RESIDENT:
-            left = first[0]
-            right = first[1]
-        else:
-            left = _load_tile(hidden_weights, 0, 0, WIDTH, HALF, WIDTH)
-            right = _load_tile(hidden_weights, 0, HALF, WIDTH, HALF, WIDTH)
-        a = _linear(_first_relu(z0, g0), left, tl.load(hidden_biases + k))
-        a = tl.dot(_first_relu(z1, g1), tl.trans(right), a)
-        h = tl.maximum(a, 0.0).to(gaussian_part.dtype.element_ty)
-        _store_rows(activations, rows, h, ROWS, WIDTH)
-        saved = (h,)
-        for layer in tl.static_range(1, LAYERS):
-            if RESIDENT:
-                weight = hidden[layer - 1]
-            else:
-                weight = _load_tile(hidden_weights, layer * WIDTH, 0, WIDTH, WIDTH, WIDTH)
-            a = _linear(h, weight, tl.load(hidden_biases + layer * WIDTH + k))
-            h = tl.maximum(a, 0.0).to(gaussian_part.dtype.element_ty)
-            _store_rows(activations, layer * total + rows, h, ROWS, WIDTH)
-            saved = saved + (h,)
-        inside = (n[:, None] < count) & (o[None, :] < 4)
-        d_out = tl.load(out_gradient + (image * count + n)[:, None] * 4 + o[None, :], mask=inside, other=0.0)
-        d_out = d_out.to(gaussian_part.dtype.element_ty)
+        # The maximum changes nothing; it brings the operand into registers.
+        h = tl.maximum(following_h, 0.0).to(activations.dtype.element_ty)
+        d_out = following_d.to(activations.dtype.element_ty)
+        following = tl.minimum(tile + tl.num_programs(0), images * tiles_per_image - 1)
+        rows = following * ROWS + tl.arange(0, ROWS).to(tl.int64)
+        following_h = tl.load(activations + rows[:, None] * WIDTH + k[None, :])
+        following_d = _load_out_gradient(out_gradient, following, tiles_per_image, count, ROWS)
         d_h = tl.zeros((ROWS, WIDTH), tl.float32)
         for chunk in tl.static_range(HEADS // CHUNK):
             if RESIDENT:
@@ -206,44 +203,26 @@ def _input_gradients(
                 weight = _load_tile(head_weight, chunk * CHUNK, 0, CHUNK, WIDTH, WIDTH)
                 last = _load_out_weight(out_weight, chunk * CHUNK, HEADS, CHUNK)
             u = _linear(h, weight, tl.load(head_bias + chunk * CHUNK + tl.arange(0, CHUNK)))
-            d_u = tl.where(u > 0.0, tl.dot(d_out, last), 0.0).to(gaussian_part.dtype.element_ty)
+            d_u = tl.where(u > 0.0, tl.dot(d_out, last), 0.0).to(activations.dtype.element_ty)
             d_h = tl.dot(d_u, weight, d_h)
-        for step in tl.static_range(LAYERS - 1):
-            if RESIDENT:
-                weight = hidden[LAYERS - 2 - step]
-            else:
-                weight = _load_tile(hidden_weights, (LAYERS - 1 - step) * WIDTH, 0, WIDTH, WIDTH, WIDTH)
-            d_a = tl.where(saved[LAYERS - 1 - step] > 0.0, d_h, 0.0).to(gaussian_part.dtype.element_ty)
-            _store_rows(gradients, (LAYERS - step) * total + rows, d_a, ROWS, WIDTH)
-            d_h = tl.dot(d_a, weight)
-        d_a = tl.where(saved[0] > 0.0, d_h, 0.0).to(gaussian_part.dtype.element_ty)
-        _store_rows(gradients, total + rows, d_a, ROWS, WIDTH)
-        if not RESIDENT:
-            left = _load_tile(hidden_weights, 0, 0, WIDTH, HALF, WIDTH)
-            right = _load_tile(hidden_weights, 0, HALF, WIDTH, HALF, WIDTH)
-        offsets = rows[:, None] * WIDTH + tl.arange(0, HALF)[None, :]
-        d_0 = tl.dot(d_a, left).to(gaussian_part.dtype.element_ty)
-        z0, g0 = _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, 0, ROWS, HALF, WIDTH)
-        tl.store(gradients + offsets, tl.where(z0[None, :] + g0.to(tl.float32) > 0.0, d_0, 0.0))
-        d_1 = tl.dot(d_a, right).to(gaussian_part.dtype.element_ty)
-        z1, g1 = _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, HALF, ROWS, HALF, WIDTH)
-        tl.store(gradients + HALF + offsets, tl.where(z1[None, :] + g1.to(tl.float32) > 0.0, d_1, 0.0))
+        d_a = tl.where(h > 0.0, d_h, 0.0).to(activations.dtype.element_ty)
+        _store_rows(gradients, tile * ROWS + tl.arange(0, ROWS).to(tl.int64), d_a, ROWS, WIDTH)
 
 
 @triton.jit
 def _head_weight_gradients(
-    activations,  # (images * padded, WIDTH) bfloat16, h_L
+    activations,  # (images * padded, WIDTH), h_L
     head_weight, head_bias, out_weight, out_gradient,
-    d_head_weight,  # (splits, HEADS, WIDTH) float32, written
-    d_head_bias,  # (splits, HEADS)
-    d_out_weight,  # (splits, HEADS, 4)
+    d_head_weight,  # (HEADS, WIDTH) float32; this and the following are added to
+    d_head_bias,  # (HEADS,)
+    d_out_weight,  # (4, HEADS)
+    d_out_bias,  # (4,)
     images, count, tiles_per_image,
     WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     # Transposed throughout, (CHUNK, ROWS), so that each product's left operand is the previous one's result.
     first = tl.program_id(0) * CHUNK
-    split = tl.program_id(1)
     c = first + tl.arange(0, CHUNK)
     k = tl.arange(0, WIDTH)
     o = tl.arange(0, 16)
@@ -253,201 +232,206 @@ def _head_weight_gradients(
     sum_weight = tl.zeros((CHUNK, WIDTH), tl.float32)
     sum_bias = tl.zeros((CHUNK,), tl.float32)
     sum_out = tl.zeros((CHUNK, 16), tl.float32)
-    for tile in tl.range(split, images * tiles_per_image, tl.num_programs(1), num_stages=STAGES):
-        image = tile // tiles_per_image
-        n = (tile % tiles_per_image) * ROWS + tl.arange(0, ROWS)
+    sum_out_bias = tl.zeros((ROWS, 16), tl.float32)
+    for tile in tl.range(tl.program_id(1), images * tiles_per_image, tl.num_programs(1), num_stages=STAGES):
         rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
         h = tl.load(activations + rows[:, None] * WIDTH + k[None, :])
-        inside = (n[:, None] < count) & (o[None, :] < 4)
-        d_out = tl.load(out_gradient + (image * count + n)[:, None] * 4 + o[None, :], mask=inside, other=0.0)
+        d_out = _load_out_gradient(out_gradient, tile, tiles_per_image, count, ROWS)
+        sum_out_bias += d_out
         d_out = d_out.to(head_weight.dtype.element_ty)
         u = tl.dot(weight, tl.trans(h)) + bias[:, None]
         d_u = tl.where(u > 0.0, tl.dot(last, tl.trans(d_out)), 0.0)
         sum_bias += tl.sum(d_u, 1)
         sum_weight = tl.dot(d_u.to(head_weight.dtype.element_ty), h, sum_weight)
         sum_out = tl.dot(tl.maximum(u, 0.0).to(head_weight.dtype.element_ty), d_out, sum_out)
-    tl.store(d_head_weight + (split * HEADS + c)[:, None] * WIDTH + k[None, :], sum_weight)
-    tl.store(d_head_bias + split * HEADS + c, sum_bias)
-    tl.store(d_out_weight + (split * HEADS + c)[:, None] * 4 + o[None, :], sum_out, mask=o[None, :] < 4)
+    tl.atomic_add(d_head_weight + c[:, None] * WIDTH + k[None, :], sum_weight, sem="relaxed")
+    tl.atomic_add(d_head_bias + c, sum_bias, sem="relaxed")
+    inside = (o[None, :] < 4) & (c[:, None] < HEADS)
+    tl.atomic_add(d_out_weight + o[None, :] * HEADS + c[:, None], sum_out, mask=inside, sem="relaxed")
+    if first == 0:
+        tl.atomic_add(d_out_bias + o, tl.sum(sum_out_bias, 0), mask=o < 4, sem="relaxed")
 
 
 @triton.jit
-def _hidden_weight_gradients(
-    z_part, gaussian_part,
-    activations,  # (LAYERS, images * padded, WIDTH) bfloat16
-    gradients,  # (LAYERS + 1, images * padded, WIDTH) bfloat16
-    d_weights,  # (splits, LAYERS, WIDTH, WIDTH) float32, written
-    d_biases,  # (splits, LAYERS, WIDTH)
-    images, count, tiles_per_image,
-    WIDTH: tl.constexpr, LAYERS: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    layer = tl.program_id(0)
-    split = tl.program_id(1)
-    k = tl.arange(0, WIDTH)
-    total = images * tiles_per_image * ROWS  # rows of one layer's buffer
-    sum_weight = tl.zeros((WIDTH, WIDTH), tl.float32)
-    sum_bias = tl.zeros((WIDTH,), tl.float32)
-    if layer == 0:
-        for tile in tl.range(split, images * tiles_per_image, tl.num_programs(1), num_stages=STAGES):
-            rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
-            d_a = tl.load(gradients + ((layer + 1) * total + rows)[:, None] * WIDTH + k[None, :])
-            z, g = _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, 0, ROWS, WIDTH, WIDTH)
-            h = _first_relu(z, g)
-            sum_bias += tl.sum(d_a.to(tl.float32), 0)
-            sum_weight = tl.dot(tl.trans(d_a), h, sum_weight)
-    else:
-        for tile in tl.range(split, images * tiles_per_image, tl.num_programs(1), num_stages=STAGES):
-            rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
-            d_a = tl.load(gradients + ((layer + 1) * total + rows)[:, None] * WIDTH + k[None, :])
-            h = tl.load(activations + ((layer - 1) * total + rows)[:, None] * WIDTH + k[None, :])
-            sum_bias += tl.sum(d_a.to(tl.float32), 0)
-            sum_weight = tl.dot(tl.trans(d_a), h, sum_weight)
-    block = split * tl.num_programs(0) + layer
-    tl.store(d_weights + (block * WIDTH + k)[:, None] * WIDTH + k[None, :], sum_weight)
-    tl.store(d_biases + block * WIDTH + k, sum_bias)
-
-
-@triton.jit
-def _part_gradients(
-    gradients,  # (images * padded, WIDTH) bfloat16, of the first relu's input
-    d_z_part,  # (images, WIDTH) float32, zero, added to
-    d_gaussian_part,  # (count, WIDTH) float32, written
+def _layer_gradients(
+    z_part, gaussian_part, hidden_weights, hidden_biases,
+    gradients,  # (images * padded, WIDTH), with respect to the input of relu LAYER
+    before,  # (images * padded, WIDTH), written where LAYER > 1: the same for relu LAYER - 1
+    d_weights,  # (LAYERS, WIDTH, WIDTH) float32; this and the following are added to
+    d_biases,  # (LAYERS, WIDTH)
+    d_z_part,  # (images, WIDTH)
+    d_gaussian_part,  # (count, WIDTH)
     images, count, padded,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, IMAGES: tl.constexpr,
+    WIDTH: tl.constexpr, LAYER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # A program makes COLUMNS of the layer's inputs. Its tiles come in the order of Gaussians, then images, so
+    # that gradients of a Gaussian's part add up in registers.
+    column = tl.program_id(1) * COLUMNS
     k = tl.arange(0, WIDTH)
-    first = tl.program_id(1) * IMAGES
-    total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for image in tl.range(first, tl.minimum(first + IMAGES, images), num_stages=3):
-        rows = image * padded + n.to(tl.int64)
-        d = tl.load(gradients + rows[:, None] * WIDTH + k[None, :]).to(tl.float32)
-        total += d
-        tl.atomic_add(d_z_part + image * WIDTH + k, tl.sum(d, 0), sem="relaxed")
-    offsets = n[:, None] * WIDTH + k[None, :]
-    tl.atomic_add(d_gaussian_part + offsets, total, mask=n[:, None] < count, sem="relaxed")
+    c = column + tl.arange(0, COLUMNS)
+    tiles = padded // ROWS * images
+    begin = tl.program_id(0) * tiles // tl.num_programs(0)
+    end = (tl.program_id(0) + 1) * tiles // tl.num_programs(0)
+    weight = _load_tile(hidden_weights, (LAYER - 1) * WIDTH, column, WIDTH, COLUMNS, WIDTH)
+    earlier = ()
+    for layer in tl.static_range(LAYER - 2):
+        earlier = earlier + (_load_tile(hidden_weights, layer * WIDTH, 0, WIDTH, WIDTH, WIDTH),)
+    if LAYER > 1:
+        into = _load_tile(hidden_weights, (LAYER - 2) * WIDTH + column, 0, COLUMNS, WIDTH, WIDTH)
+        into_bias = tl.load(hidden_biases + (LAYER - 2) * WIDTH + c)
+    ones = tl.full((ROWS, 16), 1.0, gradients.dtype.element_ty)
+    sum_weight = tl.zeros((WIDTH, COLUMNS), tl.float32)
+    sum_bias = tl.zeros((WIDTH, 16), tl.float32)
+    for block in range(begin // images, (end + images - 1) // images):
+        n = block * ROWS + tl.arange(0, ROWS)
+        inside = n[:, None] < count
+        if LAYER == 1:
+            g = tl.load(gaussian_part + n[:, None] * WIDTH + c[None, :], mask=inside, other=0.0)
+        else:
+            g = tl.load(gaussian_part + n[:, None] * WIDTH + k[None, :], mask=inside, other=0.0)
+        sum_g = tl.zeros((ROWS, COLUMNS), tl.float32)
+        first = tl.maximum(begin - block * images, 0)
+        last = tl.minimum(end - block * images, images)
+        for image in tl.range(first, last, num_stages=STAGES):
+            rows = image * padded + n.to(tl.int64)
+            d_a = tl.load(gradients + rows[:, None] * WIDTH + k[None, :])
+            if LAYER == 1:
+                h = _first_relu(tl.load(z_part + image * WIDTH + c), g)
+            else:
+                h = _first_relu(tl.load(z_part + image * WIDTH + k), g)
+                for layer in tl.static_range(LAYER - 2):
+                    a = _linear(h, earlier[layer], tl.load(hidden_biases + layer * WIDTH + k))
+                    h = tl.maximum(a, 0.0).to(gradients.dtype.element_ty)
+                h = tl.maximum(_linear(h, into, into_bias), 0.0).to(gradients.dtype.element_ty)
+            d_h = tl.where(h > 0.0, tl.dot(d_a, weight), 0.0)
+            sum_weight = tl.dot(tl.trans(d_a), h, sum_weight)
+            sum_bias = tl.dot(tl.trans(d_a), ones, sum_bias)
+            if LAYER == 1:
+                sum_g += d_h
+                tl.atomic_add(d_z_part + image * WIDTH + c, tl.sum(d_h, 0), sem="relaxed")
+            else:
+                tl.store(before + rows[:, None] * WIDTH + c[None, :], d_h.to(gradients.dtype.element_ty))
+        if LAYER == 1:
+            target = d_gaussian_part + n[:, None] * WIDTH + c[None, :]
+            tl.atomic_add(target, sum_g, mask=inside, sem="relaxed")
+    target = d_weights + ((LAYER - 1) * WIDTH + k)[:, None] * WIDTH + c[None, :]
+    tl.atomic_add(target, sum_weight, sem="relaxed")
+    if column == 0:
+        tl.atomic_add(d_biases + (LAYER - 1) * WIDTH + k, tl.sum(sum_bias, 1) / 16, sem="relaxed")
 
 
 class FusedDecoder(torch.autograd.Function):
-    """`decode_pairs` through the kernels; arguments as there, hidden weights then hidden biases last."""
+    """`decode_pairs` through the kernels; arguments as there, hidden weights then hidden biases last.
+    `save`: whether a backward pass may follow."""
 
     @staticmethod
     def forward(
-        ctx: Any, z_part: Tensor, gaussian_part: Tensor, head_weight: Tensor, head_bias: Tensor,
+        ctx: Any, save: bool, z_part: Tensor, gaussian_part: Tensor, head_weight: Tensor, head_bias: Tensor,
         out_weight: Tensor, out_bias: Tensor, *hidden: Tensor,
     ) -> Tensor:  # fmt: skip
         layers = len(hidden) // 2
         operand = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
-        with torch.no_grad():
-            # bfloat16 for what a matrix unit reads; float32 for what is added.
-            weights = (
-                z_part.float().contiguous(),
-                gaussian_part.to(operand).contiguous(),
-                torch.stack(hidden[:layers]).to(operand),
-                torch.stack(hidden[layers:]).float(),
-                head_weight.to(operand).contiguous(),
-                head_bias.float().contiguous(),
-                out_weight.to(operand).contiguous(),
-            )
-        out = launch_forward(*weights, out_bias.float(), layers)
-        ctx.save_for_backward(*weights)
-        ctx.layers = layers
+        # bfloat16 for what a matrix unit reads; float32 for what is added.
+        weights = (
+            z_part.float().contiguous(),
+            gaussian_part.to(operand).contiguous(),
+            torch.stack(hidden[:layers]).to(operand),
+            torch.stack(hidden[layers:]).float(),
+            head_weight.to(operand).contiguous(),
+            head_bias.float().contiguous(),
+            out_weight.to(operand).contiguous(),
+        )
+        out, activations = launch_forward(*weights, out_bias.float(), save=save)
+        ctx.save_for_backward(*weights, activations)
         ctx.dtypes = [t.dtype for t in (z_part, gaussian_part, head_weight, head_bias, out_weight, out_bias)]
         ctx.dtypes += [t.dtype for t in hidden]
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:  # type: ignore[override]
-        d_out = d_out.float().contiguous()
-        results = launch_backward(*ctx.saved_tensors, d_out, ctx.layers)
-        d_z, d_gaussian, d_head, d_head_bias, d_out_weight, d_hidden, d_hidden_bias = results
-        grads = (d_z, d_gaussian, d_head, d_head_bias, d_out_weight, d_out.sum((0, 1)))
-        grads += (*d_hidden.unbind(), *d_hidden_bias.unbind())
-        return tuple(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
+        results = launch_backward(ctx.saved_tensors, d_out.float().contiguous())
+        grads = (*results[:6], *results[6].unbind(), *results[7].unbind())
+        return None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
 def launch_forward(
     z_part: Tensor, gaussian_part: Tensor, hidden_weights: Tensor, hidden_biases: Tensor,
-    head_weight: Tensor, head_bias: Tensor, out_weight: Tensor, out_bias: Tensor, layers: int,
+    head_weight: Tensor, head_bias: Tensor, out_weight: Tensor, out_bias: Tensor, *, save: bool,
     **override: int,
-) -> Tensor:  # fmt: skip
-    """Forward kernel -> (B, N, 4) float32; `override` replaces block sizes, for benchmarks."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Forward kernel -> (B, N, 4) float32 and, where `save`, the last hidden activations (B, Np, k) for the
+    backward kernels; `override` replaces block sizes, for benchmarks."""
     (images, width), count, heads = z_part.shape, gaussian_part.shape[0], head_weight.shape[0]
     out = z_part.new_empty(images, count, 4)
-    if out.numel() == 0:
-        return out
-    blocks = forward_blocks(width, heads, layers) | override
-    tiles = triton.cdiv(count, blocks["ROWS"])
-    programs = min(images * tiles, multiprocessors(z_part.device) * blocks.pop("per_multiprocessor"))
-    _forward[(programs,)](
-        z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_bias,
-        out, images, count, tiles, WIDTH=width, HEADS=heads, LAYERS=layers, **blocks,
-    )  # fmt: skip
-    return out
+    padded = triton.cdiv(count, _PADDING) * _PADDING
+    activations = gaussian_part.new_empty(images, padded if save else 0, width)
+    if out.numel():
+        blocks = forward_blocks(width, heads, hidden_weights.shape[0]) | override
+        tiles = triton.cdiv(padded if save else count, blocks["ROWS"])
+        programs = min(images * tiles, multiprocessors(z_part.device) * blocks.pop("per_multiprocessor"))
+        _forward[(programs,)](
+            z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_bias,
+            out, activations, images, count, tiles,
+            WIDTH=width, HEADS=heads, LAYERS=hidden_weights.shape[0], SAVE=save, **blocks,
+        )  # fmt: skip
+    return out, activations
 
 
-def launch_backward(
-    z_part: Tensor, gaussian_part: Tensor, hidden_weights: Tensor, hidden_biases: Tensor,
-    head_weight: Tensor, head_bias: Tensor, out_weight: Tensor, d_out: Tensor, layers: int,
-    **override: dict[str, int],
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """Backward kernels -> gradients of z_part, gaussian_part, head_weight, head_bias, out_weight,
-    hidden_weights, hidden_biases, all float32; `override` replaces block sizes of a stage."""
+def launch_backward(saved: Sequence[Tensor], d_out: Tensor, **override: dict[str, int]) -> list[Tensor]:
+    """Backward kernels -> gradients of z_part, gaussian_part, head_weight, head_bias, out_weight, out_bias,
+    hidden_weights, hidden_biases, all float32. `saved`: the first seven arguments of `launch_forward` and the
+    activations it returned; `override` replaces block sizes of a stage."""
+    z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, activations = saved
     (images, width), count, heads = z_part.shape, gaussian_part.shape[0], head_weight.shape[0]
-    device, new = z_part.device, z_part.new_empty
-    d_z, d_gaussian = torch.zeros_like(z_part), torch.zeros(count, width, device=device)
-    if images * count == 0:
-        zeros = (head_weight.float(), head_bias, out_weight.float(), hidden_weights.float(), hidden_biases)
-        return d_z, d_gaussian, *(torch.zeros_like(t) for t in zeros)
+    layers, padded = hidden_weights.shape[0], activations.shape[1]
+    likes = (z_part, gaussian_part, head_weight, head_bias, out_weight, hidden_weights, hidden_biases)
+    shapes = [t.shape for t in likes]
+    shapes.insert(5, torch.Size([4]))
+    zeros = z_part.new_zeros(sum(shape.numel() for shape in shapes))  # one launch clears all
+    parts = zeros.split([shape.numel() for shape in shapes])
+    results = [part.view(shape) for part, shape in zip(parts, shapes)]
+    d_z, d_gaussian, d_head, d_head_bias, d_out_weight, d_out_bias, d_hidden, d_hidden_bias = results
+    if d_out.numel() == 0:
+        return results
     blocks = backward_blocks(width, heads, layers)
-    inputs, head, hidden, parts = (
-        blocks[stage] | override.get(stage, {}) for stage in ("inputs", "head", "hidden", "parts")
-    )
-    padded = triton.cdiv(count, 128) * 128
-    activations = new(layers, images * padded, width, dtype=head_weight.dtype)
-    gradients = new(layers + 1, images * padded, width, dtype=head_weight.dtype)
+    inputs, head = (blocks[stage] | override.get(stage, {}) for stage in ("inputs", "head"))
+    device = z_part.device
 
-    tiles = padded // inputs["ROWS"]
-    programs = min(images * tiles, multiprocessors(device) * inputs.pop("per_multiprocessor"))
-    _input_gradients[(programs,)](
-        z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, d_out,
-        activations, gradients, images, count, tiles, WIDTH=width, HEADS=heads, LAYERS=layers, **inputs,
+    gradients = torch.empty_like(activations)
+    tiles = images * padded // inputs["ROWS"]
+    programs = min(tiles, multiprocessors(device) * inputs.pop("per_multiprocessor"))
+    _head_input_gradients[(programs,)](
+        activations, head_weight, head_bias, out_weight, d_out, gradients, images, count, tiles // images,
+        WIDTH=width, HEADS=heads, **inputs,
     )  # fmt: skip
 
-    tiles = padded // head["ROWS"]
+    tiles = images * padded // head["ROWS"]
     chunks = heads // head["CHUNK"]
-    splits = _splits(images * tiles, multiprocessors(device) * head.pop("per_multiprocessor") // chunks)
-    d_head, d_head_bias = new(splits, heads, width), new(splits, heads)
-    d_out_weight = new(splits, heads, 4)
-    _head_weight_gradients[(chunks, splits)](
-        activations[-1], head_weight, head_bias, out_weight, d_out, d_head, d_head_bias, d_out_weight,
-        images, count, tiles, WIDTH=width, HEADS=heads, **head,
+    programs = max(1, min(tiles, multiprocessors(device) * head.pop("per_multiprocessor") // chunks))
+    _head_weight_gradients[(chunks, programs)](
+        activations, head_weight, head_bias, out_weight, d_out, d_head, d_head_bias, d_out_weight, d_out_bias,
+        images, count, tiles // images, WIDTH=width, HEADS=heads, **head,
     )  # fmt: skip
 
-    tiles = padded // hidden["ROWS"]
-    splits = _splits(images * tiles, multiprocessors(device) * hidden.pop("per_multiprocessor") // layers)
-    d_hidden, d_hidden_bias = new(splits, layers, width, width), new(splits, layers, width)
-    _hidden_weight_gradients[(layers, splits)](
-        z_part, gaussian_part, activations, gradients, d_hidden, d_hidden_bias,
-        images, count, tiles, WIDTH=width, LAYERS=layers, **hidden,
-    )  # fmt: skip
-
-    _part_gradients[(triton.cdiv(count, parts["ROWS"]), triton.cdiv(images, parts["IMAGES"]))](
-        gradients, d_z, d_gaussian, images, count, padded, WIDTH=width, **parts
-    )
-    return (
-        d_z, d_gaussian, d_head.sum(0), d_head_bias.sum(0), d_out_weight.sum(0).T.contiguous(),
-        d_hidden.sum(0), d_hidden_bias.sum(0),
-    )  # fmt: skip
-
-
-def _splits(tiles: int, wanted: int) -> int:
-    return max(1, min(tiles, wanted))
+    for layer in range(layers, 0, -1):
+        stage = "layer" if layer > 1 else "first"
+        hidden = blocks[stage] | override.get(stage, {})
+        before = torch.empty_like(gradients) if layer > 1 else gradients
+        tiles = images * padded // hidden["ROWS"]
+        columns = width // hidden["COLUMNS"]
+        programs = max(1, min(tiles, multiprocessors(device) * hidden.pop("per_multiprocessor") // columns))
+        _layer_gradients[(programs, columns)](
+            z_part, gaussian_part, hidden_weights, hidden_biases, gradients, before,
+            d_hidden, d_hidden_bias, d_z, d_gaussian, images, count, padded,
+            WIDTH=width, LAYER=layer, **hidden,
+        )  # fmt: skip
+        gradients = before
+    return results
 
 
 def forward_blocks(width: int, heads: int, layers: int) -> dict[str, Any]:
     """Block sizes of the forward kernel."""
-    resident = _weights_fit(width, heads, layers)
+    resident = _weights_fit(layers * width + heads, width, heads)
     return {
         "ROWS": 128 if resident else 64, "CHUNK": min(128, heads) if resident else 64, "RESIDENT": resident,
         "num_warps": 8 if resident else 4, "num_stages": 1, "per_multiprocessor": 1 if resident else 2,
@@ -456,26 +440,23 @@ def forward_blocks(width: int, heads: int, layers: int) -> dict[str, Any]:
 
 def backward_blocks(width: int, heads: int, layers: int) -> dict[str, dict[str, Any]]:
     """Block sizes of the backward kernels, by stage."""
-    resident = _weights_fit(width, heads, layers)
+    resident = _weights_fit(heads, width, heads)
     return {
         "inputs": {
-            "ROWS": 128 if resident else 64, "CHUNK": 64, "RESIDENT": resident, "num_warps": 8,
-            "num_stages": 1, "per_multiprocessor": 1,
+            "ROWS": 128 if resident else 64, "CHUNK": 64, "RESIDENT": resident,
+            "num_warps": 8 if resident else 4, "num_stages": 1, "per_multiprocessor": 1 if resident else 2,
         },
-        "head": {
-            "ROWS": 64, "CHUNK": min(128, heads), "num_warps": 8, "STAGES": 3, "per_multiprocessor": 1,
+        "head": {"ROWS": 64, "CHUNK": 64, "num_warps": 4, "STAGES": 3, "per_multiprocessor": 2},
+        "layer": {
+            "ROWS": 64, "COLUMNS": min(64, width), "STAGES": 3, "num_warps": 4, "per_multiprocessor": 2,
         },
-        "hidden": {"ROWS": 64, "STAGES": 3, "num_warps": 8, "per_multiprocessor": 2},
-        "parts": {"ROWS": 32, "IMAGES": 16, "num_warps": 4},
+        "first": {
+            "ROWS": 64, "COLUMNS": min(64, width), "STAGES": 3, "num_warps": 4, "per_multiprocessor": 2,
+        },
     }  # fmt: skip
 
 
-def _weights_fit(width: int, heads: int, layers: int) -> bool:
-    """Whether all weights fit in one multiprocessor's shared memory (227 KB on Hopper) with room to spare."""
-    return 2 * (layers * width * width + heads * width + 16 * heads) <= 210 * 1024
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 2 for the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+def _weights_fit(rows: int, width: int, heads: int) -> bool:
+    """Whether (rows, width) weights and the output weight fit in one multiprocessor's shared memory (227 KB
+    on Hopper) with room to spare."""
+    return 2 * (rows * width + 16 * heads) <= 210 * 1024

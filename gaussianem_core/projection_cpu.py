@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -22,7 +23,23 @@ _ROOT = math.sqrt(2 * math.pi)
 _LOCK = threading.Lock()  # numba's simplest threading layer must not be entered twice at a time
 
 
-@numba.njit(inline="always", fastmath=True)
+def parallel_kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile for all cores; keep the compiled code on disk where a folder for it can be written.
+
+    Sums may be reordered and contracted, but NaN and infinity keep their meaning: indices depend on it.
+    """
+    options: Any = {
+        "parallel": True,
+        "fastmath": {"contract", "reassoc", "arcp", "nsz"},
+        "error_model": "numpy",
+    }
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no writable folder
+        return numba.njit(**options)(function)
+
+
+@numba.njit(inline="always", error_model="numpy")
 def profile(first, centre, scale, values, count):  # type: ignore[no-untyped-def]
     """values[i] = exp(-scale (first + i - centre)^2) for i < count."""
     distance = first - centre
@@ -35,17 +52,17 @@ def profile(first, centre, scale, values, count):  # type: ignore[no-untyped-def
         ratio *= step
 
 
-@numba.njit(inline="always")
+@numba.njit(inline="always", error_model="numpy")
 def window_of(centre, reach, box):  # type: ignore[no-untyped-def]
     """First pixel and number of pixels within reach of centre and inside the box."""
     if not (centre + reach >= 0.0 and centre - reach <= box - 1.0):  # also for NaN
         return 0, 0
-    first = max(0, int(math.ceil(centre - reach)))
-    last = min(box - 1, int(math.floor(centre + reach)))
+    first = math.ceil(max(0.0, centre - reach))
+    last = math.floor(min(box - 1.0, centre + reach))
     return first, last - first + 1
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@parallel_kernel
 def _scatter(positions, densities, sigmas, rotations, shifts, images, reach_sigmas):  # type: ignore[no-untyped-def]
     box = images.shape[1]
     half = 0.5 * box
@@ -75,7 +92,7 @@ def _scatter(positions, densities, sigmas, rotations, shifts, images, reach_sigm
                     target[p] += factor * row[p]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@parallel_kernel
 def _gather(  # type: ignore[no-untyped-def]
     positions, densities, sigmas, rotations, shifts, d_images, d_positions, d_densities, d_sigmas, d_shifts,
     reach_sigmas,
@@ -173,7 +190,7 @@ def project_cpu(
 def call(kernel: Any, *arguments: Any) -> None:
     """Run a parallel numba kernel on as many threads as torch uses."""
     with _LOCK:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         kernel(*arguments)
 
 

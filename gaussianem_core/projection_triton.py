@@ -1,12 +1,18 @@
-"""The projector's Triton kernels: scatter forward with relaxed atomics, gather backward without.
+"""The projector's Triton kernels.
 
-One program takes `GAUSSIANS` Gaussians of one image. Rotation, shift and scaling happen inside, so a
-position is read once. The window of each Gaussian, `WINDOW` pixels square, is flattened into lanes: rows
-of a window are contiguous in the image, so neighbouring lanes touch neighbouring addresses.
+Forward, small boxes: an image is a matrix product, column^T row (see `projection.project_reference`), and
+the matrix units do that in float16 with float32 sums, without truncation (`_multiply`). Forward, large
+boxes: each Gaussian adds its window with relaxed atomics (`_scatter`). Backward: each Gaussian gathers its
+window of the images' gradient, without atomics (`_gather`).
+
+Rotation, shift and scaling happen inside, so a position is read once. A window, `WINDOW` pixels square, is
+flattened into lanes: its rows are contiguous in the image, so neighbouring lanes touch neighbouring
+addresses.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -17,8 +23,11 @@ from torch import Tensor
 
 from gaussianem_core.projection import WINDOW_SIGMAS
 
-_LANES = 128  # window pixels handled at once
-_GAUSSIANS = 32  # Gaussians per program
+_SCATTER = {"LANES": 128, "GAUSSIANS": 2, "num_warps": 1}  # window pixels at once, Gaussians per program
+_GATHER = {"LANES": 128, "GAUSSIANS": 8, "num_warps": 1}
+_DENSE = {"CHUNK": 16, "num_warps": 4}  # Gaussians per matrix product
+_DENSE_PROGRAMS = 2  # per multiprocessor
+_DENSE_WORTH = 400  # pixels of a matrix product in the time of one pixel added atomically
 
 
 @triton.jit
@@ -66,6 +75,48 @@ def _scatter(
         value = amplitude[:, None] * tl.exp2(scale[:, None] * (dx * dx + dy * dy))
         target = images + image.to(tl.int64) * box * box + offset
         tl.atomic_add(target, value, mask=counts, sem="relaxed")
+
+
+@triton.jit
+def _multiply(
+    positions, densities, sigmas, rotations, shifts, images,
+    count, box, half_box, centre, position_stride, density_stride, sigma_stride,
+    TILE: tl.constexpr, TILES: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    split = tl.program_id(0)
+    image = tl.program_id(1)
+    top = tl.program_id(2) // TILES * TILE
+    left = tl.program_id(2) % TILES * TILE
+    axis_y = (top + tl.arange(0, TILE)).to(tl.float32)
+    axis_x = (left + tl.arange(0, TILE)).to(tl.float32)
+    total = tl.zeros((TILE, TILE), tl.float32)
+    for start in tl.range(split * CHUNK, count, tl.num_programs(0) * CHUNK):
+        n = start + tl.arange(0, CHUNK)
+        inside = n < count
+        u, v = _pixels(positions, rotations, shifts, image, n, inside, position_stride, half_box, centre)
+        density = tl.load(densities + image.to(tl.int64) * density_stride + n, mask=inside, other=0.0)
+        sigma = tl.load(sigmas + image.to(tl.int64) * sigma_stride + n, mask=inside, other=1.0) * half_box
+        if TILES > 1:  # most Gaussians miss most tiles: beyond 6 sigma a profile is zero in float16
+            reach = 6.0 * sigma + TILE / 2
+            near = inside & (tl.abs(u - left - TILE / 2) < reach) & (tl.abs(v - top - TILE / 2) < reach)
+            hits = tl.max(near.to(tl.int32), 0)
+        else:
+            hits = 1
+        if hits > 0:
+            amplitude = density * sigma
+            root = tl.sqrt(tl.abs(amplitude))  # half in each factor: float16 then holds 4e-9 .. 4e9
+            signed = tl.where(amplitude < 0.0, -root, root)
+            scale = -0.7213475204444817 / (sigma * sigma)  # -log2(e) / (2 sigma^2)
+            dy = axis_y[:, None] - v[None, :]
+            dx = axis_x[:, None] - u[None, :]
+            column = signed[None, :] * tl.exp2(scale[None, :] * dy * dy)
+            row = root[None, :] * tl.exp2(scale[None, :] * dx * dx)
+            total = tl.dot(column.to(tl.float16), tl.trans(row.to(tl.float16)), total)
+    y = top + tl.arange(0, TILE)[:, None]
+    x = left + tl.arange(0, TILE)[None, :]
+    target = images + image.to(tl.int64) * box * box + y * box + x
+    total *= 2.5066282746310002 / half_box  # sqrt(2 pi); back to world units
+    tl.atomic_add(target, total, mask=(y < box) & (x < box), sem="relaxed")
 
 
 @triton.jit
@@ -127,7 +178,11 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.box, ctx.window = box, window
         ctx.dtypes = [t.dtype for t in (positions, densities, sigmas, shifts)]
-        _launch(_scatter, tensors, (images,), box, window)
+        if images.numel() and positions.numel():
+            if dense_is_faster(box, window):
+                launch_dense(tensors, images, box)
+            else:
+                _launch(_scatter, tensors, (images,), box, WINDOW=window, **_SCATTER)
         return images
 
     @staticmethod
@@ -138,7 +193,9 @@ class _Project(torch.autograd.Function):
         d_positions, d_densities, d_sigmas = new(batch, count, 3), new(batch, count), new(batch, count)
         d_shifts = d_images.new_zeros(batch, 2)
         outputs = (d_images.float().contiguous(), d_positions, d_densities, d_sigmas, d_shifts)
-        _launch(_gather, tensors, outputs, ctx.box, ctx.window, SHIFTS=ctx.needs_input_grad[4])
+        if batch * count:
+            constants = {"WINDOW": ctx.window, "SHIFTS": ctx.needs_input_grad[4], **_GATHER}
+            _launch(_gather, tensors, outputs, ctx.box, **constants)
         gradients = [
             _sum_to(gradient, tensor).to(dtype)
             for gradient, tensor, dtype in zip(
@@ -170,17 +227,45 @@ def window_pixels(sigmas: Tensor, box: int, sigma_max: float | None) -> int:
     return 2 * min(max(1, math.ceil(WINDOW_SIGMAS * sigma_max * box / 2 - 1e-6)), box) + 1
 
 
-def _launch(
-    kernel: Any, tensors: list[Tensor], outputs: tuple[Tensor, ...], box: int, window: int, **constants: Any
-) -> None:
+def dense_is_faster(box: int, window: int) -> bool:
+    """Whether the matrix products beat the atomics: a Gaussian costs the whole image there, a window here."""
+    tile, tiles = _dense_tiles(box)
+    return (tile * tiles) ** 2 < _DENSE_WORTH * window**2
+
+
+def launch_dense(tensors: list[Tensor], images: Tensor, box: int) -> None:
+    """Add up tiles of each image as float16 matrix products, column^T row, over chunks of Gaussians."""
     batch, count = tensors[3].shape[0], tensors[0].shape[-2]
-    if batch * count == 0:
-        return
-    strides = [t.stride(0) if t.ndim == n and t.shape[0] > 1 else 0 for t, n in zip(tensors, (3, 2, 2))]
-    kernel[(triton.cdiv(count, _GAUSSIANS), batch)](
-        *tensors, *outputs, count, box, box / 2, float(box // 2), *strides,
-        WINDOW=window, LANES=_LANES, GAUSSIANS=_GAUSSIANS, num_warps=4, **constants,
+    tile, tiles = _dense_tiles(box)
+    programs = _DENSE_PROGRAMS * multiprocessors(images.device)
+    splits = max(1, min(programs // (batch * tiles**2), triton.cdiv(count, _DENSE["CHUNK"])))
+    _multiply[(splits, batch, tiles**2)](
+        *tensors, images, count, box, box / 2, float(box // 2), *_strides(tensors),
+        TILE=tile, TILES=tiles, **_DENSE,
     )  # fmt: skip
+
+
+def _dense_tiles(box: int) -> tuple[int, int]:
+    """Tile size and tiles along an axis that cover the box with the least waste."""
+    return min(((tile, triton.cdiv(box, tile)) for tile in (128, 64)), key=lambda pair: pair[0] * pair[1])
+
+
+def _launch(kernel: Any, tensors: list[Tensor], outputs: tuple[Tensor, ...], box: int, **constants: Any) -> None:
+    batch, count = tensors[3].shape[0], tensors[0].shape[-2]
+    kernel[(triton.cdiv(count, constants["GAUSSIANS"]), batch)](
+        *tensors, *outputs, count, box, box / 2, float(box // 2), *_strides(tensors), **constants
+    )
+
+
+def _strides(tensors: list[Tensor]) -> list[int]:
+    """Elements from one image's positions, densities and sigmas to the next's: 0 where images share them."""
+    return [t.stride(0) if t.ndim == n and t.shape[0] > 1 else 0 for t, n in zip(tensors, (3, 2, 2))]
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 2 for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:

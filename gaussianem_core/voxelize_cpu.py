@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.projection import WINDOW_SIGMAS
-from gaussianem_core.projection_cpu import call, profile, window_of
+from gaussianem_core.projection_cpu import call, parallel_kernel, profile, window_of
 
 _SLABS = 16  # tasks per volume; each reads all Gaussians and writes only its own planes
 _BLOCKS = 64  # tasks per volume of the backward pass, over Gaussians
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@parallel_kernel
 def _scatter(positions, densities, sigmas, volumes, reach_sigmas, slabs):  # type: ignore[no-untyped-def]
     box = volumes.shape[1]
     half = 0.5 * box
@@ -54,7 +54,7 @@ def _scatter(positions, densities, sigmas, volumes, reach_sigmas, slabs):  # typ
                         target[p] += factor * row[p]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@parallel_kernel
 def _gather(  # type: ignore[no-untyped-def]
     positions, densities, sigmas, d_volumes, d_positions, d_densities, d_sigmas, reach_sigmas, blocks
 ):

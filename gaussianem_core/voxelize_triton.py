@@ -16,7 +16,7 @@ from torch import Tensor
 from gaussianem_core.projection_triton import window_pixels
 
 _LANES = 128  # window voxels of one plane handled at once
-_GAUSSIANS = 8  # Gaussians per program
+_GAUSSIANS = 4  # Gaussians per program
 
 
 @triton.jit
