@@ -124,7 +124,11 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
         with project.change(f"schedules {found.name}") as graph:
             graph.processes[found.name].status = State.SCHEDULED.value
     if launch.where == "cluster" and not _not_ready(project, found, found.record()):
-        submit(project, found)
+        try:
+            submit(project, found)
+        except InputError:
+            found.write_record(requested=None)
+            raise
     ensure_runner(project)
 
 
