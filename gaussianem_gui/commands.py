@@ -568,7 +568,7 @@ def _exec(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job.options()
     os.chdir(project.root)
     command = runner.engine_command(job)
-    os.execv(command[0], command)
+    os.execvp(command[0], command)
     return 0
 
 

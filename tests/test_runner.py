@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
+from running import ENGINE, add, kill_runners, project, until
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import ABORT
@@ -23,43 +21,7 @@ from gaussianem_gui.job import Job, State
 from gaussianem_gui.project import Project
 from gaussianem_gui.runner import Launch, Runner
 
-ENGINE = f"'{sys.executable}' '{Path(__file__).with_name('tiny_engine.py')}'"
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    monkeypatch.setenv("GAUSSIANEM_ENGINE", ENGINE)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    # Jobs import the checkout wherever they run.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    project = Project.create(tmp_path / "a project; $(touch pwned) 'x'")
-    yield project
-    kill_runners(project)
-    for directory, members in processes_of().items():
-        for member in members if directory.startswith(str(project.root)) else ():
-            with contextlib.suppress(psutil.Error):
-                member.kill()
-
-
-def kill_runners(project: Project) -> None:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if "gaussianem_gui.runner" in words and str(project.root) in words:
-                process.kill()
-                process.wait(5)
-
-
-def add(project: Project, does: str = "ok", job_type: str = "simulate", **values: object) -> Job:
-    required = {"simulate": {"model": "m.pdb"}, "preprocess": {"star_file": "p.star", "consensus_map": "m.mrc"}}
-    return project.new_job(job_type, {**required.get(job_type, {}), "output": does, **values})
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
+__all__ = ["project"]
 
 
 def state(project: Project, job: Job) -> State:
@@ -204,7 +166,7 @@ def test_a_job_that_is_deaf_is_killed(project: Project, monkeypatch: pytest.Monk
     monkeypatch.setattr(runner, "KILL_SECONDS", 0.5)
     job = add(project, "deaf")
     runner.request(project, job)
-    until(lambda: job.status().state is State.RUNNING and bool(job.last_events()))
+    until(lambda: any(event.get("text") == "deaf" for event in job.last_events()))
     runner.abort(project, job, grace_seconds=0.3, wait=True)
     assert state(project, job) is State.ABORTED and not processes_of(job.directory)
 

@@ -39,6 +39,7 @@ def act(word: str, log: JobLog) -> None:
     elif verb == "deaf":
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+        log.message("deaf")
         time.sleep(60)
     elif verb == "fail":
         raise InputError("option output", "must be good", "bad", argument)
