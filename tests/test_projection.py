@@ -23,7 +23,7 @@ from gaussianem_core.projection import project
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = [
     "cpu",
-    pytest.param("triton-interpreted", marks=pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own")),
+    pytest.param("triton-interpreted", marks=pytest.mark.skipif(not INTERPRETED, reason="in a process of its own")),
     pytest.param("triton-cuda", marks=[
         pytest.mark.gpu, pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device"),
     ]),
@@ -150,7 +150,9 @@ def test_total_mass_is_kept() -> None:
     box, sigma = 48, 1.2 * 2 / 48
     positions, densities = 0.5 * torch.rand(30, 3) - 0.25, torch.rand(30)
     sigmas = torch.full((30,), sigma)
-    images = project(positions, densities, sigmas, random_rotations(4).float(), torch.zeros(4, 2), box, backend="reference")
+    images = project(
+        positions, densities, sigmas, random_rotations(4).float(), torch.zeros(4, 2), box, backend="reference"
+    )
     mass = images.sum((1, 2)) * (2 / box) ** 2
     # Pixel sums of a Gaussian of 1.2 pixels equal its integral to exp(-2 pi^2 1.44), far below float32's rounding.
     torch.testing.assert_close(mass, (densities.sum() * (2 * math.pi) ** 1.5 * sigma**3).expand(4), rtol=1e-4, atol=0)

@@ -20,7 +20,7 @@ from gaussianem_core.voxelize import voxelize
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = [
     "cpu",
-    pytest.param("triton-interpreted", marks=pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own")),
+    pytest.param("triton-interpreted", marks=pytest.mark.skipif(not INTERPRETED, reason="in a process of its own")),
     pytest.param("triton-cuda", marks=[
         pytest.mark.gpu, pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device"),
     ]),

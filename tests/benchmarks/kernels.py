@@ -99,13 +99,18 @@ def projector_row(images: int, count: int, box: int, backend: str, device: torch
 
     def run() -> Tensor:
         return project(
-            positions, densities, sigmas, rotations, shifts, box, backend=backend, sigma_max=2 / box  # type: ignore[arg-type]
+            positions,
+            densities,
+            sigmas,
+            rotations,
+            shifts,
+            box,
+            backend=backend,
+            sigma_max=2 / box,  # type: ignore[arg-type]
         )
 
     moved = 4 * (4 * positions.shape[0] * count + images * box * box)
-    return timed(
-        f"project {backend} B={images} N={count} box={box}", run, (positions, densities, sigmas), 0, moved
-    )
+    return timed(f"project {backend} B={images} N={count} box={box}", run, (positions, densities, sigmas), 0, moved)
 
 
 def voxelizer_row(count: int, box: int, device: torch.device) -> Row:
@@ -114,9 +119,7 @@ def voxelizer_row(count: int, box: int, device: torch.device) -> Row:
     def run() -> Tensor:
         return voxelize(positions, densities, sigmas, box, sigma_max=2 / box)
 
-    return timed(
-        f"voxelize N={count} box={box}", run, (positions, densities, sigmas), 0, 4 * (5 * count + box**3)
-    )
+    return timed(f"voxelize N={count} box={box}", run, (positions, densities, sigmas), 0, 4 * (5 * count + box**3))
 
 
 def decoder_row(images: int, count: int, fused: bool, device: torch.device) -> Row:
@@ -138,9 +141,7 @@ def decoder_row(images: int, count: int, fused: bool, device: torch.device) -> R
 
     operations = 2 * images * count * (LAYERS * WIDTH**2 + HEADS * WIDTH + 4 * HEADS)
     name = f"decode {'fused' if fused else 'plain'} B={images} N={count}"
-    return timed(
-        name, run, [z_part, gaussian_part, *weights, *biases, *heads, *out], operations, 16 * images * count
-    )
+    return timed(name, run, [z_part, gaussian_part, *weights, *biases, *heads, *out], operations, 16 * images * count)
 
 
 def main() -> None:
@@ -175,9 +176,7 @@ def main() -> None:
         row = make()
         floor = 1e3 * max(row.operations / rate, row.bytes_moved / bandwidth)
         both = 1e3 * max(3 * row.operations / rate, 2 * row.bytes_moved / bandwidth)
-        print(
-            f"{row.name:44} {row.forward:10.4f} {row.both:10.4f} {floor:9.4f} {both:10.4f} {both / row.both:6.1%}"
-        )
+        print(f"{row.name:44} {row.forward:10.4f} {row.both:10.4f} {floor:9.4f} {both:10.4f} {both / row.both:6.1%}")
         if cuda:
             torch.cuda.empty_cache()
 
