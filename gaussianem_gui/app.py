@@ -28,14 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from PySide6.QtCore import QLibraryInfo
     except ImportError as error:
-        print(f"gaussianem-gui: the desktop parts are not installed ({error}). "
-              "Install them with: pip install 'gaussianem[gui]'", file=sys.stderr)
+        print(
+            f"gaussianem-gui: the desktop parts are not installed ({error}). "
+            "Install them with: pip install 'gaussianem[gui]'",
+            file=sys.stderr,
+        )
         return 2
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.environ.get("QT_QPA_PLATFORM")
     ):
-        print("gaussianem-gui: no display. Connect with X forwarding (ssh -X), a remote desktop (TurboVNC, NoMachine, "
-              "X2Go), or set DISPLAY. The command line does everything too: gaussianem job --help", file=sys.stderr)
+        print(
+            "gaussianem-gui: no display. Connect with X forwarding (ssh -X), a remote desktop (TurboVNC, NoMachine, "
+            "X2Go), or set DISPLAY. The command line does everything too: gaussianem job --help",
+            file=sys.stderr,
+        )
         return 2
     del QLibraryInfo
     from PySide6.QtWidgets import QApplication

@@ -44,7 +44,9 @@ class Machine:
     cores: int = os.cpu_count() or 1
 
 
-def checks(job_type: str, values: dict[str, Any], root: Path, machine: Machine, rate: float | None = None) -> list[Check]:
+def checks(
+    job_type: str, values: dict[str, Any], root: Path, machine: Machine, rate: float | None = None
+) -> list[Check]:
     """Checks for a job of ``job_type`` with ``values`` in project ``root``.
 
     ``rate`` is the images per second that an earlier Train job here reached, if any did.
@@ -156,11 +158,15 @@ def _memory(batch: float, gaussians: int, stack: int, machine: Machine, values: 
     if needed > total:
         fits = int((total - MEMORY_BASE) * 0.9 / (gaussians * BYTES_PER_GAUSSIAN_IMAGE * scale))
         return Check(
-            "error", f"Needs about {needed / GIB:.0f} GiB of GPU memory, the GPU has {total / GIB:.0f}: "
-            f"a batch of {max(fits, 1)} would fit", "batch",
+            "error",
+            f"Needs about {needed / GIB:.0f} GiB of GPU memory, the GPU has {total / GIB:.0f}: "
+            f"a batch of {max(fits, 1)} would fit",
+            "batch",
         )
     if needed > free:
-        return Check("warning", f"Needs about {needed / GIB:.1f} GiB of GPU memory, {free / GIB:.1f} are free now", "batch")
+        return Check(
+            "warning", f"Needs about {needed / GIB:.1f} GiB of GPU memory, {free / GIB:.1f} are free now", "batch"
+        )
     more = " and the images fit too" if needed + stack < 0.9 * free else ""
     return Check("ok", f"About {needed / GIB:.1f} of {total / GIB:.0f} GiB GPU memory{more}")
 
@@ -186,8 +192,10 @@ def _disk(needed: float, root: Path) -> list[Check]:
     except OSError:
         return []
     left = usage.free - needed
-    text = f"Disk: needs about {bytes_text(needed)}, {bytes_text(usage.free)} free" if needed else (
-        f"Disk: {bytes_text(usage.free)} free"
+    text = (
+        f"Disk: needs about {bytes_text(needed)}, {bytes_text(usage.free)} free"
+        if needed
+        else (f"Disk: {bytes_text(usage.free)} free")
     )
     if left < 0:
         return [Check("error", f"{text}: free some space, or make the job smaller")]
@@ -242,4 +250,3 @@ def voxels_above(path: Path, level: float, changed: float) -> int:
     header = read_header(path)
     values = np.memmap(path, header.dtype, "r", header.offset, header.shape)
     return int(sum(np.count_nonzero(slab > level) for slab in values))
-

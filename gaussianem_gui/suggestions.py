@@ -19,12 +19,30 @@ STEPS = {
     "mask": ("Make a mask", "Limit motion to one region."),
 }
 PICTURES = {
-    "simulate": "flask", "preprocess": "job-preprocess", "train": "job-train", "analyze": "job-analyze",
-    "decode": "job-decode", "evaluate": "job-evaluate", "morph": "job-morph", "select": "job-select",
-    "mask": "job-mask", "import": "job-import",
+    "simulate": "flask",
+    "preprocess": "job-preprocess",
+    "train": "job-train",
+    "analyze": "job-analyze",
+    "decode": "job-decode",
+    "evaluate": "job-evaluate",
+    "morph": "job-morph",
+    "select": "job-select",
+    "mask": "job-mask",
+    "import": "job-import",
 }
 # What a new user may start with, in the order of the work.
 ORDER = ("preprocess", "train", "analyze", "decode", "morph", "simulate", "evaluate")
+
+
+# Of the job types that could read what a job made, those that are its natural continuation.
+NATURAL = {
+    "import": ("preprocess",),
+    "simulate": ("preprocess",),
+    "preprocess": ("train",),
+    "train": ("analyze", "decode", "evaluate"),
+    "analyze": ("decode", "morph"),
+    "decode": ("morph",),
+}
 
 
 @dataclass(frozen=True)
@@ -50,14 +68,18 @@ def next_steps(job_type: str, state: State, following: list[str]) -> list[Step]:
             Step("clone", "Correct and run again", "A copy with the same options, to change what was wrong."),
         ]
     if state in (State.ABORTED, State.LOST):
-        steps = [Step("continue", "Go on from where it stopped", "Continues in the same directory.")] if (
-            job_type == "train"
-        ) else []
+        steps = (
+            [Step("continue", "Go on from where it stopped", "Continues in the same directory.")]
+            if (job_type == "train")
+            else []
+        )
         return [*steps, Step("clone", "Run again", "A copy with the same options.")]
     if state is State.SCHEDULED:
         return []
     steps = [
-        Step("job", *STEPS.get(name, (name.capitalize(), "")), job_type=name) for name in following if name in STEPS
+        Step("job", *STEPS[name], job_type=name)
+        for name in NATURAL.get(job_type, following)
+        if name in following and name in STEPS
     ]
     if state is State.RUNNING:
         return [Step(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]

@@ -47,7 +47,12 @@ def load_volume(path: Path, longest: int) -> Picture:
         values = values.reshape(nz, factor, ny, factor, nx, factor).mean(axis=(1, 3, 5))
     sigma = sigma or 1.0
     return Picture(
-        path, np.ascontiguousarray(values, dtype=np.float32), volume.pixel_size_angstrom * factor, box, mean, sigma,
+        path,
+        np.ascontiguousarray(values, dtype=np.float32),
+        volume.pixel_size_angstrom * factor,
+        box,
+        mean,
+        sigma,
         (float(values.max()) - mean) / sigma,
     )
 
@@ -79,7 +84,9 @@ def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
         names = [p.name for p in vertex.properties]
         raw = np.asarray(vertex["density"], dtype=np.float32) if "density" in names else np.zeros(len(positions))
     except (OSError, KeyError, ValueError, PlyParseError) as error:
-        raise InputError(str(path), "must be a PLY file of Gaussians", type(error).__name__, "Choose another file.") from None
+        raise InputError(
+            str(path), "must be a PLY file of Gaussians", type(error).__name__, "Choose another file."
+        ) from None
     return positions, np.logaddexp(raw, 0.0)
 
 

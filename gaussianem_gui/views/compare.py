@@ -91,7 +91,12 @@ class Compare(QWidget):
         self.plot.refresh()
         infos = [(name, self._model.info(name)) for name in self.names]
         finals = [self._model.history(name).latest("loss") for name in self.names]
-        state = (tuple(i.status if i is not None else None for _, i in infos), tuple(finals), len(self._differences), theme.name)
+        state = (
+            tuple(i.status if i is not None else None for _, i in infos),
+            tuple(finals),
+            len(self._differences),
+            theme.name,
+        )
         if state == self._states:
             return
         self._states = state

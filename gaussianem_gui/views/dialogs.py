@@ -88,6 +88,8 @@ class Guide(QDialog):
         self.list = QListWidget()
         self.list.setAccessibleName("Pages of the guide")
         self.list.setMaximumWidth(230)
+        self.list.setSpacing(2)
+        self.list.ensurePolished()
         self.list.addItems([title for title, _ in self.pages])
         self.text = QTextBrowser()
         self.text.setOpenExternalLinks(True)
@@ -110,7 +112,9 @@ class Guide(QDialog):
 def versions(opengl: OpenGL | None) -> str:
     """Versions of everything that matters for a report, one a line."""
     lines = [
-        f"GaussianEM {__version__}", f"Python {sys.version.split()[0]}", f"{platform.system()} {platform.release()}",
+        f"GaussianEM {__version__}",
+        f"Python {sys.version.split()[0]}",
+        f"{platform.system()} {platform.release()}",
         f"Qt platform {QGuiApplication.platformName()}",
     ]
     for package in PACKAGES:
@@ -134,7 +138,11 @@ def about(parent: QWidget | None, opengl: OpenGL | None) -> Dialog:
     mark.setPixmap(logo(56))
     words = column(
         label(f"GaussianEM {__version__}", "title"),
-        label("Continuous and discrete motion in cryo-EM, with 3D Gaussians (He et al., arXiv 2512.21599).", "muted", wrap=True),
+        label(
+            "Continuous and discrete motion in cryo-EM, with 3D Gaussians (He et al., arXiv 2512.21599).",
+            "muted",
+            wrap=True,
+        ),
         spacing=4,
     )
     head = row(mark, spacing=16)
@@ -147,7 +155,9 @@ def about(parent: QWidget | None, opengl: OpenGL | None) -> Dialog:
     dialog.body.addLayout(head)
     dialog.body.addWidget(label("Versions and graphics, for a report", "section"))
     dialog.body.addWidget(text)
-    dialog.buttons.addWidget(button("Copy", "", "copy", lambda: QGuiApplication.clipboard().setText(text.toPlainText())))
+    dialog.buttons.addWidget(
+        button("Copy", "", "copy", lambda: QGuiApplication.clipboard().setText(text.toPlainText()))
+    )
     dialog.add_close()
     return dialog
 
@@ -201,7 +211,9 @@ class TrashDialog(Dialog):
             self.list.addItem(entry)
         count = self.list.count()
         self.note.setText(
-            f"{count_text(count, 'job')} in the trash. Restored jobs come back where they were." if count else "The trash is empty."
+            f"{count_text(count, 'job')} in the trash. Restored jobs come back where they were."
+            if count
+            else "The trash is empty."
         )
         self.restore.setEnabled(bool(count))
         self.empty.setEnabled(bool(count))
@@ -227,7 +239,9 @@ class TrashDialog(Dialog):
 class SettingsDialog(Dialog):
     """Settings in layers: for all projects, for this project, and how its jobs are submitted to a cluster."""
 
-    def __init__(self, parent: QWidget, settings: Settings, model: ProjectModel | None, on_theme: Callable[[str], None]) -> None:
+    def __init__(
+        self, parent: QWidget, settings: Settings, model: ProjectModel | None, on_theme: Callable[[str], None]
+    ) -> None:
         super().__init__(parent, "Settings", 720)
         self.setMinimumHeight(560)
         self.settings, self.model, self._on_theme = settings, model, on_theme
@@ -247,12 +261,42 @@ class SettingsDialog(Dialog):
     def _page(self, layer: str) -> QWidget:
         rows = column(spacing=18, margins=(4, 16, 12, 12))
         if layer == "program":
-            rows.addWidget(form_row("Theme", self._choice("theme", layer, {"dark": "Dark", "light": "Light", "system": "As the system"}), "Dark, light, or as your desktop is set."))
-            rows.addWidget(form_row("Notify when a job ends", self._switch("notify", layer), "A note in the corner of the desktop, and in this window."))
+            rows.addWidget(
+                form_row(
+                    "Theme",
+                    self._choice("theme", layer, {"dark": "Dark", "light": "Light", "system": "As the system"}),
+                    "Dark, light, or as your desktop is set.",
+                )
+            )
+            rows.addWidget(
+                form_row(
+                    "Notify when a job ends",
+                    self._switch("notify", layer),
+                    "A note in the corner of the desktop, and in this window.",
+                )
+            )
         else:
-            rows.addWidget(label("What is set here counts for this project only and wins over the settings for all projects.", "muted", wrap=True))
-        rows.addWidget(form_row("New jobs run on", self._choice("where", layer, {"local": "This computer", "cluster": "Cluster queue"}), "Can be changed for each job."))
-        rows.addWidget(form_row("Warn when the disk has less than", self._number("disk_warning_gb", layer, "GB"), "The warning is shown at the bottom of the window."))
+            rows.addWidget(
+                label(
+                    "What is set here counts for this project only and wins over the settings for all projects.",
+                    "muted",
+                    wrap=True,
+                )
+            )
+        rows.addWidget(
+            form_row(
+                "New jobs run on",
+                self._choice("where", layer, {"local": "This computer", "cluster": "Cluster queue"}),
+                "Can be changed for each job.",
+            )
+        )
+        rows.addWidget(
+            form_row(
+                "Warn when the disk has less than",
+                self._number("disk_warning_gb", layer, "GB"),
+                "The warning is shown at the bottom of the window.",
+            )
+        )
         rows.addWidget(label("Options of new jobs that differ from the program's defaults", "section"))
         rows.addWidget(self._defaults(layer))
         rows.addStretch(1)
@@ -266,7 +310,9 @@ class SettingsDialog(Dialog):
             self._on_theme(str(value))
 
     def _value(self, name: str, layer: str) -> Any:
-        return self.settings.get(name) if layer == "project" else self.settings.program.get(name, self.settings.get(name))
+        return (
+            self.settings.get(name) if layer == "project" else self.settings.program.get(name, self.settings.get(name))
+        )
 
     def _choice(self, name: str, layer: str, words: dict[str, str]) -> QComboBox:
         combo = QComboBox()
@@ -309,11 +355,17 @@ class SettingsDialog(Dialog):
                 continue
             text = ", ".join(f"{name} = {value}" for name, value in options.items())
             remove = button("Remove", "ghost", "x")
-            line = row(label(JOB_OPTIONS[job_type].title, "label"), label(text, "muted", wrap=True), None, remove, spacing=10)
+            line = row(
+                label(JOB_OPTIONS[job_type].title, "label"), label(text, "muted", wrap=True), None, remove, spacing=10
+            )
             inside.addLayout(line)
-            remove.clicked.connect(lambda _c=False, t=job_type, b=remove: (self.settings.set_defaults(t, {}, layer), b.setEnabled(False)))
+            remove.clicked.connect(
+                lambda _c=False, t=job_type, b=remove: (self.settings.set_defaults(t, {}, layer), b.setEnabled(False))
+            )
         if not inside.count():
-            inside.addWidget(label("None. In the form of a job, “Keep as my defaults” puts them here.", "muted", wrap=True))
+            inside.addWidget(
+                label("None. In the form of a job, “Keep as my defaults” puts them here.", "muted", wrap=True)
+            )
         box.setLayout(inside)
         return box
 
@@ -333,12 +385,23 @@ class SettingsDialog(Dialog):
                 return
             chosen = cluster.ClusterSettings.model_validate(form.values())
             if chosen != cluster.load_settings(model.root):
-                model.do("Keep the cluster settings", lambda p: cluster.save_settings(p.root, chosen), lambda _r: state.setText("Kept."))
+                model.do(
+                    "Keep the cluster settings",
+                    lambda p: cluster.save_settings(p.root, chosen),
+                    lambda _r: state.setText("Kept."),
+                )
 
         pause.timeout.connect(keep)
         form.changed.connect(pause.start)
         page = QWidget()
-        layout = column(label("How this project's jobs are handed to your cluster. The template may be the one you use for RELION.", "muted", wrap=True), margins=(4, 12, 4, 0))
+        layout = column(
+            label(
+                "How this project's jobs are handed to your cluster. The template may be the one you use for RELION.",
+                "muted",
+                wrap=True,
+            ),
+            margins=(4, 12, 4, 0),
+        )
         layout.addWidget(form, 1)
         layout.addWidget(state)
         page.setLayout(layout)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import traceback
-from types import TracebackType
+from collections.abc import Callable
+from types import FunctionType, TracebackType
+from typing import Any
 
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QPlainTextEdit, QWidget
+from shiboken6 import Shiboken
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui.views.theme import mono_font, theme
@@ -68,10 +72,11 @@ class Guard(QObject):
         self._open: dict[str, ErrorDialog] = {}
         self._before = sys.excepthook
         self._before_thread = threading.excepthook
-        self.happened.connect(self._show)
+        self.happened.connect(self._show, Qt.ConnectionType.QueuedConnection)
 
     def install(self) -> None:
-        """Catch from now on."""
+        """Catch from now on, in every view loaded so far."""
+        protect_views()
         sys.excepthook = self._hook
         threading.excepthook = lambda a: self._hook(
             a.exc_type, a.exc_value if a.exc_value is not None else a.exc_type(), a.exc_traceback
@@ -113,3 +118,49 @@ def explain(what: str, error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError):
         return f"{what}: {error.strerror or error} ({error.filename})" if error.filename else f"{what}: {error}", ""
     return f"{what}: {type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+
+# What an override answers when it has failed and Qt's own answer is of no use either.
+_ANSWERS: dict[str, object] = {"eventFilter": False, "rowCount": 0, "columnCount": 0, "heightForWidth": 0}
+_PROTECTED = "_is_protected"
+
+
+def protect_views() -> None:
+    """Keep exceptions of the views' overridden Qt methods inside them. Cheap to call again after loading more views.
+
+    PySide leaves an exception of an override (a paintEvent, say) pending until the C++ call returns; if Qt calls
+    another override in between, the interpreter crashes. So each override reports its own exceptions and lets Qt's
+    own method answer instead.
+    """
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("gaussianem_gui.views"):
+            continue
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and value.__module__ == name and issubclass(value, Shiboken.Object):
+                _protect(value)
+
+
+def _protect(kind: type) -> None:
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("PySide6.")]
+    for name, function in list(vars(kind).items()):
+        if not isinstance(function, FunctionType) or name.startswith("__") or hasattr(function, _PROTECTED):
+            continue
+        base = next((b for b in bases if name in vars(b) or hasattr(b, name)), None)
+        if base is not None:
+            setattr(kind, name, _protected(function, getattr(base, name), _ANSWERS.get(name)))
+
+
+def _protected(function: Callable[..., Any], fallback: Callable[..., Any], answer: object) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*arguments: Any, **names: Any) -> Any:
+        try:
+            return function(*arguments, **names)
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            try:
+                return fallback(*arguments, **names)
+            except Exception:  # abstract in Qt, or failing for the same reason
+                return answer
+
+    setattr(inner, _PROTECTED, True)
+    return inner

@@ -15,19 +15,44 @@ from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLineEdit, QMenu, QPushButton, QSizePolicy, QWidget
 
 from gaussianem_core.options import hints
-
 from gaussianem_gui.views.widgets import Switch, column, icon_button, keep_icon, label, restyle, row
 
 WORDS = {
-    "ctf": "CTF", "gpu": "GPU", "gpus": "GPUs", "star": "STAR", "snr": "SNR", "lr": "Learning rate", "umap": "UMAP",
-    "cs": "Spherical aberration", "apix": "Pixel size", "ply": "PLY", "cfg": "Configuration", "z": "Latents (z)",
-    "map_thres": "Map threshold", "qdim": "Encoder width", "qlayers": "Encoder layers", "zdim": "Latent dimensions",
-    "nclass": "Number of classes", "batch": "Batch size", "epoch": "Epochs", "point": "Consensus Gaussians",
-    "pose": "Poses", "latent": "Latents", "model_weight": "Trained network",
-    "particle_name": "Particle stack", "star_file": "Particles", "source_dir": "Data directory",
-    "data_dir": "Stack directory", "consensus_map": "Consensus map", "no_umap": "Skip UMAP", "no_ctf": "No CTF",
-    "lr_latent": "Learning rate of the latents", "beta": "KL weight", "no_invert": "Protein is dark",
-    "gaussians": "Consensus Gaussians", "downsample_size": "Box after downsampling",
+    "ctf": "CTF",
+    "gpu": "GPU",
+    "gpus": "GPUs",
+    "star": "STAR",
+    "snr": "SNR",
+    "lr": "Learning rate",
+    "umap": "UMAP",
+    "cs": "Spherical aberration",
+    "apix": "Pixel size",
+    "ply": "PLY",
+    "cfg": "Configuration",
+    "z": "Latents (z)",
+    "map_thres": "Map threshold",
+    "qdim": "Encoder width",
+    "qlayers": "Encoder layers",
+    "zdim": "Latent dimensions",
+    "nclass": "Number of classes",
+    "batch": "Batch size",
+    "epoch": "Epochs",
+    "point": "Consensus Gaussians",
+    "pose": "Poses",
+    "latent": "Latents",
+    "model_weight": "Trained network",
+    "particle_name": "Particle stack",
+    "star_file": "Particles",
+    "source_dir": "Data directory",
+    "data_dir": "Stack directory",
+    "consensus_map": "Consensus map",
+    "no_umap": "Skip UMAP",
+    "no_ctf": "No CTF",
+    "lr_latent": "Learning rate of the latents",
+    "beta": "KL weight",
+    "no_invert": "Protein is dark",
+    "gaussians": "Consensus Gaussians",
+    "downsample_size": "Box after downsampling",
 }
 
 
@@ -240,7 +265,8 @@ class PathEditor(Editor):
         self.edit.setAccessibleDescription(info.description or "")
         self.edit.setPlaceholderText(
             {"directory": "folder", "mask": "none"}.get(extra["widget"] or "", extra["filter"] or "")
-            if info.is_required() or extra["widget"] != "file" else f"none ({extra['filter'] or 'any file'})"
+            if info.is_required() or extra["widget"] != "file"
+            else f"none ({extra['filter'] or 'any file'})"
         )
         self.browse = icon_button("folder", f"Choose {self._title.lower()} on the disk", self._browse)
         self.browse.setObjectName(f"browse-{name}")
@@ -432,4 +458,3 @@ class FieldRow(QWidget):
         self.error.setVisible(bool(text))
         self.editor.set_invalid(bool(text))
         self.editor.setAccessibleDescription(f"Error: {text}" if text else self.help.text())
-

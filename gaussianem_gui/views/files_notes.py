@@ -70,8 +70,11 @@ class Files(QWidget):
         self.place = label("", "muted", selectable=True)
         self.total = label("", "hint")
         tools = row(
-            self.place, None, self.total,
-            button("Copy path", "", "copy", self.copy_path), button("Open folder", "", "external", self.open_folder),
+            self.place,
+            None,
+            self.total,
+            button("Copy path", "", "copy", self.copy_path),
+            button("Open folder", "", "external", self.open_folder),
             spacing=8,
         )
         card = frame("card")
@@ -162,7 +165,9 @@ class Notes(QWidget):
         self._pause.timeout.connect(self.keep)
         self.edit.textChanged.connect(self._typed)
         layout = column(spacing=10, margins=(20, 14, 20, 16))
-        layout.addLayout(row(label("Kept in note.txt, as RELION does; every run adds its command.", "muted"), None, self.state))
+        layout.addLayout(
+            row(label("Kept in note.txt, as RELION does; every run adds its command.", "muted"), None, self.state)
+        )
         layout.addWidget(self.edit, 1)
         self.setLayout(layout)
 

@@ -62,7 +62,9 @@ class JobNode(QGraphicsObject):
     def paint(self, painter: QPainter, option, widget=None) -> None:  # type: ignore[no-untyped-def]
         icon, colour, word = theme.state(state_word(self.info))
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setBrush(QColor(theme.colour("accent_soft" if self.current else ("hover" if self._hover else "surface"))))
+        painter.setBrush(
+            QColor(theme.colour("accent_soft" if self.current else ("hover" if self._hover else "surface")))
+        )
         painter.setPen(QPen(QColor(theme.colour("accent" if self.current else "strong")), 1.5 if self.current else 1))
         painter.drawRoundedRect(QRectF(0, 0, WIDTH, HEIGHT), 10, 10)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -198,7 +200,12 @@ class FlowGraph(QGraphicsView):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         links = self._model.links if self._model is not None else {}
-        if self._current in self.nodes and event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_Left, Qt.Key.Key_Right):
+        if self._current in self.nodes and event.key() in (
+            Qt.Key.Key_Up,
+            Qt.Key.Key_Down,
+            Qt.Key.Key_Left,
+            Qt.Key.Key_Right,
+        ):
             here = self.nodes[self._current]
             if event.key() == Qt.Key.Key_Up:
                 found = links.get(self._current, [])
@@ -206,7 +213,11 @@ class FlowGraph(QGraphicsView):
                 found = [c for c, parents in links.items() if self._current in parents]
             else:
                 right = event.key() == Qt.Key.Key_Right
-                beside = [n for n, i in self.nodes.items() if i.y() == here.y() and (i.x() > here.x()) == right and i is not here]
+                beside = [
+                    n
+                    for n, i in self.nodes.items()
+                    if i.y() == here.y() and (i.x() > here.x()) == right and i is not here
+                ]
                 found = sorted(beside, key=lambda n: abs(self.nodes[n].x() - here.x()))
             if found and found[0] in self.nodes:
                 self.opened.emit(found[0])

@@ -106,9 +106,7 @@ class OptionForm(QWidget):
             item.touched = False
         for _, _, section, advanced in self._cards:
             if section is not None:
-                differing = [
-                    n for n in advanced if n in values and values[n] != self.model.model_fields[n].default
-                ]
+                differing = [n for n in advanced if n in values and values[n] != self.model.model_fields[n].default]
                 section.set_open(bool(differing))
         self._loading = False
         self._show_required = False
@@ -210,8 +208,7 @@ class OptionForm(QWidget):
         words = text.lower().split()
         for card, names, section, advanced in self._cards:
             hits = [
-                n for n in names
-                if all(w in f"{n} {field_label(n)} {self.rows[n].help.text()}".lower() for w in words)
+                n for n in names if all(w in f"{n} {field_label(n)} {self.rows[n].help.text()}".lower() for w in words)
             ]
             for name in names:
                 self.rows[name].setVisible(name in hits)

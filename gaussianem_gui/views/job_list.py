@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, QPersistentModelIndex, QRect, QSize, QSortFilterProxyModel, Qt, Signal
+from PySide6.QtCore import (
+    QAbstractItemModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    QRect,
+    QSize,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette
 from PySide6.QtWidgets import QAbstractItemView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTreeView
 
@@ -166,7 +175,7 @@ class JobDelegate(QStyledItemDelegate):
             painter.setFont(font)
             painter.setPen(QColor(theme.colour("faint")))
             painter.drawText(
-                option.rect.adjusted(4, 6, -8, 0), Qt.AlignmentFlag.AlignVCenter, str(index.data()).upper()
+                option.rect.adjusted(14, 6, -8, 0), Qt.AlignmentFlag.AlignVCenter, str(index.data()).upper()
             )
             painter.restore()
             return
@@ -203,7 +212,9 @@ class JobDelegate(QStyledItemDelegate):
         painter.setFont(small)
         painter.setPen(QColor(colour))
         painter.drawText(
-            QRect(right - wide, box.top() + 6, wide, 20), Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight, word
+            QRect(right - wide, box.top() + 6, wide, 20),
+            Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
+            word,
         )
         painter.setPen(QColor(theme.colour("muted")))
         below = metrics.elidedText(str(index.data(SUBTITLE)), Qt.TextElideMode.ElideRight, right - left)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QFontMetrics
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -56,27 +55,73 @@ class JobPane(QWidget):
         self.alias.editingFinished.connect(self._rename)
         self.badge = Badge()
         self.line = Elided("", "muted")
-        self.stop = button("Stop", "danger", "stop", lambda: self.actionRequested.emit("abort"), "Stop the job at a safe point", name="stopButton")
+        self.stop = button(
+            "Stop",
+            "danger",
+            "stop",
+            lambda: self.actionRequested.emit("abort"),
+            "Stop the job at a safe point",
+            name="stopButton",
+        )
         self.go = button("Run", "primary", "play", lambda: self.actionRequested.emit("run"), name="headerRun")
-        self.again = button("Continue", "", "continue", lambda: self.actionRequested.emit("continue"), "Run it again in its directory", name="continueButton")
-        self.copy = button("Clone", "", "clone", lambda: self.actionRequested.emit("clone"), "A new job with the same options", name="cloneButton")
-        self.more = icon_button("more", "More actions", lambda: self.moreRequested.emit(self.more.mapToGlobal(self.more.rect().bottomLeft())))
-        top = row(self.picture, self.title, self.badge, 4, self.alias, None, self.stop, self.go, self.again, self.copy, self.more, spacing=10)
+        self.again = button(
+            "Continue",
+            "",
+            "continue",
+            lambda: self.actionRequested.emit("continue"),
+            "Run it again in its directory",
+            name="continueButton",
+        )
+        self.copy = button(
+            "Clone",
+            "",
+            "clone",
+            lambda: self.actionRequested.emit("clone"),
+            "A new job with the same options",
+            name="cloneButton",
+        )
+        self.more = icon_button(
+            "more",
+            "More actions",
+            lambda: self.moreRequested.emit(self.more.mapToGlobal(self.more.rect().bottomLeft())),
+        )
+        top = row(
+            self.picture,
+            self.title,
+            self.badge,
+            4,
+            self.alias,
+            None,
+            self.stop,
+            self.go,
+            self.again,
+            self.copy,
+            self.more,
+            spacing=10,
+        )
         head = QFrame()
         head.setProperty("role", "header")
-        inside = column(spacing=6, margins=(20, 14, 16, 12))
+        inside = column(spacing=4, margins=(20, 11, 16, 9))
         inside.addLayout(top)
         inside.addWidget(self.line)
         head.setLayout(inside)
 
         self._parameters_page = QWidget()
         self._parameters_page.setLayout(column(spacing=0))
-        self.progress, self.results, self.files, self.notes, self.log = Progress(), Results(), Files(), Notes(), LogView()
+        self.progress, self.results, self.files, self.notes, self.log = (
+            Progress(),
+            Results(),
+            Files(),
+            Notes(),
+            LogView(),
+        )
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
         self.tabs.tabBar().setAccessibleName("Parts of the job")
-        for name, page in zip(TABS, (self._parameters_page, self.progress, self.results, self.files, self.notes, self.log)):
+        for name, page in zip(
+            TABS, (self._parameters_page, self.progress, self.results, self.files, self.notes, self.log)
+        ):
             self.tabs.addTab(page, name)
         self.tabs.currentChanged.connect(lambda _i: self.refresh())
 
@@ -144,13 +189,16 @@ class JobPane(QWidget):
         self.files.set_job(model, info)
         self.notes.set_job(model, info)
         self.log.set_logs(model.logs(info.name))
+        self._restyle()
         if tab or fresh:
             self.show_tab(tab or self._natural_tab(info))
         self.refresh()
 
     def parameters_fit(self, info: JobInfo) -> bool:
         """True if the page of parameters belongs to this job."""
-        return not info.ours or (self.parameters is not None and self.parameters.info is not None and self.parameters.info.name == info.name)
+        return not info.ours or (
+            self.parameters is not None and self.parameters.info is not None and self.parameters.info.name == info.name
+        )
 
     def reload_parameters(self) -> None:
         """Show the form anew, after it was changed or a continue was given up."""
@@ -181,7 +229,6 @@ class JobPane(QWidget):
 
     def _leave(self) -> None:
         self.notes.keep()
-        self._notes_name = ""
         if self.model is not None and self.name:
             self.model.release(self.name)
             for name in self.progress.followed():
@@ -263,9 +310,14 @@ class JobPane(QWidget):
         self._steps.addWidget(label("Next", "section"))
         for place, step in enumerate(steps):
             item = button(
-                step.title, "primary" if place == 0 and info.status.state.finished else "",
-                {"results": "cube", "log": "log", "clone": "clone", "continue": "continue"}.get(step.kind, picture(step.job_type)),
-                lambda s=step: self.stepRequested.emit(s), step.why, name=f"step-{step.job_type or step.kind}",
+                step.title,
+                "primary" if place == 0 and info.status.state.finished else "",
+                {"results": "cube", "log": "log", "clone": "clone", "continue": "continue"}.get(
+                    step.kind, picture(step.job_type)
+                ),
+                lambda s=step: self.stepRequested.emit(s),
+                step.why,
+                name=f"step-{step.job_type or step.kind}",
             )
             self._steps.addWidget(item)
         why = Elided(steps[0].why, "hint")
@@ -281,8 +333,6 @@ class JobPane(QWidget):
         job_type = info.job_type if info is not None else self.draft
         self.picture.setPixmap(theme.pixmap(picture(job_type), "accent", 24))
         self._steps_state = None
-        _ = QFontMetrics(self.font()).height()
-        self.picture.setAlignment(Qt.AlignmentFlag.AlignVCenter)
 
     def shut_down(self) -> None:
         """Keep the notes and let go of the 3D view."""

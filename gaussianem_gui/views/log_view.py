@@ -5,7 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from PySide6.QtCore import QPoint, QRect, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFontMetrics, QGuiApplication, QKeyEvent, QKeySequence, QMouseEvent, QPainter, QPaintEvent
+from PySide6.QtGui import (
+    QColor,
+    QFontMetrics,
+    QGuiApplication,
+    QKeyEvent,
+    QKeySequence,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+)
 from PySide6.QtWidgets import QAbstractScrollArea, QComboBox, QLineEdit, QSizePolicy, QWidget
 
 from gaussianem_gui.logfile import LogFile
@@ -147,7 +156,9 @@ class LogText(QAbstractScrollArea):
     def keyPressEvent(self, event: QKeyEvent) -> None:
         bar = self.verticalScrollBar()
         steps = {
-            Qt.Key.Key_Down: 1, Qt.Key.Key_Up: -1, Qt.Key.Key_PageDown: bar.pageStep(),
+            Qt.Key.Key_Down: 1,
+            Qt.Key.Key_Up: -1,
+            Qt.Key.Key_PageDown: bar.pageStep(),
             Qt.Key.Key_PageUp: -bar.pageStep(),
         }
         if event.matches(QKeySequence.StandardKey.Copy):
@@ -183,7 +194,8 @@ class LogText(QAbstractScrollArea):
                 painter.fillRect(box, QColor(theme.colour("selection")))
             painter.setPen(QColor(theme.colour("faint")))
             painter.drawText(
-                QRect(0, y, gutter - 12, self._height), Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
+                QRect(0, y, gutter - 12, self._height),
+                Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
                 str(first + index + 1),
             )
             painter.setClipRect(QRect(gutter, y, self.viewport().width() - gutter, self._height))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QSettings, Qt, Signal
+from PySide6.QtCore import QSettings, Qt
 from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QFrame, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
 from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.widgets import Elided, Switch, clear, column, label, row
+from gaussianem_gui.views.widgets import Elided, Flow, Switch, column, label, row
 from gaussianem_gui.watch import Curve, History, smooth, thin
 
 NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
 NAMES = {
-    "loss": "Total loss", "total": "Total loss", "lr": "Learning rate", "kl": "KL", "images_per_second": "Images/s",
+    "loss": "Total loss",
+    "total": "Total loss",
+    "lr": "Learning rate",
+    "kl": "KL",
+    "images_per_second": "Images/s",
     "lr_latent": "Latent learning rate",
 }
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
@@ -56,20 +60,20 @@ def dot(colour: str, hollow: bool = False) -> QIcon:
 class LossPlot(QWidget):
     """Curves of one or several histories. ``refresh`` redraws if something is new."""
 
-    compareRequested = Signal()
-
-    def __init__(self, *, compare_button: bool = True) -> None:
+    def __init__(self, title: str = "Loss") -> None:
         super().__init__()
         self.setObjectName("lossPlot")
+        self.heading = label(title, "heading")
         self._jobs: list[tuple[str, History]] = []
         self._drawn: object = None
         self._curves: dict[tuple[int, str, str, bool], pg.PlotCurveItem] = {}
         self._marks: list[pg.InfiniteLine] = []
         self._hidden: set[str] = set(_stored("plot/hidden", ["lr", "lr_latent", "images_per_second"]))
+        self._compared: set[str] = {"loss", "total"}
         self._chips: dict[str, QPushButton] = {}
 
         self.plot = pg.PlotWidget()
-        self.plot.setMinimumHeight(180)
+        self.plot.setMinimumHeight(110)
         self.plot.setAccessibleName("Loss curves")
         self.plot.setMenuEnabled(False)
         self.plot.setFrameShape(QFrame.Shape.NoFrame)
@@ -78,7 +82,7 @@ class LossPlot(QWidget):
         self.log.setObjectName("logScale")
         self.smoothing = QSlider(Qt.Orientation.Horizontal)
         self.smoothing.setRange(0, 20)
-        self.smoothing.setFixedWidth(96)
+        self.smoothing.setFixedWidth(80)
         self.smoothing.setAccessibleName("Smoothing")
         self.smoothing.setToolTip("Moving average over more and more reports; the raw curve stays behind it, faint")
         self.smoothing.setValue(int(str(QSettings().value("plot/smoothing", 6))))
@@ -88,18 +92,20 @@ class LossPlot(QWidget):
             self.axis.addItem(text, key)
         self.readout = Elided("", "hint")
         self.readout.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self._chip_row = QHBoxLayout()
-        self._chip_row.setSpacing(6)
+        self._chip_flow = Flow(2)
         chips = QWidget()
-        chips.setLayout(self._chip_row)
-        self._chip_row.setContentsMargins(0, 0, 0, 0)
-        tools = row(label("Smooth", "muted"), self.smoothing, 8, label("Log", "muted"), self.log, 8, self.axis)
-        head = QHBoxLayout()
-        head.addWidget(chips, 1)
-        head.addLayout(tools)
-        self._head = head
+        chips.setLayout(self._chip_flow)
+        policy = chips.sizePolicy()
+        policy.setHeightForWidth(True)
+        chips.setSizePolicy(policy)
+        self.tools = row(
+            label("Smooth", "muted"), self.smoothing, 6, label("Log", "muted"), self.log, 6, self.axis, spacing=8
+        )
+        head = row(self.heading, None, spacing=8)
+        head.addLayout(self.tools)
         layout: QVBoxLayout = column(spacing=6)
         layout.addLayout(head)
+        layout.addWidget(chips)
         layout.addWidget(self.plot, 1)
         layout.addWidget(self.readout)
         self.setLayout(layout)
@@ -125,7 +131,8 @@ class LossPlot(QWidget):
         for chip in self._chips.values():
             chip.hide()
             chip.deleteLater()
-        clear(self._chip_row)
+        while self._chip_flow.takeAt(0) is not None:
+            pass
         self._chips = {}
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
@@ -137,8 +144,12 @@ class LossPlot(QWidget):
     def refresh(self) -> bool:
         """Redraw if a history has grown or a control has changed; True if it did."""
         state = (
-            tuple(history.version for _, history in self._jobs), self.log.isChecked(), self.smoothing.value(),
-            self.axis.currentData(), frozenset(self._hidden), theme.name,
+            tuple(history.version for _, history in self._jobs),
+            self.log.isChecked(),
+            self.smoothing.value(),
+            self.axis.currentData(),
+            frozenset(self._concealed()),
+            theme.name,
         )
         if state == self._drawn:
             return False
@@ -149,7 +160,7 @@ class LossPlot(QWidget):
             for stage, name in history.names():
                 if name not in names:
                     names.append(name)
-                if name in self._hidden or name == "images_per_second":
+                if name in self._concealed() or name == "images_per_second":
                     continue
                 self._draw(index, history.curve(stage, name), names.index(name), used)
         for key in set(self._curves) - used:
@@ -168,6 +179,12 @@ class LossPlot(QWidget):
                     continue
                 result[name] = np.column_stack([x, 10.0**y if self.log.isChecked() else y])
         return result
+
+    def _concealed(self) -> set[str]:
+        """Quantities not drawn: of one job those switched off, of several jobs all but those switched on."""
+        if len(self._jobs) < 2:
+            return self._hidden
+        return {name for _, history in self._jobs for _, name in history.names()} - self._compared
 
     def _x(self, curve: Curve) -> np.ndarray:
         key = self.axis.currentData()
@@ -210,20 +227,17 @@ class LossPlot(QWidget):
             if chip is None:
                 chip = QPushButton(quantity_name(name))
                 chip.setProperty("kind", "ghost")
-                chip.setStyleSheet("padding: 3px 8px; font-size: 9pt;")
+                chip.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px;")
                 chip.setCheckable(True)
-                chip.setChecked(name not in self._hidden)
+                chip.setChecked(name not in self._concealed())
                 chip.setToolTip(f"Show or hide {quantity_name(name)}")
                 chip.setAccessibleName(f"Show {quantity_name(name)}")
                 chip.setObjectName(f"chip-{name}")
                 chip.toggled.connect(lambda on, n=name: self._toggle(n, on))
                 self._chips[name] = chip
-                self._chip_row.addWidget(chip)
+                self._chip_flow.addWidget(chip)
             colour = theme.colour("muted") if several else theme.series(index)
-            chip.setIcon(dot(colour, hollow=name in self._hidden))
-        while self._chip_row.count() and self._chip_row.itemAt(self._chip_row.count() - 1).widget() is None:
-            self._chip_row.takeAt(self._chip_row.count() - 1)
-        self._chip_row.addStretch(1)
+            chip.setIcon(dot(colour, hollow=name in self._concealed()))
 
     def _draw_marks(self) -> None:
         for mark in self._marks:
@@ -238,13 +252,18 @@ class LossPlot(QWidget):
         places = np.flatnonzero(np.diff(np.floor(curve.epoch)) > 0) + 1
         x = self._x(curve)[places]
         for value in x[:: max(len(x) // MARKS + (len(x) % MARKS > 0), 1)]:
-            mark = pg.InfiniteLine(float(value), angle=90, pen=pg.mkPen(theme.colour("strong"), style=Qt.PenStyle.DotLine))
+            mark = pg.InfiniteLine(
+                float(value), angle=90, pen=pg.mkPen(theme.colour("strong"), style=Qt.PenStyle.DotLine)
+            )
             self.plot.addItem(mark, ignoreBounds=True)
             self._marks.append(mark)
 
     def _toggle(self, name: str, on: bool) -> None:
-        (self._hidden.discard if on else self._hidden.add)(name)
-        QSettings().setValue("plot/hidden", sorted(self._hidden))
+        if len(self._jobs) > 1:
+            (self._compared.add if on else self._compared.discard)(name)
+        else:
+            (self._hidden.discard if on else self._hidden.add)(name)
+            QSettings().setValue("plot/hidden", sorted(self._hidden))
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
 

@@ -41,7 +41,7 @@ class MachinePanel(QWidget):
         super().__init__()
         self.setObjectName("machinePanel")
         self.setAccessibleName("This computer")
-        self._lines = column(spacing=10, margins=(14, 12, 14, 14))
+        self._lines = column(spacing=7, margins=(14, 9, 12, 10))
         outer = column(spacing=0)
         outer.addLayout(self._lines)
         outer.addStretch(1)
@@ -53,10 +53,15 @@ class MachinePanel(QWidget):
         for gpu in load.gpus:
             used = f"{gpu.memory_used / 2**30:.0f} / {gpu.memory_total / 2**30:.0f} GiB"
             busy = f" · {100 * gpu.load:.0f} %" if gpu.load is not None else ""
-            name = f"GPU {gpu.index}  {gpu.name.removeprefix('NVIDIA ')}"
-            self._line(name, used + busy, gpu.memory_used / max(gpu.memory_total, 1), gpu.job)
+            name = f"GPU {gpu.index}"
+            self._line(
+                name,
+                used + busy,
+                gpu.memory_used / max(gpu.memory_total, 1),
+                " · ".join(filter(None, [gpu.name, gpu.job])),
+            )
         if not load.gpus:
-            self._lines.addWidget(label("No NVIDIA GPU: jobs run on the processor", "hint", wrap=True))
+            self._lines.addWidget(Elided("No NVIDIA GPU: jobs run on the processor", "hint"))
         self._line("Processor", f"{100 * load.cpu:.0f} %", load.cpu, alarm=1.1)
         used_memory, memory = load.memory
         self._line("Memory", f"{used_memory / 2**30:.0f} / {memory / 2**30:.0f} GiB", used_memory / max(memory, 1))
@@ -65,12 +70,11 @@ class MachinePanel(QWidget):
             self._line("Disk", f"{bytes_text(free)} free", 1 - free / total)
 
     def _line(self, name: str, value: str, share: float, note: str = "", alarm: float = 0.95) -> None:
-        title = Elided(name, "hint")
-        head = row(title, label(value, "hint"), spacing=8)
-        head.setStretch(0, 1)
-        inside = column(spacing=4)
-        inside.addLayout(head)
-        inside.addWidget(Meter(share, alarm=alarm))
+        title, words = label(name, "hint"), label(value, "hint")
+        words.setMinimumWidth(96)
+        words.setAlignment(Qt.AlignmentFlag.AlignRight)
+        line = row(title, Meter(share, alarm=alarm), words, spacing=10)
+        title.setFixedWidth(64)
+        self._lines.addLayout(line)
         if note:
-            inside.addWidget(Elided(note, "faint"))
-        self._lines.addLayout(inside)
+            self._lines.addWidget(Elided(note, "faint"))

@@ -56,12 +56,32 @@ from gaussianem_gui.watch import Watcher
 LIVE_MILLISECONDS = 250
 LAYOUT_VERSION = 1
 ICONS = {
-    "run": "play", "submit": "queue", "continue": "continue", "abort": "stop", "unrequest": "x", "clone": "clone",
-    "alias": "tag", "note": "note", "command": "copy", "folder": "external", "cleanup": "broom",
-    "cleanup_harsh": "broom", "delete": "trash", "new_project": "folder-plus", "open_project": "folder",
-    "new_job": "plus", "import": "job-import", "workflow": "graph", "trash": "trash", "empty_trash": "trash",
-    "cluster": "queue", "repair": "settings", "break_lock": "lock", "mark_succeeded": "check-circle",
-    "mark_failed": "x-circle", "mark_aborted": "stop-circle",
+    "run": "play",
+    "submit": "queue",
+    "continue": "continue",
+    "abort": "stop",
+    "unrequest": "x",
+    "clone": "clone",
+    "alias": "tag",
+    "note": "note",
+    "command": "copy",
+    "folder": "external",
+    "cleanup": "broom",
+    "cleanup_harsh": "broom",
+    "delete": "trash",
+    "new_project": "folder-plus",
+    "open_project": "folder",
+    "new_job": "plus",
+    "import": "job-import",
+    "workflow": "graph",
+    "trash": "trash",
+    "empty_trash": "trash",
+    "cluster": "queue",
+    "repair": "settings",
+    "break_lock": "lock",
+    "mark_succeeded": "check-circle",
+    "mark_failed": "x-circle",
+    "mark_aborted": "stop-circle",
 }
 
 
@@ -79,20 +99,96 @@ class ViewAction:
 
 
 VIEW_ACTIONS = (
-    ViewAction("palette", "Command palette…", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"),
-    ViewAction("home", "Project overview", "Alt+Home", "What the project holds and what comes next", "View", "home", "show_home"),
-    ViewAction("compare", "Compare selected jobs", "Ctrl+Shift+D", "Curves and options of the selected jobs side by side", "View", "compare", "compare_selected"),
-    ViewAction("by_type", "Jobs by type or by time", "Ctrl+T", "Group the list by type, or show the newest first", "View", "list", "toggle_by_type"),
-    ViewAction("flow", "List or flow of jobs", "Ctrl+G", "Show jobs as a list or as a graph of inputs and outputs", "View", "graph", "toggle_flow"),
+    ViewAction(
+        "palette", "Command palette…", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"
+    ),
+    ViewAction(
+        "home",
+        "Project overview",
+        "Alt+Home",
+        "What the project holds and what comes next",
+        "View",
+        "home",
+        "show_home",
+    ),
+    ViewAction(
+        "compare",
+        "Compare selected jobs",
+        "Ctrl+Shift+D",
+        "Curves and options of the selected jobs side by side",
+        "View",
+        "compare",
+        "compare_selected",
+    ),
+    ViewAction(
+        "by_type",
+        "Jobs by type or by time",
+        "Ctrl+T",
+        "Group the list by type, or show the newest first",
+        "View",
+        "list",
+        "toggle_by_type",
+    ),
+    ViewAction(
+        "flow",
+        "List or flow of jobs",
+        "Ctrl+G",
+        "Show jobs as a list or as a graph of inputs and outputs",
+        "View",
+        "graph",
+        "toggle_flow",
+    ),
     ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search", "find_job"),
-    ViewAction("theme", "Dark or light", "Ctrl+Shift+L", "Switch between the dark and the light theme", "View", "sun", "toggle_theme"),
-    ViewAction("reset_layout", "Reset the layout", "", "Put all panels back where they were", "View", "fit", "reset_layout"),
-    ViewAction("settings", "Settings…", "Ctrl+,", "For all projects, this project, and the cluster", "View", "settings", "show_settings"),
+    ViewAction(
+        "theme",
+        "Dark or light",
+        "Ctrl+Shift+L",
+        "Switch between the dark and the light theme",
+        "View",
+        "sun",
+        "toggle_theme",
+    ),
+    ViewAction(
+        "reset_layout", "Reset the layout", "", "Put all panels back where they were", "View", "fit", "reset_layout"
+    ),
+    ViewAction(
+        "settings",
+        "Settings…",
+        "Ctrl+,",
+        "For all projects, this project, and the cluster",
+        "View",
+        "settings",
+        "show_settings",
+    ),
     ViewAction("guide", "Guide", "F1", "From particles to volumes in five short pages", "Help", "book", "show_guide"),
-    ViewAction("demo", "Demo project…", "", "A small dataset with known motion, to try everything", "Project", "flask", "make_demo"),
-    ViewAction("close_project", "Close project", "Ctrl+W", "Back to the first window; jobs go on", "Project", "x", "close_project"),
+    ViewAction(
+        "demo",
+        "Demo project…",
+        "",
+        "A small dataset with known motion, to try everything",
+        "Project",
+        "flask",
+        "make_demo",
+    ),
+    ViewAction(
+        "close_project",
+        "Close project",
+        "Ctrl+W",
+        "Back to the first window; jobs go on",
+        "Project",
+        "x",
+        "close_project",
+    ),
     ViewAction("quit", "Quit", "Ctrl+Q", "Close the window; jobs go on", "Project", "x", "close"),
-    ViewAction("about", "About and versions", "", "Versions and the OpenGL renderer, for a report", "Help", "info", "show_about"),
+    ViewAction(
+        "about",
+        "About and versions",
+        "",
+        "Versions and the OpenGL renderer, for a report",
+        "Help",
+        "info",
+        "show_about",
+    ),
 )
 
 
@@ -231,20 +327,36 @@ class MainWindow(QMainWindow):
             menu = menus[parent]
             if child:
                 menu = menus.setdefault(action.menu, menus[parent].addMenu(child))
-            self._add_action(menu, action.id, action.text, action.shortcut, action.tip, ICONS.get(action.id, "more"),
-                             lambda a=action: self.trigger(a.id))
+            self._add_action(
+                menu,
+                action.id,
+                action.text,
+                action.shortcut,
+                action.tip,
+                ICONS.get(action.id, "more"),
+                lambda a=action: self.trigger(a.id),
+            )
         for view in VIEW_ACTIONS:
             if view.id in ("demo", "close_project", "reset_layout", "about"):
                 menus[view.menu].addSeparator()
-            self._add_action(menus[view.menu], view.id, view.text, view.shortcut, view.tip, view.icon,
-                             lambda v=view: getattr(self, v.handler)())
+            self._add_action(
+                menus[view.menu],
+                view.id,
+                view.text,
+                view.shortcut,
+                view.tip,
+                view.icon,
+                lambda v=view: getattr(self, v.handler)(),
+            )
         menus["View"].addSeparator()
         for dock in (self.jobs_dock, self.machine_dock):
             menus["View"].addAction(dock.toggleViewAction())
         for title in ("Project", "Job"):
             menus[title].aboutToShow.connect(self._update_actions)
 
-    def _add_action(self, menu: QMenu, identifier: str, text: str, shortcut: str, tip: str, icon: str, run: Callable[[], object]) -> None:
+    def _add_action(
+        self, menu: QMenu, identifier: str, text: str, shortcut: str, tip: str, icon: str, run: Callable[[], object]
+    ) -> None:
         item = QAction(theme.icon(icon), text, self)
         if shortcut:
             item.setShortcut(QKeySequence(shortcut))
@@ -274,26 +386,39 @@ class MainWindow(QMainWindow):
         self.project_menu.aboutToShow.connect(self._fill_project_menu)
         self.project_button.setMenu(self.project_menu)
         self.path_label = label("", "faint")
-        search = button("Jump to a job or action …          Ctrl+K", "search", "search", self.show_palette, name="searchButton")
+        search = button(
+            "Jump to a job or action …          Ctrl+K", "search", "search", self.show_palette, name="searchButton"
+        )
         keep_icon(search, "search", "faint")
         search.setMinimumWidth(310)
         search.setAccessibleName("Command palette")
         self.theme_button = icon_button("sun", "Dark or light (Ctrl+Shift+L)", self.toggle_theme, name="themeButton")
         layout = row(
-            mark, self.project_button, self.path_label, None, search, None, self.theme_button,
+            mark,
+            self.project_button,
+            self.path_label,
+            None,
+            search,
+            None,
+            self.theme_button,
             icon_button("settings", "Settings (Ctrl+,)", self.show_settings, name="settingsButton"),
-            icon_button("book", "Guide (F1)", self.show_guide, name="guideButton"), spacing=8, margins=(14, 7, 12, 7),
+            icon_button("book", "Guide (F1)", self.show_guide, name="guideButton"),
+            spacing=8,
+            margins=(14, 7, 12, 7),
         )
         holder.setLayout(layout)
         bar.addWidget(holder)
         holder.setSizePolicy(holder.sizePolicy().horizontalPolicy().Expanding, holder.sizePolicy().verticalPolicy())
-        bar.setStyleSheet("QToolBar { border: none; padding: 0; spacing: 0; }")
+        bar.layout().setContentsMargins(0, 0, 0, 0)
         self.addToolBar(bar)
 
     def _build_status(self) -> None:
         self.running_label = label("")
         self.lock_label = label("")
-        self.disk_button = button("", "link", "", lambda: self.machine_dock.setVisible(True), "Disk use; open the panel of this computer")
+        self.running_label.setContentsMargins(10, 0, 0, 0)
+        self.disk_button = button(
+            "", "link", "", lambda: self.machine_dock.setVisible(True), "Disk use; open the panel of this computer"
+        )
         self.statusBar().addWidget(self.running_label)
         self.statusBar().addPermanentWidget(self.lock_label)
         self.statusBar().addPermanentWidget(self.disk_button)
@@ -329,7 +454,9 @@ class MainWindow(QMainWindow):
     def _leave_project(self) -> None:
         if self.model is None:
             return
-        QSettings().setValue(f"last_job/{_key(self.model.root)}", self.pane.name if self.middle.currentWidget() is self.pane else "")
+        QSettings().setValue(
+            f"last_job/{_key(self.model.root)}", self.pane.name if self.middle.currentWidget() is self.pane else ""
+        )
         self.pane.notes.keep()
         self.pane.name = ""
         self.model.close()
@@ -449,7 +576,9 @@ class MainWindow(QMainWindow):
         self.jobs.flow.set_current(name)
         self._update_actions()
 
-    def new_job(self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None) -> None:
+    def new_job(
+        self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None
+    ) -> None:
         """The form of a new job; without a type the overview, where one is chosen."""
         if self.model is None:
             return
@@ -474,7 +603,9 @@ class MainWindow(QMainWindow):
         """Compare the selected jobs."""
         names = self.jobs.list.selected()
         if len(names) < 2:
-            self.toasts.show_toast("info", "Select several jobs", "Hold Ctrl and click jobs in the list, then compare them.")
+            self.toasts.show_toast(
+                "info", "Select several jobs", "Hold Ctrl and click jobs in the list, then compare them."
+            )
             return
         self.show_comparison(names)
 
@@ -503,7 +634,11 @@ class MainWindow(QMainWindow):
         counts = model.counts()
         running = counts.get(State.RUNNING, 0)
         waiting = sum(1 for info in model.jobs if info.status.state is State.SCHEDULED and info.status.detail)
-        parts = [count_text(len(model.jobs), "job"), f"{running} running" if running else "", f"{waiting} waiting" if waiting else ""]
+        parts = [
+            count_text(len(model.jobs), "job"),
+            f"{running} running" if running else "",
+            f"{waiting} waiting" if waiting else "",
+        ]
         self.running_label.setText("  ·  ".join(p for p in parts if p))
         if self.middle.currentWidget() is self.home:
             self.home.refresh(model)
@@ -532,7 +667,7 @@ class MainWindow(QMainWindow):
         if warning and not self._disk_warned:
             self.toasts.show_toast("warning", "The disk is filling up", warning, 15)
         self._disk_warned = bool(warning)
-        self.disk_button.setStyleSheet(f"color: {theme.colour('warning')};" if warning else "")
+        self.disk_button.setStyleSheet(f"color: {theme.colour('warning' if warning else 'muted')}; margin-right: 8px;")
 
     def _sizes_changed(self) -> None:
         self.jobs.list.refresh()
@@ -542,7 +677,9 @@ class MainWindow(QMainWindow):
         if self.model is not None:
             free, total = self.model.load.disk
             used = sum(self.model.sizes.values())
-            self.disk_button.setText(f"Jobs {bytes_text(used)}  ·  {bytes_text(free)} free of {bytes_text(total)}" if total else "")
+            self.disk_button.setText(
+                f"Jobs {bytes_text(used)}  ·  {bytes_text(free)} free of {bytes_text(total)}" if total else ""
+            )
 
     def _job_ended(self, info: JobInfo) -> None:
         kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
@@ -578,7 +715,9 @@ class MainWindow(QMainWindow):
         if len(names) > 1:
             self._sweeps.append(set(names))
             QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
-            self.toasts.show_toast("success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended.")
+            self.toasts.show_toast(
+                "success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended."
+            )
         elif self.pane.name == names[0]:
             self._show_when_there = ""
             self.pane.reload_parameters()
@@ -591,7 +730,13 @@ class MainWindow(QMainWindow):
         if isinstance(error, LockHeld) and self.model is not None:
             holder = error.holder
             gone = " That program is gone." if holder.dead else ""
-            if ask(self, "The project is locked", f"{holder.text}.{gone} Wait for it, or break the lock if you are sure that nothing writes to the project.", "Break the lock", danger=True):
+            if ask(
+                self,
+                "The project is locked",
+                f"{holder.text}.{gone} Wait for it, or break the lock if you are sure that nothing writes to the project.",
+                "Break the lock",
+                danger=True,
+            ):
                 self.model.do("Break the lock", lambda p: p.break_lock())
             return
         message, details = explain(what, error)
@@ -639,15 +784,24 @@ class MainWindow(QMainWindow):
         action = next(a for a in (*JOB_ACTIONS, *PROJECT_ACTIONS) if a.id == identifier)
         info, project = self._current(), self.model.project if self.model is not None else None
         reason = self._reason(action, info, project)
-        if identifier == "run" and self.middle.currentWidget() is self.pane and self.pane.draft and self.pane.parameters:
+        if (
+            identifier == "run"
+            and self.middle.currentWidget() is self.pane
+            and self.pane.draft
+            and self.pane.parameters
+        ):
             self.pane.parameters.submit(run=True)
             return
         if reason:
-            self.toasts.show_toast("info", f"{action.text.rstrip('…')} is not possible now", reason[:1].upper() + reason[1:] + ".")
+            self.toasts.show_toast(
+                "info", f"{action.text.rstrip('…')} is not possible now", reason[:1].upper() + reason[1:] + "."
+            )
             return
         getattr(self, f"_do_{identifier}")()
 
-    def _each(self, what: str, function: Callable[[Project, str], Any], on_done: Callable[[Any], object] | None = None) -> None:
+    def _each(
+        self, what: str, function: Callable[[Project, str], Any], on_done: Callable[[Any], object] | None = None
+    ) -> None:
         assert self.model is not None
         names = self.chosen()
         self.model.do(what, lambda project: [function(project, name) for name in names], on_done)
@@ -655,7 +809,12 @@ class MainWindow(QMainWindow):
     def _do_run(self) -> None:
         parameters = self.pane.parameters
         info = self._current()
-        if parameters is not None and info is not None and parameters.info is not None and parameters.info.name == info.name:
+        if (
+            parameters is not None
+            and info is not None
+            and parameters.info is not None
+            and parameters.info.name == info.name
+        ):
             parameters.submit(run=True)
         else:
             self._each("Run the job", lambda p, name: runner.request(p, name))
@@ -701,7 +860,13 @@ class MainWindow(QMainWindow):
     def _do_alias(self) -> None:
         info = self._current()
         assert info is not None
-        text = dialogs.ask_text(self, "Rename the job", "A readable name beside the number. Leave it empty to remove the name.", info.alias, "Rename")
+        text = dialogs.ask_text(
+            self,
+            "Rename the job",
+            "A readable name beside the number. Leave it empty to remove the name.",
+            info.alias,
+            "Rename",
+        )
         if text is not None:
             self._rename(info.name, text)
 
@@ -756,10 +921,18 @@ class MainWindow(QMainWindow):
                 self.toasts.show_toast("info", "Nothing to clean up", "There are no superseded files in this job.")
                 return
             listed = "\n".join(found[:12]) + (f"\n… and {len(found) - 12} more" if len(found) > 12 else "")
-            if ask(self, f"Clean up {count_text(len(found), 'file')}?", "They are moved to the trash.", "Clean up", details=listed):
+            if ask(
+                self,
+                f"Clean up {count_text(len(found), 'file')}?",
+                "They are moved to the trash.",
+                "Clean up",
+                details=listed,
+            ):
                 self._each("Clean up", lambda p, name: p.cleanup(name, harsh=harsh))
 
-        self.model.ask("cleanup", lambda p: [f for n in names for f in p.cleanup(n, harsh=harsh, dry_run=True)], confirm)
+        self.model.ask(
+            "cleanup", lambda p: [f for n in names for f in p.cleanup(n, harsh=harsh, dry_run=True)], confirm
+        )
 
     def _do_delete(self) -> None:
         assert self.model is not None
@@ -782,11 +955,21 @@ class MainWindow(QMainWindow):
         self.model.do("Delete the job", work, self._deleted)
 
     def _deleted(self, moved: list[str]) -> None:
-        self.toasts.show_toast("success", f"{count_text(len(moved), 'job')} moved to the trash", "", 10, "Undo", lambda: self._undo_delete(moved))
+        self.toasts.show_toast(
+            "success",
+            f"{count_text(len(moved), 'job')} moved to the trash",
+            "",
+            10,
+            "Undo",
+            lambda: self._undo_delete(moved),
+        )
 
     def _undo_delete(self, names: list[str]) -> None:
         if self.model is not None:
-            self.model.do("Restore the job", lambda p: [p.restore(name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])])
+            self.model.do(
+                "Restore the job",
+                lambda p: [p.restore(name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])],
+            )
 
     def _dependents(self, name: str) -> set[str]:
         assert self.model is not None
@@ -825,15 +1008,27 @@ class MainWindow(QMainWindow):
 
     def _workflow_started(self, names: list[str]) -> None:
         self._show_when_there = names[0]
-        self.toasts.show_toast("success", f"{len(names)} jobs started", "Each begins when the one before it has finished.")
+        self.toasts.show_toast(
+            "success", f"{len(names)} jobs started", "Each begins when the one before it has finished."
+        )
 
     def _do_trash(self) -> None:
         if self.model is not None:
             dialogs.TrashDialog(self, self.model).exec()
 
     def _do_empty_trash(self) -> None:
-        if self.model is not None and ask(self, "Empty the trash?", "All deleted jobs go for good. This cannot be undone.", "Delete for good", danger=True):
-            self.model.do("Empty the trash", lambda p: p.empty_trash(), lambda freed: self.toasts.show_toast("success", "The trash is empty", f"{bytes_text(freed)} freed."))
+        if self.model is not None and ask(
+            self,
+            "Empty the trash?",
+            "All deleted jobs go for good. This cannot be undone.",
+            "Delete for good",
+            danger=True,
+        ):
+            self.model.do(
+                "Empty the trash",
+                lambda p: p.empty_trash(),
+                lambda freed: self.toasts.show_toast("success", "The trash is empty", f"{bytes_text(freed)} freed."),
+            )
 
     def _do_cluster(self) -> None:
         dialog = dialogs.SettingsDialog(self, self.settings, self.model, self._set_theme)
@@ -845,7 +1040,9 @@ class MainWindow(QMainWindow):
             self.model.do("Repair the project", lambda p: p.repair(), self._repaired)
 
     def _repaired(self, sentences: list[str]) -> None:
-        self.toasts.show_toast("success", "Project repaired" if sentences else "Nothing to repair", "\n".join(sentences[:6]), 15)
+        self.toasts.show_toast(
+            "success", "Project repaired" if sentences else "Nothing to repair", "\n".join(sentences[:6]), 15
+        )
 
     def _do_break_lock(self) -> None:
         if self.model is None:
@@ -898,17 +1095,53 @@ class MainWindow(QMainWindow):
         found: list[Entry] = []
         if self.model is not None:
             for info in reversed(self.model.jobs):
-                found.append(Entry(job_label(info), f"{info.title} · {STATES[state_word(info)][2]}", picture(info.job_type), lambda n=info.name: self.open_job(n)))
+                found.append(
+                    Entry(
+                        job_label(info),
+                        f"{info.title} · {STATES[state_word(info)][2]}",
+                        picture(info.job_type),
+                        lambda n=info.name: self.open_job(n),
+                    )
+                )
             for job_type, options in JOB_OPTIONS.items():
-                found.append(Entry(f"New {options.title} job", (options.__doc__ or "").strip().split("\n")[0], picture(job_type), lambda t=job_type: self.new_job(t)))
+                found.append(
+                    Entry(
+                        f"New {options.title} job",
+                        (options.__doc__ or "").strip().split("\n")[0],
+                        picture(job_type),
+                        lambda t=job_type: self.new_job(t),
+                    )
+                )
             if self.middle.currentWidget() is self.pane and self.pane.name:
                 for tab in TABS:
-                    found.append(Entry(f"Show {tab}", self.pane.title.text(), "chevron-right", lambda t=tab: self.pane.show_tab(t)))
+                    found.append(
+                        Entry(
+                            f"Show {tab}", self.pane.title.text(), "chevron-right", lambda t=tab: self.pane.show_tab(t)
+                        )
+                    )
         info, project = self._current(), self.model.project if self.model is not None else None
         for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
-            found.append(Entry(action.text, action.tip, ICONS.get(action.id, "more"), lambda a=action: self.trigger(a.id), action.shortcut, self._reason(action, info, project)))
+            found.append(
+                Entry(
+                    action.text,
+                    action.tip,
+                    ICONS.get(action.id, "more"),
+                    lambda a=action: self.trigger(a.id),
+                    action.shortcut,
+                    self._reason(action, info, project),
+                )
+            )
         for view in VIEW_ACTIONS:
-            found.append(Entry(view.text, view.tip, view.icon, lambda v=view: getattr(self, v.handler)(), view.shortcut, "" if self.actions_by_id[view.id].isEnabled() else "open a project first"))
+            found.append(
+                Entry(
+                    view.text,
+                    view.tip,
+                    view.icon,
+                    lambda v=view: getattr(self, v.handler)(),
+                    view.shortcut,
+                    "" if self.actions_by_id[view.id].isEnabled() else "open a project first",
+                )
+            )
         for path in recent_projects():
             found.append(Entry(f"Open {path.name}", str(path.parent), "folder", lambda p=path: self.open_project(p)))
         return found
@@ -997,7 +1230,7 @@ def _short(path: Path) -> str:
     """A path with the home directory as ~, shortened in the middle."""
     text = str(path)
     home = str(Path.home())
-    text = "~" + text[len(home):] if text.startswith(home + "/") else text
+    text = "~" + text[len(home) :] if text.startswith(home + "/") else text
     return text if len(text) < 48 else f"{text[:20]} … {text[-24:]}"
 
 

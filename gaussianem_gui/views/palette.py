@@ -71,27 +71,34 @@ class _Delegate(QStyledItemDelegate):
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(theme.colour("accent_soft")))
             painter.drawRoundedRect(box, 8, 8)
-        painter.drawPixmap(box.left() + 10, box.top() + 10, theme.pixmap(entry.icon, "faint" if entry.reason else "muted", 18))
+        painter.drawPixmap(
+            box.left() + 10, box.top() + 10, theme.pixmap(entry.icon, "faint" if entry.reason else "muted", 18)
+        )
         font = QFont(option.font)
         font.setWeight(QFont.Weight.Medium)
         painter.setFont(font)
         painter.setPen(QColor(theme.colour("faint" if entry.reason else "text")))
         metrics = QFontMetrics(font)
         wide = metrics.horizontalAdvance(entry.title)
-        painter.drawText(QRect(box.left() + 40, box.top(), wide + 4, box.height()), Qt.AlignmentFlag.AlignVCenter, entry.title)
+        painter.drawText(
+            QRect(box.left() + 40, box.top(), wide + 4, box.height()), Qt.AlignmentFlag.AlignVCenter, entry.title
+        )
         painter.setFont(option.font)
         right = entry.shortcut
         room = QFontMetrics(option.font).horizontalAdvance(right) + 16 if right else 6
         painter.setPen(QColor(theme.colour("faint")))
         painter.drawText(
             QRect(box.right() - room, box.top(), room - 8, box.height()),
-            Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight, right,
+            Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
+            right,
         )
         left = box.left() + 40 + wide + 14
         detail = QFontMetrics(option.font).elidedText(
             entry.reason or entry.detail, Qt.TextElideMode.ElideRight, max(box.right() - room - left, 10)
         )
-        painter.drawText(QRect(left, box.top(), box.right() - room - left, box.height()), Qt.AlignmentFlag.AlignVCenter, detail)
+        painter.drawText(
+            QRect(left, box.top(), box.right() - room - left, box.height()), Qt.AlignmentFlag.AlignVCenter, detail
+        )
         painter.restore()
 
 
@@ -137,7 +144,10 @@ class Palette(QDialog):
         return [self.list.item(n).data(Qt.ItemDataRole.UserRole).title for n in range(self.list.count())]
 
     def _filter(self, text: str) -> None:
-        ranked = [(max(score(text, e.title) * 2, score(text, f"{e.title} {e.detail}")), -n, e) for n, e in enumerate(self._entries)]
+        ranked = [
+            (max(score(text, e.title) * 2, score(text, f"{e.title} {e.detail}")), -n, e)
+            for n, e in enumerate(self._entries)
+        ]
         found = [e for value, _, e in sorted(ranked, key=lambda r: r[:2], reverse=True) if value > 0][:MOST]
         self.list.clear()
         for entry in found:

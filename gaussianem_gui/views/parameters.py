@@ -27,7 +27,12 @@ from gaussianem_gui.views.theme import mono_font, theme
 from gaussianem_gui.views.widgets import Banner, button, clear, column, frame, icon_button, label, row, scrolled
 
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
-LEVELS = {"ok": ("check", "success"), "info": ("info", "muted"), "warning": ("warning", "warning"), "error": ("x-circle", "danger")}
+LEVELS = {
+    "ok": ("check", "success"),
+    "info": ("info", "muted"),
+    "warning": ("warning", "warning"),
+    "error": ("x-circle", "danger"),
+}
 
 
 class SubmitPanel(QWidget):
@@ -58,7 +63,9 @@ class SubmitPanel(QWidget):
         self.copied = label("", "hint")
         command = frame("card")
         top = row(
-            label("What will run", "heading"), None, self.copied,
+            label("What will run", "heading"),
+            None,
+            self.copied,
             icon_button("copy", "Copy the command line for a terminal", self.copy, size=16, name="copyCommand"),
         )
         below = column(spacing=4, margins=(16, 12, 12, 12))
@@ -66,8 +73,12 @@ class SubmitPanel(QWidget):
         below.addWidget(self.command)
         command.setLayout(below)
         self.keep = button(
-            "Keep these values as my defaults", "ghost", "", self.keepRequested.emit,
-            "New jobs of this type start with them; see Settings", name="keepDefaults",
+            "Keep these values as my defaults",
+            "ghost",
+            "",
+            self.keepRequested.emit,
+            "New jobs of this type start with them; see Settings",
+            name="keepDefaults",
         )
 
         self.where = QComboBox()
@@ -77,8 +88,16 @@ class SubmitPanel(QWidget):
         self.where.setObjectName("where")
         self.run = button("Run", "primary", "play", self.runRequested.emit, "Run it (Ctrl+Return)", name="runButton")
         self.run.setMinimumHeight(26)
-        self.save = button("Save for later", "", "", self.saveRequested.emit, "Put it in the list without running it", name="saveButton")
+        self.save = button(
+            "Save for later",
+            "",
+            "",
+            self.saveRequested.emit,
+            "Put it in the list without running it",
+            name="saveButton",
+        )
         self.note = label("", "hint", wrap=True)
+        self.note.hide()
         self.buttons = QWidget()
         buttons = column(spacing=10)
         buttons.addLayout(row(label("Run on", "muted"), self.where, spacing=10))
@@ -99,6 +118,11 @@ class SubmitPanel(QWidget):
         self.setMinimumWidth(290)
         self._root = ""
 
+    def say(self, text: str) -> None:
+        """A sentence below the buttons, or none."""
+        self.note.setText(text)
+        self.note.setVisible(bool(text))
+
     def show_checks(self, checks: list[Check]) -> None:
         """List the checks, worst first."""
         order = ["error", "warning", "ok", "info"]
@@ -113,8 +137,10 @@ class SubmitPanel(QWidget):
             picture.setPixmap(theme.pixmap(icon, colour, 16))
             picture.setFixedWidth(18)
             picture.setAccessibleName(check.level)
-            text = _Link(check.text, lambda f=check.field: self.fieldRequested.emit(f)) if check.field else label(
-                check.text, "muted" if check.level == "info" else "", wrap=True
+            text = (
+                _Link(check.text, lambda f=check.field: self.fieldRequested.emit(f))
+                if check.field
+                else label(check.text, "muted" if check.level == "info" else "", wrap=True)
             )
             line = row(picture, text, spacing=8)
             line.setStretch(1, 1)
@@ -241,8 +267,11 @@ class Parameters(QWidget):
         """Follow the job's state: what may be changed, what the button does."""
         before, self.info = self.info, info
         editable = info.status.state is State.SCHEDULED and not info.status.detail
-        if before is None or before.status.state is not info.status.state or not self._banner.count() or (
-            before.status.detail != info.status.detail
+        if (
+            before is None
+            or before.status.state is not info.status.state
+            or not self._banner.count()
+            or (before.status.detail != info.status.detail)
         ):
             clear(self._banner)
             self.form.set_read_only(not editable and not self.continuing)
@@ -253,7 +282,9 @@ class Parameters(QWidget):
 
     def _show_banner(self, info: JobInfo, editable: bool) -> None:
         if self.continuing:
-            self._banner.addWidget(Banner("info", "Change what should be different, then continue in the same directory."))
+            self._banner.addWidget(
+                Banner("info", "Change what should be different, then continue in the same directory.")
+            )
         elif info.status.state.finished:
             text = "These are the options that ran. To change them, make a copy."
             self._banner.addWidget(Banner("info", text, "Clone", lambda: self.cloneRequested.emit(info.name)))
@@ -286,7 +317,10 @@ class Parameters(QWidget):
 
     def _gpus(self) -> list[tuple[int, str]]:
         return [
-            (g.index, f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} of {g.memory_total / 2**30:.0f} GiB free")
+            (
+                g.index,
+                f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} of {g.memory_total / 2**30:.0f} GiB free",
+            )
             for g in self.model.load.gpus
         ]
 
@@ -311,7 +345,8 @@ class Parameters(QWidget):
         self._from = jobs
         self.source.setCurrentIndex(max(self.source.findData(jobs[0]), 0))
         self.model.ask(
-            f"fill-{id(self)}", lambda p: p.fill(self.job_type, jobs, values),
+            f"fill-{id(self)}",
+            lambda p: p.fill(self.job_type, jobs, values),
             lambda filled: self.form.update_values(filled) if filled else None,
         )
 
@@ -344,6 +379,9 @@ class Parameters(QWidget):
         self._pause.start()
 
     def _show_command(self) -> None:
+        if self.form.errors():
+            self.panel.show_command("The command appears here once the form is complete.", "")
+            return
         try:
             options = validate.complete(self.options, self.variants()[0], self.job_dir())
         except (ValidationError, IndexError):
@@ -358,7 +396,7 @@ class Parameters(QWidget):
         for name, text in self.form.errors().items():
             title = field_label(name) if name else ""
             if text == "Needed":
-                found.append(Check("error", f"{title} is needed", name))
+                found.append(Check("error", f"{title}: needed", name))
             else:
                 found.append(Check("error", f"{title}: {text[:1].lower()}{text[1:]}" if title else text, name))
         for name, text in self.form.path_errors().items():
@@ -380,7 +418,8 @@ class Parameters(QWidget):
         job_type, values, root = self.job_type, self.values(), self.model.root
         machine, rate = self.model.load.machine(), self._rate
         self._background.run(
-            "checks", lambda: estimates.checks(job_type, values, root, machine, rate),
+            "checks",
+            lambda: estimates.checks(job_type, values, root, machine, rate),
             lambda more: self.panel.show_checks(mine + more),
             lambda error: self.panel.show_checks([*mine, Check("warning", f"No estimate: {error}")]),
         )
@@ -388,13 +427,14 @@ class Parameters(QWidget):
     def _keep_defaults(self) -> None:
         fields = self.options.model_fields
         values = {
-            name: value for name, value in self.values().items()
+            name: value
+            for name, value in self.values().items()
             if hints(self.options, name)["widget"] is None and value != fields[name].default
         }
         errors = self.form.errors()
         known = validate.plain_values(self.options, {n: v for n, v in values.items() if n not in errors})
         self.model.settings.set_defaults(self.job_type, known, "program")
-        self.panel.note.setText(
+        self.panel.say(
             f"Kept {len(known)} value{'s' if len(known) != 1 else ''} for new {self.options.title} jobs; see Settings."
         )
 
@@ -403,18 +443,20 @@ class Parameters(QWidget):
     def submit(self, *, run: bool) -> None:
         """Make the job or jobs and, if asked, run them. Shows what is wrong instead if anything is."""
         self.form.require()
-        errors = {**self.form.path_errors(), **self.form.errors()} if run else {
-            name: text for name, text in self.form.errors().items() if text != "Needed"
-        }
+        errors = (
+            {**self.form.path_errors(), **self.form.errors()}
+            if run
+            else {name: text for name, text in self.form.errors().items() if text != "Needed"}
+        )
         if errors:
             self.form.focus_field(next(iter(errors)))
             self._check()
             return
         blocking = [c for c in self.panel.checks if c.level == "error"]
         if run and blocking:
-            self.panel.note.setText("Solve what is marked red first.")
+            self.panel.say("Solve what is marked red first.")
             return
-        self.panel.note.setText("")
+        self.panel.say("")
         self.panel.run.setEnabled(False)
         where, variants, sweeps = self.panel.where.currentData(), self.variants(), self.form.sweeps()
         info, job_type, continuing = self.info, self.job_type, self.continuing

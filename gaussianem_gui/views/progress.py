@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
 
 from gaussianem_gui.job import State
 from gaussianem_gui.project import JobInfo
@@ -19,10 +19,22 @@ from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, st
 from gaussianem_gui.views.scatter import Scatter
 from gaussianem_gui.views.tasks import Background
 from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.widgets import Banner, EmptyState, Value, button, clear, column, frame, label, restyle, row
+from gaussianem_gui.views.widgets import (
+    Banner,
+    EmptyState,
+    Value,
+    clear,
+    column,
+    frame,
+    icon_button,
+    label,
+    restyle,
+    row,
+)
 from gaussianem_gui.watch import History
 
 MESSAGES = 200  # last messages shown
+ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
 
 
 def read_probe(path: Path) -> dict[str, np.ndarray]:
@@ -55,24 +67,35 @@ class ProbePanel(QWidget):
         self.slider.setAccessibleName("Epoch of the probe")
         self.epoch = label("", "hint")
         self.slider.valueChanged.connect(self._show)
-        latents = frame("card")
-        inside = column(spacing=6, margins=(14, 12, 14, 10))
-        inside.addLayout(row(label("Latents of fixed particles", "heading"), None, self.epoch))
+        self.which = QComboBox()
+        self.which.setAccessibleName("Latents or images")
+        self.which.addItems(["Latents", "Images"])
+        self.which.currentIndexChanged.connect(lambda _i: self._arrange())
+        self.latents, self.images = frame("card"), frame("card")
+        inside = column(spacing=4, margins=(14, 10, 14, 8))
+        inside.addLayout(row(label("Latents of fixed particles", "label"), None, self.epoch))
         inside.addWidget(self.scatter, 1)
         inside.addWidget(self.slider)
-        latents.setLayout(inside)
-        images = frame("card")
-        images.setLayout(column(label("Images and what the model sees", "heading"), self.montage, spacing=8, margins=(14, 12, 14, 12)))
-        split = QSplitter(Qt.Orientation.Vertical)
-        split.addWidget(latents)
-        split.addWidget(images)
-        split.setStretchFactor(0, 3)
-        split.setStretchFactor(1, 2)
-        split.setHandleWidth(10)
-        split.setStyleSheet("QSplitter::handle { background: transparent; }")
-        layout = column(spacing=0)
-        layout.addWidget(split)
+        self.latents.setLayout(inside)
+        self.images.setLayout(
+            column(label("Images and renderings", "label"), self.montage, spacing=6, margins=(14, 10, 14, 10))
+        )
+        layout = column(self.which, spacing=8)
+        layout.addWidget(self.latents, 3)
+        layout.addWidget(self.images, 2)
         self.setLayout(layout)
+        self.setMinimumWidth(230)
+
+    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        super().resizeEvent(event)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Both above each other where there is room, else one of them."""
+        room = self.height() > ROOM_FOR_BOTH
+        self.which.setVisible(not room)
+        self.latents.setVisible(room or self.which.currentIndex() == 0)
+        self.images.setVisible(room or self.which.currentIndex() == 1)
 
     def set_probes(self, artifacts: list[dict[str, Any]], directory: Path) -> None:
         """Offer these probe files; the last is shown unless the user looks at an earlier one."""
@@ -98,7 +121,9 @@ class ProbePanel(QWidget):
     def _take(self, found: tuple[np.ndarray, dict[str, np.ndarray]]) -> None:
         points, probe = found
         self.scatter.set_points(points, np.arange(len(points)) if len(points) > 1 else None)
-        rows = [(title, probe[key]) for title, key in (("Images", "images"), ("Renderings", "renderings")) if key in probe]
+        rows = [
+            (title, probe[key]) for title, key in (("Images", "images"), ("Renderings", "renderings")) if key in probe
+        ]
         self.montage.set_images(rows)
         self.epoch.setText(f"epoch {int(probe['epoch'])}" if "epoch" in probe else "")
 
@@ -122,10 +147,7 @@ class Progress(QWidget):
         self._drawn: object = None
         self._message_count = -1
 
-        self.values = {
-            name: Value(name)
-            for name in ("Stage", "Epoch", "Images/s", "Time left", "Elapsed", "GPU")
-        }
+        self.values = {name: Value(name) for name in ("Stage", "Epoch", "Images/s", "Time left", "Elapsed", "GPU")}
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
@@ -134,27 +156,32 @@ class Progress(QWidget):
         self.plot = LossPlot()
         self.overlay = QComboBox()
         self.overlay.setAccessibleName("Compare with another job")
-        self.overlay.setMinimumWidth(150)
+        self.overlay.setMinimumWidth(122)
+        self.overlay.setMaximumWidth(130)
+        self.overlay.setToolTip("Lay the curves of another job over these")
         self.overlay.activated.connect(self._overlay_chosen)
         self._overlaid: list[str] = []
         curves = frame("card")
-        head: QHBoxLayout = row(label("Loss", "heading"), None, label("Lay over", "muted"), self.overlay, spacing=8)
-        self.clear_overlay = button("Clear", "ghost", on_click=self._clear_overlay)
-        head.addWidget(self.clear_overlay)
+        self.clear_overlay = icon_button("x", "Take the other jobs off the plot", self._clear_overlay, size=14)
         self.clear_overlay.hide()
-        inside = column(spacing=8, margins=(14, 12, 14, 10))
-        inside.addLayout(head)
+        self.plot.tools.insertWidget(0, self.overlay)
+        self.plot.tools.insertWidget(1, self.clear_overlay)
+        self.plot.tools.insertSpacing(2, 4)
+        inside = column(spacing=8, margins=(14, 10, 14, 8))
         inside.addWidget(self.plot, 1)
         curves.setLayout(inside)
         self.curves = curves
         self.probe = ProbePanel()
         self.messages = frame("card")
         self._message_list: QVBoxLayout = column(spacing=6)
-        box = column(label("What happened", "heading"), spacing=8, margins=(16, 12, 16, 12))
+        self._message_head = label("What happened", "heading")
+        box = column(self._message_head, spacing=8, margins=(14, 9, 14, 9))
         box.addLayout(self._message_list)
         box.addStretch(1)
         self.messages.setLayout(box)
-        self.empty = EmptyState("chart", "Nothing reported yet", "Curves appear here as soon as the job reports its first numbers.")
+        self.empty = EmptyState(
+            "chart", "Nothing reported yet", "Curves appear here as soon as the job reports its first numbers."
+        )
 
         self.split = QSplitter()
         self.split.addWidget(curves)
@@ -163,7 +190,7 @@ class Progress(QWidget):
         self.split.setStretchFactor(1, 3)
         self.split.setHandleWidth(12)
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
-        layout = column(spacing=12, margins=(20, 14, 20, 16))
+        layout = column(spacing=10, margins=(20, 12, 20, 12))
         layout.addLayout(self._notice)
         layout.addLayout(row(*self.values.values(), spacing=10))
         layout.addWidget(self.bar)
@@ -206,7 +233,7 @@ class Progress(QWidget):
     def _fill_overlay(self) -> None:
         assert self._model is not None and self._info is not None
         self.overlay.clear()
-        self.overlay.addItem("another job …", "")
+        self.overlay.addItem("Lay over …", "")
         for info in reversed(self._model.jobs):
             if info.job_type == self._info.job_type and info.name != self._info.name:
                 self.overlay.addItem(job_label(info), info.name)
@@ -275,8 +302,10 @@ class Progress(QWidget):
         ended = status.ended or (time.time() if running else None)
         self.values["Elapsed"].set(seconds_text(ended - started) if started and ended else "–")
         self.values["GPU"].set(self._gpu_text(info))
-        fraction = 1.0 if info.status.state is State.SUCCEEDED else (
-            float(done) / float(total) if done is not None and total else 0.0
+        fraction = (
+            1.0
+            if info.status.state is State.SUCCEEDED
+            else (float(done) / float(total) if done is not None and total else 0.0)
         )
         self.bar.setValue(round(1000 * fraction))
         restyle(self.bar, state=state_word(info))
@@ -298,8 +327,9 @@ class Progress(QWidget):
         self._message_count = count  # type: ignore[assignment]
         clear(self._message_list)
         shown = history.messages[-MESSAGES:]
+        self._message_head.setVisible(not compact)
         if compact:
-            shown = [m for m in shown if m.get("level") != "info"][-3:] or shown[-2:]
+            shown = [m for m in shown if m.get("level") != "info"][-2:] or shown[-1:]
         for message in shown:
             icon, tint = {"warning": ("warning", "warning"), "error": ("x-circle", "danger")}.get(
                 str(message.get("level")), ("info", "muted")

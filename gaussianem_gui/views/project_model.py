@@ -133,10 +133,13 @@ class ProjectModel(QObject):
         jobs, links, expected, notes = found
         self.expected = expected
         ended = [
-            info for info in jobs
+            info
+            for info in jobs
             if info.status.state.finished and self._states.get(info.name, info.status.state) is State.RUNNING
         ]
         self._states = {info.name: info.status.state for info in jobs}
+        if not self.loaded:
+            QTimer.singleShot(300, self, self.refresh_sizes)
         changed = jobs != self.jobs or links != self.links or not self.loaded
         self.jobs, self.links, self.loaded = jobs, links, True
         for note in notes[self._notes_seen :]:
@@ -194,7 +197,9 @@ class ProjectModel(QObject):
     def _read_machine(self) -> Load:
         memory = psutil.virtual_memory()
         return Load(
-            runner.gpus(), psutil.cpu_percent() / 100, (memory.total - memory.available, memory.total),
+            runner.gpus(),
+            psutil.cpu_percent() / 100,
+            (memory.total - memory.available, memory.total),
             self.project.disk(),
         )
 
@@ -221,7 +226,10 @@ class ProjectModel(QObject):
     # --- doing -----------------------------------------------------------------------------------------------------
 
     def do(
-        self, what: str, function: Callable[[Project], Any], on_done: Callable[[Any], object] | None = None,
+        self,
+        what: str,
+        function: Callable[[Project], Any],
+        on_done: Callable[[Any], object] | None = None,
     ) -> None:
         """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``."""
 

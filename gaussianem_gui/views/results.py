@@ -70,12 +70,16 @@ def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[It
                 if len(members) > 2 and folder != ".":
                     paths = tuple(directory / str(a["path"]) for a in members)
                     names = tuple(str(a.get("label") or Path(str(a["path"])).stem) for a in members)
-                    found.setdefault(section, []).append(Item("volume_series", f"{folder} ({len(paths)})", paths, names))
+                    found.setdefault(section, []).append(
+                        Item("volume_series", f"{folder} ({len(paths)})", paths, names)
+                    )
                 else:
                     found.setdefault(section, []).extend(_item(a, directory) for a in members)
         else:
             found.setdefault(section, []).extend(_item(a, directory) for a in mine)
-    return {section: sorted(members, key=lambda i: natural_key(i.title)) for section, members in found.items() if members}
+    return {
+        section: sorted(members, key=lambda i: natural_key(i.title)) for section, members in found.items() if members
+    }
 
 
 def _item(artifact: dict[str, Any], directory: Path) -> Item:
@@ -110,8 +114,11 @@ class Picture(QLabel):
         if not self._pixmap.isNull():
             ratio = self.devicePixelRatioF()
             size = (self.size() - QSize(24, 24)) * ratio
-            shown = self._pixmap.scaled(size.boundedTo(self._pixmap.size() * 2), Qt.AspectRatioMode.KeepAspectRatio,
-                                        Qt.TransformationMode.SmoothTransformation)
+            shown = self._pixmap.scaled(
+                size.boundedTo(self._pixmap.size() * 2),
+                Qt.AspectRatioMode.KeepAspectRatio,
+                Qt.TransformationMode.SmoothTransformation,
+            )
             shown.setDevicePixelRatio(ratio)
             self.setPixmap(shown)
 
@@ -211,7 +218,7 @@ class Results(QWidget):
         self.tree.setAccessibleName("Results")
         self.tree.setHeaderHidden(True)
         self.tree.setRootIsDecorated(False)
-        self.tree.setIndentation(10)
+        self.tree.setIndentation(0)
         self.tree.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.tree.setMinimumWidth(150)
         self.tree.currentItemChanged.connect(self._chosen)
@@ -239,7 +246,9 @@ class Results(QWidget):
         self.split.setSizes([210, 800])
         self.split.setHandleWidth(12)
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
-        self.empty = EmptyState("cube", "No results yet", "Volumes, Gaussians and plots appear here as the job writes them.")
+        self.empty = EmptyState(
+            "cube", "No results yet", "Volumes, Gaussians and plots appear here as the job writes them."
+        )
         layout = column(spacing=0, margins=(20, 14, 20, 16))
         layout.addWidget(self.split, 1)
         layout.addWidget(self.empty, 1)
@@ -337,7 +346,9 @@ class Results(QWidget):
             else:
                 self._problem(f"{path} is no picture that can be read.")
         elif item.kind == "latents":
-            self._background.run("latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e)))
+            self._background.run(
+                "latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e))
+            )
         elif item.kind == "summary":
             self._background.run("table", lambda: read_table(path), self._take_table)
         self.shown.emit(item.kind)
@@ -348,7 +359,8 @@ class Results(QWidget):
             return
         folder = item.paths[0]
         self._background.run(
-            "series", lambda: series(folder),
+            "series",
+            lambda: series(folder),
             lambda paths: self._volumes(paths, None) if paths else self._problem(f"There are no volumes in {folder}."),
         )
 

@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from PySide6.QtCore import QObject, QRunnable, QThreadPool, Signal
+import shiboken6
+from PySide6.QtCore import QObject, QRunnable, Qt, QThreadPool, Signal
+
+LEAST_THREADS = 8
 
 
-class _Bridge(QObject):
-    """Lives on the window's thread, so that its slots run there whichever thread emits."""
+class _Post(QObject):
+    """Carries results to the window's thread. There is one, and it outlives every view and every worker.
 
-    done = Signal(object)
-    failed = Signal(object)
+    A worker must not emit a signal of an object that a view owns: the view may be deleted at that very moment.
+    """
 
-    def __init__(self, parent: QObject, settle: Callable[[bool, Any], None]) -> None:
-        super().__init__(parent)
-        self._settle = settle
-        self.done.connect(self._on_done)
-        self.failed.connect(self._on_failed)
+    settled = Signal(object, bool, object)  # Background, succeeded, (key, number, value)
 
-    def _on_done(self, value: object) -> None:
-        self._settle(True, value)
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
-    def _on_failed(self, error: object) -> None:
-        self._settle(False, error)
+    def _deliver(self, owner: Background, succeeded: bool, letter: tuple[str, int, Any]) -> None:
+        if shiboken6.isValid(owner):
+            owner._settle(succeeded, *letter)
+
+
+_POST: list[_Post] = []
+
+
+def _pool() -> QThreadPool:
+    """The global pool, with room for work that waits for disks even where there are few cores."""
+    pool = QThreadPool.globalInstance()
+    if pool.maxThreadCount() < LEAST_THREADS:
+        pool.setMaxThreadCount(LEAST_THREADS)
+    return pool
 
 
 class _Task(QRunnable):
-    def __init__(self, function: Callable[[], Any], bridge: _Bridge) -> None:
+    def __init__(self, function: Callable[[], Any], owner: Background, key: str, number: int) -> None:
         super().__init__()
-        self._function, self._bridge = function, bridge
+        self._function, self._owner, self._key, self._number = function, owner, key, number
         self.setAutoDelete(True)
 
     def run(self) -> None:
         try:
-            result = self._function()
+            result, succeeded = self._function(), True
         except BaseException as error:
             error.add_note("".join(traceback.format_exception(error)))
-            self._send(self._bridge.failed, error)
-        else:
-            self._send(self._bridge.done, result)
-
-    @staticmethod
-    def _send(signal: Any, value: object) -> None:
-        try:
-            signal.emit(value)
-        except RuntimeError:  # the owner was deleted while the work ran: nobody wants the result
-            pass
+            result, succeeded = error, False
+        with contextlib.suppress(RuntimeError):  # the program ends: nobody is left to hear
+            _POST[0].settled.emit(self._owner, succeeded, (self._key, self._number, result))
 
 
 class Background(QObject):
@@ -59,32 +65,39 @@ class Background(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
+        if not _POST:
+            _POST.append(_Post())
         self._newest: dict[str, int] = {}
-        self._bridges: dict[tuple[str, int], _Bridge] = {}
+        self._handlers: dict[tuple[str, int], tuple[Callable[[Any], object], Callable[[Exception], object] | None]] = {}
         self._count = 0
 
     def run(
-        self, key: str, function: Callable[[], Any], on_done: Callable[[Any], object],
+        self,
+        key: str,
+        function: Callable[[], Any],
+        on_done: Callable[[Any], object],
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
-        """Run ``function`` in the pool, then ``on_done(result)`` or ``on_error(error)`` on the window's thread."""
+        """Run ``function`` in the pool, then ``on_done(result)`` or ``on_error(error)`` on the window's thread.
+
+        Without ``on_error`` the error is raised on the window's thread.
+        """
         self._count += 1
-        number = self._count
-        self._newest[key] = number
+        self._newest[key] = self._count
+        self._handlers[key, self._count] = (on_done, on_error)
+        _pool().start(_Task(function, self, key, self._count))
 
-        def settle(succeeded: bool, value: Any) -> None:
-            self._bridges.pop((key, number)).deleteLater()
-            if self._newest.get(key) != number:
-                return
-            del self._newest[key]
-            handler = on_done if succeeded else on_error
-            if handler is None:
-                raise value
-            handler(value)
-
-        bridge = _Bridge(self, settle)
-        self._bridges[key, number] = bridge
-        QThreadPool.globalInstance().start(_Task(function, bridge))
+    def _settle(self, succeeded: bool, key: str, number: int, value: Any) -> None:
+        on_done, on_error = self._handlers.pop((key, number))
+        if self._newest.get(key) != number:
+            return
+        del self._newest[key]
+        if succeeded:
+            on_done(value)
+        elif on_error is not None:
+            on_error(value)
+        else:
+            raise value
 
     def busy(self, key: str) -> bool:
         """True while work under ``key`` is under way."""

@@ -73,9 +73,18 @@ class Viewer(QWidget):
         self._points_label = label("Gaussians", "muted")
         self._level_label = label("Contour", "muted")
         tools = row(
-            self.mode, 6, self._level_label, self.level, self.level_text, 6, self._points_label, self.points, None,
+            self.mode,
+            6,
+            self._level_label,
+            self.level,
+            self.level_text,
+            6,
+            self._points_label,
+            self.points,
+            None,
             icon_button("fit", "Show all of it (reset the view)", self.reset_view, name="resetView"),
-            icon_button("camera", "Save a picture", self.save_picture, name="savePicture"), spacing=8,
+            icon_button("camera", "Save a picture", self.save_picture, name="savePicture"),
+            spacing=8,
             margins=(12, 8, 8, 8),
         )
         self.bar = QFrame()
@@ -187,11 +196,11 @@ class Viewer(QWidget):
             return
         if self.opengl is None:
             self.stack.setCurrentWidget(self.loading)
-            self._background.run("probe", probe, self._take_opengl)
+            if not self._background.busy("probe"):
+                self._background.run("probe", probe, self._take_opengl)
             return
         if self._viewer is None and self.opengl.available and not self.failure:
-            self.stack.setCurrentWidget(self.loading)
-            self._background.run("napari", _import_napari, lambda _r: self._make_canvas(), self._napari_failed)
+            self._load_napari()
             return
         path = self._paths[self.frame.value()]
         longest = self._longest()
@@ -205,14 +214,23 @@ class Viewer(QWidget):
         self.opengl = found
         self._say(found)
         self._load_current()
-        if self._gaussians is not None:
-            self._draw_points()
+        if self._gaussians is not None and not self._paths:
+            self._take_gaussians(self._gaussians)
+
+    def _load_napari(self) -> None:
+        self.stack.setCurrentWidget(self.loading)
+        if not self._background.busy("napari"):
+            self._background.run("napari", _import_napari, lambda _r: self._make_canvas(), self._napari_failed)
 
     def _say(self, found: OpenGL) -> None:
         clear(self._notice)
         if found.available and not found.software:
             return
-        reason = f"No 3D: {found.reason}. " if not found.available else f"Software OpenGL ({found.renderer.split('(')[0].strip()}). "
+        reason = (
+            f"No 3D: {found.reason}. "
+            if not found.available
+            else f"Software OpenGL ({found.renderer.split('(')[0].strip()}). "
+        )
         self._warn(reason + found.remedy)
 
     def _warn(self, text: str) -> None:
@@ -266,11 +284,12 @@ class Viewer(QWidget):
         self._gaussians = found
         if not self._paths:
             if self.opengl is None:
-                self._background.run("probe", probe, self._take_opengl)
+                self.stack.setCurrentWidget(self.loading)
+                if not self._background.busy("probe"):
+                    self._background.run("probe", probe, self._take_opengl)
                 return
             if self._viewer is None and self.opengl.available and not self.failure:
-                self.stack.setCurrentWidget(self.loading)
-                self._background.run("napari", _import_napari, lambda _r: self._make_canvas(), self._napari_failed)
+                self._load_napari()
                 return
         self._draw_points()
 
@@ -297,7 +316,9 @@ class Viewer(QWidget):
         if mesh is not None:
             self._show_mesh(mesh)
         else:
-            self._background.run("mesh", lambda: surface(picture, level), lambda m: self._take_mesh(picture, level, m), self._failed)
+            self._background.run(
+                "mesh", lambda: surface(picture, level), lambda m: self._take_mesh(picture, level, m), self._failed
+            )
 
     def _take_mesh(self, picture: Picture, level: float, mesh: tuple[np.ndarray, np.ndarray]) -> None:
         if len(self._meshes) > 200:
@@ -324,7 +345,10 @@ class Viewer(QWidget):
 
                 tint = [*_rgb(theme.colour("accent")), 1.0]
                 layer = self._viewer.add_surface(
-                    (vertices, faces, values), name="surface", shading="smooth", contrast_limits=(0, 1),
+                    (vertices, faces, values),
+                    name="surface",
+                    shading="smooth",
+                    contrast_limits=(0, 1),
                     colormap=Colormap([tint, tint], name="accent"),
                 )
                 self._brighten(layer)
@@ -349,8 +373,14 @@ class Viewer(QWidget):
         layer = self._layer("projection")
         if layer is None:
             layer = self._viewer.add_image(
-                picture.values, name="projection", rendering="mip", colormap="magma" if theme.name == "dark" else "gray_r",
-                scale=scale, translate=start, contrast_limits=limits, blending="translucent",
+                picture.values,
+                name="projection",
+                rendering="mip",
+                colormap="magma" if theme.name == "dark" else "gray_r",
+                scale=scale,
+                translate=start,
+                contrast_limits=limits,
+                blending="translucent",
             )
         else:
             layer.data, layer.scale, layer.translate, layer.visible = picture.values, scale, start, True
@@ -359,7 +389,11 @@ class Viewer(QWidget):
 
     def _draw_points(self) -> None:
         if self._viewer is None:
-            if not self._paths and self._gaussians is not None and (self.failure or (self.opengl and not self.opengl.available)):
+            if (
+                not self._paths
+                and self._gaussians is not None
+                and (self.failure or (self.opengl and not self.opengl.available))
+            ):
                 self.empty.set_text("Gaussians need 3D", (self.opengl.remedy if self.opengl else "") or self.failure)
                 self.stack.setCurrentWidget(self.empty)
             return
@@ -378,7 +412,12 @@ class Viewer(QWidget):
             if layer is not None:
                 self._viewer.layers.remove(layer)
             layer = self._viewer.add_points(
-                positions * half, name="gaussians", size=size, border_width=0, face_color=colours, shading="spherical",
+                positions * half,
+                name="gaussians",
+                size=size,
+                border_width=0,
+                face_color=colours,
+                shading="spherical",
                 antialiasing=0,
             )
         else:
@@ -412,7 +451,9 @@ class Viewer(QWidget):
         """What is on the screen."""
         if self.is_3d():
             shot = np.ascontiguousarray(self._canvas.screenshot(flash=False))
-            return QImage(shot.data, shot.shape[1], shot.shape[0], 4 * shot.shape[1], QImage.Format.Format_RGBA8888).copy()
+            return QImage(
+                shot.data, shot.shape[1], shot.shape[0], 4 * shot.shape[1], QImage.Format.Format_RGBA8888
+            ).copy()
         return self.stack.currentWidget().grab().toImage()
 
     def save_picture(self) -> None:

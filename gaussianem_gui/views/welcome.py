@@ -58,12 +58,32 @@ class Welcome(QWidget):
         mark = QLabel()
         mark.setPixmap(logo(52))
         head = row(mark, spacing=16)
-        words = column(label("GaussianEM", "hero"), label("See how your molecule moves, from the particles you already have.", "muted"), spacing=2)
+        words = column(
+            label("GaussianEM", "hero"),
+            label("See how your molecule moves, from the particles you already have.", "muted"),
+            spacing=2,
+        )
         head.addLayout(words)
         head.addStretch(1)
-        self.demo = Tile("flask", "Try the demo", "A small dataset with known motion. From here to a volume in 3D in a few minutes.", "tileDemo", accent=True)
-        self.open = Tile("folder", "Open a project", "A RELION project, or one of GaussianEM. Nothing in it is changed by opening it.", "tileOpen")
-        self.new = Tile("folder-plus", "New project", "An empty directory for new jobs; particles come from RELION or cryoSPARC.", "tileNew")
+        self.demo = Tile(
+            "flask",
+            "Try the demo",
+            "A small dataset with known motion. From here to a volume in 3D in a few minutes.",
+            "tileDemo",
+            accent=True,
+        )
+        self.open = Tile(
+            "folder",
+            "Open a project",
+            "A RELION project, or one of GaussianEM. Nothing in it is changed by opening it.",
+            "tileOpen",
+        )
+        self.new = Tile(
+            "folder-plus",
+            "New project",
+            "An empty directory for new jobs; particles come from RELION or cryoSPARC.",
+            "tileNew",
+        )
         self.demo.clicked.connect(lambda: self.demoRequested.emit())
         self.open.clicked.connect(lambda: self.openRequested.emit())
         self.new.clicked.connect(lambda: self.newRequested.emit())
@@ -137,7 +157,9 @@ class Home(QWidget):
         grid.setSpacing(14)
         order = ["import", *ORDER, *(t for t in JOB_OPTIONS if t not in (*ORDER, "import"))]
         for place, job_type in enumerate(t for t in order if t in JOB_OPTIONS):
-            title, why = STEPS.get(job_type, (JOB_OPTIONS[job_type].title, (JOB_OPTIONS[job_type].__doc__ or "").strip()))
+            title, why = STEPS.get(
+                job_type, (JOB_OPTIONS[job_type].title, (JOB_OPTIONS[job_type].__doc__ or "").strip())
+            )
             if job_type == "import":
                 why = "Bring particles, maps, masks or models into the project."
             tile = Tile(picture(job_type), JOB_OPTIONS[job_type].title, why, f"new-{job_type}")
@@ -185,15 +207,21 @@ def next_for(done: set[str], foreign: bool) -> tuple[str, str, str]:
     if "analyze" in done:
         return "Look at the volumes of the last Analyze job, or decode more of them.", "Decode volumes", "decode"
     if "train" in done:
-        return "The network is trained. Analyze turns its latents into classes, components and volumes.", "Analyze", "analyze"
+        return (
+            "The network is trained. Analyze turns its latents into classes, components and volumes.",
+            "Analyze",
+            "analyze",
+        )
     if "preprocess" in done:
         return "The particles are prepared. Train learns how the molecule moves.", "Train", "train"
     if foreign:
         return (
             "This is a RELION project. Start with Preprocess: it takes the particles and the map of a refinement.",
-            "Preprocess", "preprocess",
+            "Preprocess",
+            "preprocess",
         )
     return (
         "Start with Preprocess: it takes refined particles (.star or .cs) and the consensus map of that refinement.",
-        "Preprocess", "preprocess",
+        "Preprocess",
+        "preprocess",
     )

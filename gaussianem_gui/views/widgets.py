@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Property, QEasingCurve, QEvent, QPropertyAnimation, QRectF, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import (
+    Property,
+    QEasingCurve,
+    QEvent,
+    QPoint,
+    QPropertyAnimation,
+    QRect,
+    QRectF,
+    QSize,
+    Qt,
+    QTimer,
+    Signal,
+)
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLayout,
+    QLayoutItem,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -37,7 +51,11 @@ def label(text: str = "", role: str = "", *, wrap: bool = False, selectable: boo
 
 
 def button(
-    text: str, kind: str = "", icon: str = "", on_click: Callable[[], object] | None = None, tip: str = "",
+    text: str,
+    kind: str = "",
+    icon: str = "",
+    on_click: Callable[[], object] | None = None,
+    tip: str = "",
     name: str = "",
 ) -> QPushButton:
     """A push button; ``kind`` is "primary", "ghost", "danger", "link", "tile" or "" (plain)."""
@@ -58,8 +76,15 @@ def button(
     return widget
 
 
-def icon_button(icon: str, tip: str, on_click: Callable[[], object] | None = None, *, checkable: bool = False,
-                size: int = 18, name: str = "") -> QToolButton:
+def icon_button(
+    icon: str,
+    tip: str,
+    on_click: Callable[[], object] | None = None,
+    *,
+    checkable: bool = False,
+    size: int = 18,
+    name: str = "",
+) -> QToolButton:
     """A button with an icon alone; ``tip`` is its tooltip and accessible name."""
     widget = QToolButton()
     widget.setProperty("kind", "ghost")
@@ -102,7 +127,9 @@ class _IconFollower(QWidget):
         )
 
 
-def row(*items: QWidget | int | None, spacing: int = 8, margins: tuple[int, int, int, int] = (0, 0, 0, 0)) -> QHBoxLayout:
+def row(
+    *items: QWidget | int | None, spacing: int = 8, margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+) -> QHBoxLayout:
     """Horizontal layout; None is a stretch, a number is a gap."""
     layout = QHBoxLayout()
     layout.setSpacing(spacing)
@@ -111,7 +138,9 @@ def row(*items: QWidget | int | None, spacing: int = 8, margins: tuple[int, int,
     return layout
 
 
-def column(*items: QWidget | int | None, spacing: int = 8, margins: tuple[int, int, int, int] = (0, 0, 0, 0)) -> QVBoxLayout:
+def column(
+    *items: QWidget | int | None, spacing: int = 8, margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+) -> QVBoxLayout:
     """Vertical layout; None is a stretch, a number is a gap."""
     layout = QVBoxLayout()
     layout.setSpacing(spacing)
@@ -341,9 +370,16 @@ class Toast(QFrame):
     """A message in the window's corner that goes away by itself."""
 
     clicked = Signal()
+    closed = Signal()
 
     def __init__(
-        self, parent: QWidget, kind: str, title: str, text: str, seconds: float = 6.0, action: str = "",
+        self,
+        parent: QWidget,
+        kind: str,
+        title: str,
+        text: str,
+        seconds: float = 6.0,
+        action: str = "",
         on_action: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(parent)
@@ -351,7 +387,9 @@ class Toast(QFrame):
         self.setProperty("role", "toast")
         self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground, True)
         icon, tint = {
-            "success": ("check-circle", "success"), "danger": ("x-circle", "danger"), "warning": ("warning", "warning"),
+            "success": ("check-circle", "success"),
+            "danger": ("x-circle", "danger"),
+            "warning": ("warning", "warning"),
             "info": ("info", "accent"),
         }[kind]
         picture = QLabel(alignment=Qt.AlignmentFlag.AlignTop)
@@ -376,6 +414,10 @@ class Toast(QFrame):
         self.clicked.emit()
         self.close()
 
+    def closeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        self.closed.emit()
+        super().closeEvent(event)
+
 
 class ToastStack(QWidget):
     """Keeps toasts stacked in the lower right corner of ``host``."""
@@ -388,13 +430,18 @@ class ToastStack(QWidget):
         host.installEventFilter(self)
 
     def show_toast(
-        self, kind: str, title: str, text: str = "", seconds: float = 6.0, action: str = "",
+        self,
+        kind: str,
+        title: str,
+        text: str = "",
+        seconds: float = 6.0,
+        action: str = "",
         on_action: Callable[[], object] | None = None,
     ) -> Toast:
         """Show a message of kind success, danger, warning or info, with a button if ``action`` names one."""
         toast = Toast(self._host, kind, title, text, seconds, action, on_action)
         key = id(toast)
-        toast.destroyed.connect(lambda: self._forget(key))
+        toast.closed.connect(lambda: self._forget(key))
         self._toasts.append(toast)
         toast.show()
         toast.raise_()
@@ -441,6 +488,58 @@ class Section(QWidget):
         self.toggled.emit(opened)
 
 
+class Flow(QLayout):
+    """Widgets in rows that wrap, like words."""
+
+    def __init__(self, spacing: int = 6) -> None:
+        super().__init__()
+        self._items: list[QLayoutItem] = []
+        self._gap = spacing
+        self.setContentsMargins(0, 0, 0, 0)
+
+    def addItem(self, item: QLayoutItem) -> None:
+        self._items.append(item)
+
+    def count(self) -> int:
+        return len(self._items)
+
+    def itemAt(self, index: int) -> QLayoutItem | None:  # type: ignore[override]
+        return self._items[index] if 0 <= index < len(self._items) else None
+
+    def takeAt(self, index: int) -> QLayoutItem | None:  # type: ignore[override]
+        return self._items.pop(index) if 0 <= index < len(self._items) else None
+
+    def hasHeightForWidth(self) -> bool:
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        return self._place(QRect(0, 0, width, 0), move=False)
+
+    def sizeHint(self) -> QSize:
+        return self.minimumSize()
+
+    def minimumSize(self) -> QSize:
+        size = QSize(0, 0)
+        for item in self._items:
+            size = size.expandedTo(item.minimumSize())
+        return size
+
+    def setGeometry(self, rect: QRect) -> None:
+        super().setGeometry(rect)
+        self._place(rect, move=True)
+
+    def _place(self, rect: QRect, *, move: bool) -> int:
+        x, y, high = rect.x(), rect.y(), 0
+        for item in self._items:
+            hint = item.sizeHint()
+            if x > rect.x() and x + hint.width() > rect.right() + 1:
+                x, y, high = rect.x(), y + high + self._gap, 0
+            if move:
+                item.setGeometry(QRect(QPoint(x, y), hint))
+            x, high = x + hint.width() + self._gap, max(high, hint.height())
+        return y + high - rect.y()
+
+
 class Value(QFrame):
     """A number with its name above it, as in a row of figures over a plot."""
 
@@ -448,7 +547,7 @@ class Value(QFrame):
         super().__init__()
         self.setProperty("role", "card")
         self.name, self.value = label(name, "faint"), label(value, "value")
-        self.setLayout(column(self.name, self.value, spacing=1, margins=(14, 9, 14, 10)))
+        self.setLayout(column(self.name, self.value, spacing=0, margins=(12, 5, 12, 6)))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(92)
 
@@ -477,4 +576,3 @@ def ask(parent: QWidget | None, title: str, text: str, yes: str, *, danger: bool
     dialog.setLayout(layout)
     dialog.setMinimumWidth(420)
     return dialog.exec() == QDialog.DialogCode.Accepted
-
