@@ -81,6 +81,7 @@ def test_kernels_in_the_interpreter_equal_plain_torch(
 
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.slow
 def test_triton_kernels_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [

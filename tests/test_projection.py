@@ -107,6 +107,7 @@ def test_non_contiguous_tensors_and_no_gaussians(backend: str) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.slow
 def test_triton_kernels_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", str(Path(__file__))]
