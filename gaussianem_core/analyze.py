@@ -180,15 +180,20 @@ def write_trajectory(
         "component": number + 1, "directory": name, "variance_share": share, "path": kind, "points": len(path),
         "percentiles": [options.trajectory_low, options.trajectory_high],
         "particles_per_point": stretch_counts(z, path).tolist(), "unpopulated_points": [int(i) for i in empty],
-        "largest_displacement_angstrom": displacement(model, path),
+        **changes(model, path),
     }  # fmt: skip
 
 
-def displacement(model: TrainedModel, path: np.ndarray) -> float:
-    """How far the Gaussian that moves most (99th percentile) goes between the ends of a path, in Angstrom."""
-    ends = model.deform(path[[0, -1]]).positions
-    moved = (ends[1] - ends[0]).norm(dim=-1).quantile(0.99)
-    return float(moved) * model.configuration.box / 2 * model.configuration.pixel_size_angstrom
+def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
+    """Between the ends of a path: motion (99th percentile of the Gaussians), share of density that comes or goes."""
+    ends = model.deform(path[[0, -1]])
+    moved = (ends.positions[1] - ends.positions[0]).norm(dim=-1).quantile(0.99)
+    exchanged = (ends.densities[1] - ends.densities[0]).abs().sum() / ends.densities.amax(dim=0).sum()
+    return {
+        "largest_displacement_angstrom": float(moved) * model.configuration.box / 2
+        * model.configuration.pixel_size_angstrom,
+        "density_exchanged": float(exchanged),
+    }  # fmt: skip
 
 
 def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
@@ -223,7 +228,7 @@ def write_plots(
     if len(umap):
         analyze_plots.umap(umap, classes[umap_rows], folder / "umap.png")
         made["umap.png"] = "UMAP of the latents"
-    if trust.dependences or trust.log_likelihood is not None:
+    if trust.dependences or trust.fit is not None:
         analyze_plots.trust(trust, folder / "trust.png")
         made["trust.png"] = "what the latents follow, and outliers"
     for name, label in made.items():

@@ -105,7 +105,7 @@ def umap(plane: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 def trust(found: Trust, path: Path) -> None:
     """What the latents follow beyond chance, and the images' likelihoods with the flagged ones."""
-    panels = bool(found.dependences) + (found.log_likelihood is not None)
+    panels = bool(found.dependences) + (found.fit is not None)
     with figure(path, columns=panels) as axes:
         if found.dependences:
             names = [d.what.capitalize() for d in found.dependences]
@@ -116,15 +116,15 @@ def trust(found: Trust, path: Path) -> None:
             axes[0].plot(chance, range(len(chance)), "|", color="black", markersize=14, label="Chance")
             axes[0].set(xlabel="Share of the latents' variance that follows it (%)", xlim=(0, None))
             axes[0].legend()
-        if found.log_likelihood is not None and found.flagged is not None:
-            values = found.log_likelihood
+        if found.fit is not None and found.flagged is not None:
+            values = found.fit
             low, high = np.percentile(values, [0.1, 99.9])
             low = min(low, values[found.flagged].min()) if found.flagged.any() else low
             bins = np.linspace(low, high, 80).tolist()
             ax = axes[-1]
             ax.hist(values[~found.flagged], bins=bins, color=COLOURS[0], label="Kept")
             ax.hist(values[found.flagged], bins=bins, color=COLOURS[1], label=f"Flagged: {int(found.flagged.sum()):,}")
-            ax.set(xlabel="Log-likelihood of the image (nats)", ylabel="Images", yscale="log")
+            ax.set(xlabel=found.fit_label, ylabel="Images", yscale="log")
             ax.legend()
 
 

@@ -18,6 +18,13 @@ from gaussianem_core.options import AnalyzeOptions
 from gaussianem_core.paths import resolve_input
 from gaussianem_core.pose import load_poses
 
+FIT_ARRAYS = {
+    "signal_fit": "Signal found less signal expected (standard deviations)",
+    "log_likelihood_gain": "Log-likelihood of the image over noise alone (nats)",
+    "log_likelihood": "Log-likelihood of the image (nats)",
+}  # fmt: skip
+"""Arrays of the latents file that say how well each image fits, the most telling first."""
+
 SMALL_REGION = 10
 """Half sets are compared only in classes with at least this many particles of each."""
 
@@ -28,7 +35,8 @@ class Trust:
 
     dependences: list[trust.Dependence] = field(default_factory=list)
     halves: list[trust.HalfAgreement] = field(default_factory=list)
-    log_likelihood: np.ndarray | None = None
+    fit: np.ndarray | None = None
+    fit_label: str = ""
     flagged: np.ndarray | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
@@ -73,11 +81,11 @@ def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
 
 
 def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Path | None, log: JobLog) -> None:
-    values = arrays.get("log_likelihood_gain", arrays.get("log_likelihood"))
-    if values is None or values.reshape(-1).shape != (count,) or not np.isfinite(values).all():
+    name = next((name for name in FIT_ARRAYS if name in arrays), None)
+    if name is None or arrays[name].reshape(-1).shape != (count,) or not np.isfinite(arrays[name]).all():
         return
-    found.log_likelihood = values.reshape(-1)
-    found.flagged, how = trust.outliers(found.log_likelihood)
+    found.fit, found.fit_label = arrays[name].reshape(-1).astype(np.float64), FIT_ARRAYS[name]
+    found.flagged, how = trust.outliers(found.fit, 4.0 if name == "signal_fit" else trust.OUTLIER_SIGMA)
     flagged = int(found.flagged.sum())
     found.figures["outliers"] = {"flagged": flagged, "share": flagged / count, "rule": how}
     if not flagged:
@@ -165,7 +173,8 @@ def report(summary: dict[str, Any], found: Trust) -> str:
             f"- **Component {t['component']}** ({100 * t['variance_share']:.1f} % of the variance, "
             f"`{t['directory']}/`): {t['points']} volumes on {kind}, "
             f"from the {t['percentiles'][0]:g}th to the {t['percentiles'][1]:g}th "
-            f"percentile. Parts move by up to {t['largest_displacement_angstrom']:.1f} Å."
+            f"percentile. Parts move by up to {t['largest_displacement_angstrom']:.1f} Å; "
+            f"{100 * t['density_exchanged']:.0f} % of the density comes or goes."
         )
         if t["unpopulated_points"]:
             where = ", ".join(map(str, t["unpopulated_points"]))

@@ -83,7 +83,9 @@ def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, 
     if truth.present is not None and 0 < truth.present.mean() < 1:
         figures["occupancy_accuracy"] = probe_accuracy(z, truth.present.astype(int), seed)
         figures["occupancy_chance"] = float(max(truth.present.mean(), 1 - truth.present.mean()))
-    if truth.label is not None and len(np.unique(truth.label)) > 1:
+    same = truth.present is not None and truth.label is not None and len(np.unique(truth.label)) == 2 and (
+        np.array_equal(truth.label > 0, ~truth.present) or np.array_equal(truth.label > 0, truth.present))  # fmt: skip
+    if truth.label is not None and len(np.unique(truth.label)) > 1 and not same:
         figures["label_accuracy"] = probe_accuracy(z, truth.label, seed)
         figures["label_chance"] = float(np.bincount(truth.label).max() / len(truth.label))
     return figures

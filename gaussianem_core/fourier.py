@@ -93,6 +93,22 @@ def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...
     return torch.trapezoid(fsc, frequency, dim=-1)
 
 
+def signal_fit(model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # (B,)
+    """How much of the signal that a model predicts is in its image: (<m, i> - <m, m>) / sqrt(<m, m>), noise-weighted.
+
+    About standard normal for an image of the model plus noise, and -sqrt(<m, m>) for noise alone: it tells junk where
+    the likelihood, which the noise rules, cannot.
+
+    Parameters
+    ----------
+    model, image : (B, D, D//2+1) spectra (orthonormal ``rfft2``), the model with its CTF, at scale 1.
+    weight : (D, D//2+1), multiplicity in the half plane divided by the noise power.
+    """
+    cross = ((model * image.conj()).real * weight).sum(dim=(-2, -1))
+    power = (model.abs().square() * weight).sum(dim=(-2, -1))
+    return (cross - power) / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt()
+
+
 def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D/2)
     """Mean power per Fourier component in shells 0 .. D/2 - 1, for the orthonormal transform."""
     box = images.shape[-1]

@@ -11,6 +11,7 @@ beam gives the image. Without CTF the metadata hold defocus 0, Cs 0 and amplitud
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -169,13 +170,19 @@ def write_images(
     table = torch.as_tensor(transfer, device=device)
     path = log.directory / "particles.mrcs"
     with StackWriter(path, options.particles, options.box, options.apix) as writer, memory_errors("Use a smaller box"):
-        done = 0
-        for rows in torch.arange(options.particles, device=device).split(BATCH[device.type]):
-            images = clean_images(truth, table, rows, options.projector)
-            images += torch.randn(images.shape, generator=noise, device=device)
-            writer.append(images.cpu().numpy())
-            done += len(rows)
-            log.progress("simulate", done, options.particles)
+        done, written = 0, None
+        with ThreadPoolExecutor(1) as disk:  # the next batch is rendered while this one is written
+            for rows in torch.arange(options.particles, device=device).split(BATCH[device.type]):
+                images = clean_images(truth, table, rows, options.projector)
+                images += torch.randn(images.shape, generator=noise, device=device)
+                ready = images.cpu().numpy()
+                if written is not None:
+                    written.result()
+                written = disk.submit(writer.append, ready)
+                done += len(rows)
+                log.progress("simulate", done, options.particles)
+            if written is not None:
+                written.result()
 
 
 def star_tables(

@@ -24,6 +24,7 @@ LONELY_PERCENTILE = 99.0
 """A place is unpopulated when its 20th nearest particle is farther than for 99 % of the particles themselves."""
 
 OUTLIER_SIGMA = 5.0
+"""Robust standard deviations below the median at which an image is flagged; 4 where the figure is a normal one."""
 
 
 @dataclass(frozen=True)
@@ -124,29 +125,30 @@ def stretch_counts(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # -> (P,)
     return np.bincount(nearest, minlength=len(points))
 
 
-def outliers(log_likelihood: np.ndarray) -> tuple[np.ndarray, str]:  # (N,) -> (N,) bool, how
+def outliers(fit: np.ndarray, sigma: float = OUTLIER_SIGMA) -> tuple[np.ndarray, str]:  # (N,) -> (N,) bool, how
     """Images that fit far worse than the others: junk, ice, another molecule.
 
     Two separate populations (two Gaussians whose means differ by more than twice their widths, Ashman's D > 2, the
-    worse one the smaller) are cut where they cross; otherwise those more than five robust standard deviations below
-    the median are flagged.
+    worse one the smaller) are cut where they cross; those more than ``sigma`` robust standard deviations below the
+    median are flagged in any case.
     """
     from sklearn.mixture import GaussianMixture
 
-    values = np.asarray(log_likelihood, dtype=np.float64)
+    values = np.asarray(fit, dtype=np.float64)
     median = np.median(values)
     spread = 1.4826 * np.median(np.abs(values - median))
     if spread == 0 or len(values) < 50:
         return np.zeros(len(values), bool), "too few particles to tell"
     scaled = np.clip((values - median) / spread, -30, 30)[:, None]
+    far = scaled[:, 0] < -sigma
     mixture = GaussianMixture(2, n_init=3, random_state=0).fit(scaled[:: max(1, len(scaled) // SAMPLE)])
     means, widths = mixture.means_[:, 0], np.sqrt(mixture.covariances_[:, 0, 0])
     worse = int(means.argmin())
     separation = np.sqrt(2) * abs(means[0] - means[1]) / np.sqrt(np.square(widths).sum())
     if separation > 2 and mixture.weights_[worse] < 0.5 and means[worse] < -2 * widths[1 - worse]:
         flagged = (mixture.predict_proba(scaled)[:, worse] > 0.5) & (scaled[:, 0] < means[1 - worse])
-        return flagged, "two separate populations"
-    return scaled[:, 0] < -OUTLIER_SIGMA, f"more than {OUTLIER_SIGMA:g} robust standard deviations below the median"
+        return flagged | far, "two separate populations"
+    return far, f"more than {sigma:g} robust standard deviations below the median"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 
-from gaussianem_core import latents, trust
+from gaussianem_core import latents, simulate, trust
+from gaussianem_core.fourier import signal_fit
+from gaussianem_core.options import SimulateOptions
 from gaussianem_core.pose import random_rotations
+from gaussianem_core.trajectory import read_trajectory
 
 
 def gaussian(count: int = 400, seed: int = 0) -> np.ndarray:
@@ -129,3 +136,33 @@ def test_umap_keeps_clusters_apart() -> None:
     within = np.linalg.norm(plane[:60] - plane[:60].mean(axis=0), axis=1).mean()
     assert np.linalg.norm(plane[:60].mean(axis=0) - plane[60:].mean(axis=0)) > 3 * within
     np.testing.assert_array_equal(plane, latents.umap_plane(z, 0))
+
+
+@pytest.mark.parametrize("snr", [0.1, 0.03])
+def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
+    # Pure noise and images of another molecule among true particles, each compared with what its state, pose and CTF
+    # predict. The likelihood, ruled by the noise, finds none of them at SNR 0.03; the signal's fit does.
+    options = SimulateOptions(
+        model=str(shared_data / "adk_tmd.npz"), particles=400, box=64, apix=2.25, snr=snr, resolution=4.5
+    )
+    generator = np.random.default_rng(0)
+    truth = simulate.draw_truth(read_trajectory(options.model), options, generator)
+    parameters = simulate.draw_ctf(options, generator)
+    truth = simulate.scale_signal(truth, parameters, snr, torch.device("cpu"), "auto")
+    assert truth.positions is not None
+    table, rows = torch.from_numpy(parameters), torch.arange(400)
+    clean = torch.cat([simulate.clean_images(truth, table, part) for part in rows.split(50)])
+    scattered = generator.normal(size=truth.positions[0].shape) * truth.positions[0].std(axis=0)
+    other = replace(truth, positions=np.broadcast_to(scattered.astype(np.float32), truth.positions.shape).copy())
+    kind = generator.permutation(np.repeat([0, 1, 2], [360, 20, 20]))
+    images = clean.clone()
+    images[kind == 1] = 0
+    images[kind == 2] = simulate.clean_images(other, table, rows[kind == 2])
+    images += torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((64, 33), 2.0)
+    weight[:, [0, -1]] = 1
+    fit = signal_fit(torch.fft.rfft2(clean, norm="ortho"), torch.fft.rfft2(images, norm="ortho"), weight).numpy()
+    assert fit[kind == 0].mean() == pytest.approx(0, abs=0.2) and fit[kind == 0].std() == pytest.approx(1, abs=0.15)
+    flagged, _ = trust.outliers(fit, 4.0)
+    found = 0.95 if snr == 0.1 else 0.7  # the other molecule has the same mass and size
+    assert flagged[kind == 1].all() and flagged[kind == 2].mean() > found and flagged[kind == 0].mean() < 0.01
