@@ -110,7 +110,7 @@ class Network(nn.Module):
         return PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
 
     def decode(
-        self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "auto"
+        self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "float32"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change of raw density (B, N) and of position (B, N, 3) for latents (B, zdim) and an embedding (N, E).
 
@@ -134,7 +134,7 @@ class Network(nn.Module):
 
     def deform(
         self, gaussians: Gaussians, z: torch.Tensor, embedding: torch.Tensor, movable: torch.Tensor | None = None,
-        precision: str = "auto",
+        precision: str = "float32",
     ) -> Deformed:  # fmt: skip
         """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus."""
         density_change, displacement = self.decode(z, embedding, precision)

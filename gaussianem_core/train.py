@@ -53,7 +53,7 @@ class Recipe:
     """Losses, rates and schedule. ``w_*`` weigh the neighbour terms of ``losses``; rates are Adam's."""
 
     likelihood: str  # "squared" (Gaussian noise, nats per pixel) or "l1"
-    latents: str  # "free", "encoder" or "both" (encoder for the first third, then free)
+    latents: str  # "free", "encoder" or "both" (from the encoder first, then free)
     lr: float
     lr_latent: float
     lr_density: float  # raw density and raw scale of the consensus Gaussians; 0 keeps them
@@ -73,16 +73,16 @@ class Recipe:
     beta_full: float = 0.0  # ... and the share of training after which it has its full weight
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
-    refine: int = 0  # Gauss-Newton iterations of the latents at the end
-    search: int = 0  # candidates of the global latent search
+    encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
+    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway to the end, and there
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
 
 
 RECIPES = {
     "default": Recipe(
-        likelihood="squared", latents="free", lr=1e-3, lr_latent=5e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
+        likelihood="squared", latents="both", lr=1e-3, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
         w_rigidity=1e-3, w_composition=0.0, scale_prior=0.2, band_start=0.12, band_full=0.4, beta_start=0.1,
-        beta_full=0.3, final_rate=0.02, head_scale=0.1, refine=3, search=0, pairs=16384,
+        beta_full=0.3, final_rate=0.02, head_scale=0.1, encoder_share=0.5, refine=2, pairs=16384,
     ),
     "published": Recipe(
         likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,
@@ -162,6 +162,7 @@ class Trainer:
         self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
         self.epochs = options.epoch or automatic_epochs(self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * self.epochs
+        self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
         generator = torch.Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)
         network = build_network(problem.configuration)
@@ -403,7 +404,7 @@ class Trainer:
         columns = [recipe.lr * rise * fall, recipe.lr_density * rise * fall, recipe.lr_position * rise * fall,
                    recipe.lr_latent * fall, beta, band]  # fmt: skip
         self.schedule.copy_(torch.stack(columns, dim=1))
-        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < max(1, self.epochs // 3))
+        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.handover)
         if encode != self.encode_now:
             self.encode_now, self._graph, self._eager = encode, None, 0
         if self.bank is not None and epoch == 2:
@@ -456,6 +457,17 @@ class Trainer:
             raise AbortRequested("stopped on request")
 
     # -- after training ----------------------------------------------------------------------------------------
+
+    def hand_over(self, log: JobLog) -> None:
+        """After the encoder's epochs, and halfway from there to the end: latents by Gauss-Newton, not step by step."""
+        if self.recipe.latents != "both" or not self.recipe.refine or self.epoch == self.epochs:
+            return
+        if self.epoch == self.handover:
+            self.encode_all(log)
+        if self.epoch in (self.handover, (self.handover + self.epochs + 1) // 2):
+            self.refine(log, self.recipe.refine)
+            for moment in (self.table.first, self.table.second, self.table.visits):
+                moment.zero_()
 
     @torch.no_grad()
     def refine(self, log: JobLog, iterations: int) -> torch.Tensor:  # -> (N,) log-likelihood
@@ -686,6 +698,7 @@ def train(trainer: Trainer, log: JobLog) -> None:
             if main:
                 save_checkpoint(trainer.state(), out / STATE)
             raise
+        trainer.hand_over(log)
         if main:
             save_checkpoint(trainer.state(), out / STATE)
             path = out / f"weights.{trainer.epoch - 1}.pkl"
@@ -697,8 +710,7 @@ def train(trainer: Trainer, log: JobLog) -> None:
     else:
         if recipe.refine:
             extra["log_likelihood"] = trainer.refine(log, recipe.refine).cpu().numpy()
-        if recipe.latents == "free":
-            trainer.teach_encoder(log, 2)
+        trainer.teach_encoder(log, 2)
     if main:
         weights = out / f"weights.{trainer.epochs - 1}.pkl"
         save_checkpoint(trainer.published_state(), weights)

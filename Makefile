@@ -1,0 +1,44 @@
+# make demo   set up and show a molecule move          make test      set up, lint, types, contracts, tests
+# make gui    set up and open the desktop application  make test-gpu  GPU tests (needs CUDA)
+# make bench  benchmark tables
+# TORCH chooses the build: a CPU-only torch that is already in $(VENV), or one named here, is left alone.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+# 3D tests need a screen with OpenGL: a virtual one where there is none.
+XVFB := $(shell command -v xvfb-run >/dev/null 2>&1 && echo 'xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"')
+
+.PHONY: demo gui test lint unit test-gpu bench clean
+
+$(BIN)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -m pip install -e '.[gui,umap,gpu,test]'
+	touch $@
+
+demo: $(BIN)/.installed
+	$(BIN)/gaussianem demo demo
+
+gui: $(BIN)/.installed
+	$(BIN)/gaussianem gui
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(BIN)/.installed
+	$(XVFB) $(BIN)/python -m pytest
+
+test: lint unit
+
+test-gpu: $(BIN)/.installed
+	$(BIN)/python -m pytest -m gpu -o addopts= tests
+
+bench: $(BIN)/.installed
+	$(BIN)/python tests/benchmarks/training.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,214 @@
+"""Training: recovers known states, resumes exactly, stops when asked, refuses what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gaussianem_core import losses, posterior
+from gaussianem_core.checkpoint import load_checkpoint, load_latents
+from gaussianem_core.cli import main
+from gaussianem_core.errors import InputError
+from gaussianem_core.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
+from gaussianem_core.gaussians import load_configuration, load_gaussians
+from gaussianem_core.options import TrainOptions
+
+SMALL = [
+    "--qdim", "32", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "32", "--gaussian_klayers", "1",
+    "--gaussian_embedding_dim", "8", "--feature_kdim", "32", "--feature_klayers", "1", "--feature_dim", "32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def two_states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of a molecule whose arm is in one of two places: 300 images of 16 px."""
+    folder = tmp_path_factory.mktemp("two_states")
+    generator = np.random.default_rng(0)
+    body = generator.normal(size=(120, 3)) * [9, 9, 9]
+    arm = generator.normal(size=(40, 3)) * 4
+    xyz = np.stack([np.concatenate([body, arm + [0, 0, side * 22]]) for side in (1, -1)]).astype(np.float32)
+    np.savez(folder / "model.npz", xyz=xyz, weight=np.ones(160, np.float32))
+    assert main(["simulate", "--model", str(folder / "model.npz"), "--particles", "300", "--box", "16", "--apix", "6",
+                 "--snr", "1", "--states", "endpoints", "--job_dir", str(folder / "sim"), "--device", "cpu"]) == 0  # fmt: skip
+    assert main(["preprocess", "--source_dir", str(folder / "sim"), "--star_file", "particles.star",
+                 "--consensus_map", "consensus.mrc", "--job_dir", str(folder / "pre"), "--device", "cpu", *SMALL]) == 0  # fmt: skip
+    return folder
+
+
+def run_train(folder: Path, name: str, *more: str) -> int:
+    return main(["train", "-s", str(folder / "pre"), "--job_dir", str(folder / name), "--device", "cpu",
+                 "--precision", "float32", "--batch", "20", *more])  # fmt: skip
+
+
+def test_finds_the_two_states(two_states: Path) -> None:
+    assert run_train(two_states, "found", "--epoch", "20") == 0
+    out = two_states / "found"
+    z = load_latents(out / "weights.19.output.pkl")["z_mu"]
+    state = np.load(two_states / "sim" / "truth.npz", allow_pickle=False)["state"]
+    assert z.shape == (300, 2)
+    # The first principal component alone must split the states, whatever its sign.
+    component = np.linalg.svd(z - z.mean(0), full_matrices=False)[0][:, 0]
+    agreement = np.mean((component > np.median(component)) == (state > 0.5))
+    assert max(agreement, 1 - agreement) > 0.95
+    events, _ = read_events(out / "events.jsonl")
+    metrics = [e["values"] for e in events if e["type"] == "metric" and e["stage"] == "train"]
+    assert metrics[-1]["data"] < metrics[0]["data"]
+    assert events[-1]["status"] == "succeeded" and (out / SUCCESS).exists()
+    # The encoder was taught: its latents must follow the refined ones.
+    configuration = load_configuration(two_states / "pre" / "cfg.json")
+    assert len(load_gaussians(out / "point_cloud.ply", configuration.scale_min, configuration.scale_max)) > 0
+
+
+def test_resume_equals_uninterrupted(two_states: Path) -> None:
+    assert run_train(two_states, "whole", "--epoch", "3") == 0
+    assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0") == 0
+    whole = load_checkpoint(two_states / "whole" / "weights.2.pkl")["model_state_dict"]
+    parts = load_checkpoint(two_states / "parts" / "weights.2.pkl")["model_state_dict"]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole), "one seed, one result"
+
+    arguments = [sys.executable, "-m", "gaussianem_core", "train", "-s", str(two_states / "pre"), "--job_dir",
+                 str(two_states / "cut"), "--device", "cpu", "--precision", "float32", "--batch", "20",
+                 "--epoch", "3"]  # fmt: skip
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+        log = two_states / "cut" / "events.jsonl"
+        deadline = time.time() + 120
+        while time.time() < deadline and '"train"' not in (log.read_text() if log.exists() else ""):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+    if code != 0:  # it may just have finished; else it must have stopped cleanly, with its state
+        assert code == 3 and (two_states / "cut" / ABORTED).exists()
+    assert run_train(two_states, "cut", "--epoch", "3", "--resume") == 0
+    again = load_checkpoint(two_states / "cut" / "weights.2.pkl")["model_state_dict"]
+    for name in whole:
+        torch.testing.assert_close(again[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_abort_file(two_states: Path) -> None:
+    out = two_states / "aborted"
+    out.mkdir()
+    (out / ABORT).touch()
+    assert run_train(two_states, "aborted", "--epoch", "3") == 3
+    assert (out / ABORTED).exists() and (out / "training_state.pt").exists()
+    assert json.loads((out / "options.json").read_text())["epoch"] == 3
+
+
+def test_published_recipe_runs(two_states: Path) -> None:
+    assert run_train(two_states, "published", "--epoch", "3", "--recipe", "published") == 0
+    events, _ = read_events(two_states / "published" / "events.jsonl")
+    last = [e["values"] for e in events if e["type"] == "metric" and e["stage"] == "train"][-1]
+    assert {"data", "kl", "embedding", "distance", "direction", "spacing", "latent"} <= set(last)
+
+
+def test_mask_keeps_gaussians_still(two_states: Path) -> None:
+    pre = two_states / "pre"
+    configuration = load_configuration(pre / "cfg.json")
+    gaussians = load_gaussians(pre / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
+    keep = (gaussians.positions[:, 2].abs() > 0.25).numpy().astype(np.uint8)
+    np.save(pre / "mask_indices.npy", keep)
+    assert run_train(two_states, "masked", "--epoch", "1", "--mask", "mask_indices.npy") == 0
+    np.save(pre / "short.npy", keep[:-1])
+    assert run_train(two_states, "masked2", "--epoch", "1", "--mask", "short.npy") == 2
+
+
+def test_refusals(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(two_states, "whole", "--epoch", "3") == 2  # results are there
+    assert "--overwrite" in capsys.readouterr().err
+    assert run_train(two_states, "bad", "--pose", "nowhere.npy") == 2
+    assert "nowhere.npy" in capsys.readouterr().err
+    poses = np.load(two_states / "pre" / "poses.npy")
+    np.save(two_states / "pre" / "few.npy", poses[:-1])
+    assert run_train(two_states, "bad", "--pose", "few.npy") == 2
+    assert "one row for each of the 300 images" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(["train", "-s", str(two_states / "pre"), "--job_dir", str(two_states / "bad"),
+                     "--device", "cuda"]) == 1  # fmt: skip
+        assert "no usable CUDA GPU" in capsys.readouterr().err
+
+
+def test_two_processes_equal_one(two_states: Path) -> None:
+    """Two processes with half the batch each must learn what one learns (float32 sums in another order)."""
+    assert run_train(two_states, "one", "--epoch", "2") == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
+               "gaussianem_core", "train", "-s", str(two_states / "pre"), "--job_dir", str(two_states / "two"),
+               "--device", "cpu", "--precision", "float32", "--batch", "10", "--epoch", "2"]  # fmt: skip
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one = load_latents(two_states / "one" / "weights.1.output.pkl")
+    two = load_latents(two_states / "two" / "weights.1.output.pkl")
+    np.testing.assert_allclose(two["z_mu"], one["z_mu"], atol=5e-3)
+
+
+def test_gauss_newton_solves_a_linear_model() -> None:
+    """For images linear in z the maximum a posteriori and its covariance are known in closed form."""
+    generator = torch.Generator().manual_seed(0)
+    box, zdim, noise = 8, 3, 0.5
+    directions = torch.randn(zdim, box, box, generator=generator)
+    truth = torch.randn(5, zdim, generator=generator)
+    images = torch.einsum("bz,zyx->byx", truth, directions) + noise * torch.randn(5, box, box, generator=generator)
+    weight = losses.half_plane_weight(box).expand(box, -1) / noise**2
+
+    def render(z: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft2(torch.einsum("bmz,zyx->bmyx", z, directions), norm="ortho")
+
+    spectra = torch.fft.rfft2(images, norm="ortho")
+    mean, log_variance, likelihood = posterior.gauss_newton(
+        render, spectra, weight, torch.zeros(5, zdim), torch.arange(zdim), iterations=6, largest_step=10.0
+    )
+    flat = directions.flatten(1)
+    precision = flat @ flat.T / noise**2 + torch.eye(zdim)
+    expected = torch.linalg.solve(precision, flat @ images.flatten(1).T / noise**2).T
+    torch.testing.assert_close(mean, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(log_variance.exp(), torch.linalg.inv(precision).diagonal().expand(5, -1), rtol=1e-2,
+                               atol=1e-5)  # fmt: skip
+    residual = images.flatten(1) - expected @ flat
+    torch.testing.assert_close(likelihood, -0.5 * residual.square().sum(1) / noise**2, rtol=1e-3, atol=1e-2)
+
+
+def test_latent_table_is_adam() -> None:
+    """Rows follow torch's Adam when each is in every batch."""
+    table = posterior.new_table(4, 1, torch.Generator().manual_seed(0), torch.device("cpu"), 0.3, 0.5)
+    reference = table.values.clone().requires_grad_()
+    optimiser = torch.optim.Adam([reference], lr=0.05, betas=(posterior.BETA1, posterior.BETA2), eps=posterior.EPSILON)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        gradient = torch.randn(4, 2, generator=generator)
+        table.step(torch.arange(4), gradient, 0.05)
+        reference.grad = gradient.clone()
+        optimiser.step()
+    torch.testing.assert_close(table.values, reference.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_likelihood_is_the_pixel_sum() -> None:
+    """Parseval: half the weighted squared residual over the half plane is that over pixels."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 16, 16, generator=generator)
+    weight = losses.half_plane_weight(16).expand(16, -1)
+    spectra = [torch.fft.rfft2(x, norm="ortho") for x in (a, b)]
+    torch.testing.assert_close(losses.squared_error(*spectra, weight), 0.5 * (a - b).square().sum((-2, -1)))
+
+
+def test_rigid_motion_costs_nothing() -> None:
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    pairs = losses.find_pairs(points)
+    shift = torch.tensor([0.1, -0.2, 0.3]).expand(2, 50, 3)
+    assert losses.rigidity_term(shift, pairs) < 1e-10
+    assert losses.distance_term(points + shift, pairs) < 1e-6
+    strain = points * 0.1
+    assert losses.rigidity_term(strain[None], pairs) == pytest.approx(0.01 * float(pairs.weight.mean()), rel=1e-3)
+
+
+def test_log_refuses_unwritable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="writable directory"), JobLog(tmp_path / "file" / "job", []):
+        pass
+    assert TrainOptions(output="x", source_dir=str(tmp_path)).output_directory() == tmp_path / "x"
