@@ -1,8 +1,8 @@
 """Analyze: network and latents -> components, classes, volumes, trajectories, figures, and how far to believe them.
 
 Layout of the output: ``kmeans/`` (a volume at the particle nearest each centre, classes as STAR), ``pc1/ pc2/ ...``
-(volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``analysis.npz`` (scores,
-classes, UMAP, one row a particle) and ``particles.star`` (the input's rows with class and latents).
+(volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``analysis.npz`` (latents,
+scores, classes, UMAP, one row a particle) and ``particles.star`` (the input's rows with class and latents).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     summary["trust"] = trust.figures
     with atomic_write(out / "analysis.npz") as file:
         np.savez_compressed(
-            file, scores=scores.astype(np.float32), classes=classes.astype(np.int32) + 1, umap=umap,
+            file, z_mu=z, scores=scores.astype(np.float32), labels=classes.astype(np.int32) + 1, umap=umap,
             umap_rows=umap_rows, centres=centres.astype(np.float32), class_particles=nearest,
         )  # fmt: skip
     if star is not None:
@@ -131,7 +131,6 @@ def write_classes(
     written = write_series(model, z[nearest], directory, box, log, "class volumes")
     names = [volume.name for volume, _ in written]
     write_volumes_script(directory / "view.cxc", names, level, "Classes")
-    log.artifact("volume_series", directory, "class volumes", count=len(names), level=level, z="kmeans/z.txt")
     log.artifact("script", directory / "view.cxc", "ChimeraX: class volumes side by side")
     counts = np.bincount(classes, minlength=len(nearest))
     entries = []

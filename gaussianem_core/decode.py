@@ -17,6 +17,9 @@ from gaussianem_core.model import check_latents, contour_level, load_model_of, r
 from gaussianem_core.options import DecodeOptions
 from gaussianem_core.paths import optional_input, resolve_input
 
+LISTED = 50
+"""Up to this many volumes each is an output of its own; more are one series."""
+
 
 def run(options: DecodeOptions, log: JobLog) -> None:
     """Write vol_NNN.mrc and gaussians_NNN.ply for each row of ``z`` or each particle, and z.txt, view.cxc."""
@@ -38,9 +41,12 @@ def run(options: DecodeOptions, log: JobLog) -> None:
     write_volumes_script(log.directory / "view.cxc", names, level, "Decoded volumes")
     if not options.z:
         np.savetxt(log.directory / "particles.txt", rows, fmt="%d")
-    for (volume, gaussians), values in zip(written, z):
-        log.artifact("volume", volume, f"volume {volume.stem[4:]}", level=level, z=values.tolist())
-        log.artifact("gaussians", gaussians, f"Gaussians {volume.stem[4:]}")
+    if len(written) <= LISTED:
+        for (volume, gaussians), values in zip(written, z):
+            log.artifact("volume", volume, f"volume {volume.stem[4:]}", level=level, z=values.tolist())
+            log.artifact("gaussians", gaussians, f"Gaussians {volume.stem[4:]}")
+    else:
+        log.artifact("volume_series", log.directory, "decoded volumes", count=len(z), level=level, z="z.txt")
     log.artifact("trajectory", "z.txt", "latents of the volumes", points=len(z))
     log.artifact("script", "view.cxc", "ChimeraX: the volumes side by side")
     log.message(f"{len(z)} volumes of box {box}, {model.pixel_size(box):.4g} A/px; contour level {level:.4g}")

@@ -84,7 +84,7 @@ def test_class_volumes_are_of_the_nearest_particles(folder: Path) -> None:
     content = np.load(out / "analysis.npz")
     assert sum(entry["particles"] for entry in summary["classes"]) == N
     for entry in summary["classes"]:
-        members = np.flatnonzero(content["classes"] == entry["class"])
+        members = np.flatnonzero(content["labels"] == entry["class"])
         centre = z[members].mean(axis=0)
         assert entry["shown_particle"] == np.linalg.norm(z - centre, axis=1).argmin()
         assert entry["particles"] == len(members)
@@ -97,7 +97,7 @@ def test_class_volumes_are_of_the_nearest_particles(folder: Path) -> None:
         torch.testing.assert_close(ply.positions, moved.positions[0], atol=1e-6, rtol=0)
         torch.testing.assert_close(ply.densities, moved.densities[0], atol=1e-4, rtol=0)
     # classes are ordered along the first component
-    first = [content["scores"][content["classes"] == i + 1, 0].mean() for i in range(4)]
+    first = [content["scores"][content["labels"] == i + 1, 0].mean() for i in range(4)]
     assert first == sorted(first)
 
 
@@ -123,7 +123,7 @@ def test_trajectories_follow_their_component(folder: Path) -> None:
 
 def test_labels_go_to_the_input_rows(folder: Path) -> None:
     out, summary = run(folder)
-    classes = np.load(out / "analysis.npz")["classes"]
+    classes = np.load(out / "analysis.npz")["labels"]
     np.testing.assert_array_equal(read_particle_column(out / "particles.star", "gaussianemClass"), classes)
     np.testing.assert_array_equal(read_particle_column(out / "particles.star", "rlnClassNumber"), classes)
     names = read_particle_column(folder / "particles.star", "rlnImageName")
@@ -138,7 +138,7 @@ def test_labels_go_to_the_input_rows(folder: Path) -> None:
 def test_without_a_star(folder: Path) -> None:
     (folder / "particles.star").unlink()
     out, _ = run(folder)
-    classes = np.load(out / "analysis.npz")["classes"]
+    classes = np.load(out / "analysis.npz")["labels"]
     table = starfile.read(out / "kmeans" / "classes.star")
     np.testing.assert_array_equal(table["gaussianemClass"], classes)
     np.testing.assert_array_equal(table["gaussianemParticle"], np.arange(N))
