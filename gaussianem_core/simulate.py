@@ -37,6 +37,8 @@ RESULTS = ["particles.star", "particles.mrcs", "consensus.mrc", "truth.npz"]
 SIGNAL_SAMPLE = 512
 """Images whose clean signal sets the scale of all."""
 BATCH = {"cpu": 32, "cuda": 512}
+BATCH_PIXELS = 2**26
+"""No more pixels (of the finer grid) in a batch than this: 256 MiB in float32."""
 
 
 def run(options: SimulateOptions, log: JobLog) -> None:
@@ -148,6 +150,13 @@ def clean_images(
     return -apply_ctf(fourier_crop(images, truth.box), ctf(transfer[rows.to(transfer.device)].to(device), truth.box))
 
 
+def batch_size(truth: Truth, device: torch.device) -> int:
+    """Images rendered at once."""
+    assert truth.sigmas is not None
+    pixels = (truth.box * oversampling(float(truth.sigmas.min()) * truth.box / 2)) ** 2
+    return max(1, min(BATCH[device.type], BATCH_PIXELS // pixels))
+
+
 def scale_signal(
     truth: Truth, transfer: np.ndarray, snr: float, device: torch.device, backend: Projector
 ) -> Truth:
@@ -156,7 +165,7 @@ def scale_signal(
     sample = torch.arange(min(len(truth.frame), SIGNAL_SAMPLE), device=device)
     table = torch.as_tensor(transfer, device=device)
     variances = [
-        clean_images(truth, table, rows, backend).var(dim=(1, 2)) for rows in sample.split(BATCH[device.type])
+        clean_images(truth, table, rows, backend).var(dim=(1, 2)) for rows in sample.split(batch_size(truth, device))
     ]
     variance = float(torch.cat(variances).mean())
     return replace(truth, densities=(truth.densities * np.sqrt(snr / variance)).astype(np.float32))
@@ -172,7 +181,7 @@ def write_images(
     with StackWriter(path, options.particles, options.box, options.apix) as writer, memory_errors("Use a smaller box"):
         done, written = 0, None
         with ThreadPoolExecutor(1) as disk:  # the next batch is rendered while this one is written
-            for rows in torch.arange(options.particles, device=device).split(BATCH[device.type]):
+            for rows in torch.arange(options.particles, device=device).split(batch_size(truth, device)):
                 images = clean_images(truth, table, rows, options.projector)
                 images += torch.randn(images.shape, generator=noise, device=device)
                 ready = images.cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -14,6 +15,7 @@ from gaussianem_core import decode
 from gaussianem_core.checkpoint import load_latents
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog, read_events
+from gaussianem_core.gaussians import load_configuration, write_configuration
 from gaussianem_core.model import load_model, read_latent_rows
 from gaussianem_core.options import DecodeOptions
 from gaussianem_core.paths import resolve_input
@@ -95,6 +97,19 @@ def test_chunks_do_not_change_the_volumes(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("gaussianem_core.model._CHUNK_ELEMENTS", 60 * 32 * 2)  # two at a time
     apart = volumes(folder, z)
     np.testing.assert_allclose(np.stack(apart), np.stack(together), atol=1e-5)
+
+
+def test_volumes_lie_where_the_consensus_map_lies(folder: Path) -> None:
+    # The configuration says where the consensus map's voxel 0 is; an odd box moves the centre by half a voxel of it.
+    configuration = load_configuration(folder / "cfg.json")
+    moved = replace(configuration, extra={**configuration.extra, "origin_angstrom": [10.0, -20.0, 30.0]})
+    write_configuration(moved, folder / "cfg.json")
+    (folder / "z.txt").write_text("0 0 0\n")
+    for box, shift in ((BOX, 0.0), (2 * BOX, 0.0), (BOX + 1, BOX // 2 * (PIXEL - PIXEL * BOX / (BOX + 1)))):
+        out = run(folder, z="z.txt", box=box, overwrite=True)
+        with mrcfile.open(out / "vol_001.mrc") as file:
+            origin = [float(file.header.origin[axis]) for axis in "xyz"]
+        np.testing.assert_allclose(origin, np.array([10, -20, 30]) + shift, atol=1e-4)
 
 
 def test_paths_are_looked_for_in_both_places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
