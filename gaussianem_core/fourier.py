@@ -30,20 +30,20 @@ def fourier_crop(real: torch.Tensor, box: int, dims: int = 2) -> torch.Tensor:  
     if old == box:
         return real
     assert old % 2 == 0 and box % 2 == 0 and dims > 1
-    spectrum = torch.fft.fftshift(centred_rfftn(real, dims), dim=tuple(range(-dims, -1)))
-    small, large = min(old, box), max(old, box)
-    start = (large - small) // 2
-    window = slice(start, start + small)
-    index = (..., *([window] * (dims - 1)), slice(0, small // 2 + 1))
     if box < old:
-        cropped = spectrum[index]
-    else:
-        shape = (*spectrum.shape[:-dims], *([box] * (dims - 1)), box // 2 + 1)
-        cropped = spectrum.new_zeros(shape)
-        cropped[index] = spectrum
-        _share_nyquist(cropped, dims, start, old)
-    cropped = torch.fft.ifftshift(cropped, dim=tuple(range(-dims, -1)))
-    return centred_irfftn(cropped, dims, box) * (box / old) ** dims
+        # Moving the origin by half an even box multiplies component k by (-1)^k in both boxes: no need to move it.
+        half, axes = box // 2, tuple(range(-dims, 0))
+        spectrum = torch.fft.rfftn(real, dim=axes)[..., : half + 1]
+        for axis in axes[:-1]:
+            spectrum = torch.cat([spectrum.narrow(axis, 0, half), spectrum.narrow(axis, old - half, half)], axis)
+        return torch.fft.irfftn(spectrum, s=(box,) * dims, dim=axes) * (box / old) ** dims
+    spectrum = torch.fft.fftshift(centred_rfftn(real, dims), dim=tuple(range(-dims, -1)))
+    start = (box - old) // 2
+    padded = spectrum.new_zeros((*spectrum.shape[:-dims], *([box] * (dims - 1)), box // 2 + 1))
+    padded[(..., *([slice(start, start + old)] * (dims - 1)), slice(0, old // 2 + 1))] = spectrum
+    _share_nyquist(padded, dims, start, old)
+    padded = torch.fft.ifftshift(padded, dim=tuple(range(-dims, -1)))
+    return centred_irfftn(padded, dims, box) * (box / old) ** dims
 
 
 def _share_nyquist(padded: torch.Tensor, dims: int, start: int, old: int) -> None:
