@@ -158,7 +158,10 @@ class ImageStack:
         for run in np.split(order, breaks) if len(order) else []:
             first, last = int(numbers[run[0]]), int(numbers[run[-1]])
             block = self._read_run(int(stacks[run[0]]), first, last - first + 1)
-            images[run] = block[numbers[run] - first]
+            if len(block) == len(run) == run[-1] - run[0] + 1 and (np.diff(run) == 1).all():
+                images[run[0] : run[-1] + 1] = block  # the common case, copied once
+            else:
+                images[run] = block[numbers[run] - first]
         self._refuse_infinite(images, chosen)
         return images
 

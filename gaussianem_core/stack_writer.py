@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -40,6 +41,7 @@ class StackWriter:
         self.pixel_size_angstrom = pixel_size_angstrom
         self.dtype = np.dtype("<f2" if float16 else "<f4")
         self._written = np.zeros(n_images, bool)
+        self._lock = threading.Lock()
         self._next = 0
         self._minimum, self._maximum, self._sum, self._square = np.inf, -np.inf, 0.0, 0.0
         check_free_space(self.path.parent, self.n_bytes)
@@ -52,13 +54,19 @@ class StackWriter:
         """Size of the finished file."""
         return HEADER_BYTES + self.n_images * self.box_size**2 * self.dtype.itemsize
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of the pixels written so far, in the precision of the file."""
+        count = max(int(self._written.sum()), 1) * self.box_size**2
+        return float(np.sqrt(max(self._square / count - (self._sum / count) ** 2, 0.0)))
+
     def append(self, images: npt.NDArray[np.floating]) -> None:  # (n, D, D)
         """Write images behind those appended before."""
         self.write(np.arange(self._next, self._next + len(images)), images)
         self._next += len(images)
 
     def write(self, rows: npt.ArrayLike, images: npt.NDArray[np.floating]) -> None:  # (n,), (n, D, D)
-        """Write images to their places (each place once, in any order).
+        """Write images to their places (each place once, in any order, from any thread).
 
         Raises
         ------
@@ -73,25 +81,34 @@ class StackWriter:
             )
         if len(places) == 0:
             return
-        if places.min() < 0 or places.max() >= self.n_images or self._written[places].any():
+        if places.min() < 0 or places.max() >= self.n_images:
             raise InputError(
                 f"images for {self.path}", f"must go to free places from 0 to {self.n_images - 1}",
                 f"{places.min()} to {places.max()}", "Write every image once.",
             )
         with np.errstate(over="ignore", invalid="ignore"):
             data = np.ascontiguousarray(images, dtype=self.dtype)
-            wide = data.astype(np.float64)
-            sums = wide.sum(axis=(1, 2))
+            flat = data.reshape(len(data), -1).astype(np.float32, copy=False)
+            # Sums of one image in float32, of all images in float64: the error stays that of one image.
+            sums = flat.sum(axis=1).astype(np.float64)
+            suspects = np.flatnonzero(~np.isfinite(sums))
+            sums[suspects] = flat[suspects].sum(axis=1, dtype=np.float64)  # a sum of large values may overflow
         if not np.isfinite(sums).all():
             raise InputError(
                 f"images for {self.path}", f"must be finite in {self.dtype.itemsize * 8} bits",
                 f"images {places[~np.isfinite(sums)][:5].tolist()}",
                 "Normalise the images, or write them without --float16.",
             )
-        self._minimum, self._maximum = min(self._minimum, data.min()), max(self._maximum, data.max())
-        self._sum += float(sums.sum())
-        self._square += float(np.vdot(wide, wide))
-        self._written[places] = True
+        squares = np.einsum("ij,ij->i", flat, flat).astype(np.float64)
+        lowest, highest = data.min(), data.max()
+        with self._lock:
+            if self._written[places].any():
+                raise InputError(f"images for {self.path}", "must go to free places", f"a place from {places.min()} to {places.max()} is taken",
+                                 "Write every image once.")  # fmt: skip
+            self._written[places] = True
+            self._minimum, self._maximum = min(self._minimum, lowest), max(self._maximum, highest)
+            self._sum += float(sums.sum())
+            self._square += float(squares.sum())
         size = self.box_size**2 * self.dtype.itemsize
         breaks = np.flatnonzero(np.diff(places) != 1) + 1
         with disk_errors(self.path):
@@ -120,8 +137,7 @@ class StackWriter:
                     str(self.path), f"must receive {self.n_images} images", f"{missing} missing", "Write them all."
                 )
             count = self.n_images * self.box_size**2
-            mean = self._sum / count
-            std = float(np.sqrt(max(self._square / count - mean**2, 0.0)))
+            mean, std = self._sum / count, self.std
             head = new_header(
                 (self.n_images, self.box_size, self.box_size), self.dtype, self.pixel_size_angstrom, is_stack=True,
                 statistics=(float(self._minimum), float(self._maximum), mean, std),
