@@ -449,13 +449,23 @@ class EvaluateOptions(ComputeOptions, JobOptions):
     source_dir: str = option(
         ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
     )
-    truth: str = option(..., "truth.npz of the simulation", group="Input", widget="file", filter="*.npz")
-    gaussians: str = option("point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply")
-    cfg: str = option("cfg.json", "configuration", group="Input", widget="file", filter="*.json")
-    model_weight: str = option(
-        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl"
+    truth: str = option(
+        ..., "truth.npz of the simulation", group="Input", widget="file", filter="*.npz", produces="truth"
     )
-    latent: str = option(..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl")
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
+    )
+    cfg: str = option(
+        "cfg.json", "configuration", group="Input", widget="file", filter="*.json", produces="configuration"
+    )
+    model_weight: str = option(
+        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="checkpoint",
+    )
+    latent: str = option(
+        ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
+        produces="latents",
+    )
     volumes: int = option(100, "particles whose volume is compared with the truth", group="Evaluation", ge=1)
     mask: str = option("", "MRC mask for the masked figures; without it one around the consensus", group="Input",
                        widget="mask", filter="*.mrc")

@@ -27,7 +27,7 @@ _FOREIGN = {
     "model": ("AtomCoords",),
 }
 # The folder of a prepared data set is "." for us: files are given relative to the project.
-_FOLDER_KINDS = ("preprocessed",)
+FOLDER_KINDS = ("preprocessed",)
 PUBLISHED_EPOCHS = 20  # stands in the expected name where the training chooses the number itself
 
 
@@ -57,6 +57,8 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
     if job_type == "train":
         last = int(values.get("epoch") or PUBLISHED_EPOCHS) - 1
         return {f"weights.{last}.pkl": "checkpoint", f"weights.{last}.output.pkl": "latents"}
+    if job_type == "simulate":
+        return {"particles.star": "particles", "consensus.mrc": "map", "truth.npz": "truth"}
     if job_type == "import":
         kinds = {os.path.basename(f): str(values.get("kind", "auto")) for f in values.get("files") or ()}
         return {f: guess_kind(f) if kind == "auto" else kind for f, kind in kinds.items()}
@@ -138,7 +140,7 @@ def fill(
     order = list(dict.fromkeys(_ancestors(graph, jobs, parents)))
     filled: dict[str, Any] = {}
     for name, kind in input_fields(model).items():
-        if kind in _FOLDER_KINDS:
+        if kind in FOLDER_KINDS:
             filled[name] = "."
             continue
         for job in order:
@@ -202,7 +204,7 @@ def next_types(graph: Graph, job: str, values_of: Mapping[str, Mapping[str, Any]
     for job_type, model in JOB_OPTIONS.items():
         if job_type == own:
             continue
-        kinds = set(input_fields(model).values()) - {"mask", "gaussians", "configuration"}
+        kinds = set(input_fields(model).values()) - {"mask", "gaussians", "configuration", "truth"}
         if job_type != "preprocess":
             kinds -= {"particles", "map"}
         if made & kinds and complete(job_type, fill(graph, job_type, [job], {}, values_of)):

@@ -278,12 +278,15 @@ class Job:
         return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
     def artifacts(self) -> list[Artifact]:
-        """What the job has made, in order; a file that was written again counts once, at its last place."""
-        found: dict[str, Artifact] = {}
+        """What the job has made, in order; a file that was written again counts once, at its last place.
+
+        A file may be two things (cfg.json is the configuration, and stands for all that was prepared).
+        """
+        found: dict[tuple[str, str], Artifact] = {}
         for event in events.read_events(self.directory / events.EVENTS)[0]:
             if (artifact := _artifact(self, event)) is not None:
-                found.pop(artifact.path, None)
-                found[artifact.path] = artifact
+                found.pop((artifact.kind, artifact.path), None)
+                found[artifact.kind, artifact.path] = artifact
         return list(found.values())
 
     def status(self) -> Status:
@@ -551,7 +554,8 @@ class Monitor:
         elif kind == "message":
             self.messages.append(event)
         elif kind == "artifact" and (artifact := _artifact(self.job, event)) is not None:
-            self.artifacts = [a for a in self.artifacts if a.path != artifact.path] + [artifact]
+            same = (artifact.kind, artifact.path)
+            self.artifacts = [a for a in self.artifacts if (a.kind, a.path) != same] + [artifact]
 
 
 def new_directory_job(root: Path, name: str, job_type: str, label: str = "") -> Job:

@@ -504,7 +504,8 @@ class Project:
         graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
         for artifact in job.artifacts():
             path = self.root / artifact.path
-            if artifact.kind in ARTIFACTS and not artifact.path.startswith("..") and path.is_file():
+            known = artifact.kind in ARTIFACTS and artifact.kind not in _inputs.FOLDER_KINDS
+            if known and not artifact.path.startswith("..") and path.is_file():
                 graph.output_edges.pop((job.name, artifact.path), None)  # the last written comes last
                 graph.add_output(job.name, artifact.path, ARTIFACTS[artifact.kind])
                 node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
