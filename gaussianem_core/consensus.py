@@ -18,6 +18,7 @@ from gaussianem_core.projection import Projector, project
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
 STRONG_PERCENTILE, STRONG_SHARE = 99.9, 0.1  # flexible parts are blurred to a fraction of the rigid core's density
+FINE_BOX = 256  # largest box whose every voxel may have a Gaussian (the published manual's rule)
 HELD_OUT = 0.05
 PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
 FIT_IMAGES = 10000
@@ -69,7 +70,8 @@ def place_gaussians(
     Parameters
     ----------
     density : (D, D, D) consensus map. threshold : contour level, or "auto".
-    interval : grid spacing in voxels; None picks the training pixel (``target_box``), wider if the cap demands it.
+    interval : grid spacing in voxels; None takes the manual's 1, or 2 above a box of 256, but no finer than the
+        training pixel (a box of ``target_box``), which is all that the images show, and wider if the cap demands it.
     cap : largest number of Gaussians. scale_min, scale_max : bounds of sigma in world units.
 
     Returns
@@ -81,7 +83,8 @@ def place_gaussians(
     InputError : no Gaussian, or more than the cap, with the level's percentile and a usable range.
     """
     level = automatic_level(density) if threshold == "auto" else float(threshold)
-    spacing = float(interval) if interval else max(1.0, density.shape[-1] / target_box)
+    box = density.shape[-1]
+    spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
     positions, values = sample_positions(density, level, spacing)
     if interval is None and len(positions) > cap:
         spacing *= (len(positions) / cap) ** (1 / 3) * 1.02

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +18,7 @@ from gaussianem_core import consensus
 from gaussianem_core.device import choose_device, gpu_memory_advice
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog, refuse_existing
-from gaussianem_core.files import atomic_write
+from gaussianem_core.files import atomic_write, check_free_space, disk_errors
 from gaussianem_core.fourier import fourier_crop, fourier_shell_correlation, fsc_area
 from gaussianem_core.gaussians import (
     NETWORK_KEYS,
@@ -33,17 +39,29 @@ STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
 )  # fmt: skip
 DEFAULT_BOX = 128
-MEASURED_IMAGES = 1000
-CONSENSUS_BYTES = 4 << 30
-"""Images held in memory for the consensus fit; of more particles a random part is used."""
+STAGE = ".preprocess"
+SAMPLED_IMAGES = 1000
+"""Images whose deviation scales the stack, and that tell amplitude and contrast before anything is written."""
 
-BLOCK_BYTES = 256 << 20
+CONSENSUS_BYTES = 4 << 30
+"""Images held in memory for the consensus fit, at most."""
+
+BLOCK_BYTES = 32 << 20
+"""Images that one thread reads, crops and writes at once."""
+
+OTHER_BYTES = 1024
+"""Of a particle, beside its image: poses, CTF and its row in the STAR file."""
+
 SIZE_TOLERANCE = 2e-3
 CONTRAST_SIGMAS = 5.0
 
 
 def run(options: PreprocessOptions, log: JobLog) -> None:
-    """Prepare the data as ``options`` say; results and events go to the log's directory."""
+    """Prepare the data as ``options`` say; results and events go to the log's directory.
+
+    Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
+    is stopped leaves those of an earlier one as they were.
+    """
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -57,40 +75,44 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     pixel = raw_pixel * raw_box / box
     volume = read_consensus(options, raw_box, raw_pixel, log)
     plans = [resample_plan(g.box_size, g.pixel_size_angstrom, box, pixel) for g in images.groups()]
+    check_free_space(out, len(table) * (box * box * (2 if options.float16 else 4) + OTHER_BYTES))
     bounds = (options.scale_min / box * WORLD, options.scale_max / box * WORLD)
     gaussians, level, spacing = consensus.place_gaussians(
-        volume.values, options.map_thres, sample_interval(options, raw_box), options.max_gaussians, box, *bounds
+        volume.values, options.map_thres, options.sample_interval, options.max_gaussians, box, *bounds
     )
     log.message(
         f"{len(table)} particles of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
         f"contour level {level:.4g} of the consensus map gives {len(gaussians)} Gaussians, {spacing:.3g} voxels apart"
     )
-    factor = 1.0 / measure_std(images, plans, box, options.seed)
-    std = write_stack(images, plans, box, pixel, factor, options, log)
-    rotations = rotations_from_angles(table.angles_deg)
-    shifts = table.shifts_angstrom / pixel
-    parameters = ctf_parameters(table, images, plans, box, pixel)
-    for name, array in ((POSES, pack_poses(rotations, shifts)), (CTF, parameters)):
-        with atomic_write(out / name) as file:
-            np.save(file, array)
-    write_particles_star(table, out / STAR)
-    data = consensus_data(out / STACK, rotations, shifts, parameters, not options.no_invert, device, options.seed)
+    geometry = Geometry(
+        rotations_from_angles(table.angles_deg), table.shifts_angstrom / pixel,
+        ctf_parameters(table, images, plans, box, pixel), not options.no_invert,
+    )  # fmt: skip
+    rows, sample = read_sample(images, plans, box, options.seed)
+    factor = 1.0 / measure_std(sample)
+    gaussians = gaussians.to(device)
     with gpu_memory_advice(options.batch_size):
-        gaussians = gaussians.to(device)
+        data = consensus_data(geometry, sample * np.float32(factor), rows, device)
         amplitude, sigmas = consensus.fit_amplitude(gaussians, data, options.projector)
-        check_contrast(amplitude, sigmas, options)
-        gaussians = consensus.scale_densities(gaussians, amplitude)
-        gaussians = consensus.fit(
-            gaussians, data, log, epochs=options.epoch, batch=options.batch_size, recipe=options.consensus_recipe,
-            backend=options.projector, seed=options.seed,
-        )  # fmt: skip
-        report_fsc(gaussians, volume, box, pixel, device, log)
-    write_gaussians(gaussians, out / GAUSSIANS)
-    network = {key: getattr(options, key) for key in NETWORK_KEYS}
-    extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": list(volume.origin_angstrom)}
-    write_configuration(
-        Configuration(box, pixel, *bounds, std, not options.no_invert, not options.no_window, network, extra), out / CFG
-    )
+    check_contrast(amplitude, sigmas, options)
+    gaussians = consensus.scale_densities(gaussians, amplitude)
+    del sample, data
+    with staged(out) as stage:
+        std = write_stack(images, plans, box, pixel, factor, stage / STACK, options, log)
+        for name, array in ((POSES, pack_poses(geometry.rotations, geometry.shifts)), (CTF, geometry.ctf)):
+            with atomic_write(stage / name) as file:
+                np.save(file, array)
+        write_particles_star(table, stage / STAR)
+        with gpu_memory_advice(options.batch_size):
+            gaussians = fit_consensus(gaussians, geometry, stage / STACK, options, device, log)
+            report_fsc(gaussians, volume, box, pixel, device, log)
+        write_gaussians(gaussians, stage / GAUSSIANS)
+        network = {key: getattr(options, key) for key in NETWORK_KEYS}
+        extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": map_origin(volume)}
+        configuration = Configuration(
+            box, pixel, *bounds, std, not options.no_invert, not options.no_window, network, extra
+        )
+        write_configuration(configuration, stage / CFG)
     labels = {
         "stack": (STACK, "particle images"), "poses": (POSES, "orientations"), "ctf": (CTF, "CTF parameters"),
         "gaussians": (GAUSSIANS, "consensus Gaussians"), "configuration": (CFG, "configuration"),
@@ -99,6 +121,32 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     for kind, (name, label) in labels.items():
         log.artifact(kind, out / name, label)
     log.artifact("preprocessed", CFG, "prepared data", particles=len(table), gaussians=len(gaussians), box=box)
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A hidden directory in ``out`` whose files move there when the block ends well, and vanish when it does not."""
+    stage = out / STAGE
+    shutil.rmtree(stage, ignore_errors=True)  # of a run that was killed
+    with disk_errors(stage):
+        stage.mkdir()
+    try:
+        yield stage
+        with disk_errors(out):
+            for path in sorted(stage.iterdir(), key=lambda p: p.name == CFG):  # the configuration last
+                os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What projects the molecule into N images: rotations (N, 3, 3), shifts (N, 2) px, ctf (N, 9), white protein."""
+
+    rotations: np.ndarray
+    shifts: np.ndarray
+    ctf: np.ndarray
+    invert: bool
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -165,9 +213,14 @@ def read_consensus(options: PreprocessOptions, raw_box: int, raw_pixel: float, l
     return volume
 
 
-def sample_interval(options: PreprocessOptions, raw_box: int) -> int | None:
-    """The grid spacing given; None lets the training pixel decide (the manual's 1, or 2 above a box of 256)."""
-    return options.sample_interval
+def map_origin(volume: Volume) -> list[float]:
+    """Place (x, y, z, Angstrom) of the map's first voxel.
+
+    A header tells it as an origin or as start voxels. Where it has both, the origin counts, as in map viewers.
+    """
+    if any(volume.origin_angstrom):
+        return list(volume.origin_angstrom)
+    return [start * volume.pixel_size_angstrom for start in volume.start_voxels]
 
 
 # -- resampling ------------------------------------------------------------------------------------------------
@@ -232,42 +285,76 @@ def resample(images: torch.Tensor, plan: Plan, box: int) -> torch.Tensor:  # (n,
     return images
 
 
-def measure_std(images: ImageStack, plans: list[Plan], box: int, seed: int) -> float:
-    """Standard deviation of resampled pixels over a random sample: the written stack is divided by it."""
+def read_sample(
+    images: ImageStack, plans: list[Plan], box: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:  # -> (n,), (n, box, box)
+    """A random sample of rows, in random order, and their resampled images."""
     generator = np.random.default_rng(seed)
-    total = square = count = 0.0
+    chosen, sample = [], []
     for group, plan in zip(images.groups(), plans):
-        share = max(1, round(MEASURED_IMAGES * len(group.rows) / len(images)))
+        share = max(1, round(SAMPLED_IMAGES * len(group.rows) / len(images)))
         rows = np.sort(generator.permutation(group.rows)[:share])
         for block in np.array_split(rows, -(-len(rows) // 64)):
-            small = resample(torch.from_numpy(images.read(block)), plan, box).double()
-            total, square = total + float(small.sum()), square + float(small.square().sum())
-            count += small.numel()
-    variance = square / count - (total / count) ** 2
-    if variance <= 0:
-        raise InputError("particle images", "must not be constant", "a standard deviation of 0", "Check the stacks.")
-    return float(np.sqrt(variance))
+            chosen.append(block)
+            sample.append(resample(torch.from_numpy(images.read(block)), plan, box).numpy())
+    order = generator.permutation(sum(map(len, chosen)))
+    return np.concatenate(chosen)[order], np.concatenate(sample)[order]
+
+
+def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
+    """Standard deviation of a sample's pixels: the written stack is divided by it. Refuses constant images."""
+    std = float(sample.std(dtype=np.float64))
+    if not std > 1e-6 * float(np.abs(sample).max()):  # rounding alone
+        raise InputError("particle images", "must not be constant", f"a standard deviation of {std:.3g}",
+                         "Check the stacks.")  # fmt: skip
+    return std
 
 
 def write_stack(
-    images: ImageStack, plans: list[Plan], box: int, pixel: float, factor: float, options: PreprocessOptions,
-    log: JobLog,
+    images: ImageStack, plans: list[Plan], box: int, pixel: float, factor: float, target: Path,
+    options: PreprocessOptions, log: JobLog,
 ) -> float:  # fmt: skip
-    """Write the resampled images times ``factor`` in the input's order; returns their standard deviation."""
+    """Write the resampled images times ``factor`` in the input's order; returns their standard deviation.
+
+    Each of as many threads as there are cores reads, crops and writes a block at a time, so that disk and cores are
+    busy together; memory is bounded by the blocks.
+    """
+    threads = torch.get_num_threads()
+    workers = options.threads or max(2, len(os.sched_getaffinity(0)))
     done = 0
-    total = square = 0.0
-    with StackWriter(log.directory / STACK, len(images), box, pixel, options.float16) as writer:
-        for group, plan in zip(images.groups(), plans):
-            block = max(1, min(options.downsample_batch, BLOCK_BYTES // (16 * plan.padded**2)))
-            for rows, raw in images.iter_batches(block, group.rows, workers=2):
-                small = resample(torch.from_numpy(raw), plan, box) * factor
+    torch.set_num_threads(1)  # the blocks are what runs in parallel; threads started from here on inherit it
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="crop-images")
+    try:
+        with StackWriter(target, len(images), box, pixel, options.float16) as writer:
+
+            def crop(rows: np.ndarray, plan: Plan) -> int:
+                small = resample(torch.from_numpy(images.read(rows)), plan, box) * factor
                 writer.write(rows, small.numpy())
-                wide = small.double()
-                total, square = total + float(wide.sum()), square + float(wide.square().sum())
-                done += len(rows)
-                log.progress("crop images", done, len(images))
-    pixels = len(images) * box**2
-    return float(np.sqrt(max(square / pixels - (total / pixels) ** 2, 0.0)))
+                return len(rows)
+
+            try:
+                waiting: deque[Future[int]] = deque()
+                for rows, plan in blocks_of(images, plans, options.downsample_batch):
+                    waiting.append(pool.submit(crop, rows, plan))
+                    if len(waiting) > 2 * workers:
+                        done += waiting.popleft().result()
+                        log.progress("crop images", done, len(images))
+                while waiting:
+                    done += waiting.popleft().result()
+                    log.progress("crop images", done, len(images))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)  # before the writer closes its file
+        return writer.std
+    finally:
+        torch.set_num_threads(threads)
+
+
+def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tuple[np.ndarray, Plan]]:
+    """Rows of one group at a time, no more of them than BLOCK_BYTES hold, or ``most``."""
+    for group, plan in zip(images.groups(), plans):
+        size = max(1, min(most, BLOCK_BYTES // (4 * plan.padded**2)))
+        for start in range(0, len(group.rows), size):
+            yield group.rows[start : start + size], plan
 
 
 def ctf_parameters(
@@ -288,25 +375,28 @@ def ctf_parameters(
 
 
 def consensus_data(
-    stack: Path, rotations: np.ndarray, shifts: np.ndarray, parameters: np.ndarray, invert: bool, device: torch.device,
-    seed: int,
-) -> consensus.ConsensusData:  # fmt: skip
-    """Images for the consensus fit with what projects to them, on the device; a random part of a large dataset."""
-    images = ImageStack.from_file(stack)
-    box = int(images.box_size[0])
-    most = max(2, CONSENSUS_BYTES // (box * box * 4))
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:most])
+    geometry: Geometry, images: np.ndarray, rows: np.ndarray, device: torch.device
+) -> consensus.ConsensusData:  # (n, D, D), (n,)
+    """Images of ``rows``, protein dark, with what projects to them, on the device."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    held = torch.empty(len(rows), box, box, dtype=dtype, device=device)
-    done = 0
-    for part, block in images.iter_batches(2048, rows):
-        held[done : done + len(part)] = torch.from_numpy(-block if invert else block).to(dtype)
-        done += len(part)
-    # The fit takes the leading images for its amplitude: their order must be random.
-    shuffle = np.random.default_rng([seed, 1]).permutation(len(rows))
-    held = held[torch.from_numpy(shuffle).to(device)]
-    arrays = (a[rows][shuffle].astype(np.float32) for a in (rotations, shifts, parameters))
+    held = torch.from_numpy(-images if geometry.invert else images).to(device, dtype)
+    arrays = (a[rows].astype(np.float32) for a in (geometry.rotations, geometry.shifts, geometry.ctf))
     return consensus.ConsensusData(held, *(torch.from_numpy(a).to(device) for a in arrays))
+
+
+def fit_consensus(
+    gaussians: Gaussians, geometry: Geometry, stack: Path, options: PreprocessOptions, device: torch.device, log: JobLog
+) -> Gaussians:
+    """Fit the Gaussians to the written images, to a random part of a large dataset."""
+    with ImageStack.from_file(stack) as images:
+        box = int(images.box_size[0])
+        most = max(2, min(consensus.FIT_IMAGES, CONSENSUS_BYTES // (box * box * 4)))
+        rows = np.sort(np.random.default_rng(options.seed).permutation(len(images))[:most])
+        data = consensus_data(geometry, images.read(rows), rows, device)
+    return consensus.fit(
+        gaussians, data, log, epochs=options.epoch, batch=options.batch_size, recipe=options.consensus_recipe,
+        backend=options.projector, seed=options.seed,
+    )  # fmt: skip
 
 
 def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) -> None:
@@ -335,7 +425,9 @@ def report_fsc(
     else:
         box = target.shape[-1]
     with torch.no_grad():
-        made = voxelize(gaussians.positions, gaussians.densities, gaussians.sigmas, box)
+        made = voxelize(
+            gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max
+        )
     fsc = fourier_shell_correlation(made, target).cpu()
     below = np.flatnonzero(fsc.numpy()[1:] < 0.5)
     resolution = volume.values.shape[0] * volume.pixel_size_angstrom / (below[0] + 1) if len(below) else 2 * pixel
