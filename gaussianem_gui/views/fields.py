@@ -320,12 +320,12 @@ class PathEditor(Editor):
             self.set_value(short if self._several else short[0])
 
     def _menu(self) -> None:
-        menu = QMenu(self)
+        self.popup = menu = QMenu(self)
         for choice in self._context.choices(self._extra["produces"])[:40]:
             menu.addAction(choice.label, lambda path=choice.path: self.set_value([path] if self._several else path))
         if menu.isEmpty():
             menu.addAction("No earlier job has made this yet").setEnabled(False)
-        menu.exec(self.earlier.mapToGlobal(self.earlier.rect().bottomLeft()))
+        menu.popup(self.earlier.mapToGlobal(self.earlier.rect().bottomLeft()))
 
 
 class GpuEditor(Editor):

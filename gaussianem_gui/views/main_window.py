@@ -447,6 +447,7 @@ class MainWindow(QMainWindow):
         remember_project(project.root)
         self._sweeps = [set(map(str, names)) for names in _stored_list(f"sweeps/{_key(project.root)}")]
         self._last_job = str(QSettings().value(f"last_job/{_key(project.root)}", "") or "")
+        self.home.refresh(self.model)
         self.middle.setCurrentWidget(self.home)
         self._show_project_state()
         return True
@@ -1067,7 +1068,7 @@ class MainWindow(QMainWindow):
 
     def _job_menu(self, place: QPoint) -> None:
         info, project = self._current(), self.model.project if self.model is not None else None
-        menu = QMenu(self)
+        self.popup = menu = QMenu(self)
         marks = QMenu("Mark as", menu)
         for action in JOB_ACTIONS:
             if action.id == "delete":
@@ -1086,7 +1087,7 @@ class MainWindow(QMainWindow):
             if action.id in ("unrequest", "note", "folder"):
                 menu.addSeparator()
         menu.setToolTipsVisible(True)
-        menu.exec(place)
+        menu.popup(place)
 
     # --- view ------------------------------------------------------------------------------------------------------
 

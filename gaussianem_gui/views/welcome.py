@@ -157,7 +157,7 @@ class Home(QWidget):
         grid.setSpacing(14)
         order = ["import", *ORDER, *(t for t in JOB_OPTIONS if t not in (*ORDER, "import"))]
         for place, job_type in enumerate(t for t in order if t in JOB_OPTIONS):
-            title, why = STEPS.get(
+            _, why = STEPS.get(
                 job_type, (JOB_OPTIONS[job_type].title, (JOB_OPTIONS[job_type].__doc__ or "").strip())
             )
             if job_type == "import":
@@ -187,7 +187,7 @@ class Home(QWidget):
         self.heading.setText(model.root.name)
         count = len(model.jobs)
         running = sum(1 for info in model.jobs if info.status.state.value == "Running")
-        words = "no jobs yet" if not count else f"{count} job{'s' if count > 1 else ''}"
+        words = "reading …" if not model.loaded else "no jobs yet" if not count else f"{count} job{'s' if count > 1 else ''}"
         self.sub.setText(f"{model.root} · {words}" + (f" · {running} running" if running else ""))
         done = {info.job_type for info in model.jobs if info.status.state.value == "Succeeded"}
         foreign = any(not info.ours for info in model.jobs)

@@ -1,0 +1,111 @@
+"""What tests of the desktop application share: settings of their own, projects, the window, and waiting for files."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("PySide6")
+pytest.importorskip("pytestqt")
+
+from PySide6.QtCore import QSettings, QThreadPool
+
+from gaussianem_gui.gpus import processes_of
+from gaussianem_gui.project import Project
+
+ENGINE = Path(__file__).with_name("live_engine.py")
+
+
+@pytest.fixture(scope="session")
+def qapp_args() -> list[str]:
+    return ["gaussianem-tests"]
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's settings."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "napari.yaml"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    QSettings.setDefaultFormat(QSettings.Format.IniFormat)
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "qt"))
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Choose what jobs do: ``engine(seconds=2)`` or ``engine(fail="no memory")``."""
+
+    def choose(seconds: float = 0.0, fail: str = "") -> None:
+        words = [sys.executable, str(ENGINE), "--seconds", str(seconds), *(["--fail", fail] if fail else [])]
+        monkeypatch.setenv("GAUSSIANEM_ENGINE", " ".join(f"'{word}'" for word in words))
+
+    choose()
+    return choose
+
+
+@pytest.fixture
+def project(tmp_path: Path, engine: Callable[..., None]) -> Iterator[Project]:
+    """An empty project; whatever its jobs started is ended afterwards."""
+    project = Project.create(tmp_path / "a project")
+    yield project
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "gaussianem_gui.runner" in words and str(project.root) in words:
+                process.kill()
+                process.wait(5)
+    for directory, members in processes_of().items():
+        for member in members if directory.startswith(str(project.root)) else ():
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+
+
+@pytest.fixture
+def themed(qapp):
+    """The application in its dark theme."""
+    from gaussianem_gui.views.theme import theme
+
+    qapp.setOrganizationName("gaussianem-tests")
+    qapp.setApplicationName("gaussianem-tests")
+    theme.apply("dark")
+    yield theme
+    QThreadPool.globalInstance().waitForDone(5000)
+
+
+@pytest.fixture
+def window(themed, qtbot):
+    """The main window without a project."""
+    from gaussianem_gui.views.main_window import MainWindow
+
+    window = MainWindow()
+    qtbot.addWidget(window)
+    window.resize(1280, 720)
+    window.show()
+    yield window
+    window.close()
+
+
+@pytest.fixture
+def opened(window, project: Project, qtbot):
+    """The main window with the empty project open and read."""
+    assert window.open_project(project.root)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=10_000)
+    return window
+
+
+def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = 60_000):
+    """Wait until the window knows that a job is in ``state``; its row."""
+
+    def there() -> bool:
+        info = window.model.info(name)
+        return info is not None and info.status.state.value == state
+
+    qtbot.waitUntil(there, timeout=timeout)
+    return window.model.info(name)

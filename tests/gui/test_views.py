@@ -1,0 +1,293 @@
+"""Views one by one: job files in, widgets out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtGui import QColor
+
+from gaussianem_core.events import JobLog
+from gaussianem_core.mrc import write_map
+from gaussianem_gui.logfile import LogFile
+from gaussianem_gui.views.compare import differences
+from gaussianem_gui.views.flow_graph import layers
+from gaussianem_gui.views.log_view import LogView
+from gaussianem_gui.views.loss_plot import LossPlot
+from gaussianem_gui.views.palette import Entry, Palette, score
+from gaussianem_gui.views.progress import principal_axes
+from gaussianem_gui.views.results import Item, items, latent_columns
+from gaussianem_gui.views.scatter import DENSITY_FROM, Scatter, density_image
+from gaussianem_gui.views.slices import Slices
+from gaussianem_gui.views.theme import DARK, LIGHT, STATES, theme
+from gaussianem_gui.volumes import load_gaussians, load_volume, series, surface
+from gaussianem_gui.watch import History
+
+
+def test_signals_do_not_eat_references(themed) -> None:
+    class Sender(QObject):
+        fired = Signal(bool)
+        bare = Signal()
+
+    sender = Sender()
+    sender.fired.connect(lambda _on: None)
+    for _ in range(10):
+        sender.fired.emit(True)
+    before = sys.getrefcount(True)
+    for _ in range(100):
+        sender.fired.emit(True)
+        sender.bare.emit()
+    assert abs(sys.getrefcount(True) - before) < 20
+
+
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_text_is_readable_on_every_ground(name: str) -> None:
+    """Contrast of at least 4.5 for text and 3 for faint text (WCAG 2.1, AA)."""
+    colours = {"dark": DARK, "light": LIGHT}[name]
+
+    def luminance(colour: str) -> float:
+        parts = [QColor(colour).redF(), QColor(colour).greenF(), QColor(colour).blueF()]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a: str, b: str) -> float:
+        light, dark = sorted((luminance(colours[a]), luminance(colours[b])), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    for ground in ("window", "surface", "raised", "field"):
+        assert contrast("text", ground) > 7 and contrast("muted", ground) > 4.5 and contrast("faint", ground) > 3
+        for tone in ("danger", "warning", "success", "accent"):
+            assert contrast(tone, ground) > 4.5, (tone, ground)
+    assert contrast("on_accent", "accent_fill") > 4.5
+
+
+def test_every_icon_can_be_drawn(themed) -> None:
+    for name, colour, _ in STATES.values():
+        assert not theme.icon(name, colour).isNull()
+    from importlib import resources
+
+    names = [f.name[:-4] for f in (resources.files("gaussianem_resources") / "icons").iterdir() if f.name.endswith(".svg")]
+    for name in names:
+        image = theme.pixmap(name, "text", 24).toImage()
+        drawn = any(image.pixelColor(x, y).alpha() for x in range(image.width()) for y in range(image.height()))
+        assert drawn, name
+
+
+def write_metrics(directory: Path, steps: int, scale: float = 1.0) -> History:
+    with JobLog(directory, ["x"]) as log:
+        for step in range(steps):
+            log.metric("train", step, step / 100, loss=scale / (1 + step), kl=-0.5, lr=1e-4)
+    history = History(directory)
+    history.poll()
+    return history
+
+
+def test_curves_show_the_numbers_of_the_file(themed, qtbot, tmp_path: Path) -> None:
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.smoothing.setValue(0)
+    history = write_metrics(tmp_path, 300)
+    plot.set_jobs([("a", history)])
+    shown = plot.shown()
+    np.testing.assert_allclose(shown["loss"][:, 1], 1 / (1 + np.arange(300)), rtol=1e-9)
+    assert "kl" not in shown, "a negative term has no logarithm"
+    plot.log.setChecked(False)
+    np.testing.assert_allclose(plot.shown()["kl"][:, 1], -0.5)
+    plot.axis.setCurrentIndex(plot.axis.findData("step"))
+    assert plot.shown()["loss"][-1, 0] == 299
+    assert len(plot._marks) == 2, "epochs 1 and 2"
+    with JobLog(tmp_path, ["x"]) as log:
+        log.metric("train", 300, 3.0, loss=5.0)
+    history.poll()
+    assert plot.refresh() and not plot.refresh()
+    assert plot.shown()["loss"][-1].tolist() == [300, 5.0]
+
+
+def test_terms_are_switched_and_jobs_laid_over(themed, qtbot, tmp_path: Path) -> None:
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.show()
+    first, second = write_metrics(tmp_path / "1", 50), write_metrics(tmp_path / "2", 50, 3.0)
+    plot.set_jobs([("a", first)])
+    plot.log.setChecked(False)
+    assert set(plot.shown()) == {"loss", "kl"}, "the learning rate is off at first"
+    qtbot.mouseClick(plot._chips["kl"], Qt.MouseButton.LeftButton)
+    assert set(plot.shown()) == {"loss"}
+    plot.set_jobs([("a", first), ("b", second)])
+    assert plot.jobs() == ["a", "b"]
+    drawn = {job for job, _, _, _ in plot._curves}
+    assert drawn == {0, 1}
+
+
+def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qapp) -> None:
+    path = tmp_path / "run.out"
+    path.write_text("".join(f"line {n}\n" for n in range(1000)))
+    logs = {name: LogFile(tmp_path / name) for name in ("run.out", "run.err")}
+    for log in logs.values():
+        log.poll()
+    view = LogView()
+    qtbot.addWidget(view)
+    view.resize(700, 400)
+    view.show()
+    view.set_logs(logs)
+    assert view.text.visible_lines()[-1] == "line 999", "it follows the end"
+    with path.open("a") as file:
+        file.write("the last\n")
+    logs["run.out"].poll()
+    view.refresh()
+    assert view.text.visible_lines()[-1] == "the last"
+    qtbot.keyClicks(view.search, "line 5")
+    qtbot.waitUntil(lambda: view.found.text() == "1 of 111", timeout=5000)
+    assert "line 5" in view.text.visible_lines()
+    qtbot.keyClick(view.search, Qt.Key.Key_Return)
+    assert view.found.text() == "2 of 111" and not view.end.isChecked()
+    view.text.copy()
+    assert qapp.clipboard().text() == "line 50"
+    view.show_log("run.err")
+    assert view.text.visible_lines() == [] and "empty" in view.which.itemText(1)
+
+
+def test_results_are_sorted_by_kind_and_a_folder_is_one_series(tmp_path: Path) -> None:
+    artifacts = [
+        {"kind": "volume", "path": f"kmeans/class_{n}.mrc", "label": f"class {n}"} for n in (10, 2, 1)
+    ] + [
+        {"kind": "plot", "path": "pca.png"}, {"kind": "volume", "path": "consensus.mrc", "label": "consensus"},
+        {"kind": "checkpoint", "path": "w.pkl"}, {"kind": "volume_series", "path": "pc1", "label": "PC 1"},
+    ]
+    found = items(artifacts, tmp_path)
+    assert list(found) == ["Volumes", "Series", "Plots"]
+    folder = next(i for i in found["Volumes"] if i.kind == "volume_series")
+    assert folder.names == ("class 1", "class 2", "class 10")
+    assert Item("volume", "consensus", (tmp_path / "consensus.mrc",)) in found["Volumes"]
+
+
+def test_latents_become_components(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 3)) * [5, 1, 0.1]
+    np.savez(tmp_path / "z.npz", z=z, labels=np.arange(200) % 4)
+    columns, classes = latent_columns(tmp_path / "z.npz")
+    assert list(columns) == ["PC 1", "PC 2", "PC 3", "z 1", "z 2", "z 3"]
+    assert abs(np.corrcoef(columns["PC 1"], z[:, 0])[0, 1]) > 0.99
+    assert set(classes.tolist()) == {0, 1, 2, 3}
+    np.testing.assert_allclose(np.abs(principal_axes(z)[:, 0]), np.abs(columns["PC 1"]), rtol=1e-6)
+
+
+def test_latents_of_a_published_model_are_shown(shared_data: Path) -> None:
+    columns, _ = latent_columns(shared_data / "legacy_model" / "weights.0.output.pkl")
+    assert "PC 1" in columns and len({len(c) for c in columns.values()}) == 1
+
+
+def test_many_points_become_a_density_and_a_click_finds_the_nearest(themed, qtbot) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(DENSITY_FROM + 1, 2)) * [100, 1]
+    scatter = Scatter()
+    qtbot.addWidget(scatter)
+    scatter.set_points(points)
+    assert scatter.dense() and scatter._image.isVisible()
+    scaled = points / np.ptp(points, axis=0)
+    wanted = np.argmin(((scaled - np.array([10.0, 0.2]) / np.ptp(points, axis=0)) ** 2).sum(axis=1))
+    assert scatter.nearest(10.0, 0.2) == wanted
+    counts, box = density_image(points)
+    assert np.expm1(counts).sum() == pytest.approx(len(points))
+    assert box.width() == pytest.approx(np.ptp(points[:, 0]))
+    scatter.set_points(points[:100], np.arange(100) % 3, classes=True)
+    assert not scatter.dense() and len(scatter._dots.points()) == 100
+
+
+def test_a_volume_is_shown_in_slices_without_opengl(themed, qtbot, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
+    write_map(tmp_path / "v.mrc", values, 2.0)
+    slices = Slices()
+    qtbot.addWidget(slices)
+    slices.set_picture(load_volume(tmp_path / "v.mrc", 100))
+    np.testing.assert_array_equal(slices.shown(0), values[6])
+    slices.sliders[2].setValue(3)
+    np.testing.assert_array_equal(slices.shown(2), values[:, :, 3])
+    slices.kind.setCurrentIndex(1)
+    np.testing.assert_allclose(slices.shown(1), values.mean(axis=1), rtol=1e-5)
+
+
+def test_a_surface_lies_where_the_density_is(tmp_path: Path) -> None:
+    box, radius, pixel = 48, 9.0, 1.5
+    z, y, x = np.mgrid[:box, :box, :box] - box // 2
+    ball = (np.sqrt(z**2 + y**2 + (x - 5) ** 2) < radius).astype(np.float32)
+    write_map(tmp_path / "v.mrc", ball, pixel)
+    for longest in (48, 24):
+        picture = load_volume(tmp_path / "v.mrc", longest)
+        level = (0.5 - picture.mean) / picture.sigma
+        vertices, faces = surface(picture, level)
+        centre = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        np.testing.assert_allclose(centre, [0, 0, 5 * pixel], atol=pixel)  # binned voxels are 3 A wide
+        distance = np.linalg.norm(vertices - [0, 0, 5 * pixel], axis=1)
+        assert abs(distance.mean() - radius * pixel) < pixel and len(faces) > 100
+    assert len(surface(picture, 1e6)[1]) == 0
+
+
+def test_series_and_gaussians_are_read(tmp_path: Path, shared_data: Path) -> None:
+    for name in ("v_10.mrc", "v_2.mrc", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in series(tmp_path)] == ["v_2.mrc", "v_10.mrc"]
+    positions, density = load_gaussians(shared_data / "igg1d" / "point_cloud.ply")
+    assert positions.shape == (5965, 3) and (density > 0).all() and np.abs(positions).max() <= 1
+
+
+def test_jobs_lie_below_what_they_read_from() -> None:
+    links = {"P/1": [], "T/2": ["P/1"], "T/3": ["P/1"], "A/4": ["T/2", "P/1"], "X/5": ["gone"]}
+    places = layers(links, {name: n for n, name in enumerate(links)})
+    assert places["A/4"][0] == 2 and places["T/2"][0] == places["T/3"][0] == 1 and places["X/5"][0] == 0
+    assert len(set(places.values())) == len(places)
+
+
+def test_the_palette_finds_by_letters_and_tells_why_not(themed, qtbot) -> None:
+    done = []
+    entries = [
+        Entry("Train job003", "Train", "cube", lambda: done.append(3)), Entry("Trash…", "", "trash", lambda: None),
+        Entry("Abort", "Stop the job", "stop", lambda: done.append("no"), reason="it does not run"),
+    ]
+    assert score("tj3", "Train job003") > 0 == score("xyz", "Train job003")
+    assert score("train", "Train job003") > score("train", "A constraint in")
+    from PySide6.QtWidgets import QWidget
+
+    host = QWidget()
+    qtbot.addWidget(host)
+    palette = Palette(host, entries)
+    palette.show()
+    qtbot.keyClicks(palette.search, "abort")
+    qtbot.keyClick(palette.search, Qt.Key.Key_Return)
+    assert done == []
+    palette.search.setText("003")
+    assert palette.titles() == ["Train job003"]
+    qtbot.keyClick(palette.search, Qt.Key.Key_Return)
+    assert done == [3]
+
+
+def test_options_that_differ_are_listed() -> None:
+    values = {"a": {"lr": 1, "batch": 8, "job_dir": "x"}, "b": {"lr": 2, "batch": 8, "job_dir": "y"}}
+    assert differences(values) == {"lr": [1, 2]}
+
+
+@pytest.mark.slow
+def test_twenty_thousand_plot_updates_leave_memory_flat(themed, qtbot, tmp_path: Path) -> None:
+    import psutil
+
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.resize(500, 300)
+    plot.show()
+    history = write_metrics(tmp_path, 100)
+    plot.set_jobs([("a", history)])
+    me = psutil.Process()
+
+    def update(count: int) -> None:
+        for _ in range(count):
+            history.version += 1
+            assert plot.refresh()
+            plot.plot.viewport().repaint() if _ % 20 == 0 else None
+
+    update(2000)
+    before = me.memory_info().rss
+    update(20_000)
+    assert me.memory_info().rss - before < 20e6  # bytes; a leak of one object an update would be far more
