@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
@@ -36,6 +35,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises InputError if the file cannot be read, holds anything but plain tensors, or lacks the network.
     """
+    import torch  # here, so that latents can be read without it
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
@@ -49,6 +50,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 def save_checkpoint(content: dict[str, Any], path: Path | str) -> None:
     """Write plain tensors, numbers and strings with torch.save, atomically."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())

@@ -18,6 +18,7 @@ COMMANDS = {
     "gui": ("gaussianem_gui.app:main", "open the desktop application"),
     "project": ("gaussianem_gui.commands:project_main", "make, list and repair projects"),
     "job": ("gaussianem_gui.commands:job_main", "make, run, watch and undo jobs of a project"),
+    "serve": ("gaussianem_core.serve:main", "decode on request, for the explorer"),
     "demo": ("gaussianem_gui.demo:main", "simulate a small moving molecule and recover its motion"),
 }
 

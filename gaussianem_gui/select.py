@@ -1,0 +1,90 @@
+"""A selection becomes a Select job: the original rows of the original particle file, and the rest if wanted. No Qt.
+
+STAR rows are copied byte by byte (columns, order, optics tables, number formats, unbinned image paths), .cs rows with
+all fields and uids, so that RELION and cryoSPARC take them as their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.events import write_atomically
+from gaussianem_core.metadata import read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.metadata_write import write_cs_rows
+from gaussianem_gui.explorer import describe, row_count
+from gaussianem_gui.job import Job
+from gaussianem_gui.project import Project
+from gaussianem_gui.sources import Sources
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a Select job holds: files with their numbers of particles, read back after they were written."""
+
+    job: Job
+    files: tuple[tuple[Path, int], ...]
+
+
+def export_selection(
+    project: Project, sources: Sources, mask: np.ndarray, *, name: str = "", steps: Sequence[dict[str, Any]] = (),
+    complement: bool = False, alias: str = "",
+) -> Exported:  # mask (N,) bool
+    """Write the selected particles (and the others, with ``complement``) as a Select job of the project.
+
+    Raises InputError if nothing is selected, there is no particle file, or its rows are not the mask's.
+    """
+    original = sources.original
+    if original is None:
+        raise InputError("particle file", "must be known", "none", "Restore the Preprocess job or its particle file.")
+    if not mask.any():
+        raise InputError("selection", "must hold at least one particle", "none", "Select particles first.")
+    rows = row_count(original)
+    if rows != len(mask):
+        raise InputError(str(original), f"must have the {len(mask)} rows of the latents", rows, "Bring it back.")
+    ending = original.suffix.lower()
+    parts = [("selected", mask)]
+    if complement and not mask.all():
+        parts.append(("rest", ~mask))
+    written: list[tuple[str, int]] = []
+
+    def write(directory: Path) -> list[tuple[str, str]]:
+        for word, part in parts:
+            target = f"particles_{word}{ending}"
+            if ending == ".cs":
+                write_cs_subset(original, part, directory / target)
+                uids = np.asarray(read_particle_column(directory / target, "uid"))
+                for number, extra in enumerate(sources.passthrough, start=1):
+                    write_cs_rows(extra, directory / f"passthrough{number}_{word}.cs", uids=uids)
+            else:
+                write_star_subset(original, part, directory / target)
+            count = row_count(directory / target)  # read back: what is on disk is what is reported
+            if count != int(np.count_nonzero(part)):
+                raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
+            written.append((target, count))
+        np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
+        note = {
+            "name": name, "particles": int(np.count_nonzero(mask)), "of": len(mask), "source": str(original),
+            "job": sources.job, "latents": str(sources.latents), "made": time.time(), "steps": list(steps),
+        }  # fmt: skip
+        write_atomically(directory / "selection.json", json.dumps(note, indent=1) + "\n")
+        return [(target, "particles") for target, _ in written]
+
+    inputs = [node for path in (original, sources.latents) if (node := _node(project, path))]
+    text = f"{name or 'Selection'}: {int(mask.sum())} of {len(mask)} particles of {original} ({describe(steps)})"
+    job = project.record("Select", write, inputs=inputs, note=text, alias=alias)
+    return Exported(job, tuple((job.directory / target, count) for target, count in written))
+
+
+def _node(project: Project, path: Path) -> str:
+    """Path in the project, "" if it lies elsewhere."""
+    relative = os.path.relpath(path, project.root)
+    return "" if relative.startswith("..") else relative
