@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from gaussianem_core import __version__
@@ -21,6 +25,9 @@ COMMANDS = {
     "serve": ("gaussianem_core.serve:main", "decode on request, for the explorer"),
     "demo": ("gaussianem_gui.demo:main", "simulate a small moving molecule and recover its motion"),
 }
+
+PATIENCE_SECONDS = 30.0
+"""How long the processes of a training may outlive one of them."""
 
 
 def usage() -> str:
@@ -66,16 +73,15 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
     aliases = {alias: f"--{name}" for name in model.model_fields if (alias := hints(model, name)["alias"])}
     arguments = [aliases.get(argument, argument) for argument in arguments]
     defaults: dict[str, Any] = {}
-    for flag in ("--options", "--options="):
-        for i, argument in enumerate(arguments):
-            if argument == flag and i + 1 < len(arguments):
-                defaults = load_options(model, arguments[i + 1])
-                del arguments[i : i + 2]
-                break
-            if flag.endswith("=") and argument.startswith(flag):
-                defaults = load_options(model, argument.removeprefix(flag))
-                del arguments[i]
-                break
+    for i, argument in enumerate(arguments):
+        flag, equals, path = argument.partition("=")
+        if flag != "--options":
+            continue
+        if not equals and i + 1 == len(arguments):
+            raise InputError("--options", "must be followed by a file", "nothing", "Give the options.json of a job.")
+        defaults = load_options(model, path if equals else arguments[i + 1])
+        del arguments[i : i + (1 if equals else 2)]
+        break
     try:
         return tyro.cli(
             tyro.conf.configure(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)(model),
@@ -108,47 +114,134 @@ def run_job(options: JobOptions, command: list[str]) -> int:
     from gaussianem_core.options import options_json
     from gaussianem_core.terminal import Terminal
 
-    gpus = [g for g in getattr(options, "gpus", "").split(",") if g]
-    if gpus and "RANK" not in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(gpus))
-        if len(gpus) > 1:
-            return _launch_ranks(len(gpus), command)
     directory = options.output_directory()
     prefix = f"gaussianem {options.job_type}"
     try:
-        if int(os.environ.get("RANK", "0")):
+        rank = int(os.environ.get("RANK", "0"))
+        if rank:
             return _run_silent_rank(options)
+        refuse_finished(directory, options)
+        gpus = [g for g in getattr(options, "gpus", "").split(",") if g]
+        if gpus and "RANK" not in os.environ:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            if len(gpus) > 1:
+                return _launch_ranks(len(gpus), command, directory)
         with Terminal() as terminal, JobLog(directory, ["gaussianem", *command], __version__, terminal.show) as log:
             job = importlib.import_module(f"gaussianem_core.{options.job_type}")
             target = directory / OPTIONS
-            if not target.exists() or target.read_text() != options_json(options):
+            before = target.read_text() if target.exists() else None
+            if before != options_json(options):
                 write_atomically(target, options_json(options))
-            job.run(options, log)
+            try:
+                job.run(options, log)
+            except InputError:
+                if before is not None:  # what made the results that are there
+                    write_atomically(target, before)
+                raise
         return EXIT_SUCCESS
     except AbortRequested as stop:
         print(f"{prefix}: {stop}", file=sys.stderr)
         return EXIT_ABORTED
+    except KeyboardInterrupt:
+        return EXIT_ABORTED
     except InputError as error:
-        print(f"{prefix}: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others say the same
+            print(f"{prefix}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (ResourceError, MemoryError) as error:
         print(f"{prefix}: {error or 'out of memory'}", file=sys.stderr)
         return EXIT_FAILURE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        print(f"{prefix}: {error.strerror} ({error.filename or directory}). "
+              "Free some space or choose another output directory.", file=sys.stderr)  # fmt: skip
+        return EXIT_FAILURE
 
 
-def _launch_ranks(count: int, command: list[str]) -> int:
-    """Start one process a GPU on this machine with torchrun and pass signals on to it."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    with subprocess.Popen([*launcher, "-m", "gaussianem_core", *command]) as process:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda n, frame: process.send_signal(n))
-        return process.wait()
+def refuse_finished(directory: Path, options: JobOptions) -> None:
+    """Leave a job that succeeded as it is, its state too, unless told to replace it or to go on.
+
+    Raises InputError before anything in ``directory`` is touched.
+    """
+    from gaussianem_core.events import SUCCESS
+
+    if (directory / SUCCESS).exists() and not options.overwrite and not getattr(options, "resume", False):
+        raise InputError(
+            "output", "must not hold the results of a finished job", directory,
+            "Choose another --output, or give --overwrite to replace them.",
+        )
+
+
+def visible_gpus(wanted: list[str], visible: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES for the GPUs ``wanted``, by number, or by place among those ``visible`` to this process.
+
+    Raises InputError if they are neither.
+    """
+    present = [word.strip() for word in (visible or "").split(",") if word.strip()]
+    if visible is None or all(gpu in present for gpu in wanted):
+        return ",".join(wanted)
+    if all(int(gpu) < len(present) for gpu in wanted):
+        return ",".join(present[int(gpu)] for gpu in wanted)
+    raise InputError("--gpus", "must be among those that CUDA_VISIBLE_DEVICES leaves", ",".join(wanted),
+                     f"Choose from {','.join(present) or 'none'}.")  # fmt: skip
+
+
+def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
+    """Start one process a GPU on this machine; the first speaks for all. Returns the exit code of the first to fail.
+
+    A request to stop becomes the abort file, which the first process obeys and tells the others of; a second request
+    ends them at once. When one dies the others, which may wait for it for ever, are ended after a while.
+    """
+    from gaussianem_core.events import ABORT, ABORTED, FAILURE, SUCCESS
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
+    program = [sys.executable, "-m", "gaussianem_core", *command]
+    ranks = [
+        subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)
+    ]
+    asked = []
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)
+        if len(asked) == 1 and directory.is_dir():
+            (directory / ABORT).touch()
+        else:
+            for process in ranks:
+                process.kill()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        deadline = None
+        while any(process.poll() is None for process in ranks):
+            if deadline is None and any(process.poll() not in (None, 0) for process in ranks):
+                deadline = time.monotonic() + PATIENCE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                for process in ranks:
+                    process.kill()
+            time.sleep(0.1)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    codes = [process.returncode for process in ranks]
+    if not any((directory / name).exists() for name in (SUCCESS, FAILURE, ABORTED)) and directory.is_dir():
+        (directory / FAILURE).touch()
+    return next((code if code > 0 else 1 for code in codes if code), 0)
 
 
 def _run_silent_rank(options: JobOptions) -> int:
-    """The other processes of a training compute and write nothing."""
+    """The other processes of a training compute and write nothing; requests to stop reach them through the first."""
     from gaussianem_core.events import NullLog
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     importlib.import_module(f"gaussianem_core.{options.job_type}").run(options, NullLog(options.output_directory()))
     return 0
 

@@ -154,7 +154,9 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         "auto", "contour level of the consensus map above which Gaussians are placed, or auto", group="Gaussians"
     )
     sample_interval: int | None = option(
-        None, "grid spacing of the initial Gaussians in voxels of the map; without it 2 above a box of 256, else 1",
+        None,
+        "grid spacing of the initial Gaussians in voxels of the map; without it 2 above a box of 256, else 1, but no "
+        "finer than a pixel after downsampling, and wider where the largest number of Gaussians demands it",
         group="Gaussians", unit="voxel", ge=1, le=16,
     )
     max_gaussians: int = option(
@@ -561,7 +563,8 @@ def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
         raise InputError("--options", "must be a readable JSON file", path, f"{error}.") from error
     if not isinstance(values, dict):
         raise InputError("--options", "must hold a JSON object", path, "Use an options.json written by a job.")
-    values.pop("job_type", None)
+    if values.pop("job_type", model.job_type) != model.job_type:
+        raise InputError("--options", f"must be of a {model.job_type} job", path, "Use that job's options.json.")
     unknown = sorted(set(values) - set(model.model_fields))
     if unknown:
         raise InputError(f"option {unknown[0]}", "is unknown", values[unknown[0]], f"Remove it from {path}.")
