@@ -21,6 +21,8 @@ def choose_device(wanted: str, index: int = 0) -> torch.device:
             "Check nvidia-smi and that torch is a CUDA build, or use --device cpu."
         )
     if wanted == "cpu" or not torch.cuda.is_available():
+        # Adam's moments of units at rest decay into denormal numbers, which CPUs multiply a hundred times slower.
+        torch.set_flush_denormal(True)
         return torch.device("cpu")
     torch.cuda.set_device(index)
     # Plain float32 products (encoder, exact decoding) may use tf32: 1e-3 relative, far below the noise.
@@ -41,6 +43,14 @@ class Ranks:
         if self.world > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:  # (B, ...) -> (world * B, ...)
+        """The processes' tensors, one after the other, for all of them."""
+        if self.world == 1:
+            return tensor
+        together = tensor.new_empty(self.world * tensor.shape[0], *tensor.shape[1:])
+        torch.distributed.all_gather_into_tensor(together, tensor.contiguous())
+        return together
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over all processes."""

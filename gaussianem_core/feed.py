@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -55,6 +56,16 @@ class ImageFeed:
                 rows = np.arange(begin, min(begin + 4096, count))
                 self.stack[begin : begin + len(rows)] = torch.from_numpy(read(rows) * np.float32(sign)).to(dtype)
                 progress(begin + len(rows))
+
+    def subset(self, rows: np.ndarray) -> ImageFeed:
+        """The images of ``rows`` alone, kept in the same place."""
+        part = copy.copy(self)
+        part.count = len(rows)
+        if self.stack is not None:
+            part.stack = self.stack[torch.from_numpy(rows).to(self.stack.device)]
+        else:
+            part._read = lambda chosen: self._read(rows[chosen])
+        return part
 
     def get(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:  # (B,) -> (B, D, D) float32 on the device
         """One batch, at once."""

@@ -83,7 +83,7 @@ def find_pairs(positions: torch.Tensor, reach: float = 2.0) -> NeighbourPairs:  
 
 def embedding_term(embedding: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
     """Neighbours should have alike embeddings: mean weighted norm of their difference. ``embedding``: (N, E)."""
-    difference = embedding[pairs.first] - embedding[pairs.second]
+    difference = embedding.index_select(0, pairs.first) - embedding.index_select(0, pairs.second)
     return ((difference.square().sum(-1) + 1e-12).sqrt() * pairs.weight).mean()
 
 
@@ -94,7 +94,7 @@ def distance_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tenso
 
 def direction_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
     """Neighbours should move in one direction: minus mean weighted cosine. ``displacement``: (B, N, 3)."""
-    first, second = displacement[:, pairs.first], displacement[:, pairs.second]
+    first, second = displacement.index_select(1, pairs.first), displacement.index_select(1, pairs.second)
     cosine = (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1) + 1e-16).sqrt()
     return -(cosine * pairs.weight).mean()
 
@@ -110,25 +110,25 @@ def rigidity_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Te
 
     ``displacement``: (B, N, 3). A rigid shift costs nothing; strain costs its square whatever the spacing.
     """
-    difference = displacement[:, pairs.first] - displacement[:, pairs.second]
+    difference = displacement.index_select(1, pairs.first) - displacement.index_select(1, pairs.second)
     return (difference.square().sum(-1) * (pairs.weight / pairs.distance.square())).mean()
 
 
 def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
     """Neighbours should come and go together: mean weighted squared difference of density changes (B, N)."""
-    difference = density_change[:, pairs.first] - density_change[:, pairs.second]
+    difference = density_change.index_select(1, pairs.first) - density_change.index_select(1, pairs.second)
     return (difference.square() * pairs.weight).mean()
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)
     """Distances of the pairs; the small constant keeps the gradient finite where two Gaussians coincide."""
-    return ((positions[:, pairs.first] - positions[:, pairs.second]).square().sum(-1) + 1e-12).sqrt()
+    difference = positions.index_select(1, pairs.first) - positions.index_select(1, pairs.second)
+    return (difference.square().sum(-1) + 1e-12).sqrt()
 
 
 def latent_neighbour_term(
-    z: torch.Tensor, bank: torch.Tensor, generator: torch.Generator, near: int = 128, far: int = 640,
-    share: float = 0.8,
-) -> torch.Tensor:  # fmt: skip
+    z: torch.Tensor, bank: torch.Tensor, near: int = 128, far: int = 640, share: float = 0.8
+) -> torch.Tensor:
     """Latents should cluster: near ones of the bank attract, far ones repel (published, from the third epoch).
 
     ``z``: (B, zdim), ``bank``: (M, zdim) earlier latents. log(1 + d^2) to the ``near`` nearest plus
@@ -138,7 +138,7 @@ def latent_neighbour_term(
     near, far = min(near, bank.shape[0]), min(far, bank.shape[0])
 
     def drawn(count: int) -> torch.Tensor:
-        chosen = torch.randint(bank.shape[0], (z.shape[0], count), device=z.device, generator=generator)
+        chosen = torch.randint(bank.shape[0], (z.shape[0], count), device=z.device)
         return squared.gather(1, chosen)
 
     def attract(d2: torch.Tensor) -> torch.Tensor:

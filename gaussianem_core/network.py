@@ -130,7 +130,8 @@ class Network(nn.Module):
             count = len(weights)
             hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]
             change = decode_pairs(low[0], low[1], *hidden, *rest, fused=False).float()
-        return change[..., 0], change[..., 1:]
+        density, position = change.split([1, 3], dim=-1)  # one copy in the backward pass, where slices take three
+        return density[..., 0], position
 
     def deform(
         self, gaussians: Gaussians, z: torch.Tensor, embedding: torch.Tensor, movable: torch.Tensor | None = None,

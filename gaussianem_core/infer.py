@@ -1,0 +1,138 @@
+"""Latents of all particles once a network stands: from the encoder, by search and Gauss-Newton against the images,
+and back again, the encoder taught to predict them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gaussianem_core import losses, posterior
+from gaussianem_core.ctf import ctf
+from gaussianem_core.events import JobLog
+from gaussianem_core.fourier import signal_fit
+from gaussianem_core.trainer import Trainer
+
+RENDERED_AT_ONCE = {"cuda": 192, "cpu": 96}  # projections in one piece of work: bounds the memory
+TEACH_BATCH, TEACH_RATE = 256, 3e-4
+
+
+@torch.no_grad()
+def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> None:
+    """Fill the latent table from the encoder, in row order, shared among the processes."""
+    trainer.model.eval()
+    ranks, count = trainer.ranks, trainer.problem.count
+    values = torch.zeros_like(trainer.table.values)
+    for rows in torch.arange(ranks.rank, count, ranks.world).split(batch):
+        images = trainer.problem.feed.get(rows)
+        mean, log_variance = trainer.model.network.encoder(trainer.encoder_view(images))
+        values[rows.to(trainer.device)] = torch.cat([mean, log_variance.clamp(*posterior.LOG_VARIANCE_RANGE)], dim=1)
+        log.progress("encode", min(len(rows) * ranks.world + int(rows[0]), count), count)
+    ranks.sum_(values)
+    trainer.table.values.copy_(values)
+
+
+@torch.no_grad()
+def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int) -> dict[str, torch.Tensor]:
+    """Bring every latent to its maximum a posteriori; the table then holds means and Laplace widths.
+
+    Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
+    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps.
+
+    Returns
+    -------
+    ``log_likelihood`` (N,) in nats, without the constant, and ``signal_fit`` (N,), see ``fourier.signal_fit``.
+    """
+    trainer.model.eval()
+    table, ranks, problem, device = trainer.table, trainer.ranks, trainer.problem, trainer.device
+    active = posterior.active_dimensions(table.mean, table.log_variance)
+    embedding, weight = trainer.model.embed(), trainer.weight(1.0)
+    prior = max(trainer.recipe.beta, 1e-3)
+    drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
+    tried = table.mean[torch.from_numpy(drawn).to(device)]
+    shared = trainer.model.network.deform(
+        trainer.model.gaussians, tried, embedding, problem.movable, trainer.options.precision
+    )
+    values = torch.zeros_like(table.values)
+    figures = {name: torch.zeros(problem.count, device=device) for name in ("log_likelihood", "signal_fit")}
+    many = RENDERED_AT_ONCE[device.type]
+    each = max(1, many // (len(active) + 1))
+    done = 0
+
+    def energy(spectrum: torch.Tensor, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return losses.squared_error(spectrum, image, weight) + 0.5 * prior * z.square().sum(-1)
+
+    for block in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(many):
+        images = torch.fft.rfft2(problem.feed.get(block), norm="ortho")
+        transfers = ctf(problem.ctf[block], trainer.box)
+        start = table.mean[block]
+        if len(tried):
+            projections = torch.cat([trainer.render(start[p], block[p], embedding)[0] for p in parts(len(block), many)])
+            own = torch.fft.rfft2(projections, norm="ortho") * transfers
+            best = energy(own, images, start)
+            for number, z in enumerate(tried):
+                other = trainer.project(shared.positions[number], shared.densities[number], block)
+                found = energy(torch.fft.rfft2(other, norm="ortho") * transfers, images, z)
+                better = found < best
+                start = torch.where(better[:, None], z, start)
+                best = torch.where(better, found, best)
+        for piece in parts(len(block), each):
+            rows, image, transfer = block[piece], images[piece], transfers[piece]
+            first = torch.fft.rfft2(trainer.render(start[piece], rows, embedding)[0], norm="ortho") * transfer
+            scale = torch.ones(len(rows), device=device)
+            if trainer.recipe.scale_prior:
+                scale = losses.image_scale(first, image, weight, trainer.recipe.scale_prior)
+
+            def spectra(z: torch.Tensor, rows: torch.Tensor = rows, transfer: torch.Tensor = transfer,
+                        scale: torch.Tensor = scale) -> torch.Tensor:  # fmt: skip
+                batch, several, zdim = z.shape
+                repeated = rows.repeat_interleave(several)
+                projections = trainer.render(z.reshape(-1, zdim), repeated, embedding)[0]
+                spectrum = torch.fft.rfft2(projections, norm="ortho").unflatten(0, (batch, several))
+                return spectrum * (transfer * scale[:, None, None])[:, None]
+
+            mean, log_variance, figures["log_likelihood"][rows] = posterior.gauss_newton(
+                spectra, image, weight, start[piece], active, prior, iterations
+            )
+            values[rows] = torch.cat([mean, log_variance], dim=1)
+            last = spectra(mean[:, None])[:, 0] / scale[:, None, None]
+            figures["signal_fit"][rows] = signal_fit(last, image, weight)
+        done += len(block)
+        log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
+        if ranks.world == 1:
+            log.check_abort()
+    for tensor in (values, *figures.values()):
+        ranks.sum_(tensor)
+    table.values.copy_(values)
+    return figures
+
+
+def parts(count: int, each: int) -> list[slice]:
+    """Slices that cut ``count`` into pieces of ``each``."""
+    return [slice(begin, begin + each) for begin in range(0, count, each)]
+
+
+def teach_encoder(trainer: Trainer, log: JobLog, epochs: int) -> None:
+    """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images."""
+    encoder, problem, table = trainer.model.network.encoder, trainer.problem, trainer.table
+    batch = min(TEACH_BATCH, problem.count)
+    if trainer.ranks.rank == 0 and batch > 1:
+        encoder.train()
+        for p in encoder.parameters():
+            p.grad = None
+        optimiser = torch.optim.AdamW(encoder.parameters(), lr=TEACH_RATE, weight_decay=0.0, fused=True)
+        steps, done = epochs * (problem.count // batch), 0
+        for epoch in range(epochs):
+            order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(problem.count)
+            for rows, images in problem.feed.batches(order, batch):
+                images = problem.feed.get(rows) if images is None else images
+                mean, log_variance = encoder(trainer.encoder_view(images))
+                log_variance = log_variance.clamp(*posterior.LOG_VARIANCE_RANGE)
+                target = table.values[rows]
+                spread = (target[:, : table.zdim] - mean).square() + target[:, table.zdim :].exp()
+                loss = 0.5 * (spread * (-log_variance).exp() + log_variance).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                done += 1
+                log.progress("teach the encoder", done, steps, "steps")
+    trainer.ranks.broadcast(list(encoder.state_dict().values()))

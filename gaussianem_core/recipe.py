@@ -1,0 +1,74 @@
+"""What a training minimises and how fast: the recipes, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gaussianem_core.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Losses, rates and schedule. ``w_*`` weigh the neighbour terms of ``losses``; rates are Adam's."""
+
+    likelihood: str  # "squared" (Gaussian noise, nats per pixel) or "l1"
+    latents: str  # "free", "encoder" or "both" (from the encoder first, then free)
+    lr: float
+    lr_latent: float
+    lr_density: float  # raw density and raw scale of the consensus Gaussians; 0 keeps them
+    lr_position: float
+    beta: float  # KL weight; 1 is the evidence lower bound when the likelihood is "squared"
+    w_embedding: float = 0.0
+    w_distance: float = 0.0
+    w_direction: float = 0.0
+    w_spacing: float = 0.0
+    w_latent: float = 0.0
+    w_rigidity: float = 0.0
+    w_composition: float = 0.0
+    scale_prior: float = 0.0  # width of the prior of each image's scale around 1; 0 keeps the scale at 1
+    band_start: float = 0.6  # resolution (cycles/pixel) at which training starts ...
+    band_full: float = 0.0  # ... and the share of training after which all frequencies count
+    beta_start: float = 1.0  # KL weight at the start, as a share of beta, ...
+    beta_full: float = 0.0  # ... and the share of training after which it has its full weight
+    final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
+    head_scale: float = 1.0  # initial output layers times this: start from the consensus
+    encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
+    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway to the end, and there
+    candidates: int = 0  # latents of other particles that each particle tries first
+    pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
+
+
+RECIPES = {
+    "default": Recipe(
+        likelihood="squared", latents="both", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=0.3,
+        w_rigidity=1e-3, scale_prior=0.2, beta_start=0.1, beta_full=0.3, final_rate=0.02, head_scale=0.1,
+        encoder_share=0.5, refine=2, candidates=24, pairs=8192,
+    ),
+    "published": Recipe(
+        likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,
+        w_embedding=1e-5, w_distance=1e-2, w_direction=1e-5, w_spacing=1e-3, w_latent=1e-6,
+    ),
+}  # fmt: skip
+
+
+def choose_recipe(options: TrainOptions) -> Recipe:
+    """The named recipe with the options given explicitly."""
+    recipe = RECIPES[options.recipe]
+    given = {
+        name: getattr(options, name)
+        for name in ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent")
+        if getattr(options, name) is not None
+    }
+    if options.latents != "auto":
+        given["latents"] = options.latents
+    if options.pairs:
+        given["pairs"] = options.pairs
+    return replace(recipe, **given)
+
+
+USUAL_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 20, 60, 2400
+
+
+def automatic_epochs(steps_per_epoch: int) -> int:
+    """The manual's 20 epochs, more for small datasets: the network wants about LEAST_STEPS steps."""
+    return max(USUAL_EPOCHS, min(MOST_EPOCHS, -(-LEAST_STEPS // steps_per_epoch)))

@@ -1,0 +1,189 @@
+"""Training speed as users get it, in one table: ``python tests/benchmarks/training.py`` (``--gpus 2`` adds two GPUs).
+
+For each size a dataset is made up (random Gaussians, noise images), then epochs are run through the trainer with
+data loading included, once with latents from the encoder and once with free ones (the default recipe has half of its
+epochs of each). The floor is the decoder's arithmetic as published, forward and backward, over the matrix rate that
+is measured in the same run. Prints images/s, ms a step, the share of the floor, peak memory; then a breakdown by stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gaussianem_core import infer
+from gaussianem_core.device import choose_device, distributed
+from gaussianem_core.events import NullLog
+from gaussianem_core.feed import ImageFeed
+from gaussianem_core.gaussians import Configuration, Gaussians
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.pose import random_rotations
+from gaussianem_core.recipe import choose_recipe
+from gaussianem_core.trainer import Problem, Trainer
+
+NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
+           "gaussian_klayers": 3, "feature_dim": 256, "feature_kdim": 128, "feature_klayers": 2}  # fmt: skip
+GPU_CASES = [(5965, 128, 32, 32768), (5965, 128, 128, 32768), (20000, 256, 32, 8192), (20000, 256, 128, 8192)]
+CPU_CASES = [(600, 32, 32, 512), (1200, 64, 32, 256)]
+
+
+def make_problem(gaussians: int, box: int, images: int, device: torch.device) -> Problem:
+    """A made-up dataset of the wanted size: a ball of Gaussians, random poses and CTFs, noise images."""
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(gaussians, 3))
+    points *= 0.5 * generator.uniform(0, 1, (gaussians, 1)) ** (1 / 3) / np.linalg.norm(points, axis=1, keepdims=True)
+    model = Gaussians(
+        torch.tensor(points, dtype=torch.float32), torch.zeros(gaussians), torch.zeros(gaussians), 1 / box, 2 / box
+    ).to(device)
+    parameters = np.tile([box, 1.5, 15000, 15200, 30, 300, 2.7, 0.1, 0], (images, 1)).astype(np.float32)
+    parameters[:, 2:4] += generator.uniform(-5000, 5000, (images, 1))
+    noise = torch.Generator().manual_seed(0)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return torch.randn(len(rows), box, box, generator=noise).numpy()
+
+    feed = ImageFeed(read, images, box, 1.0, device, "auto", 16 << 30)
+    configuration = Configuration(box, 1.5, 1 / box, 2 / box, 1.0, True, True, NETWORK, {})
+    arrays = (random_rotations(images, generator), generator.normal(size=(images, 2)), parameters)
+    tensors = (torch.from_numpy(a.astype(np.float32)).to(device) for a in arrays)
+    return Problem(configuration, model, None, *tensors, feed)
+
+
+def images_per_second(problem: Problem, batch: int, latents: str, device: torch.device) -> tuple[float, float]:
+    """Images/s over all processes, whole epochs after a first one, and peak GiB."""
+    options = TrainOptions(batch=batch, epoch=3, latents=latents)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer = Trainer(problem, choose_recipe(options), options, device)
+    trainer.estimate_noise()
+    log = NullLog(Path(tempfile.gettempdir()))
+    trainer.run_epoch(log)
+    synchronise(device)
+    start = time.perf_counter()
+    trainer.run_epoch(log)
+    synchronise(device)
+    seconds = time.perf_counter() - start
+    images = trainer.steps_per_epoch * trainer.batch * trainer.ranks.world
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    return images / seconds, memory
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matrix_rate(device: torch.device) -> tuple[float, float]:
+    """Measured bf16 matrix rate (FLOP/s) and copy bandwidth (bytes/s, read and written)."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    source = torch.empty(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def best(run) -> float:  # type: ignore[no-untyped-def]
+        times = []
+        for _ in range(8):
+            synchronise(device)
+            start = time.perf_counter()
+            run()
+            synchronise(device)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return 2 * size**3 / best(lambda: a @ b), 2 * source.numel() / best(lambda: target.copy_(source))
+
+
+def floor_seconds(gaussians: int, batch: int, rate: float) -> float:
+    """Arithmetic of the decoder as published (used heads alone), forward and twice that backward, at ``rate``."""
+    k, f = NETWORK["feature_kdim"], NETWORK["feature_dim"]
+    products = NETWORK["feature_klayers"] * k * k + k * f + 2 * f * f + 4 * f
+    return 3 * 2 * products * gaussians * batch / rate
+
+
+def breakdown(problem: Problem, batch: int, device: torch.device) -> None:
+    """Kernel time by name over ten steps of the encoder's and the free phase."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for latents in ("encoder", "free"):
+        options = TrainOptions(batch=batch, epoch=3, latents=latents)
+        trainer = Trainer(problem, choose_recipe(options), options, device)
+        trainer.estimate_noise()
+        trainer.begin_epoch()
+        trainer.position.fill_(0)
+        for _ in range(6):
+            trainer.step(None)
+        activities = [ProfilerActivity.CUDA] if device.type == "cuda" else [ProfilerActivity.CPU]
+        with profile(activities=activities) as profiler:
+            for _ in range(10):
+                trainer.step(None)
+            synchronise(device)
+        key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        print(f"\n{latents} latents, ten steps")
+        print(profiler.key_averages().table(sort_by=key, row_limit=28, max_name_column_width=70))
+
+
+def encoding(problem: Problem, batch: int, device: torch.device) -> float:
+    """Seconds to encode all particles."""
+    options = TrainOptions(batch=batch, epoch=1, latents="encoder")
+    trainer = Trainer(problem, choose_recipe(options), options, device)
+    log = NullLog(Path(tempfile.gettempdir()))
+    infer.encode_all(trainer, log)
+    synchronise(device)
+    start = time.perf_counter()
+    infer.encode_all(trainer, log)
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--gpus", type=int, default=1, help="also measure this many GPUs together (weak scaling)")
+    parser.add_argument("--cases", type=int, default=99, help="only the first so many sizes")
+    parser.add_argument("--breakdown", action="store_true", help="kernel times of the first size")
+    arguments = parser.parse_args()
+    if arguments.gpus > 1 and "RANK" not in os.environ:
+        for count in (1, arguments.gpus):
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+            cases = ["--cases", str(arguments.cases), "--device", arguments.device]
+            subprocess.run([*launcher, __file__, "--gpus", str(arguments.gpus), *cases], check=True)
+        return
+    ranks = distributed()
+    device = choose_device(arguments.device, ranks.local_rank)
+    rate, bandwidth = matrix_rate(device)
+    first = ranks.rank == 0
+    if first:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        print(f"{ranks.world} x {name}, torch {torch.__version__}: bf16 {rate / 1e12:.0f} TFLOP/s, copy "
+              f"{bandwidth / 1e9:.0f} GB/s")  # fmt: skip
+        print("| Gaussians | box | batch | latents | images/s | ms a step | floor ms | share of floor | peak GiB |")
+        print("|---|---|---|---|---|---|---|---|---|")
+    cases = GPU_CASES if device.type == "cuda" else CPU_CASES
+    for gaussians, box, batch, images in cases[: arguments.cases]:
+        problem = make_problem(gaussians, box, images * ranks.world, device)
+        for latents in ("encoder", "free"):
+            speed, memory = images_per_second(problem, batch, latents, device)
+            floor = floor_seconds(gaussians, batch, rate)
+            step = batch * ranks.world / speed
+            if first:
+                print(f"| {gaussians} | {box} | {batch} | {latents} | {speed:,.0f} | {1e3 * step:.2f} | "
+                      f"{1e3 * floor:.2f} | {floor / step:.0%} | {memory:.1f} |", flush=True)  # fmt: skip
+        if first and ranks.world == 1 and box == 128 and batch == 32:
+            print(f"encoding {problem.count:,} images: {encoding(problem, batch, device):.2f} s")
+            if arguments.breakdown:
+                breakdown(problem, batch, device)
+        del problem
+
+
+if __name__ == "__main__":
+    main()
