@@ -26,12 +26,12 @@ RECOVERED = 0.7  # correlation of the found with the true angle that counts as r
 
 DEMO = Workflow(name="Demo", steps=[
     Step(id="simulate", job_type="simulate", values={
-        "model": MODEL, "particles": 1000, "box": 32, "apix": 5.0, "snr": 0.5, "missing": LID, "missing_fraction": 0.3,
+        "model": MODEL, "particles": 1000, "box": 32, "apix": 5.0, "snr": 1.0, "missing": LID, "missing_fraction": 0.3,
     }),
     Step(id="preprocess", job_type="preprocess", inputs_from=["simulate"], values={
         "sample_interval": 2, "scale_max": 1.5, "zdim": 4, "qdim": 256, "batch_size": 16,
     }),
-    Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16}),
+    Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16, "epoch": 24}),
     Step(id="analyze", job_type="analyze", inputs_from=["train"], values={"nclass": 4, "no_umap": True}),
     Step(id="evaluate", job_type="evaluate", inputs_from=["train"], values={"volumes": 50}),
 ])

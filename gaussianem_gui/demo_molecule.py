@@ -20,16 +20,16 @@ LID = "C:1-999"  # as ``simulate --missing`` names it
 def bundle(radius_angstrom: float, axis: np.ndarray, seed: int) -> np.ndarray:  # axis (3,) -> (A, 3)
     """C-alpha positions of parallel helices that fill a ball around the origin, in Angstrom."""
     generator = np.random.default_rng(seed)
-    axis = axis / np.linalg.norm(axis)
-    side = np.cross(axis, [0.3, 0.5, 0.8])
-    side /= np.linalg.norm(side)
+    axis = np.asarray(axis / np.linalg.norm(axis), dtype=np.float64)
+    side = np.cross(axis, np.array([0.3, 0.5, 0.8]))
+    side = side / np.linalg.norm(side)
     frame = np.stack([side, np.cross(axis, side), axis])  # (3, 3) rows
     reach = int(radius_angstrom / BUNDLE_SPACING_ANGSTROM) + 1
     atoms = []
     for i in range(-reach, reach + 1):
         for j in range(-reach, reach + 1):
             centre = BUNDLE_SPACING_ANGSTROM * np.array([i + j / 2, j * np.sqrt(3) / 2])
-            height = np.sqrt(max(radius_angstrom**2 - centre @ centre, 0.0))
+            height = max(radius_angstrom**2 - float(centre @ centre), 0.0) ** 0.5
             along = np.arange(-height, height, RISE_ANGSTROM)
             if len(along) < 8:
                 continue

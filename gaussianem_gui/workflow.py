@@ -49,10 +49,13 @@ class Workflow(BaseModel):
         missing = []
         graph = Graph()
         for step in self.steps:
-            _play(graph, step)
+            name_here = _play(graph, step)
             model = JOB_OPTIONS[step.job_type]
             sources = [f"Any/{_number(self, s)}/" for s in step.inputs_from if s != OUTSIDE]
             filled = fill(graph, step.job_type, sources, step.values, {})
+            for option in input_fields(model):
+                if filled.get(option) in graph.nodes:
+                    graph.add_input(name_here, filled[option], "")
             for name, field in model.model_fields.items():
                 if field.is_required() and not filled.get(name):
                     missing.append(f"{step.id}.{name}")
@@ -63,14 +66,15 @@ def _number(workflow: Workflow, identifier: str) -> str:
     return f"job{[s.id for s in workflow.steps].index(identifier) + 1:03d}"
 
 
-def _play(graph: Graph, step: Step) -> None:
-    """Enter a step into an empty graph with the files that it will make, as a project would."""
+def _play(graph: Graph, step: Step) -> str:
+    """Enter a step into a graph with the files that it will make, as a project would; the job's name there."""
 
     name = f"Any/job{len(graph.processes) + 1:03d}/"
     graph.processes[name] = Process(name, "", "Scheduled")
     for file, kind in expected_outputs(step.job_type, step.values).items():
         if kind:
             graph.add_output(name, name + file, ARTIFACTS[kind])
+    return name
 
 
 def check(workflow: Workflow) -> Workflow:
