@@ -71,7 +71,8 @@ def place_gaussians(
     ----------
     density : (D, D, D) consensus map. threshold : contour level, or "auto".
     interval : grid spacing in voxels; None takes the manual's 1, or 2 above a box of 256, but no finer than the
-        training pixel (a box of ``target_box``), which is all that the images show, and wider if the cap demands it.
+        training pixel (a box of ``target_box``), which is all that the images show, and at the automatic level as
+        wide as the cap demands.
     cap : largest number of Gaussians. scale_min, scale_max : bounds of sigma in world units.
 
     Returns
@@ -86,7 +87,7 @@ def place_gaussians(
     box = density.shape[-1]
     spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
     positions, values = sample_positions(density, level, spacing)
-    if interval is None and len(positions) > cap:
+    while threshold == "auto" and interval is None and len(positions) > cap:
         spacing *= (len(positions) / cap) ** (1 / 3) * 1.02
         positions, values = sample_positions(density, level, spacing)
     if not 0 < len(positions) <= cap:
@@ -154,17 +155,21 @@ def fit_amplitude(
     A negative factor means that the images' contrast is the other way round.
     """
     weight = plane_weight(data.box, data.images.device)
-    cross = power = noise = 0.0
-    used = 0
-    for rows in torch.arange(min(count, len(data)), device=data.images.device).split(32):
-        model, image = spectra(gaussians, data, rows, backend)
-        cross += float(((model.conj() * image).real * weight).sum())
+    rows = torch.arange(min(count, len(data)), device=data.images.device)
+    cross, power, noise = [], 0.0, 0.0
+    for part in rows.split(32):
+        model, image = spectra(gaussians, data, part, backend)
+        cross.append(((model.conj() * image).real * weight).sum(dim=(-2, -1)).double().cpu())
         power += float((model.abs().square() * weight).sum())
         noise += float((image.abs().square() * weight).sum())
-        used += len(rows) * data.box**2
     if power == 0:
         raise InputError("consensus_map", "must project into the images", "empty projections", "Check map and poses.")
-    return cross / power, cross / max(np.sqrt(power * noise / used), 1e-30)
+    each = torch.cat(cross)
+    total = float(each.sum())
+    # The spread over views counts beside the noise: a wrong map fits some views by chance.
+    white = np.sqrt(power * noise / (len(rows) * data.box**2))
+    spread = np.sqrt(len(rows)) * float(each.std(correction=0))
+    return total / power, total / max(white, spread, 1e-30)
 
 
 def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:

@@ -156,7 +156,7 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     sample_interval: int | None = option(
         None,
         "grid spacing of the initial Gaussians in voxels of the map; without it 2 above a box of 256, else 1, but no "
-        "finer than a pixel after downsampling, and wider where the largest number of Gaussians demands it",
+        "finer than a pixel after downsampling, and wider where max_gaussians demands it at the automatic level",
         group="Gaussians", unit="voxel", ge=1, le=16,
     )
     max_gaussians: int = option(
@@ -549,7 +549,8 @@ def explain(error: ValidationError) -> InputError:
     if first["type"] == "extra_forbidden":
         return InputError(f"option {name}", "is unknown", first["input"], "Remove it or correct its name.")
     value = "nothing" if first["type"] == "missing" else ("the combination" if not first["loc"] else first["input"])
-    return InputError(f"option {name}", rule, value, "Give a valid value; --help lists the options.")
+    label = f"option {name}" if first["loc"] else name
+    return InputError(label, rule, value, "Give a valid value; --help lists the options.")
 
 
 def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
