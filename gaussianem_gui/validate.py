@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +57,11 @@ def required_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str
         for name, info in model.model_fields.items()
         if info.is_required() and values.get(name) in (None, "", [])
     }
+
+
+def stand_ins(model: type[JobOptions], names: Iterable[str]) -> dict[str, Any]:
+    """Values for required options that are still empty, so that the rules between the others can be checked."""
+    return {n: ["-"] if str(model.model_fields[n].annotation).startswith("list") else "-" for n in names}
 
 
 def path_errors(
@@ -124,10 +131,14 @@ def sweep_alias(base: str, changes: dict[str, Any]) -> str:
 
 def plain_values(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
     """``values`` as numbers and words rather than text as typed; those equal to the default are left out."""
-    found = {}
+    return {n: value for n, value in typed(model, values).items() if value != model.model_fields[n].default}
+
+
+def typed(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` as numbers and words rather than text as typed; what is not valid stays as it is."""
+    found = dict(values)
     for name, value in values.items():
         info = model.model_fields[name]
-        typed = TypeAdapter(Annotated[info.annotation, *info.metadata]).validate_python(value)
-        if typed != info.default:
-            found[name] = typed
+        with contextlib.suppress(ValidationError):
+            found[name] = TypeAdapter(Annotated[info.annotation, name, *info.metadata]).validate_python(value)
     return found

@@ -103,6 +103,7 @@ class OptionForm(QWidget):
         for name, item in self.rows.items():
             info = self.model.model_fields[name]
             item.editor.set_value(values.get(name, None if info.is_required() else info.default))
+        for item in self.rows.values():
             item.touched = False
         for _, _, section, advanced in self._cards:
             if section is not None:
@@ -120,6 +121,10 @@ class OptionForm(QWidget):
                 self.rows[name].editor.set_value(value)
         self._loading = False
         self._validate()
+
+    def dirty(self) -> bool:
+        """True if the user has changed anything since the values were set."""
+        return any(item.touched for item in self.rows.values())
 
     def sweeps(self) -> dict[str, list[Any]]:
         """Options with several values."""
@@ -165,7 +170,7 @@ class OptionForm(QWidget):
     def _validate(self) -> None:
         values = self.values()
         required = validate.required_errors(self.model, values)
-        errors = validate.field_errors(self.model, {k: v for k, v in values.items() if k not in required})
+        errors = validate.field_errors(self.model, {**values, **validate.stand_ins(self.model, required)})
         for name, several in self.sweeps().items():
             if not several:
                 errors[name] = "Give at least one value"

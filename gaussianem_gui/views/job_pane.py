@@ -29,7 +29,7 @@ class JobPane(QWidget):
 
     actionRequested = Signal(str)  # id of an action on the job shown
     stepRequested = Signal(object)  # Step
-    submitted = Signal(list)
+    submitted = Signal(list, bool)
     renamed = Signal(str, str)
     moreRequested = Signal(object)
 

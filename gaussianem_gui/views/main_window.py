@@ -247,6 +247,8 @@ class MainWindow(QMainWindow):
         self.toasts = ToastStack(self)
         self._background = Background(self)
         self._sweeps: list[set[str]] = []
+        self._awaited = ("", "")  # a job to show, and its tab, as soon as the list has it
+        self._last_job = ""  # shown when this project was closed
         self._disk_warned = False
         self._opengl: OpenGL | None = None
         self._tray: QSystemTrayIcon | None = None
@@ -531,7 +533,10 @@ class MainWindow(QMainWindow):
     def make_demo(self) -> None:
         """Ask where, make the demo project in the background, open it."""
         start = str(Path.home() / "gaussianem-demo")
-        text = "A project with 2,000 simulated particles of a molecule that moves is made in this directory. It takes about 100 MB and a minute."
+        text = (
+            "A project with 1,000 simulated particles of a molecule whose arm swings and whose lid comes and goes. "
+            "It is made in this directory, takes a few megabytes, and runs in minutes without a GPU."
+        )
         chosen = dialogs.ask_text(self, "Make a demo project", text, start, "Make it")
         if chosen:
             self.create_demo(Path(chosen).expanduser())
@@ -541,15 +546,18 @@ class MainWindow(QMainWindow):
         if Project.is_project(path):
             self.open_project(path)
             return
-        from gaussianem_gui import demo
+        from gaussianem_gui import demo_project
 
         self.welcome.setEnabled(False)
         self.toasts.show_toast("info", "Making the demo project", str(path), 4)
-        self._background.run("demo", lambda: demo.create(path), lambda _p: self._demo_made(path), self._demo_failed)
+        self._background.run(
+            "demo", lambda: demo_project.create(path), lambda job: self._demo_made(path, job), self._demo_failed
+        )
 
-    def _demo_made(self, path: Path) -> None:
+    def _demo_made(self, path: Path, job: str) -> None:
         self.welcome.setEnabled(True)
-        self.open_project(path)
+        if self.open_project(path):
+            self._awaited = (job, "Progress")
 
     def _demo_failed(self, error: Exception) -> None:
         self.welcome.setEnabled(True)
@@ -643,15 +651,15 @@ class MainWindow(QMainWindow):
         self.running_label.setText("  ·  ".join(p for p in parts if p))
         if self.middle.currentWidget() is self.home:
             self.home.refresh(model)
-        last, self._last_job = getattr(self, "_last_job", ""), ""
+        last, self._last_job = self._last_job, ""
         if last and model.info(last) is not None and self.middle.currentWidget() is self.home:
             self.open_job(last)
         if self.pane.name and model.info(self.pane.name) is None and self.middle.currentWidget() is self.pane:
             self.show_home()
-        waiting_for = getattr(self, "_show_when_there", "")
-        if waiting_for and model.info(waiting_for) is not None:
-            self._show_when_there = ""
-            self.open_job(waiting_for, "Progress" if model.info(waiting_for).status.detail or running else "")  # type: ignore[union-attr]
+        name, tab = self._awaited
+        if name and model.info(name) is not None:
+            self._awaited = ("", "")
+            self.open_job(name, tab)
         self._check_sweeps()
 
     def _load_changed(self) -> None:
@@ -708,10 +716,11 @@ class MainWindow(QMainWindow):
                     self.show_comparison(sorted(sweep))
                     self.toasts.show_toast("success", "The sweep has ended", f"{len(sweep)} jobs are compared here.")
 
-    def _submitted(self, names: list[str]) -> None:
+    def _submitted(self, names: list[str], run: bool) -> None:
         if not names or self.model is None:
             return
-        self._show_when_there = names[0]
+        tab = "Progress" if run else "Parameters"
+        self._awaited = (names[0], tab)
         self.pane.draft = ""
         if len(names) > 1:
             self._sweeps.append(set(names))
@@ -720,9 +729,9 @@ class MainWindow(QMainWindow):
                 "success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended."
             )
         elif self.pane.name == names[0]:
-            self._show_when_there = ""
+            self._awaited = ("", "")
             self.pane.reload_parameters()
-            self.pane.show_tab("Progress")
+            self.pane.show_tab(tab)
         self.model.refresh()
 
     def show_problem(self, what: str, error: object) -> None:
@@ -815,6 +824,7 @@ class MainWindow(QMainWindow):
             and info is not None
             and parameters.info is not None
             and parameters.info.name == info.name
+            and (parameters.form.dirty() or self.pane.tab() == "Parameters")
         ):
             parameters.submit(run=True)
         else:
@@ -1008,7 +1018,7 @@ class MainWindow(QMainWindow):
             dialogs.WorkflowDialog(self, self.model, self._workflow_started).exec()
 
     def _workflow_started(self, names: list[str]) -> None:
-        self._show_when_there = names[0]
+        self._awaited = (names[0], "Progress")
         self.toasts.show_toast(
             "success", f"{len(names)} jobs started", "Each begins when the one before it has finished."
         )

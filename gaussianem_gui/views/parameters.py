@@ -187,7 +187,7 @@ class _Link(QLabel):
 class Parameters(QWidget):
     """The form of a new job, or of one in the project."""
 
-    submitted = Signal(list)  # names of the jobs made or changed
+    submitted = Signal(list, bool)  # names of the jobs made or changed, and whether they were asked to run
     continueRequested = Signal(str)
     cloneRequested = Signal(str)
 
@@ -458,7 +458,8 @@ class Parameters(QWidget):
             return
         self.panel.say("")
         self.panel.run.setEnabled(False)
-        where, variants, sweeps = self.panel.where.currentData(), self.variants(), self.form.sweeps()
+        where, sweeps = self.panel.where.currentData(), self.form.sweeps()
+        variants = [validate.typed(self.options, values) for values in self.variants()]
         info, job_type, continuing = self.info, self.job_type, self.continuing
 
         def work(project: Project) -> list[str]:
@@ -481,7 +482,8 @@ class Parameters(QWidget):
                     runner.request(project, name, launch)
             return names
 
-        self.model.do(f"Submit {self.options.title}", work, self.submitted.emit)
+        what = f"Submit {self.options.title}" if run else f"Keep {self.options.title}"
+        self.model.do(what, work, lambda names: self.submitted.emit(names, run))
         QTimer.singleShot(1500, self.panel.run, lambda: self.panel.run.setEnabled(True))
 
 

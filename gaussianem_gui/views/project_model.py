@@ -135,7 +135,9 @@ class ProjectModel(QObject):
         ended = [
             info
             for info in jobs
-            if info.status.state.finished and self._states.get(info.name, info.status.state) is State.RUNNING
+            if info.status.state.finished
+            and info.status.started
+            and not self._states.get(info.name, info.status.state).finished
         ]
         self._states = {info.name: info.status.state for info in jobs}
         if not self.loaded:

@@ -157,6 +157,9 @@ class Viewer(QWidget):
             self._draw_points()
             return
         if alone:
+            for name in ("surface", "projection"):
+                if self._viewer is not None and (layer := self._layer(name)) is not None:
+                    layer.visible = False
             self.points.setChecked(True)
         self._background.run("gaussians", lambda: load_gaussians(path), self._take_gaussians, self._failed)
 

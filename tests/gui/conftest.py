@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,13 +41,15 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Choose what jobs do: ``engine(seconds=2)`` or ``engine(fail="no memory")``."""
 
-    def choose(seconds: float = 0.0, fail: str = "") -> None:
-        words = [sys.executable, str(ENGINE), "--seconds", str(seconds), *(["--fail", fail] if fail else [])]
-        monkeypatch.setenv("GAUSSIANEM_ENGINE", " ".join(f"'{word}'" for word in words))
+    wanted = tmp_path / "engine.json"
 
+    def choose(seconds: float = 0.0, fail: str = "") -> None:
+        wanted.write_text(json.dumps({"seconds": seconds, "fail": fail}))
+
+    monkeypatch.setenv("GAUSSIANEM_ENGINE", shlex.join([sys.executable, str(ENGINE), str(wanted)]))
     choose()
     return choose
 

@@ -1,6 +1,6 @@
 """A stand-in for the engine that reports like a real training: metrics, probes, volumes; quick, without torch.
 
-Called like the engine, after ``--seconds S`` (how long a job takes) and ``--fail TEXT`` if it is to fail.
+Called like the engine, after the path of a JSON file with ``seconds`` (how long a job takes) and ``fail`` (a reason).
 """
 
 import json
@@ -75,8 +75,8 @@ def analyze(log: JobLog, directory: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    seconds = float(argv[argv.index("--seconds") + 1])
-    fail = argv[argv.index("--fail") + 1] if "--fail" in argv else ""
+    wanted = json.loads(Path(argv[0]).read_text())
+    seconds, fail = float(wanted["seconds"]), wanted["fail"]
     job_type = next(word for word in argv if word in ("preprocess", "train", "analyze", "simulate", "decode"))
     options = json.loads(Path(argv[argv.index("--options") + 1]).read_text())
     directory = Path(argv[argv.index("--job_dir") + 1])

@@ -123,7 +123,7 @@ def test_a_directory_without_a_project_is_offered_one(window, tmp_path: Path, mo
 def test_from_the_form_to_the_end_of_a_job(opened, qtbot) -> None:
     name = preprocessed(opened, qtbot)
     qtbot.waitUntil(lambda: opened.pane.name == name, timeout=10_000)
-    assert opened.pane.badge.state == "succeeded"
+    qtbot.waitUntil(lambda: opened.pane.badge.state == "succeeded", timeout=5000)
     qtbot.waitUntil(lambda: opened.pane.steps.isVisible(), timeout=5000)
     step = opened.pane.steps.findChild(QWidget, "step-train")
     qtbot.mouseClick(step, Qt.MouseButton.LeftButton)

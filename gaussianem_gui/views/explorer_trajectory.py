@@ -1,0 +1,447 @@
+"""Trajectories: chosen along components, through anchors or classes, or through populated space; decoded in the
+background, played in 3D with the particles per frame below the time slider, and exported."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QPointF, Qt, QTimer
+from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtWidgets import QComboBox, QFileDialog, QMenu, QSlider, QSpinBox, QWidget
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui import walks
+from gaussianem_gui.decoding import Decoded
+from gaussianem_gui.movies import Frame, export_movie, export_series
+from gaussianem_gui.views.explorer_panel import Panel
+from gaussianem_gui.views.explorer_view import picture_of
+from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.widgets import Elided, button, column, icon_button, keep_icon, label, row
+from gaussianem_gui.volumes import Picture, surface
+
+KINDS = {
+    "anchors": "Through my points",
+    "geodesic": "Points, by populated places",
+    "component": "Along a component",
+    "populated": "Component, by populated places",
+    "classes": "Through the classes",
+    "selections": "Between selections",
+}
+SPEEDS = (5, 10, 20, 30)
+
+
+class CountBar(QWidget):
+    """Particles nearest to each frame; frames where hardly any particle is stand out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setMinimumHeight(30)
+        self.setMaximumHeight(46)
+        self.counts = np.zeros(0, int)
+        self.lonely = np.zeros(0, bool)
+        self.frame = 0
+        self.setAccessibleName("Particles per frame")
+
+    def set_counts(self, counts: np.ndarray, lonely: np.ndarray) -> None:  # (P,), (P,) bool
+        """Show other counts."""
+        self.counts, self.lonely = counts, lonely
+        self.setToolTip(f"{int(counts.sum()):,} particles along the path; red: hardly any particle is near")
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        if not len(self.counts):
+            return
+        painter = QPainter(self)
+        margin = 7.0  # the handle's half width, so that bars stand below their frame
+        step = (self.width() - 2 * margin) / max(len(self.counts) - 1, 1)
+        top = max(int(self.counts.max()), 1)
+        for i, count in enumerate(self.counts):
+            colour = QColor(theme.colour("danger" if self.lonely[i] else "accent"))
+            colour.setAlpha(255 if i == self.frame else 130)
+            high = max(1.0, count / top * (self.height() - 12))
+            painter.fillRect(int(margin + i * step - max(step * 0.38, 1)), int(self.height() - 10 - high),
+                             int(max(step * 0.76, 2)), int(high) + 1, colour)  # fmt: skip
+        painter.setPen(QColor(theme.colour("faint")))
+        font = painter.font()
+        font.setPointSizeF(7)
+        painter.setFont(font)
+        painter.drawText(QPointF(margin, self.height() - 1), f"{int(self.counts[self.frame]):,} particles at this frame")
+
+
+class TrajectoryPanel(Panel):
+    """Makes, plays and writes trajectories."""
+
+    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(explorer)
+        self.anchors: list[np.ndarray] = []
+        self.path = np.zeros((0, 0))
+        self.frames: dict[int, Decoded] = {}
+        self.pictures: dict[int, Picture] = {}
+        self.meshes: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
+        self.number = -1
+        self.shown_at: list[float] = []
+        self._step = 1
+        self.kind = QComboBox()
+        self.kind.setObjectName("pathKind")
+        self.kind.setAccessibleName("Kind of path")
+        for key, text in KINDS.items():
+            self.kind.addItem(text, key)
+        self.kind.currentIndexChanged.connect(self._kind_changed)
+        self.component = QComboBox()
+        self.component.setAccessibleName("Component")
+        self.count = QSpinBox()
+        self.count.setRange(2, 200)
+        self.count.setValue(30)
+        self.count.setSuffix(" frames")
+        self.count.setAccessibleName("Frames")
+        self.make = button("Decode", "primary", "", self.start, "Decode the path", name="decodePath")
+        self.clear_button = icon_button("x", "Remove the points", self.clear_anchors, name="clearAnchors")
+        self.text = Elided("", "hint")
+        self.play = icon_button("play", "Play or stop (Space)", self.toggle, name="playPath")
+        self.loop = QComboBox()
+        self.loop.setAccessibleName("At the end")
+        for key, name in (("swing", "To and fro"), ("loop", "Loop"), ("once", "Once")):
+            self.loop.addItem(name, key)
+        self.speed = QComboBox()
+        self.speed.setAccessibleName("Speed")
+        for rate in SPEEDS:
+            self.speed.addItem(f"{rate} frames/s", rate)
+        self.speed.setCurrentIndex(2)
+        self.speed.currentIndexChanged.connect(lambda _i: self._timer.setInterval(1000 // self.speed.currentData()))
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setObjectName("pathFrame")
+        self.slider.setAccessibleName("Frame of the trajectory")
+        self.slider.valueChanged.connect(self.show_frame)
+        self.counts = CountBar()
+        self.warning = label("", "hint", wrap=True)
+        self.export = button("Export", "", "download", name="exportPath")
+        self.export.setProperty("menu", True)
+        menu = QMenu(self.export)
+        menu.addAction("MRC series, Gaussians and ChimeraX script (new job)", self.export_volumes)
+        menu.addAction("Movie (MP4 or GIF) …", self.ask_movie)
+        menu.addAction("Morph an atomic model along it …", self.morph)
+        menu.addAction("Particles per frame as a figure …", self.save_counts)
+        self.export.setMenu(menu)
+        first = row(self.kind, self.component, self.count, self.make, self.clear_button, None, spacing=6)
+        player = row(self.play, spacing=6)
+        player.addWidget(self.slider, 1)
+        last = row(self.loop, self.speed, None, self.export, spacing=6)
+        layout = column(spacing=4, margins=(6, 8, 6, 4))
+        layout.addLayout(first)
+        layout.addWidget(self.text)
+        layout.addLayout(player)
+        layout.addWidget(self.counts)
+        layout.addWidget(self.warning)
+        layout.addStretch(1)
+        layout.addLayout(last)
+        self.setLayout(layout)
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(1000 // SPEEDS[2])
+        self._timer.timeout.connect(self._next)
+        self._moving = pg.ScatterPlotItem()
+        self._kind_changed()
+        self._enable()
+
+    # --- the path --------------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        self.anchors, self.path = [], np.zeros((0, 0))
+        self.frames, self.pictures, self.meshes = {}, {}, {}
+        self.component.clear()
+        ratios = self.explorer.table.components.ratios
+        for i, share in enumerate(ratios[:20]):
+            self.component.addItem(f"PC {i + 1} ({100 * share:.0f} %)", i)
+        self._enable()
+
+    def closed(self) -> None:
+        self.stop()
+
+    def _kind_changed(self) -> None:
+        kind = self.kind.currentData()
+        self.component.setVisible(kind in ("component", "populated"))
+        self.clear_button.setVisible(kind in ("anchors", "geodesic"))
+        tips = {
+            "anchors": "Take the tool “Path” and click places in a plot.",
+            "geodesic": "Take the tool “Path” and click places: the way keeps to where particles are.",
+            "component": "From the 5th to the 95th percentile, straight through the mean.",
+            "populated": "From the 5th to the 95th percentile, through the dense middle.",
+            "classes": "Through the middles of the classes in their shortest order.",
+            "selections": "Through the middles of the named selections, in their order.",
+        }
+        self.text.setText(f"{len(self.anchors)} points" if self.anchors and kind in ("anchors", "geodesic")
+                          else tips[kind])  # fmt: skip
+        self._enable()
+
+    def add_anchor(self, z: np.ndarray) -> None:  # (zdim,)
+        """A place to go through."""
+        if self.kind.currentData() not in ("anchors", "geodesic"):
+            self.kind.setCurrentIndex(self.kind.findData("anchors"))
+        self.anchors.append(np.asarray(z, np.float64))
+        self._kind_changed()
+        self._redraw_marks()
+
+    def clear_anchors(self) -> None:
+        """No places."""
+        self.anchors = []
+        self._kind_changed()
+        self._redraw_marks()
+
+    def make_path(self) -> np.ndarray:  # -> (P, zdim)
+        """The path that the fields describe. Raises InputError in words if something is missing."""
+        table, count, kind = self.explorer.table, self.count.value(), self.kind.currentData()
+        number = int(self.component.currentData() or 0)
+        if kind == "component":
+            return walks.along_component(table.z, number, count)
+        if kind == "populated":
+            return walks.along_populated(table.z, number, count)
+        if kind == "anchors":
+            return walks.through(np.array(self.anchors), count)
+        if kind == "geodesic":
+            return walks.geodesic(table.z, np.array(self.anchors), count)
+        if kind == "selections":
+            middles = [table.z[s.mask].mean(axis=0) for s in self.explorer.selections.named if s.count]
+            return walks.through(np.array(middles), count)
+        if table.centres is None:
+            raise InputError("classes", "must be there", "none", "Run Analyze first, then explore again.")
+        return walks.through(table.centres[walks.class_order(table.centres)], count)
+
+    def start(self) -> None:
+        """Work out the path and decode it, without stopping the window."""
+        if self.explorer.table is None or self.explorer.decoder is None:
+            return
+        self.make.setEnabled(False)
+        crowd = self.explorer.crowd
+
+        def work() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            path = self.make_path()
+            if crowd is None:
+                return path, np.zeros(len(path), int), np.zeros(len(path), bool)
+            return path, crowd.counts(path), crowd.loneliness(path) > 1.0
+
+        self.background.run("path", work, self._take_path, self._path_failed)
+
+    def _path_failed(self, error: Exception) -> None:
+        self._enable()
+        self.say_error(error)
+
+    def _take_path(self, found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        self.stop()
+        self.path, counts, lonely = found
+        self.frames, self.pictures, self.meshes = {}, {}, {}
+        self.counts.set_counts(counts, lonely)
+        empty = np.flatnonzero(lonely) + 1
+        self.warning.setText(
+            f"⚠ Hardly any particle is near frame{'s' * (len(empty) > 1)} {_ranges(empty)}: the network's guess, not data."
+            if len(empty) else ""
+        )  # fmt: skip
+        self.slider.blockSignals(True)
+        self.slider.setRange(0, len(self.path) - 1)
+        self.slider.setValue(0)
+        self.slider.blockSignals(False)
+        explorer = self.explorer
+        self.number = explorer.decoder.request(self.path, channel="series", longest=self._longest())
+        self.text.setText("Decoding …")
+        self._redraw_marks()
+        self._enable()
+
+    def _longest(self) -> int:
+        return self.explorer.viewer.longest()
+
+    def decoded(self, answer: Decoded) -> None:
+        if answer.channel != "series" or answer.id != self.number:
+            return
+        explorer = self.explorer
+        self.frames[answer.index] = answer
+        assert answer.volume is not None
+        self.pictures[answer.index] = picture_of(answer.volume, explorer.consensus, f"path/{answer.id}/{answer.index}")
+        self.text.setText(f"{len(self.frames)} of {answer.count} frames decoded")
+        if answer.index == self.slider.value():
+            self.show_frame(answer.index)
+        if len(self.frames) == answer.count:
+            self._prepare()
+        self._enable()
+
+    def _prepare(self) -> None:
+        """Surfaces of all frames at the present contour level, in a worker: then playing only draws."""
+        level, pictures = self.explorer.viewer.contour(), dict(self.pictures)
+
+        def work() -> dict[tuple[int, float], tuple[np.ndarray, np.ndarray]]:
+            return {(i, level): surface(picture, level) for i, picture in pictures.items()}
+
+        self.background.run("meshes", work, self._take_meshes, self.say_error)
+
+    def _take_meshes(self, meshes: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]]) -> None:
+        if len(meshes) == len(self.pictures):
+            self.meshes = meshes
+            self.text.setText(f"{len(meshes)} frames ready")
+
+    # --- playing ---------------------------------------------------------------------------------------------------
+
+    def toggle(self) -> None:
+        """Play or stop."""
+        if self._timer.isActive():
+            self.stop()
+        elif self.frames:
+            if self.explorer.viewer.mode.currentData() == "surface" and (
+                (0, self.explorer.viewer.contour()) not in self.meshes
+            ):
+                self._prepare()
+            self.shown_at = []
+            self._timer.start()
+            keep_icon(self.play, "stop", "accent")
+
+    def stop(self) -> None:
+        self._timer.stop()
+        keep_icon(self.play, "play", "muted")
+
+    def playing(self) -> bool:
+        """True while it plays."""
+        return self._timer.isActive()
+
+    def _next(self) -> None:
+        last = self.slider.maximum()
+        now, mode = self.slider.value(), self.loop.currentData()
+        if mode == "swing":
+            if not 0 <= now + self._step <= last:
+                self._step = -self._step
+            following = now + self._step
+        else:
+            following = now + 1
+            if following > last:
+                if mode == "once":
+                    self.stop()
+                    return
+                following = 0
+        if following in self.frames:
+            self.slider.setValue(following)
+
+    def show_frame(self, index: int) -> None:
+        """Show one frame in 3D and mark it in the plots."""
+        self.counts.frame = index
+        self.counts.update()
+        if index not in self.pictures:
+            return
+        explorer, answer = self.explorer, self.frames[index]
+        viewer = explorer.viewer
+        if answer.positions is not None:
+            viewer.positions = answer.positions
+            viewer._gaussians = (np.ascontiguousarray(answer.positions[:, ::-1]), answer.densities)
+        mesh = self.meshes.get((index, viewer.contour()))
+        viewer.show_picture(self.pictures[index], f"frame {index + 1}", mesh)
+        explorer.latent = self.path[index]
+        explorer._last = answer
+        for plot in explorer.shown_plots():
+            place = explorer.table.project(plot.x_name, plot.y_name, self.path[index])
+            plot.set_marker(place[0] if place is not None else None)
+        self.shown_at.append(time.perf_counter())
+        del self.shown_at[:-500]
+
+    # --- marks -----------------------------------------------------------------------------------------------------
+
+    def _redraw_marks(self) -> None:
+        for plot in self.explorer.plots:
+            self.draw_in(plot)
+
+    def draw_in(self, plot) -> None:  # type: ignore[no-untyped-def]
+        table = self.explorer.table
+        anchors = table.project(plot.x_name, plot.y_name, np.array(self.anchors)) if self.anchors else None
+        plot.set_way(self.way_in(plot), anchors)
+
+    def way_in(self, plot) -> np.ndarray | None:  # type: ignore[no-untyped-def]
+        table = self.explorer.table
+        return table.project(plot.x_name, plot.y_name, self.path) if table is not None and len(self.path) else None
+
+    def _enable(self) -> None:
+        kind = self.kind.currentData()
+        enough = kind not in ("anchors", "geodesic") or len(self.anchors) > 1
+        self.make.setEnabled(enough and self.explorer.table is not None if hasattr(self.explorer, "table") else False)
+        self.play.setEnabled(len(self.frames) > 1)
+        self.slider.setEnabled(len(self.frames) > 1)
+        self.export.setEnabled(bool(len(self.path)))
+
+    # --- export ----------------------------------------------------------------------------------------------------
+
+    def export_volumes(self) -> None:
+        """A Trajectory job: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that plays them."""
+        explorer, path = self.explorer, self.path.copy()
+        if not len(path) or explorer.model is None:
+            return
+        sources = explorer.sources
+        level = explorer.consensus.mean + explorer.viewer.contour() * explorer.consensus.sigma
+        note = f"{self.kind.currentText()}, {len(path)} frames, from the explorer of {sources.job}"
+        self.text.setText("Writing the series …")
+        explorer.model.do(
+            "Write the trajectory",
+            lambda project: export_series(project, sources, path, level, note),
+            lambda job: (
+                self.text.setText(f"Written: {job.name}"),
+                explorer.noted.emit("success", f"{job.name} written",
+                                    f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays."),
+            ),
+        )  # fmt: skip
+
+    def ask_movie(self) -> None:
+        """Ask for a file and record what the 3D view shows."""
+        if not self.frames:
+            return
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save a movie", "trajectory.mp4", "Movie (*.mp4 *.gif)")
+        if chosen:
+            self.record(Path(chosen))
+
+    def record(self, target: Path) -> None:
+        """Draw every frame and write an MP4 or GIF in a worker."""
+        self.stop()
+        pictures: list[Frame] = []
+        viewer = self.explorer.viewer
+        order = sorted(self.frames)
+        self._recording = list(order)
+
+        def step() -> None:
+            if not self._recording:
+                rate = int(self.speed.currentData())
+                swing = self.loop.currentData() == "swing"
+                self.background.run(
+                    "movie", lambda: export_movie(target, pictures, rate, swing),
+                    lambda path: self.explorer.noted.emit("success", "Movie saved", str(path)), self.say_error,
+                )  # fmt: skip
+                return
+            index = self._recording.pop(0)
+            self.slider.setValue(index)
+            self.show_frame(index)
+            pictures.append(viewer.pixels_on_white()[0])
+            self.text.setText(f"Drawing frame {len(pictures)} of {len(order)}")
+            QTimer.singleShot(0, self, step)
+
+        step()
+
+    def morph(self) -> None:
+        """A Morph job of the path: its form with the latents filled in."""
+        explorer, path = self.explorer, self.path.copy()
+        if not len(path) or explorer.model is None:
+            return
+        sources = explorer.sources
+        level = explorer.consensus.mean + explorer.viewer.contour() * explorer.consensus.sigma
+        explorer.model.do(
+            "Write the trajectory",
+            lambda project: export_series(project, sources, path, level, "For a morph", volumes=False),
+            lambda job: explorer.morphRequested.emit(job.name),
+        )
+
+    def save_counts(self) -> None:
+        """The particles per frame as a figure."""
+        from gaussianem_gui import figures
+
+        path = self.explorer.ask_figure("particles_per_frame.pdf")
+        if path is not None:
+            counts = self.counts.counts
+            self.explorer.save_figure(lambda: figures.bars(path, counts, ("frame", "nearest particles")))
+
+
+def _ranges(numbers: np.ndarray) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{p[0]}" if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

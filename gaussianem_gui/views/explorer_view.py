@@ -1,0 +1,284 @@
+"""The explorer's 3D view: volumes straight from the decoder, Gaussians by density, displacement or domain, arrows,
+a second volume over the first (difference, reference, mask), a clipping plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QImage
+from PySide6.QtWidgets import QComboBox, QSlider
+
+from gaussianem_gui.decoding import Consensus
+from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.viewer import Viewer, _rgb, _shade
+from gaussianem_gui.views.widgets import label, row
+from gaussianem_gui.volumes import Picture, surface
+
+MAX_ARROWS = 1500
+COLOURINGS = {"density": "Density", "displacement": "Displacement", "domain": "Domain"}
+
+
+def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
+    """A decoded volume (d, d, d) as the viewer takes it; its sigma is the consensus map's, so that one contour level
+    means the same in every picture."""
+    binning = model.box // values.shape[0]
+    return Picture(
+        Path(name), np.ascontiguousarray(values, np.float32), model.pixel_size_angstrom * binning,
+        model.box, model.mean, model.sigma, (float(values.max()) - model.mean) / model.sigma,
+    )  # fmt: skip
+
+
+class LiveViewer(Viewer):
+    """Shows what it is handed; reads no files of its own."""
+
+    pickedLevel = Signal(float)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Consensus | None = None
+        self.positions: np.ndarray | None = None  # (N, 3) x, y, z
+        self._densities: np.ndarray | None = None
+        self.domains: np.ndarray | None = None  # (N,) from 0
+        self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
+        self._count = 0
+        self.colour_by = QComboBox()
+        self.colour_by.setAccessibleName("Colour of the Gaussians")
+        for key, text in COLOURINGS.items():
+            self.colour_by.addItem(text, key)
+        self.colour_by.currentIndexChanged.connect(self._draw_points)
+        self.arrows = QComboBox()
+        self.arrows.setAccessibleName("Displacement arrows")
+        self.arrows.addItem("No arrows", 0)
+        for factor in (1, 3, 10):
+            self.arrows.addItem(f"Arrows ×{factor}", factor)
+        self.arrows.currentIndexChanged.connect(self._draw_arrows)
+        self.clip = QSlider(Qt.Orientation.Horizontal)
+        self.clip.setRange(0, 100)
+        self.clip.setFixedWidth(80)
+        self.clip.setAccessibleName("Clipping plane")
+        self.clip.setToolTip("Cut the volume open from the front")
+        self.clip.valueChanged.connect(self._draw_clip)
+        self.more = row(
+            label("Colour", "muted"), self.colour_by, self.arrows, None, label("Cut", "muted"), self.clip,
+            spacing=8, margins=(12, 0, 12, 6),
+        )  # fmt: skip
+        self.layout().insertLayout(1, self.more)
+        self.drawn.connect(self._after_drawing)
+        self.empty.set_text("Click in a plot", "The molecule at that place appears here.")
+
+    # --- what to show ----------------------------------------------------------------------------------------------
+
+    def set_model(self, model: Consensus) -> None:
+        """The model whose pictures come; shows its consensus."""
+        self.model = model
+        self.show_decoded(model.volume, model.positions, model.densities, "consensus")
+
+    def longest(self) -> int:
+        """Voxels a side that the picture can have here."""
+        return self._longest()
+
+    def show_decoded(
+        self, values: np.ndarray | None, positions: np.ndarray | None, densities: np.ndarray | None, name: str
+    ) -> None:
+        """Show a volume and its Gaussians."""
+        assert self.model is not None
+        if positions is not None:
+            self.positions, self._densities = positions, densities
+            # the parent draws z, y, x
+            self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)
+        if values is not None:
+            longest = self._longest()
+            if values.shape[0] > longest:
+                values = _binned(values, -(-values.shape[0] // longest))
+            self._count += 1
+            self.show_picture(picture_of(values, self.model, f"decoded/{self._count}"), name)
+
+    def show_picture(self, picture: Picture, name: str, mesh: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Show a volume that is in memory, with its surface if that was made before."""
+        self._paths, self._names = [picture.path], [name]
+        self._cache[picture.path] = picture
+        if mesh is not None:
+            self._meshes[picture.path, self.contour()] = mesh
+        self.frame.blockSignals(True)
+        self.frame.setRange(0, 0)
+        self.frame.blockSignals(False)
+        self.bar.setEnabled(True)
+        self._load_current()
+
+    def show_extra(self, key: str, values: np.ndarray | None, level: float, colour: str, opacity: float = 0.5) -> None:
+        """Lay a second surface over the picture: ``values`` (d, d, d) contoured at an absolute ``level``; None removes
+        it. ``key``: gain, loss, reference, mask."""
+        if values is None:
+            self._extra.pop(key, None)
+        else:
+            assert self.model is not None
+            binning = self.model.box / values.shape[0]
+            picture = Picture(
+                Path(key), values.astype(np.float32), self.model.pixel_size_angstrom * binning, self.model.box, 0.0,
+                1.0, float(values.max()),
+            )  # fmt: skip
+            self._extra[key] = (*surface(picture, level), colour, opacity)
+        self._draw_extra(key)
+
+    def show_surface(self, key: str, mesh: tuple[np.ndarray, np.ndarray] | None, colour: str, opacity: float) -> None:
+        """As :meth:`show_extra`, from a surface that was made before (vertices z, y, x in A from the centre)."""
+        if mesh is None:
+            self._extra.pop(key, None)
+        else:
+            self._extra[key] = (*mesh, colour, opacity)
+        self._draw_extra(key)
+
+    def show_domains(self, domains: np.ndarray | None) -> None:
+        """Colour the Gaussians by rigid domain."""
+        self.domains = domains
+        self.colour_by.setCurrentIndex(self.colour_by.findData("domain" if domains is not None else "density"))
+        if domains is not None:
+            self.points.setChecked(True)
+        self._draw_points()
+
+    def pixels_on_white(self) -> tuple[np.ndarray, float | None]:  # (H, W, 4) uint8
+        """The view as it is, on white, and the length of a pixel in A where it is 3D."""
+        if not self.is_3d() or self._viewer is None:
+            image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
+            data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
+            return data[:, : image.width()].copy(), None
+        colour = self._viewer.canvas.background_color_override
+        self._viewer.canvas.background_color_override = "white"
+        try:
+            pixels = np.array(self._canvas.screenshot(flash=False))
+        finally:
+            self._viewer.canvas.background_color_override = colour
+        # napari's zoom is screen pixels a world unit
+        ratio = pixels.shape[1] / max(self._canvas.width(), 1)
+        return pixels, 1.0 / (self._viewer.camera.zoom * max(ratio, 1e-9))
+
+    def camera(self) -> Any:
+        """napari's camera, None before the canvas is there."""
+        return self._viewer.camera if self._viewer is not None else None
+
+    def follow(self, other: LiveViewer) -> None:
+        """Link the cameras of two views."""
+        mine, theirs = self.camera(), other.camera()
+        if mine is None or theirs is None:
+            return
+        for source, target in ((mine, theirs), (theirs, mine)):
+            for name in ("angles", "zoom", "center"):
+                event = getattr(source.events, name)
+                event.connect(lambda _e, s=source, t=target, n=name: _copy(s, t, n))
+        for name in ("center", "zoom", "angles"):
+            _copy(theirs, mine, name)
+
+    # --- drawing ---------------------------------------------------------------------------------------------------
+
+    def _draw_points(self) -> None:
+        super()._draw_points()
+        layer = self._layer("gaussians") if self._viewer is not None else None
+        if layer is not None and layer.visible and self.positions is not None and len(layer.data) == len(self.positions):
+            colours = self._colours()
+            if colours is not None:
+                layer.face_color = colours
+        self._draw_arrows()
+
+    def _colours(self) -> np.ndarray | None:  # (N, 4)
+        assert self.positions is not None
+        kind = self.colour_by.currentData()
+        if kind == "domain" and self.domains is not None and len(self.domains) == len(self.positions):
+            table = np.array([[*_rgb(theme.series(i)), 1.0] for i in range(10)])
+            grey = np.array([0.5, 0.5, 0.5, 0.6])
+            return np.where((self.domains >= 0)[:, None], table[self.domains % 10], grey)
+        if kind == "displacement" and self.model is not None and len(self.model.positions) == len(self.positions):
+            return _shade(np.linalg.norm(self.positions - self.model.positions, axis=1))
+        return None
+
+    def _draw_arrows(self) -> None:
+        if self._viewer is None or self.model is None:
+            return
+        layer = self._layer("arrows")
+        factor = self.arrows.currentData()
+        if not factor or self.positions is None or len(self.positions) != len(self.model.positions):
+            if layer is not None:
+                layer.visible = False
+            return
+        start = self.model.positions
+        moved = (self.positions - start) * factor
+        heavy = np.argsort(-np.linalg.norm(moved, axis=1) * self.model.densities)[:MAX_ARROWS]
+        data = np.stack([start[heavy], moved[heavy]], axis=1)[:, :, ::-1] * self.model.half_angstrom
+        if layer is not None:
+            self._viewer.layers.remove(layer)
+        self._viewer.add_vectors(
+            data, name="arrows", edge_color=theme.colour("warning"), edge_width=self.model.half_angstrom / 90,
+            vector_style="arrow", length=1.0,
+        )  # fmt: skip
+
+    def _draw_extra(self, key: str) -> None:
+        if self._viewer is None:
+            return
+        layer = self._layer(key)
+        if layer is not None:
+            self._viewer.layers.remove(layer)
+        if key not in self._extra:
+            return
+        vertices, faces, colour, opacity = self._extra[key]
+        if len(faces):
+            from napari.utils import Colormap
+
+            tint = [*_rgb(colour), 1.0]
+            self._viewer.add_surface(
+                (vertices, faces, np.full(len(vertices), 0.5, np.float32)), name=key, shading="smooth",
+                contrast_limits=(0, 1), colormap=Colormap([tint, tint], name=key), opacity=opacity,
+                blending="translucent",
+            )  # fmt: skip
+
+    def _after_drawing(self) -> None:
+        for key in list(self._extra):
+            if self._viewer is not None and self._layer(key) is None:
+                self._draw_extra(key)
+        if self.clip.value():
+            self._draw_clip()
+        if self.points.isChecked():
+            layer = self._layer("gaussians") if self._viewer is not None else None
+            if layer is None or self._gaussians is None or not np.array_equal(layer.data.shape, self._gaussians[0].shape):
+                self._draw_points()
+            elif self.model is not None and self._gaussians is not None:
+                self._move_points(layer)
+        elif self.arrows.currentData():
+            self._draw_arrows()
+
+    def _move_points(self, layer: Any) -> None:
+        assert self._gaussians is not None and self.model is not None
+        wanted = self._gaussians[0] * self.model.half_angstrom
+        if np.array_equal(layer.data, wanted):
+            return
+        layer.data = wanted
+        colours = self._colours()
+        layer.face_color = colours if colours is not None else _shade(self._gaussians[1])
+        if self.arrows.currentData():
+            self._draw_arrows()
+
+    def _draw_clip(self) -> None:
+        if self._viewer is None or self.model is None:
+            return
+        share = self.clip.value() / 100
+        half = self.model.half_angstrom
+        planes = []
+        if share:
+            towards = -np.asarray(self._viewer.camera.view_direction, float)
+            planes = [{"position": towards * half * (0.8 - 1.5 * share), "normal": -towards, "enabled": True}]
+        for name in ("surface", "projection"):
+            if (layer := self._layer(name)) is not None:
+                layer.experimental_clipping_planes = planes
+
+
+def _copy(source: Any, target: Any, name: str) -> None:
+    value = getattr(source, name)
+    if getattr(target, name) != value:
+        setattr(target, name, value)
+
+
+def _binned(values: np.ndarray, factor: int) -> np.ndarray:
+    n = values.shape[0] // factor
+    values = values[: n * factor, : n * factor, : n * factor]
+    return values.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))

@@ -1,0 +1,199 @@
+"""What needs OpenGL: the 3D view, and a new user's way from the first window to a volume. Run under xvfb:
+
+``QT_QPA_PLATFORM=xcb xvfb-run -s "-screen 0 1400x900x24 +extension GLX" pytest -m display tests/gui``
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import finish
+from live_engine import GAUSSIANS, blob
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWidget
+
+from gaussianem_core.mrc import write_map
+from gaussianem_gui.views import viewer as viewer_room
+from gaussianem_gui.views.opengl_probe import OpenGL, probe
+from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.viewer import Viewer
+
+pytestmark = [pytest.mark.display]
+LOAD = 90_000  # milliseconds for napari's first import on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def on_a_display(qapp) -> None:
+    if QGuiApplication.platformName() != "xcb":
+        pytest.skip("needs an X display: QT_QPA_PLATFORM=xcb xvfb-run pytest -m display")
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> list[Path]:
+    for number in range(5):
+        write_map(tmp_path / f"v_{number}.mrc", blob(2.0 * (number - 2), 32), 3.0)
+    points = np.random.default_rng(0).normal(size=(200, 4)).astype("<f4") / 4
+    (tmp_path / "g.ply").write_bytes(GAUSSIANS.encode() + points.tobytes())
+    return sorted(tmp_path.glob("v_*.mrc"))
+
+
+@pytest.fixture
+def viewer(themed, qtbot):
+    view = Viewer()
+    qtbot.addWidget(view)
+    view.resize(420, 380)
+    view.show()
+    yield view
+    view.shut_down()
+
+
+def coloured(image) -> float:
+    """Share of the picture that is not its background."""
+    small = image.scaled(120, 90)
+    ground = small.pixelColor(2, 60)
+    other = sum(
+        abs(small.pixelColor(x, y).lightness() - ground.lightness()) > 12 for x in range(120) for y in range(90)
+    )
+    return other / (120 * 90)
+
+
+def test_the_driver_is_asked_in_another_process() -> None:
+    found = probe()
+    assert found.available and found.renderer and found.version
+    assert OpenGL(True, "llvmpipe (LLVM 15)").software and not OpenGL(True, "NVIDIA A100").software
+
+
+def test_a_series_is_shown_contoured_and_played(viewer, qtbot, volumes) -> None:
+    viewer.show_volumes(volumes)
+    qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
+    assert viewer.layers() == ["surface"]
+    before = viewer.picture_of_view()
+    assert coloured(before) > 0.01
+    vertices = [len(viewer._layer("surface").data[0])]
+    viewer.level.setValue(viewer.level.value() + 40)
+    qtbot.waitUntil(lambda: len(viewer._layer("surface").data[0]) != vertices[0], timeout=10_000)
+    seen: list[int] = []
+    viewer.frameChanged.connect(seen.append)
+    viewer.play.click()
+    qtbot.waitUntil(lambda: len(set(seen)) == 5, timeout=30_000)
+    viewer.play.click()
+    centre = viewer._layer("surface").data[0].mean(axis=0)[2]
+    viewer.set_frame(0)
+    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_0"), timeout=10_000)
+    qtbot.waitUntil(lambda: viewer._layer("surface").data[0].mean(axis=0)[2] < -8, timeout=10_000)
+    assert np.isfinite(centre)
+
+
+def test_gaussians_projection_and_slices(viewer, qtbot, volumes) -> None:
+    viewer.show_volumes(volumes[:1])
+    viewer.show_gaussians(volumes[0].with_name("g.ply"))
+    qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
+    qtbot.mouseClick(viewer.points, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "gaussians" in viewer.layers(), timeout=10_000)
+    layer = viewer._layer("gaussians")
+    assert len(layer.data) == 200 and np.abs(layer.data).max() < 32 * 3.0
+    viewer.mode.setCurrentIndex(viewer.mode.findData("mip"))
+    qtbot.waitUntil(lambda: "projection" in viewer.layers() and "surface" not in viewer.layers(), timeout=10_000)
+    viewer.mode.setCurrentIndex(viewer.mode.findData("slices"))
+    assert not viewer.is_3d() and viewer.slices.shown(0) is not None
+    viewer.mode.setCurrentIndex(viewer.mode.findData("surface"))
+    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=10_000)
+    theme.apply("light")
+    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=10_000)
+    viewer.show_gaussians(volumes[0].with_name("g.ply"), alone=True)
+    qtbot.waitUntil(lambda: viewer.layers() == ["gaussians"], timeout=10_000)
+
+
+def test_software_opengl_is_said_and_gets_smaller_volumes(viewer, qtbot, tmp_path: Path) -> None:
+    write_map(tmp_path / "big.mrc", blob(0, 128), 1.0)
+    viewer.show_volumes([tmp_path / "big.mrc"])
+    qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
+    if viewer.opengl.software:
+        assert max(viewer.picture.values.shape) <= viewer_room.LONGEST["software"]
+        assert viewer._notice.count() == 1
+    assert viewer.picture.box == 128
+
+
+def test_a_failure_of_napari_leaves_slices(viewer, qtbot, volumes, monkeypatch) -> None:
+    def broken() -> None:
+        raise ImportError("no napari here")
+
+    monkeypatch.setattr(viewer_room, "_import_napari", broken)
+    viewer.show_volumes(volumes)
+    qtbot.waitUntil(lambda: viewer.stack.currentWidget() is viewer.slices, timeout=LOAD)
+    assert "no napari here" in viewer.failure and viewer._notice.count() == 1
+    np.testing.assert_array_equal(viewer.slices.shown(0), blob(-4.0, 32)[16])
+
+
+@pytest.mark.slow
+def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_path: Path, monkeypatch) -> None:
+    """The demo with the real engine: clicks and keys alone, from an empty directory to a volume in 3D."""
+    monkeypatch.delenv("GAUSSIANEM_ENGINE", raising=False)
+    shots = Path(os.environ.get("GAUSSIANEM_SCREENSHOTS", str(tmp_path / "screenshots")))
+    shots.mkdir(exist_ok=True, parents=True)
+
+    def shot(name: str) -> None:
+        qtbot.wait(600)
+        window.screen().grabWindow(window.winId()).save(str(shots / f"{name}.png"))
+
+    def click(name: str) -> None:
+        widget = window.findChild(QWidget, name)
+        assert widget is not None and widget.isVisible() and widget.isEnabled(), name
+        qtbot.mouseClick(widget, Qt.MouseButton.LeftButton)
+
+    def choose_directory() -> None:
+        dialog = QApplication.activeModalWidget()
+        assert isinstance(dialog, QDialog)
+        edit = dialog.findChild(QLineEdit)
+        edit.clear()
+        qtbot.keyClicks(edit, str(tmp_path / "demo"))
+        qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
+
+    def run(step: str, job_type: str) -> str:
+        qtbot.waitUntil(lambda: (w := window.pane.steps.findChild(QWidget, f"step-{step}")) and w.isVisible(), timeout=30_000)
+        click(f"step-{step}")
+        assert window.pane.draft == job_type
+        parameters = window.pane.parameters
+        qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=20_000)
+        qtbot.wait(900)
+        qtbot.waitUntil(lambda: parameters.panel.checks and not any(c.level == "error" for c in parameters.panel.checks), timeout=20_000)
+        shot(f"form-{job_type}")
+        number = window.model.project.graph().counter
+        click("runButton")
+        name = f"{window.pane.parameters.options.title}/job{number:03d}/"
+        qtbot.waitUntil(lambda: window.pane.name == name, timeout=20_000)
+        return name
+
+    shot("first-window")
+    QTimer.singleShot(500, choose_directory)
+    click("tileDemo")
+    qtbot.waitUntil(lambda: window.model is not None and window.pane.name == "Simulate/job001/", timeout=60_000)
+    try:
+        finish(window, qtbot, "Simulate/job001/", timeout=240_000)
+        name = run("preprocess", "preprocess")
+        finish(window, qtbot, name, timeout=300_000)
+        name = run("train", "train")
+        finish(window, qtbot, name, "Running", timeout=120_000)
+        qtbot.waitUntil(lambda: len(window.pane.progress.plot.shown().get("loss", [])) > 20, timeout=240_000)
+        shot("training")
+        finish(window, qtbot, name, timeout=600_000)
+        shot("trained")
+        name = run("analyze", "analyze")
+        finish(window, qtbot, name, timeout=300_000)
+        qtbot.waitUntil(lambda: (w := window.pane.steps.findChild(QWidget, "step-results")) and w.isVisible(), timeout=30_000)
+        click("step-results")
+        viewer = window.pane.results.viewer
+        qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)
+        qtbot.wait(1500)
+        assert coloured(viewer.picture_of_view()) > 0.01
+        shot("volume")
+        window.toggle_flow()
+        shot("flow")
+    finally:
+        window.close()
+        for info in window.model.jobs if window.model is not None else ():
+            assert info.status.state.value != "Running"
