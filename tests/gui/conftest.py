@@ -105,9 +105,13 @@ def opened(window, project: Project, qtbot):
 
 
 def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = 60_000):
-    """Wait until the window knows that a job is in ``state``; its row."""
+    """Wait until the window knows that a job is in ``state``; its row. An error that the window shows ends the wait."""
+    from gaussianem_gui.views.errors import ErrorDialog
+
 
     def there() -> bool:
+        told = [dialog.message.text() for dialog in window.findChildren(ErrorDialog)]
+        assert not told, told
         info = window.model.info(name)
         return info is not None and info.status.state.value == state
 
