@@ -83,7 +83,7 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
         defaults = checked(model, load_options(model, path if equals else arguments[i + 1]))
         del arguments[i : i + (1 if equals else 2)]
         break
-    values = tyro.cli(
+    values: Any = tyro.cli(
         _plain(model, defaults), args=arguments, prog=f"gaussianem {model.job_type}", description=model.__doc__,
         use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,),
     )  # fmt: skip
