@@ -28,11 +28,11 @@ def write_molecule(path: Path, frames: int = 3) -> Path:
 
 
 def simulate(folder: Path, *more: str, particles: int = COUNT, box: int = BOX, snr: float = 1.0) -> Path:
-    """particles.star, particles.mrcs, consensus.mrc and truth.npz in ``folder``."""
+    """particles.star, particles.mrcs, consensus.mrc and truth.npz in ``folder``; any box spans 128 A."""
     folder.mkdir(parents=True, exist_ok=True)
     model = write_molecule(folder / "molecule.npz")
     code = main(["simulate", "--model", str(model), "--particles", str(particles), "--box", str(box), "--apix",
-                 str(PIXEL), "--snr", str(snr), "--job_dir", str(folder), "--device", "cpu", *more])  # fmt: skip
+                 str(BOX * PIXEL / box), "--snr", str(snr), "--job_dir", str(folder), "--device", "cpu", *more])  # fmt: skip
     assert code == 0
     return folder
 
