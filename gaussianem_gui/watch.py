@@ -25,24 +25,24 @@ POLL_SECONDS = 1.0
 
 
 class Growing:
-    """Rows of numbers, appended cheaply. ``view()`` is the part in use."""
+    """Rows of numbers, appended cheaply; kept column by column, so that one column is read fast."""
 
     def __init__(self, columns: int) -> None:
-        self._data = np.empty((256, columns))
+        self._data = np.empty((columns, 256))
         self.size = 0
 
     def append(self, *values: float) -> None:
         """Add one row."""
-        if self.size == len(self._data):
-            larger = np.empty((2 * self.size, self._data.shape[1]))
-            larger[: self.size] = self._data
+        if self.size == self._data.shape[1]:
+            larger = np.empty((len(self._data), 2 * self.size))
+            larger[:, : self.size] = self._data
             self._data = larger
-        self._data[self.size] = values
+        self._data[:, self.size] = values
         self.size += 1
 
-    def view(self) -> np.ndarray:  # (n, columns)
+    def view(self) -> np.ndarray:  # (columns, n)
         """All rows so far; later appends do not change it."""
-        return self._data[: self.size]
+        return self._data[:, : self.size]
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,13 @@ class History:
         """A snapshot of one quantity; empty if it was never reported."""
         with self._lock:
             series = self._series.get((stage, name))
-            rows = series.view() if series is not None else np.empty((0, 4))
-        return Curve(stage, name, rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3])
+            rows = series.view() if series is not None else np.empty((4, 0))
+        return Curve(stage, name, *rows)
 
     def latest(self, name: str) -> float | None:
         """The last number reported as ``name`` in any stage."""
         with self._lock:
-            found = [s.view()[-1] for (_, key), s in self._series.items() if key == name and s.size]
+            found = [s.view()[:, -1] for (_, key), s in self._series.items() if key == name and s.size]
         return float(max(found, key=lambda r: r[3])[2]) if found else None
 
     def artifacts_of(self, *kinds: str) -> list[dict[str, Any]]:
@@ -236,17 +236,26 @@ def smooth(value: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def thin(x: np.ndarray, y: np.ndarray, points: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``2 * points`` samples of a curve that keep the least and the greatest of every bin; (n,), (n,)."""
-    n = len(x)
-    if n <= 2 * points:
+def _bins(n: int, bins: int) -> np.ndarray:
+    return np.linspace(0, n, bins, endpoint=False).astype(np.int64)
+
+
+def thin(x: np.ndarray, y: np.ndarray, bins: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """A long curve as the least and the greatest value of each of ``bins`` bins, and its last point; (n,), (n,)."""
+    if len(x) <= 2 * bins:
         return x, y
-    size = n // points
-    whole = size * points
-    blocks = y[:whole].reshape(points, size)
-    low = np.argmin(np.where(np.isnan(blocks), np.inf, blocks), axis=1)
-    high = np.argmax(np.where(np.isnan(blocks), -np.inf, blocks), axis=1)
-    base = np.arange(points) * size
-    index = np.sort(np.stack([base + low, base + high], axis=1), axis=1).ravel()
-    index = np.concatenate([index, np.arange(whole, n)[:: max(size // 2, 1)], [n - 1]])
-    return x[index], y[index]
+    starts = _bins(len(x), bins)
+    both = np.stack([np.fmin.reduceat(y, starts), np.fmax.reduceat(y, starts)], axis=1).ravel()
+    return np.append(np.repeat(x[starts], 2), x[-1]), np.append(both, y[-1])
+
+
+def average(x: np.ndarray, y: np.ndarray, bins: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """A long curve as the mean of each of ``bins`` bins, not-a-number left out; (n,), (n,)."""
+    if len(x) <= 2 * bins:
+        return x, y
+    starts = _bins(len(x), bins)
+    good = np.isfinite(y)
+    total = np.add.reduceat(np.where(good, y, 0.0), starts)
+    count = np.add.reduceat(good.astype(np.float64), starts)
+    ends = np.append(starts[1:], len(x)) - 1
+    return x[ends], np.where(count > 0, total / np.maximum(count, 1), np.nan)

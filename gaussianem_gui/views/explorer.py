@@ -38,7 +38,18 @@ from gaussianem_gui.views.explorer_trajectory import TrajectoryPanel
 from gaussianem_gui.views.explorer_view import LiveViewer
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.tasks import Background
-from gaussianem_gui.views.widgets import Banner, Elided, EmptyState, button, clear, column, icon_button, label, line, row
+from gaussianem_gui.views.widgets import (
+    Banner,
+    Elided,
+    EmptyState,
+    button,
+    clear,
+    column,
+    icon_button,
+    label,
+    line,
+    row,
+)
 from gaussianem_gui.walks import Crowd
 
 TOOLS = (
@@ -416,6 +427,16 @@ class Explorer(QWidget):
             panel.closed()
         self.viewer.shut_down()
         self.second.shut_down()
+
+    @property
+    def job(self) -> str:
+        """Job that is shown, "" if none."""
+        return self.sources.job if self.sources is not None else ""
+
+    def leave(self) -> None:
+        """Let go of the job: the project is closed."""
+        self._forget()
+        self.model = None
 
     def _leave(self) -> None:
         self.closed.emit(self.sources.job if self.sources is not None else "")

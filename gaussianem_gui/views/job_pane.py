@@ -312,7 +312,7 @@ class JobPane(QWidget):
             item = button(
                 step.title,
                 "primary" if place == 0 and info.status.state.finished else "",
-                {"results": "cube", "log": "log", "clone": "clone", "continue": "continue"}.get(
+                {"results": "cube", "explore": "explore", "log": "log", "clone": "clone", "continue": "continue"}.get(
                     step.kind, picture(step.job_type)
                 ),
                 lambda s=step: self.stepRequested.emit(s),

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QPushButton, QSizePolicy, QSlid
 
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import Elided, Flow, Switch, column, label, row
-from gaussianem_gui.watch import Curve, History, smooth, thin
+from gaussianem_gui.watch import Curve, History, average, smooth, thin
 
 NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
 NAMES = {
@@ -24,6 +24,7 @@ NAMES = {
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 MARKS = 60  # epoch marks shown at most
+SMOOTH_LINES = 800  # points up to which lines are drawn without steps
 
 
 def quantity_name(name: str) -> str:
@@ -201,8 +202,11 @@ class LossPlot(QWidget):
         window = min(round(1.45**steps), max(len(curve.value) // 4, 1))
         smoothed = window > 1
         for raw in (True, False) if smoothed else (False,):
-            values = curve.value if raw or not smoothed else smooth(curve.value, window)
-            tx, ty = thin(x, values)
+            if raw or not smoothed:
+                tx, ty = thin(x, curve.value)
+            else:
+                tx, ty = average(x, curve.value)
+                ty = smooth(ty, max(round(window * len(tx) / max(len(x), 1)), 1))
             if self.log.isChecked():
                 positive = ty > 0  # not-a-number compares false
                 ty = np.log10(np.where(positive, ty, 1.0))
@@ -218,7 +222,11 @@ class LossPlot(QWidget):
                 self.plot.addItem(item)
             pen = QColor(colour)
             pen.setAlphaF(0.28 if raw else 1.0)
-            item.setData(tx, ty, pen=pg.mkPen(pen, width=1 if raw else 2, style=style), antialias=len(tx) < 6000)
+            solid = style == Qt.PenStyle.SolidLine
+            # Qt takes seconds for one thick path of thousands of points, but is quick with as many thick lines.
+            item.setSegmentedLineMode("on" if solid else "off")
+            wide = 2 if solid and not raw else 1
+            item.setData(tx, ty, pen=pg.mkPen(pen, width=wide, style=style), antialias=len(tx) < SMOOTH_LINES)
 
     def _draw_chips(self, names: list[str]) -> None:
         several = len(self._jobs) > 1

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QThreadPool, QTimer, QUrl
 from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QGuiApplication, QIcon, QKeySequence
@@ -35,6 +35,7 @@ from gaussianem_gui.job import State
 from gaussianem_gui.lock import LockHeld
 from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.settings import Settings
+from gaussianem_gui.sources import EXPLORABLE
 from gaussianem_gui.suggestions import ORDER, Step, picture
 from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views import dialogs
@@ -52,6 +53,9 @@ from gaussianem_gui.views.theme import STATES, logo, theme
 from gaussianem_gui.views.welcome import Home, Welcome
 from gaussianem_gui.views.widgets import ToastStack, ask, button, column, frame, icon_button, keep_icon, label, row
 from gaussianem_gui.watch import Watcher
+
+if TYPE_CHECKING:
+    from gaussianem_gui.views.explorer import Explorer
 
 LIVE_MILLISECONDS = 250
 LAYOUT_VERSION = 1
@@ -119,6 +123,15 @@ VIEW_ACTIONS = (
         "View",
         "compare",
         "compare_selected",
+    ),
+    ViewAction(
+        "explore",
+        "Explore the latents",
+        "Ctrl+E",
+        "Plots of all particles, the molecule at a click, trajectories, selections",
+        "View",
+        "explore",
+        "explore_current",
     ),
     ViewAction(
         "by_type",
@@ -254,6 +267,7 @@ class MainWindow(QMainWindow):
         self._tray: QSystemTrayIcon | None = None
         self.actions_by_id: dict[str, QAction] = {}
 
+        self.explorer: Explorer | None = None
         self._build_middle()
         self._build_docks()
         self._build_menus()
@@ -462,6 +476,8 @@ class MainWindow(QMainWindow):
         )
         self.pane.notes.keep()
         self.pane.name = ""
+        if self.explorer is not None:
+            self.explorer.leave()
         self.model.close()
         self.model.deleteLater()
         self.model = None
@@ -607,6 +623,36 @@ class MainWindow(QMainWindow):
             if info.job_type in before.get(job_type, ()) and info.status.state is State.SUCCEEDED:
                 return [info.name]
         return []
+
+    def explore_current(self) -> None:
+        """Explore the job that is shown or selected, else the newest that can be."""
+        if self.model is None:
+            return
+        names = [self.pane.name] if self.middle.currentWidget() is self.pane else self.jobs.list.selected()
+        names += [info.name for info in reversed(self.model.jobs)]
+        for name in names:
+            info = self.model.info(name)
+            if info is not None and info.job_type in EXPLORABLE and not info.missing:
+                self.open_explorer(name)
+                return
+        self.toasts.show_toast("info", "Nothing to explore yet", "Train first: the explorer shows a job's latents.")
+
+    def open_explorer(self, name: str) -> None:
+        """Show the latent explorer on a Train, Analyze or Decode job; it is built when first asked for."""
+        if self.model is None:
+            return
+        if self.explorer is None:
+            from gaussianem_gui.views.explorer import Explorer
+
+            self.explorer = Explorer()
+            self.middle.addWidget(self.explorer)
+            self.explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
+            self.explorer.noted.connect(lambda kind, title, text: self.toasts.show_toast(kind, title, text, 10))
+            self.explorer.morphRequested.connect(
+                lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [self.explorer.job] if self.explorer else [])
+            )
+        self.explorer.open(self.model, name)
+        self.middle.setCurrentWidget(self.explorer)
 
     def compare_selected(self) -> None:
         """Compare the selected jobs."""
@@ -1069,6 +1115,8 @@ class MainWindow(QMainWindow):
         elif step.kind == "results":
             self.pane.show_tab("Results")
             self.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
+        elif step.kind == "explore":
+            self.open_explorer(self.pane.name)
         elif step.kind == "log":
             self.pane.show_tab("Log")
             errors = self.pane.log._logs.get("run.err")
@@ -1229,6 +1277,8 @@ class MainWindow(QMainWindow):
         self._timer.stop()
         self._leave_project()
         self.pane.shut_down()
+        if self.explorer is not None:
+            self.explorer.shut_down()
         self.watcher.stop()
         if self._tray is not None:
             self._tray.hide()
