@@ -140,5 +140,6 @@ def typed(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         info = model.model_fields[name]
         with contextlib.suppress(ValidationError):
-            found[name] = TypeAdapter(Annotated[info.annotation, name, *info.metadata]).validate_python(value)
+            kind: Any = Annotated[info.annotation, name, *info.metadata]  # type: ignore[valid-type]
+            found[name] = TypeAdapter(kind).validate_python(value)
     return found

@@ -252,9 +252,9 @@ class LogView(QWidget):
         self.end = icon_button("download", "Go to the end and follow it (End)", self.text.to_end, checkable=True)
         self.end.setChecked(True)
         self.copy = icon_button("copy", "Copy the selected lines (Ctrl+C)", self.text.copy)
-        self.size = label("", "hint")
+        self.length = label("", "hint")
         tools = row(
-            self.which, 8, self.search, previous, following, self.found, None, self.size, self.copy, self.end, spacing=6
+            self.which, 8, self.search, previous, following, self.found, None, self.length, self.copy, self.end, spacing=6
         )
         layout = column(spacing=10, margins=(20, 14, 20, 16))
         layout.addLayout(tools)
@@ -281,7 +281,7 @@ class LogView(QWidget):
         if changed:
             log = self._logs.get(self.which.currentData())
             size = log.size if log is not None else 0
-            self.size.setText(f"{self.text.line_count():,} lines, {bytes_text(size)}" if size else "")
+            self.length.setText(f"{self.text.line_count():,} lines, {bytes_text(size)}" if size else "")
         return changed
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

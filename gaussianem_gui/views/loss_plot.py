@@ -312,4 +312,6 @@ class LossPlot(QWidget):
 
 def _stored(key: str, default: list[str]) -> list[str]:
     value = QSettings().value(key, default)
-    return [str(value)] if isinstance(value, str) else [str(v) for v in (value or [])]
+    if isinstance(value, list | tuple):
+        return [str(v) for v in value]
+    return [str(value)] if value else []

@@ -1178,7 +1178,7 @@ class MainWindow(QMainWindow):
                             f"Show {tab}", self.pane.title.text(), "chevron-right", lambda t=tab: self.pane.show_tab(t)
                         )
                     )
-        info, project = self._current(), self.model.project if self.model is not None else None
+        current, project = self._current(), self.model.project if self.model is not None else None
         for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
             found.append(
                 Entry(
@@ -1187,7 +1187,7 @@ class MainWindow(QMainWindow):
                     ICONS.get(action.id, "more"),
                     lambda a=action: self.trigger(a.id),
                     action.shortcut,
-                    self._reason(action, info, project),
+                    self._reason(action, current, project),
                 )
             )
         for view in VIEW_ACTIONS:

@@ -130,14 +130,14 @@ class LatentPanel(QWidget):
         super().__init__()
         self.scatter = Scatter("PC 1", "PC 2")
         self.scatter.setObjectName("latentScatter")
-        self.x, self.y = QComboBox(), QComboBox()
-        for combo, name in ((self.x, "Horizontal axis"), (self.y, "Vertical axis")):
+        self.x_axis, self.y_axis = QComboBox(), QComboBox()
+        for combo, name in ((self.x_axis, "Horizontal axis"), (self.y_axis, "Vertical axis")):
             combo.setAccessibleName(name)
             combo.currentIndexChanged.connect(self._draw)
         self.count = label("", "muted")
         self.picked = label("", "hint")
         layout = column(spacing=8, margins=(14, 10, 14, 10))
-        layout.addLayout(row(label("Axes", "muted"), self.x, self.y, None, self.count, spacing=8))
+        layout.addLayout(row(label("Axes", "muted"), self.x_axis, self.y_axis, None, self.count, spacing=8))
         layout.addWidget(self.scatter, 1)
         layout.addWidget(self.picked)
         self.setLayout(layout)
@@ -148,7 +148,7 @@ class LatentPanel(QWidget):
     def set_table(self, columns: dict[str, np.ndarray], classes: np.ndarray | None) -> None:
         """Show (N,) columns; ``classes`` (N,) colour the points."""
         self._columns, self._values = columns, classes
-        for combo, place in ((self.x, 0), (self.y, 1)):
+        for combo, place in ((self.x_axis, 0), (self.y_axis, 1)):
             combo.blockSignals(True)
             combo.clear()
             combo.addItems(list(columns))
@@ -157,7 +157,7 @@ class LatentPanel(QWidget):
         self._draw()
 
     def _draw(self) -> None:
-        x, y = self.x.currentText(), self.y.currentText()
+        x, y = self.x_axis.currentText(), self.y_axis.currentText()
         if x not in self._columns or y not in self._columns:
             return
         points = np.column_stack([self._columns[x], self._columns[y]])
@@ -167,7 +167,7 @@ class LatentPanel(QWidget):
         self.picked.setText("Click a point to see which particle it is")
 
     def _say(self, index: int) -> None:
-        x, y = self.x.currentText(), self.y.currentText()
+        x, y = self.x_axis.currentText(), self.y_axis.currentText()
         group = f", class {int(self._values[index]) + 1}" if self._values is not None else ""
         self.picked.setText(
             f"Particle {index + 1:,}{group}: {x} {self._columns[x][index]:.3g}, {y} {self._columns[y][index]:.3g}"
@@ -313,7 +313,7 @@ class Results(QWidget):
     def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
         super().showEvent(event)
         if self.tree.currentItem() is None and self.tree.topLevelItemCount():
-            self.tree.setCurrentItem(self.tree.topLevelItem(0).child(0))
+            self.tree.setCurrentItem(self.tree.topLevelItem(0).child(0))  # type: ignore[arg-type]
 
     def choose(self, test: Callable[[Item], bool]) -> bool:
         """Show the first result that passes ``test``; False if there is none."""
@@ -321,7 +321,7 @@ class Results(QWidget):
             head = self.tree.topLevelItem(place)
             for number in range(head.childCount()):
                 if test(head.child(number).data(0, Qt.ItemDataRole.UserRole)):
-                    self.tree.setCurrentItem(head.child(number))
+                    self.tree.setCurrentItem(head.child(number))  # type: ignore[arg-type]
                     return True
         return False
 

@@ -5,6 +5,8 @@ The explorer grows out of this widget: plots are linked by ``pointPicked`` and `
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QRectF, Qt, Signal
@@ -50,7 +52,7 @@ class Scatter(QWidget):
         self._points = np.empty((0, 2))
         self._colours: np.ndarray | None = None
         self._classes = False
-        self._tree = None
+        self._tree: Any = None
         self._dots = pg.ScatterPlotItem(pxMode=True, size=6, pen=None)
         self._image = pg.ImageItem()
         self._marker = pg.ScatterPlotItem(size=15, symbol="o")
@@ -122,7 +124,7 @@ class Scatter(QWidget):
             self._dots.setData(points[:, 0], points[:, 1], brush=self._brushes(good), size=size, pen=None)
         self.plot.getPlotItem().enableAutoRange()
 
-    def _brushes(self, good: np.ndarray) -> object:
+    def _brushes(self, good: Any) -> object:
         if self._colours is None:
             colour = QColor(theme.colour("accent"))
             colour.setAlphaF(0.75)

@@ -447,8 +447,8 @@ class Viewer(QWidget):
         """Centre and fit what is shown."""
         if self._viewer is not None and len(self._viewer.layers):
             self._viewer.reset_view()
-            self._viewer.camera.angles = (0, 25, 65)
-            self._viewer.camera.zoom *= 0.72
+            self._viewer.scene.camera.angles = (0, 25, 65)
+            self._viewer.scene.camera.zoom *= 0.72
 
     def picture_of_view(self) -> QImage:
         """What is on the screen."""
