@@ -18,7 +18,7 @@ PROJECT_FILE = ".gaussianem/settings.json"
 SHIPPED: dict[str, Any] = {
     "theme": "dark",
     "where": "local",  # where new jobs run: local or cluster
-    "gpus": 1,  # GPUs of a new Train job
+    "gpus": 0,  # GPUs of a job whose options name none; 0: one, or as the program decides
     "notify": True,
     "disk_warning_gb": 10.0,
     "poll_seconds": 1.0,

@@ -292,6 +292,13 @@ class SettingsDialog(Dialog):
         )
         rows.addWidget(
             form_row(
+                "GPUs of a training",
+                self._number("gpus", layer, "0: automatic"),
+                "For jobs whose form names no GPU. More than one trains in parallel.",
+            )
+        )
+        rows.addWidget(
+            form_row(
                 "Warn when the disk has less than",
                 self._number("disk_warning_gb", layer, "GB"),
                 "The warning is shown at the bottom of the window.",

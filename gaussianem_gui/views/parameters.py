@@ -461,9 +461,12 @@ class Parameters(QWidget):
         where, sweeps = self.panel.where.currentData(), self.form.sweeps()
         variants = [validate.typed(self.options, values) for values in self.variants()]
         info, job_type, continuing = self.info, self.job_type, self.continuing
+        preset = int(self.model.settings.get("gpus"))
+        gpus = preset if preset and job_type == "train" and not variants[0].get("gpus") else None
 
         def work(project: Project) -> list[str]:
-            launch = Launch(where=where, cluster=load_settings(project.root) if where == "cluster" else None)
+            cluster = load_settings(project.root) if where == "cluster" else None
+            launch = Launch(where=where, gpus=gpus, cluster=cluster)
             if info is not None and continuing:
                 runner.continue_job(project, info.name, variants[0], launch)
                 return [info.name]

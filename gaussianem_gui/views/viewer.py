@@ -55,6 +55,7 @@ class Viewer(QWidget):
         self._viewer: Any = None
         self._canvas: Any = None
         self._fresh = True
+        self._said = False
 
         self.mode = QComboBox()
         self.mode.setAccessibleName("How to draw")
@@ -202,6 +203,7 @@ class Viewer(QWidget):
             if not self._background.busy("probe"):
                 self._background.run("probe", probe, self._take_opengl)
             return
+        self._say(self.opengl)
         if self._viewer is None and self.opengl.available and not self.failure:
             self._load_napari()
             return
@@ -215,7 +217,6 @@ class Viewer(QWidget):
     def _take_opengl(self, found: OpenGL) -> None:
         _FOUND[:] = [found]
         self.opengl = found
-        self._say(found)
         self._load_current()
         if self._gaussians is not None and not self._paths:
             self._take_gaussians(self._gaussians)
@@ -226,20 +227,21 @@ class Viewer(QWidget):
             self._background.run("napari", _import_napari, lambda _r: self._make_canvas(), self._napari_failed)
 
     def _say(self, found: OpenGL) -> None:
-        clear(self._notice)
-        if found.available and not found.software:
+        """Tell once what the driver cannot do."""
+        if self._said:
             return
-        reason = (
-            f"No 3D: {found.reason}. "
-            if not found.available
-            else f"Software OpenGL ({found.renderer.split('(')[0].strip()}). "
-        )
-        self._warn(reason + found.remedy)
+        self._said = True
+        if not found.available:
+            self._warn(f"No 3D: {found.reason}. {found.remedy}")
+        elif found.software:
+            name = found.renderer.split("(")[0].strip()
+            self._warn(f"3D is drawn by the processor ({name}): volumes are shown coarser.", found.remedy)
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, text: str, more: str = "") -> None:
         clear(self._notice)
         holder = QWidget()
         banner = Banner("warning", text, "Hide", lambda: clear(self._notice))
+        banner.setToolTip(more)
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
 
