@@ -29,7 +29,6 @@ LARGEST_VARIANCE = 0.8
 MOST_ITERATIONS = 200
 RESAMPLED = 24
 MARGIN = 0.08
-LEAST_DENSITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,13 @@ class Measurements:
 def measurements(
     mean: np.ndarray, log_variance: np.ndarray | None, axes: np.ndarray, origin: np.ndarray, *, unshrink: bool = True
 ) -> Measurements:  # (N, zdim), (N, zdim), (d, zdim), (zdim,)
-    """Latents along unit ``axes`` from ``origin``; ``unshrink`` undoes the pull of the prior."""
+    """Latents along unit ``axes`` from ``origin``; ``unshrink`` undoes the pull of the prior N(0, 1).
+
+    Variances above the prior's say that the prior was another one: then nothing is undone.
+    """
     mean = np.asarray(mean, np.float64)
     variance = np.exp(log_variance).astype(np.float64) if log_variance is not None else np.full_like(mean, 1e-6)
-    if unshrink and log_variance is not None:
+    if unshrink and log_variance is not None and np.percentile(variance, 99) <= 1.0 + 1e-3:
         kept = np.minimum(variance, LARGEST_VARIANCE)
         mean, variance = mean / (1 - kept), kept / (1 - kept)
     places = (mean - origin) @ axes.T
@@ -81,8 +83,16 @@ class Landscape:
 
     @property
     def energy(self) -> np.ndarray:
-        """-log density from its minimum, in units of kT if the particles were at equilibrium."""
-        return -np.log(np.maximum(self.density, LEAST_DENSITY) / self.density.max())
+        """-log density from its minimum, in units of kT if the particles were at equilibrium.
+
+        N particles cannot tell a density from one N times lower than the greatest: it ends at log N.
+        """
+        return -np.log(np.maximum(self.density, self.floor) / self.density.max())
+
+    @property
+    def floor(self) -> float:
+        """The least density that so many particles can tell from none."""
+        return float(self.density.max()) / self.particles
 
 
 def estimate(
@@ -127,7 +137,7 @@ def estimate(
         replicates.append(deconvolve(histograms(generator.poisson(1.0, count).astype(float)), kernels, best))
         progress((i + 1) / resampled)
     stack = np.array(replicates) if replicates else density[None]
-    error = np.log(np.maximum(stack, LEAST_DENSITY)).std(axis=0)
+    error = np.log(np.maximum(stack, density.max() / count)).std(axis=0)
     return Landscape(edges, density, error, stack, best, np.median(data.sigmas, axis=0), count)
 
 
@@ -239,11 +249,11 @@ def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[State
     density = landscape.density
     basins, merges = _merge_tree(density)
     peaks = {label: int(np.flatnonzero(basins.reshape(-1) == label)[0]) for label in np.unique(basins)}
-    flat = density.reshape(-1)
+    flat = np.maximum(density.reshape(-1), landscape.floor)
     for label in peaks:
         members = np.flatnonzero(basins.reshape(-1) == label)
         peaks[label] = int(members[flat[members].argmax()])
-    replicates = np.log(np.maximum(landscape.replicates.reshape(len(landscape.replicates), -1), LEAST_DENSITY))
+    replicates = np.log(np.maximum(landscape.replicates.reshape(len(landscape.replicates), -1), landscape.floor))
     component = {label: label for label in peaks}  # joined at every pass, known by its highest peak
     state = {label: label for label in peaks}  # joined where the pass is too high to separate
     barrier = dict.fromkeys(peaks, (np.inf, 0.0))
@@ -259,7 +269,7 @@ def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[State
             continue
         lower, higher = (a, b) if flat[peaks[a]] < flat[peaks[b]] else (b, a)
         component[lower] = higher
-        height = float(np.log(max(flat[peaks[lower]], LEAST_DENSITY) / max(flat[saddle], LEAST_DENSITY)))
+        height = float(np.log(flat[peaks[lower]] / flat[saddle]))
         error = float((replicates[:, peaks[lower]] - replicates[:, saddle]).std())
         if height > max(least_barrier, 2 * error):
             barrier[lower] = (height, error)
@@ -275,7 +285,7 @@ def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[State
         cell = tuple(int(i) for i in np.unravel_index(peaks[label], density.shape))
         place = np.array([c[i] for c, i in zip(landscape.centres, cell)])
         shares = total[:, inside].sum(axis=1)
-        found.append(State(cell, place, float(flat[inside].sum()), float(shares.std()), *barrier[label]))
+        found.append(State(cell, place, float(density.reshape(-1)[inside].sum()), float(shares.std()), *barrier[label]))
     order = sorted(range(len(found)), key=lambda i: -found[i].share)
     return [found[i] for i in order], np.argsort(order)[final]
 
@@ -356,7 +366,7 @@ def along_path(
     landscape = estimate(Measurements(place[near, None], sigma[near, None]), grid=cells, resampled=resampled, seed=seed)
     centres = landscape.centres[0]
     shown = (centres >= -0.02 * length) & (centres <= 1.02 * length)
-    relative = np.log(np.maximum(landscape.replicates, LEAST_DENSITY))
+    relative = np.log(np.maximum(landscape.replicates, landscape.floor))
     energy = landscape.energy[shown]
     lowest = int(np.flatnonzero(shown)[energy.argmin()])
     # the error of a difference of energies: against the minimum, not of each alone
@@ -394,7 +404,12 @@ def statement(landscape: Landscape, found: list[State]) -> list[str]:
     for number, state in enumerate(found, start=1):
         text = f"State {number}: {100 * state.share:.0f} ± {100 * state.share_error:.0f} % of the particles"
         if np.isfinite(state.barrier):
-            text += f", behind a barrier of {state.barrier:.1f} ± {state.barrier_error:.1f} kT"
+            most = np.log(landscape.density[state.cell] / landscape.floor)
+            empty = state.barrier > most - 0.1
+            text += (
+                f", behind a barrier of more than {state.barrier:.0f} kT (no particle tells what lies between)" if empty
+                else f", behind a barrier of {state.barrier:.1f} ± {state.barrier_error:.1f} kT"
+            )
         sentences.append(text + ".")
     if len(found) == 1:
         sentences.append("One basin: the data do not show separate states along these axes. A continuous motion, or "

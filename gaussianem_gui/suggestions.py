@@ -85,4 +85,7 @@ def next_steps(job_type: str, state: State, following: list[str]) -> list[Step]:
         return [Step(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
     if job_type in ("analyze", "decode", "morph"):
         steps.insert(0, Step("results", "Look at the volumes", "In 3D, in this window."))
+    if job_type in ("train", "analyze"):
+        why = "Click a particle and see the molecule there; select particles and take them back."
+        steps.insert(1 if job_type == "train" else 0, Step("explore", "Explore the latents", why))
     return steps[:3]

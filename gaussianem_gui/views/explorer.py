@@ -173,6 +173,7 @@ class Explorer(QWidget):
         self.colour.activated.connect(lambda _i: self._recolour())
         self.place_kind = QComboBox()
         self.place_kind.setAccessibleName("What a click shows")
+        self.place_kind.setMinimumWidth(150)
         for key, text in PLACES.items():
             self.place_kind.addItem(text, key)
         self.layouts: dict[int, QToolButton] = {}
@@ -216,8 +217,8 @@ class Explorer(QWidget):
 
         self.status = Elided("", "hint")
         self.status.setObjectName("decodeStatus")
-        self.keep_button = button("Keep beside", "", "pin", self.keep_state,
-                                  "Keep this state in a second view with the same camera", name="keepState")  # fmt: skip
+        tip = "Keep this state in a second view with the same camera"
+        self.keep_button = button("Keep beside", "", "pin", self.keep_state, tip, name="keepState")
         self.difference = self._tool("compare", "", "Difference to the kept state (or to the consensus)")
         self.difference.setObjectName("showDifference")
         self.difference.toggled.connect(lambda _on: self._draw_difference())
@@ -227,6 +228,7 @@ class Explorer(QWidget):
         under.addWidget(self.status, 1)
         for part in (self.keep_button, self.difference, self.reference, self.view_save):
             under.addWidget(part)
+        self.second.hide_controls()
         self.views = QSplitter()
         self.views.addWidget(self.viewer)
         self.views.addWidget(self.second)
@@ -245,6 +247,8 @@ class Explorer(QWidget):
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
         self.tabs.tabBar().setUsesScrollButtons(True)
+        slim = "QTabBar::tab { font-size: 9pt; padding: 8px 1px 6px 1px; margin: 0 6px 0 4px; }"
+        self.tabs.tabBar().setStyleSheet(slim)
         self.tabs.tabBar().setAccessibleName("What to do")
         self.panels: dict[str, Panel] = {}
         for name, panel in self._make_panels():
@@ -295,7 +299,7 @@ class Explorer(QWidget):
             item.setText(text)
             item.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
             item.setAccessibleName(text)
-            item.setStyleSheet("font-size: 8pt; padding: 2px 4px; min-width: 44px;")
+            item.setStyleSheet("font-size: 8pt; padding: 3px 1px; min-width: 47px; min-height: 36px;")
         return item
 
     def _shortcuts(self) -> None:
@@ -527,10 +531,11 @@ class Explorer(QWidget):
         path = self.ask_figure(f"{name}.pdf")
         if path is None:
             return
-        column_, mask, points = self.colouring.column, self.selections.mask.copy(), plot.points
+        column_, points = self.colouring.column, plot.points
+        mask = self.selections.mask.copy() if self.selections.selected else None
         way = self.panels["Trajectory"].way_in(plot)
         self.save_figure(
-            lambda: figures.scatter(path, points, (plot.x_name, plot.y_name), column_, mask if mask.any() else None, way)
+            lambda: figures.scatter(path, points, (plot.x_name, plot.y_name), column_, mask, way)
         )
 
     def ask_figure(self, name: str) -> Path | None:

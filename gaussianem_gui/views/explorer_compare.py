@@ -1,4 +1,4 @@
-"""Two trainings of the same particles side by side: latents aligned, the same particles highlighted, options that differ."""
+"""Two trainings of the same particles: latents aligned, the same particles highlighted, options that differ."""
 
 from __future__ import annotations
 

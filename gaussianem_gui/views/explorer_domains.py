@@ -41,8 +41,8 @@ class DomainsPanel(Panel):
         self.list.setAccessibleName("Rigid domains")
         self.text = label("", "hint", wrap=True)
         self.status = Elided("", "hint")
-        self.save = button("Save as masks", "", "job-mask", self.save_job,
-                           "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain", name="saveDomains")  # fmt: skip
+        tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"
+        self.save = button("Save as masks", "", "job-mask", self.save_job, tip, name="saveDomains")
         layout = column(spacing=6, margins=(6, 8, 6, 4))
         layout.addLayout(row(self.count, self.over, self.go, None, spacing=6))
         layout.addWidget(self.list, 1)
@@ -110,18 +110,19 @@ class DomainsPanel(Panel):
         for domain in range(found.count):
             own = found.labels == domain
             misfit = float(np.sqrt(np.square(found.misfit[own]).mean())) * half
-            turn = np.degrees(np.arccos(np.clip((np.trace(found.rotations[:, domain], axis1=1, axis2=2) - 1) / 2, -1, 1)))
+            cosine = (np.trace(found.rotations[:, domain], axis1=1, axis2=2) - 1) / 2
+            turn = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
             item = QListWidgetItem(dot(theme.series(domain)),
                                    f"Domain {domain + 1}   {100 * found.shares[domain]:.0f} % of the density, "
                                    f"turns up to {turn.max():.1f}°, {misfit:.1f} Å not rigid")  # fmt: skip
             self.list.addItem(item)
         if found.count == 1:
-            self.text.setText("One rigid body describes the motion as well as several would: there are no separate domains, "
-                              "or the motion is a bend without hinges.")  # fmt: skip
+            self.text.setText("One rigid body describes the motion as well as several would: there are no separate "
+                              "domains, or the motion is a bend without hinges.")  # fmt: skip
         else:
             self.text.setText(f"{found.count} rigid bodies explain {100 * found.explained:.0f} % of the motion "
-                              "(the whole molecule's own turn and shift left out). The rest is bending, or density that "
-                              "comes and goes.")  # fmt: skip
+                              "(the whole molecule's own turn and shift left out). The rest is bending, or density "
+                              "that comes and goes.")  # fmt: skip
         self.status.setText("")
         explorer.viewer.show_domains(found.labels)
 

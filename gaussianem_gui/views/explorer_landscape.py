@@ -55,6 +55,7 @@ class LandscapePanel(Panel):
         self.result: landscape.Landscape | None = None
         self.states: list[landscape.State] = []
         self.basins: np.ndarray | None = None
+        self.measured = np.zeros((0, 2))  # (N, d) places of the particles on the landscape
         self.profile: landscape.Profile | None = None
         self._used = (0, 1)
         theme.changed.connect(self._draw)
@@ -85,10 +86,10 @@ class LandscapePanel(Panel):
         self.progress.setText("Working …")
         self.go.setEnabled(False)
 
-        def work() -> tuple[landscape.Landscape, list[landscape.State], np.ndarray]:
+        def work() -> tuple[landscape.Landscape, list[landscape.State], np.ndarray, np.ndarray]:
             data = landscape.measurements(table.z, table.log_variance, axes, table.components.mean)
             found = landscape.estimate(data)
-            return (found, *landscape.states(found))
+            return (found, *landscape.states(found), data.places)
 
         self._used = used
         self.background.run("landscape", work, self._take, self._failed)
@@ -99,8 +100,8 @@ class LandscapePanel(Panel):
         self.progress.setText("")
         self.say_error(error)
 
-    def _take(self, found: tuple[landscape.Landscape, list[landscape.State], np.ndarray]) -> None:
-        self.result, self.states, self.basins = found
+    def _take(self, found: tuple[landscape.Landscape, list[landscape.State], np.ndarray, np.ndarray]) -> None:
+        self.result, self.states, self.basins, self.measured = found
         self.profile = None
         self.go.setEnabled(True)
         self.save.setEnabled(True)
@@ -157,10 +158,9 @@ class LandscapePanel(Panel):
         self.plot.enableAutoRange()
 
     def members(self, number: int) -> np.ndarray:  # -> (N,) bool
-        """Particles whose mean lies in the basin of state ``number``."""
+        """Particles that lie in the basin of state ``number``."""
         assert self.result is not None and self.basins is not None
-        table = self.explorer.table
-        scores = (table.z - table.components.mean) @ table.components.axes[list(self._used)].T
+        scores = self.measured
         cells = []
         inside = np.ones(len(scores), bool)
         for i, edges in enumerate(self.result.edges):
@@ -178,8 +178,7 @@ class LandscapePanel(Panel):
         names = " / ".join(f"PC {i + 1}" for i in self._used)
         explorer.select(mask, {"shape": f"state {number + 1} of the landscape in {names}", "time": time.time(),
                                "job": explorer.sources.job}, "replace")  # fmt: skip
-        table = explorer.table
-        scores = (table.z - table.components.mean) @ table.components.axes[list(self._used)].T
+        table, scores = explorer.table, self.measured
         near = np.argsort(np.square(scores - state.place).sum(axis=1))[: max(16, len(scores) // 200)]
         explorer.particle = -1
         explorer.show_latent(table.z[near].mean(axis=0).astype(np.float64))
@@ -221,7 +220,8 @@ class LandscapePanel(Panel):
         if self.profile is not None or len(self._used) == 1:
             if self.profile is not None:
                 p = self.profile
-                x, y, e, names = p.position, p.energy, p.error, ("position along the path", "energy-like profile (kT)")
+                x, y, e = p.position, p.energy, p.error
+                names = ("position along the path", "energy-like profile (kT)")
             else:
                 assert self.result is not None
                 x, y = self.result.centres[0], np.minimum(self.result.energy, 8.0)

@@ -60,7 +60,8 @@ class MaskPanel(Panel):
         self.size = [self._number(text, 1, 2000, 40) for text in ("size x", "size y", "size z")]
         for box in (self.shape, self.action):
             box.currentIndexChanged.connect(self._shape_changed)
-        shape = row(self.shape, self.action, label("at", "muted"), *self.centre, label("size", "muted"), *self.size, None,
+        self._words = [label("at", "muted"), label("size", "muted")]
+        shape = row(self.shape, self.action, self._words[0], *self.centre, self._words[1], *self.size, None,
                     spacing=4)  # fmt: skip
         self.combine = QComboBox()
         self.combine.setAccessibleName("Combine with another mask")
@@ -191,7 +192,7 @@ class MaskPanel(Panel):
     def _shape_changed(self) -> None:
         kind = self.shape.currentData()
         self.action.setVisible(bool(kind))
-        for field in (*self.centre, *self.size):
+        for field in (*self.centre, *self.size, *self._words):
             field.setVisible(bool(kind))
         for field in self.size[1:]:
             field.setVisible(kind == "box")

@@ -104,14 +104,18 @@ class ParticlesPanel(Panel):
         self.before = icon_button("chevron-left", "Earlier images", lambda: self._turn(-1))
         self.after = icon_button("chevron-right", "More images", lambda: self._turn(1))
         self.export = button("Figure …", "", "download", self.save, name="saveMontage")
-        first = row(self.which, self.order, self.filter, label("CTF", "muted"), self.ctf, label("Averages", "muted"),
-                    self.averages, None, spacing=6)  # fmt: skip
+        first = row(self.which, self.order, None, spacing=6)
+        second = row(self.filter, label("CTF-corrected", "muted"), self.ctf, 6, label("Averages by view", "muted"),
+                     self.averages, None, spacing=6)  # fmt: skip
+        for box, width in ((self.which, 190), (self.order, 220), (self.filter, 150)):
+            box.setMinimumWidth(width)
         last = row(spacing=4)
         last.addWidget(self.text, 1)
         for part in (self.before, self.after, self.export):
             last.addWidget(part)
         layout = column(spacing=6, margins=(6, 8, 6, 4))
         layout.addLayout(first)
+        layout.addLayout(second)
         layout.addWidget(self.tiles, 1)
         layout.addLayout(last)
         self.setLayout(layout)

@@ -239,6 +239,7 @@ class ExplorerPlot(QWidget):
         self.side.hideAxis("left")
         for axis in (self.top.getAxis("left"), self.side.getAxis("bottom")):
             axis.setStyle(showValues=False, tickLength=0)
+            axis.setTicks([])
         self.canvas.getAxis("left").setWidth(46)
         self.top.getAxis("left").setWidth(46)
         self.top.setXLink(self.canvas)
@@ -315,11 +316,11 @@ class ExplorerPlot(QWidget):
 
     def set_marker(self, place: np.ndarray | None) -> None:  # (2,)
         """Ring the latent that is shown in 3D."""
-        self._marker.setData(*([[place[0]], [place[1]]] if place is not None and np.isfinite(place).all() else [[], []]))
+        self._marker.setData(*_one(place))
 
     def set_other(self, place: np.ndarray | None) -> None:  # (2,)
         """Mark the state that is kept for comparison."""
-        self._other.setData(*([[place[0]], [place[1]]] if place is not None and np.isfinite(place).all() else [[], []]))
+        self._other.setData(*_one(place))
 
     def set_way(self, way: np.ndarray | None, anchors: np.ndarray | None) -> None:  # (P, 2), (A, 2)
         """Draw a path and its anchors."""
@@ -560,6 +561,11 @@ class ExplorerPlot(QWidget):
         self._way.setPen(pg.mkPen(theme.colour("danger"), width=2))
         if len(self.points):
             self.redraw()
+
+
+def _one(place: np.ndarray | None) -> tuple[list[float], list[float]]:
+    """x and y of one marker, or of none."""
+    return ([float(place[0])], [float(place[1])]) if place is not None and np.isfinite(place).all() else ([], [])
 
 
 def _stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colours: np.ndarray) -> None:

@@ -226,7 +226,8 @@ class SelectionsPanel(Panel):
         try:
             low, high = float(self.low.text()), float(self.high.text())
         except ValueError:
-            self.say_error(InputError("range", "must be two numbers", (self.low.text(), self.high.text()), "Mend them."))
+            given = self.low.text(), self.high.text()
+            self.say_error(InputError("range", "must be two numbers", given, "Mend them."))
             return
         # the fields show six digits: the ends themselves must be inside
         slack = 1e-5 * max(abs(low), abs(high))

@@ -38,8 +38,8 @@ class CountBar(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setMinimumHeight(30)
-        self.setMaximumHeight(46)
+        self.setMinimumHeight(34)
+        self.setMaximumHeight(64)
         self.counts = np.zeros(0, int)
         self.lonely = np.zeros(0, bool)
         self.frame = 0
@@ -68,7 +68,8 @@ class CountBar(QWidget):
         font = painter.font()
         font.setPointSizeF(7)
         painter.setFont(font)
-        painter.drawText(QPointF(margin, self.height() - 1), f"{int(self.counts[self.frame]):,} particles at this frame")
+        text = f"{int(self.counts[self.frame]):,} particles at this frame"
+        painter.drawText(QPointF(margin, self.height() - 1), text)
 
 
 class TrajectoryPanel(Panel):
@@ -125,7 +126,13 @@ class TrajectoryPanel(Panel):
         menu.addAction("Morph an atomic model along it …", self.morph)
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
-        first = row(self.kind, self.component, self.count, self.make, self.clear_button, None, spacing=6)
+        self.kind.setMinimumWidth(230)
+        self.component.setMinimumWidth(118)
+        self.count.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+        self.count.setStyleSheet("padding: 6px 8px;")
+        self.count.setMaximumWidth(96)
+        self.speed.setMinimumWidth(120)
+        first = row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6)
         player = row(self.play, spacing=6)
         player.addWidget(self.slider, 1)
         last = row(self.loop, self.speed, None, self.export, spacing=6)
@@ -235,7 +242,7 @@ class TrajectoryPanel(Panel):
         self.counts.set_counts(counts, lonely)
         empty = np.flatnonzero(lonely) + 1
         self.warning.setText(
-            f"⚠ Hardly any particle is near frame{'s' * (len(empty) > 1)} {_ranges(empty)}: the network's guess, not data."
+            f"⚠ Hardly any particle is near frame{'s' * (len(empty) > 1)} {_ranges(empty)}: the network's guess."
             if len(empty) else ""
         )  # fmt: skip
         self.slider.blockSignals(True)

@@ -43,8 +43,9 @@ class TrustPanel(Panel):
         clear(self.rows)
         for level, text in found:
             self.rows.addWidget(Banner(level, text))
-        self.rows.addWidget(label("Density along the path is shown below the time slider of Trajectory; a click where "
-                                  "hardly any particle is brings a warning under the 3D view.", "hint", wrap=True))  # fmt: skip
+        text = ("Density along the path is shown below the time slider of Trajectory; a click where hardly any particle "
+                "is brings a warning under the 3D view.")  # fmt: skip
+        self.rows.addWidget(label(text, "hint", wrap=True))
         self.rows.addStretch(1)
 
 
@@ -60,12 +61,13 @@ def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
             found.append((kind, f"Half sets: {good} of {len(halves)} classes change the same way in two halves of the "
                                 "data that were trained independently."))  # fmt: skip
         for what, entry in trust.get("dependence", {}).items():
-            found.append((LEVELS.get(entry["level"], "info"), _dependence(what, entry["explained"], entry["chance"],
-                                                                         entry["level"])))  # fmt: skip
+            sentence = _dependence(f"the {what}", entry["explained"], entry["chance"], entry["level"])
+            found.append((LEVELS.get(entry["level"], "info"), sentence))
         outliers = trust.get("outliers")
         if outliers and outliers["flagged"]:
-            found.append(("info", f"{outliers['flagged']:,} images ({100 * outliers['share']:.1f} %) fit badly: colour by "
-                                  "fit, look at them under Particles, and leave them out if they are junk."))  # fmt: skip
+            share = f"{outliers['flagged']:,} images ({100 * outliers['share']:.1f} %)"
+            found.append(("info", f"{share} fit badly: colour by fit, look at them under Particles, and leave them out "
+                                  "if they are junk."))  # fmt: skip
     if not any("follows" in text for _, text in found):
         for group, what in GROUPS:
             columns = [c for c in table.columns.values() if c.group == group]
@@ -76,8 +78,8 @@ def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
     if not any("Half sets" in text for _, text in found):
         found.append(("info", "Half sets were not compared: train with half_sets to tell signal from noise."))
     if table.log_variance is not None:
-        reliable = 1 - np.exp(table.log_variance).mean() / max(float(table.z.var(axis=0).mean())
-                                                              + float(np.exp(table.log_variance).mean()), 1e-12)  # fmt: skip
+        noise, spread = float(np.exp(table.log_variance).mean()), float(table.z.var(axis=0).mean())
+        reliable = spread / max(spread + noise, 1e-12)
         kind = "success" if reliable > 0.7 else "warning" if reliable < 0.4 else "info"
         found.append((kind, f"Latents: {100 * reliable:.0f} % of their spread is more than their own uncertainty."))
     return found

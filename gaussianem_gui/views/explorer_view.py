@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QComboBox, QSlider
+from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.decoding import Consensus
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.viewer import Viewer, _rgb, _shade
-from gaussianem_gui.views.widgets import label, row
+from gaussianem_gui.views.widgets import Elided, label, row
 from gaussianem_gui.volumes import Picture, surface
 
 MAX_ARROWS = 1500
@@ -63,11 +63,31 @@ class LiveViewer(Viewer):
         self.clip.valueChanged.connect(self._draw_clip)
         self.more = row(
             label("Colour", "muted"), self.colour_by, self.arrows, None, label("Cut", "muted"), self.clip,
-            spacing=8, margins=(12, 0, 12, 6),
+            spacing=8, margins=(12, 4, 12, 4),
         )  # fmt: skip
-        self.layout().insertLayout(1, self.more)
+        self.tools = QFrame()
+        self.tools.setLayout(self.more)
+        self.layout().insertWidget(1, self.tools)
+        self.mode.setMinimumWidth(104)
+        self.level.setMinimumWidth(60)
+        self.note = Elided("", "hint")
+        self.note.setContentsMargins(12, 0, 12, 2)
+        self.note.hide()
+        self.layout().insertWidget(2, self.note)
         self.drawn.connect(self._after_drawing)
         self.empty.set_text("Click in a plot", "The molecule at that place appears here.")
+
+    def _warn(self, text: str) -> None:
+        """One line in place of a banner: here the room is for the molecule."""
+        self.note.setText(f"⚠ {text}")
+        self.note.setToolTip(text)
+        self.note.show()
+
+    def hide_controls(self) -> None:
+        """A second view obeys the controls of the first."""
+        for part in (self.bar, self.tools, self.note):
+            part.hide()
+        self._warn = lambda text: None  # type: ignore[method-assign]
 
     # --- what to show ----------------------------------------------------------------------------------------------
 
@@ -176,11 +196,21 @@ class LiveViewer(Viewer):
     def _draw_points(self) -> None:
         super()._draw_points()
         layer = self._layer("gaussians") if self._viewer is not None else None
-        if layer is not None and layer.visible and self.positions is not None and len(layer.data) == len(self.positions):
+        if layer is not None and layer.visible and self.positions is not None:
             colours = self._colours()
-            if colours is not None:
+            if colours is not None and len(colours) == len(layer.data):
                 layer.face_color = colours
         self._draw_arrows()
+        self._let_see()
+
+    def _let_see(self) -> None:
+        """What lies inside a surface shows through it: it writes no depth while something is inside."""
+        mesh = self._layer("surface") if self._viewer is not None else None
+        if mesh is None:
+            return
+        inside = self.points.isChecked() or bool({"gain", "loss"} & set(self._extra)) or bool(self.arrows.currentData())
+        mesh.opacity = 0.35 if inside else 1.0
+        mesh.blending = "translucent_no_depth" if inside else "opaque"
 
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         assert self.positions is not None
@@ -220,7 +250,9 @@ class LiveViewer(Viewer):
         if layer is not None:
             self._viewer.layers.remove(layer)
         if key not in self._extra:
+            self._let_see()
             return
+        self._let_see()
         vertices, faces, colour, opacity = self._extra[key]
         if len(faces):
             from napari.utils import Colormap
@@ -229,7 +261,7 @@ class LiveViewer(Viewer):
             self._viewer.add_surface(
                 (vertices, faces, np.full(len(vertices), 0.5, np.float32)), name=key, shading="smooth",
                 contrast_limits=(0, 1), colormap=Colormap([tint, tint], name=key), opacity=opacity,
-                blending="translucent",
+                blending="translucent_no_depth" if key in ("mask", "reference") else "translucent",
             )  # fmt: skip
 
     def _after_drawing(self) -> None:
@@ -238,9 +270,10 @@ class LiveViewer(Viewer):
                 self._draw_extra(key)
         if self.clip.value():
             self._draw_clip()
+        self._let_see()
         if self.points.isChecked():
             layer = self._layer("gaussians") if self._viewer is not None else None
-            if layer is None or self._gaussians is None or not np.array_equal(layer.data.shape, self._gaussians[0].shape):
+            if layer is None or self._gaussians is None or layer.data.shape != self._gaussians[0].shape:
                 self._draw_points()
             elif self.model is not None and self._gaussians is not None:
                 self._move_points(layer)
