@@ -23,6 +23,7 @@ NAMES = {
 }
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
+MAIN_TERMS = ("loss", "total", "data", "image")  # drawn unless switched off
 MARKS = 60  # epoch marks shown at most
 SMOOTH_LINES = 800  # points up to which lines are drawn without steps
 
@@ -69,7 +70,8 @@ class LossPlot(QWidget):
         self._drawn: object = None
         self._curves: dict[tuple[int, str, str, bool], pg.PlotCurveItem] = {}
         self._marks: list[pg.InfiniteLine] = []
-        self._hidden: set[str] = set(_stored("plot/hidden", ["lr", "lr_latent", "images_per_second"]))
+        self._hidden: set[str] = set(_stored("plot/hidden", []))
+        self._asked: set[str] = set(_stored("plot/shown", []))
         self._compared: set[str] = {"loss", "total"}
         self._chips: dict[str, QPushButton] = {}
 
@@ -108,7 +110,9 @@ class LossPlot(QWidget):
         layout.addLayout(head)
         layout.addWidget(chips)
         layout.addWidget(self.plot, 1)
-        layout.addWidget(self.readout)
+        self.readout.setParent(self.plot)
+        self.readout.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.readout.hide()
         self.setLayout(layout)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
@@ -182,10 +186,12 @@ class LossPlot(QWidget):
         return result
 
     def _concealed(self) -> set[str]:
-        """Quantities not drawn: of one job those switched off, of several jobs all but those switched on."""
-        if len(self._jobs) < 2:
-            return self._hidden
-        return {name for _, history in self._jobs for _, name in history.names()} - self._compared
+        """Quantities not drawn. At first the main ones alone are: small terms would squeeze them into a flat line."""
+        names = {name for _, history in self._jobs for _, name in history.names()}
+        if len(self._jobs) > 1:
+            return names - self._compared
+        first = names & set(MAIN_TERMS) or names - set(NOT_LOSSES)
+        return names - ((first | self._asked) - self._hidden)
 
     def _x(self, curve: Curve) -> np.ndarray:
         key = self.axis.currentData()
@@ -271,7 +277,9 @@ class LossPlot(QWidget):
             (self._compared.add if on else self._compared.discard)(name)
         else:
             (self._hidden.discard if on else self._hidden.add)(name)
+            (self._asked.add if on else self._asked.discard)(name)
             QSettings().setValue("plot/hidden", sorted(self._hidden))
+            QSettings().setValue("plot/shown", sorted(self._asked))
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
 
@@ -295,7 +303,7 @@ class LossPlot(QWidget):
         inside = self.plot.sceneBoundingRect().contains(place)
         self._cross.setVisible(inside)
         if not inside:
-            self.readout.setText("")
+            self.readout.hide()
             return
         x = box.mapSceneToView(place).x()
         self._cross.setPos(x)
@@ -308,6 +316,8 @@ class LossPlot(QWidget):
             prefix = f"{self._jobs[job][0]} " if len(self._jobs) > 1 else ""
             parts.append(f"{prefix}{quantity_name(name)} {10.0**value if self.log.isChecked() else value:.4g}")
         self.readout.setText("   ".join(parts))
+        self.readout.setGeometry(60, 4, max(self.plot.width() - 72, 40), 20)
+        self.readout.show()
 
 
 def _stored(key: str, default: list[str]) -> list[str]:

@@ -740,7 +740,7 @@ class MainWindow(QMainWindow):
         kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
         word = STATES[state_word(info)][2].lower()
         title = f"{job_label(info)} {word}"
-        self.toasts.show_toast(kind, title, info.status.detail, 10, "Show it", lambda: self.open_job(info.name))
+        self.toasts.show_toast(kind, title, info.status.detail, 7, "Show it", lambda: self.open_job(info.name))
         if not self.settings.get("notify"):
             return
         QApplication.alert(self)

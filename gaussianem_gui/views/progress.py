@@ -318,7 +318,7 @@ class Progress(QWidget):
             load = [g.load for g in mine if g.load is not None]
             shown = f"{100 * sum(load) / len(load):.0f} %, " if load else ""
             return f"{shown}{bytes_text(sum(g.memory_used for g in mine))}"
-        return ", ".join(map(str, info.status.gpus)) or "none"
+        return ", ".join(map(str, info.status.gpus)) or "not used"
 
     def _show_messages(self, history: History, *, compact: bool) -> None:
         count = (len(history.messages), compact)

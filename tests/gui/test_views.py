@@ -93,7 +93,8 @@ def test_curves_show_the_numbers_of_the_file(themed, qtbot, tmp_path: Path) -> N
     plot.set_jobs([("a", history)])
     shown = plot.shown()
     np.testing.assert_allclose(shown["loss"][:, 1], 1 / (1 + np.arange(300)), rtol=1e-9)
-    assert "kl" not in shown, "a negative term has no logarithm"
+    plot._chips["kl"].setChecked(True)
+    assert "kl" not in plot.shown(), "a negative term has no logarithm"
     plot.log.setChecked(False)
     np.testing.assert_allclose(plot.shown()["kl"][:, 1], -0.5)
     plot.axis.setCurrentIndex(plot.axis.findData("step"))
@@ -113,9 +114,11 @@ def test_terms_are_switched_and_jobs_laid_over(themed, qtbot, tmp_path: Path) ->
     first, second = write_metrics(tmp_path / "1", 50), write_metrics(tmp_path / "2", 50, 3.0)
     plot.set_jobs([("a", first)])
     plot.log.setChecked(False)
-    assert set(plot.shown()) == {"loss", "kl"}, "the learning rate is off at first"
+    assert set(plot.shown()) == {"loss"}, "small terms and the learning rate are off at first"
     qtbot.mouseClick(plot._chips["kl"], Qt.MouseButton.LeftButton)
-    assert set(plot.shown()) == {"loss"}
+    assert set(plot.shown()) == {"loss", "kl"}
+    qtbot.mouseClick(plot._chips["loss"], Qt.MouseButton.LeftButton)
+    assert set(plot.shown()) == {"kl"}
     plot.set_jobs([("a", first), ("b", second)])
     assert plot.jobs() == ["a", "b"]
     drawn = {job for job, _, _, _ in plot._curves}
