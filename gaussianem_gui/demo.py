@@ -150,9 +150,9 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, Any], path: Pa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[5, 4, 2])
     components, angle, present = found["components"], found["angle"], found["present"]
     for there, marker, label in ((True, "o", "with lid"), (False, "^", "without lid")):
         chosen = present == there
@@ -173,8 +173,8 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, Any], path: Pa
         for file in chosen_files:
             with mrcfile.open(file) as volume:
                 images.append(np.asarray(volume.data, dtype=np.float32).sum(axis=0))
-        right.imshow(np.concatenate(images, axis=1), cmap="gray", origin="lower")
-    right.set(title="Decoded volumes along component 1, seen along z", xticks=[], yticks=[])
+        right.imshow(np.concatenate(images, axis=0), cmap="gray", origin="lower")
+    right.set(title="Decoded along\ncomponent 1", xticks=[], yticks=[])
     temporary = path.with_name(f".{path.name}.tmp.png")
     figure.savefig(temporary, dpi=120)
     temporary.replace(path)

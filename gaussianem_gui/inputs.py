@@ -6,6 +6,7 @@ its label in the graph (``gaussianem_core.events.ARTIFACTS``), or RELION's own l
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import ARTIFACTS
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
+from gaussianem_gui.job import job_type_of
 from gaussianem_gui.pipeline_star import Graph, job_number
 
 # First words of RELION's labels (version 4 and 5) that an input of a kind takes.
@@ -28,6 +30,7 @@ _FOREIGN = {
 }
 # The folder of a prepared data set is "." for us: files are given relative to the project.
 FOLDER_KINDS = ("preprocessed",)
+FAR = 60  # jobs before it that are searched for an input, nearest first
 PUBLISHED_EPOCHS = 20  # stands in the expected name where the training chooses the number itself
 
 
@@ -75,6 +78,7 @@ def guess_kind(path: str) -> str:
     return "model" if name.endswith((".cif", ".pdb", ".ent")) else ""
 
 
+@functools.lru_cache(maxsize=4096)
 def is_kind(label: str, kind: str) -> bool:
     """True if a node with that label can fill an input of that kind."""
     if label == ARTIFACTS.get(kind):
@@ -82,10 +86,12 @@ def is_kind(label: str, kind: str) -> bool:
     return any(label == word or label.startswith(word + ".") for word in _FOREIGN.get(kind, ()))
 
 
+_KIND_OF_LABEL = {label: kind for kind, label in reversed(ARTIFACTS.items())}
+
+
 def kind_of(label: str) -> str:
     """Our kind for a label, "" if there is none. ``map`` stands for all density maps."""
-    exact = {label: kind for kind, label in reversed(ARTIFACTS.items())}
-    return exact.get(label) or next((kind for kind in _FOREIGN if is_kind(label, kind)), "")
+    return _KIND_OF_LABEL.get(label) or next((kind for kind in _FOREIGN if is_kind(label, kind)), "")
 
 
 def input_fields(model: type[JobOptions]) -> dict[str, str]:
@@ -138,6 +144,13 @@ def fill(
     model = JOB_OPTIONS[job_type]
     parents, _ = graph.links()
     order = list(dict.fromkeys(_ancestors(graph, jobs, parents)))
+    return _fill_from(graph, model, order, values, values_of)
+
+
+def _fill_from(
+    graph: Graph, model: type[JobOptions], order: Sequence[str], values: Mapping[str, Any],
+    values_of: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     filled: dict[str, Any] = {}
     for name, kind in input_fields(model).items():
         if kind in FOLDER_KINDS:
@@ -161,7 +174,7 @@ def _ancestors(graph: Graph, jobs: Iterable[str], parents: Mapping[str, list[str
             raise InputError("job", "must be in the project", key, "Choose one of the list (gaussianem job list).")
         level.append(process.name)
     seen: set[str] = set()
-    while level:
+    while level and len(seen) < FAR:
         yield from level
         seen.update(level)
         level = [p for name in level for p in parents.get(name, ()) if p not in seen]
@@ -197,18 +210,35 @@ def offers(graph: Graph, job: str) -> set[str]:
     return {kind for node in graph.outputs(job) if (kind := kind_of(graph.nodes.get(node, "")))}
 
 
-def next_types(graph: Graph, job: str, values_of: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def essential_kinds(job_type: str) -> set[str]:
+    """Kinds of files of which one must come from a job itself for it to be a natural start of ``job_type``."""
+    kinds = set(input_fields(JOB_OPTIONS[job_type]).values()) - {"mask", "gaussians", "configuration", "truth"}
+    return kinds if job_type == "preprocess" else kinds - {"particles", "map"}
+
+
+def next_types(graph: Graph, job: str) -> list[str]:
     """Job types that ``job``'s own files start: something essential comes from it and nothing required is missing."""
-    made, own = offers(graph, job), values_of.get(job, {}).get("job_type")
-    found = []
-    for job_type, model in JOB_OPTIONS.items():
-        if job_type == own:
-            continue
-        kinds = set(input_fields(model).values()) - {"mask", "gaussians", "configuration", "truth"}
-        if job_type != "preprocess":
-            kinds -= {"particles", "map"}
-        if made & kinds and complete(job_type, fill(graph, job_type, [job], {}, values_of)):
-            found.append(job_type)
+    made, own = offers(graph, job), job_type_of(graph.processes[job].type_label)
+    types = [name for name in JOB_OPTIONS if name != own and made & essential_kinds(name)]
+    if not types:
+        return []
+    order = list(dict.fromkeys(_ancestors(graph, [job], graph.links()[0])))
+    return [t for t in types if complete(t, _fill_from(graph, JOB_OPTIONS[t], order, {}, {}))]
+
+
+def sources(graph: Graph, job_type: str, limit: int = 200) -> list[str]:
+    """The newest jobs that fill every required input of ``job_type``: at most ``limit``, of five times as many."""
+    kinds, parents = essential_kinds(job_type), graph.links()[0]
+    found: list[str] = []
+    looked = 0
+    for name in sorted(graph.processes, key=lambda name: -job_number(name)):
+        if len(found) == limit or looked == 5 * limit:
+            break
+        if offers(graph, name) & kinds and job_type_of(graph.processes[name].type_label) != job_type:
+            looked += 1
+            order = list(dict.fromkeys(_ancestors(graph, [name], parents)))
+            if complete(job_type, _fill_from(graph, JOB_OPTIONS[job_type], order, {}, {})):
+                found.append(name)
     return found
 
 

@@ -172,6 +172,19 @@ class Graph:
         self.general_extra: dict[str, str] = {}
         self.process_columns: list[str] = list(_PROCESS)
         self.node_columns: list[str] = list(_NODE)
+        self._lists: tuple[dict[str, list[str]], dict[str, list[str]]] | None = None
+
+    def _by_process(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Inputs and outputs of every job; made once, and again after a change by the methods below."""
+        if self._lists is None:
+            inputs: dict[str, list[str]] = {}
+            outputs: dict[str, list[str]] = {}
+            for node, process in self.input_edges:
+                inputs.setdefault(process, []).append(node)
+            for process, node in self.output_edges:
+                outputs.setdefault(process, []).append(node)
+            self._lists = inputs, outputs
+        return self._lists
 
     def find(self, key: str) -> Process | None:
         """The job with that name or alias (``Type/alias``, the slash at the end may be left out)."""
@@ -182,11 +195,11 @@ class Graph:
 
     def inputs(self, name: str) -> list[str]:
         """Files that job ``name`` reads."""
-        return [node for node, process in self.input_edges if process == name]
+        return list(self._by_process()[0].get(name, ()))
 
     def outputs(self, name: str) -> list[str]:
         """Files that job ``name`` wrote."""
-        return [node for process, node in self.output_edges if process == name]
+        return list(self._by_process()[1].get(name, ()))
 
     def links(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Parents and children of every job, each a dict from job to jobs."""
@@ -203,18 +216,22 @@ class Graph:
     def add_output(self, process: str, node: str, label: str) -> None:
         """Record that ``process`` wrote ``node``."""
         self.nodes[node] = label
+        self.output_edges.pop((process, node), None)  # the last written comes last
         self.output_edges[process, node] = None
+        self._lists = None
 
     def add_input(self, process: str, node: str, label: str) -> None:
         """Record that ``process`` reads ``node``; a label that the node has already stays."""
         self.nodes.setdefault(node, label)
         self.input_edges[node, process] = None
+        self._lists = None
 
     def drop_inputs(self, process: str) -> None:
         """Forget what ``process`` reads, and files that then belong to no job."""
         gone = [edge for edge in self.input_edges if edge[1] == process]
         for edge in gone:
             del self.input_edges[edge]
+        self._lists = None
         used = {node for node, _ in self.input_edges} | {node for _, node in self.output_edges}
         for node, _ in gone:
             if node not in used:
@@ -229,12 +246,14 @@ class Graph:
                 del self.output_edges[process, node]
                 self.nodes.pop(node, None)
                 self.node_extra.pop(node, None)
+        self._lists = None
 
     def remove(self, process: str) -> Graph:
         """Take a job with its output files out of the graph; return them as a graph of its own, for a restore."""
         part = Graph()
         part.counter = self.counter
         part.processes[process] = self.processes.pop(process)
+        self._lists = None
         part.input_edges = {edge: None for edge in self.input_edges if edge[1] == process}
         part.output_edges = {edge: None for edge in self.output_edges if edge[0] == process}
         outputs = {node for _, node in part.output_edges}
@@ -257,6 +276,7 @@ class Graph:
             self.nodes.setdefault(node, label)
         self.input_edges.update(part.input_edges)
         self.output_edges.update(part.output_edges)
+        self._lists = None
         self.counter = max([self.counter, part.counter, *(p.number + 1 for p in part.processes.values())])
 
 

@@ -404,15 +404,15 @@ class Project:
         return _inputs.choices(self.graph(), kind)
 
     def input_jobs(self, job_type: str) -> list[JobInfo]:
-        """Jobs that fill every required input of ``job_type`` (with the jobs before them), newest first."""
+        """Jobs that fill every required input of ``job_type`` (with the jobs before them): the newest 200."""
         self._known(job_type)
-        graph, values = self.graph(), self._values_of()
-        names = [n for n in graph.processes if job_type in _inputs.next_types(graph, n, values)]
-        return [_info(p, Status(_state(p.status)), False) for n in reversed(names) for p in [graph.processes[n]]]
+        graph = self.graph()
+        names = _inputs.sources(graph, job_type)
+        return [_info(graph.processes[name], Status(_state(graph.processes[name].status)), False) for name in names]
 
     def suggestions(self, job: Job | str) -> list[str]:
         """Job types that make sense after ``job``."""
-        return _inputs.next_types(self.graph(), self.job(job).name, self._values_of())
+        return _inputs.next_types(self.graph(), self.job(job).name)
 
     def inputs(self, job: Job | str) -> list[str]:
         """Files that ``job`` reads, as the graph has them."""
@@ -506,7 +506,6 @@ class Project:
             path = self.root / artifact.path
             known = artifact.kind in ARTIFACTS and artifact.kind not in _inputs.FOLDER_KINDS
             if known and not artifact.path.startswith("..") and path.is_file():
-                graph.output_edges.pop((job.name, artifact.path), None)  # the last written comes last
                 graph.add_output(job.name, artifact.path, ARTIFACTS[artifact.kind])
                 node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
                 node.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,56 @@
+"""The demo: its molecule, and the whole of it as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+
+from gaussianem_gui import workflow
+from gaussianem_gui.demo import DEMO
+from gaussianem_gui.demo_molecule import CORE_RADIUS_ANGSTROM, SWING_DEGREES, frames, write_molecule
+from gaussianem_gui.job import State
+from gaussianem_gui.project import Project
+
+
+def test_the_arm_swings_about_its_hinge_and_nothing_else_moves(tmp_path: Path) -> None:
+    xyz, chains = frames(9)
+    assert np.ptp(xyz[:, chains != "B"], axis=0).max() == 0
+    arm = xyz[:, chains == "B"]
+    rigid = np.linalg.norm(arm[0, ::50, None] - arm[0, None, ::50], axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(arm[-1, ::50, None] - arm[-1, None, ::50], axis=-1), rigid, atol=1e-9)
+    tip = np.linalg.norm(arm.mean(axis=1)[-1] - arm.mean(axis=1)[0])
+    lever = np.linalg.norm(arm.mean(axis=1)[4] - xyz[0, chains == "A"].mean(axis=0)) - CORE_RADIUS_ANGSTROM + 2.0
+    assert tip == pytest.approx(2 * lever * np.sin(np.radians(SWING_DEGREES)), rel=0.1)
+    # No two residues closer than C-alphas of neighbouring helices come: the parts touch and do not overlap much.
+    near = np.linalg.norm(xyz[4, :, None] - xyz[4, None], axis=-1) + 99 * np.eye(len(chains))
+    assert np.mean(near.min(axis=1) > 3.0) > 0.95
+    count = write_molecule(tmp_path / "m.cif", 3)
+    structure = gemmi.read_structure(str(tmp_path / "m.cif"))
+    assert len(structure) == 3 and structure[0].count_atom_sites() == count == len(chains)
+
+
+def test_the_workflow_needs_nothing_from_the_user() -> None:
+    assert workflow.check(DEMO).needs() == []
+
+
+@pytest.mark.slow
+def test_the_truth_is_recovered(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gaussianem_core", "demo", "my demo"], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The truth was recovered" in done.stdout
+    project = Project.open(tmp_path / "my demo")
+    assert [info.status.state for info in project.jobs()] == [State.SUCCEEDED] * 5
+    assert (project.root / "demo.png").stat().st_size > 20_000
+    assert project.parents("Evaluate/job005/") and "Train/job003/" in project.parents("Analyze/job004/")
+    again = subprocess.run([sys.executable, "-m", "gaussianem_core", "demo", "my demo"], cwd=tmp_path,
+                           capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "must not exist yet" in again.stderr
