@@ -30,7 +30,7 @@ from PySide6.QtWidgets import (
 
 from gaussianem_core import __version__
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui import cluster, workflow
+from gaussianem_gui import cluster, runner, workflow
 from gaussianem_gui.project import Project, Trashed
 from gaussianem_gui.settings import Settings
 from gaussianem_gui.units import ago_text, bytes_text, count_text
@@ -234,6 +234,50 @@ class TrashDialog(Dialog):
     def _emptied(self, freed: int) -> None:
         self._load()
         self.note.setText(f"The trash is empty; {bytes_text(freed)} freed.")
+
+
+class LeftoversDialog(Dialog):
+    """Processes of jobs that are over: end those that hold memory."""
+
+    def __init__(self, parent: QWidget, model: ProjectModel) -> None:
+        super().__init__(parent, "Leftover processes", 640)
+        self.model = model
+        self.note = label("Looking …", "muted", wrap=True)
+        self.list = QListWidget()
+        self.list.setAccessibleName("Leftover processes")
+        self.list.setMinimumHeight(200)
+        self.body.addWidget(self.note)
+        self.body.addWidget(self.list, 1)
+        self.end = button("End it", "danger", "x", self._end, name="endProcess")
+        self.buttons.addWidget(self.end)
+        self.add_close()
+        self._load()
+
+    def _load(self) -> None:
+        self.model.ask("leftovers", runner.zombies, self._take)
+
+    def _take(self, found: list[runner.Zombie] | None) -> None:
+        self.list.clear()
+        for zombie in found or []:
+            memory = f", {bytes_text(zombie.gpu_bytes)} of GPU memory" if zombie.gpu_bytes else ""
+            item = QListWidgetItem(theme.icon("gpu"), f"{zombie.job.rstrip('/')}: process {zombie.pid}{memory}")
+            item.setToolTip(zombie.command)
+            item.setData(Qt.ItemDataRole.UserRole, zombie)
+            self.list.addItem(item)
+        count = self.list.count()
+        self.note.setText(
+            f"{count} process{'es' if count > 1 else ''} of jobs that are over."
+            if count
+            else "None: every ended job has left nothing."
+        )
+        self.end.setEnabled(bool(count))
+        self.list.setCurrentRow(0)
+
+    def _end(self) -> None:
+        item = self.list.currentItem()
+        if item is not None:
+            zombie = item.data(Qt.ItemDataRole.UserRole)
+            self.model.do("End the process", lambda p: runner.kill_zombie(p, zombie), lambda _r: self._load())
 
 
 class SettingsDialog(Dialog):

@@ -1,21 +1,19 @@
-"""The main window: project bar, docks, the middle with welcome, home, job and comparison; menus from the action tables."""
+"""The main window: project bar, docks, the middle with its pages, menus from tables."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QByteArray, QPoint, QSettings, QSize, Qt, QThreadPool, QTimer, QUrl
-from PySide6.QtGui import QAction, QCloseEvent, QDesktopServices, QGuiApplication, QIcon, QKeySequence
+from PySide6.QtCore import QByteArray, QPoint, QSettings, Qt, QThreadPool, QTimer
+from PySide6.QtGui import QAction, QCloseEvent, QIcon, QKeySequence
 from PySide6.QtWidgets import (
     QApplication,
     QDockWidget,
+    QFileDialog,
     QFrame,
     QLabel,
-    QLineEdit,
     QMainWindow,
     QMenu,
     QPushButton,
@@ -26,10 +24,9 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.options import JOB_OPTIONS, command_line
-from gaussianem_gui import runner
+from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_gui import repair, workflow
 from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
-from gaussianem_gui.cluster import load_settings
 from gaussianem_gui.estimates import disk_warning
 from gaussianem_gui.job import State
 from gaussianem_gui.lock import LockHeld
@@ -41,9 +38,9 @@ from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views import dialogs
 from gaussianem_gui.views.compare import Compare
 from gaussianem_gui.views.errors import ErrorDialog, Guard, explain
-from gaussianem_gui.views.flow_graph import FlowGraph
-from gaussianem_gui.views.job_list import JobList
+from gaussianem_gui.views.job_actions import JobActions
 from gaussianem_gui.views.job_pane import TABS, JobPane
+from gaussianem_gui.views.jobs_panel import JobsPanel
 from gaussianem_gui.views.machine import MachinePanel
 from gaussianem_gui.views.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.palette import Entry, Palette
@@ -51,7 +48,8 @@ from gaussianem_gui.views.project_model import ProjectModel, job_label, state_wo
 from gaussianem_gui.views.tasks import Background
 from gaussianem_gui.views.theme import STATES, logo, theme
 from gaussianem_gui.views.welcome import Home, Welcome
-from gaussianem_gui.views.widgets import ToastStack, ask, button, column, frame, icon_button, keep_icon, label, row
+from gaussianem_gui.views.widgets import ToastStack, ask, button, icon_button, keep_icon, label, row
+from gaussianem_gui.views.window_actions import ICONS, VIEW_ACTIONS
 from gaussianem_gui.watch import Watcher
 
 if TYPE_CHECKING:
@@ -59,191 +57,9 @@ if TYPE_CHECKING:
 
 LIVE_MILLISECONDS = 250
 LAYOUT_VERSION = 1
-ICONS = {
-    "run": "play",
-    "submit": "queue",
-    "continue": "continue",
-    "abort": "stop",
-    "unrequest": "x",
-    "clone": "clone",
-    "alias": "tag",
-    "note": "note",
-    "command": "copy",
-    "folder": "external",
-    "cleanup": "broom",
-    "cleanup_harsh": "broom",
-    "delete": "trash",
-    "new_project": "folder-plus",
-    "open_project": "folder",
-    "new_job": "plus",
-    "import": "job-import",
-    "workflow": "graph",
-    "trash": "trash",
-    "empty_trash": "trash",
-    "cluster": "queue",
-    "repair": "settings",
-    "break_lock": "lock",
-    "mark_succeeded": "check-circle",
-    "mark_failed": "x-circle",
-    "mark_aborted": "stop-circle",
-}
 
 
-@dataclass(frozen=True)
-class ViewAction:
-    """An action of the window itself; ``handler`` is a method of the main window."""
-
-    id: str
-    text: str
-    shortcut: str
-    tip: str
-    menu: str
-    icon: str
-    handler: str
-
-
-VIEW_ACTIONS = (
-    ViewAction(
-        "palette", "Command palette…", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"
-    ),
-    ViewAction(
-        "home",
-        "Project overview",
-        "Alt+Home",
-        "What the project holds and what comes next",
-        "View",
-        "home",
-        "show_home",
-    ),
-    ViewAction(
-        "compare",
-        "Compare selected jobs",
-        "Ctrl+Shift+D",
-        "Curves and options of the selected jobs side by side",
-        "View",
-        "compare",
-        "compare_selected",
-    ),
-    ViewAction(
-        "explore",
-        "Explore the latents",
-        "Ctrl+E",
-        "Plots of all particles, the molecule at a click, trajectories, selections",
-        "View",
-        "explore",
-        "explore_current",
-    ),
-    ViewAction(
-        "by_type",
-        "Jobs by type or by time",
-        "Ctrl+T",
-        "Group the list by type, or show the newest first",
-        "View",
-        "list",
-        "toggle_by_type",
-    ),
-    ViewAction(
-        "flow",
-        "List or flow of jobs",
-        "Ctrl+G",
-        "Show jobs as a list or as a graph of inputs and outputs",
-        "View",
-        "graph",
-        "toggle_flow",
-    ),
-    ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search", "find_job"),
-    ViewAction(
-        "theme",
-        "Dark or light",
-        "Ctrl+Shift+L",
-        "Switch between the dark and the light theme",
-        "View",
-        "sun",
-        "toggle_theme",
-    ),
-    ViewAction(
-        "reset_layout", "Reset the layout", "", "Put all panels back where they were", "View", "fit", "reset_layout"
-    ),
-    ViewAction(
-        "settings",
-        "Settings…",
-        "Ctrl+,",
-        "For all projects, this project, and the cluster",
-        "View",
-        "settings",
-        "show_settings",
-    ),
-    ViewAction("guide", "Guide", "F1", "From particles to volumes in five short pages", "Help", "book", "show_guide"),
-    ViewAction(
-        "demo",
-        "Demo project…",
-        "",
-        "A small dataset with known motion, to try everything",
-        "Project",
-        "flask",
-        "make_demo",
-    ),
-    ViewAction(
-        "close_project",
-        "Close project",
-        "Ctrl+W",
-        "Back to the first window; jobs go on",
-        "Project",
-        "x",
-        "close_project",
-    ),
-    ViewAction("quit", "Quit", "Ctrl+Q", "Close the window; jobs go on", "Project", "x", "close"),
-    ViewAction(
-        "about",
-        "About and versions",
-        "",
-        "Versions and the OpenGL renderer, for a report",
-        "Help",
-        "info",
-        "show_about",
-    ),
-)
-
-
-class JobsPanel(QWidget):
-    """New job, filter, and the jobs as a list or a flow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.new = button("New job", "primary", "plus", None, "Start a job (Ctrl+N)", name="newJob")
-        self.new.setProperty("menu", True)
-        self.flow_button = icon_button("graph", "Show as a flow graph (Ctrl+G)", checkable=True, name="flowButton")
-        self.filter = QLineEdit()
-        self.filter.setPlaceholderText("Find a job")
-        self.filter.setAccessibleName("Find a job")
-        self.filter.setClearButtonEnabled(True)
-        self.filter.setObjectName("jobFilter")
-        self.list, self.flow = JobList(), FlowGraph()
-        self.stack = QStackedWidget()
-        self.stack.addWidget(self.list)
-        self.stack.addWidget(self.flow)
-        self.note = label("No jobs yet.", "muted", wrap=True)
-        self.note.setContentsMargins(16, 4, 16, 4)
-        head = row(self.new, self.flow_button, spacing=6)
-        head.setStretch(0, 1)
-        tools = column(spacing=8, margins=(10, 10, 10, 6))
-        tools.addLayout(head)
-        tools.addWidget(self.filter)
-        layout = column(spacing=0)
-        layout.addLayout(tools)
-        layout.addWidget(self.note)
-        layout.addWidget(self.stack, 1)
-        self.setLayout(layout)
-        self.setMinimumWidth(250)
-        self.filter.textChanged.connect(self.list.filter.set_text)
-        self.filter.textChanged.connect(lambda _t: self.list.expandAll())
-        self.flow_button.toggled.connect(lambda on: self.stack.setCurrentIndex(int(on)))
-
-    def sizeHint(self) -> QSize:
-        return QSize(288, 500)
-
-
-class MainWindow(QMainWindow):
+class MainWindow(JobActions, QMainWindow):
     """Everything. ``open_project`` is where it begins."""
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -525,7 +341,22 @@ class MainWindow(QMainWindow):
         if path is None:
             return
         if not Project.is_project(path):
-            text = f"{path} holds no project (no default_pipeline.star). A new one can be made there; files in it stay as they are."
+            if any(path.glob("*/job[0-9][0-9][0-9]/job.star")):
+                text = (
+                    "There are jobs, but the file that lists them (default_pipeline.star) is gone. It can be made anew."
+                )
+                if ask(self, "Rebuild the project?", text, "Rebuild"):
+                    self._background.run(
+                        "rebuild",
+                        lambda: repair.rebuild(path),
+                        lambda _p: self.open_project(path),
+                        lambda error: self.show_problem("Rebuild the project", error),
+                    )
+                return
+            text = (
+                f"{path} holds no project (no default_pipeline.star). A new one can be made there; "
+                "files in it stay as they are."
+            )
             if ask(self, "Make a project here?", text, "Make a project"):
                 self._create(path)
             return
@@ -855,194 +686,6 @@ class MainWindow(QMainWindow):
             return
         getattr(self, f"_do_{identifier}")()
 
-    def _each(
-        self, what: str, function: Callable[[Project, str], Any], on_done: Callable[[Any], object] | None = None
-    ) -> None:
-        assert self.model is not None
-        names = self.chosen()
-        self.model.do(what, lambda project: [function(project, name) for name in names], on_done)
-
-    def _do_run(self) -> None:
-        parameters = self.pane.parameters
-        info = self._current()
-        if (
-            parameters is not None
-            and info is not None
-            and parameters.info is not None
-            and parameters.info.name == info.name
-            and (parameters.form.dirty() or self.pane.tab() == "Parameters")
-        ):
-            parameters.submit(run=True)
-        else:
-            self._each("Run the job", lambda p, name: runner.request(p, name))
-
-    def _do_submit(self) -> None:
-        self._each(
-            "Submit to the cluster",
-            lambda p, name: runner.request(p, name, runner.Launch(where="cluster", cluster=load_settings(p.root))),
-        )
-
-    def _do_continue(self) -> None:
-        info = self._current()
-        if info is not None:
-            self.open_job(info.name, "Parameters")
-            if self.pane.parameters is not None:
-                self.pane.parameters.start_continue()
-
-    def _do_abort(self) -> None:
-        info = self._current()
-        assert info is not None
-        names = self.chosen()
-        if info.status.state is not State.RUNNING:
-            self._do_unrequest()
-            return
-        which = job_label(info) if len(names) == 1 else f"{len(names)} jobs"
-        text = "It stops at the next safe point and keeps what it has written. A training can be continued from its last checkpoint."
-        if ask(self, f"Stop {which}?", text, "Stop", danger=True):
-            self._each("Stop the job", lambda p, name: runner.abort(p, name))
-
-    def _do_unrequest(self) -> None:
-        self._each("Take the job out of the queue", lambda p, name: runner.unrequest(p, name))
-
-    def _do_clone(self) -> None:
-        info = self._current()
-        assert info is not None and self.model is not None
-
-        def show(values: dict[str, Any] | None) -> None:
-            if values is not None:
-                self.new_job(info.job_type, {k: v for k, v in values.items() if k not in ("job_dir", "resume")}, [])
-
-        self.model.ask("clone", lambda p: p.job(info.name).values(), show)
-
-    def _do_alias(self) -> None:
-        info = self._current()
-        assert info is not None
-        text = dialogs.ask_text(
-            self,
-            "Rename the job",
-            "A readable name beside the number. Leave it empty to remove the name.",
-            info.alias,
-            "Rename",
-        )
-        if text is not None:
-            self._rename(info.name, text)
-
-    def _rename(self, name: str, alias: str) -> None:
-        if self.model is not None:
-            self.model.do("Rename the job", lambda p: p.set_alias(name, alias.replace(" ", "_")))
-
-    def _do_note(self) -> None:
-        info = self._current()
-        if info is not None:
-            self.open_job(info.name, "Notes")
-            self.pane.notes.edit.setFocus()
-
-    def _do_command(self) -> None:
-        info = self._current()
-        assert info is not None and self.model is not None
-        root = self.model.root
-
-        def show(words: list[str] | None) -> None:
-            if words:
-                QGuiApplication.clipboard().setText(f"cd {shlex.quote(str(root))} && {shlex.join(words)}")
-                self.toasts.show_toast("success", "Command copied", "Paste it into a terminal.")
-
-        self.model.ask("command", lambda p: command_line(p.job(info.name).options()), show)
-
-    def _do_folder(self) -> None:
-        info = self._current()
-        if info is not None and self.model is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.model.root / info.name)))
-
-    def _do_mark_succeeded(self) -> None:
-        self._each("Mark the job", lambda p, name: p.mark(name, State.SUCCEEDED))
-
-    def _do_mark_failed(self) -> None:
-        self._each("Mark the job", lambda p, name: p.mark(name, State.FAILED))
-
-    def _do_mark_aborted(self) -> None:
-        self._each("Mark the job", lambda p, name: p.mark(name, State.ABORTED))
-
-    def _do_cleanup(self) -> None:
-        self._cleanup(harsh=False)
-
-    def _do_cleanup_harsh(self) -> None:
-        self._cleanup(harsh=True)
-
-    def _cleanup(self, *, harsh: bool) -> None:
-        assert self.model is not None
-        names = self.chosen()
-
-        def confirm(found: list[str] | None) -> None:
-            if not found:
-                self.toasts.show_toast("info", "Nothing to clean up", "There are no superseded files in this job.")
-                return
-            listed = "\n".join(found[:12]) + (f"\n… and {len(found) - 12} more" if len(found) > 12 else "")
-            if ask(
-                self,
-                f"Clean up {count_text(len(found), 'file')}?",
-                "They are moved to the trash.",
-                "Clean up",
-                details=listed,
-            ):
-                self._each("Clean up", lambda p, name: p.cleanup(name, harsh=harsh))
-
-        self.model.ask(
-            "cleanup", lambda p: [f for n in names for f in p.cleanup(n, harsh=harsh, dry_run=True)], confirm
-        )
-
-    def _do_delete(self) -> None:
-        assert self.model is not None
-        names = self.chosen()
-        dependents = sorted({d for n in names for d in self._dependents(n)} - set(names))
-        which = self._which(names)
-        text = f"{which} {'is' if len(names) == 1 else 'are'} moved to the trash and can be restored from there."
-        if dependents:
-            text += f" {count_text(len(dependents), 'job')} made from {'it' if len(names) == 1 else 'them'} will be moved as well:"
-        if not ask(self, f"Delete {which}?", text, "Delete", danger=True, details="\n".join(dependents)):
-            return
-
-        def work(project: Project) -> list[str]:
-            moved: list[str] = []
-            for name in names:
-                if name not in moved:
-                    moved += project.delete(name, with_dependents=bool(dependents))
-            return moved
-
-        self.model.do("Delete the job", work, self._deleted)
-
-    def _deleted(self, moved: list[str]) -> None:
-        self.toasts.show_toast(
-            "success",
-            f"{count_text(len(moved), 'job')} moved to the trash",
-            "",
-            10,
-            "Undo",
-            lambda: self._undo_delete(moved),
-        )
-
-    def _undo_delete(self, names: list[str]) -> None:
-        if self.model is not None:
-            self.model.do(
-                "Restore the job",
-                lambda p: [p.restore(name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])],
-            )
-
-    def _dependents(self, name: str) -> set[str]:
-        assert self.model is not None
-        found: set[str] = set()
-        open_names = [name]
-        while open_names:
-            for child in self.model.children(open_names.pop()):
-                if child not in found:
-                    found.add(child)
-                    open_names.append(child)
-        return found
-
-    def _which(self, names: list[str]) -> str:
-        info = self.model.info(names[0]) if self.model is not None and names else None
-        return job_label(info) if len(names) == 1 and info is not None else f"{len(names)} jobs"
-
     def _do_new_project(self) -> None:
         self.ask_new()
 
@@ -1057,6 +700,28 @@ class MainWindow(QMainWindow):
 
     def _do_workflow(self) -> None:
         self.show_workflow()
+
+    def save_workflow(self) -> None:
+        """Keep what the selected jobs did as a workflow file."""
+        names = self.chosen()
+        if self.model is None or not names:
+            self.toasts.show_toast("info", "Select jobs first", "Those that belong together, in the list.")
+            return
+        path, _ = QFileDialog.getSaveFileName(self, "Save a workflow", "workflow.json", "Workflow (*.json)")
+        if path:
+            name = Path(path).stem
+            self.model.do(
+                "Save the workflow",
+                lambda p: workflow.save(workflow.from_jobs(p, names, name), path),
+                lambda _r: self.toasts.show_toast(
+                    "success", "Workflow saved", f"{path}. Start it from New job, Workflow."
+                ),
+            )
+
+    def show_leftovers(self) -> None:
+        """Processes that ended jobs have left behind."""
+        if self.model is not None:
+            dialogs.LeftoversDialog(self, self.model).exec()
 
     def show_workflow(self) -> None:
         """Start several jobs that follow each other."""
@@ -1304,4 +969,4 @@ def _stored_list(key: str) -> list[list[str]]:
     return [list(v) for v in value if isinstance(v, list | tuple)] if isinstance(value, list | tuple) else []
 
 
-__all__ = ["VIEW_ACTIONS", "JobsPanel", "MainWindow", "column", "frame"]
+__all__ = ["VIEW_ACTIONS", "MainWindow"]

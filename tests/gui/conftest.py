@@ -108,7 +108,6 @@ def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = 60
     """Wait until the window knows that a job is in ``state``; its row. An error that the window shows ends the wait."""
     from gaussianem_gui.views.errors import ErrorDialog
 
-
     def there() -> bool:
         told = [dialog.message.text() for dialog in window.findChildren(ErrorDialog)]
         assert not told, told

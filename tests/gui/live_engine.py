@@ -48,7 +48,10 @@ def train(log: JobLog, directory: Path, seconds: float, options: dict) -> None:
 
 def preprocess(log: JobLog, directory: Path) -> None:
     for name, kind in (
-        ("img_stack.mrcs", "stack"), ("poses.npy", "poses"), ("ctf.npy", "ctf"), ("cfg.json", "configuration"),
+        ("img_stack.mrcs", "stack"),
+        ("poses.npy", "poses"),
+        ("ctf.npy", "ctf"),
+        ("cfg.json", "configuration"),
         ("particles.star", "particles"),
     ):
         (directory / name).write_text("x")

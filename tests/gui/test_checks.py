@@ -27,7 +27,8 @@ def test_every_error_names_its_field() -> None:
     assert "even" in validate.field_errors(PreprocessOptions, wrong)["downsample_size"]
     assert validate.field_errors(TrainOptions, {"gpus": "0 1"})["gpus"].startswith("Must be GPU numbers")
     assert validate.required_errors(PreprocessOptions, {"star_file": ""}) == {
-        "star_file": "Needed", "consensus_map": "Needed",
+        "star_file": "Needed",
+        "consensus_map": "Needed",
     }
 
 
@@ -50,7 +51,9 @@ def test_a_sweep_is_one_set_of_values_for_each_combination() -> None:
 
 
 def test_the_command_shown_is_the_command_of_the_options() -> None:
-    options = validate.complete(TrainOptions, {"batch": "64", "mask": "my mask.npy", "output": "ignored"}, "Train/job004")
+    options = validate.complete(
+        TrainOptions, {"batch": "64", "mask": "my mask.npy", "output": "ignored"}, "Train/job004"
+    )
     text = validate.command_text(options)
     assert text == "gaussianem train --job_dir Train/job004 --mask 'my mask.npy' --batch 64"
     assert command_line(options)[-1] == "64"
@@ -78,7 +81,9 @@ def test_training_that_cannot_fit_the_gpu_says_what_would(tmp_path: Path) -> Non
     errors = [c for c in estimates.checks("train", values, tmp_path, machine) if c.level == "error"]
     assert errors and "would fit" in errors[0].text
     fits = int(errors[0].text.split("a batch of ")[1].split()[0])
-    assert not [c for c in estimates.checks("train", {**values, "batch": fits}, tmp_path, machine) if c.level == "error"]
+    assert not [
+        c for c in estimates.checks("train", {**values, "batch": fits}, tmp_path, machine) if c.level == "error"
+    ]
 
 
 def test_time_is_taken_from_the_last_run_if_there_was_one(tmp_path: Path) -> None:
@@ -90,7 +95,9 @@ def test_time_is_taken_from_the_last_run_if_there_was_one(tmp_path: Path) -> Non
     assert any(t.startswith("About 1 min 0 s for 6 epochs (at the speed of the last") for t in texts)
 
 
-@pytest.mark.parametrize(("level", "expected"), [("0.5", "About 1,000 Gaussians"), ("9", "No voxel"), ("-1", "only 900")])
+@pytest.mark.parametrize(
+    ("level", "expected"), [("0.5", "About 1,000 Gaussians"), ("9", "No voxel"), ("-1", "only 900")]
+)
 def test_the_threshold_is_counted_on_the_map(tmp_path: Path, level: str, expected: str) -> None:
     values = np.zeros((20, 20, 20), np.float32)
     values[5:15, 5:15, 5:15] = 1.0
@@ -128,12 +135,15 @@ def test_settings_come_from_the_nearest_layer(tmp_path: Path) -> None:
     assert Settings(tmp_path / "project", program).get("where") == "cluster"
     program.write_text("{damaged")
     assert Settings(None, program).get("theme") == "dark"
-    assert json.loads((tmp_path / "project/.gaussianem/settings.json").read_text())["defaults"] == {"train": {"epoch": 9}}
+    assert json.loads((tmp_path / "project/.gaussianem/settings.json").read_text())["defaults"] == {
+        "train": {"epoch": 9}
+    }
 
 
 def test_each_state_has_its_next_steps() -> None:
     assert [s.job_type for s in next_steps("train", State.SUCCEEDED, ["decode", "analyze", "morph"])] == [
-        "analyze", "decode",
+        "analyze",
+        "decode",
     ]
     assert next_steps("analyze", State.SUCCEEDED, ["decode"])[0].kind == "results"
     assert [s.kind for s in next_steps("train", State.ABORTED, [])] == ["continue", "clone"]
@@ -143,6 +153,12 @@ def test_each_state_has_its_next_steps() -> None:
 
 
 def test_numbers_read_as_people_say_them() -> None:
-    assert [seconds_text(s) for s in (None, 5, 200, 4000, 100_000)] == ["–", "5 s", "3 min 20 s", "1 h 6 min", "1 d 3 h"]
+    assert [seconds_text(s) for s in (None, 5, 200, 4000, 100_000)] == [
+        "–",
+        "5 s",
+        "3 min 20 s",
+        "1 h 6 min",
+        "1 d 3 h",
+    ]
     assert [bytes_text(b) for b in (5, 3_400_000, 1.2e12)] == ["5 B", "3.4 MB", "1.2 TB"]
     assert ago_text(1000.0, 1030.0) == "just now" and ago_text(1000.0, 1000.0 + 7200) == "2 h ago"

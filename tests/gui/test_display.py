@@ -24,7 +24,8 @@ from gaussianem_gui.views.viewer import Viewer
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
 pytestmark = [
-    pytest.mark.display, pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.display,
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
 LOAD = 90_000  # milliseconds for napari's first import on a busy machine
 
@@ -157,13 +158,18 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
 
     def run(step: str, job_type: str) -> str:
-        qtbot.waitUntil(lambda: (w := window.pane.steps.findChild(QWidget, f"step-{step}")) and w.isVisible(), timeout=30_000)
+        qtbot.waitUntil(
+            lambda: (w := window.pane.steps.findChild(QWidget, f"step-{step}")) and w.isVisible(), timeout=30_000
+        )
         click(f"step-{step}")
         assert window.pane.draft == job_type
         parameters = window.pane.parameters
         qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=20_000)
         qtbot.wait(900)
-        qtbot.waitUntil(lambda: parameters.panel.checks and not any(c.level == "error" for c in parameters.panel.checks), timeout=20_000)
+        qtbot.waitUntil(
+            lambda: parameters.panel.checks and not any(c.level == "error" for c in parameters.panel.checks),
+            timeout=20_000,
+        )
         shot(f"form-{job_type}")
         number = window.model.project.graph().counter
         click("runButton")
@@ -187,7 +193,9 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         shot("trained")
         name = run("analyze", "analyze")
         finish(window, qtbot, name, timeout=300_000)
-        qtbot.waitUntil(lambda: (w := window.pane.steps.findChild(QWidget, "step-results")) and w.isVisible(), timeout=30_000)
+        qtbot.waitUntil(
+            lambda: (w := window.pane.steps.findChild(QWidget, "step-results")) and w.isVisible(), timeout=30_000
+        )
         click("step-results")
         viewer = window.pane.results.viewer
         qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)

@@ -55,7 +55,13 @@ def test_defaults_go_in_and_come_out(make, job_type: str) -> None:
 
 def test_values_of_a_finished_job_come_back_whole(make) -> None:
     values = {
-        "batch": 7, "epoch": 3, "recipe": "published", "lr": 2e-5, "gpus": "0,1", "half_sets": True, "mask": "m.npy",
+        "batch": 7,
+        "epoch": 3,
+        "recipe": "published",
+        "lr": 2e-5,
+        "gpus": "0,1",
+        "half_sets": True,
+        "mask": "m.npy",
     }
     form = make("train", gpus=lambda: [(0, "GPU 0"), (1, "GPU 1")])
     form.set_values(values)

@@ -69,7 +69,9 @@ def test_every_icon_can_be_drawn(themed) -> None:
         assert not theme.icon(name, colour).isNull()
     from importlib import resources
 
-    names = [f.name[:-4] for f in (resources.files("gaussianem_resources") / "icons").iterdir() if f.name.endswith(".svg")]
+    names = [
+        f.name[:-4] for f in (resources.files("gaussianem_resources") / "icons").iterdir() if f.name.endswith(".svg")
+    ]
     for name in names:
         image = theme.pixmap(name, "text", 24).toImage()
         drawn = any(image.pixelColor(x, y).alpha() for x in range(image.width()) for y in range(image.height()))
@@ -154,11 +156,11 @@ def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qap
 
 
 def test_results_are_sorted_by_kind_and_a_folder_is_one_series(tmp_path: Path) -> None:
-    artifacts = [
-        {"kind": "volume", "path": f"kmeans/class_{n}.mrc", "label": f"class {n}"} for n in (10, 2, 1)
-    ] + [
-        {"kind": "plot", "path": "pca.png"}, {"kind": "volume", "path": "consensus.mrc", "label": "consensus"},
-        {"kind": "checkpoint", "path": "w.pkl"}, {"kind": "volume_series", "path": "pc1", "label": "PC 1"},
+    artifacts = [{"kind": "volume", "path": f"kmeans/class_{n}.mrc", "label": f"class {n}"} for n in (10, 2, 1)] + [
+        {"kind": "plot", "path": "pca.png"},
+        {"kind": "volume", "path": "consensus.mrc", "label": "consensus"},
+        {"kind": "checkpoint", "path": "w.pkl"},
+        {"kind": "volume_series", "path": "pc1", "label": "PC 1"},
     ]
     found = items(artifacts, tmp_path)
     assert list(found) == ["Volumes", "Series", "Plots"]
@@ -247,7 +249,8 @@ def test_jobs_lie_below_what_they_read_from() -> None:
 def test_the_palette_finds_by_letters_and_tells_why_not(themed, qtbot) -> None:
     done = []
     entries = [
-        Entry("Train job003", "Train", "cube", lambda: done.append(3)), Entry("Trash…", "", "trash", lambda: None),
+        Entry("Train job003", "Train", "cube", lambda: done.append(3)),
+        Entry("Trash…", "", "trash", lambda: None),
         Entry("Abort", "Stop the job", "stop", lambda: done.append("no"), reason="it does not run"),
     ]
     assert score("tj3", "Train job003") > 0 == score("xyz", "Train job003")

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from conftest import finish
-from PySide6.QtCore import QEventLoop, QTimer, Qt
+from PySide6.QtCore import QEventLoop, Qt, QTimer
 from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLineEdit, QScrollBar, QWidget
 
 from gaussianem_core.events import JobLog
+from gaussianem_gui import workflow
 from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from gaussianem_gui.job import State
 from gaussianem_gui.project import Project, recent_projects
-from gaussianem_gui.views import dialogs, main_window
+from gaussianem_gui.views import dialogs, main_window, widgets
 from gaussianem_gui.views.errors import ErrorDialog
 from gaussianem_gui.views.job_pane import TABS
 from gaussianem_gui.views.theme import theme
@@ -89,6 +90,7 @@ def answer(monkeypatch, yes: bool = True) -> list[str]:
 
     monkeypatch.setattr(main_window, "ask", reply)
     monkeypatch.setattr(dialogs, "ask", reply)
+    monkeypatch.setattr(widgets, "ask", reply)
     return asked
 
 
@@ -329,7 +331,10 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
     assert opened.jobs.list.filter.rowCount() == 1
     opened.jobs.filter.clear()
     opened.toggle_by_type()
-    assert opened.jobs.list.filter.rowCount() == 1 and opened.jobs.list.tree.rowCount(opened.jobs.list.tree.index(0, 0)) == 2
+    assert (
+        opened.jobs.list.filter.rowCount() == 1
+        and opened.jobs.list.tree.rowCount(opened.jobs.list.tree.index(0, 0)) == 2
+    )
 
 
 def test_an_exception_in_a_view_is_told_and_ends_nothing(opened, qtbot, monkeypatch) -> None:
@@ -387,7 +392,9 @@ def test_every_control_can_be_reached_and_has_a_name(opened, qtbot) -> None:
             control = isinstance(widget, QAbstractButton | QLineEdit | QComboBox | QAbstractSlider)
             if not control or isinstance(widget, QScrollBar) or not widget.isVisible():
                 continue
-            if widget.objectName().startswith(("qt_", "ScrollLeft", "ScrollRight")) or isinstance(widget.parent(), QLineEdit):
+            if widget.objectName().startswith(("qt_", "ScrollLeft", "ScrollRight")) or isinstance(
+                widget.parent(), QLineEdit
+            ):
                 continue
             name = widget.accessibleName() or (widget.text() if isinstance(widget, QAbstractButton) else "")
             assert name, f"{type(widget).__name__} {widget.objectName()} of {type(widget.parent()).__name__} in {tab}"
@@ -472,6 +479,35 @@ def test_a_workflow_is_started_from_its_dialog(opened, qtbot) -> None:
     qtbot.mouseClick(dialog.start, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: len(names) == 3, timeout=10_000)
     finish(opened, qtbot, names[-1], "Succeeded")
+
+
+def test_a_project_whose_list_of_jobs_is_gone_is_rebuilt(window, qtbot, tmp_path: Path, monkeypatch) -> None:
+    project = Project.create(tmp_path / "lost")
+    project.new_job("simulate", {"model": "m.pdb"})
+    for path in (project.root / "default_pipeline.star", *project.root.glob(".gaussianem/*")):
+        path.unlink()
+    monkeypatch.setattr(dialogs, "pick_directory", lambda *_a: project.root)
+    asked = answer(monkeypatch)
+    window.ask_open()
+    assert "Rebuild" in asked[0]
+    qtbot.waitUntil(lambda: window.model is not None and len(window.model.jobs) == 1, timeout=10_000)
+
+
+def test_what_jobs_did_is_kept_as_a_workflow(opened, qtbot, tmp_path: Path, monkeypatch) -> None:
+    preprocessed(opened, qtbot)
+    opened.open_job("Preprocess/job001/")
+    picker = type("Picker", (), {"getSaveFileName": staticmethod(lambda *_a: (str(tmp_path / "flow.json"), ""))})
+    monkeypatch.setattr(main_window, "QFileDialog", picker)
+    opened.save_workflow()
+    qtbot.waitUntil((tmp_path / "flow.json").exists, timeout=5000)
+    assert workflow.load(tmp_path / "flow.json").steps[0].job_type == "preprocess"
+
+
+def test_leftover_processes_are_listed(opened, qtbot) -> None:
+    dialog = dialogs.LeftoversDialog(opened, opened.model)
+    qtbot.addWidget(dialog)
+    qtbot.waitUntil(lambda: dialog.note.text().startswith("None"), timeout=10_000)
+    assert not dialog.end.isEnabled()
 
 
 def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
