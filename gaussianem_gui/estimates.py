@@ -207,7 +207,8 @@ def _disk(needed: float, root: Path) -> list[Check]:
 def disk_warning(free: int, total: int) -> str:
     """A sentence when a disk is about to fill, or ""."""
     if total and free < max(DISK_RESERVE * total, 2e9):
-        return f"Only {bytes_text(free)} of {bytes_text(total)} left on this disk. Clean up finished jobs, or empty the trash."
+        left = f"Only {bytes_text(free)} of {bytes_text(total)} left on this disk."
+        return f"{left} Clean up finished jobs, or empty the trash."
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
@@ -87,7 +88,7 @@ class LogFile:
                 data = file.read(min(bounds[-1] - bounds[0], 1 << 24))
         except OSError:
             return []
-        return [shown(data[a - bounds[0] : b - bounds[0]]) for a, b in zip(bounds[:-1], bounds[1:])]
+        return [shown(data[a - bounds[0] : b - bounds[0]]) for a, b in itertools.pairwise(bounds)]
 
     def line_at(self, offset: int) -> int:
         """Number of the line that holds byte ``offset``."""

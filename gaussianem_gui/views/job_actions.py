@@ -66,7 +66,10 @@ class JobActions(_Window):
             self._do_unrequest()
             return
         which = job_label(info) if len(names) == 1 else f"{len(names)} jobs"
-        text = "It stops at the next safe point and keeps what it has written. A training can be continued from its last checkpoint."
+        text = (
+            "It stops at the next safe point and keeps what it has written. "
+            "A training can be continued from its last checkpoint."
+        )
         if widgets.ask(self, f"Stop {which}?", text, "Stop", danger=True):
             self._each("Stop the job", lambda p, name: runner.abort(p, name))
 
@@ -167,7 +170,8 @@ class JobActions(_Window):
         which = self._which(names)
         text = f"{which} {'is' if len(names) == 1 else 'are'} moved to the trash and can be restored from there."
         if dependents:
-            text += f" {count_text(len(dependents), 'job')} made from {'it' if len(names) == 1 else 'them'} will be moved as well:"
+            source = "it" if len(names) == 1 else "them"
+            text += f" {count_text(len(dependents), 'job')} made from {source} will be moved as well:"
         if not widgets.ask(self, f"Delete {which}?", text, "Delete", danger=True, details="\n".join(dependents)):
             return
 

@@ -620,7 +620,7 @@ class MainWindow(JobActions, QMainWindow):
             if ask(
                 self,
                 "The project is locked",
-                f"{holder.text}.{gone} Wait for it, or break the lock if you are sure that nothing writes to the project.",
+                f"{holder.text}.{gone} Wait for it, or break the lock if nothing else writes to the project.",
                 "Break the lock",
                 danger=True,
             ):

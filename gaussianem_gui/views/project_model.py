@@ -174,7 +174,7 @@ class ProjectModel(QObject):
         return self._logs[name]
 
     def release(self, name: str, *, keep: tuple[str, ...] = ()) -> None:
-        """Follow a job no longer, unless it is in ``keep``; what was read stays in memory until the job is shown again."""
+        """Follow a job no longer, unless it is in ``keep``; what was read so far stays in memory."""
         if name not in keep:
             if name in self._histories:
                 self.watcher.remove(self._histories[name])

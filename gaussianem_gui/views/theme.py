@@ -1,6 +1,6 @@
 """Colours, fonts, icons and the style sheet: one dark and one light theme, one accent colour.
 
-Views ask ``theme.colour("muted")`` and ``theme.icon("play")`` and repaint on ``theme.changed``; no view spells a colour.
+Views ask ``theme.colour("muted")`` and ``theme.icon("play")`` and repaint on ``theme.changed``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPushButton, QSizePol
 
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.suggestions import ORDER, STEPS, picture
+from gaussianem_gui.units import count_text
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.theme import logo, theme
 from gaussianem_gui.views.widgets import Elided, button, clear, column, frame, keep_icon, label, row, scrolled
@@ -187,7 +188,8 @@ class Home(QWidget):
         self.heading.setText(model.root.name)
         count = len(model.jobs)
         running = sum(1 for info in model.jobs if info.status.state.value == "Running")
-        words = "reading …" if not model.loaded else "no jobs yet" if not count else f"{count} job{'s' if count > 1 else ''}"
+        known = count_text(count, "job") if count else "no jobs yet"
+        words = known if model.loaded else "reading …"
         self.sub.setText(f"{model.root} · {words}" + (f" · {running} running" if running else ""))
         done = {info.job_type for info in model.jobs if info.status.state.value == "Succeeded"}
         foreign = any(not info.ours for info in model.jobs)

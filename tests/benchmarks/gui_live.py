@@ -26,8 +26,8 @@ with JobLog(directory, ["gaussianem", "train"]) as log, open(directory / "run.ou
     begin, step = time.time(), 0
     while time.time() - begin < seconds:
         while step < (time.time() - begin) * rate:
-            log.metric("train", step, step / 1000, loss=1 / (1 + step), image=0.9, kl=0.01, distance=1e-3, direction=-1e-3,
-                       spacing=1e-4, lr=1e-4, images_per_second=5000.0)
+            log.metric("train", step, step / 1000, loss=1 / (1 + step), image=0.9, kl=0.01, distance=1e-3,
+                       direction=-1e-3, spacing=1e-4, lr=1e-4, images_per_second=5000.0)
             out.write(f"step {step} loss {1 / (1 + step):.6f}\\n")
             step += 1
         time.sleep(0.002)
