@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gaussianem_gui.lock import identity, start_ticks
 
-EXIT, OUT, ERR = ".gaussianem_exit.json", "run.out", "run.err"
+EXIT, RECORD, OUT, ERR = ".gaussianem_exit.json", ".gaussianem_job.json", "run.out", "run.err"
 ENDINGS = ("RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED")
 MARK = "GAUSSIANEM_JOB"  # every process of the job carries this variable: so they are found, whatever they start
 FAILURE, ABORTED, ABORT = ENDINGS[1], ENDINGS[2], "RELION_JOB_ABORT_NOW"
@@ -84,7 +84,9 @@ def _note_end(directory: Path, run: int, code: int, reason: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     note = {"run": run, "code": code, "signal": -code if code < 0 else 0, "ended": time.time(),
             "max_memory_bytes": peak, "reason": reason}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((directory / RECORD).read_text()).get("run") != run:
+            return  # another run was asked for meanwhile: these files are its
         temporary = directory / f"{EXIT}.tmp"
         temporary.write_text(json.dumps(note))
         os.replace(temporary, directory / EXIT)

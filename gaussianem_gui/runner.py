@@ -110,6 +110,7 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
         _cluster.check(settings, project.root)
     after = sorted({project.job(name).name for name in launch.after} | set(_unfinished_parents(project, found)))
     command = found.command()
+    _let_it_end(found)
     # A run that is stopped between these two writes is asked for again: the number goes up, nothing starts twice.
     size = (found.directory / EVENTS).stat().st_size if (found.directory / EVENTS).exists() else 0
     found.clear_control_files()
@@ -117,7 +118,7 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
         run=int(record.get("run", 0)) + 1, requested=time.time(), after=after, where=launch.where,
         host=identity()["host"] if launch.where == "local" else None, gpus_wanted=launch.gpus, gpus=None,
         events_from=size, waiting=None, scheduler=None, scheduler_id=None, scheduler_state=None, scheduler_note=None,
-        cluster=settings.model_dump() if settings is not None else None, started_at=None,
+        cluster=settings.model_dump() if settings is not None else None, started_at=None, abort_at=None,
     )
     found.add_note(f"with the following command:\n{shlex.join(command)}")
     if _state(project.graph().processes[found.name].status).finished:
@@ -130,6 +131,18 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
             found.write_record(requested=None)
             raise
     ensure_runner(project)
+
+
+def _let_it_end(job: Job, seconds: float = 10.0) -> None:
+    """Wait until the processes of a run that is over are gone: they write their last files when they end.
+
+    Raises InputError if they stay.
+    """
+    deadline = time.monotonic() + seconds
+    while any(alive(who) for who in job.processes()):
+        if time.monotonic() > deadline:
+            raise InputError("job", "must not be running", job.name, "Its last process still lives: abort or end it.")
+        time.sleep(0.05)
 
 
 def _unfinished_parents(project: Project, job: Job) -> list[str]:
@@ -211,7 +224,7 @@ def press_abort(job: Job) -> None:
     """Go on with an abort that was asked for: signals after the time of grace, an exit file when all is over."""
     record = job.record()
     asked = record.get("abort_at")
-    if not asked or job.exit_state() is not None:
+    if not asked or job.exit_state() is not None or is_waiting(job, record):
         return
     members = processes_of(job.directory).get(str(job.directory), [])
     waited = abs(time.time() - asked)  # a clock that jumped back must not wait for ever

@@ -162,6 +162,20 @@ def test_abort_is_obeyed_at_a_safe_point(project: Project) -> None:
     assert job.status().detail == "stopped on request" and not (job.directory / ABORT).exists()
 
 
+def test_an_old_abort_does_not_stop_the_next_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add(project, "sleep:100")
+    runner.request(project, job)
+    until(lambda: job.status().fraction is not None)
+    runner.abort(project, job, wait=True)
+    kill_runners(project)
+    monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
+    runner.continue_job(project, job, {"output": "ok"})
+    mine = Runner(project)
+    while mine.tick():
+        time.sleep(0.05)
+    assert state(project, job) is State.SUCCEEDED
+
+
 def test_a_job_that_is_deaf_is_killed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "KILL_SECONDS", 0.5)
     job = add(project, "deaf")
