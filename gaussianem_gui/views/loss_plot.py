@@ -74,6 +74,7 @@ class LossPlot(QWidget):
         self._asked: set[str] = set(_stored("plot/shown", []))
         self._compared: set[str] = {"loss", "total"}
         self._chips: dict[str, QPushButton] = {}
+        self._legend: list[QPushButton] = []
 
         self.plot = pg.PlotWidget()
         self.plot.setMinimumHeight(110)
@@ -139,8 +140,23 @@ class LossPlot(QWidget):
         while self._chip_flow.takeAt(0) is not None:
             pass
         self._chips = {}
+        for old in self._legend:
+            old.deleteLater()
+        self._legend = [self._legend_entry(n, name) for n, (name, _) in enumerate(jobs)] if len(jobs) > 1 else []
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
+
+    def _legend_entry(self, number: int, name: str) -> QPushButton:
+        """A job's colour and name, beside the chips of the quantities."""
+        entry = QPushButton(name)
+        entry.setProperty("kind", "ghost")
+        entry.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px; font-weight: 600;")
+        entry.setIcon(dot(theme.series(number)))
+        entry.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        entry.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        entry.setAccessibleName(f"Curve of {name}")
+        self._chip_flow.addWidget(entry)
+        return entry
 
     def jobs(self) -> list[str]:
         """Labels of the jobs shown."""
