@@ -21,7 +21,7 @@ STRONG_PERCENTILE, STRONG_SHARE = 99.9, 0.1  # flexible parts are blurred to a f
 FINE_BOX = 256  # largest box whose every voxel may have a Gaussian (the published manual's rule)
 HELD_OUT = 0.05
 PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
-FIT_IMAGES = 10000
+FIT_IMAGES = 4000
 """Images that the fit takes at most: the map it starts from already stands for all of them."""
 
 CHECKS = 4

@@ -32,11 +32,14 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> None:
 
 
 @torch.no_grad()
-def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int) -> dict[str, torch.Tensor]:
+def refine(
+    trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float
+) -> dict[str, torch.Tensor]:
     """Bring every latent to its maximum a posteriori; the table then holds means and Laplace widths.
 
     Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
-    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps.
+    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps, with
+    the prior weighted by ``prior`` (the KL weight in training; 1 gives the true posterior).
 
     Returns
     -------
@@ -46,7 +49,6 @@ def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int) -> d
     table, ranks, problem, device = trainer.table, trainer.ranks, trainer.problem, trainer.device
     active = posterior.active_dimensions(table.mean, table.log_variance)
     embedding, weight = trainer.model.embed(), trainer.weight(1.0)
-    prior = max(trainer.recipe.beta, 1e-3)
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = table.mean[torch.from_numpy(drawn).to(device)]
     shared = trainer.model.network.deform(

@@ -89,7 +89,7 @@ def gauss_newton(
     render : latents (B, M, zdim) -> model spectra (B, M, D, D//2+1), scaled as the images are.
     image : (B, D, D//2+1) complex spectra. weight : (D, D//2+1), multiplicity / noise power.
     z : (B, zdim) start. active : (A,) indices of the dimensions that say anything; the others are left at 0.
-    prior_precision : of the standard normal prior times its weight.
+    prior_precision : weight beta of the standard normal prior; 1 is the true posterior.
     iterations, difference, largest_step : Gauss-Newton steps, finite-difference step and trust radius in z.
 
     Returns
@@ -135,7 +135,8 @@ def gauss_newton(
         z[:, active] += step
     log_variance = torch.zeros(batch, zdim, device=z.device)
     if count:
-        covariance = torch.linalg.inv(best_curvature)
+        # The optimum of E[data] + beta KL is the posterior of data / beta: precision J^T W J / beta + 1.
+        covariance = prior_precision * torch.linalg.inv(best_curvature)
         log_variance[:, active] = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-12).log()
     return best_z, log_variance, -best_data
 
@@ -144,7 +145,7 @@ def _flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -
     return torch.view_as_real(spectrum).flatten(-3)
 
 
-def active_dimensions(mean: torch.Tensor, log_variance: torch.Tensor, least: float = 0.02) -> torch.Tensor:  # (A,)
+def active_dimensions(mean: torch.Tensor, log_variance: torch.Tensor, least: float = 0.05) -> torch.Tensor:  # (A,)
     """Dimensions whose posterior differs from the prior: mean KL over particles above ``least`` nats (Burda 2016)."""
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
     active = torch.nonzero(kl > least)[:, 0]

@@ -17,7 +17,7 @@ class Recipe:
     lr_latent: float
     lr_density: float  # raw density and raw scale of the consensus Gaussians; 0 keeps them
     lr_position: float
-    beta: float  # KL weight; 1 is the evidence lower bound when the likelihood is "squared"
+    beta: float  # KL weight; 1 is the evidence lower bound when the likelihood is "squared", and lets latents collapse
     w_embedding: float = 0.0
     w_distance: float = 0.0
     w_direction: float = 0.0
@@ -33,7 +33,7 @@ class Recipe:
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
-    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway to the end, and there
+    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway on, and at the end
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
 
@@ -70,5 +70,5 @@ USUAL_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 20, 60, 2400
 
 
 def automatic_epochs(steps_per_epoch: int) -> int:
-    """The manual's 20 epochs, more for small datasets: the network wants about LEAST_STEPS steps."""
+    """USUAL_EPOCHS, more for small datasets: the network wants about LEAST_STEPS steps."""
     return max(USUAL_EPOCHS, min(MOST_EPOCHS, -(-LEAST_STEPS // steps_per_epoch)))

@@ -127,11 +127,10 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
     ``rows``: numbers of these particles in the whole dataset, where they are a part of it.
     """
     recipe, main = trainer.recipe, trainer.ranks.rank == 0
+    trainer.estimate_noise()
     if trainer.options.resume and (out / STATE).exists():
         trainer.restore(torch.load(out / STATE, map_location="cpu", weights_only=True))
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
-    else:
-        trainer.estimate_noise()
     while trainer.epoch < trainer.epochs:
         try:
             trainer.run_epoch(log)
@@ -151,7 +150,7 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
         infer.encode_all(trainer, log)
     else:
         if recipe.refine:
-            figures = infer.refine(trainer, log, recipe.refine, recipe.candidates)
+            figures = infer.refine(trainer, log, recipe.refine, recipe.candidates, 1.0)
         infer.teach_encoder(trainer, log, TEACH_EPOCHS)
     if main:
         write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
@@ -165,7 +164,7 @@ def hand_over(trainer: Trainer, log: JobLog) -> None:
     if epoch == trainer.handover:
         infer.encode_all(trainer, log)
     if epoch in (trainer.handover, (trainer.handover + trainer.epochs + 1) // 2):
-        infer.refine(trainer, log, recipe.refine, recipe.candidates)
+        infer.refine(trainer, log, recipe.refine, recipe.candidates, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()
 

@@ -20,8 +20,8 @@ from gaussianem_core.device import distributed
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.events import JobLog
 from gaussianem_core.feed import ImageFeed
-from gaussianem_core.fourier import shell_index
 from gaussianem_core.gaussians import Configuration, Gaussians
+from gaussianem_core.likelihood import image_likelihood, shell_sizes, shells
 from gaussianem_core.network import Deformed, Network, build_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.projection import project
@@ -119,8 +119,8 @@ class Trainer:
     def _make_optimisers(self) -> None:
         """Adam for decoder and Gaussians, and one for the encoder, which rests once the latents are free.
 
-        All gradients lie in one buffer: decoder and Gaussians, then the batch's latents, then the encoder. One
-        clearing serves all, and one sum over GPUs serves decoder, Gaussians and latents.
+        The gradients that processes share lie in one buffer, decoder and Gaussians, then the batch's latents: one sum
+        over GPUs serves all.
         """
         model, device = self.model, self.device
         self.rates = torch.zeros(len(RATES), device=device)
@@ -135,13 +135,12 @@ class Trainer:
         groups = [group for group in groups if group["params"]]
         decoder = [p for group in groups for p in group["params"]]
         rows = self.ranks.world * self.batch
-        sizes = [*(p.numel() for p in decoder), rows * 2 * model.network.zdim, *(p.numel() for p in encoder)]
+        sizes = [*(p.numel() for p in decoder), rows * 2 * model.network.zdim]
         self.gradient = torch.zeros(sum(sizes), device=device)
-        pieces = self.gradient.split(sizes)
-        for p, piece in zip([*decoder, *encoder], [*pieces[: len(decoder)], *pieces[len(decoder) + 1 :]]):
-            p.grad = piece.view_as(p)
-        self.latent_gradient = pieces[len(decoder)].view(rows, -1)
-        self._shared_size = sum(sizes[: len(decoder) + 1])
+        *pieces, last = self.gradient.split(sizes)
+        self.latent_gradient = last.view(rows, -1)
+        self.learnt = [(p, piece.view_as(p)) for p, piece in zip(decoder, pieces)]
+        self.encoder_parameters = encoder
         self.optimiser = self._adam(groups)
         self.encoder_optimiser = self._adam([{"params": encoder, "rate": "network"}]) if encoder else None
 
@@ -153,12 +152,9 @@ class Trainer:
 
     def _make_buffers(self) -> None:
         box, device, zdim = self.box, self.device, self.model.network.zdim
-        self.shells = shell_index(box, 2, device).clamp_max(box // 2)  # the last holds the corners too
         self.multiplicity = losses.half_plane_weight(box, device).expand(box, box // 2 + 1)
         self.frequency = torch.arange(box // 2 + 1, device=device) / box
-        self.shell_size = torch.zeros_like(self.frequency).index_add_(
-            0, self.shells.flatten(), self.multiplicity.flatten()
-        )
+        self.image_power = 1.0
         self.noise_power = torch.ones_like(self.frequency)
         self.residual_power = torch.zeros_like(self.frequency)
         self.residual_count = torch.zeros((), device=device)
@@ -178,13 +174,13 @@ class Trainer:
             spectrum = torch.fft.rfft2(self.problem.feed.get(chunk), norm="ortho")
             power += self.shell_power(spectrum.abs().square().mean(0)) * len(chunk) / len(rows)
         self.noise_power.copy_(power)
+        self.image_power = float((power * shell_sizes(self.box, self.device))[1:].sum())
 
     def shell_power(self, power: torch.Tensor) -> torch.Tensor:  # (D, D//2+1) -> (D//2+1,)
         """Mean of a half plane of powers in each shell."""
-        total = torch.zeros_like(self.shell_size).index_add_(
-            0, self.shells.flatten(), (power * self.multiplicity).flatten()
-        )
-        return total / self.shell_size
+        index = shells(self.box, self.device).flatten()
+        total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
+        return total / shell_sizes(self.box, self.device)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -193,10 +189,13 @@ class Trainer:
         return self.rates[RATES.index(name)]
 
     def weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D, D//2+1)
-        """1 / noise power times multiplicity, without the mean value, up to the frequency ``band`` (soft edge)."""
+        """1 / noise power times multiplicity of every component, see :meth:`shell_weight`."""
+        return self.shell_weight(band)[shells(self.box, self.device)] * self.multiplicity
+
+    def shell_weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D//2+1,)
+        """1 / noise power of each shell, without the mean value, up to the frequency ``band`` (soft edge)."""
         by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.noise_power
-        by_shell = by_shell * (self.frequency > 0)
-        return by_shell[self.shells] * self.multiplicity
+        return by_shell * (self.frequency > 0)
 
     def render(
         self, z: torch.Tensor, rows: torch.Tensor, embedding: torch.Tensor
@@ -222,25 +221,24 @@ class Trainer:
         recipe, pixels = self.recipe, self.box**2
         z = mean + noise * (0.5 * log_variance).exp()
         embedding = self.model.embed()
-        transfer = ctf(self.problem.ctf[rows], self.box)
-        projection, deformed = self.render(z, rows, embedding)
-        model = torch.fft.rfft2(projection, norm="ortho") * transfer
+        parameters = self.problem.ctf[rows]
+        projections, deformed = self.render(z, rows, embedding)
+        projection = torch.fft.rfft2(projections, norm="ortho")
         kl = losses.kl_divergence(mean, log_variance)
         if recipe.likelihood == "l1":
+            model = projection * ctf(parameters, self.box)
             data = (torch.fft.irfft2(model, s=(self.box, self.box), norm="ortho") - images).abs().mean()
             prior = kl.mean()
         else:
-            image = torch.fft.rfft2(images, norm="ortho")
-            weight = self.weight(self.rate("band"))
-            if recipe.scale_prior:
-                scale = losses.image_scale(model.detach(), image, weight, recipe.scale_prior)
-                model = model * scale[:, None, None]
-            data = losses.squared_error(model, image, weight).mean() / pixels
+            found = image_likelihood(
+                projection, torch.fft.rfft2(images, norm="ortho"), parameters, self.shell_weight(self.rate("band")),
+                recipe.scale_prior,
+            )  # fmt: skip
+            data = found.data.mean() / pixels
             prior = kl.sum(1).mean() / pixels
-            with torch.no_grad():
-                self.residual_power += self.shell_power((model - image).abs().square().mean(0))
-                self.residual_count += 1
-        values = {"data": (1.0, data), "kl": (recipe.beta * self.rate("beta"), prior)}
+            self.residual_power += found.residual
+            self.residual_count += 1
+        values = {"data": (1.0, data), "kl": (self.rate("beta"), prior)}
         pairs = self.pairs
         if 0 < recipe.pairs < len(pairs.first):
             pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
@@ -275,9 +273,6 @@ class Trainer:
         stack = self.problem.feed.stack
         images = self.images if gathered or stack is None else stack[rows].float()
         noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
-        shared_size = self._shared_size
-        gradient = self.gradient if self.encode_now else self.gradient[:shared_size]
-        gradient.zero_()
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.
@@ -286,20 +281,26 @@ class Trainer:
         leaf = self.table.values[rows].detach().requires_grad_()
         mean, log_variance = leaf.split(zdim, dim=1)
         total, terms = self.losses(rows, images, mean, log_variance, noise)
-        total.backward()
-        assert leaf.grad is not None
-        self.latent_gradient[mine] = leaf.grad
+        *gradients, latent_gradient = torch.autograd.grad(total, [*(p for p, _ in self.learnt), leaf])
         if ranks.world > 1:
-            ranks.sum_(self.gradient[:shared_size])
-            self.gradient[:shared_size] /= ranks.world
+            self.latent_gradient.zero_()
+            self.latent_gradient[mine] = latent_gradient
+            torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
+            ranks.sum_(self.gradient)
+            self.gradient /= ranks.world
+            gradients, latent_gradient = [shared for _, shared in self.learnt], self.latent_gradient
+        for (p, _), gradient in zip(self.learnt, gradients):
+            p.grad = gradient
         if self.encode_now:
-            encoded.backward(self.latent_gradient)
+            found = torch.autograd.grad(encoded, self.encoder_parameters, latent_gradient)
+            for p, gradient in zip(self.encoder_parameters, found):
+                p.grad = gradient
         self._apply(self.optimiser)
         if self.encode_now:
             assert self.encoder_optimiser is not None
             self._apply(self.encoder_optimiser)
         else:
-            self.table.step(all_rows, self.latent_gradient, self.rate("latent"))
+            self.table.step(all_rows, latent_gradient, self.rate("latent"))
         self.sums[:-1] += terms
         self.sums[-1] += 1
         self.position += 1
@@ -343,6 +344,7 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Order of the particles and rates of the epoch; they depend on seed and epoch alone."""
         epoch, recipe = self.epoch, self.recipe
+        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.handover)
         order = np.random.default_rng([self.options.seed, epoch]).permutation(self.problem.count)
         self.order.copy_(torch.from_numpy(order[: self.order.numel()]).view_as(self.order))
         step = torch.arange(self.steps_per_epoch, dtype=torch.float64) + epoch * self.steps_per_epoch
@@ -353,11 +355,10 @@ class Trainer:
         columns = {
             "network": recipe.lr * rise * fall, "density": recipe.lr_density * rise * fall,
             "position": recipe.lr_position * rise * fall, "latent": recipe.lr_latent * fall,
-            "beta": ramp(done, recipe.beta_start, 1.0, recipe.beta_full),
+            "beta": recipe.beta * ramp(done, recipe.beta_start, 1.0, recipe.beta_full),
             "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
         }  # fmt: skip
         self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
-        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.handover)
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0
@@ -400,6 +401,11 @@ class Trainer:
                              "Lower --lr, or check the images and CTF for outliers.")  # fmt: skip
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch
         shown = {name: value for name, value in means.items() if value != 0.0}
+        if self.recipe.likelihood == "squared":
+            # The data term is in units of the noise as measured last: the share of the images' power that is left
+            # unexplained is what can be compared over epochs.
+            residual = self.residual_power / self.residual_count.clamp_min(1) * shell_sizes(self.box, self.device)
+            shown["unexplained"] = float(residual[1:].sum()) / self.image_power
         epoch = step / self.steps_per_epoch
         log.metric("train", step, epoch, **shown, lr=float(self.rate("network")), images_per_second=rate)
         images = self.batch * self.ranks.world
