@@ -287,6 +287,8 @@ class MainWindow(JobActions, QMainWindow):
     def _leave_project(self) -> None:
         if self.model is None:
             return
+        closed = [dock.objectName() for dock in (self.jobs_dock, self.machine_dock) if dock.isHidden()]
+        QSettings().setValue("window/hidden", closed)
         QSettings().setValue(
             f"last_job/{_key(self.model.root)}", self.pane.name if self.middle.currentWidget() is self.pane else ""
         )
@@ -307,8 +309,9 @@ class MainWindow(JobActions, QMainWindow):
 
     def _show_project_state(self) -> None:
         opened = self.model is not None
+        hidden = QSettings().value("window/hidden", []) or []
         for dock in (self.jobs_dock, self.machine_dock):
-            dock.setVisible(opened and not dock.property("hidden_by_user"))
+            dock.setVisible(opened and dock.objectName() not in hidden)
         self.project_button.setText(self.model.root.name if self.model is not None else "GaussianEM")
         self.path_label.setText(_short(self.model.root) if self.model is not None else "no project open")
         self.setWindowTitle(f"{self.model.root.name} – GaussianEM" if self.model is not None else "GaussianEM")

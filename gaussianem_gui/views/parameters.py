@@ -369,7 +369,7 @@ class Parameters(QWidget):
         """Directory of the job, or the one that a new job would get."""
         if self.info is not None:
             return self.info.name.rstrip("/")
-        return f"{folder_of(self.job_type)}/job{self.model.project.graph().counter:03d}"
+        return f"{folder_of(self.job_type)}/job{self.model.counter:03d}"
 
     def _changed(self) -> None:
         errors = self.form.errors()

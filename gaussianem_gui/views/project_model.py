@@ -76,6 +76,7 @@ class ProjectModel(QObject):
         self.loaded = False
         self.links: dict[str, list[str]] = {}  # job -> its parents
         self.expected: frozenset[str] = frozenset()  # files that the graph names, there or still to come
+        self.counter = 1  # number that the next job gets
         self.load = Load()
         self.sizes: dict[str, int] = {}
         self._states: dict[str, State] = {}
@@ -122,15 +123,15 @@ class ProjectModel(QObject):
         if not self._background.busy("jobs"):
             self._background.run("jobs", self._read, self._take, lambda error: self.failed.emit("Read the jobs", error))
 
-    def _read(self) -> tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str]]:
+    def _read(self) -> tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str], int]:
         jobs = self.project.jobs()
         graph = self.project.graph()
         parents = graph.links()[0]
         links = {info.name: parents.get(info.name, []) for info in jobs}
-        return jobs, links, frozenset(graph.nodes), list(self.project.notes)
+        return jobs, links, frozenset(graph.nodes), list(self.project.notes), graph.counter
 
-    def _take(self, found: tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str]]) -> None:
-        jobs, links, expected, notes = found
+    def _take(self, found: tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str], int]) -> None:
+        jobs, links, expected, notes, self.counter = found
         self.expected = expected
         ended = [
             info

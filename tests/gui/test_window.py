@@ -422,6 +422,23 @@ def test_the_theme_is_switched_and_kept(opened, qtbot) -> None:
     assert theme.name == "dark"
 
 
+def test_the_layout_is_kept(opened, qtbot) -> None:
+    root = opened.model.root
+    opened.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, opened.jobs_dock)
+    opened.machine_dock.close()
+    opened.close()
+    again = main_window.MainWindow()
+    qtbot.addWidget(again)
+    again.show()
+    again.open_project(root)
+    assert again.dockWidgetArea(again.jobs_dock) == Qt.DockWidgetArea.RightDockWidgetArea
+    assert again.jobs_dock.isVisible() and not again.machine_dock.isVisible()
+    again.reset_layout()
+    assert again.dockWidgetArea(again.jobs_dock) == Qt.DockWidgetArea.LeftDockWidgetArea
+    assert again.machine_dock.isVisible()
+    again.close()
+
+
 def test_settings_keep_what_is_chosen(opened, qtbot) -> None:
     dialog = dialogs.SettingsDialog(opened, opened.settings, opened.model, opened._set_theme)
     qtbot.addWidget(dialog)
