@@ -25,6 +25,7 @@ COMMANDS = {
     "gui": ("gaussianem_gui.app:main", "open the desktop application"),
     "project": ("gaussianem_gui.commands:project_main", "make, list and repair projects"),
     "job": ("gaussianem_gui.commands:job_main", "make, run, watch and undo jobs of a project"),
+    "import": ("gaussianem_gui.importing:main", "register particles, maps, masks or models of a project"),
     "serve": ("gaussianem_core.serve:main", "decode on request, for the explorer"),
     "demo": ("gaussianem_gui.demo:main", "simulate a small moving molecule and recover its motion"),
 }
@@ -37,6 +38,8 @@ def usage() -> str:
     """The overview that ``gaussianem --help`` prints."""
     lines = [f"gaussianem {__version__}: heterogeneity in cryo-EM with 3D Gaussians", "", "Commands:"]
     for name, model in JOB_OPTIONS.items():
+        if name in COMMANDS:
+            continue
         lines.append(f"  {name:<12}{(model.__doc__ or '').strip().splitlines()[0]}")
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", "gaussianem COMMAND --help lists a command's options."])
