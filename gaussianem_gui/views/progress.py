@@ -43,14 +43,15 @@ def read_probe(path: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def principal_axes(z: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K, 2)
-    """The first two principal components of latents; the sign is fixed so that epochs look alike."""
-    centred = z - z.mean(axis=0)
-    if centred.shape[1] == 1:
-        return np.column_stack([centred[:, 0], np.zeros(len(centred))])
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)
+    """Latents along the first two principal components of ``of`` (or of themselves), with a fixed sign."""
+    reference = z if of is None or of.shape[1] != z.shape[1] else of
+    centre = reference.mean(axis=0)
+    if z.shape[1] == 1:
+        return np.column_stack([z[:, 0] - centre[0], np.zeros(len(z))])
+    _, _, axes = np.linalg.svd(reference - centre, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2, np.argmax(np.abs(axes[:2]), axis=1)].diagonal())[:, None]
-    return centred @ axes.T
+    return (z - centre) @ axes.T
 
 
 class ProbePanel(QWidget):
@@ -116,11 +117,12 @@ class ProbePanel(QWidget):
         if not self._probes:
             return
         _, path = self._probes[min(self.slider.value(), len(self._probes) - 1)]
-        self._background.run("probe", lambda: _prepare(path), self._take, lambda _error: None)
+        last = self._probes[-1][1]
+        self._background.run("probe", lambda: _prepare(path, last), self._take, lambda _error: None)
 
-    def _take(self, found: tuple[np.ndarray, dict[str, np.ndarray]]) -> None:
-        points, probe = found
-        self.scatter.set_points(points, np.arange(len(points)) if len(points) > 1 else None)
+    def _take(self, found: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> None:
+        points, values, probe = found
+        self.scatter.set_points(points, values if len(points) > 1 else None)
         rows = [
             (title, probe[key]) for title, key in (("Images", "images"), ("Renderings", "renderings")) if key in probe
         ]
@@ -128,9 +130,12 @@ class ProbePanel(QWidget):
         self.epoch.setText(f"epoch {int(probe['epoch'])}" if "epoch" in probe else "")
 
 
-def _prepare(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _prepare(path: Path, last: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Latents of an epoch on the axes of the last one, and each particle's place there as its colour."""
     probe = read_probe(path)
-    return principal_axes(np.asarray(probe["z"], dtype=float)), probe
+    z, end = np.asarray(probe["z"], dtype=float), np.asarray(read_probe(last)["z"], dtype=float)
+    values = principal_axes(end)[:, 0] if len(end) == len(z) else np.arange(len(z))
+    return principal_axes(z, end), values, probe
 
 
 class Progress(QWidget):
