@@ -157,13 +157,18 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.keyClicks(edit, str(tmp_path / "demo"))
         qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
 
-    def run(step: str, job_type: str) -> str:
+    def run(step: str, job_type: str, **typed: str) -> str:
         qtbot.waitUntil(
             lambda: (w := window.pane.steps.findChild(QWidget, f"step-{step}")) and w.isVisible(), timeout=30_000
         )
         click(f"step-{step}")
         assert window.pane.draft == job_type
         parameters = window.pane.parameters
+        for option, text in typed.items():
+            edit = parameters.form.rows[option].editor.edit
+            parameters.form.focus_field(option)
+            edit.selectAll()
+            qtbot.keyClicks(edit, text)
         qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=20_000)
         qtbot.wait(900)
         qtbot.waitUntil(
@@ -185,7 +190,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         finish(window, qtbot, "Simulate/job001/", timeout=240_000)
         name = run("preprocess", "preprocess")
         finish(window, qtbot, name, timeout=300_000)
-        name = run("train", "train")
+        name = run("train", "train", epoch=os.environ.get("GAUSSIANEM_DEMO_EPOCHS", "4"))
         finish(window, qtbot, name, "Running", timeout=120_000)
         qtbot.waitUntil(lambda: len(window.pane.progress.plot.shown().get("loss", [])) > 20, timeout=240_000)
         shot("training")
