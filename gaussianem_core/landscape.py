@@ -18,16 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from gaussianem_core.errors import InputError
 
-GRID = {1: 128, 2: 96}
-WIDTH_CLASSES = 6
+GRID = {1: 128, 2: 64}
+WIDTH_CLASSES = 4
 LARGEST_VARIANCE = 0.8
 """Of a posterior, with the prior's as 1: beyond it a particle says next to nothing."""
-MOST_ITERATIONS = 200
-RESAMPLED = 24
+MOST_ITERATIONS = 120
+RESAMPLED = 16
 MARGIN = 0.08
 
 
@@ -215,7 +215,7 @@ def _blur(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolution with a Gaussian; what lies outside the grid counts as nothing."""
     shape = tuple(2 * n for n in values.shape)
     axes = tuple(range(values.ndim))
-    full = np.fft.irfftn(np.fft.rfftn(values, shape, axes) * kernel, shape, axes)
+    full = fft.irfftn(fft.rfftn(values, shape, axes) * kernel, shape, axes)
     return np.maximum(full[tuple(slice(0, n) for n in values.shape)], 0.0)
 
 

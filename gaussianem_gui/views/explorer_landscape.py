@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QRectF
@@ -28,6 +30,7 @@ class LandscapePanel(Panel):
         self.plot.setMenuEnabled(False)
         self.plot.setMinimumSize(150, 120)
         self.plot.setAccessibleName("Landscape")
+        style_plot(self.plot)
         self.image = pg.ImageItem()
         self.places = pg.ScatterPlotItem(size=11)
         self.list = QListWidget()
@@ -86,7 +89,7 @@ class LandscapePanel(Panel):
         self.progress.setText("Working …")
         self.go.setEnabled(False)
 
-        def work() -> tuple[landscape.Landscape, list[landscape.State], np.ndarray, np.ndarray]:
+        def work() -> tuple[Any, ...]:
             data = landscape.measurements(table.z, table.log_variance, axes, table.components.mean)
             found = landscape.estimate(data)
             return (found, *landscape.states(found), data.places)
@@ -100,7 +103,7 @@ class LandscapePanel(Panel):
         self.progress.setText("")
         self.say_error(error)
 
-    def _take(self, found: tuple[landscape.Landscape, list[landscape.State], np.ndarray, np.ndarray]) -> None:
+    def _take(self, found: Any) -> None:
         self.result, self.states, self.basins, self.measured = found
         self.profile = None
         self.go.setEnabled(True)
@@ -206,7 +209,7 @@ class LandscapePanel(Panel):
         self.words.setText(
             f"Highest point: {found.energy[high]:.1f} ± {found.error[high]:.1f} kT above the lowest, over "
             f"{int(found.particles.sum()):,} particles. The band is one standard error of resampling the particles. "
-            "It is a free energy only as far as freezing kept the equilibrium and the latents measure the motion evenly."
+            "It is a free energy only if freezing kept the equilibrium and the latents measure the motion evenly."
         )
         self._draw()
 

@@ -216,7 +216,7 @@ class ExplorerPlot(QWidget):
             box.setMinimumWidth(104)
             box.setMaximumWidth(170)
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setStyleSheet("min-height: 14px; padding-top: 2px; padding-bottom: 2px;")
+            box.setStyleSheet("min-height: 14px; padding: 2px 16px 2px 6px;")
             box.activated.connect(lambda _i: self.axesChanged.emit(self))
         self.count_text = label("", "faint")
         self.fit = icon_button("fit", "Show all points", self.show_all, size=14)

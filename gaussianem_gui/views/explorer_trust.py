@@ -43,8 +43,8 @@ class TrustPanel(Panel):
         clear(self.rows)
         for level, text in found:
             self.rows.addWidget(Banner(level, text))
-        text = ("Density along the path is shown below the time slider of Trajectory; a click where hardly any particle "
-                "is brings a warning under the 3D view.")  # fmt: skip
+        text = ("Density along the path is shown below the time slider of Trajectory; a click where hardly any "
+                "particle is brings a warning under the 3D view.")  # fmt: skip
         self.rows.addWidget(label(text, "hint", wrap=True))
         self.rows.addStretch(1)
 

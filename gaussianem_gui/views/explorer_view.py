@@ -44,6 +44,7 @@ class LiveViewer(Viewer):
         self.domains: np.ndarray | None = None  # (N,) from 0
         self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
         self._count = 0
+        self._silent = False
         self.colour_by = QComboBox()
         self.colour_by.setAccessibleName("Colour of the Gaussians")
         for key, text in COLOURINGS.items():
@@ -77,17 +78,17 @@ class LiveViewer(Viewer):
         self.drawn.connect(self._after_drawing)
         self.empty.set_text("Click in a plot", "The molecule at that place appears here.")
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, text: str, more: str = "") -> None:
         """One line in place of a banner: here the room is for the molecule."""
         self.note.setText(f"⚠ {text}")
-        self.note.setToolTip(text)
-        self.note.show()
+        self.note.setToolTip(f"{text}\n{more}")
+        self.note.setVisible(not self._silent)
 
     def hide_controls(self) -> None:
         """A second view obeys the controls of the first."""
         for part in (self.bar, self.tools, self.note):
             part.hide()
-        self._warn = lambda text: None  # type: ignore[method-assign]
+        self._silent = True
 
     # --- what to show ----------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def make(root: Path, count: int = 600, seed: int = 0) -> tuple[Project, str, np.
     np.save(before.directory / "ctf.npy", ctf)
     images = min(count, 2000)
     with StackWriter(before.directory / "img_stack.mrcs", images, BOX, PIXEL) as writer:
-        writer.write(0, generator.normal(size=(images, BOX, BOX)).astype(np.float32))
+        writer.append(generator.normal(size=(images, BOX, BOX)).astype(np.float32))
     for job in (before, train):
         project.mark(job, State.SUCCEEDED)
     return project, train.name, second

@@ -1,0 +1,313 @@
+"""The explorer driven by the mouse: see the molecule at a click, lasso a state, take its original particles back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import exploring
+import numpy as np
+import pytest
+from PySide6.QtCore import QEvent, QPointF, Qt
+from PySide6.QtGui import QMouseEvent
+from PySide6.QtWidgets import QApplication
+
+from gaussianem_core.metadata import column_names, read_particle_column
+from gaussianem_gui.project import Project
+from gaussianem_gui.sources import find_sources
+from gaussianem_gui.views import explorer_plot
+
+LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+
+
+class Mouse:
+    """Real mouse events on a plot, in its units."""
+
+    def __init__(self, canvas, qtbot) -> None:
+        self.canvas, self.qtbot = canvas, qtbot
+
+    def event(self, kind: QEvent.Type, place, button=LEFT, buttons=LEFT) -> None:
+        viewport = self.canvas.viewport()
+        position = self.canvas.position(*map(float, place))
+        everywhere = QPointF(viewport.mapToGlobal(position.toPoint()))
+        none = Qt.KeyboardModifier.NoModifier
+        QApplication.sendEvent(viewport, QMouseEvent(kind, position, everywhere, button, buttons, none))
+
+    def drag(self, places) -> None:
+        self.event(QEvent.Type.MouseButtonPress, places[0])
+        for place in places[1:]:
+            self.event(QEvent.Type.MouseMove, place, NONE, LEFT)
+        self.event(QEvent.Type.MouseButtonRelease, places[-1], LEFT, NONE)
+
+    def click(self, place) -> None:
+        self.event(QEvent.Type.MouseButtonPress, place)
+        self.event(QEvent.Type.MouseButtonRelease, place, LEFT, NONE)
+
+
+def ellipse(x: float, y: float, a: float, b: float) -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 60)
+    return np.stack([x + a * np.cos(t), y + b * np.sin(t)], axis=1)
+
+
+@pytest.fixture
+def explored(window, tmp_path: Path, qtbot):
+    """The main window with the explorer open on a trained model of two states; and who is in the second."""
+    project, job, second = exploring.make(tmp_path / "a project")
+    assert window.open_project(project.root)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=10_000)
+    window.open_explorer(job)
+    explorer = window.explorer
+    qtbot.waitUntil(lambda: explorer.table is not None and explorer.crowd is not None, timeout=60_000)
+    explorer.set_plots(1)
+    return window, explorer, second
+
+
+def second_side(explorer, second: np.ndarray) -> float:
+    """Where the second state's middle is along PC 1 (a component's sign is free)."""
+    return float(explorer.plots[0].points[second, 0].mean())
+
+
+def confirm(explorer, qtbot, *, rest: bool = False) -> None:
+    """Press Export, look at the dialog, and write."""
+    qtbot.mouseClick(explorer.export, LEFT)
+    dialog = explorer.panels["Selections"]._dialog
+    assert dialog.isVisible()
+    if rest:
+        dialog.rest.setChecked(True)
+    button = dialog.findChild(type(explorer.export), "confirmExport")
+    assert f"{explorer.selections.selected:,}" in button.text()
+    qtbot.mouseClick(button, LEFT)
+    qtbot.waitUntil(lambda: explorer.exported is not None, timeout=30_000)
+
+
+def rows_text(path: Path) -> list[str]:
+    """The particle rows of a STAR file, as text."""
+    lines = path.read_text().splitlines()
+    start = lines.index("data_particles")
+    return [line for line in lines[start:] if "@" in line]
+
+
+def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot):
+    window, explorer, second = explored
+    plot = explorer.plots[0]
+    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    side = np.sign(second_side(explorer, second))
+    mouse = Mouse(plot.canvas, qtbot)
+    low, high = np.abs(plot.points).max(axis=0)
+    mouse.drag(ellipse(side * (low + 0.05) / 2, 0, (low - 0.05) / 2, high * 1.02))
+    chosen = explorer.selections.mask
+    assert chosen.any() and explorer.count_text.text().startswith(f"{chosen.sum():,} selected")
+    confirm(explorer, qtbot, rest=True)
+
+    made = explorer.exported
+    assert made.job.name.startswith("Select/job")
+    picked, others = (path for path, _ in made.files)
+    original = window.model.root / "original.star"
+    rows = rows_text(original)
+    # the rows' text, order, columns and optics are the original's
+    assert rows_text(picked) == [row for row, c in zip(rows, chosen) if c]
+    assert rows_text(others) == [row for row, c in zip(rows, chosen) if not c]
+    assert column_names(picked) == column_names(original)
+    head = original.read_text().split(rows[0])[0]
+    assert picked.read_text().startswith(head)
+    assert [count for _, count in made.files] == [chosen.sum(), (~chosen).sum()]
+    # the rows are the truth's to 95 %
+    names = set(read_particle_column(picked, "myLabNote"))
+    truth = {f"n{i}" for i in np.flatnonzero(second)}
+    assert len(names & truth) / len(truth) > 0.95 and len(names & truth) / len(names) > 0.95
+
+    project = Project.open(window.model.root)
+    outputs = {choice.path: choice.kind for choice in project.outputs(made.job.name)}
+    assert outputs[f"{made.job.name}particles_selected.star"] == "particles"
+    assert "original.star" in project.inputs(made.job.name)
+    ready = project.new_job("preprocess", {"consensus_map": "consensus.mrc",
+                                           "star_file": f"{made.job.name}particles_selected.star"})  # fmt: skip
+    assert made.job.name in project.parents(ready)
+    note = json.loads((made.job.directory / "selection.json").read_text())
+    assert note["particles"] == chosen.sum() and note["steps"][0]["shape"] == "lasso"
+    assert note["steps"][0]["x"] == "PC 1" and len(note["steps"][0]["outline"]) == 60
+    assert np.array_equal(np.load(made.job.directory / "selected_rows.npy"), np.flatnonzero(chosen))
+
+
+def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    plot = explorer.plots[0]
+    row = int(np.flatnonzero(second)[0])
+    with qtbot.waitSignal(explorer.decodedShown, timeout=30_000):
+        Mouse(plot.canvas, qtbot).click(plot.points[row])
+    assert explorer.particle >= 0
+    # the nearest on the screen: pixels are coarser than points
+    assert np.abs(plot.points[explorer.particle] - plot.points[row]).max() < 0.1
+    assert np.array_equal(explorer.latent.astype(np.float32), explorer.table.z[explorer.particle])
+    assert "ms" in explorer.status.full_text() and explorer.viewer.positions is not None
+    before = explorer.decoder.dropped
+    Mouse(plot.canvas, qtbot).drag(np.stack([np.linspace(-1, 1, 80), np.zeros(80)], axis=1))
+    qtbot.waitUntil(lambda: explorer._last.id == explorer.decoder._count, timeout=30_000)
+    assert explorer.decoder.dropped > before  # stale requests of the drag were not worked off
+    with qtbot.waitSignal(explorer.decodedShown, timeout=30_000):
+        explorer.place_kind.setCurrentIndex(1)  # the exact place
+        Mouse(plot.canvas, qtbot).click((0.3, 0.1))
+    place = explorer.table.project("PC 1", "PC 2", explorer.latent)[0]
+    assert place == pytest.approx([0.3, 0.1], abs=0.05)
+    assert explorer.decoder.alive()
+
+
+def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_path):
+    window, explorer, _ = explored
+    plot, book = explorer.plots[0], explorer.selections
+    mouse = Mouse(plot.canvas, qtbot)
+    x = plot.points[:, 0]
+    qtbot.mouseClick(explorer.tool_buttons["rectangle"], LEFT)
+    (x0, x1), (y0, y1) = plot.canvas.getPlotItem().vb.viewRange()
+    inside = (x0 + 1e-3 * (x1 - x0), y0 + 1e-3 * (y1 - y0)), (0.0, y1 - 1e-3 * (y1 - y0))
+    mouse.drag(inside)
+    edge = float(np.array(book.steps[-1]["outline"])[:, 0].max())
+    assert np.array_equal(book.mask, x <= edge) and abs(edge) < 0.05
+    left = book.mask.copy()
+    qtbot.mouseClick(explorer.mode_buttons["add"], LEFT)
+    qtbot.mouseClick(explorer.tool_buttons["polygon"], LEFT)
+    for corner in ((0.5, y0 / 2), (2.5, y0 / 2), (2.5, y1 / 2), (0.5, y1 / 2)):
+        mouse.click(corner)
+    qtbot.keyClick(plot.canvas, Qt.Key.Key_Return)
+    assert book.steps[-1]["shape"] == "polygon" and book.selected > left.sum() and (book.mask[left]).all()
+    both = book.mask.copy()
+    qtbot.mouseClick(explorer.mode_buttons["subtract"], LEFT)
+    qtbot.mouseClick(explorer.tool_buttons["rectangle"], LEFT)
+    mouse.drag(inside)
+    assert np.array_equal(book.mask, both & ~left)
+    explorer.undo()
+    assert np.array_equal(book.mask, both)
+    explorer.redo()
+    explorer.undo()
+    explorer.invert()
+    assert np.array_equal(book.mask, ~both)
+    panel = explorer.panels["Selections"]
+    panel.name.setText("The others")
+    qtbot.mouseClick(panel.keep_button, LEFT)
+    assert [s.name for s in book.named] == ["The others"] and panel.list.count() == 1
+    # kept in the job: another explorer reads it back
+    from gaussianem_gui.explorer import Selections
+
+    again = Selections(len(x), find_sources(window.model.project, explorer.job).directory)
+    assert np.array_equal(again.find("The others").mask, ~both)
+    assert [step.get("mode", step["shape"]) for step in again.named[0].steps] == ["replace", "add", "invert"]
+
+
+def test_plots_are_linked_and_show_any_column(explored, qtbot):
+    _, explorer, second = explored
+    explorer.set_plots(4)
+    first, other = explorer.plots[0], explorer.plots[2]
+    mask = second.copy()
+    explorer.select(mask, {"shape": "test"}, "replace")
+    for plot in explorer.shown_plots():
+        assert len(plot._chosen.data) == mask.sum()
+    explorer.set_axes(other, "rlnDefocusU", "Tilt (°)")
+    qtbot.waitUntil(lambda: other.x_name == "rlnDefocusU", timeout=10_000)
+    assert other.points[3, 0] == pytest.approx(15021.5)
+    explorer.show_latent(explorer.table.z[7].astype(float))
+    assert first._marker.data["x"][0] == pytest.approx(first.points[7, 0], abs=1e-5)
+    assert other._marker.data["x"][0] == pytest.approx(other.points[7, 0])
+    for name in ("rlnMicrographName", "Class", "Signal found less expected (σ)"):
+        if explorer.colour.findData(name) >= 0:
+            explorer.colour.setCurrentIndex(explorer.colour.findData(name))
+            explorer.colour.activated.emit(explorer.colour.currentIndex())
+            qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=10_000)
+
+
+def test_above_the_limit_counts_are_drawn_and_every_particle_is_picked(explored, qtbot, monkeypatch):
+    _, explorer, second = explored
+    monkeypatch.setattr(explorer_plot, "DENSE_FROM", 100)
+    plot = explorer.plots[0]
+    plot.set_points(plot.points, "PC 1", "PC 2")
+    assert plot.dense() and plot._image.isVisible() and not plot._dots.isVisible()
+    image = plot._image.image
+    assert (image[..., 3] > 0).sum() > 50
+    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    side = np.sign(second_side(explorer, second))
+    Mouse(plot.canvas, qtbot).drag(ellipse(side * 1.8, 0, 1.6, 3))
+    assert abs(explorer.selections.selected - second.sum()) < 0.1 * second.sum()
+    assert plot._over.image is not None and (plot._over.image[..., 3] > 0).any()
+    # zoomed in, single points again
+    x, y = map(float, plot.points[5])
+    plot.canvas.setRange(xRange=(x - 0.05, x + 0.05), yRange=(y - 0.05, y + 0.05), padding=0)
+    plot.redraw_image()
+    assert plot._cells[0][3] is None
+
+
+def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, tmp_path):
+    window, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    panel, plot = explorer.panels["Trajectory"], explorer.plots[0]
+    qtbot.mouseClick(explorer.tool_buttons["anchor"], LEFT)
+    assert explorer.tabs.currentWidget() is panel
+    for place in ((-1.5, 0.0), (0.0, 0.3), (1.5, 0.0)):
+        Mouse(plot.canvas, qtbot).click(place)
+    assert len(panel.anchors) == 3
+    panel.count.setValue(7)
+    qtbot.mouseClick(panel.make, LEFT)
+    qtbot.waitUntil(lambda: len(panel.frames) == 7, timeout=60_000)
+    assert panel.counts.counts.sum() == 600 and panel.slider.maximum() == 6
+    shown = explorer.table.project("PC 1", "PC 2", panel.path)
+    assert np.allclose(plot._way.getData()[0], shown[:, 0])
+    steps = np.linalg.norm(np.diff(panel.path, axis=0), axis=1)
+    assert np.allclose(steps, steps.mean(), rtol=0.5)
+    panel.slider.setValue(4)
+    assert explorer.viewer.picture.path.name == "4"
+    panel.export_volumes()
+    qtbot.waitUntil(lambda: "Written" in panel.text.full_text(), timeout=120_000)
+    job = sorted((window.model.root / "Trajectory").iterdir())[0]
+    assert len(list(job.glob("vol_*.mrc"))) == 7
+    assert np.allclose(np.loadtxt(job / "z.txt"), panel.path, atol=1e-5)
+    script = (job / "play.cxc").read_text()
+    assert "vseries" in script and "vol_007.mrc" in script
+    movie = tmp_path / "movie.gif"
+    panel.record(movie)
+    qtbot.waitUntil(movie.exists, timeout=60_000)
+    from PIL import Image
+
+    with Image.open(movie) as image:
+        assert image.n_frames == 12  # to and fro
+
+
+def test_every_panel_works_on_the_model(explored, qtbot):
+    window, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    explorer.select(second, {"shape": "test"}, "replace")
+    particles = explorer.panels["Particles"]
+    explorer.tabs.setCurrentWidget(particles)
+    qtbot.waitUntil(lambda: len(particles.tiles.images) > 0, timeout=20_000)
+    assert f"of {second.sum():,}" in particles.text.full_text()
+    particles.averages.setChecked(True)
+    qtbot.waitUntil(lambda: "views" in particles.text.full_text(), timeout=30_000)
+    domains = explorer.panels["Domains"]
+    explorer.tabs.setCurrentWidget(domains)
+    qtbot.mouseClick(domains.go, LEFT)
+    qtbot.waitUntil(lambda: domains.found is not None, timeout=60_000)
+    assert domains.list.count() == domains.found.count
+    land = explorer.panels["Landscape"]
+    explorer.tabs.setCurrentWidget(land)
+    qtbot.mouseClick(land.go, LEFT)
+    qtbot.waitUntil(lambda: land.result is not None, timeout=120_000)
+    assert land.list.count() == len(land.states) and "resampling" in land.words.text()
+    trust = explorer.panels["Trust"]
+    assert trust.rows.count() > 2
+    mask = explorer.panels["Mask"]
+    explorer.tabs.setCurrentWidget(mask)
+    qtbot.waitUntil(lambda: mask.volume is not None, timeout=20_000)
+    qtbot.mouseClick(mask.save, LEFT)
+    qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=30_000)
+    from gaussianem_core.mrc import read_map
+
+    made = sorted((window.model.root / "Mask").iterdir())[0]
+    volume = read_map(made / "mask.mrc")
+    assert volume.values.min() == 0 and volume.values.max() == 1
+    assert window.model.project.outputs(f"Mask/{made.name}/")[0].kind == "mask"
+
+
+def test_leaving_the_job_ends_the_worker(explored, qtbot):
+    window, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.decoder is not None and explorer.decoder.pid > 0, timeout=20_000)
+    decoder = explorer.decoder
+    window.close_project()
+    qtbot.waitUntil(lambda: not decoder.alive(), timeout=20_000)
