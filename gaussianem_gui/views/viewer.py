@@ -348,7 +348,7 @@ class Viewer(QWidget):
             if layer is None:
                 from napari.utils import Colormap
 
-                tint = [*_rgb(theme.colour("accent")), 1.0]
+                tint = [*(0.3 + 0.7 * part for part in _rgb(theme.colour("accent"))), 1.0]
                 layer = self._viewer.add_surface(
                     (vertices, faces, values),
                     name="surface",
