@@ -113,12 +113,15 @@ class OptionForm(QWidget):
         self._show_required = False
         self._validate()
 
-    def update_values(self, values: dict[str, Any]) -> None:
-        """Change some values and keep the rest."""
+    def update_values(self, values: dict[str, Any], *, keep_typed: bool = False) -> None:
+        """Change some values and keep the rest; with ``keep_typed`` also those that the user has changed already."""
         self._loading = True
         for name, value in values.items():
-            if name in self.rows:
-                self.rows[name].editor.set_value(value)
+            item = self.rows.get(name)
+            if item is not None and not (keep_typed and item.touched):
+                typed = item.touched
+                item.editor.set_value(value)
+                item.touched = typed
         self._loading = False
         self._validate()
 

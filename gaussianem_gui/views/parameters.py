@@ -340,15 +340,15 @@ class Parameters(QWidget):
     def _source_chosen(self) -> None:
         name = self.source.currentData()
         if name:
-            self._fill_from([name], {})
+            self._fill_from([name], {}, keep_typed=False)
 
-    def _fill_from(self, jobs: list[str], values: dict[str, Any]) -> None:
+    def _fill_from(self, jobs: list[str], values: dict[str, Any], *, keep_typed: bool = True) -> None:
         self._from = jobs
         self.source.setCurrentIndex(max(self.source.findData(jobs[0]), 0))
         self.model.ask(
             f"fill-{id(self)}",
             lambda p: p.fill(self.job_type, jobs, values),
-            lambda filled: self.form.update_values(filled) if filled else None,
+            lambda filled: self.form.update_values(filled, keep_typed=keep_typed) if filled else None,
         )
 
     # --- checks ----------------------------------------------------------------------------------------------------

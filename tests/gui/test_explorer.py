@@ -253,7 +253,7 @@ def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, t
     steps = np.linalg.norm(np.diff(panel.path, axis=0), axis=1)
     assert np.allclose(steps, steps.mean(), rtol=0.5)
     panel.slider.setValue(4)
-    assert explorer.viewer.picture.path.name == "4"
+    qtbot.waitUntil(lambda: getattr(explorer.viewer.picture, "path", Path()).name == "4", timeout=60_000)
     panel.export_volumes()
     qtbot.waitUntil(lambda: "Written" in panel.text.full_text(), timeout=120_000)
     job = sorted((window.model.root / "Trajectory").iterdir())[0]

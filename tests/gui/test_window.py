@@ -136,6 +136,16 @@ def test_from_the_form_to_the_end_of_a_job(opened, qtbot) -> None:
     assert opened.pane.parameters.job_dir() == "Train/job002"
 
 
+def test_inputs_that_arrive_late_do_not_undo_what_was_typed(opened, qtbot) -> None:
+    name = preprocessed(opened, qtbot)
+    opened.new_job("train", {"epoch": 24}, [name])
+    form = opened.pane.parameters.form
+    form.rows["epoch"].editor.edit.selectAll()
+    qtbot.keyClicks(form.rows["epoch"].editor.edit, "4")
+    qtbot.waitUntil(lambda: form.values()["pose"] == "Preprocess/job001/poses.npy", timeout=10_000)
+    assert form.values()["epoch"] == "4"
+
+
 def test_a_form_with_mistakes_is_not_submitted(opened, qtbot) -> None:
     opened.new_job("preprocess")
     parameters = opened.pane.parameters
