@@ -300,7 +300,7 @@ class ExplorerPlot(QWidget):
         self._nearest = nearest
         if len(points) > DENSE_FROM:
             self._background.run("tree", nearest.build, lambda _r: None)
-        self.restyle()
+        self._restyle()
         self.show_all()
 
     def set_colouring(self, colouring: Colouring) -> None:
@@ -484,7 +484,7 @@ class ExplorerPlot(QWidget):
                 chosen = self.points[self._mask, axis]
                 shown.append((chosen[np.isfinite(chosen)], "warning"))
             for data, colour in shown:
-                counts, edges = np.histogram(data, bins)
+                counts, edges = _histogram(data, bins), bins
                 tint = QColor(theme.colour(colour))
                 tint.setAlpha(150)
                 centres, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
@@ -542,7 +542,12 @@ class ExplorerPlot(QWidget):
         return [table[i] for i in self._index(column.values[good])]
 
     def restyle(self) -> None:
-        """Take the theme's colours."""
+        """Take the theme's colours and draw anew."""
+        self._restyle()
+        if len(self.points):
+            self.redraw()
+
+    def _restyle(self) -> None:
         for plot in (self.canvas, self.top, self.side):
             style_plot(plot)
         for plot in (self.top, self.side):
@@ -559,8 +564,12 @@ class ExplorerPlot(QWidget):
         self._anchors.setPen(pg.mkPen(theme.colour("window"), width=1))
         self._anchors.setBrush(pg.mkBrush(theme.colour("danger")))
         self._way.setPen(pg.mkPen(theme.colour("danger"), width=2))
-        if len(self.points):
-            self.redraw()
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Counts between evenly spaced edges; several times faster than searching for each value."""
+    cells = ((values - edges[0]) * ((len(edges) - 1) / (edges[-1] - edges[0]))).astype(np.int32)
+    return np.bincount(np.clip(cells, 0, len(edges) - 2), minlength=len(edges) - 1)
 
 
 def _one(place: np.ndarray | None) -> tuple[list[float], list[float]]:
@@ -573,9 +582,10 @@ def _stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colour
     flat = picture.reshape(-1, 4)
     x, y = np.divmod(cells, bins[1])
     rgba = np.concatenate([colours, np.full((len(colours), 1), 235, np.uint8)], axis=1)
-    for dx in range(-STAMP, STAMP + 1):
-        for dy in range(-STAMP, STAMP + 1):
-            if dx * dx + dy * dy > STAMP * STAMP + 1:
+    reach = STAMP if len(cells) < 8000 else 1
+    for dx in range(-reach, reach + 1):
+        for dy in range(-reach, reach + 1):
+            if dx * dx + dy * dy > reach * reach + (reach > 1):
                 continue
             inside = (x + dx >= 0) & (x + dx < bins[0]) & (y + dy >= 0) & (y + dy < bins[1])
             flat[((x + dx) * bins[1] + y + dy)[inside]] = rgba[inside] if len(rgba) > 1 else rgba[0]
