@@ -43,8 +43,9 @@ STAGE = ".preprocess"
 SAMPLED_IMAGES = 1000
 """Images whose deviation scales the stack, and that tell amplitude and contrast before anything is written."""
 
-CONSENSUS_BYTES = 4 << 30
-"""Images held in memory for the consensus fit, at most."""
+SAMPLE_BYTES = 256 << 20
+CONSENSUS_BYTES = 2 << 30
+"""Images held in memory for the sample and for the consensus fit, at most."""
 
 BLOCK_BYTES = 32 << 20
 """Images that one thread reads, crops and writes at once."""
@@ -293,8 +294,9 @@ def read_sample(
     """A random sample of rows, in random order, and their resampled images."""
     generator = np.random.default_rng(seed)
     chosen, sample = [], []
+    most = min(SAMPLED_IMAGES, SAMPLE_BYTES // (4 * box * box))
     for group, plan in zip(images.groups(), plans):
-        share = max(1, round(SAMPLED_IMAGES * len(group.rows) / len(images)))
+        share = max(1, round(most * len(group.rows) / len(images)))
         rows = np.sort(generator.permutation(group.rows)[:share])
         for block in np.array_split(rows, -(-len(rows) // 64)):
             chosen.append(block)
@@ -379,9 +381,11 @@ def ctf_parameters(
 def consensus_data(
     geometry: Geometry, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> consensus.ConsensusData:  # (n, D, D), (n,)
-    """Images of ``rows``, protein dark, with what projects to them, on the device."""
+    """Images of ``rows`` (turned, in place, to dark protein) with what projects to them, on the device."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    held = torch.from_numpy(-images if geometry.invert else images).to(device, dtype)
+    if geometry.invert:
+        np.negative(images, out=images)
+    held = torch.from_numpy(images).to(device, dtype)
     arrays = (a[rows].astype(np.float32) for a in (geometry.rotations, geometry.shifts, geometry.ctf))
     return consensus.ConsensusData(held, *(torch.from_numpy(a).to(device) for a in arrays))
 
@@ -390,6 +394,8 @@ def fit_consensus(
     gaussians: Gaussians, geometry: Geometry, stack: Path, options: PreprocessOptions, device: torch.device, log: JobLog
 ) -> Gaussians:
     """Fit the Gaussians to the written images, to a random part of a large dataset."""
+    if not options.epoch:
+        return gaussians
     with ImageStack.from_file(stack) as images:
         box = int(images.box_size[0])
         most = max(2, min(consensus.FIT_IMAGES, CONSENSUS_BYTES // (box * box * 4)))
