@@ -103,8 +103,10 @@ class StackWriter:
         lowest, highest = data.min(), data.max()
         with self._lock:
             if self._written[places].any():
-                raise InputError(f"images for {self.path}", "must go to free places", f"a place from {places.min()} to {places.max()} is taken",
-                                 "Write every image once.")  # fmt: skip
+                raise InputError(
+                    f"images for {self.path}", "must go to free places",
+                    f"a place from {places.min()} to {places.max()} is taken", "Write every image once.",
+                )
             self._written[places] = True
             self._minimum, self._maximum = min(self._minimum, lowest), max(self._maximum, highest)
             self._sum += float(sums.sum())

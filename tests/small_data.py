@@ -31,9 +31,8 @@ def simulate(folder: Path, *more: str, particles: int = COUNT, box: int = BOX, s
     """particles.star, particles.mrcs, consensus.mrc and truth.npz in ``folder``; any box spans 128 A."""
     folder.mkdir(parents=True, exist_ok=True)
     model = write_molecule(folder / "molecule.npz")
-    code = main(["simulate", "--model", str(model), "--particles", str(particles), "--box", str(box), "--apix",
-                 str(BOX * PIXEL / box), "--snr", str(snr), "--job_dir", str(folder), "--device", "cpu", *more])  # fmt: skip
-    assert code == 0
+    words = ["--particles", str(particles), "--box", str(box), "--apix", str(BOX * PIXEL / box), "--snr", str(snr)]
+    assert main(["simulate", "--model", str(model), "--job_dir", str(folder), "--device", "cpu", *words, *more]) == 0
     return folder
 
 
