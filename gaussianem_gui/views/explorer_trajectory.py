@@ -17,10 +17,10 @@ from gaussianem_gui import walks
 from gaussianem_gui.decoding import Decoded
 from gaussianem_gui.movies import Frame, export_movie, export_series
 from gaussianem_gui.views.explorer_panel import Panel
-from gaussianem_gui.views.explorer_view import picture_of
+from gaussianem_gui.views.explorer_view import Prepared, picture_of, prepare
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import Elided, button, column, icon_button, keep_icon, label, row
-from gaussianem_gui.volumes import Picture, surface
+from gaussianem_gui.volumes import Picture
 
 KINDS = {
     "anchors": "Through my points",
@@ -81,7 +81,7 @@ class TrajectoryPanel(Panel):
         self.path = np.zeros((0, 0))
         self.frames: dict[int, Decoded] = {}
         self.pictures: dict[int, Picture] = {}
-        self.meshes: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
+        self.meshes: dict[tuple[int, float], Prepared] = {}
         self.number = -1
         self.shown_at: list[float] = []
         self._step = 1
@@ -276,12 +276,12 @@ class TrajectoryPanel(Panel):
         """Surfaces of all frames at the present contour level, in a worker: then playing only draws."""
         level, pictures = self.explorer.viewer.contour(), dict(self.pictures)
 
-        def work() -> dict[tuple[int, float], tuple[np.ndarray, np.ndarray]]:
-            return {(i, level): surface(picture, level) for i, picture in pictures.items()}
+        def work() -> dict[tuple[int, float], Prepared]:
+            return {(i, level): prepare(picture, level) for i, picture in pictures.items()}
 
         self.background.run("meshes", work, self._take_meshes, self.say_error)
 
-    def _take_meshes(self, meshes: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]]) -> None:
+    def _take_meshes(self, meshes: dict[tuple[int, float], Prepared]) -> None:
         if len(meshes) == len(self.pictures):
             self.meshes = meshes
             self.text.setText(f"{len(meshes)} frames ready")
@@ -337,8 +337,8 @@ class TrajectoryPanel(Panel):
         if answer.positions is not None:
             viewer.positions = answer.positions
             viewer._gaussians = (np.ascontiguousarray(answer.positions[:, ::-1]), answer.densities)
-        mesh = self.meshes.get((index, viewer.contour()))
-        viewer.show_picture(self.pictures[index], f"frame {index + 1}", mesh)
+        ready = self.meshes.get((index, viewer.contour()))
+        viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
         explorer.latent = self.path[index]
         explorer._last = answer
         for plot in explorer.shown_plots():

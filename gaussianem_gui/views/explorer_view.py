@@ -3,6 +3,7 @@ a second volume over the first (difference, reference, mask), a clipping plane."
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,32 @@ def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A surface with all that drawing needs: normals are worked out beforehand, off the window's thread."""
+
+    mesh: tuple[np.ndarray, np.ndarray]
+    data: Any  # vispy's MeshData
+
+
+def prepare(picture: Picture, level_sigma: float) -> Prepared:
+    """The surface of a picture, ready to draw; for a worker."""
+    from vispy.geometry import MeshData
+
+    vertices, faces = surface(picture, level_sigma)
+    if not len(faces):
+        return Prepared((vertices, faces), None)
+    # napari hands x, y, z to vispy
+    data = MeshData(
+        vertices=np.ascontiguousarray(vertices[:, ::-1]), faces=np.ascontiguousarray(faces[:, ::-1]),
+        vertex_values=np.full(len(vertices), 0.5, np.float32),
+    )  # fmt: skip
+    for read in (data.get_vertices, data.get_vertex_normals, data.get_vertex_values):
+        read(indexed="faces")
+    data.get_bounds()
+    return Prepared((vertices, faces), data)
+
+
 class LiveViewer(Viewer):
     """Shows what it is handed; reads no files of its own."""
 
@@ -43,6 +70,7 @@ class LiveViewer(Viewer):
         self._densities: np.ndarray | None = None
         self.domains: np.ndarray | None = None  # (N,) from 0
         self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
+        self._ready: dict[tuple[Path, float], Prepared] = {}
         self._count = 0
         self._silent = False
         self.colour_by = QComboBox()
@@ -117,12 +145,12 @@ class LiveViewer(Viewer):
             self._count += 1
             self.show_picture(picture_of(values, self.model, f"decoded/{self._count}"), name)
 
-    def show_picture(self, picture: Picture, name: str, mesh: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Show a volume that is in memory, with its surface if that was made before."""
+    def show_picture(self, picture: Picture, name: str, ready: Prepared | None = None) -> None:
+        """Show a volume that is in memory, with its surface if that was prepared before."""
         self._paths, self._names = [picture.path], [name]
         self._cache[picture.path] = picture
-        if mesh is not None:
-            self._meshes[picture.path, self.contour()] = mesh
+        if ready is not None:
+            self._ready[picture.path, self.contour()] = ready
         self.frame.blockSignals(True)
         self.frame.setRange(0, 0)
         self.frame.blockSignals(False)
@@ -191,6 +219,38 @@ class LiveViewer(Viewer):
                 event.connect(lambda _e, s=source, t=target, n=name: _copy(s, t, n))
         for name in ("center", "zoom", "angles"):
             _copy(theirs, mine, name)
+
+    # --- drawing: surfaces are handed to the canvas ready made ---
+    def _draw(self) -> None:
+        if self.picture is None or self._viewer is None or self.mode.currentData() != "surface":
+            super()._draw()
+            return
+        picture, level = self.picture, self.contour()
+        if len(self._ready) > 250:
+            self._ready.clear()
+        ready = self._ready.get((picture.path, level))
+        if ready is not None:
+            self._show_ready(ready)
+        else:
+            self._background.run(
+                "mesh", lambda: prepare(picture, level), lambda r: self._take_ready(picture, level, r), self._failed
+            )
+
+    def _take_ready(self, picture: Picture, level: float, ready: Prepared) -> None:
+        self._ready[picture.path, level] = ready
+        # a newer picture may wait for its own surface: while one drags, each that is there is shown
+        if self.mode.currentData() == "surface" and level == self.contour():
+            self._show_ready(ready)
+
+    def _show_ready(self, ready: Prepared) -> None:
+        layer = self._layer("surface")
+        if layer is None or not layer.visible or ready.data is None:
+            self._show_mesh(ready.mesh)
+            return
+        node = self._canvas.canvas.layer_to_visual[layer].node
+        node.set_data(meshdata=ready.data)
+        node.update()
+        self._shown()
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
