@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -473,6 +474,14 @@ class MainWindow(JobActions, QMainWindow):
 
     def open_explorer(self, name: str) -> None:
         """Show the latent explorer on a Train, Analyze or Decode job; it is built when first asked for."""
+        if self.model is None:
+            return
+        if self.explorer is None:
+            self._background.run("explorer", _import_explorer, lambda _r: self._show_explorer(name))
+        else:
+            self._show_explorer(name)
+
+    def _show_explorer(self, name: str) -> None:
         if self.model is None:
             return
         if self.explorer is None:
@@ -953,6 +962,12 @@ class MainWindow(JobActions, QMainWindow):
         QThreadPool.globalInstance().waitForDone(3000)
         self.guard.remove()
         super().closeEvent(event)
+
+
+def _import_explorer() -> None:
+    """The slow libraries behind the explorer, in a worker; widgets are made on the window's thread afterwards."""
+    for name in ("gaussianem_gui.explorer", "gaussianem_gui.walks", "gaussianem_gui.masks", "gaussianem_core.landscape"):
+        importlib.import_module(name)
 
 
 def _short(path: Path) -> str:

@@ -56,6 +56,7 @@ def explored(window, tmp_path: Path, qtbot):
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=10_000)
     window.open_explorer(job)
+    qtbot.waitUntil(lambda: window.explorer is not None, timeout=60_000)
     explorer = window.explorer
     qtbot.waitUntil(lambda: explorer.table is not None and explorer.crowd is not None, timeout=60_000)
     explorer.set_plots(1)
