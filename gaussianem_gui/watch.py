@@ -240,7 +240,7 @@ def _bins(n: int, bins: int) -> np.ndarray:
     return np.linspace(0, n, bins, endpoint=False).astype(np.int64)
 
 
-def thin(x: np.ndarray, y: np.ndarray, bins: int = 600) -> tuple[np.ndarray, np.ndarray]:
+def thin(x: np.ndarray, y: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """A long curve as the least and the greatest value of each of ``bins`` bins, and its last point; (n,), (n,)."""
     if len(x) <= 2 * bins:
         return x, y
@@ -249,7 +249,7 @@ def thin(x: np.ndarray, y: np.ndarray, bins: int = 600) -> tuple[np.ndarray, np.
     return np.append(np.repeat(x[starts], 2), x[-1]), np.append(both, y[-1])
 
 
-def average(x: np.ndarray, y: np.ndarray, bins: int = 600) -> tuple[np.ndarray, np.ndarray]:
+def average(x: np.ndarray, y: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """A long curve as the mean of each of ``bins`` bins, not-a-number left out; (n,), (n,)."""
     if len(x) <= 2 * bins:
         return x, y

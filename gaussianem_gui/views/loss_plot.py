@@ -25,7 +25,7 @@ AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 MAIN_TERMS = ("loss", "total", "data", "image")  # drawn unless switched off
 MARKS = 60  # epoch marks shown at most
-SMOOTH_LINES = 800  # points up to which lines are drawn without steps
+SMOOTH_LINES = 400  # points up to which lines are drawn without steps
 
 
 def quantity_name(name: str) -> str:
