@@ -149,6 +149,10 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         assert widget is not None and widget.isVisible() and widget.isEnabled(), name
         qtbot.mouseClick(widget, Qt.MouseButton.LeftButton)
 
+    def shown(name: str) -> bool:
+        widget = window.findChild(QWidget, name)
+        return widget is not None and widget.isVisible()
+
     def choose_directory() -> None:
         dialog = QApplication.activeModalWidget()
         assert isinstance(dialog, QDialog)
@@ -158,9 +162,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
 
     def run(step: str, job_type: str, **typed: str) -> str:
-        qtbot.waitUntil(
-            lambda: (w := window.pane.steps.findChild(QWidget, f"step-{step}")) and w.isVisible(), timeout=30_000
-        )
+        qtbot.waitUntil(lambda: shown(f"step-{step}"), timeout=30_000)
         click(f"step-{step}")
         assert window.pane.draft == job_type
         parameters = window.pane.parameters
@@ -172,7 +174,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=20_000)
         qtbot.wait(900)
         qtbot.waitUntil(
-            lambda: parameters.panel.checks and not any(c.level == "error" for c in parameters.panel.checks),
+            lambda: bool(parameters.panel.checks) and not any(c.level == "error" for c in parameters.panel.checks),
             timeout=20_000,
         )
         shot(f"form-{job_type}")
@@ -198,9 +200,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         shot("trained")
         name = run("analyze", "analyze")
         finish(window, qtbot, name, timeout=300_000)
-        qtbot.waitUntil(
-            lambda: (w := window.pane.steps.findChild(QWidget, "step-results")) and w.isVisible(), timeout=30_000
-        )
+        qtbot.waitUntil(lambda: shown("step-results"), timeout=30_000)
         click("step-results")
         viewer = window.pane.results.viewer
         qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)

@@ -233,7 +233,7 @@ def test_above_the_limit_counts_are_drawn_and_every_particle_is_picked(explored,
     x, y = map(float, plot.points[5])
     plot.canvas.setRange(xRange=(x - 0.05, x + 0.05), yRange=(y - 0.05, y + 0.05), padding=0)
     plot.redraw_image()
-    assert plot._cells[0][3] is None
+    assert plot._cells[3] is None
 
 
 def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, tmp_path):
