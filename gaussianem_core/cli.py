@@ -173,9 +173,12 @@ def run_job(options: JobOptions, command: list[str]) -> int:
                 if before is not None:  # what made the results that are there
                     write_atomically(target, before)
                 raise
+        _leave_group()
         return EXIT_SUCCESS
     except AbortRequested as stop:
-        print(f"{prefix}: {stop}", file=sys.stderr)
+        _leave_group()
+        if os.environ.get("RANK", "0") == "0":  # the others say the same
+            print(f"{prefix}: {stop}", file=sys.stderr)
         return EXIT_ABORTED
     except KeyboardInterrupt:
         return EXIT_ABORTED
@@ -278,7 +281,15 @@ def _run_silent_rank(options: JobOptions) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     importlib.import_module(f"gaussianem_core.{options.job_type}").run(options, NullLog(options.output_directory()))
+    _leave_group()
     return 0
+
+
+def _leave_group() -> None:
+    """Take leave of the other processes of a training: one that just ends may be killed by its own threads."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
