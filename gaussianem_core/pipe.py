@@ -54,7 +54,7 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray
             raise PipeClosed(f"array {name} of kind {kind}")
         data = np.empty(count, np.dtype(kind))
         if count:
-            _fill(stream, memoryview(data).cast("B"))
+            _fill(stream, data.view(np.uint8).data)
         arrays[name] = data.reshape(shape)
     return header, arrays
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -173,7 +173,7 @@ class Decoder:
 
     def _write(self) -> None:
         assert self._process is not None and self._process.stdin is not None
-        stream = self._process.stdin
+        stream = cast(BinaryIO, self._process.stdin)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or (self._outbox and self.ready))
@@ -188,9 +188,10 @@ class Decoder:
 
     def _read(self) -> None:
         assert self._process is not None and self._process.stdout is not None
+        stream = cast(BinaryIO, self._process.stdout)
         try:
             while True:
-                header, arrays = read_message(self._process.stdout)
+                header, arrays = read_message(stream)
                 self._take(header, arrays)
         except (PipeClosed, ValueError, OSError):
             pass

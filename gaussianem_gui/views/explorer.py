@@ -66,7 +66,7 @@ MODES = (
     ("subtract", "set-subtract", "Take out of the selection"),
     ("intersect", "set-intersect", "Keep what is in both"),
 )
-PLACES = {"nearest": "Nearest particle", "exact": "Exact place", "mean": "Mean of 32 around"}
+PLACES = {"nearest": "Particle", "exact": "Exact place", "mean": "Mean of 32"}
 NEIGHBOURS = 32
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
 
@@ -169,17 +169,19 @@ class Explorer(QWidget):
         self.colour = QComboBox()
         self.colour.setObjectName("colourBy")
         self.colour.setAccessibleName("Colour of the points")
-        self.colour.setMinimumWidth(120)
+        self.colour.setMinimumWidth(104)
+        self.colour.setMaximumWidth(170)
         self.colour.activated.connect(lambda _i: self._recolour())
         self.place_kind = QComboBox()
         self.place_kind.setAccessibleName("What a click shows")
-        self.place_kind.setMinimumWidth(150)
+        self.place_kind.setMinimumWidth(118)
+        self.place_kind.setToolTip("The particle nearest to the click, exactly that place, or the mean of 32 around it")
         for key, text in PLACES.items():
             self.place_kind.addItem(text, key)
         self.layouts: dict[int, QToolButton] = {}
         layouts = QButtonGroup(self)
-        second = row(label("Colour", "muted"), self.colour, 6, label("Click shows", "muted"), self.place_kind, None,
-                     spacing=6)  # fmt: skip
+        second = row(label("Colour", "muted"), self.colour, 4, label("Click", "muted"), self.place_kind, None,
+                     spacing=5)  # fmt: skip
         for count, name in ((1, "One plot"), (2, "Two plots"), (4, "Four plots")):
             item = self._tool(f"plots-{count}", "", name)
             item.setObjectName(f"plots-{count}")
@@ -226,7 +228,8 @@ class Explorer(QWidget):
         self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
         under = row(spacing=4, margins=(12, 4, 8, 4))
         under.addWidget(self.status, 1)
-        for part in (self.keep_button, self.difference, self.reference, self.view_save):
+        under.addWidget(self.keep_button)
+        for part in (self.difference, self.reference, self.view_save):
             under.addWidget(part)
         self.second.hide_controls()
         self.views = QSplitter()
@@ -261,7 +264,7 @@ class Explorer(QWidget):
         self.right = QSplitter(Qt.Orientation.Vertical)
         self.right.addWidget(top)
         self.right.addWidget(bottom)
-        self.right.setSizes([380, 270])
+        self.right.setSizes([430, 250])
         self.right.setHandleWidth(8)
         self.right.setChildrenCollapsible(False)
         self.right.setContentsMargins(4, 8, 12, 10)
@@ -299,7 +302,7 @@ class Explorer(QWidget):
             item.setText(text)
             item.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
             item.setAccessibleName(text)
-            item.setStyleSheet("font-size: 8pt; padding: 3px 1px; min-width: 47px; min-height: 36px;")
+            item.setStyleSheet("font-size: 8pt; padding: 3px 1px; min-width: 44px; min-height: 36px;")
         return item
 
     def _shortcuts(self) -> None:
@@ -471,7 +474,7 @@ class Explorer(QWidget):
         return [plot for plot in self.plots if not plot.isHidden()]
 
     def _axes_changed(self, plot: ExplorerPlot) -> None:
-        self.set_axes(plot, plot.x.currentText(), plot.y.currentText())
+        self.set_axes(plot, plot.x_menu.currentText(), plot.y_menu.currentText())
 
     def set_axes(self, plot: ExplorerPlot, x: str, y: str) -> None:
         """Show other columns in a plot; those of the particle file are read in a worker."""

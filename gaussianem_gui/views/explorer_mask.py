@@ -57,11 +57,11 @@ class MaskPanel(Panel):
         for key, text in (("keep", "keep inside"), ("cut", "cut away"), ("add", "add")):
             self.action.addItem(text, key)
         self.centre = [self._number(axis, -2000, 2000) for axis in "xyz"]
-        self.size = [self._number(text, 1, 2000, 40) for text in ("size x", "size y", "size z")]
+        self.extent = [self._number(text, 1, 2000, 40) for text in ("size x", "size y", "size z")]
         for box in (self.shape, self.action):
             box.currentIndexChanged.connect(self._shape_changed)
         self._words = [label("at", "muted"), label("size", "muted")]
-        shape = row(self.shape, self.action, self._words[0], *self.centre, self._words[1], *self.size, None,
+        shape = row(self.shape, self.action, self._words[0], *self.centre, self._words[1], *self.extent, None,
                     spacing=4)  # fmt: skip
         self.combine = QComboBox()
         self.combine.setAccessibleName("Combine with another mask")
@@ -183,7 +183,7 @@ class MaskPanel(Panel):
         shapes: tuple[Shape, ...] = ()
         if self.shape.currentData():
             x, y, z = (field.value() for field in self.centre)
-            a, b, c = (field.value() for field in self.size)
+            a, b, c = (field.value() for field in self.extent)
             shapes = (Shape(str(self.shape.currentData()), (x, y, z), (a, b, c), str(self.action.currentData())),)
         return Recipe(
             top * self.level.value() / LEVEL_STEPS * 0.6, self.dilate.value() / 2, self.edge.value() / 2, shapes=shapes
@@ -192,9 +192,9 @@ class MaskPanel(Panel):
     def _shape_changed(self) -> None:
         kind = self.shape.currentData()
         self.action.setVisible(bool(kind))
-        for field in (*self.centre, *self.size, *self._words):
+        for field in (*self.centre, *self.extent, *self._words):
             field.setVisible(bool(kind))
-        for field in self.size[1:]:
+        for field in self.extent[1:]:
             field.setVisible(kind == "box")
         self._later()
 

@@ -207,12 +207,13 @@ class ExplorerPlot(QWidget):
         self._colouring = Colouring()
         self._nearest: Nearest | None = None
         self._background = Background(self)
-        self._cells: tuple[object, np.ndarray] | None = None
+        # corner, corner, bins, counts (None: single points), cell of each point
+        self._cells: tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray | None, np.ndarray] | None = None
         self.canvas = Canvas()
-        self.x, self.y = QComboBox(), QComboBox()
-        self.x.setAccessibleName("Horizontal axis of the plot")
-        self.y.setAccessibleName("Vertical axis of the plot")
-        for box in (self.x, self.y):
+        self.x_menu, self.y_menu = QComboBox(), QComboBox()
+        self.x_menu.setAccessibleName("Horizontal axis of the plot")
+        self.y_menu.setAccessibleName("Vertical axis of the plot")
+        for box in (self.x_menu, self.y_menu):
             box.setMinimumWidth(104)
             box.setMaximumWidth(170)
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -223,7 +224,7 @@ class ExplorerPlot(QWidget):
         self.save = icon_button("download", "Save this plot as PNG, SVG or PDF", size=14, name="savePlot")
         head = QWidget()
         head.setLayout(
-            row(self.x, label("×", "faint"), self.y, None, self.count_text, self.fit, self.save, spacing=4,
+            row(self.x_menu, label("×", "faint"), self.y_menu, None, self.count_text, self.fit, self.save, spacing=4,
                 margins=(8, 4, 6, 2))
         )  # fmt: skip
         self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
@@ -279,7 +280,7 @@ class ExplorerPlot(QWidget):
 
     def set_axes(self, names: dict[str, list[str]], x: str, y: str) -> None:
         """Fill the menus of the axes."""
-        for box, chosen in ((self.x, x), (self.y, y)):
+        for box, chosen in ((self.x_menu, x), (self.y_menu, y)):
             box.blockSignals(True)
             box.clear()
             for place, items in enumerate(names.values()):
@@ -293,8 +294,8 @@ class ExplorerPlot(QWidget):
     def set_points(self, points: np.ndarray, x: str, y: str) -> None:  # (N, 2)
         """Show other columns."""
         self.points, self.x_name, self.y_name = np.ascontiguousarray(points, np.float32), x, y
-        self.x.setCurrentText(x)
-        self.y.setCurrentText(y)
+        self.x_menu.setCurrentText(x)
+        self.y_menu.setCurrentText(y)
         self._cells = None
         nearest = Nearest(self.points)
         self._nearest = nearest
@@ -370,7 +371,7 @@ class ExplorerPlot(QWidget):
             self._cells = None
             self.redraw_image()
         else:
-            good = np.isfinite(self.points).all(axis=1)
+            good = np.asarray(np.isfinite(self.points).all(axis=1))
             self._dots.setData(
                 self.points[good, 0], self.points[good, 1], brush=self._brushes(good), size=self._size(), pen=None
             )
@@ -395,7 +396,8 @@ class ExplorerPlot(QWidget):
             return
         low, high, bins = self._grid()
         cells = bin_points(self.points, low, high, bins)
-        counts = count_cells(cells, bins)
+        counts: np.ndarray | None = count_cells(cells, bins)
+        assert counts is not None
         visible = int(counts.sum())
         if visible <= DENSE_FROM:
             bins = (int(bins[0] * CELL_PIXELS), int(bins[1] * CELL_PIXELS))
@@ -404,7 +406,7 @@ class ExplorerPlot(QWidget):
             counts = None
         else:
             picture = self._shaded(cells, bins, counts)
-        self._cells = ((low, high, bins, counts), cells)
+        self._cells = (low, high, bins, counts, cells)
         self._image.setImage(picture, levels=(0, 255), autoLevels=False)
         self._image.setRect(QRectF(low[0], low[1], *(high - low)))
         self._draw_selection()
@@ -454,7 +456,7 @@ class ExplorerPlot(QWidget):
             self._over.clear()
             self._image.setOpacity(1.0)
             return
-        (low, high, bins, counts), cells = self._cells  # type: ignore[misc]
+        low, high, bins, counts, cells = self._cells
         picture = np.zeros((*bins, 4), np.uint8)
         picture[..., :3] = [accent.red(), accent.green(), accent.blue()]
         if counts is None:

@@ -85,6 +85,7 @@ class TrajectoryPanel(Panel):
         self.number = -1
         self.shown_at: list[float] = []
         self._step = 1
+        self._timer = QTimer(self)
         self.kind = QComboBox()
         self.kind.setObjectName("pathKind")
         self.kind.setAccessibleName("Kind of path")
@@ -126,11 +127,11 @@ class TrajectoryPanel(Panel):
         menu.addAction("Morph an atomic model along it …", self.morph)
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
-        self.kind.setMinimumWidth(230)
-        self.component.setMinimumWidth(118)
+        self.kind.setMinimumWidth(150)
+        self.component.setMinimumWidth(124)
         self.count.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
-        self.count.setStyleSheet("padding: 6px 8px;")
-        self.count.setMaximumWidth(96)
+        self.count.setStyleSheet("padding: 4px 6px; min-height: 20px;")
+        self.count.setFixedWidth(92)
         self.speed.setMinimumWidth(120)
         first = row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6)
         player = row(self.play, spacing=6)
@@ -145,7 +146,6 @@ class TrajectoryPanel(Panel):
         layout.addStretch(1)
         layout.addLayout(last)
         self.setLayout(layout)
-        self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(1000 // SPEEDS[2])
         self._timer.timeout.connect(self._next)

@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 from gaussianem_gui.decoding import Consensus
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.viewer import Viewer, _rgb, _shade
-from gaussianem_gui.views.widgets import Elided, label, row
+from gaussianem_gui.views.widgets import Elided, icon_button, label, row
 from gaussianem_gui.volumes import Picture, surface
 
 MAX_ARROWS = 1500
@@ -97,7 +97,13 @@ class LiveViewer(Viewer):
         self.tools = QFrame()
         self.tools.setLayout(self.more)
         self.layout().insertWidget(1, self.tools)
-        self.mode.setMinimumWidth(104)
+        self.tools.hide()
+        tip = "Colours of the Gaussians, arrows, clipping"
+        self.fold = icon_button("settings", tip, checkable=True, name="viewMore")
+        self.fold.toggled.connect(self.tools.setVisible)
+        self.points.toggled.connect(lambda on: self.fold.setChecked(on or self.fold.isChecked()))
+        self.bar.layout().addWidget(self.fold)
+        self.mode.setMinimumWidth(114)
         self.level.setMinimumWidth(60)
         self.note = Elided("", "hint")
         self.note.setContentsMargins(12, 0, 12, 2)
@@ -134,7 +140,7 @@ class LiveViewer(Viewer):
     ) -> None:
         """Show a volume and its Gaussians."""
         assert self.model is not None
-        if positions is not None:
+        if positions is not None and densities is not None:
             self.positions, self._densities = positions, densities
             # the parent draws z, y, x
             self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)
