@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QSplitter, QTableW
 
 from gaussianem_gui.project import JobInfo, Project
 from gaussianem_gui.views.fields import field_label
-from gaussianem_gui.views.loss_plot import LossPlot, dot, quantity_name
+from gaussianem_gui.views.loss_plot import LossPlot, dot, main_terms, quantity_name
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.theme import STATES, theme
 from gaussianem_gui.views.widgets import button, column, frame, label, row
@@ -90,7 +90,10 @@ class Compare(QWidget):
             return
         self.plot.refresh()
         infos = [(name, self._model.info(name)) for name in self.names]
-        finals = [self._model.history(name).latest("loss") for name in self.names]
+        reported = {name for job in self.names for _, name in self._model.history(job).names()}
+        main = sorted(main_terms(reported))[:1]
+        self._main = main[0] if main else "loss"
+        finals = [self._model.history(name).latest(self._main) for name in self.names]
         state = (
             tuple(i.status if i is not None else None for _, i in infos),
             tuple(finals),
@@ -100,7 +103,7 @@ class Compare(QWidget):
         if state == self._states:
             return
         self._states = state
-        heads = ["Job", "State", *(field_label(n) for n in self._differences), quantity_name("loss")]
+        heads = ["Job", "State", *(field_label(n) for n in self._differences), quantity_name(self._main)]
         self.table.setColumnCount(len(heads))
         self.table.setHorizontalHeaderLabels(heads)
         self.table.verticalHeader().hide()

@@ -23,7 +23,12 @@ NAMES = {
 }
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
-MAIN_TERMS = ("loss", "total", "data", "image")  # drawn unless switched off
+# Drawn at first: the first of these groups of which a job reports anything.
+MAIN_TERMS = (("unexplained",), ("loss", "total", "data", "image"))
+EXPLAINED = {
+    "unexplained": "Share of the images' power that the model leaves unexplained; comparable over epochs and jobs",
+    "loss": "Sum of all terms; its unit follows the noise as measured last, so it may step up after an epoch",
+}
 MARKS = 60  # epoch marks shown at most
 SMOOTH_LINES = 400  # points up to which lines are drawn without steps
 
@@ -31,6 +36,11 @@ SMOOTH_LINES = 400  # points up to which lines are drawn without steps
 def quantity_name(name: str) -> str:
     """Name of a reported quantity as a form would write it."""
     return NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def main_terms(names: set[str]) -> set[str]:
+    """Of the quantities that a job reports, those that say most: drawn until the user chooses others."""
+    return next((names & set(group) for group in MAIN_TERMS if names & set(group)), names - set(NOT_LOSSES))
 
 
 def style_plot(plot: pg.PlotWidget) -> None:
@@ -72,7 +82,7 @@ class LossPlot(QWidget):
         self._marks: list[pg.InfiniteLine] = []
         self._hidden: set[str] = set(_stored("plot/hidden", []))
         self._asked: set[str] = set(_stored("plot/shown", []))
-        self._compared: set[str] = {"loss", "total"}
+        self._compared: set[str] | None = None  # quantities drawn of several jobs, once the user has chosen
         self._chips: dict[str, QPushButton] = {}
         self._legend: list[QPushButton] = []
 
@@ -205,9 +215,8 @@ class LossPlot(QWidget):
         """Quantities not drawn. At first the main ones alone are: small terms would squeeze them into a flat line."""
         names = {name for _, history in self._jobs for _, name in history.names()}
         if len(self._jobs) > 1:
-            return names - self._compared
-        first = names & set(MAIN_TERMS) or names - set(NOT_LOSSES)
-        return names - ((first | self._asked) - self._hidden)
+            return names - (self._compared if self._compared is not None else main_terms(names))
+        return names - ((main_terms(names) | self._asked) - self._hidden)
 
     def _x(self, curve: Curve) -> np.ndarray:
         key = self.axis.currentData()
@@ -260,7 +269,7 @@ class LossPlot(QWidget):
                 chip.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px;")
                 chip.setCheckable(True)
                 chip.setChecked(name not in self._concealed())
-                chip.setToolTip(f"Show or hide {quantity_name(name)}")
+                chip.setToolTip(EXPLAINED.get(name, f"Show or hide {quantity_name(name)}"))
                 chip.setAccessibleName(f"Show {quantity_name(name)}")
                 chip.setObjectName(f"chip-{name}")
                 chip.toggled.connect(lambda on, n=name: self._toggle(n, on))
@@ -290,6 +299,8 @@ class LossPlot(QWidget):
 
     def _toggle(self, name: str, on: bool) -> None:
         if len(self._jobs) > 1:
+            if self._compared is None:
+                self._compared = main_terms({n for _, history in self._jobs for _, n in history.names()})
             (self._compared.add if on else self._compared.discard)(name)
         else:
             (self._hidden.discard if on else self._hidden.add)(name)
