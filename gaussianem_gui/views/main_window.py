@@ -310,7 +310,8 @@ class MainWindow(JobActions, QMainWindow):
 
     def _show_project_state(self) -> None:
         opened = self.model is not None
-        hidden = QSettings().value("window/hidden", []) or []
+        stored = QSettings().value("window/hidden", [])
+        hidden = [stored] if isinstance(stored, str) else list(stored) if isinstance(stored, list | tuple) else []
         for dock in (self.jobs_dock, self.machine_dock):
             dock.setVisible(opened and dock.objectName() not in hidden)
         self.project_button.setText(self.model.root.name if self.model is not None else "GaussianEM")
