@@ -49,7 +49,7 @@ class Ranks:
         if self.world == 1:
             return tensor
         together = tensor.new_empty(self.world * tensor.shape[0], *tensor.shape[1:])
-        torch.distributed.all_gather_into_tensor(together, tensor.contiguous())
+        torch.distributed.all_gather(list(together.chunk(self.world)), tensor.contiguous())
         return together
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -70,14 +70,17 @@ class Ranks:
                 torch.distributed.broadcast(tensor, 0)
 
 
-def distributed() -> Ranks:
-    """Ranks from the variables that torchrun sets; joins the group at the first call (NCCL on GPUs, else gloo)."""
+def distributed(wanted: str = "auto") -> Ranks:
+    """Ranks from the variables that torchrun sets; joins the group at the first call.
+
+    ``wanted`` is the device option: NCCL joins GPUs, gloo CPUs.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not torch.distributed.is_initialized():
-        cuda = torch.cuda.is_available()
+        cuda = torch.cuda.is_available() and wanted != "cpu"
         if cuda:
             torch.cuda.set_device(local)
         torch.distributed.init_process_group("nccl" if cuda else "gloo")

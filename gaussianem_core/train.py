@@ -82,7 +82,7 @@ def resolve_stack(options: TrainOptions) -> Path:
 
 def run(options: TrainOptions, log: JobLog) -> None:
     """Train as ``options`` say; results and events go to the log's directory."""
-    ranks = distributed()
+    ranks = distributed(options.device)
     device = choose_device(options.device, ranks.local_rank)
     if options.threads:
         torch.set_num_threads(options.threads)
