@@ -52,6 +52,7 @@ def style_plot(plot: pg.PlotWidget) -> None:
         axis.setPen(pg.mkPen(theme.colour("border")))
         axis.setTextPen(pg.mkPen(theme.colour("muted")))
         axis.setStyle(tickLength=0)
+        axis.enableAutoSIPrefix(False)
     item.showGrid(x=True, y=True, alpha=0.22 if theme.name == "dark" else 0.14)
     item.hideButtons()
 
@@ -67,6 +68,18 @@ def dot(colour: str, hollow: bool = False) -> QIcon:
     painter.drawEllipse(4, 4, 12, 12)
     painter.end()
     return QIcon(pixmap)
+
+
+class ValueAxis(pg.AxisItem):
+    """An axis that shows powers of ten of its values when ``log`` is on: it has ticks in narrow ranges too."""
+
+    log = False
+
+    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        if not self.log:
+            return super().tickStrings(values, scale, spacing)
+        digits = 3 if spacing < 0.1 else 2
+        return [f"{10.0**value:.{digits}g}" for value in values]
 
 
 class LossPlot(QWidget):
@@ -86,7 +99,8 @@ class LossPlot(QWidget):
         self._chips: dict[str, QPushButton] = {}
         self._legend: list[QPushButton] = []
 
-        self.plot = pg.PlotWidget()
+        self._values = ValueAxis("left")
+        self.plot = pg.PlotWidget(axisItems={"left": self._values})
         self.plot.setMinimumHeight(110)
         self.plot.setAccessibleName("Loss curves")
         self.plot.setMenuEnabled(False)
@@ -313,7 +327,8 @@ class LossPlot(QWidget):
     def _change(self) -> None:
         QSettings().setValue("plot/log", int(self.log.isChecked()))
         QSettings().setValue("plot/smoothing", self.smoothing.value())
-        self.plot.getAxis("left").setLogMode(x=False, y=self.log.isChecked())
+        self._values.log = self.log.isChecked()
+        self._values.picture = None
         self.plot.setLabel("bottom", AXES[self.axis.currentData()], color=theme.colour("muted"))
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
