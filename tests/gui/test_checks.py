@@ -141,11 +141,9 @@ def test_settings_come_from_the_nearest_layer(tmp_path: Path) -> None:
 
 
 def test_each_state_has_its_next_steps() -> None:
-    assert [s.job_type for s in next_steps("train", State.SUCCEEDED, ["decode", "analyze", "morph"])] == [
-        "analyze",
-        "decode",
-    ]
-    assert next_steps("analyze", State.SUCCEEDED, ["decode"])[0].kind == "results"
+    found = next_steps("train", State.SUCCEEDED, ["decode", "analyze", "morph"])
+    assert [s.job_type for s in found if s.kind == "job"] == ["analyze", "decode"]
+    assert "results" in [s.kind for s in next_steps("analyze", State.SUCCEEDED, ["decode"])]
     assert [s.kind for s in next_steps("train", State.ABORTED, [])] == ["continue", "clone"]
     assert next_steps("train", State.FAILED, [])[0].kind == "log"
     assert next_steps("train", State.SCHEDULED, []) == []
