@@ -1,0 +1,113 @@
+"""The explorer's 3D view on a real display: run under xvfb-run with GLX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PySide6.QtGui import QGuiApplication
+from test_explorer import LEFT, explored  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.display
+
+
+@pytest.fixture
+def seen(explored, qtbot):  # noqa: F811
+    """The explorer with its molecule drawn."""
+    if QGuiApplication.platformName() == "offscreen":
+        pytest.skip("needs a display with OpenGL: xvfb-run -s '-screen 0 1400x900x24 +extension GLX', QT_QPA_PLATFORM=xcb")
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None and explorer.viewer.is_3d(), timeout=120_000)
+    qtbot.waitUntil(lambda: "surface" in explorer.viewer.layers(), timeout=60_000)
+    return explorer, second
+
+
+def click(explorer, qtbot, row: int) -> None:
+    """Show a particle and wait until it is drawn."""
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
+        explorer.show_latent(explorer.table.z[row].astype(float))
+    qtbot.waitUntil(lambda: not explorer.viewer._background.busy("mesh"), timeout=20_000)
+    qtbot.wait(100)
+
+
+def shot(explorer) -> np.ndarray:
+    """What the view shows, on white."""
+    return explorer.viewer.pixels_on_white()[0].astype(int)
+
+
+def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
+    explorer, second = seen
+    first, other = int(np.flatnonzero(~second)[0]), int(np.flatnonzero(second)[0])
+    click(explorer, qtbot, first)
+    one = shot(explorer)
+    click(explorer, qtbot, other)
+    two = shot(explorer)
+    click(explorer, qtbot, first)
+    again = shot(explorer)
+    changed = np.abs(two - one).sum()
+    assert changed > 0 and np.abs(again - one).sum() < 0.1 * changed
+    assert (one[2, 2, :3] > 250).all() and (one[..., :3].min(axis=-1) < 200).any()  # white, with something on it
+
+    explorer.viewer.points.setChecked(True)
+    explorer.viewer.arrows.setCurrentIndex(3)
+    click(explorer, qtbot, other)
+    layers = {layer.name: layer for layer in explorer.viewer._viewer.layers}
+    assert {"surface", "gaussians", "arrows"} <= set(explorer.viewer.layers())
+    half = explorer.consensus.half_angstrom
+    assert np.allclose(layers["gaussians"].data, explorer._last.positions[:, ::-1] * half, atol=1e-4)
+    start, along = layers["arrows"].data[:, 0], layers["arrows"].data[:, 1]
+    moved = (explorer._last.positions - explorer.consensus.positions)[:, ::-1] * half
+    rest = explorer.consensus.positions[:, ::-1] * half
+    place = np.abs(rest[:, None] - start[None]).sum(axis=-1).argmin(axis=0)
+    assert np.allclose(along, 10 * moved[place], atol=1e-3)
+    explorer.viewer.show_domains(np.arange(len(rest)) % 3)
+    assert len(np.unique(layers["gaussians"].face_color, axis=0)) == 3
+
+    for ending in ("png", "pdf", "svg"):
+        path = tmp_path / f"view.{ending}"
+        explorer.write_view(path)
+        qtbot.waitUntil(path.exists, timeout=30_000)
+    with Image.open(tmp_path / "view.png") as image:
+        assert image.getpixel((1, 1))[:3] == (255, 255, 255)
+
+
+def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen, qtbot):
+    explorer, second = seen
+    click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
+    qtbot.mouseClick(explorer.keep_button, LEFT)
+    qtbot.waitUntil(lambda: explorer.second.is_3d() and explorer.second.property("linked"), timeout=60_000)
+    explorer.viewer.camera().angles = (10, 40, 70)
+    assert explorer.second.camera().angles == pytest.approx((10, 40, 70))
+    explorer.second.camera().zoom = 2.5
+    assert explorer.viewer.camera().zoom == pytest.approx(2.5)
+    explorer.difference.setChecked(True)
+    click(explorer, qtbot, int(np.flatnonzero(second)[0]))
+    assert {"gain", "loss"} & set(explorer.viewer.layers())
+    assert explorer.plots[0]._other.data["x"][0] == pytest.approx(explorer.plots[0].points[np.flatnonzero(~second)[0], 0])
+    explorer.difference.setChecked(False)
+    assert not {"gain", "loss"} & set(explorer.viewer.layers())
+    qtbot.mouseClick(explorer.keep_button, LEFT)
+    assert explorer.second.isHidden()
+
+
+def test_a_trajectory_plays_and_every_frame_is_drawn(seen, qtbot):
+    explorer, _ = seen
+    panel = explorer.panels["Trajectory"]
+    explorer.tabs.setCurrentWidget(panel)
+    panel.kind.setCurrentIndex(panel.kind.findData("component"))
+    panel.count.setValue(8)
+    qtbot.mouseClick(panel.make, LEFT)
+    qtbot.waitUntil(lambda: len(panel.meshes) == 8, timeout=60_000)
+    pictures = []
+    for frame in range(8):
+        panel.slider.setValue(frame)
+        qtbot.wait(30)
+        pictures.append(shot(explorer))
+    assert all(np.abs(a - b).sum() > 0 for a, b in zip(pictures, pictures[1:]))
+    panel.slider.setValue(0)
+    qtbot.mouseClick(panel.play, LEFT)
+    qtbot.waitUntil(lambda: len(panel.shown_at) > 20, timeout=20_000)
+    qtbot.mouseClick(panel.play, LEFT)
+    assert not panel.playing()
