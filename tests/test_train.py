@@ -153,9 +153,10 @@ def test_two_processes_equal_one(two_states: Path) -> None:
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     one = load_checkpoint(two_states / "one" / "weights.0.pkl")["model_state_dict"]
     two = load_checkpoint(two_states / "two" / "weights.0.pkl")["model_state_dict"]
-    for name in one:  # Adam makes whole steps of rounding where a gradient is nearly zero, so single values differ
-        difference = (two[name] - one[name]).double().norm()
-        assert difference <= 1e-2 * one[name].double().norm() + 1e-6, name
+    # Adam makes whole steps of rounding where a gradient is nearly zero. Fifteen steps of the default rate move a value
+    # by up to 7.5e-3: processes that did not share gradients or batch norm would differ by as much.
+    for name in one:
+        assert (two[name] - one[name]).double().square().mean().sqrt() < 2e-3, name
     z = [load_latents(two_states / run / "weights.1.output.pkl")["z_mu"] for run in ("one", "two")]
     assert z[0].shape == z[1].shape == (300, 2)
 
