@@ -967,7 +967,8 @@ class MainWindow(JobActions, QMainWindow):
 
 def _import_explorer() -> None:
     """The slow libraries behind the explorer, in a worker; widgets are made on the window's thread afterwards."""
-    for name in ("gaussianem_gui.explorer", "gaussianem_gui.walks", "gaussianem_gui.masks", "gaussianem_core.landscape"):
+    rooms = ("gaussianem_gui.explorer", "gaussianem_gui.walks", "gaussianem_gui.masks", "gaussianem_core.landscape")
+    for name in rooms:
         importlib.import_module(name)
 
 
