@@ -68,6 +68,7 @@ MODES = (
 )
 PLACES = {"nearest": "Particle", "exact": "Exact place", "mean": "Mean of 32"}
 NEIGHBOURS = 32
+MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
 
 
@@ -420,7 +421,8 @@ class Explorer(QWidget):
         self.decoder, self._bridge, self.consensus, self.sources, self.table = None, None, None, None, None
         self.crowd = self.latent = self.kept = self._last = self._kept_picture = None
         self.particle = -1
-        self.second.hide()
+        self._fold_second()
+        self.keep_button.setText("Keep beside")
         if decoder is not None:
             # the bridge lives until the reader thread has ended
             self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
@@ -649,12 +651,13 @@ class Explorer(QWidget):
 
     def keep_state(self) -> None:
         """Keep what is shown in a second view, with linked cameras; again lets go of it."""
-        if not self.second.isHidden():
-            self.second.hide()
+        if self.kept is not None:
+            self._fold_second()
             self.kept = self._kept_picture = None
             self.keep_button.setText("Keep beside")
         elif self._last is not None and self.latent is not None:
             self.kept, self._kept_picture = self.latent.copy(), self._last
+            self.second.setMaximumWidth(MOST_WIDTH)
             self.second.show()
             self.views.setSizes([500, 500])
             self.second.level.setValue(self.viewer.level.value())
@@ -664,6 +667,11 @@ class Explorer(QWidget):
         for plot in self.plots:
             self._draw_markers(plot)
         self._draw_difference()
+
+    def _fold_second(self) -> None:
+        """No room for the second view; its canvas stays as it is."""
+        self.second.setMaximumWidth(0)
+        self.views.setSizes([1000, 0])
 
     def _link_cameras(self) -> None:
         if not self.second.property("linked"):

@@ -3,6 +3,7 @@ a second volume over the first (difference, reference, mask), a clipping plane."
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,11 +209,27 @@ class LiveViewer(Viewer):
             self._viewer.canvas.background_color_override = colour
         # napari's zoom is screen pixels a world unit
         ratio = pixels.shape[1] / max(self._canvas.width(), 1)
-        return pixels, 1.0 / (self._viewer.camera.zoom * max(ratio, 1e-9))
+        return pixels, 1.0 / (self._viewer.scene.camera.zoom * max(ratio, 1e-9))
+
+    def _restyle(self) -> None:
+        """The theme's colours, without removing layers."""
+        if self._canvas is None:
+            return
+        from napari.utils import Colormap
+
+        self._viewer.theme = theme.name
+        self._viewer.canvas.background_color_override = theme.colour("plot")
+        tint = [*_rgb(theme.colour("accent")), 1.0]
+        if (layer := self._layer("surface")) is not None:
+            layer.colormap = Colormap([tint, tint], name=f"accent-{theme.name}")
+        if (layer := self._layer("projection")) is not None:
+            layer.colormap = "magma" if theme.name == "dark" else "gray_r"
+        if self.picture is not None:
+            self._draw()
 
     def camera(self) -> Any:
         """napari's camera, None before the canvas is there."""
-        return self._viewer.camera if self._viewer is not None else None
+        return self._viewer.scene.camera if self._viewer is not None else None
 
     def follow(self, other: LiveViewer) -> None:
         """Link the cameras of two views."""
@@ -254,6 +271,7 @@ class LiveViewer(Viewer):
             self._show_mesh(ready.mesh)
             return
         node = self._canvas.canvas.layer_to_visual[layer].node
+        _keep_shader(node)
         node.set_data(meshdata=ready.data)
         node.update()
         self._shown()
@@ -304,24 +322,27 @@ class LiveViewer(Viewer):
         heavy = np.argsort(-np.linalg.norm(moved, axis=1) * self.model.densities)[:MAX_ARROWS]
         data = np.stack([start[heavy], moved[heavy]], axis=1)[:, :, ::-1] * self.model.half_angstrom
         if layer is not None:
-            self._viewer.layers.remove(layer)
+            layer.data, layer.visible = data, True
+            return
         self._viewer.add_vectors(
             data, name="arrows", edge_color=theme.colour("warning"), edge_width=self.model.half_angstrom / 90,
             vector_style="arrow", length=1.0,
         )  # fmt: skip
 
     def _draw_extra(self, key: str) -> None:
+        """Draw or hide a second surface. Layers stay once they are there: some drivers crash where one is removed."""
         if self._viewer is None:
             return
         layer = self._layer(key)
-        if layer is not None:
-            self._viewer.layers.remove(layer)
-        if key not in self._extra:
-            self._let_see()
-            return
         self._let_see()
-        vertices, faces, colour, opacity = self._extra[key]
-        if len(faces):
+        vertices, faces, colour, opacity = self._extra.get(key, (np.zeros((0, 3)), np.zeros((0, 3)), "", 0.0))
+        if not len(faces):
+            if layer is not None:
+                layer.visible = False
+        elif layer is not None:
+            layer.data = (vertices, faces, np.full(len(vertices), 0.5, np.float32))
+            layer.opacity, layer.visible = opacity, True
+        else:
             from napari.utils import Colormap
 
             tint = [*_rgb(colour), 1.0]
@@ -365,11 +386,30 @@ class LiveViewer(Viewer):
         half = self.model.half_angstrom
         planes = []
         if share:
-            towards = -np.asarray(self._viewer.camera.view_direction, float)
+            towards = -np.asarray(self._viewer.scene.camera.view_direction, float)
             planes = [{"position": towards * half * (0.8 - 1.5 * share), "normal": -towards, "enabled": True}]
         for name in ("surface", "projection"):
             if (layer := self._layer(name)) is not None:
                 layer.experimental_clipping_planes = planes
+
+
+def _keep_shader(node: Any) -> None:
+    """Let a mesh keep its colour function: vispy makes an equal one at every change, and compiles the shaders anew."""
+    if "_build_color_transform" not in vars(node) and hasattr(node, "_build_color_transform"):
+        build = node._build_color_transform
+        kept: dict[Any, Any] = {}
+
+        def transform(colours: np.ndarray) -> Any:
+            key = (colours.ndim, colours.shape[-1], *map(float, node._clim_values), id(node.cmap))
+            if key not in kept:
+                kept.clear()
+                kept[key] = build(colours)
+            return kept[key]
+
+        with contextlib.suppress(AttributeError):  # visuals are frozen in some versions: slower, and right
+            node.unfreeze()
+            node._build_color_transform = transform
+            node.freeze()
 
 
 def _copy(source: Any, target: Any, name: str) -> None:
