@@ -56,7 +56,7 @@ TOOLS = (
     ("decode", "tool-show", "Show", "Click or drag: the molecule at that place appears in 3D"),
     ("lasso", "tool-lasso", "Lasso", "Draw around particles to select them"),
     ("polygon", "tool-polygon", "Polygon", "Click corners to select; double click or Enter closes"),
-    ("rectangle", "tool-rectangle", "Rectangle", "Drag a rectangle to select"),
+    ("rectangle", "tool-rectangle", "Box", "Drag a rectangle to select"),
     ("anchor", "tool-path", "Path", "Click places for a trajectory through them"),
     ("pan", "tool-pan", "Move", "Drag to move the plot (with every tool: right button moves, wheel zooms)"),
 )

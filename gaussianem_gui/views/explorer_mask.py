@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, QTimer
-from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QGridLayout, QSlider
+from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QSlider
 
 from gaussianem_core.mrc import Volume, read_map
 from gaussianem_gui.masks import COMBINE, Recipe, Shape, make_mask, save_mask, shrunk
-from gaussianem_gui.views.explorer_panel import Panel
+from gaussianem_gui.views.explorer_panel import Number, Panel
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import Elided, Switch, button, column, label, row
 from gaussianem_gui.volumes import Picture, surface
@@ -61,8 +61,10 @@ class MaskPanel(Panel):
         for box in (self.shape, self.action):
             box.currentIndexChanged.connect(self._shape_changed)
         self._words = [label("at", "muted"), label("size", "muted")]
-        shape = row(self.shape, self.action, self._words[0], *self.centre, self._words[1], *self.extent, None,
-                    spacing=4)  # fmt: skip
+        self.shape.setMinimumWidth(106)
+        self.action.setMinimumWidth(118)
+        shape = row(self.shape, self.action, None, spacing=4)
+        places = row(self._words[0], *self.centre, 4, self._words[1], *self.extent, None, spacing=4)
         self.combine = QComboBox()
         self.combine.setAccessibleName("Combine with another mask")
         self.combine.addItem("Alone", "")
@@ -79,6 +81,7 @@ class MaskPanel(Panel):
         layout.addLayout(first)
         layout.addLayout(grid)
         layout.addLayout(shape)
+        layout.addLayout(places)
         layout.addStretch(1)
         layout.addLayout(last)
         self.setLayout(layout)
@@ -100,16 +103,8 @@ class MaskPanel(Panel):
         slider.valueChanged.connect(self._later)
         return slider
 
-    def _number(self, name: str, low: float, high: float, value: float = 0) -> QDoubleSpinBox:
-        field = QDoubleSpinBox()
-        field.setRange(low, high)
-        field.setValue(value)
-        field.setDecimals(0)
-        field.setSuffix(" Å")
-        field.setAccessibleName(f"{name} of the shape")
-        field.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
-        field.setMaximumWidth(58)
-        field.setStyleSheet("padding: 3px 4px;")
+    def _number(self, name: str, low: float, high: float, value: float = 0) -> Number:
+        field = Number(f"{name} of the shape", low, high, value, "Å", 62)
         field.valueChanged.connect(self._later)
         return field
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QPointF, Qt, QTimer
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
-from PySide6.QtWidgets import QComboBox, QFileDialog, QMenu, QSlider, QSpinBox, QWidget
+from PySide6.QtWidgets import QComboBox, QFileDialog, QMenu, QSlider, QWidget
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui import walks
 from gaussianem_gui.decoding import Decoded
 from gaussianem_gui.movies import Frame, export_movie, export_series
-from gaussianem_gui.views.explorer_panel import Panel
+from gaussianem_gui.views.explorer_panel import Number, Panel
 from gaussianem_gui.views.explorer_view import Prepared, picture_of, prepare
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import Elided, button, column, icon_button, keep_icon, label, row
@@ -94,11 +94,7 @@ class TrajectoryPanel(Panel):
         self.kind.currentIndexChanged.connect(self._kind_changed)
         self.component = QComboBox()
         self.component.setAccessibleName("Component")
-        self.count = QSpinBox()
-        self.count.setRange(2, 200)
-        self.count.setValue(30)
-        self.count.setSuffix(" frames")
-        self.count.setAccessibleName("Frames")
+        self.count = Number("Number of frames", 2, 200, 30, "frames", 92)
         self.make = button("Decode", "primary", "", self.start, "Decode the path", name="decodePath")
         self.clear_button = icon_button("x", "Remove the points", self.clear_anchors, name="clearAnchors")
         self.text = Elided("", "hint")
@@ -127,11 +123,8 @@ class TrajectoryPanel(Panel):
         menu.addAction("Morph an atomic model along it …", self.morph)
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
-        self.kind.setMinimumWidth(150)
-        self.component.setMinimumWidth(124)
-        self.count.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
-        self.count.setStyleSheet("padding: 4px 6px; min-height: 20px;")
-        self.count.setFixedWidth(92)
+        self.kind.setMinimumWidth(140)
+        self.component.setMinimumWidth(136)
         self.speed.setMinimumWidth(120)
         first = row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6)
         player = row(self.play, spacing=6)
@@ -199,7 +192,7 @@ class TrajectoryPanel(Panel):
 
     def make_path(self) -> np.ndarray:  # -> (P, zdim)
         """The path that the fields describe. Raises InputError in words if something is missing."""
-        table, count, kind = self.explorer.table, self.count.value(), self.kind.currentData()
+        table, count, kind = self.explorer.table, int(self.count.value()), self.kind.currentData()
         number = int(self.component.currentData() or 0)
         if kind == "component":
             return walks.along_component(table.z, number, count)

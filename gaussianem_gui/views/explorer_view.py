@@ -106,6 +106,8 @@ class LiveViewer(Viewer):
         self.bar.layout().addWidget(self.fold)
         self.mode.setMinimumWidth(114)
         self.level.setMinimumWidth(60)
+        self.level.setToolTip("Contour level, in sigma of the consensus map: the same for every picture")
+        self._level_label.setText("")
         self.note = Elided("", "hint")
         self.note.setContentsMargins(12, 0, 12, 2)
         self.note.hide()

@@ -313,3 +313,38 @@ def test_leaving_the_job_ends_the_worker(explored, qtbot):
     decoder = explorer.decoder
     window.close_project()
     qtbot.waitUntil(lambda: not decoder.alive(), timeout=20_000)
+
+
+def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
+    from gaussianem_core.checkpoint import save_latents
+    from gaussianem_core.errors import InputError
+    from gaussianem_gui.views.explorer_compare import align
+
+    window, explorer, second = explored
+    generator = np.random.default_rng(1)
+    z = explorer.table.z.astype(float)
+    turned = z @ generator.normal(size=(3, 3)) + 5
+    found = align(z, turned)
+    scores = explorer.table.components.scores(z)
+    assert np.allclose(found.scores, scores - scores.mean(axis=0), atol=1e-6)
+    assert found.correlations == pytest.approx([1, 1, 1])
+    assert align(z, generator.normal(size=(600, 4))).correlations[0] < 0.3
+    with pytest.raises(InputError, match="600 particles"):
+        align(z, turned[:10])
+
+    project = window.model.project
+    other = project.new_job("train", {"source_dir": "Preprocess/job001", "particle_name": "img_stack.mrcs", "epoch": 2})
+    (other.directory / "weights.1.pkl").write_bytes((explorer.sources.weights).read_bytes())
+    save_latents(other.directory / "weights.1.output.pkl", turned, np.zeros_like(turned))
+    project.mark(other, exploring.State.SUCCEEDED)
+    qtbot.waitUntil(lambda: window.model.info(other.name) is not None, timeout=10_000)
+    panel = explorer.panels["Compare"]
+    explorer.tabs.setCurrentWidget(panel)
+    panel.shown()
+    qtbot.mouseClick(panel.go, LEFT)
+    qtbot.waitUntil(lambda: panel.found is not None, timeout=20_000)
+    assert "agree: canonical correlations 1.00" in panel.text.full_text()
+    names = {panel.table.item(row, 0).text() for row in range(panel.table.rowCount())}
+    assert "epoch" in names
+    explorer.select(second, {"shape": "test"}, "replace")
+    assert len(panel.plot._chosen.data) == second.sum()
