@@ -296,11 +296,8 @@ class TrainOptions(ComputeOptions, JobOptions):
         return value
 
 
-class AnalyzeOptions(ComputeOptions, JobOptions):
-    """Trained network and latents -> components, classes, volumes, trajectories, figures."""
-
-    job_type: ClassVar[str] = "analyze"
-    title: ClassVar[str] = "Analyze"
+class ModelOptions(BaseModel):
+    """A trained network and what it was trained with."""
 
     source_dir: str = option(
         ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
@@ -316,6 +313,23 @@ class AnalyzeOptions(ComputeOptions, JobOptions):
         ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
         produces="checkpoint",
     )
+
+
+class MaskOptions(BaseModel):
+    """Which part of the molecule may move."""
+
+    mask: str = option(
+        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
+        filter="*.npy *.mrc", produces="mask",
+    )
+
+
+class AnalyzeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
+    """Trained network and latents -> components, classes, volumes, trajectories, figures."""
+
+    job_type: ClassVar[str] = "analyze"
+    title: ClassVar[str] = "Analyze"
+
     latent: str = option(
         ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
         produces="latents",
@@ -323,10 +337,6 @@ class AnalyzeOptions(ComputeOptions, JobOptions):
     star_file: str = option(
         "", "particles.star of the preprocess job: adds classes and latents to its rows", group="Input",
         widget="file", filter="*.star", produces="particles",
-    )
-    mask: str = option(
-        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
-        filter="*.npy *.mrc", produces="mask",
     )
     output: str = option("analyze", "directory of the output", group="Output", widget="directory")
     nclass: int = option(10, "number of k-means classes", group="Analysis", ge=1, le=1000)
@@ -353,26 +363,12 @@ class AnalyzeOptions(ComputeOptions, JobOptions):
         return self
 
 
-class DecodeOptions(ComputeOptions, JobOptions):
+class DecodeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
     """Latents or particles -> volumes and Gaussians."""
 
     job_type: ClassVar[str] = "decode"
     title: ClassVar[str] = "Decode"
 
-    source_dir: str = option(
-        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
-    )
-    gaussians: str = option(
-        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
-    )
-    cfg: str = option(
-        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
-        produces="configuration",
-    )
-    model_weight: str = option(
-        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
-        produces="checkpoint",
-    )
     z: str = option(
         "", "latents to decode: text or .npy, one row a volume", group="What to decode", widget="file",
         filter="*.txt *.npy *.csv",
@@ -384,10 +380,6 @@ class DecodeOptions(ComputeOptions, JobOptions):
     particle_indices: str = option(
         "", "particles to decode, counted from 0: a text file with numbers or ranges such as 10-20",
         group="What to decode", widget="file", filter="*.txt",
-    )
-    mask: str = option(
-        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
-        filter="*.npy *.mrc", produces="mask",
     )
     output: str = option("decode", "directory of the output", group="Output", widget="directory")
     box: int | None = option(
@@ -442,27 +434,14 @@ class SimulateOptions(ComputeOptions, JobOptions):
     seed: int = option(0, "seed of every random choice", group="Images", ge=0)
 
 
-class EvaluateOptions(ComputeOptions, JobOptions):
+class EvaluateOptions(ModelOptions, ComputeOptions, JobOptions):
     """Results against known truth: FSC per particle, latent error, class accuracy."""
 
     job_type: ClassVar[str] = "evaluate"
     title: ClassVar[str] = "Evaluate"
 
-    source_dir: str = option(
-        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
-    )
     truth: str = option(
         ..., "truth.npz of the simulation", group="Input", widget="file", filter="*.npz", produces="truth"
-    )
-    gaussians: str = option(
-        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
-    )
-    cfg: str = option(
-        "cfg.json", "configuration", group="Input", widget="file", filter="*.json", produces="configuration"
-    )
-    model_weight: str = option(
-        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
-        produces="checkpoint",
     )
     latent: str = option(
         ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
@@ -475,29 +454,15 @@ class EvaluateOptions(ComputeOptions, JobOptions):
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
 
 
-class MorphOptions(ComputeOptions, JobOptions):
+class MorphOptions(ModelOptions, ComputeOptions, JobOptions):
     """An atomic model fitted to the consensus follows the Gaussians along a trajectory."""
 
     job_type: ClassVar[str] = "morph"
     title: ClassVar[str] = "Morph"
 
-    source_dir: str = option(
-        ".", "directory of the data; other paths are relative to it", group="Input", widget="directory", alias="-s"
-    )
     model: str = option(
         ..., "atomic model fitted to the consensus map", group="Input", widget="file", filter="*.cif *.pdb",
         produces="model",
-    )
-    gaussians: str = option(
-        "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
-    )
-    cfg: str = option(
-        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
-        produces="configuration",
-    )
-    model_weight: str = option(
-        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
-        produces="checkpoint",
     )
     z: str = option(
         ..., "latents along the trajectory: text or .npy, one row a frame", group="Input", widget="file",

@@ -66,7 +66,7 @@ def choose_recipe(options: TrainOptions) -> Recipe:
     return replace(recipe, **given)
 
 
-USUAL_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 20, 60, 2400
+USUAL_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 20, 60, 1600
 
 
 def automatic_epochs(steps_per_epoch: int) -> int:
