@@ -31,6 +31,7 @@ KINDS = {
     "selections": "Between selections",
 }
 SPEEDS = (5, 10, 20, 30)
+SOFTWARE_FACES = 25_000  # of a surface that plays where the processor draws; beyond it a coarser one plays
 
 
 class CountBar(QWidget):
@@ -267,10 +268,12 @@ class TrajectoryPanel(Panel):
 
     def _prepare(self) -> None:
         """Surfaces of all frames at the present contour level, in a worker: then playing only draws."""
-        level, pictures = self.explorer.viewer.contour(), dict(self.pictures)
+        viewer = self.explorer.viewer
+        level, pictures = viewer.contour(), dict(self.pictures)
+        most = SOFTWARE_FACES if viewer.opengl is not None and viewer.opengl.software else 0
 
         def work() -> dict[tuple[int, float], Prepared]:
-            return {(i, level): prepare(picture, level) for i, picture in pictures.items()}
+            return {(i, level): prepare(picture, level, most) for i, picture in pictures.items()}
 
         self.background.run("meshes", work, self._take_meshes, self.say_error)
 

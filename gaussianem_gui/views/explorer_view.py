@@ -4,7 +4,7 @@ a second volume over the first (difference, reference, mask), a clipping plane."
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,15 @@ class Prepared:
     data: Any  # vispy's MeshData
 
 
-def prepare(picture: Picture, level_sigma: float) -> Prepared:
-    """The surface of a picture, ready to draw; for a worker."""
+def prepare(picture: Picture, level_sigma: float, most_faces: int = 0) -> Prepared:
+    """The surface of a picture, ready to draw; for a worker. Beyond ``most_faces`` (0: any number) a coarser one."""
     from vispy.geometry import MeshData
 
     vertices, faces = surface(picture, level_sigma)
+    if most_faces and len(faces) > most_faces and picture.values.shape[0] >= 32:
+        values = _binned(picture.values, 2)
+        coarse = replace(picture, values=values, voxel_angstrom=2 * picture.voxel_angstrom)
+        vertices, faces = surface(coarse, level_sigma)
     if not len(faces):
         return Prepared((vertices, faces), None)
     # napari hands x, y, z to vispy

@@ -198,6 +198,7 @@ def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--skip_plots", action="store_true", help="decoding and playing alone")
     parser.add_argument("--skip_decode", action="store_true", help="plots alone; needs no OpenGL")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -212,7 +213,8 @@ def main() -> None:
         from gaussianem_gui.views.theme import theme
 
         theme.apply("dark")
-        plot_figures(application, options.points)
+        if not options.skip_plots:
+            plot_figures(application, options.points)
         if not options.skip_decode:
             sys.path.insert(0, str(Path(__file__).parents[1] / "gui"))
             import exploring
