@@ -235,6 +235,7 @@ class LogView(QWidget):
         self.setObjectName("logView")
         self._background = Background(self)
         self._logs: dict[str, LogFile] = {}
+        self._errors_wanted = False
         self.which = QComboBox()
         self.which.setAccessibleName("Which log")
         self.which.addItem("Output (run.out)", "run.out")
@@ -263,13 +264,14 @@ class LogView(QWidget):
         self.setLayout(layout)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.which.currentIndexChanged.connect(self._switch)
+        self.which.activated.connect(self._chosen)
         self.search.textChanged.connect(self._search)
         self.search.returnPressed.connect(lambda: self._step(1))
         self.text.followChanged.connect(self.end.setChecked)
 
     def set_logs(self, logs: dict[str, LogFile]) -> None:
         """Show these logs by name (run.out, run.err); a Watcher polls them."""
-        self._logs = logs
+        self._logs, self._errors_wanted = logs, False
         self._switch()
 
     def refresh(self) -> bool:
@@ -278,6 +280,9 @@ class LogView(QWidget):
         if error is not None:
             count = len(error)
             self.which.setItemText(1, f"Errors (run.err) · {count} lines" if count else "Errors (run.err) · empty")
+            if self._errors_wanted and count:
+                self._errors_wanted = False
+                self.which.setCurrentIndex(1)
         changed = self.text.refresh()
         if changed:
             log = self._logs.get(self.which.currentData())
@@ -294,9 +299,14 @@ class LogView(QWidget):
         else:
             super().keyPressEvent(event)
 
-    def show_log(self, name: str) -> None:
-        """Switch to run.out or run.err."""
-        self.which.setCurrentIndex(self.which.findData(name))
+    def show_errors(self) -> None:
+        """Switch to run.err if it holds anything, now or as soon as it was read; else to run.out."""
+        self._errors_wanted = True
+        self.which.setCurrentIndex(0)
+        self.refresh()
+
+    def _chosen(self, _index: int) -> None:
+        self._errors_wanted = False  # what the user picked stays
 
     def _switch(self) -> None:
         self.text.set_log(self._logs.get(self.which.currentData()))

@@ -797,8 +797,7 @@ class MainWindow(JobActions, QMainWindow):
             self.open_explorer(self.pane.name)
         elif step.kind == "log":
             self.pane.show_tab("Log")
-            errors = self.pane.log._logs.get("run.err")
-            self.pane.log.show_log("run.err" if errors is not None and len(errors) else "run.out")
+            self.pane.log.show_errors()
         else:
             self.trigger(step.kind)
 

@@ -151,8 +151,14 @@ def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qap
     assert view.found.text() == "2 of 111" and not view.end.isChecked()
     view.text.copy()
     assert qapp.clipboard().text() == "line 50"
-    view.show_log("run.err")
+    view.which.setCurrentIndex(1)
     assert view.text.visible_lines() == [] and "empty" in view.which.itemText(1)
+    view.show_errors()
+    assert view.which.currentData() == "run.out", "there are none yet"
+    (tmp_path / "run.err").write_text("CUDA out of memory\n")
+    logs["run.err"].poll()
+    view.refresh()
+    assert view.text.visible_lines() == ["CUDA out of memory"], "errors read after they were asked for appear"
 
 
 def test_results_are_sorted_by_kind_and_a_folder_is_one_series(tmp_path: Path) -> None:
