@@ -24,9 +24,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import ABORT, ABORTED, FAILURE, write_atomically
+from gaussianem_core.events import ABORT, ABORTED, FAILURE, HEARTBEAT, write_atomically
 from gaussianem_core.options import explain, option
-from gaussianem_gui.job import ERR, EXIT, OUT, Job
+from gaussianem_gui.job import ERR, EXIT, OUT, Job, read_json
 
 SCRIPT = "run_submit.script"
 SETTINGS = ".gaussianem/cluster.json"
@@ -306,6 +306,16 @@ def refresh(jobs: Sequence[Job]) -> None:
                 if not word and name == "slurm":
                     word = _accounting(identifier, root)
                 note_state(job, preset, word)
+
+
+def adopt(job: Job) -> None:
+    """Keep the id that a job found in its own environment, where the program that submitted it was killed before."""
+    record = job.record()
+    if job.submitting(record) is None:
+        return
+    found = str(read_json(job.directory / HEARTBEAT).get("scheduler_id", ""))
+    if found:
+        job.write_record(scheduler_id=found, scheduler=record["cluster"]["preset"], scheduler_state="running")
 
 
 def note_state(job: Job, preset: Preset, word: str) -> None:

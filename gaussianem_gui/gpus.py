@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import psutil
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
-from gaussianem_gui.job import Job, State, read_json
+from gaussianem_gui.job import Job, State, is_waiting, read_json
 from gaussianem_gui.launch import MARK
 from gaussianem_gui.lock import alive, start_ticks
 
@@ -92,25 +92,30 @@ def gpu_memory_by_pid() -> dict[int, int]:
     return held
 
 
-def allowed(indices: Iterable[int]) -> list[int]:
-    """Those GPUs that ``CUDA_VISIBLE_DEVICES`` of this session lets us use (numbers only; names are left to it)."""
+def allowed(cards: Sequence[Gpu]) -> list[int]:
+    """Numbers of those GPUs that ``CUDA_VISIBLE_DEVICES`` of this session, numbers or UUIDs, lets us use."""
     mask = os.environ.get(VISIBLE)
     if mask is None:
-        return list(indices)
-    numbers = {int(word) for word in mask.split(",") if word.strip().isdigit()}
-    return [i for i in indices if i in numbers]
+        return [card.index for card in cards]
+    words = [word.strip() for word in mask.split(",") if word.strip()]
+    return [c.index for c in cards if any(w == str(c.index) or (w[0] == "G" and c.uuid.startswith(w)) for w in words)]
 
 
 # --- reservations: who of all our runners on this machine has given which GPU to which job ---------------------------
 
 
 def state_folder() -> Path:
-    """This user's folder on this machine (not on a network disk): runner locks and GPU reservations."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    path = base / f"gaussianem-{getpass.getuser()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
-        raise InputError("temporary directory", "must be this user's own", path, "Set XDG_RUNTIME_DIR to another.")
+    """This user's folder on this machine (not on a network disk): runner locks and GPU reservations.
+
+    The same for all sessions, and there after the last logout while jobs go on: therefore in /tmp, whatever TMPDIR and
+    XDG_RUNTIME_DIR say. GAUSSIANEM_STATE_DIR names another place.
+    """
+    shared = Path("/tmp")
+    base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    path = Path(os.environ.get("GAUSSIANEM_STATE_DIR") or base) / f"gaussianem-{getpass.getuser()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != os.getuid():
+        raise InputError("state directory", "must be this user's own", path, "Set GAUSSIANEM_STATE_DIR to another.")
     return path
 
 
@@ -121,10 +126,14 @@ def reservations() -> dict[int, str]:
         record = read_json(path)
         directory = Path(str(record.get("directory", "")))
         job = Job(directory.parent.parent, f"{directory.parent.name}/{directory.name}/", str(record.get("type", "")))
-        holds = any(alive(who) for who in job.processes()) or job.status().state in (State.SCHEDULED, State.RUNNING)
-        if job.record().get("run") != record.get("run") or not holds:
+        now = job.record()
+        holds = any(alive(who) for who in job.processes(now)) or is_waiting(job, now)
+        holds = holds or job.status().state is State.RUNNING
+        if now.get("run") != record.get("run") or not holds:
             path.unlink(missing_ok=True)
             continue
+        with contextlib.suppress(OSError):  # kept young: old files of /tmp are swept away
+            os.utime(path)
         held[int(path.stem.split("-")[1])] = str(directory)
     return held
 

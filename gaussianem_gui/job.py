@@ -7,12 +7,13 @@ Names of control files and the event lines are in ``gaussianem_core.events``; jo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -239,20 +240,45 @@ class Job:
         return read_json(self.directory / RECORD)
 
     def write_record(self, **changes: Any) -> dict[str, Any]:
-        """Change some of our notes; None removes one."""
-        record = {k: v for k, v in {**self.record(), **changes}.items() if v is not None}
-        events.write_atomically(self.directory / RECORD, json.dumps(record, indent=1) + "\n")
+        """Change some of our notes; None removes one. What other processes change at the same time is kept."""
+        with self._alone():
+            record = {k: v for k, v in {**self.record(), **changes}.items() if v is not None}
+            events.write_atomically(self.directory / RECORD, json.dumps(record, indent=1) + "\n")
         return record
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold a lock on the directory for a moment; without one where the file system has none (some network disks)."""
+        handle = os.open(self.directory, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def claim_path(self, run: int) -> Path:
         """File that the process of run number ``run`` creates; whoever creates it is the only one to run."""
         return self.directory / f".gaussianem_run_{run}.json"
 
-    def processes(self) -> list[dict[str, Any]]:
+    def processes(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Identities (see ``lock.identity``) of the processes that should be working on this job."""
-        claim = read_json(self.claim_path(int(self.record().get("run", 0))))
+        record = self.record() if record is None else record
+        claim = read_json(self.claim_path(int(record.get("run", 0))))
         found = [claim, claim.get("child", {}), read_json(self.directory / events.HEARTBEAT)]
         return [who for who in found if isinstance(who, dict) and who.get("pid")]
+
+    def submitting(self, record: Mapping[str, Any]) -> bool | None:
+        """True while a process hands this run to a scheduler, False if it was killed at that, None if there is none."""
+        path = self.claim_path(int(record.get("run", 0)))
+        who = read_json(path).get("submitting")
+        if record.get("scheduler_id") or not isinstance(who, dict):
+            return None
+        living = alive(who)
+        if living is None:  # on another host
+            with contextlib.suppress(OSError):
+                living = abs(time.time() - path.stat().st_mtime) < LOST_SECONDS
+        return bool(living)
 
     def exit_state(self) -> State | None:
         """State that an exit file gives, or None if there is no such file."""
@@ -267,13 +293,14 @@ class Job:
         for name in (*events.CONTROL_FILES, events.HEARTBEAT, EXIT):
             (self.directory / name).unlink(missing_ok=True)
 
-    def last_events(self) -> list[dict[str, Any]]:
+    def last_events(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Events of the last run near the end of events.jsonl (the last ``TAIL_BYTES``)."""
         try:
             size = (self.directory / events.EVENTS).stat().st_size
         except OSError:
             return []
-        before = self.record().get("events_from", 0)  # what earlier runs wrote says nothing of this one
+        record = self.record() if record is None else record
+        before = record.get("events_from", 0)  # what earlier runs wrote says nothing of this one
         start = before if isinstance(before, int) and before <= size else 0
         return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
@@ -339,16 +366,27 @@ def _artifact(job: Job, event: Mapping[str, Any]) -> Artifact | None:
 
 # --- state ------------------------------------------------------------------------------------------------------
 
+_SUBMITTING = {
+    True: "is being submitted",
+    False: "the program that submitted it was killed: look whether the scheduler has it, abort it here if not",
+}
 _MEMORY = re.compile(r"out of memory|outofmemory|MemoryError|oom.?kill|cannot allocate memory|bad_alloc", re.IGNORECASE)
 
 
 def derive_status(job: Job) -> Status:
     """State of one of our jobs from its files (see ``Job.status``)."""
+    record = job.record()
+    status = _derive(job, record)
+    if status.state is State.LOST and (now := job.record()) != record:  # another run was asked for while we looked
+        return _derive(job, now)
+    return status
+
+
+def _derive(job: Job, record: dict[str, Any]) -> Status:
     if not job.exists():
         state = _label_state(job.label)
         return Status(State.LOST if state is State.RUNNING else state, "its directory is gone")
-    record = job.record()
-    last = job.last_events()
+    last = job.last_events(record)
     gpus = tuple(record.get("gpus") or ())
     scheduler_id = str(record.get("scheduler_id", ""))
     began: dict[str, Any] = next((e for e in reversed(last) if e.get("type") == "start"), {})
@@ -359,18 +397,21 @@ def derive_status(job: Job) -> Status:
     finished = _finished(job, last, common)
     if finished is not None:
         return finished
-    living = [alive(who) for who in job.processes()]
+    waits = is_waiting(job, record)  # before the processes: one that starts between the two looks is not Lost
+    living = [alive(who) for who in job.processes(record)]
     if any(living):
         return _running(job, last, common)
-    if is_waiting(job, record):
+    if waits:
         return Status(State.SCHEDULED, str(record.get("waiting", "")) or "waits for its turn", **common)
-    finished = _finished(job, job.last_events(), common)  # it may have ended while we looked
+    finished = _finished(job, job.last_events(record), common)  # it may have ended while we looked
     if finished is not None:
         return finished
     if scheduler_id and record.get("scheduler_state") in ("pending", "running", "unknown"):
         return _on_cluster(job, record, last, common)
     if record.get("scheduler_state") == "gone":
         return Status(State.LOST, str(record.get("scheduler_note", "")), **common)
+    if (submitting := job.submitting(record)) is not None:
+        return Status(State.SCHEDULED, _SUBMITTING[submitting], **common)
     if None in living:  # on another host, not started by a scheduler that we know
         silent = silence_seconds(job)
         if silent < LOST_SECONDS:

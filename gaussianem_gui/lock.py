@@ -1,18 +1,24 @@
 """The project's lock: an atomic ``mkdir .relion_lock``, as RELION and ccpem-pipeliner take it.
 
-A message file inside says who holds it. A lock left by a dead process is reported, never broken unasked.
+A message file inside says who holds it. Where the file system can, the directory appears with its message in it and
+goes with it, so that a lock left by a process killed at any moment names it. Such a lock is reported, never broken
+unasked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import functools
 import json
 import os
 import random
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,9 +109,7 @@ def holder(root: Path) -> Holder | None:
         since = path.stat().st_mtime
     except OSError:
         return None
-    text, who = "", {}
-    with contextlib.suppress(OSError):
-        text = (path / MESSAGE).read_text(errors="replace").strip()
+    text, who = _message(path).strip(), {}
     with contextlib.suppress(ValueError):
         loaded = json.loads(text.splitlines()[-1]) if text else {}
         who = loaded if isinstance(loaded, dict) else {}
@@ -125,9 +129,11 @@ def locked(root: Path, doing: str, wait_seconds: float = WAIT_SECONDS) -> Iterat
     path = root / LOCK
     deadline = time.monotonic() + wait_seconds
     pause = 0.02
+    who = identity()
+    text = f"GaussianEM on {who['host']} (pid {who['pid']}), {doing}\n{json.dumps(who)}\n"
     while True:
         try:
-            path.mkdir()
+            _take(path, text)
             break
         except FileExistsError:
             now = holder(root)
@@ -139,33 +145,76 @@ def locked(root: Path, doing: str, wait_seconds: float = WAIT_SECONDS) -> Iterat
             pause = min(pause * 1.3, 1.0)
         except OSError as error:
             raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
-    message = path / MESSAGE
     try:
-        who = identity()
-        text = f"GaussianEM on {who['host']} (pid {who['pid']}), {doing}\n{json.dumps(who)}\n"
-        with contextlib.suppress(OSError):
-            message.write_text(text)
         yield
     finally:
         with contextlib.suppress(OSError):
-            message.unlink(missing_ok=True)
-            path.rmdir()
+            if _message(path) in (text, ""):  # not broken meanwhile, and taken by another
+                _remove(path)
+
+
+def _message(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (path / MESSAGE).read_text(errors="replace")
+    return ""
+
+
+def _take(path: Path, text: str) -> None:
+    """Make the lock's directory with its message. Raises FileExistsError if it is there, OSError if it cannot be."""
+    if path.exists():
+        raise FileExistsError(path)
+    own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        with contextlib.suppress(OSError):  # a full disk is told by what is to be written
+            (own / MESSAGE).write_text(text)
+        _rename_to_new(own, path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        path.mkdir()  # RELION's way, which leaves a moment without a name
+        with contextlib.suppress(OSError):
+            (path / MESSAGE).write_text(text)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    """The C library's function of that name; None where there is none (a plain rename replaces an empty directory)."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _rename_to_new(source: Path, target: Path) -> None:
+    """Rename in one step, or raise FileExistsError; OSError with EINVAL or ENOSYS where the file system cannot."""
+    function, here, no_replace = _renameat2(), -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(here, os.fsencode(source), here, os.fsencode(target), no_replace):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))  # EEXIST becomes FileExistsError
 
 
 def break_lock(root: Path) -> str:
     """Remove the lock whoever holds it; return who held it, or "" if it was free.
 
-    The directory is renamed away first, so that of two programs that break it at once only one succeeds.
+    Of two programs that break it at once only one succeeds.
     """
     before = holder(root)
     if before is None:
         return ""
-    path, aside = root / LOCK, root / f"{LOCK}.broken.{os.getpid()}"
     try:
-        os.rename(path, aside)
+        _remove(root / LOCK)
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
-    shutil.rmtree(aside, ignore_errors=True)
     return before.text
+
+
+def _remove(path: Path) -> None:
+    """Remove the lock's directory with its message in one step: renamed away first, so that it is never half gone."""
+    aside = path.with_name(f"{path.name}.gone.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)

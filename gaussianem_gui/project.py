@@ -30,6 +30,7 @@ from gaussianem_gui.pipeline_star import GRAPH, Graph, Process, graph_text
 MARKER, NODES, TRASH = ".gui_projectdir", ".Nodes", "Trash"
 DELETED = "deleted_pipeline.star"
 _ALIAS_FORBIDDEN = set("*?()/\"'\\|#<>&%{}$`;[]!~\n\r\t")
+_COARSE_NS = 2_000_000_000
 _NAME = re.compile(r"[^/\x00-\x1f]+/job\d{3,}/\Z")
 
 
@@ -70,6 +71,7 @@ class Project:
         self._stamp: tuple[int, int, int] | None = None
         self._graph = Graph()
         self._finished: dict[str, tuple[str, Status]] = {}
+        self._drafts: dict[str, tuple[tuple[int, str], Status]] = {}
 
     def __repr__(self) -> str:
         return f"Project({self.root})"
@@ -184,7 +186,7 @@ class Project:
             known = self._finished.get(process.name)
             if not state.finished:
                 ours = job_type_of(process.type_label)
-                status = self._job(process).status() if ours else foreign_status(self.root, process)
+                status = self._look(process) if ours else foreign_status(self.root, process)
                 self._finished.pop(process.name, None)
             elif known is not None and known[0] == process.status and not missing:
                 status = known[1]
@@ -193,9 +195,40 @@ class Project:
                 status = self._job(process).status()
                 self._finished[process.name] = (process.status, status)
             else:
-                status = Status(state, "its directory is gone" if missing else "")
+                status = Status(state, "its directory is gone" if missing else foreign_word(process))
             rows.append(_info(process, status, missing))
         return rows[::-1]
+
+    def _look(self, process: Process) -> Status:
+        """State of an unfinished job of ours; a draft is read again only when its directory was written to."""
+        try:
+            stamp = os.stat(f"{self.root}/{process.name}").st_mtime_ns
+        except OSError:
+            stamp = 0
+        known = self._drafts.get(process.name)
+        if known is not None and known[0] == (stamp, process.status):
+            return known[1]
+        job = self._job(process)
+        status = job.status()
+        # A time just now may stay the same over the next change: clocks of file systems are coarse.
+        quiet = abs(time.time_ns() - stamp) > _COARSE_NS
+        if status.state is State.SCHEDULED and quiet and not job.record().get("requested"):
+            self._drafts[process.name] = (stamp, process.status), status
+        else:
+            self._drafts.pop(process.name, None)
+        return status
+
+    def asked(self) -> list[Job]:
+        """Jobs of ours that were asked to run and are not finished in the graph; drafts cost one stat each."""
+        found = []
+        for process in self.graph().processes.values():
+            if job_type_of(process.type_label) and not _state(process.status).finished:
+                self._look(process)
+                if process.name not in self._drafts:
+                    job = self._job(process)
+                    if job.record().get("requested"):
+                        found.append(job)
+        return found
 
     def info(self, job: Job | str | int) -> JobInfo:
         """One row of the list, looked at anew."""
@@ -480,7 +513,7 @@ class Project:
         for process in graph.processes.values():
             if not job_type_of(process.type_label) or _state(process.status).finished:
                 continue
-            status = self._job(process).status()
+            status = self._look(process)
             if graph_state(status.state) != process.status:
                 news[process.name] = status
         if not news:
@@ -599,7 +632,12 @@ def foreign_status(root: Path, process: Process) -> Status:
             word = "FAILED" if candidate is State.FAILED else name.rsplit("_", 1)[-1]
             if any((root / process.name / f).exists() for f in (name, f"PIPELINER_JOB_EXIT_{word}")):
                 return Status(candidate)
-    return Status(state)
+    return Status(state, foreign_word(process))
+
+
+def foreign_word(process: Process) -> str:
+    """A state that is not one of RELION's, as a clause; "" for one that is."""
+    return "" if process.status in State._value2member_map_ else f"its program calls it {process.status}"
 
 
 def _info(process: Process, status: Status, missing: bool) -> JobInfo:

@@ -144,7 +144,7 @@ def _aliases(root: Path, graph: Graph) -> list[str]:
 def _leftovers(root: Path) -> list[str]:
     told = []
     now = time.time()
-    for path in [*root.glob(f".{GRAPH}*.tmp"), *root.glob(f"{_lock.LOCK}.broken.*")]:
+    for path in [*root.glob(f".{GRAPH}*.tmp"), *root.glob(f"{_lock.LOCK}.*")]:
         if now - path.stat().st_mtime > _STALE_SECONDS:
             path.rename(root / TRASH / path.name) if (root / TRASH).is_dir() else None
             told.append(f"{path.name}, left by a crash, was moved to {TRASH}/")

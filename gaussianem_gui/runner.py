@@ -44,9 +44,9 @@ from gaussianem_gui.gpus import (
     zombies,
 )
 from gaussianem_gui.gpus import state_folder as _state_folder
-from gaussianem_gui.job import EXIT, Job, State, is_waiting, job_type_of
+from gaussianem_gui.job import EXIT, Job, State, is_waiting
 from gaussianem_gui.launch import claim
-from gaussianem_gui.lock import alive, identity
+from gaussianem_gui.lock import LockHeld, alive, identity
 from gaussianem_gui.project import Project, _state
 
 TICK_SECONDS = 1.0
@@ -84,7 +84,8 @@ def engine_command(job: Job, processes: int = 1) -> list[str]:
         return [sys.executable, "-m", "gaussianem_gui.importing", *arguments]
     module = ["-m", "gaussianem_core", job.job_type, *arguments]
     if engine := shlex.split(os.environ.get("GAUSSIANEM_ENGINE", "")):
-        return [*engine, job.job_type, *arguments]
+        several = ["--gpus", ",".join(map(str, range(processes)))] if processes > 1 else []
+        return [*engine, job.job_type, *arguments, *several]
     if processes > 1:
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *module]
     return [sys.executable, *module]
@@ -102,7 +103,8 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
         raise InputError("job", "must be one of GaussianEM's", found.name, "Run it in the program that made it.")
     project.check_directory(found)
     record = found.record()
-    if found.status().state is State.RUNNING or is_waiting(found, record):
+    state = found.status().state
+    if state is State.RUNNING or (state is State.SCHEDULED and record.get("requested")):
         raise InputError("job", "must not be running or waiting", found.name, "Wait for it, or abort it.")
     found.options()  # says what is wrong before anything is changed
     settings = launch.cluster or (_cluster.load_settings(project.root) if launch.where == "cluster" else None)
@@ -113,9 +115,15 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     _let_it_end(found)
     # A run that is stopped between these two writes is asked for again: the number goes up, nothing starts twice.
     size = (found.directory / EVENTS).stat().st_size if (found.directory / EVENTS).exists() else 0
+    run = int(record.get("run", 0)) + 1
+    while found.claim_path(run).exists():  # of a request that was killed before it was noted
+        run += 1
+    now = launch.where == "cluster" and not _not_ready(project, found, {"after": after})
+    if now:  # before the wish is noted, so that no runner submits it too
+        claim(found.claim_path(run), {"submitting": identity()})
     found.clear_control_files()
     found.write_record(
-        run=int(record.get("run", 0)) + 1, requested=time.time(), after=after, where=launch.where,
+        run=run, requested=time.time(), after=after, where=launch.where,
         host=identity()["host"] if launch.where == "local" else None, gpus_wanted=launch.gpus, gpus=None,
         events_from=size, waiting=None, scheduler=None, scheduler_id=None, scheduler_state=None, scheduler_note=None,
         cluster=settings.model_dump() if settings is not None else None, started_at=None, abort_at=None,
@@ -124,9 +132,9 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     if _state(project.graph().processes[found.name].status).finished:
         with project.change(f"schedules {found.name}") as graph:
             graph.processes[found.name].status = State.SCHEDULED.value
-    if launch.where == "cluster" and not _not_ready(project, found, found.record()):
+    if now:
         try:
-            submit(project, found)
+            _submit(project, found)
         except InputError:
             found.write_record(requested=None)
             raise
@@ -235,7 +243,8 @@ def press_abort(job: Job) -> None:
             with contextlib.suppress(psutil.Error):
                 member.send_signal(number)  # psutil checks that the number was not given to another process
     here = [alive(who) for who in job.processes()]
-    if not members and not any(here) and None not in here and not record.get("scheduler_id"):
+    known = record.get("scheduler_id") or job.submitting(record)
+    if not members and not any(here) and None not in here and not known:
         (job.directory / ABORTED).touch()
         (job.directory / ABORT).unlink(missing_ok=True)
         (job.directory / HEARTBEAT).unlink(missing_ok=True)
@@ -294,14 +303,30 @@ def wanted_gpus(job: Job, record: Mapping[str, Any], present: int) -> tuple[int,
 
 
 def submit(project: Project, job: Job) -> None:
-    """Hand a waiting job to the cluster's scheduler and keep its id. InputError with the scheduler's own words."""
-    project.bind(job)
-    settings = ClusterSettings(**job.record()["cluster"])
-    count = max(1, settings.gpus) if job.job_type == "train" else 1
-    identifier = _cluster.submit(settings, job, engine_command(job, count), project.root)
+    """Hand a waiting job to the cluster's scheduler, unless another program does so already.
+
+    Its id is kept. Raises InputError with the scheduler's own words.
+    """
+    if claim(job.claim_path(int(job.record()["run"])), {"submitting": identity()}):
+        _submit(project, job)
+
+
+def _submit(project: Project, job: Job) -> None:
+    """The same for a run that this process has claimed; the claim is given back if the scheduler refuses."""
+    record = job.record()
+    try:
+        project.bind(job)
+        settings = ClusterSettings(**record["cluster"])
+        count = max(1, settings.gpus) if job.job_type == "train" else 1
+        identifier = _cluster.submit(settings, job, engine_command(job, count), project.root)
+    except BaseException:
+        job.claim_path(int(record["run"])).unlink(missing_ok=True)
+        raise
     job.write_record(
         scheduler_id=identifier, scheduler=settings.preset, scheduler_state="pending", submitted_at=time.time()
     )
+    if job.record().get("abort_at"):  # asked for meanwhile
+        _cluster.cancel(job)
 
 
 def start_local(project: Project, job: Job, indices: list[int]) -> None:
@@ -316,6 +341,7 @@ def start_local(project: Project, job: Job, indices: list[int]) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if indices:
         environment[VISIBLE] = ",".join(str(i) for i in indices)
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's numbers, which are ours
     above = [sys.executable, "-m", "gaussianem_gui.launch", str(project.root), job.name, str(run), "--", *command]
     _children.append((job.directory, _detach(above, project.root, environment, subprocess.DEVNULL)))
 
@@ -345,8 +371,10 @@ class Runner:
     def tick(self) -> bool:
         """Start what can start, look after the rest; False if there was nothing that runs or waits."""
         _children[:] = [child for child in _children if child[1].is_alive()]
-        jobs = self._unfinished()
+        jobs = self.project.asked()
         here = identity()["host"]
+        for job in jobs:
+            _cluster.adopt(job)
         self._look_at_cluster([job for job in jobs if job.record().get("scheduler_id")])
         for job in jobs:
             press_abort(job)
@@ -360,17 +388,11 @@ class Runner:
             try:
                 if self._start(job, record, running):
                     running.append(job)
+            except LockHeld:  # says nothing of the job: try again
+                continue
             except InputError as error:
                 self._fail(job, str(error))
         return bool(running or waiting or [j for j in jobs if j.record().get("requested")])
-
-    def _unfinished(self) -> list[Job]:
-        project = self.project
-        names = [
-            p.name for p in project.graph().processes.values()
-            if job_type_of(p.type_label) and not _state(p.status).finished
-        ]
-        return [job for job in map(project.job, names) if job.record().get("requested")]
 
     @staticmethod
     def _starting(job: Job) -> bool:
@@ -400,18 +422,22 @@ class Runner:
     def _choose(self, job: Job, record: dict[str, Any], running: list[Job]) -> tuple[list[int], str]:
         """GPUs for a job, or why it must wait. Raises InputError for GPUs that this machine does not have."""
         cards = gpus()
-        count, named = wanted_gpus(job, record, len(cards))
+        usable = allowed(cards)
+        count, named = wanted_gpus(job, record, len(usable))
         if not count:
             busy = sum(1 for j in running if not j.record().get("gpus") and not j.record().get("scheduler_id"))
             if job.job_type != "import" and busy >= self.max_jobs:
                 return [], f"waits for one of {busy} running jobs to end"
             return [], ""
         present = [card.index for card in cards]
-        free = [card.index for card in sorted(cards, key=lambda c: c.memory_used) if not card.job]
-        usable = named or allowed(present)
+        # A runner that was killed before the start has left a reservation for the job itself.
+        mine = ("", str(job.directory))
+        free = [card.index for card in sorted(cards, key=lambda c: c.memory_used) if card.job in mine]
+        usable = named or usable
         if any(i not in present for i in named) or count > len(usable):
             raise InputError(
-                "option gpus", f"must be among the {len(present)} GPUs of this machine", named or count,
+                "option gpus", f"must be among the {len((named and present) or usable)} GPUs of this machine",
+                named or count,
                 "Choose fewer or others, set device to cpu, or submit it to a cluster.",
             )
         chosen = named if all(i in free for i in named) and named else [i for i in free if i in usable][:count]
@@ -458,10 +484,7 @@ def runner_alive(project: Project) -> bool:
 
 
 def _has_work(project: Project) -> bool:
-    return any(
-        not _state(p.status).finished and job_type_of(p.type_label) and project.job(p.name).record().get("requested")
-        for p in project.graph().processes.values()
-    )
+    return bool(project.asked())
 
 
 def ensure_runner(project: Project) -> None:
@@ -484,12 +507,15 @@ def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[
             runner = Runner(project)
             idle = 0
             while idle < IDLE_TICKS and not stop():
+                began = time.monotonic()
+                with contextlib.suppress(OSError):  # kept young: old files of /tmp are swept away
+                    os.utime(_lock_path(project))
                 try:
                     idle = 0 if runner.tick() else idle + 1
                 except (InputError, OSError) as error:  # a lock that is held, a disk that is full: try again
                     print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
                     idle += 1
-                time.sleep(tick_seconds)
+                time.sleep(max(tick_seconds, 4 * (time.monotonic() - began)))  # thousands of jobs: a fifth of a core
         # A job asked for while this runner was ending found it still there: look once more.
         if stop() or (idle >= IDLE_TICKS and not _has_work(project)):
             return True

@@ -45,8 +45,9 @@ def delete(project: Project, job: Job, with_dependents: bool = False) -> list[st
         for each in jobs:
             if each.exists():
                 project.check_directory(each)
-            state = each.status().state if each.job_type else State(graph.processes[each.name].status)
-            if state is State.RUNNING:
+            process = graph.processes[each.name]
+            state = (each.status() if each.job_type else foreign_status(project.root, process)).state
+            if state is State.RUNNING or (each.record().get("scheduler_id") and not state.finished):
                 raise InputError("job", "must not be running", each.name, "Abort it first.")
         for each in jobs:
             _unlink_alias(project.root, graph, each.name)
@@ -112,8 +113,11 @@ def _folders(trash: Path) -> Iterator[Path]:
 
 def restore(project: Project, name: str) -> Job:
     """Bring a job back with its edges. Raises InputError if it is not in the trash or its place is taken."""
-    wanted = name.rstrip("/") + "/"
-    item = next((t for t in contents(project) if wanted in (t.name, f"{t.path.name}/", f"{TRASH}/{t.name}")), None)
+    wanted = name.strip().rstrip("/") + "/"
+    found = contents(project)
+    item = next((t for t in found if wanted in (t.name, f"{t.path.name}/", f"{TRASH}/{t.name}")), None)
+    if item is None and wanted[:-1].isdigit():
+        item = next((t for t in found if job_number(t.name) == int(wanted[:-1])), None)
     if item is None:
         raise InputError("job", "must be in the trash", name, "See `gaussianem job list --trash`.")
     with project.change(f"restores {item.name}") as graph:

@@ -22,7 +22,7 @@ ENGINE = f"'{sys.executable}' '{Path(__file__).with_name('tiny_engine.py')}'"
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A project with an unkind name; what still runs at the end is ended."""
     monkeypatch.setenv("GAUSSIANEM_ENGINE", ENGINE)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
     # Jobs import the checkout wherever they run.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     project = Project.create(tmp_path / "a project; $(touch pwned) 'x'")

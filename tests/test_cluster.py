@@ -122,7 +122,7 @@ def test_ids_and_states_are_understood(preset: str, tmp_path: Path, monkeypatch:
         (programs / name).write_text(f"#!/bin/sh\necho \"$@\" >> '{programs}/{name}.calls'\ncat <<'END'\n{text}END\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
     project = Project.create(tmp_path / "p")
     job = add(project)
@@ -250,7 +250,7 @@ def output(*command: str) -> str:
 def on_cluster(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setenv("GAUSSIANEM_ENGINE", ENGINE)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
     project = Project.create(tmp_path / "cluster project $(touch pwned)")
     cluster.save_settings(project.root, ClusterSettings(threads=1, gpus=0, queue="main"))
     yield project

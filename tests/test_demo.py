@@ -43,7 +43,8 @@ def test_the_workflow_needs_nothing_from_the_user() -> None:
 def test_the_truth_is_recovered(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gaussianem_core", "demo", "my demo"], cwd=tmp_path, capture_output=True, text=True,
-        check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")},
+        check=False,
+        env={**os.environ, "GAUSSIANEM_STATE_DIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The truth was recovered" in done.stdout

@@ -33,7 +33,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's settings."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "napari.yaml"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     QSettings.setDefaultFormat(QSettings.Format.IniFormat)
