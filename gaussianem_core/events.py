@@ -71,7 +71,7 @@ ARTIFACTS = {
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)

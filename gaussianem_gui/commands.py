@@ -24,6 +24,7 @@ from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_p
 
 EXIT_OF = {State.SUCCEEDED: 0, State.FAILED: 1, State.LOST: 1, State.ABORTED: 3}
 BAD_INPUT, TIMED_OUT = 2, 4
+NEWEST = 200  # finished jobs that a list reads for times and reasons
 
 
 # --- options of a job from its model ----------------------------------------------------------------------------
@@ -264,6 +265,8 @@ def _job_parser() -> argparse.ArgumentParser:
     add("restore", "Bring a job back from the trash", "jobs+")
     sub = add("list", "List the jobs of the project")
     sub.add_argument("--json", action="store_true")
+    sub.add_argument("--full", action="store_true",
+                     help=f"times and reasons of all finished jobs, not of the newest {NEWEST} alone")
     sub.add_argument("--trash", action="store_true", help=action("trash").tip)
     sub.add_argument("--state", default="", help="only jobs in this state")
     sub = add("show", "Show all about a job", "job")
@@ -419,7 +422,7 @@ def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if not project.read_only:
         project.sync()
-    rows = [i for i in project.jobs(details=10_000 if given.json else 200)
+    rows = [i for i in project.jobs(details=1_000_000 if given.full else NEWEST)
             if given.state.lower() in ("", i.status.state.value.lower())]
     if given.json:
         _print_json([row(info) for info in rows])
@@ -454,6 +457,8 @@ def _log(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job = project.job(given.job)
     path = job.directory / (ERR if given.error else OUT)
     offset = 0
+    if given.follow:
+        runner.check_asked(job)
     while True:
         finished = job.status().state.finished or not given.follow
         text, offset = tail(path, offset, 10**9)

@@ -248,7 +248,7 @@ class Job:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold a lock on the directory for a moment; without one where the file system has none (some network disks)."""
+        """Hold a lock on the directory for a moment, if the file system has locks (some network disks do not)."""
         handle = os.open(self.directory, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.events import OPTIONS
+from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui import lock as _lock
 from gaussianem_gui.graph_file import write_graph
 from gaussianem_gui.inputs import input_nodes
-from gaussianem_gui.job import JOB_STAR, PIPELINE_STAR, Job, State, read_job_star
+from gaussianem_gui.job import JOB_STAR, LABEL, PIPELINE_STAR, Job, State, read_job_star, read_json
 from gaussianem_gui.pipeline_star import GRAPH, Graph, Process, job_number, read_graph
 from gaussianem_gui.project import DELETED, TRASH, Project, graph_state
 
@@ -74,9 +76,14 @@ def _adopt(project: Project, graph: Graph) -> list[str]:
         if name in graph.processes:
             continue
         directory = project.root / name
-        try:
-            label, _ = read_job_star(directory / JOB_STAR)
-        except InputError:
+        label = _label(directory)
+        if not label and all(entry.endswith(".tmp") for entry in os.listdir(directory)):
+            target = _free(project.root / TRASH / name.rstrip("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(directory, target)
+            told.append(f"{name}, left empty by a crash, was moved to {TRASH}/")
+            continue
+        if not label:
             told.append(f"{name} holds no readable {JOB_STAR} and stays outside the graph")
             continue
         try:
@@ -103,6 +110,24 @@ def _adopt(project: Project, graph: Graph) -> list[str]:
                 project.add_outputs(graph, job)
         told.append(f"{name} was not in the graph and was entered as {graph.processes[name].status}")
     return told
+
+
+def _label(directory: Path) -> str:
+    """Type label of a job directory by its own files; "" if none of them says it."""
+    try:
+        return read_job_star(directory / JOB_STAR)[0]
+    except InputError:
+        job_type = read_json(directory / OPTIONS).get("job_type")
+        return f"{LABEL}{job_type}" if job_type in JOB_OPTIONS else ""
+
+
+def _free(path: Path) -> Path:
+    """``path``, or with a number after it where something lies there."""
+    found, number = path, 0
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}.{number}")
+    return found
 
 
 def _missing(project: Project, graph: Graph) -> list[str]:

@@ -260,13 +260,19 @@ def wait(project: Project, job: Job | str, timeout_seconds: float | None = None,
         if status.state.finished:
             project.sync()
             return status.state
-        if status.state is State.SCHEDULED and not found.record().get("requested"):
-            raise InputError("job", "must have been asked to run", found.name, "Use `gaussianem job run` first.")
+        if status.state is State.SCHEDULED:
+            check_asked(found)
         if end is not None and time.monotonic() > end:
             raise TimeoutError(f"{found.name} is {status.state} after {timeout_seconds:g} s")
         if not runner_alive(project):
             ensure_runner(project)
         time.sleep(poll_seconds)
+
+
+def check_asked(job: Job) -> None:
+    """Raise InputError for a draft, which nobody asked to run: there is nothing to wait for."""
+    if job.model is not None and not job.record().get("requested") and not job.status().state.finished:
+        raise InputError("job", "must have been asked to run", job.name, "Use `gaussianem job run` first.")
 
 
 # --- starting ---------------------------------------------------------------------------------------------------

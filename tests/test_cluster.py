@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +18,14 @@ import pytest
 from running import ENGINE, add, until
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.events import HEARTBEAT, JobLog
 from gaussianem_gui import cluster, runner
 from gaussianem_gui.cluster import PRESETS, ClusterSettings, fill_template
-from gaussianem_gui.job import State
+from gaussianem_gui.job import Job, State
+from gaussianem_gui.launch import claim
+from gaussianem_gui.lock import identity
 from gaussianem_gui.project import Project
-from gaussianem_gui.runner import Launch
+from gaussianem_gui.runner import Launch, Runner
 
 ROOT = Path(__file__).parents[1]
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -138,6 +143,100 @@ def test_ids_and_states_are_understood(preset: str, tmp_path: Path, monkeypatch:
     cluster.refresh([job])
     cluster.refresh([job])
     assert job.status().state is State.LOST and "left no result" in job.status().detail
+
+
+@pytest.fixture
+def slow_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs in place of Slurm's: sbatch takes a while and notes each call, squeue has every job pending."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("sbatch", "sleep 0.5; echo Submitted batch job 7"), ("squeue", "echo 7 PENDING"),
+                       ("scancel", "true")):
+        (programs / name).write_text(f"#!/bin/sh\necho \"$@\" >> '{programs}/{name}.calls'\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
+    return programs
+
+
+def test_a_job_is_submitted_once(project: Project, slow_sbatch: Path) -> None:
+    """By the request itself or by any of the runners that see it meanwhile, on this login node or another."""
+    job, later = add(project), add(project)
+    together = [threading.Thread(target=runner.request, args=(project, job, Launch("cluster")))]
+    together += [threading.Thread(target=Runner(Project.open(project.root)).tick) for _ in range(3)]
+    for number, thread in enumerate(together):
+        thread.start()
+        if number == 0:
+            until(lambda: bool(job.record().get("requested")))
+            assert job.status().state is State.SCHEDULED and job.status().detail == "is being submitted"
+    for thread in together:
+        thread.join()
+    assert len((slow_sbatch / "sbatch.calls").read_text().splitlines()) == 1
+    assert job.record()["scheduler_id"] == "7" and "queued in slurm as 7" in job.status().detail
+    with pytest.raises(InputError, match="running or waiting"):
+        runner.request(project, job, Launch("cluster"))
+    with pytest.raises(InputError, match="must not be running"):
+        project.delete(job)
+    runner.request(project, later, Launch("cluster", after=(job.name,)))
+    project.mark(job, State.SUCCEEDED)
+    together = [threading.Thread(target=Runner(Project.open(project.root)).tick) for _ in range(3)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert len((slow_sbatch / "sbatch.calls").read_text().splitlines()) == 2
+
+
+def test_a_job_that_is_stopped_while_it_is_submitted(project: Project, slow_sbatch: Path) -> None:
+    job = add(project)
+    thread = threading.Thread(target=runner.request, args=(project, job, Launch("cluster")))
+    thread.start()
+    until(lambda: bool(job.record().get("requested")))
+    runner.abort(project, job)
+    thread.join()
+    assert (slow_sbatch / "scancel.calls").read_text() == "7\n"
+    cluster.note_state(job, PRESETS["slurm"], "cancelled")
+    assert job.status().state is State.ABORTED
+
+
+def test_a_submission_that_was_killed(project: Project, slow_sbatch: Path) -> None:
+    def killed() -> Job:
+        job = add(project)
+        job.write_record(run=1, requested=1.0, where="cluster", cluster=ClusterSettings().model_dump())
+        claim(job.claim_path(1), {"submitting": {**identity(), "ticks": 1}})
+        assert job.status().state is State.SCHEDULED and "was killed" in job.status().detail
+        return job
+
+    lost, started = killed(), killed()
+    Runner(project).tick()
+    assert not (slow_sbatch / "sbatch.calls").exists()  # whether the scheduler has it is not known
+    runner.abort(project, lost)
+    Runner(project).tick()
+    assert lost.status().state is State.ABORTED
+    with JobLog(started.directory, ["x"]):  # the scheduler had it: the program says its id
+        beat = started.directory / HEARTBEAT
+        beat.write_text(json.dumps({**json.loads(beat.read_text()), "scheduler_id": "99"}))
+        Runner(project).tick()
+        assert started.record()["scheduler_id"] == "99" and started.status().state is State.RUNNING
+    assert started.status().state is State.SUCCEEDED
+    runner.request(project, lost, Launch("cluster"))
+    assert lost.record()["scheduler_id"] == "7" and lost.record()["run"] == 2
+
+
+def test_training_on_several_gpus_goes_through_torchrun(
+    project: Project, slow_sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add(project, "ok", "train", particle_name="s.mrcs", pose="p", ctf="c", point="g", cfg="j")
+    runner.request(project, job, Launch("cluster", cluster=ClusterSettings(gpus=4)))
+    script = (job.directory / "run_submit.script").read_text()
+    assert "#SBATCH --gres=gpu:4" in script
+    torchrun = f"exec {sys.executable} -m torch.distributed.run --standalone --nproc_per_node=4"
+    assert f"{torchrun} -m gaussianem_core train " in script
+    monkeypatch.setenv("GAUSSIANEM_ENGINE", "apptainer exec --nv image.sif gaussianem")
+    words = runner.engine_command(job, 4)
+    assert words[:6] == ["apptainer", "exec", "--nv", "image.sif", "gaussianem", "train"]
+    assert words[-2:] == ["--gpus", "0,1,2,3"]  # the container's own program starts the others
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -24,10 +25,14 @@ __all__ = ["project"]
 ROUNDS = 50
 
 
-def promised(journal: Path) -> tuple[list[str], set[str]]:
-    """Jobs that were reported as made, and those that were being deleted at some time."""
-    words = [line.split(" ", 1) for line in journal.read_text().splitlines() if line.endswith(("/", "/\n"))]
-    return [name for what, name in words if what == "made"], {name for what, name in words if what == "deletes"}
+def promised(journal: Path) -> dict[str, list[str]]:
+    """What the users wrote down: jobs made (by a window too), those being deleted or stopped at some time."""
+    found: dict[str, list[str]] = {"made": [], "window": [], "deletes": [], "aborts": []}
+    for line in journal.read_text().splitlines():
+        what, _, name = line.partition(" ")
+        if name.endswith("/"):
+            found.setdefault(what, []).append(name)
+    return found
 
 
 def mended(root: Path) -> Project:
@@ -40,7 +45,8 @@ def mended(root: Path) -> Project:
 
 
 def check(project: Project, journal: Path, killed: set[str]) -> None:
-    made, deleted = promised(journal)
+    said = promised(journal)
+    made, deleted, stopped = said["made"], said["deletes"], said["aborts"]
     assert len({job_number(name) for name in made}) == len(made), "a number was given twice"
     here = {info.name: info for info in project.jobs(details=10_000)}
     trashed = {item.name for item in project.trash()}
@@ -64,36 +70,88 @@ def check(project: Project, journal: Path, killed: set[str]) -> None:
             assert ends == ["succeeded"], name
         elif state in (State.FAILED, State.LOST):
             assert name in killed, f"{name}: {info.status.detail}"
+        elif state is State.ABORTED:
+            assert name in stopped, f"{name}: {info.status.detail}"
         else:
             assert state in (State.SCHEDULED, State.RUNNING), f"{name} is {state}"
         assert not ends or state is not State.RUNNING or job.exit_state() is not None, name
 
 
+def test_a_crash_at_any_moment_leaves_a_project_that_opens(tmp_path: Path) -> None:
+    """Every act, ended at its first change of the file system, its second, and so on."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("crash_points.py")), str(tmp_path)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tried = dict(line.split() for line in done.stdout.splitlines())
+    assert len(tried) == 10 and sum(map(int, tried.values())) > 150, tried
+
+
 @pytest.mark.slow
-def test_fifty_rounds_of_kill_9(project: Project, tmp_path: Path) -> None:
+def test_fifty_rounds_of_kill_9(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each round a window is killed, every other time a user of the command line; runner and jobs by chance."""
+    pytest.importorskip("PySide6")
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    (project.root / "m.pdb").write_text("END\n")
     journal = tmp_path / "journal"
     journal.touch()
+    here = Path(__file__).parent
+    windows = subprocess.Popen(
+        [sys.executable, str(here / "busy_window.py"), str(project.root), str(journal)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1,
+    )
+    try:
+        _rounds(project, journal, windows)
+    finally:
+        windows.communicate()
+
+
+def _open_window(windows: subprocess.Popen[str], seed: int) -> psutil.Process:
+    assert windows.stdin is not None and windows.stdout is not None
+    windows.stdin.write(f"{seed}\n")
+    return psutil.Process(int(windows.stdout.readline()))
+
+
+def _running(root: Path, patience_seconds: float) -> list[tuple[str, psutil.Process]]:
+    """Processes of jobs with the jobs' directories, as soon as there are any."""
+    end = time.monotonic() + patience_seconds
+    while True:
+        found = [(d, m) for d, members in processes_of().items() if d.startswith(str(root)) for m in members]
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.02)
+
+
+def _rounds(project: Project, journal: Path, windows: subprocess.Popen[str]) -> None:
     chance = random.Random(20261122)
     killed: set[str] = set()
     root, jobs_killed, runners_killed = project.root, 0, 0
+    assert windows.stdout is not None and windows.stdout.readline() == "ready\n"
     for round_number in range(ROUNDS):
-        user = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("busy_user.py")), str(root), str(journal), str(round_number)],
-            start_new_session=True,
-        )
-        time.sleep(chance.uniform(0.5, 1.2))
+        user = None
+        window = _open_window(windows, round_number)
+        if round_number % 2:
+            words = [str(Path(__file__).with_name("busy_user.py")), str(root), str(journal), str(round_number)]
+            user = subprocess.Popen([sys.executable, *words], start_new_session=True)
+        time.sleep(chance.uniform(0.5, 2.5))
         if chance.random() < 0.5:
             kill_runners(project)
             runners_killed += 1
-        running = [(d, m) for d, members in processes_of().items() if d.startswith(str(root)) for m in members]
-        if running and chance.random() < 0.5:
+        running = _running(root, 5.0) if chance.random() < 0.5 else []
+        if running:
             directory, member = chance.choice(running)
             killed.add(str(Path(directory).relative_to(root)) + "/")
             jobs_killed += 1
             with contextlib.suppress(psutil.Error):
                 member.kill()
-        user.kill()
-        user.wait()
+        window.kill()
+        window.wait(30)
+        if user is not None:
+            user.kill()
+            user.wait()
         if chance.random() < 0.3:
             kill_runners(project)
         project = mended(root)
@@ -108,6 +166,7 @@ def test_fifty_rounds_of_kill_9(project: Project, tmp_path: Path) -> None:
     kill_jobs(project)
     project = mended(root)
     check(project, journal, killed)
-    made, _ = promised(journal)
-    assert len(made) > ROUNDS and jobs_killed > 5 and runners_killed > 10
+    said = promised(journal)
+    assert len(said["made"]) > ROUNDS and jobs_killed > 5 and runners_killed > 5
+    assert len(said["window"]) > 5, "the windows made no jobs"
     assert sum(info.status.state is State.SUCCEEDED for info in project.jobs()) > ROUNDS // 2

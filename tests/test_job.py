@@ -74,6 +74,47 @@ def test_failed_and_aborted_say_why(job: Job) -> None:
     assert job.status().detail.startswith("out of memory: CUDA error")
 
 
+def test_a_job_that_starts_while_we_look_is_not_lost(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(job)
+    plain = Job.processes
+
+    def then_it_starts(self: Job, *words: object) -> list[dict[str, object]]:
+        found = plain(self, *words)  # type: ignore[arg-type]
+        claim(self.claim_path(int(self.record()["run"])), identity())
+        return found
+
+    monkeypatch.setattr(Job, "processes", then_it_starts)
+    assert job.status().state is State.SCHEDULED and job.status().state is State.RUNNING
+
+
+def test_a_run_that_is_asked_for_while_we_look_is_not_lost(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(job)
+    claim(job.claim_path(1), dead_process())
+    plain = Job.processes
+
+    def then_it_is_asked_for(self: Job, *words: object) -> list[dict[str, object]]:
+        found = plain(self, *words)  # type: ignore[arg-type]
+        if self.record()["run"] == 1:
+            asked(self)
+        return found
+
+    monkeypatch.setattr(Job, "processes", then_it_is_asked_for)
+    assert job.status().state is State.SCHEDULED
+
+
+def test_what_several_write_into_the_record_at_once_is_kept(job: Job) -> None:
+    def write(who: int) -> None:
+        for number in range(40):
+            Job(job.root, job.name, job.type_label).write_record(**{f"of_{who}_{number}": True})
+
+    writers = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sum(key.startswith("of_") for key in job.record()) == 160
+
+
 def test_an_end_without_its_exit_file_counts(job: Job) -> None:
     with JobLog(job.directory, ["x"]):
         pass

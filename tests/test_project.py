@@ -15,12 +15,14 @@ import pytest
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_gui import lock as lock_room
 from gaussianem_gui.graph_file import GOOD
 from gaussianem_gui.job import Job, State, job_star_text, read_job_star
 from gaussianem_gui.lock import LOCK, MESSAGE, LockHeld, identity, locked
 from gaussianem_gui.pipeline_star import (
     GRAPH,
     Graph,
+    Process,
     Table,
     damage,
     graph_from_text,
@@ -153,6 +155,23 @@ _thing  "two words"
     infos = project.jobs()
     assert [i.title for i in infos] == ["Refine3D", "Preprocess"] and infos[0].missing and not infos[0].ours
     assert project.parents(job) == ["Refine3D/job007/"]
+
+
+def test_a_job_whose_state_nobody_knows_can_be_deleted_and_restored(project: Project) -> None:
+    with project.change("tests") as graph:
+        graph.processes["Weird/job001/"] = Process("Weird/job001/", "some.unknown.type", "Pondering")
+        graph.processes["Class2D/job002/"] = Process("Class2D/job002/", "relion.class2d", "Running")
+        graph.counter = 3
+    for name in ("Weird/job001", "Class2D/job002"):
+        (project.root / name).mkdir(parents=True)
+    info = project.jobs()[0]
+    assert info.status.state is State.FAILED and info.status.detail == "its program calls it Pondering"
+    with pytest.raises(InputError, match="must not be running"):
+        project.delete(2)
+    (project.root / "Class2D/job002/RELION_JOB_EXIT_SUCCESS").touch()
+    assert project.delete(1) == ["Weird/job001/"] and project.delete(2) == ["Class2D/job002/"]
+    assert project.restore("1").name == "Weird/job001/"
+    assert "Pondering" in (project.root / GRAPH).read_text()
 
 
 def test_a_project_of_relion_3_is_refused_with_a_remedy(tmp_path: Path) -> None:
@@ -387,6 +406,33 @@ def test_a_lock_of_a_dead_process_is_told_at_once_and_broken_on_request(project:
     assert project.new_job("simulate", {"model": "m"}).number == 1
 
 
+def test_a_lock_that_has_no_name_yet_is_not_replaced(project: Project) -> None:
+    (project.root / LOCK).mkdir()  # as RELION takes it, before it has written its name
+    with pytest.raises(LockHeld, match="unknown"), locked(project.root, "must not replace it", wait_seconds=0.2):
+        pass
+    assert sorted(path.name for path in project.root.glob(f"{LOCK}*")) == [LOCK]
+
+
+def test_a_lock_where_the_file_system_cannot_rename_with_care(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_room, "_renameat2", lambda: None)
+    with locked(project.root, "first"):
+        assert (project.root / LOCK / MESSAGE).is_file()
+        with pytest.raises(LockHeld, match="first"), locked(project.root, "second", wait_seconds=0.2):
+            pass
+    assert not list(project.root.glob(f"{LOCK}*"))
+
+
+def test_a_lock_that_was_broken_and_taken_by_another_stays_the_others(project: Project) -> None:
+    with locked(project.root, "is slow"):
+        project.break_lock()
+        (project.root / LOCK).mkdir()
+        (project.root / LOCK / MESSAGE).write_text("lock mainGUI scheduling job\n")
+    found = project.lock_holder()
+    assert found is not None and "mainGUI" in found.text
+
+
 def test_a_lock_of_relion_has_a_holder_that_is_not_known(project: Project) -> None:
     (project.root / LOCK).mkdir()
     (project.root / LOCK / MESSAGE).write_text("lock mainGUI scheduling job\n")
@@ -473,6 +519,31 @@ def test_a_crash_between_directory_and_graph_is_repaired(project: Project) -> No
     assert project.graph().counter == 4
 
 
+def test_what_a_crash_left_without_a_job_star(project: Project) -> None:
+    job = project.new_job("simulate", {"model": "m"})
+    with project.change("forgets it") as graph:
+        del graph.processes[job.name]
+    (job.directory / "job.star").unlink()  # its options are there: it comes back
+    (project.root / "Train/job007").mkdir(parents=True)
+    (project.root / "Train/job007/.options.json.1.tmp").touch()
+    (project.root / "Train/job008").mkdir()
+    (project.root / "Train/job008/precious").touch()
+    told = "\n".join(project.repair())
+    assert f"{job.name} was not in the graph" in told and "job007/, left empty by a crash" in told
+    assert "job008/ holds no readable job.star" in told and (project.root / "Train/job008/precious").exists()
+    assert project.job(1).values()["model"] == "m" and project.graph().counter == 9
+
+
+def test_a_draft_is_looked_at_again_when_its_directory_changes(project: Project) -> None:
+    job = project.new_job("simulate", {"model": "m"})
+    long_ago = time.time() - 3600
+    os.utime(job.directory, (long_ago, long_ago))
+    assert project.jobs()[0].status.state is State.SCHEDULED and project.asked() == []
+    (job.directory / SUCCESS).touch()  # RELION ran it
+    assert project.jobs()[0].status.state is State.SUCCEEDED
+    assert project.sync() and project.graph().processes[job.name].status == "Succeeded"
+
+
 def test_a_crash_while_deleting_is_completed_by_repair(project: Project) -> None:
     job = project.new_job("simulate", {"model": "m"})
     before = (project.root / GRAPH).read_text()
@@ -521,7 +592,7 @@ def test_ten_thousand_jobs_are_listed(project: Project) -> None:
     graph = Graph()
     for number in range(1, 10_001):
         name = f"Simulate/job{number:03d}/"
-        graph.processes[name] = graph_process(name)
+        graph.processes[name] = Process(name, "relion.external.gaussianem.simulate", "Succeeded")
         graph.add_output(name, name + "particles.star", "ParticleGroupMetadata.star.relion")
         graph.add_input(name, f"Simulate/job{number - 1:03d}/particles.star", "ParticleGroupMetadata.star.relion")
         graph.counter = number + 1
@@ -529,12 +600,6 @@ def test_ten_thousand_jobs_are_listed(project: Project) -> None:
     rows = Project.open(project.root).jobs()
     assert len(rows) == 10_000 and rows[-1].number == 10_000
     assert len(project.dependents("Simulate/job9000/")) == 1000
-
-
-def graph_process(name: str):  # type: ignore[no-untyped-def]
-    from gaussianem_gui.pipeline_star import Process
-
-    return Process(name, "relion.external.gaussianem.simulate", "Succeeded")
 
 
 def test_recent_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from gaussianem_gui import gpus as gpus_room
 from gaussianem_gui import runner
 from gaussianem_gui.gpus import Gpu, processes_of, reservations
 from gaussianem_gui.job import Job, State
+from gaussianem_gui.lock import Holder, LockHeld
 from gaussianem_gui.project import Project
 from gaussianem_gui.runner import Launch, Runner
 
@@ -127,10 +129,62 @@ def test_each_job_gets_gpus_of_its_own(project: Project, monkeypatch: pytest.Mon
     until(lambda: single[0].status().state is State.RUNNING)
     child = processes_of(single[0].directory)[str(single[0].directory)][-1]
     assert child.environ()["CUDA_VISIBLE_DEVICES"] == str(single[0].record()["gpus"][0])
+    assert child.environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     while mine.tick():
         time.sleep(0.05)
     assert double.record()["gpus"] == [0, 1] and state(project, double) is State.SUCCEEDED
     assert reservations() == {}
+
+
+def test_who_holds_a_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose runner was killed between reservation and start gets its GPU; one that was taken back lets go."""
+    cards = [Gpu(0, "card", "GPU-abc", 10**10, 0), Gpu(1, "card", "GPU-def", 10**10, 0)]
+    monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
+    job, other = (add(project, "ok", "preprocess", device="cuda") for _ in range(2))
+    for each in (job, other):
+        runner.request(project, each)
+        gpus_room.reserve(each, 1, [each.number - 1])
+    assert gpus_room.reservations() == {0: str(job.directory), 1: str(other.directory)}
+
+    def held() -> list[Gpu]:
+        return [replace(card, job=reservations().get(card.index, "")) for card in cards]
+
+    monkeypatch.setattr(runner, "gpus", held)
+    mine = Runner(project)
+    mine.tick()
+    assert (job.record()["gpus"], other.record()["gpus"]) == ([0], [1])
+    while mine.tick():
+        time.sleep(0.05)
+    third = add(project, "ok", "preprocess", device="cuda")
+    runner.request(project, third)
+    gpus_room.reserve(third, 1, [0])
+    runner.unrequest(project, third)
+    assert reservations() == {}
+    for mask, indices in ((None, [0, 1]), ("1", [1]), ("GPU-ab", [0]), ("GPU-def,0", [0, 1]), ("", []), ("-1", [])):
+        if mask is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+        assert gpus_room.allowed(cards) == indices
+    assert runner.wanted_gpus(add(project, "ok", "preprocess"), {}, 0) == (0, [])  # none left to it: the CPU
+
+
+def test_a_lock_that_is_held_fails_no_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
+    job = add(project)
+    runner.request(project, job)
+
+    def held(project: Project, job: Job | str) -> None:
+        raise LockHeld(project.root, Holder("held by a program that takes its time"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "bind", held)
+        assert Runner(project).tick()
+    assert state(project, job) is State.SCHEDULED and job.record()["requested"]
+    mine = Runner(project)
+    while mine.tick():
+        time.sleep(0.05)
+    assert state(project, job) is State.SUCCEEDED
 
 
 def test_a_waiting_job_can_be_taken_back_or_aborted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
