@@ -400,9 +400,10 @@ def _unrequest(project: Project, given: argparse.Namespace, rest: list[str]) -> 
 
 
 def _delete(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
-    for name in given.jobs:
-        print("\n".join(f"{gone} moved to the trash" for gone in project.delete(
-            name, with_dependents=given.with_dependents)))
+    for word in given.jobs:
+        gone = {info.name for info in project.jobs(details=0) if info.missing}
+        for name in project.delete(word, with_dependents=given.with_dependents):
+            print(f"{name} " + ("taken out of the list" if name in gone else "moved to the trash"))
     return 0
 
 
@@ -435,7 +436,8 @@ def _show(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job, info = project.job(given.job), project.info(given.job)
     about = {
         **row(info), "inputs": project.inputs(job), "outputs": [choice.path for choice in project.outputs(job)],
-        "parents": project.parents(job), "children": project.children(job), "values": job.values(),
+        "parents": project.parents(job), "children": project.children(job),
+        "values": job.values() if job.exists() else {},
         "next": project.suggestions(job),
     }
     if given.json:
@@ -444,7 +446,7 @@ def _show(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     print(_line(info))
     for title in ("inputs", "outputs", "parents", "children", "next"):
         print(f"{title}:" + "".join(f"\n  {word}" for word in about[title]))
-    if job.model is not None:
+    if job.model is not None and job.exists():
         try:
             print("command:\n  " + shlex.join(job.command()))
         except InputError as error:

@@ -92,9 +92,8 @@ def gpu_memory_by_pid() -> dict[int, int]:
     return held
 
 
-def allowed(cards: Sequence[Gpu]) -> list[int]:
-    """Numbers of those GPUs that ``CUDA_VISIBLE_DEVICES`` of this session, numbers or UUIDs, lets us use."""
-    mask = os.environ.get(VISIBLE)
+def allowed(cards: Sequence[Gpu], mask: str | None) -> list[int]:
+    """Numbers of those GPUs that ``CUDA_VISIBLE_DEVICES`` (``mask``: numbers or UUIDs) lets us use; None: all."""
     if mask is None:
         return [card.index for card in cards]
     words = [word.strip() for word in mask.split(",") if word.strip()]

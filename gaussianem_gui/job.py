@@ -34,6 +34,7 @@ TAIL_BYTES = 256_000
 LOST_SECONDS = 120.0  # a heartbeat comes every 5 s; network disks show a file late by up to a minute
 
 # Options of a job.star that are not the engine's: what RELION's External job needs to find.
+_NAME = re.compile(r"[^/\x00-\x1f]+/job\d{3,}/\Z")
 RELION_OPTIONS = {"fn_exe": "gaussianem job exec", "do_queue": "No", "min_dedicated": "1", "nr_threads": "1"}
 
 
@@ -188,10 +189,26 @@ class Job:
         """Project-relative path of a file of this job."""
         return self.name + name
 
+    def check_directory(self) -> None:
+        """Raise InputError if the directory is gone, or is no plain one inside the project (a link that leads out)."""
+        folder = self.root / self.name.split("/", 1)[0]
+        if not _NAME.match(self.name) or ".." in self.name.split("/") or folder.is_symlink() or (
+            self.directory.is_symlink() or not self.directory.resolve().is_relative_to(self.root.resolve())
+        ):
+            rule = "must be a directory inside the project"
+            raise InputError("job", rule, self.name, "Move it back into the project.")
+        if not self.exists():
+            raise InputError(
+                "job", "must have its directory", f"{self.name}, which is gone",
+                "Put it back, or delete the job to take it out of the list.",
+            )
+
     # --- options -----------------------------------------------------------------------------------------------
 
     def values(self) -> dict[str, Any]:
         """Options as a plain dict, from options.json or else job.star. Raises InputError if neither can be read."""
+        if not self.exists():
+            self.check_directory()
         if self.model is None:
             return dict(read_job_star(self.directory / JOB_STAR)[1])
         if (self.directory / events.OPTIONS).exists():
@@ -328,10 +345,12 @@ class Job:
 
     def set_note(self, text: str) -> None:
         """Replace note.txt."""
+        self.check_directory()
         events.write_atomically(self.directory / NOTE, text)
 
     def add_note(self, text: str) -> None:
         """Append a dated block to note.txt."""
+        self.check_directory()
         with (self.directory / NOTE).open("a") as file:
             file.write(f" ++++ {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text.rstrip()}\n ++++\n")
 

@@ -31,7 +31,6 @@ MARKER, NODES, TRASH = ".gui_projectdir", ".Nodes", "Trash"
 DELETED = "deleted_pipeline.star"
 _ALIAS_FORBIDDEN = set("*?()/\"'\\|#<>&%{}$`;[]!~\n\r\t")
 _COARSE_NS = 2_000_000_000
-_NAME = re.compile(r"[^/\x00-\x1f]+/job\d{3,}/\Z")
 
 
 @dataclass(frozen=True)
@@ -257,15 +256,6 @@ class Project:
     def _job(self, process: Process) -> Job:
         return Job(self.root, process.name, process.type_label, process.status)
 
-    def check_directory(self, job: Job) -> None:
-        """Raise InputError if a job's directory is not a plain directory inside the project (a link that leads out)."""
-        folder = self.root / job.name.split("/", 1)[0]
-        if not _NAME.match(job.name) or ".." in job.name.split("/") or folder.is_symlink() or (
-            job.directory.is_symlink() or not job.directory.resolve().is_relative_to(self.root)
-        ):
-            rule = "must be a directory inside the project"
-            raise InputError("job", rule, job.name, "Move it back into the project.")
-
     # --- new jobs --------------------------------------------------------------------------------------------------
 
     def fill(self, job_type: str, jobs: Sequence[Job | str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -373,10 +363,13 @@ class Project:
             values["resume"] = False
         return self.new_job(old.job_type, {**values, **(changes or {})}, note=f"Cloned from {old.name}")
 
-    def update(self, job: Job | str, values: Mapping[str, Any]) -> None:
-        """Change options of a job that does not run; inputs in the graph follow."""
+    def update(self, job: Job | str, values: Mapping[str, Any], *, again: bool = False) -> None:
+        """Change options of a job that does not run; inputs in the graph follow.
+
+        ``again``: it is to run again, so that the files it will then write are expected of it though it has ended.
+        """
         found = self.job(job)
-        self.check_directory(found)
+        found.check_directory()
         if found.status().state is State.RUNNING:
             raise InputError("job", "must not be running", found.name, "Abort it first, or clone it.")
         with self.change(f"changes {found.name}") as graph:
@@ -391,13 +384,13 @@ class Project:
             for name in makers:  # files that were expected of a finished job, and that nobody waits for any more
                 if name in graph.processes and _state(graph.processes[name].status).finished:
                     graph.drop_outputs(name, keep=lambda node: (self.root / node).exists())
-            if not found.exit_state():
+            if again or not found.exit_state():
                 self._expect(graph, found, merged)
             self._write_part(graph, found)
 
     def _expect(self, graph: Graph, job: Job, values: Mapping[str, Any]) -> None:
         """Enter the files that a job will write; those expected before and read by nobody are forgotten."""
-        graph.drop_outputs(job.name)
+        graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
         for output, kind in _inputs.expected_outputs(job.job_type, values).items():
             if kind:
                 graph.add_output(job.name, job.name + output, ARTIFACTS[kind])
@@ -474,7 +467,7 @@ class Project:
     def set_alias(self, job: Job | str, alias: str) -> None:
         """Give a job a readable name (a link beside its directory); "" removes it. Raises InputError if forbidden."""
         found = self.job(job)
-        self.check_directory(found)
+        found.check_directory()
         with self.change(f"names {found.name}") as graph:
             clean = check_alias(graph, found.name, alias) if alias else ""
             self._link_alias(graph, found, clean)
@@ -493,7 +486,7 @@ class Project:
     def mark(self, job: Job | str, state: State) -> None:
         """Set the state of a job that does not run by hand, as RELION's "mark as finished" does."""
         found = self.job(job)
-        self.check_directory(found)
+        found.check_directory()
         if state not in EXIT_FILES or found.status().state is State.RUNNING:
             raise InputError(
                 "state", "must be Succeeded, Failed or Aborted, of a job that does not run", state, "Abort it first."

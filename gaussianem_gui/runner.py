@@ -52,6 +52,7 @@ from gaussianem_gui.project import Project, _state
 TICK_SECONDS = 1.0
 IDLE_TICKS = 5  # looks without anything to do before the background runner ends
 CLUSTER_SECONDS = 10.0  # between two questions to a scheduler
+ENGINE = "GAUSSIANEM_ENGINE"
 KILL_SECONDS = 10.0  # from SIGTERM to SIGKILL
 
 __all__ = [
@@ -76,14 +77,15 @@ class Launch:
 def engine_command(job: Job, processes: int = 1) -> list[str]:
     """The argument list that runs ``job`` from the project's root; never handed to a shell as it is.
 
-    The environment variable GAUSSIANEM_ENGINE replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem".
+    The environment variable GAUSSIANEM_ENGINE replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem";
+    what it was where the run was asked for counts.
     """
     name = job.name.rstrip("/")
     arguments = ["--options", f"{name}/{OPTIONS}", "--job_dir", name]
     if job.job_type == "import":
         return [sys.executable, "-m", "gaussianem_gui.importing", *arguments]
     module = ["-m", "gaussianem_core", job.job_type, *arguments]
-    if engine := shlex.split(os.environ.get("GAUSSIANEM_ENGINE", "")):
+    if engine := shlex.split(str(job.record().get("engine", os.environ.get(ENGINE, "")))):
         several = ["--gpus", ",".join(map(str, range(processes)))] if processes > 1 else []
         return [*engine, job.job_type, *arguments, *several]
     if processes > 1:
@@ -101,7 +103,7 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     found = project.job(job)
     if found.model is None:
         raise InputError("job", "must be one of GaussianEM's", found.name, "Run it in the program that made it.")
-    project.check_directory(found)
+    found.check_directory()
     record = found.record()
     state = found.status().state
     if state is State.RUNNING or (state is State.SCHEDULED and record.get("requested")):
@@ -124,6 +126,8 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     found.clear_control_files()
     found.write_record(
         run=run, requested=time.time(), after=after, where=launch.where,
+        # Of the session that asks, not of the one that happened to start the runner.
+        engine=os.environ.get(ENGINE, ""), visible=os.environ.get(VISIBLE),
         host=identity()["host"] if launch.where == "local" else None, gpus_wanted=launch.gpus, gpus=None,
         events_from=size, waiting=None, scheduler=None, scheduler_id=None, scheduler_state=None, scheduler_note=None,
         cluster=settings.model_dump() if settings is not None else None, started_at=None, abort_at=None,
@@ -186,7 +190,7 @@ def continue_job(
     began = (found.directory / EVENTS).exists()
     resume = {"resume": True} if "resume" in found.model.model_fields and began else {}
     over = {} if resume else {"overwrite": True}
-    project.update(found, {**(changes or {}), **resume, **over})
+    project.update(found, {**(changes or {}), **resume, **over}, again=True)
     found.write_options(found.values(), is_continue=True)
     request(project, found, launch)
 
@@ -200,7 +204,7 @@ def abort(
     ``wait``. A job that waits is taken out of the queue and marked aborted. InputError if it is not running.
     """
     found = project.job(job)
-    project.check_directory(found)
+    found.check_directory()
     record = found.record()
     status = found.status()
     if status.state.finished or not (record.get("requested") or status.state is State.RUNNING):
@@ -271,7 +275,7 @@ def wait(project: Project, job: Job | str, timeout_seconds: float | None = None,
 
 def check_asked(job: Job) -> None:
     """Raise InputError for a draft, which nobody asked to run: there is nothing to wait for."""
-    if job.model is not None and not job.record().get("requested") and not job.status().state.finished:
+    if job.model is not None and not job.record().get("requested") and job.status().state is State.SCHEDULED:
         raise InputError("job", "must have been asked to run", job.name, "Use `gaussianem job run` first.")
 
 
@@ -428,7 +432,7 @@ class Runner:
     def _choose(self, job: Job, record: dict[str, Any], running: list[Job]) -> tuple[list[int], str]:
         """GPUs for a job, or why it must wait. Raises InputError for GPUs that this machine does not have."""
         cards = gpus()
-        usable = allowed(cards)
+        usable = allowed(cards, record.get("visible"))
         count, named = wanted_gpus(job, record, len(usable))
         if not count:
             busy = sum(1 for j in running if not j.record().get("gpus") and not j.record().get("scheduler_id"))

@@ -44,7 +44,7 @@ def delete(project: Project, job: Job, with_dependents: bool = False) -> list[st
         jobs = [project.job(name) for name in names]
         for each in jobs:
             if each.exists():
-                project.check_directory(each)
+                each.check_directory()
             process = graph.processes[each.name]
             state = (each.status() if each.job_type else foreign_status(project.root, process)).state
             if state is State.RUNNING or (each.record().get("scheduler_id") and not state.finished):
@@ -163,7 +163,7 @@ def cleanup(project: Project, job: Job, harsh: bool = False, dry_run: bool = Fal
 
     ``harsh`` takes the particle stack too: Continue makes it again. Returned are project-relative paths.
     """
-    project.check_directory(job)
+    job.check_directory()
     if job.status().state is not State.SUCCEEDED:
         raise InputError("job", "must have succeeded", job.name, "Clean up finished jobs only.")
     artifacts = job.artifacts()

@@ -136,8 +136,10 @@ def from_jobs(project: Project, jobs: Sequence[Job | str], name: str = "Workflow
         if job.model is None:
             raise InputError("job", "must be one of GaussianEM's", job.name, "Leave it out.")
         values = job.values()
-        parents = [name for name in project.parents(job) if name in ids]
-        outside = any(name not in ids for name in project.parents(job))
+        before = [n for n in job.record().get("inputs_from") or () if project.graph().find(n)]
+        before = list(dict.fromkeys([*before, *project.parents(job)]))
+        parents = [name for name in before if name in ids]
+        outside = any(name not in ids for name in before)
         kept = {}
         for option, value in values.items():
             field = job.model.model_fields[option]
@@ -179,12 +181,16 @@ def start(
             raise InputError("value", "must be named step.option", key, f"Steps: {', '.join(given)}.")
         given[step_id][option] = value
     outside = [project.job(job).name for job in inputs]
+    missing = []
     for need in workflow.needs():
         step_id, _, option = need.partition(".")
         step = next(s for s in workflow.steps if s.id == step_id)
         found = project.fill(step.job_type, outside, {}) if OUTSIDE in step.inputs_from and outside else {}
         if not given[step_id].get(option) and not found.get(option):
-            raise InputError("workflow", f"needs {need}", "nothing", f"Give {need}=FILE, or a job that has it.")
+            missing.append(need)
+    if missing:
+        remedy = f"Give {'=FILE and '.join(missing)}=FILE, or a job that has such files."
+        raise InputError("workflow", f"needs {', '.join(missing)}", "nothing", remedy)
     made: dict[str, Job] = {}
     for step in workflow.steps:
         sources = [name for s in step.inputs_from for name in (outside if s == OUTSIDE else [made[s].name])]

@@ -224,16 +224,14 @@ def test_a_submission_that_was_killed(project: Project, slow_sbatch: Path) -> No
     assert lost.record()["scheduler_id"] == "7" and lost.record()["run"] == 2
 
 
-def test_training_on_several_gpus_goes_through_torchrun(
-    project: Project, slow_sbatch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_on_several_gpus_goes_through_torchrun(project: Project, slow_sbatch: Path) -> None:
     job = add(project, "ok", "train", particle_name="s.mrcs", pose="p", ctf="c", point="g", cfg="j")
     runner.request(project, job, Launch("cluster", cluster=ClusterSettings(gpus=4)))
     script = (job.directory / "run_submit.script").read_text()
     assert "#SBATCH --gres=gpu:4" in script
     torchrun = f"exec {sys.executable} -m torch.distributed.run --standalone --nproc_per_node=4"
     assert f"{torchrun} -m gaussianem_core train " in script
-    monkeypatch.setenv("GAUSSIANEM_ENGINE", "apptainer exec --nv image.sif gaussianem")
+    job.write_record(engine="apptainer exec --nv image.sif gaussianem")
     words = runner.engine_command(job, 4)
     assert words[:6] == ["apptainer", "exec", "--nv", "image.sif", "gaussianem", "train"]
     assert words[-2:] == ["--gpus", "0,1,2,3"]  # the container's own program starts the others

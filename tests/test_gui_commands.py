@@ -72,6 +72,7 @@ def test_a_session_on_a_login_node(project: Project, tmp_path: Path) -> None:
 def test_following_stopping_continuing(project: Project) -> None:
     root = project.root
     job = project.new_job("simulate", {"model": "m", "output": "sleep:60"})
+    assert "asked to run" in gaussianem(root, "job", "log", "-f", "1", code=2)  # a draft: nothing to follow
     gaussianem(root, "job", "run", "1")
     follower = subprocess.Popen(
         [sys.executable, "-m", "gaussianem_core", "job", "log", "-f", "1"], cwd=root, stdout=subprocess.PIPE,

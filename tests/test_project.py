@@ -16,6 +16,7 @@ import pytest
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import ABORT, HEARTBEAT, SUCCESS
 from gaussianem_gui import lock as lock_room
+from gaussianem_gui import runner
 from gaussianem_gui.graph_file import GOOD
 from gaussianem_gui.job import Job, State, job_star_text, read_job_star
 from gaussianem_gui.lock import LOCK, MESSAGE, LockHeld, identity, locked
@@ -360,7 +361,8 @@ def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: P
     job = project.new_job("simulate", {"model": "m"})
     job.directory.rename(outside / "job001")
     job.directory.symlink_to(outside / "job001")
-    for act in (project.delete, lambda j: project.set_alias(j, "name"), lambda j: project.mark(j, State.FAILED)):
+    for act in (project.delete, lambda j: project.set_alias(j, "name"), lambda j: project.mark(j, State.FAILED),
+                lambda j: j.add_note("x"), lambda j: j.set_note("x")):
         with pytest.raises(InputError, match="inside the project"):
             act(job)
     (project.root / "Train").symlink_to(outside)
@@ -562,6 +564,10 @@ def test_a_directory_deleted_by_hand(project: Project) -> None:
     shutil.rmtree(job.directory)
     info = project.jobs()[0]
     assert info.missing and info.status.detail == "its directory is gone"
+    for act in (Project.clone, runner.request, runner.continue_job, lambda p, j: p.set_alias(j, "name"),
+                lambda p, j: p.mark(j, State.FAILED), lambda p, j: j.add_note("x"), lambda p, j: p.cleanup(j)):
+        with pytest.raises(InputError, match="must have its directory"):
+            act(project, job)
     assert "directory is gone" in project.repair()[0]
     assert project.delete(job) == [job.name] and project.jobs() == []
 

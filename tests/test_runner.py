@@ -161,12 +161,26 @@ def test_who_holds_a_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> N
     runner.unrequest(project, third)
     assert reservations() == {}
     for mask, indices in ((None, [0, 1]), ("1", [1]), ("GPU-ab", [0]), ("GPU-def,0", [0, 1]), ("", []), ("-1", [])):
-        if mask is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
-        assert gpus_room.allowed(cards) == indices
+        assert gpus_room.allowed(cards, mask) == indices
     assert runner.wanted_gpus(add(project, "ok", "preprocess"), {}, 0) == (0, [])  # none left to it: the CPU
+
+
+def test_the_session_that_asks_says_what_runs_on_which_gpus(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one whose runner happens to be there."""
+    cards = [Gpu(i, "card", f"GPU-{i}", 10**10, 0) for i in range(2)]
+    monkeypatch.setattr(runner, "gpus", lambda: cards)
+    monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
+    job = add(project, "ok", "preprocess", device="cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    runner.request(project, job)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("GAUSSIANEM_ENGINE", "no_such_program")
+    mine = Runner(project)
+    while mine.tick():
+        time.sleep(0.05)
+    assert state(project, job) is State.SUCCEEDED and job.record()["gpus"] == [1]
 
 
 def test_a_lock_that_is_held_fails_no_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import project
+from running import project, until
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui import runner, workflow
@@ -33,6 +33,8 @@ def test_nothing_is_made_when_something_is_missing(project: Project) -> None:
     chain = workflow.builtin()["preprocess-train-analyze"]
     with pytest.raises(InputError, match=r"needs preprocess\.consensus_map"):
         workflow.start(project, chain, {"preprocess.star_file": "raw/p.star"})
+    with pytest.raises(InputError, match=r"needs preprocess\.star_file, preprocess\.consensus_map"):
+        workflow.start(project, chain)
     for name in ("train.colour", "bake.epoch", "epoch"):
         with pytest.raises(InputError, match=r"step\.option"):
             workflow.start(project, chain, {**FILES, name: 1})
@@ -58,6 +60,27 @@ def test_done_jobs_become_a_workflow_for_another_data_set(project: Project, tmp_
     assert jobs[0].values()["consensus_map"] == f"{simulated.name}consensus.mrc"
     assert jobs[1].values()["epoch"] == 7 and jobs[0].values()["float16"] is True
     assert runner.wait(project, jobs[-1], 60) is State.SUCCEEDED
+
+
+def test_a_job_that_ended_without_files_still_leads_to_the_next(project: Project) -> None:
+    """Stopped before its first checkpoint, continued: what is made from it waits for the files to come."""
+    train = project.new_job("train", {"epoch": 2, "output": "sleep:100"})
+    runner.request(project, train)
+    until(lambda: train.status().fraction is not None)
+    runner.abort(project, train, wait=True)
+    assert project.outputs(train) == []
+    runner.continue_job(project, train, {"output": "sleep:0.5"})
+    analyze = project.new_job("analyze", inputs_from=[train])
+    assert analyze.values()["model_weight"] == f"{train.name}weights.1.pkl"
+    runner.request(project, analyze)
+    assert runner.wait(project, analyze, 60) is State.SUCCEEDED
+    outputs = [choice.path for choice in project.outputs(train)]
+    runner.continue_job(project, train, {"output": "sleep:0.5"})
+    assert set(outputs) <= {choice.path for choice in project.outputs(train)}  # what is there stays
+    assert runner.wait(project, train, 60) is State.SUCCEEDED
+    stopped = project.new_job("train", {})
+    later = project.new_job("analyze", {"model_weight": "m", "latent": "l"}, inputs_from=[stopped])
+    assert workflow.from_jobs(project, [stopped, later]).steps[1].inputs_from[0] == f"train{stopped.number}"
 
 
 @pytest.mark.parametrize(
