@@ -1,4 +1,4 @@
-"""Jobs on a cluster: RELION's submission templates, presets for four schedulers, submit, state, cancel.
+"""Jobs on a cluster: RELION's submission templates, presets for five schedulers, submit, state, cancel.
 
 Only the scheduler's own commands are used, each as an argument list. The engine's command is quoted word by word
 where it enters the script; the other values may hold nothing that a shell would read.
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,14 +39,18 @@ class ClusterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["slurm", "pbs", "sge", "lsf"] = option("slurm", "the cluster's scheduler", group="Cluster")
+    preset: Literal["slurm", "pbs", "torque", "sge", "lsf"] = option(
+        "slurm", "the cluster's scheduler", group="Cluster"
+    )
     template: str = option(
         "", "submission template of your site (as for RELION); without it the one that ships", group="Cluster",
         widget="file", filter="*.sh *.bash *.csh *.script *.template",
     )
     submit: str = option("", "command that submits; without it the scheduler's usual one", group="Cluster")
     queue: str = option("", "queue or partition (XXXqueueXXX)", group="Cluster")
-    nodes: int = option(0, "nodes (XXXnodesXXX); 0: as the cores need", group="Cluster", ge=0, advanced=True)
+    nodes: int = option(
+        0, "nodes (XXXnodesXXX); 0: as the cores need; a job of ours computes on one", group="Cluster", ge=0, advanced=True
+    )
     mpi: int = option(1, "tasks (XXXmpinodesXXX)", group="Cluster", ge=1, advanced=True)
     threads: int = option(4, "CPU threads of a task (XXXthreadsXXX)", group="Cluster", ge=1)
     gpus: int = option(1, "GPUs (XXXgpusXXX); more than one trains through torchrun", group="Cluster", ge=0)
@@ -71,7 +75,8 @@ class Preset:
 
     ``query`` is asked with the ids appended (joined by ``join``, or one call for all if that is empty); ``row`` finds
     id and state in its answer; ``words`` maps a state to ours: pending, running, done, failed, cancelled, lost,
-    timeout, memory.
+    timeout, memory. ``resources`` are the parts of XXXresourcesXXX, for schedulers that want all in one directive; a
+    part whose value is empty is left out.
     """
 
     title: str
@@ -84,6 +89,7 @@ class Preset:
     template: str
     join: str = ""
     by_stdin: bool = False
+    resources: tuple[str, ...] = ()
 
 
 _SLURM = {
@@ -98,10 +104,11 @@ PRESETS: dict[str, Preset] = {
         r"Submitted batch job (\d+)|^(\d+)", r"^(\d+) (\w+)", _SLURM, "slurm.sh", join=",",
     ),
     "pbs": Preset(
-        "PBS or Torque", ("qsub",), ("qdel",), ("qstat",), r"^(\d+(?:\[\])?(?:\.\S+)?)\s*$",
+        "PBS", ("qsub",), ("qdel",), ("qstat", "-x"), r"^(\d+(?:\[\])?(?:\.\S+)?)\s*$",
         r"^(\d+\S*)\s.*\s([A-Z])\s+\S+\s*$",
         {"Q": "pending", "H": "pending", "W": "pending", "T": "pending", "S": "running", "R": "running",
          "E": "running", "C": "done", "F": "done", "X": "done"}, "pbs.sh",
+        resources=("select={nodes}:ncpus={cores}", ":ngpus={gpus}", ":mem={memory}gb"),
     ),
     "sge": Preset(
         "Grid Engine", ("qsub",), ("qdel",), ("qstat",), r"Your job (\d+)",
@@ -115,6 +122,11 @@ PRESETS: dict[str, Preset] = {
          "SSUSP": "running", "DONE": "done", "EXIT": "failed", "ZOMBI": "lost"}, "lsf.sh", by_stdin=True,
     ),
 }
+# The same commands; but -x has another meaning, and resources have other names.
+PRESETS["torque"] = replace(
+    PRESETS["pbs"], title="Torque", query=("qstat",),
+    resources=("nodes={nodes}:ppn={cores}", ":gpus={gpus}", ",mem={memory}gb"),
+)
 _ENDED = {
     "failed": "{who} says it failed; see run.err", "timeout": "{who} ended it at its time limit",
     "memory": "out of memory: {who} ended it, ask for more memory",
@@ -166,7 +178,7 @@ def template_text(settings: ClusterSettings, root: Path) -> str:
 def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> dict[str, str]:
     """Values of the template's variables, RELION's names first."""
     cores = settings.mpi * settings.threads
-    return {
+    values = {
         "name": job.name.rstrip("/").replace("/", "_"), "outfile": job.path(OUT), "errfile": job.path(ERR),
         "queue": settings.queue, "mpinodes": str(settings.mpi), "threads": str(settings.threads),
         "cores": str(cores), "dedicated": str(settings.dedicated),
@@ -175,6 +187,9 @@ def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> di
         "extra3": settings.extra3, "gpus": str(settings.gpus or ""), "memory": str(settings.memory_gb or ""),
         "time": settings.time,
     }
+    parts = PRESETS[settings.preset].resources
+    kept = [part for part in parts if all(values[name] for name in re.findall(r"{(\w+)}", part))]
+    return {**values, "resources": "".join(kept).format(**values)}
 
 
 def fill_template(text: str, values: Mapping[str, str]) -> str:
@@ -268,7 +283,8 @@ def states(preset: Preset, ids: Sequence[str], cwd: Path) -> dict[str, str] | No
         answer = _call([*preset.query, preset.join.join(ids)], cwd)
     else:
         answer = _call(preset.query if preset.title == "Grid Engine" else [*preset.query, *ids], cwd)
-    unknown = re.search(r"invalid job id|unknown job|not found|do not exist|no unfinished job", answer.stderr, re.I)
+    forgotten = r"invalid job id|unknown job|not found|do not exist|no unfinished job|has finished"
+    unknown = re.search(forgotten, answer.stderr, re.IGNORECASE)
     if answer.returncode and not answer.stdout.strip() and not unknown:
         return None
     found = {}
@@ -325,6 +341,8 @@ def note_state(job: Job, preset: Preset, word: str) -> None:
         if record.get("scheduler_state") != word:
             job.write_record(scheduler_state=word, scheduler_gone_at=None)
         return
+    if record.get("abort_at") and word in ("failed", "done", ""):
+        word = "cancelled"  # as asked; not every scheduler has a word for it
     if word in _ENDED:
         reason = _ENDED[word].format(who=preset.title)
         write_atomically(job.directory / EXIT, json.dumps({"run": record.get("run"), "reason": reason, "code": 1}))

@@ -1,4 +1,4 @@
-"""Clusters: templates and parsing for four schedulers; submit, run, cancel, node failure against a real Slurm."""
+"""Clusters: templates and parsing for five schedulers; submit, run, cancel, node failure against a real Slurm."""
 
 from __future__ import annotations
 
@@ -78,6 +78,17 @@ def test_a_value_that_looks_like_a_variable_stays() -> None:
     assert fill_template("XXXaXXX XXXbXXX", {"a": "XXXbXXX", "b": "2"}) == "XXXbXXX 2\n"
 
 
+def test_resources_as_pbs_and_torque_want_them(project: Project) -> None:
+    job = add(project)
+    wanted = {
+        ("pbs", 2, 16): "select=1:ncpus=4:ngpus=2:mem=16gb", ("pbs", 0, 0): "select=1:ncpus=4",
+        ("torque", 2, 16): "nodes=1:ppn=4:gpus=2,mem=16gb", ("torque", 0, 0): "nodes=1:ppn=4",
+    }
+    for (preset, gpus, memory), words in wanted.items():
+        text = cluster.script(ClusterSettings(preset=preset, gpus=gpus, memory_gb=memory), job, ["go"])
+        assert f"#PBS -l {words}" in text.splitlines()
+
+
 @pytest.mark.parametrize("bad", ["a;b", "$(x)", "a\nb", "`x`", "a|b", "a&b", "'", "a>b"])
 def test_settings_that_a_shell_would_read_are_refused(project: Project, bad: str) -> None:
     for name in ("queue", "time", "extra1"):
@@ -102,12 +113,16 @@ def test_a_machine_without_the_scheduler_says_so(project: Project) -> None:
     assert not job.record().get("requested")
 
 
-# What the four schedulers print, from their manuals: submission, and the list of jobs.
+# What the schedulers print, from their manuals: submission, and the list of jobs.
 ANSWERS = {
     "slurm": ("Submitted batch job 4711\n", "4711 RUNNING\n", "4711", "running"),
     "pbs": ("4711.server\n", "Job id            Name             User              Time Use S Queue\n"
             "----------------  ---------------- ----------------  -------- - -----\n"
             "4711.server       Train_job003     me                00:00:01 Q workq\n", "4711.server", "pending"),
+    "torque": ("4711.server\n", "Job ID                    Name             User            Time Use S Queue\n"
+               "------------------------- ---------------- --------------- -------- - -----\n"
+               "4711.server                Train_job003     me              00:00:01 R batch\n",
+               "4711.server", "running"),
     "sge": ('Your job 4711 ("Train_job003") has been submitted\n',
             "job-ID  prior   name       user         state submit/start at     queue  slots ja-task-ID\n"
             "-----------------------------------------------------------------------------------------\n"
@@ -130,8 +145,9 @@ def test_ids_and_states_are_understood(preset: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("GAUSSIANEM_STATE_DIR", str(tmp_path))
     monkeypatch.setattr(runner, "ensure_runner", lambda project: None)
     project = Project.create(tmp_path / "p")
-    job = add(project)
-    runner.request(project, job, Launch("cluster", cluster=ClusterSettings(preset=preset)))
+    job, forgotten = add(project), add(project)
+    for each in (job, forgotten):
+        runner.request(project, each, Launch("cluster", cluster=ClusterSettings(preset=preset)))
     assert job.record()["scheduler_id"] == identifier and (job.directory / "run_submit.script").exists()
     assert job.status().state is State.SCHEDULED and f"as {identifier}" in job.status().detail
     cluster.refresh([job])
@@ -140,9 +156,11 @@ def test_ids_and_states_are_understood(preset: str, tmp_path: Path, monkeypatch:
     assert identifier in (programs / f"{PRESETS[preset].cancel[0]}.calls").read_text()
     (programs / PRESETS[preset].query[0]).write_text("#!/bin/sh\nexit 0\n")  # now it knows nothing of the job
     monkeypatch.setattr(cluster, "SETTLE_SECONDS", -1.0)
-    cluster.refresh([job])
-    cluster.refresh([job])
-    assert job.status().state is State.LOST and "left no result" in job.status().detail
+    for each in (job, forgotten):
+        cluster.refresh([each])
+        cluster.refresh([each])
+    assert job.status().state is State.ABORTED
+    assert forgotten.status().state is State.LOST and "left no result" in forgotten.status().detail
 
 
 @pytest.fixture
@@ -247,6 +265,14 @@ def test_how_a_scheduler_says_it_ended(project: Project, word: str, state: State
     job.write_record(run=1, requested=1.0, scheduler="slurm", scheduler_id="7", scheduler_state="running")
     cluster.note_state(job, PRESETS["slurm"], word)
     assert job.status().state is state and said in job.status().detail
+
+
+@pytest.mark.parametrize("word", ["failed", "done", ""])
+def test_what_was_cancelled_is_aborted_whatever_the_scheduler_calls_it(project: Project, word: str) -> None:
+    job = add(project)
+    job.write_record(run=1, requested=1.0, scheduler="lsf", scheduler_id="7", scheduler_state="pending", abort_at=2.0)
+    cluster.note_state(job, PRESETS["lsf"], word)
+    assert job.status().state is State.ABORTED
 
 
 def test_a_scheduler_that_does_not_answer_changes_nothing(

@@ -4,12 +4,12 @@
 #PBS -e XXXerrfileXXX
 #PBS -r n
 #PBS -q XXXqueueXXX
-#PBS -l select=XXXnodesXXX:ncpus=XXXcoresXXX
+#PBS -l XXXresourcesXXX
 #PBS -l walltime=XXXtimeXXX
 #PBS XXXextra1XXX
 #PBS XXXextra2XXX
 #PBS XXXextra3XXX
 
-# GPUs and memory are asked for differently by PBS Pro and Torque: put e.g. "-l ngpus=1" into extra1.
+# The resources above: nodes, cores, GPUs and memory, as PBS or Torque writes them.
 cd "$PBS_O_WORKDIR" || exit 1
 exec XXXcommandXXX
