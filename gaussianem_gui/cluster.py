@@ -49,7 +49,7 @@ class ClusterSettings(BaseModel):
     submit: str = option("", "command that submits; without it the scheduler's usual one", group="Cluster")
     queue: str = option("", "queue or partition (XXXqueueXXX)", group="Cluster")
     nodes: int = option(
-        0, "nodes (XXXnodesXXX); 0: as the cores need; a job of ours computes on one", group="Cluster", ge=0, advanced=True
+        0, "nodes (XXXnodesXXX); 0: as the cores need; our jobs compute on one", group="Cluster", ge=0, advanced=True
     )
     mpi: int = option(1, "tasks (XXXmpinodesXXX)", group="Cluster", ge=1, advanced=True)
     threads: int = option(4, "CPU threads of a task (XXXthreadsXXX)", group="Cluster", ge=1)
