@@ -182,7 +182,8 @@ def test_a_running_job_is_watched_stopped_continued_and_cloned(opened, qtbot, en
     submit(opened, qtbot)
     finish(opened, qtbot, name, "Succeeded")
     assert opened.model.project.job(name).values()["epoch"] == 5
-    assert len(opened.pane.progress.history.starts) == 2, "the curves go on in the same plot"
+    # The curves go on in the same plot; list and curves are polled apart.
+    qtbot.waitUntil(lambda: len(opened.pane.progress.history.starts) == 2, timeout=30_000)
     qtbot.waitUntil(lambda: opened.pane.copy.isVisible(), timeout=5000)
     qtbot.mouseClick(opened.pane.copy, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: opened.pane.draft == "train", timeout=5000)
