@@ -29,7 +29,6 @@ class JobPane(QWidget):
 
     actionRequested = Signal(str)  # id of an action on the job shown
     stepRequested = Signal(object)  # Step
-    submitted = Signal(list, bool)
     renamed = Signal(str, str)
     moreRequested = Signal(object)
 
@@ -236,7 +235,6 @@ class JobPane(QWidget):
 
     def _set_parameters(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        parameters.submitted.connect(self.submitted)
         parameters.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
         layout = self._parameters_page.layout()
         clear(layout)  # type: ignore[arg-type]

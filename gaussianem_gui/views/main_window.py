@@ -38,7 +38,7 @@ from gaussianem_gui.suggestions import ORDER, Step, picture
 from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views import dialogs
 from gaussianem_gui.views.compare import Compare
-from gaussianem_gui.views.errors import ErrorDialog, Guard, explain
+from gaussianem_gui.views.errors import Guard, explain
 from gaussianem_gui.views.job_actions import JobActions
 from gaussianem_gui.views.job_pane import TABS, JobPane
 from gaussianem_gui.views.jobs_panel import JobsPanel
@@ -115,7 +115,6 @@ class MainWindow(JobActions, QMainWindow):
         self.home.workflowRequested.connect(self.show_workflow)
         self.pane.actionRequested.connect(self.trigger)
         self.pane.stepRequested.connect(self._take_step)
-        self.pane.submitted.connect(self._submitted)
         self.pane.renamed.connect(self._rename)
         self.pane.moreRequested.connect(self._job_menu)
         self.compare.opened.connect(self.open_job)
@@ -273,6 +272,7 @@ class MainWindow(JobActions, QMainWindow):
         self.model.loadChanged.connect(self._load_changed)
         self.model.sizesChanged.connect(self._sizes_changed)
         self.model.jobEnded.connect(self._job_ended)
+        self.model.submitted.connect(self._submitted)
         self.model.failed.connect(self.show_problem)
         self.model.noted.connect(lambda text: self.toasts.show_toast("info", "Project", text, 12))
         self.jobs.list.set_model(self.model)
@@ -409,7 +409,7 @@ class MainWindow(JobActions, QMainWindow):
     def _demo_made(self, path: Path, job: str) -> None:
         self.welcome.setEnabled(True)
         if self.open_project(path):
-            self._awaited = (job, "Progress")
+            self._await(job, "Progress")
 
     def _demo_failed(self, error: Exception) -> None:
         self.welcome.setEnabled(True)
@@ -546,11 +546,19 @@ class MainWindow(JobActions, QMainWindow):
             self.open_job(last)
         if self.pane.name and model.info(self.pane.name) is None and self.middle.currentWidget() is self.pane:
             self.show_home()
+        self._show_awaited()
+        self._check_sweeps()
+
+    def _await(self, name: str, tab: str) -> None:
+        """Show a job as soon as the list has it: it may have it already."""
+        self._awaited = (name, tab)
+        self._show_awaited()
+
+    def _show_awaited(self) -> None:
         name, tab = self._awaited
-        if name and model.info(name) is not None:
+        if name and self.model is not None and self.model.info(name) is not None:
             self._awaited = ("", "")
             self.open_job(name, tab)
-        self._check_sweeps()
 
     def _load_changed(self) -> None:
         if self.model is None:
@@ -598,30 +606,46 @@ class MainWindow(JobActions, QMainWindow):
         if self.model is None:
             return
         for sweep in list(self._sweeps):
-            infos = [self.model.info(name) for name in sweep]
-            if all(info is None or info.status.state.finished for info in infos):
-                self._sweeps.remove(sweep)
-                QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
-                if sum(info is not None for info in infos) > 1:
-                    self.show_comparison(sorted(sweep))
-                    self.toasts.show_toast("success", "The sweep has ended", f"{len(sweep)} jobs are compared here.")
+            found = [info for name in sweep if (info := self.model.info(name)) is not None]
+            ended = [info.name for info in found if info.status.state.finished]
+            if len(ended) + sum(self.model.gone(name) for name in sweep) < len(sweep):
+                continue
+            self._sweeps.remove(sweep)
+            self._keep_sweeps()
+            if len(ended) > 1:
+                self._sweep_ended(sorted(ended))
+
+    def _sweep_ended(self, names: list[str]) -> None:
+        """Open the comparison, but never over a form that the user is filling in."""
+        text = f"{len(names)} jobs"
+        if self.middle.currentWidget() is self.pane and self.pane.draft:
+            self.toasts.show_toast(
+                "success", "The sweep has ended", text, 20, "Compare them", lambda: self.show_comparison(names)
+            )
+            return
+        self.show_comparison(names)
+        self.toasts.show_toast("success", "The sweep has ended", f"{text} are compared here.")
+
+    def _keep_sweeps(self) -> None:
+        if self.model is not None:
+            QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
 
     def _submitted(self, names: list[str], run: bool) -> None:
         if not names or self.model is None:
             return
         tab = "Progress" if run else "Parameters"
-        self._awaited = (names[0], tab)
-        self.pane.draft = ""
         if len(names) > 1:
             self._sweeps.append(set(names))
-            QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
+            self._keep_sweeps()
             self.toasts.show_toast(
                 "success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended."
             )
         elif self.pane.name == names[0]:
-            self._awaited = ("", "")
             self.pane.reload_parameters()
             self.pane.show_tab(tab)
+        if self.middle.currentWidget() is self.pane and (self.pane.draft or len(names) > 1):
+            self.pane.draft = ""
+            self._await(names[0], tab)
         self.model.refresh()
 
     def show_problem(self, what: str, error: object) -> None:
@@ -642,7 +666,7 @@ class MainWindow(JobActions, QMainWindow):
         message, details = explain(what, error)
         if details:
             self.guard.caught += 1
-        ErrorDialog(self, what, message, details).show()
+        self.guard.tell(what, message, details)
 
     # --- actions ---------------------------------------------------------------------------------------------------
 
@@ -742,7 +766,7 @@ class MainWindow(JobActions, QMainWindow):
             dialogs.WorkflowDialog(self, self.model, self._workflow_started).exec()
 
     def _workflow_started(self, names: list[str]) -> None:
-        self._awaited = (names[0], "Progress")
+        self._await(names[0], "Progress")
         self.toasts.show_toast(
             "success", f"{len(names)} jobs started", "Each begins when the one before it has finished."
         )

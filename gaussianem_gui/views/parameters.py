@@ -22,7 +22,7 @@ from gaussianem_gui.runner import Launch
 from gaussianem_gui.views.fields import Choice, Context, field_label
 from gaussianem_gui.views.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
-from gaussianem_gui.views.tasks import Background
+from gaussianem_gui.views.tasks import Background, while_alive
 from gaussianem_gui.views.theme import mono_font, theme
 from gaussianem_gui.views.widgets import Banner, button, clear, column, frame, icon_button, label, row, scrolled
 
@@ -187,7 +187,6 @@ class _Link(QLabel):
 class Parameters(QWidget):
     """The form of a new job, or of one in the project."""
 
-    submitted = Signal(list, bool)  # names of the jobs made or changed, and whether they were asked to run
     continueRequested = Signal(str)
     cloneRequested = Signal(str)
 
@@ -245,7 +244,7 @@ class Parameters(QWidget):
         self.panel.where.currentIndexChanged.connect(self._changed)
         self.source.activated.connect(self._source_chosen)
         self._fill_sources()
-        model.ask(f"rate-{id(self)}", last_rate, self._take_rate)
+        model.ask("rate", last_rate, self._take_rate, self._background)
         self._changed()
 
     # --- what is shown ---------------------------------------------------------------------------------------------
@@ -326,7 +325,8 @@ class Parameters(QWidget):
         ]
 
     def _fill_sources(self) -> None:
-        self.model.ask(f"sources-{id(self)}", lambda p: p.input_jobs(self.job_type), self._take_sources)
+        job_type = self.job_type
+        self.model.ask("sources", lambda p: p.input_jobs(job_type), self._take_sources, self._background)
 
     def _take_sources(self, jobs: list[JobInfo] | None) -> None:
         self.source.clear()
@@ -343,12 +343,13 @@ class Parameters(QWidget):
             self._fill_from([name], {}, keep_typed=False)
 
     def _fill_from(self, jobs: list[str], values: dict[str, Any], *, keep_typed: bool = True) -> None:
-        self._from = jobs
+        self._from, job_type = jobs, self.job_type
         self.source.setCurrentIndex(max(self.source.findData(jobs[0]), 0))
         self.model.ask(
-            f"fill-{id(self)}",
-            lambda p: p.fill(self.job_type, jobs, values),
+            "fill",
+            lambda p: p.fill(job_type, jobs, values),
             lambda filled: self.form.update_values(filled, keep_typed=keep_typed) if filled else None,
+            self._background,
         )
 
     # --- checks ----------------------------------------------------------------------------------------------------
@@ -487,8 +488,9 @@ class Parameters(QWidget):
             return names
 
         what = f"Submit {self.options.title}" if run else f"Keep {self.options.title}"
-        self.model.do(what, work, lambda names: self.submitted.emit(names, run))
-        QTimer.singleShot(1500, self.panel.run, lambda: self.panel.run.setEnabled(True))
+        model = self.model  # it is told even if the form is closed by then; the button stays off: a new form follows
+        again = while_alive(self, lambda _error: self.panel.run.setEnabled(True))
+        model.do(what, work, lambda names: model.submitted.emit(names, run), again)
 
 
 def _make(project: Project, job_type: str, values: dict[str, Any], alias: str) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import LONG
 from PySide6.QtCore import Qt
 
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
@@ -93,10 +94,10 @@ def test_what_is_missing_is_said_when_one_wants_to_run(make) -> None:
 def test_a_path_that_is_not_there_is_said_at_its_field(make, qtbot, tmp_path: Path) -> None:
     form = make("preprocess")
     form.rows["star_file"].editor.edit.setText("particles.star")
-    qtbot.waitUntil(lambda: form.rows["star_file"].error.text().startswith("Not found"), timeout=5000)
+    qtbot.waitUntil(lambda: form.rows["star_file"].error.text().startswith("Not found"), timeout=LONG)
     (tmp_path / "particles.star").touch()
     form.check()
-    qtbot.waitUntil(lambda: not form.rows["star_file"].error.isVisible(), timeout=5000)
+    qtbot.waitUntil(lambda: not form.rows["star_file"].error.isVisible(), timeout=LONG)
 
 
 def test_advanced_options_are_folded_and_unfold_when_they_are_needed(make, qtbot) -> None:

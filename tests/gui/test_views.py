@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LONG
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor
 
@@ -145,7 +146,7 @@ def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qap
     view.refresh()
     assert view.text.visible_lines()[-1] == "the last"
     qtbot.keyClicks(view.search, "line 5")
-    qtbot.waitUntil(lambda: view.found.text() == "1 of 111", timeout=5000)
+    qtbot.waitUntil(lambda: view.found.text() == "1 of 111", timeout=LONG)
     assert "line 5" in view.text.visible_lines()
     qtbot.keyClick(view.search, Qt.Key.Key_Return)
     assert view.found.text() == "2 of 111" and not view.end.isChecked()
@@ -294,10 +295,11 @@ def test_twenty_thousand_plot_updates_leave_memory_flat(themed, qtbot, tmp_path:
     me = psutil.Process()
 
     def update(count: int) -> None:
-        for _ in range(count):
+        for number in range(count):
             history.version += 1
             assert plot.refresh()
-            plot.plot.viewport().repaint() if _ % 20 == 0 else None
+            if number % 20 == 0:
+                plot.plot.viewport().repaint()
 
     update(2000)
     before = me.memory_info().rss
