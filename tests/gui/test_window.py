@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -285,12 +286,18 @@ def test_a_sweep_that_ends_does_not_cover_a_form(opened, qtbot) -> None:
     assert opened.middle.currentWidget() is opened.compare and opened.compare.names == names
 
 
-def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot) -> None:
+def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot, monkeypatch) -> None:
+    gate, deleted = threading.Event(), []
+    for question in ("input_jobs", "fill"):
+        monkeypatch.setattr(opened.model.project, question, lambda *_a: gate.wait(60) and {})
     opened.guard.install()
     try:
-        for job_type in ("train", "analyze", "decode", "train", "morph", "evaluate") * 3:
-            opened.new_job(job_type, {}, ["Preprocess/job001/"])
-            qtbot.wait(5)
+        opened.new_job("train", {}, ["Preprocess/job001/"])
+        opened.pane.parameters.destroyed.connect(lambda: deleted.append(True))
+        opened.new_job("train", {}, [])
+        qtbot.waitUntil(lambda: bool(deleted), timeout=LONG)
+        gate.set()
+        QThreadPool.globalInstance().waitForDone(LONG)
         job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
         qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
         opened.new_job("simulate")
