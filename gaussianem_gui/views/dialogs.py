@@ -345,7 +345,7 @@ class SettingsDialog(Dialog):
         rows.addWidget(
             form_row(
                 "GPUs of a training",
-                self._number("gpus", layer, "0: automatic"),
+                self._number("gpus", layer, "(0 is automatic)"),
                 "For jobs whose form names no GPU. More than one trains in parallel.",
             )
         )
@@ -430,7 +430,8 @@ class SettingsDialog(Dialog):
 
     def _cluster_page(self, model: ProjectModel) -> QWidget:
         current = cluster.load_settings(model.root)
-        form = OptionForm(cluster.ClusterSettings, Context(model.root, lambda _k: [], list))  # type: ignore[arg-type]
+        context = Context(model.root, lambda _k: [], list, sweeps=False)
+        form = OptionForm(cluster.ClusterSettings, context)  # type: ignore[arg-type]
         form.set_values(current.model_dump())
         form.setObjectName("clusterForm")
         state = label("", "hint")

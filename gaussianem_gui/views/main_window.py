@@ -34,7 +34,7 @@ from gaussianem_gui.lock import LockHeld
 from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.settings import Settings
 from gaussianem_gui.sources import EXPLORABLE
-from gaussianem_gui.suggestions import ORDER, Step, picture
+from gaussianem_gui.suggestions import BEFORE, ORDER, Step, picture, purpose
 from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views import dialogs
 from gaussianem_gui.views.compare import Compare
@@ -140,7 +140,7 @@ class MainWindow(JobActions, QMainWindow):
                 entry = menu.addAction(theme.icon(picture(job_type)), JOB_OPTIONS[job_type].title)
                 entry.triggered.connect(lambda _c=False, t=job_type: self.new_job(t))
         menu.addSeparator()
-        menu.addAction(theme.icon("graph"), "Workflow …", self.show_workflow)
+        menu.addAction(theme.icon("graph"), "Start workflow …", self.show_workflow)
         self.jobs.new.setMenu(menu)
 
     def _dock(self, title: str, name: str, widget: QWidget) -> QDockWidget:
@@ -156,9 +156,11 @@ class MainWindow(JobActions, QMainWindow):
         self._menus = menus
         for action in (*PROJECT_ACTIONS, *JOB_ACTIONS):
             parent, _, child = action.menu.partition("/")
-            menu = menus[parent]
-            if child:
-                menu = menus.setdefault(action.menu, menus[parent].addMenu(child))
+            if action.menu not in menus:
+                menus[action.menu] = menus[parent].addMenu(child)
+            menu = menus[action.menu]
+            if action.id in ("clone", "command", "mark_succeeded", "delete", "new_job", "trash", "cluster"):
+                menus[parent].addSeparator()
             self._add_action(
                 menu,
                 action.id,
@@ -169,7 +171,7 @@ class MainWindow(JobActions, QMainWindow):
                 lambda a=action: self.trigger(a.id),
             )
         for view in VIEW_ACTIONS:
-            if view.id in ("demo", "close_project", "reset_layout", "about"):
+            if view.id in ("save_workflow", "demo", "close_project", "reset_layout", "about"):
                 menus[view.menu].addSeparator()
             self._add_action(
                 menus[view.menu],
@@ -454,9 +456,8 @@ class MainWindow(JobActions, QMainWindow):
     def _likely_inputs(self, job_type: str) -> list[str]:
         """The newest finished job that usually comes before this type, if there is one."""
         assert self.model is not None
-        before = {"train": ("preprocess",), "analyze": ("train",), "decode": ("train",), "preprocess": ("simulate",)}
         for info in reversed(self.model.jobs):
-            if info.job_type in before.get(job_type, ()) and info.status.state is State.SUCCEEDED:
+            if info.job_type == BEFORE.get(job_type) and info.status.state is State.SUCCEEDED:
                 return [info.name]
         return []
 
@@ -592,7 +593,9 @@ class MainWindow(JobActions, QMainWindow):
         kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
         word = STATES[state_word(info)][2].lower()
         title = f"{job_label(info)} {word}"
-        self.toasts.show_toast(kind, title, info.status.detail, 7, "Show it", lambda: self.open_job(info.name))
+        shown = self.middle.currentWidget() is self.pane and self.pane.name == info.name
+        action = "" if shown else "Show it"
+        self.toasts.show_toast(kind, title, info.status.detail, 7, action, lambda: self.open_job(info.name))
         if not self.settings.get("notify"):
             return
         QApplication.alert(self)
@@ -718,7 +721,7 @@ class MainWindow(JobActions, QMainWindow):
             return
         if reason:
             self.toasts.show_toast(
-                "info", f"{action.text.rstrip('…')} is not possible now", reason[:1].upper() + reason[1:] + "."
+                "info", f"{action.text.rstrip(' …')} is not possible now", reason[:1].upper() + reason[1:] + "."
             )
             return
         getattr(self, f"_do_{identifier}")()
@@ -813,7 +816,7 @@ class MainWindow(JobActions, QMainWindow):
 
     def _take_step(self, step: Step) -> None:
         if step.kind == "job":
-            self.new_job(step.job_type, {}, [self.pane.name])
+            self.new_job(step.job_type, {}, [self.pane.name] if self.pane.name else None)
         elif step.kind == "results":
             self.pane.show_tab("Results")
             self.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
@@ -867,7 +870,7 @@ class MainWindow(JobActions, QMainWindow):
                 found.append(
                     Entry(
                         f"New {options.title} job",
-                        (options.__doc__ or "").strip().split("\n")[0],
+                        purpose(job_type),
                         picture(job_type),
                         lambda t=job_type: self.new_job(t),
                     )

@@ -19,6 +19,7 @@ from gaussianem_gui.estimates import Check
 from gaussianem_gui.job import State, folder_of
 from gaussianem_gui.project import JobInfo, Project
 from gaussianem_gui.runner import Launch
+from gaussianem_gui.suggestions import BEFORE
 from gaussianem_gui.views.fields import Choice, Context, field_label
 from gaussianem_gui.views.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
@@ -86,7 +87,7 @@ class SubmitPanel(QWidget):
         self.where.addItem("Cluster queue", "cluster")
         self.where.setAccessibleName("Where to run")
         self.where.setObjectName("where")
-        self.run = button("Run", "primary", "play", self.runRequested.emit, "Run it (Ctrl+Return)", name="runButton")
+        self.run = button("Run", "primary", "play", self.runRequested.emit, "Run it (Ctrl+R)", name="runButton")
         self.run.setMinimumHeight(26)
         self.save = button(
             "Save for later",
@@ -187,8 +188,8 @@ class _Link(QLabel):
 class Parameters(QWidget):
     """The form of a new job, or of one in the project."""
 
-    continueRequested = Signal(str)
     cloneRequested = Signal(str)
+    firstRequested = Signal(str)  # the job type that has to run before this one
 
     def __init__(self, model: ProjectModel, job_type: str) -> None:
         super().__init__()
@@ -336,6 +337,12 @@ class Parameters(QWidget):
         self._source_bar.setVisible(bool(jobs) and (self.info is None or self.info.status.state is State.SCHEDULED))
         if self._from:
             self.source.setCurrentIndex(max(self.source.findData(self._from[0]), 0))
+        before = BEFORE.get(self.job_type, "")
+        if self.info is None and not jobs and before in BEFORE:
+            first = JOB_OPTIONS[before].title
+            text = f"{self.options.title} reads what a {first} job made, and there is none yet. Or choose files below."
+            clear(self._banner)
+            self._banner.addWidget(Banner("info", text, f"{first} first", lambda: self.firstRequested.emit(before)))
 
     def _source_chosen(self) -> None:
         name = self.source.currentData()

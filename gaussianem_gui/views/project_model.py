@@ -171,7 +171,7 @@ class ProjectModel(QObject):
         return next((info for info in self.jobs if info.name == name), None)
 
     def gone(self, name: str) -> bool:
-        """True if a job of this name was there once and is not any more; False for one that the list has yet to show."""
+        """True if a job of this name was there and is not any more; False for one that the list has yet to show."""
         number = name.rstrip("/").rsplit("/job", 1)[-1]
         return self.loaded and self.info(name) is None and number.isdecimal() and int(number) < self.counter
 

@@ -35,6 +35,8 @@ from PySide6.QtWidgets import (
 
 from gaussianem_gui.views.theme import theme
 
+ICON_SIZE, ICON_GAP = 16, 5  # pixels of an icon in a button, and between it and the text
+
 
 def label(text: str = "", role: str = "", *, wrap: bool = False, selectable: bool = False) -> QLabel:
     """A text label in one of the style sheet's roles ("title", "heading", "muted", "hint", "error", ...)."""
@@ -107,7 +109,7 @@ def keep_icon(widget: QAbstractButton, icon: str, tint: str = "muted") -> None:
     fresh = widget.property("themed_icon") is None
     widget.setProperty("themed_icon", icon)
     widget.setProperty("themed_tint", tint)
-    widget.setIcon(theme.icon(icon, tint))
+    _IconFollower.apply(widget)
     if fresh:
         slot = _IconFollower(widget)
         theme.changed.connect(slot.refresh)
@@ -122,9 +124,15 @@ class _IconFollower(QWidget):
         self.hide()
 
     def refresh(self) -> None:
-        self._target.setIcon(
-            theme.icon(str(self._target.property("themed_icon")), str(self._target.property("themed_tint")))
-        )
+        self.apply(self._target)
+
+    @staticmethod
+    def apply(target: QAbstractButton) -> None:
+        """Set the icon in the theme's colours; before a text with a gap, which style sheets leave out."""
+        gap = ICON_GAP if isinstance(target, QPushButton) and target.text() else 0
+        target.setIcon(theme.icon(str(target.property("themed_icon")), str(target.property("themed_tint")), gap))
+        if gap:
+            target.setIconSize(QSize(ICON_SIZE + gap, ICON_SIZE))
 
 
 def row(
@@ -419,8 +427,13 @@ class Toast(QFrame):
         super().closeEvent(event)
 
 
+TOAST_MARGIN = 104  # pixels to the window's lower edge: the status bar and the buttons of the next steps stay free
+
+
 class ToastStack(QWidget):
-    """Keeps toasts stacked in the lower right corner of ``host``."""
+    """Keeps toasts stacked in the lower right corner of ``host``, the newest below, the oldest going first."""
+
+    MOST = 4
 
     def __init__(self, host: QWidget) -> None:
         super().__init__(host)
@@ -443,6 +456,8 @@ class ToastStack(QWidget):
         key = id(toast)
         toast.closed.connect(lambda: self._forget(key))
         self._toasts.append(toast)
+        for old in self._toasts[: -self.MOST]:
+            old.close()
         toast.show()
         toast.raise_()
         self._place()
@@ -458,7 +473,7 @@ class ToastStack(QWidget):
         self._place()
 
     def _place(self) -> None:
-        bottom = self._host.height() - 46
+        bottom = self._host.height() - TOAST_MARGIN
         for toast in reversed(self._toasts):
             bottom -= toast.height()
             toast.move(self._host.width() - toast.width() - 20, bottom)

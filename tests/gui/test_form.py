@@ -36,6 +36,7 @@ def test_every_option_has_a_field_with_help_and_a_name(make, job_type: str) -> N
     assert set(form.rows) == set(model.model_fields) - set(validate.HIDDEN)
     for name, row in form.rows.items():
         assert row.help.text()
+        assert row.help.isVisibleTo(row) != (row.help.text().lower() == fields.field_label(name).lower()), "said once"
         focus = row.editor.focusProxy() or row.editor
         assert focus.accessibleName(), name
         assert focus.focusPolicy() & Qt.FocusPolicy.TabFocus, name

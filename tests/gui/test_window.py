@@ -138,6 +138,10 @@ def test_from_the_form_to_the_end_of_a_job(opened, qtbot) -> None:
     qtbot.waitUntil(lambda: opened.pane.name == name, timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.badge.state == "succeeded", timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.steps.isVisible(), timeout=LONG)
+    toast = told(opened, qtbot, "succeeded")
+    below = opened.pane.steps.mapTo(opened, opened.pane.steps.rect().topLeft()).y()
+    assert toast.geometry().bottom() < below, "a note never lies over the next steps"
+    assert not [b for b in toast.findChildren(QAbstractButton) if b.text()], "the job is on the screen already"
     step = opened.pane.steps.findChild(QWidget, "step-train")
     qtbot.mouseClick(step, Qt.MouseButton.LeftButton)
     assert opened.pane.draft == "train"
@@ -155,6 +159,17 @@ def test_inputs_that_arrive_late_do_not_undo_what_was_typed(opened, qtbot) -> No
     qtbot.keyClicks(form.rows["epoch"].editor.edit, "4")
     qtbot.waitUntil(lambda: form.values()["pose"] == "Preprocess/job001/poses.npy", timeout=LONG)
     assert form.values()["epoch"] == "4"
+
+
+def test_a_form_whose_inputs_no_job_has_made_yet_leads_to_that_job(opened, qtbot) -> None:
+    opened.new_job("train")
+
+    def first() -> list[QAbstractButton]:
+        return [b for b in opened.pane.parameters.findChildren(QAbstractButton) if b.text() == "Preprocess first"]
+
+    qtbot.waitUntil(lambda: bool(first()), timeout=LONG)
+    qtbot.mouseClick(first()[0], Qt.MouseButton.LeftButton)
+    assert opened.pane.draft == "preprocess"
 
 
 def test_a_form_with_mistakes_is_not_submitted(opened, qtbot) -> None:
@@ -193,7 +208,8 @@ def test_a_running_job_is_watched_stopped_continued_and_cloned(opened, qtbot, en
     submit(opened, qtbot)
     finish(opened, qtbot, name, "Succeeded")
     assert opened.model.project.job(name).values()["epoch"] == 5
-    assert len(opened.pane.progress.history.starts) == 2, "the curves go on in the same plot"
+    history = opened.pane.progress.history
+    qtbot.waitUntil(lambda: len(history.starts) == 2, timeout=LONG)  # the curves go on in the same plot
     qtbot.waitUntil(lambda: opened.pane.copy.isVisible(), timeout=LONG)
     qtbot.mouseClick(opened.pane.copy, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: opened.pane.draft == "train", timeout=LONG)
@@ -398,6 +414,9 @@ def test_every_action_has_a_handler_and_a_reason(opened, qtbot) -> None:
     opened.show_home()
     opened.trigger("abort")
     assert any("not possible" in t.accessibleName() for t in opened.toasts._toasts)
+    for menu in opened._menus.values():
+        texts = [a.text() for a in menu.actions() if not a.isSeparator()]
+        assert len(texts) == len(set(texts)) and all(texts), texts
     shortcuts = [a.shortcut().toString() for a in opened.actions_by_id.values() if not a.shortcut().isEmpty()]
     assert len(shortcuts) == len(set(shortcuts)), "no shortcut is given twice"
 
