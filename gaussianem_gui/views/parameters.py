@@ -27,6 +27,7 @@ from gaussianem_gui.views.tasks import Background, while_alive
 from gaussianem_gui.views.theme import mono_font, theme
 from gaussianem_gui.views.widgets import Banner, button, clear, column, frame, icon_button, label, row, scrolled
 
+ASK_AGAIN = 60  # milliseconds
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
 LEVELS = {
     "ok": ("check", "success"),
@@ -237,6 +238,10 @@ class Parameters(QWidget):
         self._pause.setSingleShot(True)
         self._pause.setInterval(CHECK_PAUSE)
         self._pause.timeout.connect(self._check)
+        self._again = QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.setInterval(ASK_AGAIN)
+        self._again.timeout.connect(lambda: self.submit(run=True))
         self.form.changed.connect(self._changed)
         self.panel.runRequested.connect(lambda: self.submit(run=True))
         self.panel.saveRequested.connect(lambda: self.submit(run=False))
@@ -452,11 +457,14 @@ class Parameters(QWidget):
     def submit(self, *, run: bool) -> None:
         """Make the job or jobs and, if asked, run them. Shows what is wrong instead if anything is."""
         self.form.require()
-        errors = (
-            {**self.form.path_errors(), **self.form.errors()}
-            if run
-            else {name: text for name, text in self.form.errors().items() if text != "Needed"}
-        )
+        errors = {name: text for name, text in self.form.errors().items() if run or text != "Needed"}
+        if run and not errors:
+            if self.form.looking():  # just typed, or a slow disk: whether the inputs are there is not known yet
+                self.panel.say("Looking whether the files are there …")
+                self._again.start()
+                return
+            errors = self.form.path_errors()
+        self.panel.say("")
         if errors:
             self.form.focus_field(next(iter(errors)))
             self._check()
@@ -465,7 +473,6 @@ class Parameters(QWidget):
         if run and blocking:
             self.panel.say("Solve what is marked red first.")
             return
-        self.panel.say("")
         self.panel.run.setEnabled(False)
         where, sweeps = self.panel.where.currentData(), self.form.sweeps()
         variants = [validate.typed(self.options, values) for values in self.variants()]

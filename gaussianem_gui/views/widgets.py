@@ -342,6 +342,9 @@ class Banner(QFrame):
         self.setAccessibleName(text)
 
 
+EMPTY_WIDTH = 420  # pixels of the sentence in an empty view
+
+
 class EmptyState(QWidget):
     """A centred icon, heading, sentence and buttons: what a view shows before there is anything to show."""
 
@@ -351,8 +354,7 @@ class EmptyState(QWidget):
         self._icon = QLabel(alignment=Qt.AlignmentFlag.AlignCenter)
         self.heading = label(heading, "heading")
         self.text = label(text, "muted", wrap=True)
-        self.text.setMaximumWidth(440)
-        self.text.setMinimumWidth(320)
+        self.text.setFixedWidth(EMPTY_WIDTH)
         for part in (self.heading, self.text):
             part.setAlignment(Qt.AlignmentFlag.AlignCenter)
         layout = column(None, self._icon, 4, self.heading, spacing=8, margins=(24, 24, 24, 24))
@@ -362,6 +364,7 @@ class EmptyState(QWidget):
             layout.addLayout(row(None, *buttons, None, spacing=10))
         layout.addStretch(1)
         self.setLayout(layout)
+        self.set_text(heading, text)
         self._refresh()
         theme.changed.connect(self._refresh)
 
@@ -369,6 +372,8 @@ class EmptyState(QWidget):
         """Change what it says."""
         self.heading.setText(heading)
         self.text.setText(text)
+        self.text.ensurePolished()
+        self.text.setMinimumHeight(self.text.heightForWidth(EMPTY_WIDTH))  # a centred label would be cut off
 
     def _refresh(self) -> None:
         self._icon.setPixmap(theme.pixmap(self._icon_name, "faint", 44))

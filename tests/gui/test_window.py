@@ -236,6 +236,27 @@ def test_the_window_is_closed_during_training_and_opened_again(opened, qtbot, en
     again.close()
 
 
+def test_run_waits_until_the_disk_has_said_whether_the_inputs_are_there(opened, qtbot) -> None:
+    inputs(opened.model.project)
+    opened.new_job("preprocess")
+    parameters = opened.pane.parameters
+    parameters.form.rows["star_file"].editor.edit.setText("particles.star")
+    parameters.form.rows["consensus_map"].editor.edit.setText("no.mrc")
+    qtbot.mouseClick(parameters.panel.run, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(parameters.panel.run, Qt.MouseButton.LeftButton)
+    assert parameters.panel.note.text().startswith("Looking")
+    row = parameters.form.rows["consensus_map"]
+    qtbot.waitUntil(lambda: row.error.text().startswith("Not found") and not parameters.panel.note.text(), timeout=LONG)
+    parameters.form.rows["consensus_map"].editor.edit.setText("map.mrc")
+    qtbot.waitUntil(lambda: not parameters.form.looking() and not parameters.form.path_errors(), timeout=LONG)
+    qtbot.waitUntil(lambda: not [c for c in parameters.panel.checks if c.level == "error"], timeout=LONG)
+    parameters.form.check()  # it looks again: the click below has to wait for it
+    qtbot.mouseClick(parameters.panel.run, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(parameters.panel.run, Qt.MouseButton.LeftButton)
+    finish(opened, qtbot, "Preprocess/job001/")
+    assert len(opened.model.jobs) == 1, "however often one clicks"
+
+
 def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine) -> None:
     engine(fail="CUDA out of memory: a batch of 8 would fit")
     inputs(opened.model.project)
