@@ -77,6 +77,7 @@ class MainWindow(JobActions, QMainWindow):
         self.toasts = ToastStack(self)
         self._background = Background(self)
         self._sweeps: list[set[str]] = []
+        self._swept: set[str] = set()  # jobs of sweeps: one note at the end of all says that they succeeded
         self._awaited = ("", "")  # a job to show, and its tab, as soon as the list has it
         self._last_job = ""  # shown when this project was closed
         self._disk_warned = False
@@ -281,6 +282,7 @@ class MainWindow(JobActions, QMainWindow):
         self.jobs.flow.set_model(self.model)
         remember_project(project.root)
         self._sweeps = [set(map(str, names)) for names in _stored_list(f"sweeps/{_key(project.root)}")]
+        self._swept = set().union(*self._sweeps)
         self._last_job = str(QSettings().value(f"last_job/{_key(project.root)}", "") or "")
         self.home.refresh(self.model)
         self.middle.setCurrentWidget(self.home)
@@ -590,12 +592,18 @@ class MainWindow(JobActions, QMainWindow):
             )
 
     def _job_ended(self, info: JobInfo) -> None:
+        if info.name in self._swept and info.status.state is State.SUCCEEDED:
+            return
         kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
         word = STATES[state_word(info)][2].lower()
         title = f"{job_label(info)} {word}"
         shown = self.middle.currentWidget() is self.pane and self.pane.name == info.name
         action = "" if shown else "Show it"
         self.toasts.show_toast(kind, title, info.status.detail, 7, action, lambda: self.open_job(info.name))
+        self._notify(title, info.status.detail)
+
+    def _notify(self, title: str, text: str) -> None:
+        """Tell the desktop, when the window is not in front."""
         if not self.settings.get("notify"):
             return
         QApplication.alert(self)
@@ -603,7 +611,7 @@ class MainWindow(JobActions, QMainWindow):
             if self._tray is None:
                 self._tray = QSystemTrayIcon(self.windowIcon(), self)
                 self._tray.show()
-            self._tray.showMessage(title, info.status.detail or "GaussianEM", self.windowIcon())
+            self._tray.showMessage(title, text or "GaussianEM", self.windowIcon())
 
     def _check_sweeps(self) -> None:
         if self.model is None:
@@ -621,6 +629,7 @@ class MainWindow(JobActions, QMainWindow):
     def _sweep_ended(self, names: list[str]) -> None:
         """Open the comparison, but never over a form that the user is filling in."""
         text = f"{len(names)} jobs"
+        self._notify("The sweep has ended", text)
         if self.middle.currentWidget() is self.pane and self.pane.draft:
             self.toasts.show_toast(
                 "success", "The sweep has ended", text, 20, "Compare them", lambda: self.show_comparison(names)
@@ -639,6 +648,7 @@ class MainWindow(JobActions, QMainWindow):
         tab = "Progress" if run else "Parameters"
         if len(names) > 1:
             self._sweeps.append(set(names))
+            self._swept |= set(names)
             self._keep_sweeps()
             self.toasts.show_toast(
                 "success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended."

@@ -265,6 +265,7 @@ class Badge(QWidget):
         self._word.setText(word)
         self._word.setStyleSheet(f"color: {colour}; font-weight: 600; font-size: 9pt;")
         self.setAccessibleName(f"State: {word}")
+        self.updateGeometry()
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -373,7 +374,8 @@ class EmptyState(QWidget):
         self.heading.setText(heading)
         self.text.setText(text)
         self.text.ensurePolished()
-        self.text.setMinimumHeight(self.text.heightForWidth(EMPTY_WIDTH))  # a centred label would be cut off
+        # a centred label would be cut off; one without text has no height
+        self.text.setMinimumHeight(max(self.text.heightForWidth(EMPTY_WIDTH), 0))
 
     def _refresh(self) -> None:
         self._icon.setPixmap(theme.pixmap(self._icon_name, "faint", 44))
