@@ -145,7 +145,7 @@ def _train(values: dict[str, Any], source: Path, machine: Machine, rate: float |
     seconds = epochs * count / max(guess, 1e-6)
     basis = "at the speed of the last Train job here" if rate else "a rough guess before the first run"
     level: Literal["info", "warning"] = "warning" if seconds > 7 * 86400 else "info"
-    found.append(Check(level, f"About {seconds_text(seconds)} for {epochs:.0f} epochs ({basis})"))
+    found.append(Check(level, f"About {seconds_text(max(seconds, 1))} for {epochs:.0f} epochs ({basis})"))
     if values.get("device") == "cuda" and not machine.gpus:
         found.append(Check("warning", "No CUDA GPU is seen on this computer", "device"))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.job import State
 
 # What the step is for, as a button says it, and why.
@@ -45,6 +46,11 @@ NATURAL = {
 }
 
 
+# The job type whose output a new job usually reads.
+BEFORE = {"train": "preprocess", "analyze": "train", "decode": "train", "morph": "train", "evaluate": "train",
+          "preprocess": "simulate"}
+
+
 @dataclass(frozen=True)
 class Step:
     """A suggestion: ``kind`` is job (a new job of ``job_type``), results, log, continue, clone or parameters."""
@@ -53,6 +59,11 @@ class Step:
     title: str
     why: str
     job_type: str = ""
+
+
+def purpose(job_type: str) -> str:
+    """What a job type makes of what, in a line."""
+    return (JOB_OPTIONS[job_type].__doc__ or "").strip().split("\n")[0].replace("->", "→")
 
 
 def picture(job_type: str) -> str:

@@ -16,6 +16,52 @@ from gaussianem_core.options import JobOptions, command_line, hints
 
 HIDDEN = ("job_dir", "output", "overwrite", "resume")  # the job system decides these
 WHOLE = ""  # key of an error that concerns no single field
+WORDS = {  # options whose name is not their own best description
+    "ctf": "CTF",
+    "gpu": "GPU",
+    "gpus": "GPUs",
+    "star": "STAR",
+    "snr": "SNR",
+    "lr": "Learning rate",
+    "umap": "UMAP",
+    "cs": "Spherical aberration",
+    "apix": "Pixel size",
+    "ply": "PLY",
+    "cfg": "Configuration",
+    "z": "Latents (z)",
+    "map_thres": "Map threshold",
+    "qdim": "Encoder width",
+    "qlayers": "Encoder layers",
+    "zdim": "Latent dimensions",
+    "nclass": "Number of classes",
+    "batch": "Batch size",
+    "epoch": "Epochs",
+    "point": "Consensus Gaussians",
+    "pose": "Poses",
+    "latent": "Latents",
+    "model_weight": "Trained network",
+    "particle_name": "Particle stack",
+    "star_file": "Particles",
+    "source_dir": "Data directory",
+    "data_dir": "Stack directory",
+    "consensus_map": "Consensus map",
+    "no_umap": "Skip UMAP",
+    "no_ctf": "No CTF",
+    "lr_latent": "Learning rate of the latents",
+    "beta": "KL weight",
+    "no_invert": "Protein is dark",
+    "gaussians": "Consensus Gaussians",
+    "downsample_size": "Box after downsampling",
+}
+
+
+def field_label(name: str) -> str:
+    """An option's name as a person would write it."""
+    if name in WORDS:
+        return WORDS[name]
+    words = [WORDS[w] if w in ("ctf", "gpu", "gpus", "star", "snr", "umap") else w for w in name.split("_")]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:]
 
 
 def field_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:
@@ -26,7 +72,8 @@ def field_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, s
         found: dict[str, str] = {}
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else _named_in(model, problem["msg"])
-            found.setdefault(name, _words(problem["type"], problem["msg"], problem.get("ctx") or {}))
+            message = _plain(model, name, problem["msg"])
+            found.setdefault(name, _words(problem["type"], message, problem.get("ctx") or {}))
         return found
     return {}
 
@@ -34,6 +81,13 @@ def field_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, s
 def _named_in(model: type[JobOptions], message: str) -> str:
     words = message.replace(",", " ").replace("(", " ").replace("/", " ").split()
     return next((word for word in words if word in model.model_fields), WHOLE)
+
+
+def _plain(model: type[JobOptions], field: str, message: str) -> str:
+    """A rule as it is said beside ``field``: without the field's own name, other options as people call them."""
+    text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix(f"{field} ")
+    return " ".join(field_label(word)[:1].lower() + field_label(word)[1:] if word in model.model_fields else word
+                    for word in text.split(" "))
 
 
 def _words(kind: str, message: str, context: dict[str, Any]) -> str:
@@ -46,8 +100,7 @@ def _words(kind: str, message: str, context: dict[str, Any]) -> str:
     for key, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
         if key in context:
             return f"Must be {words} {context[key]:g}"
-    text = message.removeprefix("Value error, ").removeprefix("Input ")
-    return text[:1].upper() + text[1:]
+    return message[:1].upper() + message[1:]
 
 
 def required_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:

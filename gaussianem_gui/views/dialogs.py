@@ -10,6 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+import shiboken6
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
@@ -38,6 +39,7 @@ from gaussianem_gui.views.fields import Context, FieldRow
 from gaussianem_gui.views.form import OptionForm, form_row
 from gaussianem_gui.views.opengl_probe import OpenGL
 from gaussianem_gui.views.project_model import ProjectModel, job_label
+from gaussianem_gui.views.tasks import Background, while_alive
 from gaussianem_gui.views.theme import logo, mono_font, theme
 from gaussianem_gui.views.widgets import Switch, ask, button, clear, column, frame, label, row, scrolled
 
@@ -58,6 +60,7 @@ class Dialog(QDialog):
         layout.addLayout(self.body, 1)
         layout.addLayout(self.buttons)
         self.setLayout(layout)
+        self.background = Background(self)
 
     def add_close(self, text: str = "Close") -> None:
         """A button that closes."""
@@ -195,12 +198,15 @@ class TrashDialog(Dialog):
         self.buttons.addWidget(self.restore)
         self.add_close()
         self.list.itemDoubleClicked.connect(lambda _i: self._restore())
+        model.jobsChanged.connect(self._load)
+        self.finished.connect(self.deleteLater)
         self._load()
 
-    def _load(self) -> None:
-        self.model.ask("trash", lambda p: p.trash(), self._take)
+    def _load(self, _result: object = None) -> None:
+        self.model.ask("trash", lambda p: p.trash(), self._take, self.background)
 
     def _take(self, found: list[Trashed] | None) -> None:
+        chosen = self.list.currentRow()
         self.list.clear()
         for item in found or []:
             entry = QListWidgetItem(theme.icon("trash"), f"{item.name.rstrip('/')}   deleted {ago_text(item.deleted)}")
@@ -217,19 +223,19 @@ class TrashDialog(Dialog):
         )
         self.restore.setEnabled(bool(count))
         self.empty.setEnabled(bool(count))
-        self.list.setCurrentRow(0)
+        self.list.setCurrentRow(min(max(chosen, 0), count - 1))
 
     def _restore(self) -> None:
         item = self.list.currentItem()
         if item is not None:
             name = item.data(Qt.ItemDataRole.UserRole).name
-            self.model.do("Restore the job", lambda p: p.restore(name), lambda _r: self._load())
+            self.model.do("Restore the job", lambda p: p.restore(name), while_alive(self, self._load))
 
     def _empty(self) -> None:
         count = self.list.count()
         text = f"{count_text(count, 'job')} will be deleted for good. This cannot be undone."
         if ask(self, "Empty the trash?", text, "Delete for good", danger=True):
-            self.model.do("Empty the trash", lambda p: p.empty_trash(), self._emptied)
+            self.model.do("Empty the trash", lambda p: p.empty_trash(), while_alive(self, self._emptied))
 
     def _emptied(self, freed: int) -> None:
         self._load()
@@ -251,10 +257,11 @@ class LeftoversDialog(Dialog):
         self.end = button("End it", "danger", "x", self._end, name="endProcess")
         self.buttons.addWidget(self.end)
         self.add_close()
+        self.finished.connect(self.deleteLater)
         self._load()
 
-    def _load(self) -> None:
-        self.model.ask("leftovers", runner.zombies, self._take)
+    def _load(self, _result: object = None) -> None:
+        self.model.ask("leftovers", runner.zombies, self._take, self.background)
 
     def _take(self, found: list[runner.Zombie] | None) -> None:
         self.list.clear()
@@ -277,7 +284,7 @@ class LeftoversDialog(Dialog):
         item = self.list.currentItem()
         if item is not None:
             zombie = item.data(Qt.ItemDataRole.UserRole)
-            self.model.do("End the process", lambda p: runner.kill_zombie(p, zombie), lambda _r: self._load())
+            self.model.do("End the process", lambda p: runner.kill_zombie(p, zombie), while_alive(self, self._load))
 
 
 class SettingsDialog(Dialog):
@@ -297,6 +304,7 @@ class SettingsDialog(Dialog):
             self.tabs.addTab(self._cluster_page(model), "Cluster")
         self.body.addWidget(self.tabs, 1)
         self.add_close()
+        self.finished.connect(self.deleteLater)
 
     def show_cluster(self) -> None:
         """Open the page of the cluster."""
@@ -337,7 +345,7 @@ class SettingsDialog(Dialog):
         rows.addWidget(
             form_row(
                 "GPUs of a training",
-                self._number("gpus", layer, "0: automatic"),
+                self._number("gpus", layer, "(0 is automatic)"),
                 "For jobs whose form names no GPU. More than one trains in parallel.",
             )
         )
@@ -422,7 +430,8 @@ class SettingsDialog(Dialog):
 
     def _cluster_page(self, model: ProjectModel) -> QWidget:
         current = cluster.load_settings(model.root)
-        form = OptionForm(cluster.ClusterSettings, Context(model.root, lambda _k: [], list))  # type: ignore[arg-type]
+        context = Context(model.root, lambda _k: [], list, sweeps=False)
+        form = OptionForm(cluster.ClusterSettings, context)  # type: ignore[arg-type]
         form.set_values(current.model_dump())
         form.setObjectName("clusterForm")
         state = label("", "hint")
@@ -439,11 +448,12 @@ class SettingsDialog(Dialog):
                 model.do(
                     "Keep the cluster settings",
                     lambda p: cluster.save_settings(p.root, chosen),
-                    lambda _r: state.setText("Kept."),
+                    while_alive(state, lambda _r: state.setText("Kept.")),
                 )
 
         pause.timeout.connect(keep)
         form.changed.connect(pause.start)
+        self.finished.connect(lambda _code: keep() if pause.isActive() else None)
         page = QWidget()
         layout = column(
             label(
@@ -488,6 +498,7 @@ class WorkflowDialog(Dialog):
         self.start = button("Start", "primary", "play", self._start, name="startWorkflow")
         self.buttons.addWidget(self.start)
         self.choice.currentIndexChanged.connect(self._chosen)
+        self.finished.connect(self.deleteLater)
         self._chosen()
 
     def _flow(self) -> workflow.Workflow:
@@ -506,7 +517,7 @@ class WorkflowDialog(Dialog):
             self.rows[need] = field
             self._fields.addWidget(field)
         first = flow.steps[0].job_type
-        self.model.ask("workflow-inputs", lambda p: p.input_jobs(first), self._take_sources)
+        self.model.ask("inputs", lambda p: p.input_jobs(first), self._take_sources, self.background)
 
     def _take_sources(self, jobs: list[Any] | None) -> None:
         self.source.clear()
@@ -539,11 +550,12 @@ class WorkflowDialog(Dialog):
         def work(project: Project) -> list[str]:
             return [job.name for job in workflow.start(project, flow, values, inputs=[source] if source else [])]
 
-        self.model.do("Start the workflow", work, self._done)
-        QTimer.singleShot(2500, self.start, lambda: self.start.setEnabled(True))
+        again = while_alive(self, lambda _error: self.start.setEnabled(True))
+        self.model.do("Start the workflow", work, self._done, again)
 
     def _done(self, names: list[str]) -> None:
-        self.accept()
+        if shiboken6.isValid(self):
+            self.accept()
         self._on_started(names)
 
 

@@ -97,14 +97,18 @@ class Guard(QObject):
         self.happened.emit(f"{kind.__name__}: {value}", details)
 
     def _show(self, message: str, details: str) -> None:
-        key = details.splitlines()[-1] if details else message
-        if key in self._open:
-            return
         text = (
             f"{message}\n\nThe program goes on, and running jobs are not affected. "
             "If a view looks wrong now, open it again. Please report this with the details."
         )
-        dialog = ErrorDialog(self._parent, "Something went wrong in this view", text, details)
+        self.tell("Something went wrong in this view", text, details)
+
+    def tell(self, title: str, text: str, details: str = "") -> None:
+        """Show a message that stays until it is closed; the same one is shown once while it is open."""
+        key = f"{title}\n{details.splitlines()[-1] if details else text}"
+        if key in self._open:
+            return
+        dialog = ErrorDialog(self._parent, title, text, details)
         self._open[key] = dialog
         dialog.destroyed.connect(lambda _o=None, k=key: self._open.pop(k, None))
         dialog.show()

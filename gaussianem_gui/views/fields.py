@@ -15,45 +15,8 @@ from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLineEdit, QMenu, QPushButton, QSizePolicy, QWidget
 
 from gaussianem_core.options import hints
+from gaussianem_gui.validate import field_label
 from gaussianem_gui.views.widgets import Switch, column, icon_button, keep_icon, label, restyle, row
-
-WORDS = {
-    "ctf": "CTF",
-    "gpu": "GPU",
-    "gpus": "GPUs",
-    "star": "STAR",
-    "snr": "SNR",
-    "lr": "Learning rate",
-    "umap": "UMAP",
-    "cs": "Spherical aberration",
-    "apix": "Pixel size",
-    "ply": "PLY",
-    "cfg": "Configuration",
-    "z": "Latents (z)",
-    "map_thres": "Map threshold",
-    "qdim": "Encoder width",
-    "qlayers": "Encoder layers",
-    "zdim": "Latent dimensions",
-    "nclass": "Number of classes",
-    "batch": "Batch size",
-    "epoch": "Epochs",
-    "point": "Consensus Gaussians",
-    "pose": "Poses",
-    "latent": "Latents",
-    "model_weight": "Trained network",
-    "particle_name": "Particle stack",
-    "star_file": "Particles",
-    "source_dir": "Data directory",
-    "data_dir": "Stack directory",
-    "consensus_map": "Consensus map",
-    "no_umap": "Skip UMAP",
-    "no_ctf": "No CTF",
-    "lr_latent": "Learning rate of the latents",
-    "beta": "KL weight",
-    "no_invert": "Protein is dark",
-    "gaussians": "Consensus Gaussians",
-    "downsample_size": "Box after downsampling",
-}
 
 
 @dataclass(frozen=True)
@@ -72,15 +35,13 @@ class Context:
     choices: Callable[[str], list[Choice]]
     gpus: Callable[[], list[tuple[int, str]]]
     expected: Callable[[], frozenset[str]] = frozenset  # files that jobs will write
+    sweeps: bool = True  # several values may be given, for a job each
 
 
-def field_label(name: str) -> str:
-    """An option's name as a person would write it."""
-    if name in WORDS:
-        return WORDS[name]
-    words = [WORDS[w] if w in ("ctf", "gpu", "gpus", "star", "snr", "umap") else w for w in name.split("_")]
-    text = " ".join(words)
-    return text[:1].upper() + text[1:]
+def sentence(text: str) -> str:
+    """``text`` with a capital, unless it begins with the name of a file."""
+    first = text.split(" ", 1)[0]
+    return text if "." in first.rstrip(".") else text[:1].upper() + text[1:]
 
 
 def base_type(annotation: Any) -> tuple[Any, bool]:
@@ -414,8 +375,9 @@ class FieldRow(QWidget):
         self.editor = make_editor(model, name, context)
         title = label(field_label(name), "label")
         title.setBuddy(self.editor)
-        help_text = (info.description or "").strip()
-        self.help = label(help_text[:1].upper() + help_text[1:], "hint", wrap=True)
+        help_text = sentence((info.description or "").strip())
+        self.help = label(help_text, "hint", wrap=True)
+        self.help.setVisible(help_text.lower() != field_label(name).lower())
         bounds = bounds_text(info)
         default = "" if info.is_required() or info.default in ("", None, []) else f"default {info.default}"
         tip = "\n".join(filter(None, [f"--{name}", bounds, default]))
@@ -428,7 +390,7 @@ class FieldRow(QWidget):
         left.addStretch(1)
         right = column(spacing=4)
         line = row(self.editor, spacing=4)
-        if self.editor.can_sweep and extra["widget"] is None:
+        if context.sweeps and self.editor.can_sweep and extra["widget"] is None:
             self.sweep_button = icon_button(
                 "sweep", "Try several values: one job each", lambda: self._sweep(), checkable=True, size=16
             )

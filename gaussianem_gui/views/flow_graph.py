@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QPen, QWheelEvent
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QPen, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import QGraphicsItem, QGraphicsObject, QGraphicsPathItem, QGraphicsScene, QGraphicsView
 
 from gaussianem_gui.project import JobInfo
 from gaussianem_gui.suggestions import picture
-from gaussianem_gui.views.project_model import ProjectModel, state_word
+from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.theme import theme
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 168, 54, 26, 46
@@ -36,6 +36,23 @@ def layers(links: dict[str, list[str]], numbers: dict[str, int]) -> dict[str, tu
             taken = max(taken + 1, wanted)
             places[name] = (layer, taken)
     return places
+
+
+def direct(links: dict[str, list[str]]) -> dict[str, list[str]]:
+    """``links`` (a job -> its parents) without those that a longer way says as well: grandparents, mostly."""
+    above: dict[str, set[str]] = {}
+
+    def ancestors(name: str) -> set[str]:
+        if name not in above:
+            above[name] = set()  # a loop ends here
+            for parent in links.get(name, []):
+                above[name] |= {parent} | ancestors(parent)
+        return above[name]
+
+    return {
+        name: [p for p in parents if not any(p in ancestors(other) for other in parents if other != p)]
+        for name, parents in links.items()
+    }
 
 
 class JobNode(QGraphicsObject):
@@ -76,10 +93,7 @@ class JobNode(QGraphicsObject):
         font.setWeight(QFont.Weight.Medium)
         painter.setFont(font)
         painter.setPen(QColor(theme.colour("text")))
-        number = self.info.name.rstrip("/").rsplit("/", 1)[-1]
-        title = QFontMetrics(font).elidedText(
-            self.info.alias or f"{self.info.title} {number[3:]}", Qt.TextElideMode.ElideRight, WIDTH - 52
-        )
+        title = QFontMetrics(font).elidedText(job_label(self.info), Qt.TextElideMode.ElideRight, WIDTH - 52)
         painter.drawText(QRectF(42, 7, WIDTH - 50, 20), Qt.AlignmentFlag.AlignVCenter, title)
         painter.drawPixmap(42, 29, icon.pixmap(14, 14))
         font.setPointSizeF(8.5)
@@ -144,19 +158,25 @@ class FlowGraph(QGraphicsView):
             self.ensureVisible(self.nodes[name])
         self._restyle()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self._current in self.nodes:
+            self.centerOn(self.nodes[self._current])
+
     def _rebuild(self, jobs: list[JobInfo], links: dict[str, list[str]]) -> None:
         self.scene().clear()
         self.nodes, self._edges = {}, []
-        places = layers({i.name: links.get(i.name, []) for i in jobs}, {i.name: i.number for i in jobs})
+        shown = direct({i.name: links.get(i.name, []) for i in jobs})
+        places = layers(shown, {i.name: i.number for i in jobs})
         for info in jobs:
             node = JobNode(info)
             layer, position = places[info.name]
             node.setPos(position * (WIDTH + GAP_X), layer * (HEIGHT + GAP_Y))
             self.scene().addItem(node)
             self.nodes[info.name] = node
-        for child, parents in links.items():
+        for child, parents in shown.items():
             for parent in parents:
-                if parent in self.nodes and child in self.nodes:
+                if parent in self.nodes:
                     self._connect(parent, child)
         self.setSceneRect(self.scene().itemsBoundingRect().adjusted(-24, -24, 24, 24))
         self._restyle()

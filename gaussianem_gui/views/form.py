@@ -198,6 +198,10 @@ class OptionForm(QWidget):
             self._show_errors()
             self.changed.emit()
 
+    def looking(self) -> bool:
+        """True while the disk is being asked whether the inputs are there."""
+        return self._pause.isActive() or self._background.busy("paths")
+
     def path_errors(self) -> dict[str, str]:
         """Inputs that were not found at the last look."""
         return dict(self._path_errors)

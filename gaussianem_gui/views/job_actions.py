@@ -70,8 +70,8 @@ class JobActions(_Window):
             "It stops at the next safe point and keeps what it has written. "
             "A training can be continued from its last checkpoint."
         )
-        if widgets.ask(self, f"Stop {which}?", text, "Stop", danger=True):
-            self._each("Stop the job", lambda p, name: runner.abort(p, name))
+        if widgets.ask(self, f"Abort {which}?", text, "Abort", danger=True):
+            self._each("Abort the job", lambda p, name: runner.abort(p, name))
 
     def _do_unrequest(self) -> None:
         self._each("Take the job out of the queue", lambda p, name: runner.unrequest(p, name))

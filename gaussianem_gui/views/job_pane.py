@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.job import State
 from gaussianem_gui.project import JobInfo
-from gaussianem_gui.suggestions import Step, next_steps, picture
+from gaussianem_gui.suggestions import Step, next_steps, picture, purpose
 from gaussianem_gui.views.files_notes import Files, Notes
 from gaussianem_gui.views.job_list import subtitle
 from gaussianem_gui.views.log_view import LogView
@@ -29,7 +29,6 @@ class JobPane(QWidget):
 
     actionRequested = Signal(str)  # id of an action on the job shown
     stepRequested = Signal(object)  # Step
-    submitted = Signal(list, bool)
     renamed = Signal(str, str)
     moreRequested = Signal(object)
 
@@ -56,7 +55,7 @@ class JobPane(QWidget):
         self.badge = Badge()
         self.line = Elided("", "muted")
         self.stop = button(
-            "Stop",
+            "Abort",
             "danger",
             "stop",
             lambda: self.actionRequested.emit("abort"),
@@ -151,8 +150,7 @@ class JobPane(QWidget):
             self.tabs.setTabVisible(place, False)
         self.title.setText(f"New {JOB_OPTIONS[job_type].title} job")
         self.badge.set_state("draft")
-        text = (JOB_OPTIONS[job_type].__doc__ or "").strip().split("\n")[0]
-        self.line.setText(text)
+        self.line.setText(purpose(job_type))
         for part in (self.stop, self.go, self.again, self.copy, self.more, self.alias):
             part.hide()
         self.steps.hide()
@@ -236,8 +234,8 @@ class JobPane(QWidget):
 
     def _set_parameters(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        parameters.submitted.connect(self.submitted)
         parameters.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
+        parameters.firstRequested.connect(lambda job_type: self.stepRequested.emit(Step("job", "", "", job_type)))
         layout = self._parameters_page.layout()
         clear(layout)  # type: ignore[arg-type]
         layout.addWidget(parameters)
@@ -284,7 +282,7 @@ class JobPane(QWidget):
         state, waits = info.status.state, bool(info.status.detail)
         writable = self.model is not None and not self.model.project.read_only and info.ours and not info.missing
         self.stop.setVisible(writable and (state is State.RUNNING or (state is State.SCHEDULED and waits)))
-        self.stop.setText("Stop" if state is State.RUNNING else "Take out of the queue")
+        self.stop.setText("Abort" if state is State.RUNNING else "Take out of the queue")
         self.go.setVisible(writable and state is State.SCHEDULED and not waits and self.tab() != "Parameters")
         self.again.setVisible(writable and state.finished)
         self.copy.setVisible(writable and state is not State.SCHEDULED)

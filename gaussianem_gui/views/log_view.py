@@ -18,7 +18,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QAbstractScrollArea, QComboBox, QLineEdit, QSizePolicy, QWidget
 
 from gaussianem_gui.logfile import LogFile
-from gaussianem_gui.units import bytes_text
+from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views.tasks import Background
 from gaussianem_gui.views.theme import mono_font, theme
 from gaussianem_gui.views.widgets import column, icon_button, label, row
@@ -181,6 +181,9 @@ class LogText(QAbstractScrollArea):
         painter.setFont(self._font)
         first = self.verticalScrollBar().value()
         lines = self._log.lines(first, self._rows() + 1) if self._log is not None else []
+        if not lines:
+            painter.setPen(QColor(theme.colour("faint")))
+            painter.drawText(self.viewport().rect(), Qt.AlignmentFlag.AlignCenter, "Nothing has been written here")
         gutter = max(len(str(self.line_count())), 3) * self._width + 22
         longest = max((len(line) for line in lines), default=0) * self._width + gutter + 20
         if self.horizontalScrollBar().maximum() != max(longest - self.viewport().width(), 0):
@@ -240,11 +243,13 @@ class LogView(QWidget):
         self.which.setAccessibleName("Which log")
         self.which.addItem("Output (run.out)", "run.out")
         self.which.addItem("Errors (run.err)", "run.err")
+        self.which.setMinimumWidth(self.which.fontMetrics().horizontalAdvance("Errors (run.err) · 10,000 lines") + 44)
         self.search = QLineEdit()
         self.search.setPlaceholderText("Find in log")
         self.search.setAccessibleName("Find in log")
         self.search.setClearButtonEnabled(True)
         self.search.setMaximumWidth(260)
+        self.search.setMinimumWidth(90)
         self.found = label("", "hint")
         self.found.setMinimumWidth(96)
         self.text = LogText()
@@ -272,6 +277,7 @@ class LogView(QWidget):
     def set_logs(self, logs: dict[str, LogFile]) -> None:
         """Show these logs by name (run.out, run.err); a Watcher polls them."""
         self._logs, self._errors_wanted = logs, False
+        self.which.setCurrentIndex(0)
         self._switch()
 
     def refresh(self) -> bool:
@@ -279,15 +285,14 @@ class LogView(QWidget):
         error = self._logs.get("run.err")
         if error is not None:
             count = len(error)
-            self.which.setItemText(1, f"Errors (run.err) · {count} lines" if count else "Errors (run.err) · empty")
+            self.which.setItemText(1, f"Errors (run.err) · {count_text(count, 'line') if count else 'empty'}")
             if self._errors_wanted and count:
                 self._errors_wanted = False
                 self.which.setCurrentIndex(1)
         changed = self.text.refresh()
-        if changed:
-            log = self._logs.get(self.which.currentData())
-            size = log.size if log is not None else 0
-            self.length.setText(f"{self.text.line_count():,} lines, {bytes_text(size)}" if size else "")
+        log = self._logs.get(self.which.currentData())
+        size = log.size if log is not None else 0
+        self.length.setText(f"{count_text(self.text.line_count(), 'line')}, {bytes_text(size)}" if size else "")
         return changed
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

@@ -34,11 +34,11 @@ from gaussianem_gui.lock import LockHeld
 from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.settings import Settings
 from gaussianem_gui.sources import EXPLORABLE
-from gaussianem_gui.suggestions import ORDER, Step, picture
+from gaussianem_gui.suggestions import BEFORE, ORDER, Step, picture, purpose
 from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views import dialogs
 from gaussianem_gui.views.compare import Compare
-from gaussianem_gui.views.errors import ErrorDialog, Guard, explain
+from gaussianem_gui.views.errors import Guard, explain
 from gaussianem_gui.views.job_actions import JobActions
 from gaussianem_gui.views.job_pane import TABS, JobPane
 from gaussianem_gui.views.jobs_panel import JobsPanel
@@ -77,6 +77,7 @@ class MainWindow(JobActions, QMainWindow):
         self.toasts = ToastStack(self)
         self._background = Background(self)
         self._sweeps: list[set[str]] = []
+        self._swept: set[str] = set()  # jobs of sweeps: one note at the end of all says that they succeeded
         self._awaited = ("", "")  # a job to show, and its tab, as soon as the list has it
         self._last_job = ""  # shown when this project was closed
         self._disk_warned = False
@@ -115,7 +116,6 @@ class MainWindow(JobActions, QMainWindow):
         self.home.workflowRequested.connect(self.show_workflow)
         self.pane.actionRequested.connect(self.trigger)
         self.pane.stepRequested.connect(self._take_step)
-        self.pane.submitted.connect(self._submitted)
         self.pane.renamed.connect(self._rename)
         self.pane.moreRequested.connect(self._job_menu)
         self.compare.opened.connect(self.open_job)
@@ -141,7 +141,7 @@ class MainWindow(JobActions, QMainWindow):
                 entry = menu.addAction(theme.icon(picture(job_type)), JOB_OPTIONS[job_type].title)
                 entry.triggered.connect(lambda _c=False, t=job_type: self.new_job(t))
         menu.addSeparator()
-        menu.addAction(theme.icon("graph"), "Workflow …", self.show_workflow)
+        menu.addAction(theme.icon("graph"), "Start workflow …", self.show_workflow)
         self.jobs.new.setMenu(menu)
 
     def _dock(self, title: str, name: str, widget: QWidget) -> QDockWidget:
@@ -157,9 +157,11 @@ class MainWindow(JobActions, QMainWindow):
         self._menus = menus
         for action in (*PROJECT_ACTIONS, *JOB_ACTIONS):
             parent, _, child = action.menu.partition("/")
-            menu = menus[parent]
-            if child:
-                menu = menus.setdefault(action.menu, menus[parent].addMenu(child))
+            if action.menu not in menus:
+                menus[action.menu] = menus[parent].addMenu(child)
+            menu = menus[action.menu]
+            if action.id in ("clone", "command", "mark_succeeded", "delete", "new_job", "trash", "cluster"):
+                menus[parent].addSeparator()
             self._add_action(
                 menu,
                 action.id,
@@ -170,7 +172,7 @@ class MainWindow(JobActions, QMainWindow):
                 lambda a=action: self.trigger(a.id),
             )
         for view in VIEW_ACTIONS:
-            if view.id in ("demo", "close_project", "reset_layout", "about"):
+            if view.id in ("save_workflow", "demo", "close_project", "reset_layout", "about"):
                 menus[view.menu].addSeparator()
             self._add_action(
                 menus[view.menu],
@@ -273,12 +275,14 @@ class MainWindow(JobActions, QMainWindow):
         self.model.loadChanged.connect(self._load_changed)
         self.model.sizesChanged.connect(self._sizes_changed)
         self.model.jobEnded.connect(self._job_ended)
+        self.model.submitted.connect(self._submitted)
         self.model.failed.connect(self.show_problem)
         self.model.noted.connect(lambda text: self.toasts.show_toast("info", "Project", text, 12))
         self.jobs.list.set_model(self.model)
         self.jobs.flow.set_model(self.model)
         remember_project(project.root)
         self._sweeps = [set(map(str, names)) for names in _stored_list(f"sweeps/{_key(project.root)}")]
+        self._swept = set().union(*self._sweeps)
         self._last_job = str(QSettings().value(f"last_job/{_key(project.root)}", "") or "")
         self.home.refresh(self.model)
         self.middle.setCurrentWidget(self.home)
@@ -409,7 +413,7 @@ class MainWindow(JobActions, QMainWindow):
     def _demo_made(self, path: Path, job: str) -> None:
         self.welcome.setEnabled(True)
         if self.open_project(path):
-            self._awaited = (job, "Progress")
+            self._await(job, "Progress")
 
     def _demo_failed(self, error: Exception) -> None:
         self.welcome.setEnabled(True)
@@ -454,9 +458,8 @@ class MainWindow(JobActions, QMainWindow):
     def _likely_inputs(self, job_type: str) -> list[str]:
         """The newest finished job that usually comes before this type, if there is one."""
         assert self.model is not None
-        before = {"train": ("preprocess",), "analyze": ("train",), "decode": ("train",), "preprocess": ("simulate",)}
         for info in reversed(self.model.jobs):
-            if info.job_type in before.get(job_type, ()) and info.status.state is State.SUCCEEDED:
+            if info.job_type == BEFORE.get(job_type) and info.status.state is State.SUCCEEDED:
                 return [info.name]
         return []
 
@@ -546,11 +549,19 @@ class MainWindow(JobActions, QMainWindow):
             self.open_job(last)
         if self.pane.name and model.info(self.pane.name) is None and self.middle.currentWidget() is self.pane:
             self.show_home()
+        self._show_awaited()
+        self._check_sweeps()
+
+    def _await(self, name: str, tab: str) -> None:
+        """Show a job as soon as the list has it: it may have it already."""
+        self._awaited = (name, tab)
+        self._show_awaited()
+
+    def _show_awaited(self) -> None:
         name, tab = self._awaited
-        if name and model.info(name) is not None:
+        if name and self.model is not None and self.model.info(name) is not None:
             self._awaited = ("", "")
             self.open_job(name, tab)
-        self._check_sweeps()
 
     def _load_changed(self) -> None:
         if self.model is None:
@@ -581,10 +592,18 @@ class MainWindow(JobActions, QMainWindow):
             )
 
     def _job_ended(self, info: JobInfo) -> None:
+        if info.name in self._swept and info.status.state is State.SUCCEEDED:
+            return
         kind = {State.SUCCEEDED: "success", State.FAILED: "danger"}.get(info.status.state, "warning")
         word = STATES[state_word(info)][2].lower()
         title = f"{job_label(info)} {word}"
-        self.toasts.show_toast(kind, title, info.status.detail, 7, "Show it", lambda: self.open_job(info.name))
+        shown = self.middle.currentWidget() is self.pane and self.pane.name == info.name
+        action = "" if shown else "Show it"
+        self.toasts.show_toast(kind, title, info.status.detail, 7, action, lambda: self.open_job(info.name))
+        self._notify(title, info.status.detail)
+
+    def _notify(self, title: str, text: str) -> None:
+        """Tell the desktop, when the window is not in front."""
         if not self.settings.get("notify"):
             return
         QApplication.alert(self)
@@ -592,36 +611,54 @@ class MainWindow(JobActions, QMainWindow):
             if self._tray is None:
                 self._tray = QSystemTrayIcon(self.windowIcon(), self)
                 self._tray.show()
-            self._tray.showMessage(title, info.status.detail or "GaussianEM", self.windowIcon())
+            self._tray.showMessage(title, text or "GaussianEM", self.windowIcon())
 
     def _check_sweeps(self) -> None:
         if self.model is None:
             return
         for sweep in list(self._sweeps):
-            infos = [self.model.info(name) for name in sweep]
-            if all(info is None or info.status.state.finished for info in infos):
-                self._sweeps.remove(sweep)
-                QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
-                if sum(info is not None for info in infos) > 1:
-                    self.show_comparison(sorted(sweep))
-                    self.toasts.show_toast("success", "The sweep has ended", f"{len(sweep)} jobs are compared here.")
+            found = [info for name in sweep if (info := self.model.info(name)) is not None]
+            ended = [info.name for info in found if info.status.state.finished]
+            if len(ended) + sum(self.model.gone(name) for name in sweep) < len(sweep):
+                continue
+            self._sweeps.remove(sweep)
+            self._keep_sweeps()
+            if len(ended) > 1:
+                self._sweep_ended(sorted(ended))
+
+    def _sweep_ended(self, names: list[str]) -> None:
+        """Open the comparison, but never over a form that the user is filling in."""
+        text = f"{len(names)} jobs"
+        self._notify("The sweep has ended", text)
+        if self.middle.currentWidget() is self.pane and self.pane.draft:
+            self.toasts.show_toast(
+                "success", "The sweep has ended", text, 20, "Compare them", lambda: self.show_comparison(names)
+            )
+            return
+        self.show_comparison(names)
+        self.toasts.show_toast("success", "The sweep has ended", f"{text} are compared here.")
+
+    def _keep_sweeps(self) -> None:
+        if self.model is not None:
+            QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
 
     def _submitted(self, names: list[str], run: bool) -> None:
         if not names or self.model is None:
             return
         tab = "Progress" if run else "Parameters"
-        self._awaited = (names[0], tab)
-        self.pane.draft = ""
         if len(names) > 1:
             self._sweeps.append(set(names))
-            QSettings().setValue(f"sweeps/{_key(self.model.root)}", [sorted(s) for s in self._sweeps])
+            self._swept |= set(names)
+            self._keep_sweeps()
             self.toasts.show_toast(
                 "success", f"{len(names)} jobs submitted", "Their comparison opens when all have ended."
             )
         elif self.pane.name == names[0]:
-            self._awaited = ("", "")
             self.pane.reload_parameters()
             self.pane.show_tab(tab)
+        if self.middle.currentWidget() is self.pane and (self.pane.draft or len(names) > 1):
+            self.pane.draft = ""
+            self._await(names[0], tab)
         self.model.refresh()
 
     def show_problem(self, what: str, error: object) -> None:
@@ -642,7 +679,7 @@ class MainWindow(JobActions, QMainWindow):
         message, details = explain(what, error)
         if details:
             self.guard.caught += 1
-        ErrorDialog(self, what, message, details).show()
+        self.guard.tell(what, message, details)
 
     # --- actions ---------------------------------------------------------------------------------------------------
 
@@ -694,7 +731,7 @@ class MainWindow(JobActions, QMainWindow):
             return
         if reason:
             self.toasts.show_toast(
-                "info", f"{action.text.rstrip('…')} is not possible now", reason[:1].upper() + reason[1:] + "."
+                "info", f"{action.text.rstrip(' …')} is not possible now", reason[:1].upper() + reason[1:] + "."
             )
             return
         getattr(self, f"_do_{identifier}")()
@@ -742,7 +779,7 @@ class MainWindow(JobActions, QMainWindow):
             dialogs.WorkflowDialog(self, self.model, self._workflow_started).exec()
 
     def _workflow_started(self, names: list[str]) -> None:
-        self._awaited = (names[0], "Progress")
+        self._await(names[0], "Progress")
         self.toasts.show_toast(
             "success", f"{len(names)} jobs started", "Each begins when the one before it has finished."
         )
@@ -789,7 +826,7 @@ class MainWindow(JobActions, QMainWindow):
 
     def _take_step(self, step: Step) -> None:
         if step.kind == "job":
-            self.new_job(step.job_type, {}, [self.pane.name])
+            self.new_job(step.job_type, {}, [self.pane.name] if self.pane.name else None)
         elif step.kind == "results":
             self.pane.show_tab("Results")
             self.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
@@ -843,7 +880,7 @@ class MainWindow(JobActions, QMainWindow):
                 found.append(
                     Entry(
                         f"New {options.title} job",
-                        (options.__doc__ or "").strip().split("\n")[0],
+                        purpose(job_type),
                         picture(job_type),
                         lambda t=job_type: self.new_job(t),
                     )

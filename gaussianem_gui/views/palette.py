@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PySide6.QtCore import QEvent, QRect, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
+from PySide6.QtCore import QEvent, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPainterPath, QRegion, QResizeEvent
 from PySide6.QtWidgets import (
     QDialog,
     QFrame,
@@ -22,6 +22,7 @@ from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import column, label
 
 MOST = 60  # entries shown
+CORNER = 12  # pixels, as in the style sheet
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,13 @@ class Palette(QDialog):
         corner = parent.mapToGlobal(parent.rect().topLeft())
         self.move(corner.x() + (parent.width() - self.width()) // 2, corner.y() + 90)
         self.search.setFocus()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Round corners also where nothing composes windows (remote desktops): there they would be black."""
+        super().resizeEvent(event)
+        shape = QPainterPath()
+        shape.addRoundedRect(QRectF(self.rect()), CORNER, CORNER)
+        self.setMask(QRegion(shape.toFillPolygon().toPolygon()))
 
     def titles(self) -> list[str]:
         """Titles of what is listed."""

@@ -19,13 +19,15 @@ from gaussianem_gui.estimates import Check
 from gaussianem_gui.job import State, folder_of
 from gaussianem_gui.project import JobInfo, Project
 from gaussianem_gui.runner import Launch
+from gaussianem_gui.suggestions import BEFORE
 from gaussianem_gui.views.fields import Choice, Context, field_label
 from gaussianem_gui.views.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
-from gaussianem_gui.views.tasks import Background
+from gaussianem_gui.views.tasks import Background, while_alive
 from gaussianem_gui.views.theme import mono_font, theme
 from gaussianem_gui.views.widgets import Banner, button, clear, column, frame, icon_button, label, row, scrolled
 
+ASK_AGAIN = 60  # milliseconds
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
 LEVELS = {
     "ok": ("check", "success"),
@@ -86,7 +88,7 @@ class SubmitPanel(QWidget):
         self.where.addItem("Cluster queue", "cluster")
         self.where.setAccessibleName("Where to run")
         self.where.setObjectName("where")
-        self.run = button("Run", "primary", "play", self.runRequested.emit, "Run it (Ctrl+Return)", name="runButton")
+        self.run = button("Run", "primary", "play", self.runRequested.emit, "Run it (Ctrl+R)", name="runButton")
         self.run.setMinimumHeight(26)
         self.save = button(
             "Save for later",
@@ -187,9 +189,8 @@ class _Link(QLabel):
 class Parameters(QWidget):
     """The form of a new job, or of one in the project."""
 
-    submitted = Signal(list, bool)  # names of the jobs made or changed, and whether they were asked to run
-    continueRequested = Signal(str)
     cloneRequested = Signal(str)
+    firstRequested = Signal(str)  # the job type that has to run before this one
 
     def __init__(self, model: ProjectModel, job_type: str) -> None:
         super().__init__()
@@ -237,6 +238,10 @@ class Parameters(QWidget):
         self._pause.setSingleShot(True)
         self._pause.setInterval(CHECK_PAUSE)
         self._pause.timeout.connect(self._check)
+        self._again = QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.setInterval(ASK_AGAIN)
+        self._again.timeout.connect(lambda: self.submit(run=True))
         self.form.changed.connect(self._changed)
         self.panel.runRequested.connect(lambda: self.submit(run=True))
         self.panel.saveRequested.connect(lambda: self.submit(run=False))
@@ -245,7 +250,7 @@ class Parameters(QWidget):
         self.panel.where.currentIndexChanged.connect(self._changed)
         self.source.activated.connect(self._source_chosen)
         self._fill_sources()
-        model.ask(f"rate-{id(self)}", last_rate, self._take_rate)
+        model.ask("rate", last_rate, self._take_rate, self._background)
         self._changed()
 
     # --- what is shown ---------------------------------------------------------------------------------------------
@@ -326,7 +331,8 @@ class Parameters(QWidget):
         ]
 
     def _fill_sources(self) -> None:
-        self.model.ask(f"sources-{id(self)}", lambda p: p.input_jobs(self.job_type), self._take_sources)
+        job_type = self.job_type
+        self.model.ask("sources", lambda p: p.input_jobs(job_type), self._take_sources, self._background)
 
     def _take_sources(self, jobs: list[JobInfo] | None) -> None:
         self.source.clear()
@@ -336,6 +342,12 @@ class Parameters(QWidget):
         self._source_bar.setVisible(bool(jobs) and (self.info is None or self.info.status.state is State.SCHEDULED))
         if self._from:
             self.source.setCurrentIndex(max(self.source.findData(self._from[0]), 0))
+        before = BEFORE.get(self.job_type, "")
+        if self.info is None and not jobs and before in BEFORE:
+            first = JOB_OPTIONS[before].title
+            text = f"{self.options.title} reads what a {first} job made, and there is none yet. Or choose files below."
+            clear(self._banner)
+            self._banner.addWidget(Banner("info", text, f"{first} first", lambda: self.firstRequested.emit(before)))
 
     def _source_chosen(self) -> None:
         name = self.source.currentData()
@@ -343,12 +355,13 @@ class Parameters(QWidget):
             self._fill_from([name], {}, keep_typed=False)
 
     def _fill_from(self, jobs: list[str], values: dict[str, Any], *, keep_typed: bool = True) -> None:
-        self._from = jobs
+        self._from, job_type = jobs, self.job_type
         self.source.setCurrentIndex(max(self.source.findData(jobs[0]), 0))
         self.model.ask(
-            f"fill-{id(self)}",
-            lambda p: p.fill(self.job_type, jobs, values),
+            "fill",
+            lambda p: p.fill(job_type, jobs, values),
             lambda filled: self.form.update_values(filled, keep_typed=keep_typed) if filled else None,
+            self._background,
         )
 
     # --- checks ----------------------------------------------------------------------------------------------------
@@ -444,11 +457,14 @@ class Parameters(QWidget):
     def submit(self, *, run: bool) -> None:
         """Make the job or jobs and, if asked, run them. Shows what is wrong instead if anything is."""
         self.form.require()
-        errors = (
-            {**self.form.path_errors(), **self.form.errors()}
-            if run
-            else {name: text for name, text in self.form.errors().items() if text != "Needed"}
-        )
+        errors = {name: text for name, text in self.form.errors().items() if run or text != "Needed"}
+        if run and not errors:
+            if self.form.looking():  # just typed, or a slow disk: whether the inputs are there is not known yet
+                self.panel.say("Looking whether the files are there …")
+                self._again.start()
+                return
+            errors = self.form.path_errors()
+        self.panel.say("")
         if errors:
             self.form.focus_field(next(iter(errors)))
             self._check()
@@ -457,7 +473,6 @@ class Parameters(QWidget):
         if run and blocking:
             self.panel.say("Solve what is marked red first.")
             return
-        self.panel.say("")
         self.panel.run.setEnabled(False)
         where, sweeps = self.panel.where.currentData(), self.form.sweeps()
         variants = [validate.typed(self.options, values) for values in self.variants()]
@@ -487,8 +502,9 @@ class Parameters(QWidget):
             return names
 
         what = f"Submit {self.options.title}" if run else f"Keep {self.options.title}"
-        self.model.do(what, work, lambda names: self.submitted.emit(names, run))
-        QTimer.singleShot(1500, self.panel.run, lambda: self.panel.run.setEnabled(True))
+        model = self.model  # it is told even if the form is closed by then; the button stays off: a new form follows
+        again = while_alive(self, lambda _error: self.panel.run.setEnabled(True))
+        model.do(what, work, lambda names: model.submitted.emit(names, run), again)
 
 
 def _make(project: Project, job_type: str, values: dict[str, Any], alias: str) -> str:

@@ -27,6 +27,7 @@ from gaussianem_gui.watch import History, Watcher
 JOBS_MILLISECONDS = 1000
 MACHINE_MILLISECONDS = 2500
 SIZE_SECONDS = 60  # how often the disk use of jobs is walked
+PATIENCE = 3  # looks that may fail one after the other before it is told: network disks have hiccups
 
 
 def state_word(info: JobInfo) -> str:
@@ -66,6 +67,7 @@ class ProjectModel(QObject):
     loadChanged = Signal()
     sizesChanged = Signal()
     jobEnded = Signal(object)  # JobInfo
+    submitted = Signal(list, bool)  # names of the jobs that a form made or changed, and whether they were asked to run
     failed = Signal(str, object)  # what was attempted, the exception
     noted = Signal(str)
 
@@ -85,6 +87,7 @@ class ProjectModel(QObject):
         self._lock = threading.Lock()  # one writer of the project at a time
         self._background = Background(self)
         self._notes_seen = 0
+        self._failed_looks = 0
         self._count = 0
         self._timer = QTimer(self)
         self._timer.timeout.connect(self.refresh)
@@ -121,25 +124,21 @@ class ProjectModel(QObject):
     def refresh(self) -> None:
         """Look at the jobs again, unless a look is under way."""
         if not self._background.busy("jobs"):
-            self._background.run("jobs", self._read, self._take, lambda error: self.failed.emit("Read the jobs", error))
+            self._background.run("jobs", self._read, self._take, self._not_read)
 
     def _read(self) -> tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str], int]:
+        counter = self.project.graph().counter  # read first: every job with a smaller number is in the list, or gone
         jobs = self.project.jobs()
         graph = self.project.graph()
         parents = graph.links()[0]
         links = {info.name: parents.get(info.name, []) for info in jobs}
-        return jobs, links, frozenset(graph.nodes), list(self.project.notes), graph.counter
+        return jobs, links, frozenset(graph.nodes), list(self.project.notes), counter
 
     def _take(self, found: tuple[list[JobInfo], dict[str, list[str]], frozenset[str], list[str], int]) -> None:
-        jobs, links, expected, notes, self.counter = found
-        self.expected = expected
-        ended = [
-            info
-            for info in jobs
-            if info.status.state.finished
-            and info.status.started
-            and not self._states.get(info.name, info.status.state).finished
-        ]
+        jobs, links, expected, notes, counter = found
+        self.expected, self._failed_looks = expected, 0
+        ended = [info for info in jobs if self._has_ended(info)]
+        self.counter = counter
         self._states = {info.name: info.status.state for info in jobs}
         if not self.loaded:
             QTimer.singleShot(300, self, self.refresh_sizes)
@@ -155,9 +154,26 @@ class ProjectModel(QObject):
         if ended:
             self.refresh_sizes()
 
+    def _has_ended(self, info: JobInfo) -> bool:
+        """True if the job has ended since the last look; one made and ended in between is new by its number."""
+        if not info.status.state.finished or not info.status.started:
+            return False
+        before = self._states.get(info.name)
+        return not before.finished if before is not None else self.loaded and info.number >= self.counter
+
+    def _not_read(self, error: Exception) -> None:
+        self._failed_looks += 1
+        if self._failed_looks == PATIENCE:
+            self.failed.emit("Read the jobs", error)
+
     def info(self, name: str) -> JobInfo | None:
         """The row of one job in the last snapshot."""
         return next((info for info in self.jobs if info.name == name), None)
+
+    def gone(self, name: str) -> bool:
+        """True if a job of this name was there and is not any more; False for one that the list has yet to show."""
+        number = name.rstrip("/").rsplit("/job", 1)[-1]
+        return self.loaded and self.info(name) is None and number.isdecimal() and int(number) < self.counter
 
     def history(self, name: str) -> History:
         """What a job reports, followed from now on."""
@@ -233,8 +249,12 @@ class ProjectModel(QObject):
         what: str,
         function: Callable[[Project], Any],
         on_done: Callable[[Any], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
     ) -> None:
-        """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``."""
+        """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``.
+
+        A view that may be deleted meanwhile wraps its ``on_done`` and ``on_error`` in ``tasks.while_alive``.
+        """
 
         def work() -> Any:
             with self._lock:
@@ -247,14 +267,27 @@ class ProjectModel(QObject):
 
         def error(problem: Exception) -> None:
             self.refresh()
+            if on_error is not None:
+                on_error(problem)
             self.failed.emit(what, problem)
 
         self._count += 1
         self._background.run(f"do-{self._count}", work, done, error)
 
-    def ask(self, key: str, function: Callable[[Project], Any], on_done: Callable[[Any], object]) -> None:
-        """Read something of the project in a worker; the newest question under ``key`` wins, errors give None."""
-        self._background.run(f"ask-{key}", lambda: function(self.project), on_done, lambda _e: on_done(None))
+    def ask(
+        self,
+        key: str,
+        function: Callable[[Project], Any],
+        on_done: Callable[[Any], object],
+        background: Background | None = None,
+    ) -> None:
+        """Read something of the project in a worker; the newest question under ``key`` wins, errors give None.
+
+        A view that may be deleted before the answer comes gives its own ``background``: the answer is then dropped.
+        """
+        project = self.project
+        owner = background or self._background
+        owner.run(f"ask-{key}", lambda: function(project), on_done, lambda _e: on_done(None))
 
     def _no_runner(self, error: Exception) -> None:
         self.failed.emit("Start the background runner", error)

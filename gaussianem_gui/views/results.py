@@ -26,6 +26,7 @@ from PySide6.QtWidgets import (
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui.project import JobInfo
+from gaussianem_gui.views.fields import sentence
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.scatter import Scatter
 from gaussianem_gui.views.tasks import Background
@@ -43,6 +44,9 @@ SECTIONS = (
     ("Plots", ("plot",), "image"),
     ("Summary", ("summary",), "list"),
 )
+
+
+FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[It
                     paths = tuple(directory / str(a["path"]) for a in members)
                     names = tuple(str(a.get("label") or Path(str(a["path"])).stem) for a in members)
                     found.setdefault(section, []).append(
-                        Item("volume_series", f"{folder} ({len(paths)})", paths, names)
+                        Item("volume_series", f"{FOLDERS.get(folder, folder)} ({len(paths)})", paths, names)
                     )
                 else:
                     found.setdefault(section, []).extend(_item(a, directory) for a in members)
@@ -243,7 +247,7 @@ class Results(QWidget):
         self.split.addWidget(side)
         self.split.addWidget(main)
         self.split.setStretchFactor(1, 1)
-        self.split.setSizes([210, 800])
+        self.split.setSizes([246, 764])
         self.split.setHandleWidth(12)
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
         self.empty = EmptyState(
@@ -292,7 +296,7 @@ class Results(QWidget):
             head.setFont(0, font)
             self.tree.addTopLevelItem(head)
             for item in found[section]:
-                node = QTreeWidgetItem([item.title])
+                node = QTreeWidgetItem([sentence(item.title)])
                 node.setIcon(0, theme.icon(icon))
                 node.setData(0, Qt.ItemDataRole.UserRole, item)
                 node.setToolTip(0, "\n".join(str(p) for p in item.paths[:4]))
@@ -378,7 +382,7 @@ class Results(QWidget):
     def _take_table(self, values: dict[str, object]) -> None:
         self.table.setRowCount(len(values))
         for number, (name, value) in enumerate(values.items()):
-            self.table.setItem(number, 0, QTableWidgetItem(name.replace("_", " ")))
+            self.table.setItem(number, 0, QTableWidgetItem(sentence(name.replace("_", " "))))
             self.table.setItem(number, 1, QTableWidgetItem(str(value)))
         self.stack.setCurrentWidget(self.table)
 

@@ -33,6 +33,11 @@ class _Post(QObject):
 _POST: list[_Post] = []
 
 
+def while_alive(view: QObject, function: Callable[[Any], object]) -> Callable[[Any], object]:
+    """``function``, but nothing once ``view`` is deleted: for answers that may come after a view was closed."""
+    return lambda value: function(value) if shiboken6.isValid(view) else None
+
+
 def _pool() -> QThreadPool:
     """The global pool, with room for work that waits for disks even where there are few cores."""
     pool = QThreadPool.globalInstance()

@@ -147,10 +147,10 @@ class Theme(QObject):
         app.setStyleSheet(_style_sheet(self.colour, Path(self._folder.name), self.name))
         self.changed.emit()
 
-    def icon(self, name: str, colour: str = "muted") -> QIcon:
-        """Icon ``name`` of resources/icons in theme colour ``colour`` (or #rrggbb)."""
+    def icon(self, name: str, colour: str = "muted", gap: int = 0) -> QIcon:
+        """Icon ``name`` of resources/icons in theme colour ``colour`` (or #rrggbb), ``gap`` pixels free beside it."""
         tint = colour if colour.startswith("#") else self.colour(colour)
-        return _icon(name, tint, self.colour("faint"))
+        return _icon(name, tint, self.colour("faint"), gap)
 
     def pixmap(self, name: str, colour: str = "muted", size: int = 20) -> QPixmap:
         """Icon as a pixmap of ``size`` device-independent pixels."""
@@ -198,14 +198,14 @@ def _svg(name: str) -> str:
     return file.read_text()
 
 
-def render_icon(name: str, colour: str, size: int) -> QPixmap:
+def render_icon(name: str, colour: str, size: int, gap: int = 0) -> QPixmap:
     """Draw icon ``name`` with every currentColor replaced by ``colour``; crisp on high-density screens."""
     ratio = max((screen.devicePixelRatio() for screen in QGuiApplication.screens()), default=1.0)
-    pixmap = QPixmap(round(size * ratio), round(size * ratio))
+    pixmap = QPixmap(round((size + gap) * ratio), round(size * ratio))
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     QSvgRenderer(QByteArray(_svg(name).replace("currentColor", colour).encode())).render(
-        painter, QRectF(0, 0, pixmap.width(), pixmap.height())
+        painter, QRectF(0, 0, pixmap.height(), pixmap.height())
     )
     painter.end()
     pixmap.setDevicePixelRatio(ratio)
@@ -213,11 +213,11 @@ def render_icon(name: str, colour: str, size: int) -> QPixmap:
 
 
 @lru_cache(maxsize=512)
-def _icon(name: str, colour: str, disabled: str) -> QIcon:
+def _icon(name: str, colour: str, disabled: str, gap: int) -> QIcon:
     icon = QIcon()
     for size in (16, 20, 24, 40):
-        icon.addPixmap(render_icon(name, colour, size))
-        icon.addPixmap(render_icon(name, disabled, size), QIcon.Mode.Disabled)
+        icon.addPixmap(render_icon(name, colour, size, gap))
+        icon.addPixmap(render_icon(name, disabled, size, gap), QIcon.Mode.Disabled)
     return icon
 
 

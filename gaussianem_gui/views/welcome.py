@@ -8,7 +8,7 @@ from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.suggestions import ORDER, STEPS, picture
+from gaussianem_gui.suggestions import ORDER, STEPS, picture, purpose
 from gaussianem_gui.units import count_text
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.theme import logo, theme
@@ -159,7 +159,7 @@ class Home(QWidget):
         order = ["import", *ORDER, *(t for t in JOB_OPTIONS if t not in (*ORDER, "import"))]
         for place, job_type in enumerate(t for t in order if t in JOB_OPTIONS):
             _, why = STEPS.get(
-                job_type, (JOB_OPTIONS[job_type].title, (JOB_OPTIONS[job_type].__doc__ or "").strip())
+                job_type, (JOB_OPTIONS[job_type].title, purpose(job_type))
             )
             if job_type == "import":
                 why = "Bring particles, maps, masks or models into the project."

@@ -35,6 +35,8 @@ from PySide6.QtWidgets import (
 
 from gaussianem_gui.views.theme import theme
 
+ICON_SIZE, ICON_GAP = 16, 5  # pixels of an icon in a button, and between it and the text
+
 
 def label(text: str = "", role: str = "", *, wrap: bool = False, selectable: bool = False) -> QLabel:
     """A text label in one of the style sheet's roles ("title", "heading", "muted", "hint", "error", ...)."""
@@ -107,7 +109,7 @@ def keep_icon(widget: QAbstractButton, icon: str, tint: str = "muted") -> None:
     fresh = widget.property("themed_icon") is None
     widget.setProperty("themed_icon", icon)
     widget.setProperty("themed_tint", tint)
-    widget.setIcon(theme.icon(icon, tint))
+    _IconFollower.apply(widget)
     if fresh:
         slot = _IconFollower(widget)
         theme.changed.connect(slot.refresh)
@@ -122,9 +124,15 @@ class _IconFollower(QWidget):
         self.hide()
 
     def refresh(self) -> None:
-        self._target.setIcon(
-            theme.icon(str(self._target.property("themed_icon")), str(self._target.property("themed_tint")))
-        )
+        self.apply(self._target)
+
+    @staticmethod
+    def apply(target: QAbstractButton) -> None:
+        """Set the icon in the theme's colours; before a text with a gap, which style sheets leave out."""
+        gap = ICON_GAP if isinstance(target, QPushButton) and target.text() else 0
+        target.setIcon(theme.icon(str(target.property("themed_icon")), str(target.property("themed_tint")), gap))
+        if gap:
+            target.setIconSize(QSize(ICON_SIZE + gap, ICON_SIZE))
 
 
 def row(
@@ -257,6 +265,7 @@ class Badge(QWidget):
         self._word.setText(word)
         self._word.setStyleSheet(f"color: {colour}; font-weight: 600; font-size: 9pt;")
         self.setAccessibleName(f"State: {word}")
+        self.updateGeometry()
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -334,6 +343,9 @@ class Banner(QFrame):
         self.setAccessibleName(text)
 
 
+EMPTY_WIDTH = 420  # pixels of the sentence in an empty view
+
+
 class EmptyState(QWidget):
     """A centred icon, heading, sentence and buttons: what a view shows before there is anything to show."""
 
@@ -343,8 +355,7 @@ class EmptyState(QWidget):
         self._icon = QLabel(alignment=Qt.AlignmentFlag.AlignCenter)
         self.heading = label(heading, "heading")
         self.text = label(text, "muted", wrap=True)
-        self.text.setMaximumWidth(440)
-        self.text.setMinimumWidth(320)
+        self.text.setFixedWidth(EMPTY_WIDTH)
         for part in (self.heading, self.text):
             part.setAlignment(Qt.AlignmentFlag.AlignCenter)
         layout = column(None, self._icon, 4, self.heading, spacing=8, margins=(24, 24, 24, 24))
@@ -354,6 +365,7 @@ class EmptyState(QWidget):
             layout.addLayout(row(None, *buttons, None, spacing=10))
         layout.addStretch(1)
         self.setLayout(layout)
+        self.set_text(heading, text)
         self._refresh()
         theme.changed.connect(self._refresh)
 
@@ -361,6 +373,9 @@ class EmptyState(QWidget):
         """Change what it says."""
         self.heading.setText(heading)
         self.text.setText(text)
+        self.text.ensurePolished()
+        # a centred label would be cut off; one without text has no height
+        self.text.setMinimumHeight(max(self.text.heightForWidth(EMPTY_WIDTH), 0))
 
     def _refresh(self) -> None:
         self._icon.setPixmap(theme.pixmap(self._icon_name, "faint", 44))
@@ -419,8 +434,13 @@ class Toast(QFrame):
         super().closeEvent(event)
 
 
+TOAST_MARGIN = 104  # pixels to the window's lower edge: the status bar and the buttons of the next steps stay free
+
+
 class ToastStack(QWidget):
-    """Keeps toasts stacked in the lower right corner of ``host``."""
+    """Keeps toasts stacked in the lower right corner of ``host``, the newest below, the oldest going first."""
+
+    MOST = 4
 
     def __init__(self, host: QWidget) -> None:
         super().__init__(host)
@@ -443,6 +463,8 @@ class ToastStack(QWidget):
         key = id(toast)
         toast.closed.connect(lambda: self._forget(key))
         self._toasts.append(toast)
+        for old in self._toasts[: -self.MOST]:
+            old.close()
         toast.show()
         toast.raise_()
         self._place()
@@ -458,7 +480,7 @@ class ToastStack(QWidget):
         self._place()
 
     def _place(self) -> None:
-        bottom = self._host.height() - 46
+        bottom = self._host.height() - TOAST_MARGIN
         for toast in reversed(self._toasts):
             bottom -= toast.height()
             toast.move(self._host.width() - toast.width() - 20, bottom)

@@ -49,7 +49,7 @@ class ViewAction:
 
 VIEW_ACTIONS = (
     ViewAction(
-        "palette", "Command palette…", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"
+        "palette", "Command palette …", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"
     ),
     ViewAction(
         "home",
@@ -111,7 +111,7 @@ VIEW_ACTIONS = (
     ),
     ViewAction(
         "settings",
-        "Settings…",
+        "Settings …",
         "Ctrl+,",
         "For all projects, this project, and the cluster",
         "View",
@@ -120,8 +120,17 @@ VIEW_ACTIONS = (
     ),
     ViewAction("guide", "Guide", "F1", "From particles to volumes in five short pages", "Help", "book", "show_guide"),
     ViewAction(
+        "leftovers",
+        "Leftover processes …",
+        "",
+        "Processes that ended jobs have left behind, and the memory they hold",
+        "Project",
+        "gpu",
+        "show_leftovers",
+    ),
+    ViewAction(
         "demo",
-        "Demo project…",
+        "Demo project …",
         "",
         "A small dataset with known motion, to try everything",
         "Project",
@@ -149,20 +158,11 @@ VIEW_ACTIONS = (
     ),
     ViewAction(
         "save_workflow",
-        "Save selected jobs as a workflow…",
+        "Save selected jobs as a workflow …",
         "",
         "Keep what these jobs did as a file that can be started with other data",
         "Job",
         "graph",
         "save_workflow",
-    ),
-    ViewAction(
-        "leftovers",
-        "Leftover processes…",
-        "",
-        "Processes that ended jobs have left behind, and the memory they hold",
-        "Project",
-        "gpu",
-        "show_leftovers",
     ),
 )

@@ -21,6 +21,7 @@ from gaussianem_gui.gpus import processes_of
 from gaussianem_gui.project import Project
 
 ENGINE = Path(__file__).with_name("live_engine.py")
+LONG = 60_000  # milliseconds that a condition may take on a machine busy with other things; met at once elsewhere
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +43,15 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Choose what jobs do: ``engine(seconds=2)`` or ``engine(fail="no memory")``."""
+    """Choose what jobs do: ``engine(seconds=2)``, ``engine(fail="no memory")``, or ``engine(hold=True)``: a training
+    goes on until ``engine()`` lets it end."""
 
     wanted = tmp_path / "engine.json"
 
-    def choose(seconds: float = 0.0, fail: str = "") -> None:
-        wanted.write_text(json.dumps({"seconds": seconds, "fail": fail}))
+    def choose(seconds: float = 0.0, fail: str = "", hold: bool = False) -> None:
+        fresh = wanted.with_suffix(".new")
+        fresh.write_text(json.dumps({"seconds": seconds, "fail": fail, "hold": hold}))
+        fresh.replace(wanted)
 
     monkeypatch.setenv("GAUSSIANEM_ENGINE", shlex.join([sys.executable, str(ENGINE), str(wanted)]))
     choose()
@@ -80,7 +84,7 @@ def themed(qapp):
     qapp.setApplicationName("gaussianem-tests")
     theme.apply("dark")
     yield theme
-    QThreadPool.globalInstance().waitForDone(5000)
+    QThreadPool.globalInstance().waitForDone(LONG)
 
 
 @pytest.fixture
@@ -100,11 +104,11 @@ def window(themed, qtbot):
 def opened(window, project: Project, qtbot):
     """The main window with the empty project open and read."""
     assert window.open_project(project.root)
-    qtbot.waitUntil(lambda: window.model.loaded, timeout=10_000)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=LONG)
     return window
 
 
-def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = 60_000):
+def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = LONG):
     """Wait until the window knows that a job is in ``state``; its row. An error that the window shows ends the wait."""
     from gaussianem_gui.views.errors import ErrorDialog
 

@@ -1,6 +1,7 @@
 """A stand-in for the engine that reports like a real training: metrics, probes, volumes; quick, without torch.
 
-Called like the engine, after the path of a JSON file with ``seconds`` (how long a job takes) and ``fail`` (a reason).
+Called like the engine, after the path of a JSON file with ``seconds`` (how long a job takes), ``fail`` (a reason) and
+``hold``: a training does not end, whatever its speed, before the file says that it need not wait any longer.
 """
 
 import json
@@ -28,7 +29,8 @@ def blob(shift: float, box: int = 24) -> np.ndarray:
     return np.exp(-(z**2 + y**2 + (x - shift) ** 2) / 18).astype(np.float32)
 
 
-def train(log: JobLog, directory: Path, seconds: float, options: dict) -> None:
+def train(log: JobLog, directory: Path, wanted: Path, options: dict) -> None:
+    seconds = float(json.loads(wanted.read_text())["seconds"])
     rng = np.random.default_rng(0)
     for step in range(EPOCHS * STEPS):
         epoch = (step + 1) / STEPS
@@ -41,6 +43,9 @@ def train(log: JobLog, directory: Path, seconds: float, options: dict) -> None:
             np.savez(path, z=rng.normal(size=(30, 4)), epoch=int(epoch), images=images, renderings=images)
             log.artifact("probe", path)
         time.sleep(seconds / (EPOCHS * STEPS))
+    while json.loads(wanted.read_text())["hold"]:
+        log.progress("train", EPOCHS * STEPS, EPOCHS * STEPS, "steps", every=0.0)  # asks whether to stop, too
+        time.sleep(0.1)
     for name, kind in (("weights.2.pkl", "checkpoint"), ("weights.2.output.pkl", "latents")):
         (directory / name).write_text("x")
         log.artifact(kind, name)
@@ -78,8 +83,8 @@ def analyze(log: JobLog, directory: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    wanted = json.loads(Path(argv[0]).read_text())
-    seconds, fail = float(wanted["seconds"]), wanted["fail"]
+    wanted = Path(argv[0])
+    fail = json.loads(wanted.read_text())["fail"]
     job_type = next(word for word in argv if word in ("preprocess", "train", "analyze", "simulate", "decode"))
     options = json.loads(Path(argv[argv.index("--options") + 1]).read_text())
     directory = Path(argv[argv.index("--job_dir") + 1])
@@ -89,7 +94,7 @@ def main(argv: list[str]) -> int:
             if fail:
                 raise RuntimeError(fail)
             if job_type == "train":
-                train(log, directory, seconds, options)
+                train(log, directory, wanted, options)
             elif job_type == "preprocess":
                 preprocess(log, directory)
             elif job_type == "analyze":

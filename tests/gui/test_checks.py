@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gaussianem_core.mrc import write_map
-from gaussianem_core.options import JOB_OPTIONS, PreprocessOptions, TrainOptions, command_line
+from gaussianem_core.options import JOB_OPTIONS, DecodeOptions, PreprocessOptions, TrainOptions, command_line
 from gaussianem_gui import estimates, validate
 from gaussianem_gui.estimates import GIB, Machine
 from gaussianem_gui.job import State
@@ -24,7 +24,9 @@ def test_every_error_names_its_field() -> None:
     assert errors["epoch"] == "Must be at least 0"
     assert errors["apix"] == "Must be a number"
     del wrong["epoch"], wrong["apix"]
-    assert "even" in validate.field_errors(PreprocessOptions, wrong)["downsample_size"]
+    assert validate.field_errors(PreprocessOptions, wrong)["downsample_size"] == "Must be even (got 63)"
+    found = validate.field_errors(DecodeOptions, {"model_weight": "w"})
+    assert found["z"] == "Give either latents (z) or particle indices"
     assert validate.field_errors(TrainOptions, {"gpus": "0 1"})["gpus"].startswith("Must be GPU numbers")
     assert validate.required_errors(PreprocessOptions, {"star_file": ""}) == {
         "star_file": "Needed",

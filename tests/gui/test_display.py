@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finish
+from conftest import LONG, finish
 from live_engine import GAUSSIANS, blob
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QGuiApplication
@@ -79,16 +79,16 @@ def test_a_series_is_shown_contoured_and_played(viewer, qtbot, volumes) -> None:
     assert coloured(before) > 0.01
     vertices = [len(viewer._layer("surface").data[0])]
     viewer.level.setValue(viewer.level.value() + 40)
-    qtbot.waitUntil(lambda: len(viewer._layer("surface").data[0]) != vertices[0], timeout=10_000)
+    qtbot.waitUntil(lambda: len(viewer._layer("surface").data[0]) != vertices[0], timeout=LONG)
     seen: list[int] = []
     viewer.frameChanged.connect(seen.append)
     viewer.play.click()
-    qtbot.waitUntil(lambda: len(set(seen)) == 5, timeout=30_000)
+    qtbot.waitUntil(lambda: len(set(seen)) == 5, timeout=LONG)
     viewer.play.click()
     centre = viewer._layer("surface").data[0].mean(axis=0)[2]
     viewer.set_frame(0)
-    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_0"), timeout=10_000)
-    qtbot.waitUntil(lambda: viewer._layer("surface").data[0].mean(axis=0)[2] < -8, timeout=10_000)
+    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_0"), timeout=LONG)
+    qtbot.waitUntil(lambda: viewer._layer("surface").data[0].mean(axis=0)[2] < -8, timeout=LONG)
     assert np.isfinite(centre)
 
 
@@ -97,19 +97,19 @@ def test_gaussians_projection_and_slices(viewer, qtbot, volumes) -> None:
     viewer.show_gaussians(volumes[0].with_name("g.ply"))
     qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
     qtbot.mouseClick(viewer.points, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: "gaussians" in viewer.layers(), timeout=10_000)
+    qtbot.waitUntil(lambda: "gaussians" in viewer.layers(), timeout=LONG)
     layer = viewer._layer("gaussians")
     assert len(layer.data) == 200 and np.abs(layer.data).max() < 32 * 3.0
     viewer.mode.setCurrentIndex(viewer.mode.findData("mip"))
-    qtbot.waitUntil(lambda: "projection" in viewer.layers() and "surface" not in viewer.layers(), timeout=10_000)
+    qtbot.waitUntil(lambda: "projection" in viewer.layers() and "surface" not in viewer.layers(), timeout=LONG)
     viewer.mode.setCurrentIndex(viewer.mode.findData("slices"))
     assert not viewer.is_3d() and viewer.slices.shown(0) is not None
     viewer.mode.setCurrentIndex(viewer.mode.findData("surface"))
-    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=10_000)
+    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=LONG)
     theme.apply("light")
-    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=10_000)
+    qtbot.waitUntil(lambda: "surface" in viewer.layers(), timeout=LONG)
     viewer.show_gaussians(volumes[0].with_name("g.ply"), alone=True)
-    qtbot.waitUntil(lambda: viewer.layers() == ["gaussians"], timeout=10_000)
+    qtbot.waitUntil(lambda: viewer.layers() == ["gaussians"], timeout=LONG)
 
 
 def test_software_opengl_is_said_and_gets_smaller_volumes(viewer, qtbot, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
 
     def run(step: str, job_type: str, **typed: str) -> str:
-        qtbot.waitUntil(lambda: shown(f"step-{step}"), timeout=30_000)
+        qtbot.waitUntil(lambda: shown(f"step-{step}"), timeout=LONG)
         click(f"step-{step}")
         assert window.pane.draft == job_type
         parameters = window.pane.parameters
@@ -171,23 +171,23 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
             parameters.form.focus_field(option)
             edit.selectAll()
             qtbot.keyClicks(edit, text)
-        qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=20_000)
-        qtbot.wait(900)
+        qtbot.waitUntil(lambda: not parameters.form.errors(), timeout=LONG)
+        qtbot.waitUntil(lambda: not (parameters._pause.isActive() or parameters.form._pause.isActive()), timeout=LONG)
         qtbot.waitUntil(
             lambda: bool(parameters.panel.checks) and not any(c.level == "error" for c in parameters.panel.checks),
-            timeout=20_000,
+            timeout=LONG,
         )
         shot(f"form-{job_type}")
         number = window.model.project.graph().counter
         click("runButton")
         name = f"{window.pane.parameters.options.title}/job{number:03d}/"
-        qtbot.waitUntil(lambda: window.pane.name == name, timeout=20_000)
+        qtbot.waitUntil(lambda: window.pane.name == name, timeout=LONG)
         return name
 
     shot("first-window")
     QTimer.singleShot(500, choose_directory)
     click("tileDemo")
-    qtbot.waitUntil(lambda: window.model is not None and window.pane.name == "Simulate/job001/", timeout=60_000)
+    qtbot.waitUntil(lambda: window.model is not None and window.pane.name == "Simulate/job001/", timeout=LONG)
     try:
         finish(window, qtbot, "Simulate/job001/", timeout=240_000)
         name = run("preprocess", "preprocess")
@@ -201,12 +201,11 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         shot("trained")
         name = run("analyze", "analyze")
         finish(window, qtbot, name, timeout=300_000)
-        qtbot.waitUntil(lambda: shown("step-results"), timeout=30_000)
+        qtbot.waitUntil(lambda: shown("step-results"), timeout=LONG)
         click("step-results")
         viewer = window.pane.results.viewer
         qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)
-        qtbot.wait(1500)
-        assert coloured(viewer.picture_of_view()) > 0.01
+        qtbot.waitUntil(lambda: coloured(viewer.picture_of_view()) > 0.01, timeout=LONG)
         shot("volume")
         window.toggle_flow()
         shot("flow")

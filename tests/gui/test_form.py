@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import LONG
 from PySide6.QtCore import Qt
 
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
@@ -35,6 +36,7 @@ def test_every_option_has_a_field_with_help_and_a_name(make, job_type: str) -> N
     assert set(form.rows) == set(model.model_fields) - set(validate.HIDDEN)
     for name, row in form.rows.items():
         assert row.help.text()
+        assert row.help.isVisibleTo(row) != (row.help.text().lower() == fields.field_label(name).lower()), "said once"
         focus = row.editor.focusProxy() or row.editor
         assert focus.accessibleName(), name
         assert focus.focusPolicy() & Qt.FocusPolicy.TabFocus, name
@@ -93,10 +95,10 @@ def test_what_is_missing_is_said_when_one_wants_to_run(make) -> None:
 def test_a_path_that_is_not_there_is_said_at_its_field(make, qtbot, tmp_path: Path) -> None:
     form = make("preprocess")
     form.rows["star_file"].editor.edit.setText("particles.star")
-    qtbot.waitUntil(lambda: form.rows["star_file"].error.text().startswith("Not found"), timeout=5000)
+    qtbot.waitUntil(lambda: form.rows["star_file"].error.text().startswith("Not found"), timeout=LONG)
     (tmp_path / "particles.star").touch()
     form.check()
-    qtbot.waitUntil(lambda: not form.rows["star_file"].error.isVisible(), timeout=5000)
+    qtbot.waitUntil(lambda: not form.rows["star_file"].error.isVisible(), timeout=LONG)
 
 
 def test_advanced_options_are_folded_and_unfold_when_they_are_needed(make, qtbot) -> None:

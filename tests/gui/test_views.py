@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LONG
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor
 
@@ -14,7 +15,7 @@ from gaussianem_core.events import JobLog
 from gaussianem_core.mrc import write_map
 from gaussianem_gui.logfile import LogFile
 from gaussianem_gui.views.compare import differences
-from gaussianem_gui.views.flow_graph import layers
+from gaussianem_gui.views.flow_graph import direct, layers
 from gaussianem_gui.views.log_view import LogView
 from gaussianem_gui.views.loss_plot import LossPlot
 from gaussianem_gui.views.palette import Entry, Palette, score
@@ -145,7 +146,7 @@ def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qap
     view.refresh()
     assert view.text.visible_lines()[-1] == "the last"
     qtbot.keyClicks(view.search, "line 5")
-    qtbot.waitUntil(lambda: view.found.text() == "1 of 111", timeout=5000)
+    qtbot.waitUntil(lambda: view.found.text() == "1 of 111", timeout=LONG)
     assert "line 5" in view.text.visible_lines()
     qtbot.keyClick(view.search, Qt.Key.Key_Return)
     assert view.found.text() == "2 of 111" and not view.end.isChecked()
@@ -153,6 +154,12 @@ def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qap
     assert qapp.clipboard().text() == "line 50"
     view.which.setCurrentIndex(1)
     assert view.text.visible_lines() == [] and "empty" in view.which.itemText(1)
+    assert view.length.text() == ""
+    other = {name: LogFile(tmp_path / "other" / name) for name in ("run.out", "run.err")}
+    view.set_logs(other)
+    assert view.which.currentData() == "run.out" and view.length.text() == "", "another job begins with its output"
+    view.set_logs(logs)
+    assert view.length.text().startswith("1,001 lines")
     view.show_errors()
     assert view.which.currentData() == "run.out", "there are none yet"
     (tmp_path / "run.err").write_text("CUDA out of memory\n")
@@ -252,6 +259,11 @@ def test_jobs_lie_below_what_they_read_from() -> None:
     assert len(set(places.values())) == len(places)
 
 
+def test_the_graph_draws_no_link_that_a_longer_way_says_too() -> None:
+    links = {"P/1": [], "T/2": ["P/1"], "A/3": ["T/2", "P/1"], "D/4": ["A/3", "T/2", "P/1", "X/9"], "L/5": ["L/5"]}
+    assert direct(links) == {"P/1": [], "T/2": ["P/1"], "A/3": ["T/2"], "D/4": ["A/3", "X/9"], "L/5": ["L/5"]}
+
+
 def test_the_palette_finds_by_letters_and_tells_why_not(themed, qtbot) -> None:
     done = []
     entries = [
@@ -294,10 +306,11 @@ def test_twenty_thousand_plot_updates_leave_memory_flat(themed, qtbot, tmp_path:
     me = psutil.Process()
 
     def update(count: int) -> None:
-        for _ in range(count):
+        for number in range(count):
             history.version += 1
             assert plot.refresh()
-            plot.plot.viewport().repaint() if _ % 20 == 0 else None
+            if number % 20 == 0:
+                plot.plot.viewport().repaint()
 
     update(2000)
     before = me.memory_info().rss
