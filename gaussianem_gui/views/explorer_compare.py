@@ -50,6 +50,8 @@ def _whitened(centred: np.ndarray) -> np.ndarray:
 class ComparePanel(Panel):
     """Chooses the other job and shows it."""
 
+    room = 0.52
+
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
         self.job = QComboBox()
@@ -59,6 +61,7 @@ class ComparePanel(Panel):
         self.text = Elided("Choose another training of the same particles.", "hint")
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
+        self.plot.fix_axes("Other training, turned onto this one")
         self.plot.canvas.shaped.connect(self._shaped)
         self.plot.save.clicked.connect(self.save)
         self.table = QTableWidget(0, 3)

@@ -19,6 +19,8 @@ from gaussianem_gui.views.widgets import Elided, button, column, frame, label, r
 class LandscapePanel(Panel):
     """Works out the landscape of two components, or the profile along the trajectory's path."""
 
+    room = 0.52
+
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
         self.axes = QComboBox()
