@@ -65,7 +65,8 @@ MODES = (
     ("subtract", "set-subtract", "Take out of the selection"),
     ("intersect", "set-intersect", "Keep what is in both"),
 )
-PLACES = {"nearest": "Particle", "exact": "Exact place", "mean": "Mean of 32"}
+PLACES = {"nearest": "Particle", "exact": "Place", "mean": "Mean of 32"}
+MODEL_FILES = "Maps and models (*.mrc *.map *.cif *.mmcif *.pdb *.ent)"
 NEIGHBOURS = 32
 MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
 FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
@@ -757,9 +758,7 @@ class Explorer(QWidget):
         if self.viewer.segments is not None or "reference" in self.viewer._extra:
             self.hide_reference()
             return
-        chosen, _ = QFileDialog.getOpenFileName(
-            self, "A map or model to lay over", str(self._root()), "Maps and models (*.mrc *.map *.cif *.mmcif *.pdb *.ent)"
-        )
+        chosen, _ = QFileDialog.getOpenFileName(self, "A map or model to lay over", str(self._root()), MODEL_FILES)
         if chosen:
             self.show_reference(Path(chosen))
         else:

@@ -24,9 +24,9 @@ from gaussianem_gui.volumes import Picture
 
 KINDS = {
     "anchors": "Through my points",
-    "geodesic": "Points, populated way",
+    "geodesic": "Points, populated",
     "component": "Along a component",
-    "populated": "Component, populated way",
+    "populated": "Component, populated",
     "classes": "Through the classes",
     "selections": "Between selections",
 }
@@ -124,8 +124,8 @@ class TrajectoryPanel(Panel):
         menu.addAction("Morph an atomic model along it …", self.morph)
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
-        self.kind.setMinimumWidth(204)
-        self.component.setMinimumWidth(120)
+        self.kind.setMinimumWidth(206)
+        self.component.setMinimumWidth(130)
         self.speed.setMinimumWidth(120)
         first = row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6)
         player = row(self.play, spacing=6)
@@ -355,6 +355,7 @@ class TrajectoryPanel(Panel):
         viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
         explorer.latent, explorer.particle = self.path[index], -1
         explorer._last = answer
+        explorer.status.setText(f"Frame {index + 1} of {len(self.path)}")
         explorer.tell_population(self.path[index])
         for plot in explorer.shown_plots():
             place = explorer.table.project(plot.x_name, plot.y_name, self.path[index])

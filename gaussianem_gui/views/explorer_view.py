@@ -210,7 +210,7 @@ class LiveViewer(Viewer):
             data = np.stack([start, end - start], axis=1)
             if layer is None:
                 self._viewer.add_vectors(
-                    data, name="model", vector_style="line", edge_color=theme.colour("warning"), length=1.0,
+                    data, name="model", vector_style="line", edge_color=theme.colour("success"), length=1.0,
                     edge_width=self.model.half_angstrom / 70,
                 )  # fmt: skip
             else:
@@ -235,12 +235,15 @@ class LiveViewer(Viewer):
         colour = self._viewer.canvas.background_color_override
         projection = self._layer("projection")
         ramp = projection.colormap if projection is not None else None
+        camera = self._viewer.scene.camera
         self._viewer.canvas.background_color_override = "white"
         if projection is not None:
             projection.colormap = "gray_r"
+        camera.zoom *= scale
         try:
             pixels = np.array(self._canvas.screenshot(flash=False, scale=scale))
         finally:
+            camera.zoom /= scale
             self._viewer.canvas.background_color_override = colour
             if projection is not None:
                 projection.colormap = ramp
