@@ -26,7 +26,7 @@ DENSE_FROM = 50_000
 WIDTH_INCHES = 3.5  # one column of a journal
 MOST_CLASSES = 20  # named in a legend
 FADED = 0.15  # opacity of what is not selected
-LOOK = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.0}
+LOOK: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 8, "axes.linewidth": 0.6}
 
 
 def new_figure(width: float = WIDTH_INCHES, height: float = 3.0) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QObject, QSettings, Qt, QTimer, Signal
+from PySide6.QtCore import QObject, QSettings, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QButtonGroup,
@@ -110,7 +110,6 @@ class Explorer(QWidget):
         self._bridge: _Bridge | None = None
         self._background = Background(self)
         self._asked = 0.0
-        self._room = 0
         self._shares: dict[str, float] = {}  # of the height, where the user moved the border of a tab
         self._undrawn = False  # an answer has come whose picture is not on the screen yet
         self._last: Decoded | None = None
@@ -253,8 +252,8 @@ class Explorer(QWidget):
         top = QFrame()
         top.setProperty("role", "card")
         top_layout = column(spacing=0, margins=(1, 1, 1, 1))
-        for part in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
-            top_layout.addWidget(part)
+        for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
+            top_layout.addWidget(control)
         top_layout.addWidget(self.views, 1)
         top_layout.addWidget(line())
         top_layout.addLayout(under)
@@ -688,18 +687,14 @@ class Explorer(QWidget):
     def keep_state(self) -> None:
         """Keep what is shown in a second view, with linked cameras; again lets go of it."""
         if self.kept is not None:
-            self._room = self.viewer.room()
             self._fold_second()
-            QTimer.singleShot(0, self, self._fit_room)
             self.kept = self._kept_picture = None
             self.keep_button.setText("Keep beside")
         elif self._last is not None and self.latent is not None:
             self.kept, self._kept_picture = self.latent.copy(), self._last
             self.second.setMaximumWidth(MOST_WIDTH)
-            self._room = self.viewer.room()
             self.second.show()
             self.views.setSizes([500, 500])
-            QTimer.singleShot(0, self, self._fit_room)
             self.second.level.setValue(self.viewer.level.value())
             self.second.show_decoded(self._last.volume, self._last.positions, self._last.densities, "kept")
             self.second.drawn.connect(self._link_cameras, Qt.ConnectionType.SingleShotConnection)
@@ -707,13 +702,6 @@ class Explorer(QWidget):
         for plot in self.plots:
             self._draw_markers(plot)
         self._draw_difference()
-
-    def _fit_room(self) -> None:
-        """The molecule stays as large within its view as it was, now that the view has another width."""
-        camera, now = self.viewer.camera(), self.viewer.room()
-        if camera is not None and self._room and now:
-            camera.zoom *= now / self._room
-        self._room = 0
 
     def _fold_second(self) -> None:
         """No room for the second view; its canvas stays as it is."""
@@ -773,7 +761,7 @@ class Explorer(QWidget):
 
     def show_reference(self, path: Path) -> None:
         """Lay the surface of a map, at the contour in use, or the trace of an atomic model over the picture."""
-        from gaussianem_core.backbone import place_in_box, read_backbone
+        from gaussianem_core.structure import place_in_box, read_backbone
         from gaussianem_gui.views.theme import theme
         from gaussianem_gui.volumes import load_volume, surface
 

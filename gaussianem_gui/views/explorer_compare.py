@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PySide6.QtWidgets import QComboBox, QSplitter, QTableWidget, QTableWidgetItem
+from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
 
 from gaussianem_core.checkpoint import load_latents
 from gaussianem_core.errors import InputError
@@ -68,7 +68,7 @@ class ComparePanel(Panel):
         self.table.setAccessibleName("Options that differ")
         self.table.verticalHeader().hide()
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         split = QSplitter()
         split.addWidget(self.plot)
         split.addWidget(self.table)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QImage
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.decoding import Consensus
@@ -20,6 +20,7 @@ from gaussianem_gui.views.widgets import Elided, icon_button, label, row
 from gaussianem_gui.volumes import Picture, surface
 
 MAX_ARROWS = 1500
+LEAST_ROOM = 40  # pixels; below it the view is folded away
 COLOURINGS = {"density": "Density", "displacement": "Displacement", "domain": "Domain"}
 
 
@@ -79,6 +80,7 @@ class LiveViewer(Viewer):
         self._ready: dict[tuple[Path, float], Prepared] = {}
         self._drawn: Prepared | None = None  # the surface that the canvas was handed, None if the layer's own is shown
         self._count = 0
+        self._room = 0  # shorter side of the canvas that the camera's zoom is made for
         self._silent = False
         self.colour_by = QComboBox()
         self.colour_by.setAccessibleName("Colour of the Gaussians")
@@ -267,9 +269,25 @@ class LiveViewer(Viewer):
         if self.picture is not None:
             self._draw()
 
-    def room(self) -> int:
-        """Pixels of the shorter side of the canvas, 0 before it is there."""
-        return min(self._canvas.width(), self._canvas.height()) if self._canvas is not None else 0
+    def reset_view(self) -> None:
+        super().reset_view()
+        self._room = self._shorter_side()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self, self._fit_room)
+
+    def _shorter_side(self) -> int:
+        return min(self._canvas.width(), self._canvas.height()) if self._canvas is not None and self.is_3d() else 0
+
+    def _fit_room(self) -> None:
+        """The molecule fills as much of its view as before, now that the view has another size."""
+        now, camera = self._shorter_side(), self.camera()
+        if self._silent or now < LEAST_ROOM or camera is None:  # a second view's camera follows the first's
+            return
+        if self._room >= LEAST_ROOM:
+            camera.zoom *= now / self._room
+        self._room = now
 
     def camera(self) -> Any:
         """napari's camera, None before the canvas is there."""

@@ -1,4 +1,4 @@
-"""The trace of an atomic model, to lay over a map. No torch."""
+"""Atomic models read with gemmi, and their trace to lay over a map. No torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ import gemmi
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.trajectory import read_structure
 
 TRACE = {"CA": 4.5, "P": 8.5}
 """Atoms that stand for residues, and how far (A) the next one of an unbroken chain lies at most."""
 BOND_ANGSTROM = 2.1
+
+
+def read_structure(path: Path | str) -> gemmi.Structure:
+    """Read .pdb or .cif with gemmi. Raises InputError if it cannot be read or holds no atoms."""
+    try:
+        structure = gemmi.read_structure(str(path))
+        structure.setup_entities()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError("model", "must be a readable PDB or mmCIF file", path, f"{error}.") from error
+    if not len(structure) or not any(True for _ in structure[0].all()):
+        raise InputError("model", "must hold atoms", path, "Give a coordinate file.")
+    return structure
 
 
 def read_backbone(path: Path | str) -> np.ndarray:  # -> (S, 2, 3)
