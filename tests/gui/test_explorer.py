@@ -13,9 +13,12 @@ from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication
 
 from gaussianem_core.metadata import column_names, read_particle_column
+from gaussianem_gui.explorer import Column, describe
 from gaussianem_gui.project import Project
 from gaussianem_gui.sources import find_sources
 from gaussianem_gui.views import explorer_plot
+from gaussianem_gui.views.explorer_plot import Colouring
+from gaussianem_gui.views.theme import theme
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
 
@@ -305,6 +308,100 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     volume = read_map(made / "mask.mrc")
     assert volume.values.min() == 0 and volume.values.max() == 1
     assert window.model.project.outputs(f"Mask/{made.name}/")[0].kind == "mask"
+
+
+def test_the_legend_names_the_colours_and_chooses_classes(explored, qtbot):
+    _, explorer, _ = explored
+    legend, found = explorer.legend, Column("Class", "", np.arange(600) % 3, ("class 1", "class 2", "class 3"))
+    explorer.table.columns["Class"] = found
+    explorer._fill_colours()
+    for name, words in (("Class", "class 2"), ("rlnDefocusU", " to ")):
+        explorer.colour.setCurrentIndex(explorer.colour.findData(name))
+        explorer.colour.activated.emit(explorer.colour.currentIndex())
+        qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=30_000)
+        assert legend.isVisible() and words in legend.accessibleName()
+    explorer._take_colouring(Colouring.of(found))
+    qtbot.waitUntil(lambda: len(legend._places) == 3, timeout=30_000)
+    qtbot.mouseClick(legend, LEFT, pos=legend.place(1).toPoint())
+    assert np.array_equal(explorer.selections.mask, np.arange(600) % 3 == 1)
+    assert describe(explorer.selections.steps) == "Class: class 2"
+    # chosen particles keep the colours of their column; the others fade
+    plot = explorer.plots[0]
+    assert plot._dots.opacity() < 0.5
+    assert plot._chosen.data["brush"][0].color().name() == theme.series(1)
+    explorer._take_colouring(Colouring())
+    assert legend.isHidden()
+
+
+def test_values_that_are_typed_select_exactly(explored, qtbot):
+    _, explorer, _ = explored
+    panel = explorer.panels["Selections"]
+
+    def by(name: str) -> None:
+        panel.by.setCurrentText(name)
+        panel._by_changed()
+        qtbot.waitUntil(lambda: panel._column is not None and panel._column.name == name, timeout=30_000)
+
+    by("rlnDefocusU")
+    values = explorer.table.column("rlnDefocusU").values
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert explorer.selections.selected == 600  # the ends that are shown are inside, though shown with six digits
+    panel.high.setText("15100.49")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert np.array_equal(explorer.selections.mask, values <= 15100.49)
+    by("rlnMicrographName")
+    panel.value.setEditText("mic7.mrc")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert np.array_equal(explorer.selections.mask, np.arange(600) % 13 == 7)
+    panel.name.setText("Seventh")
+    qtbot.mouseClick(panel.keep_button, LEFT)
+    qtbot.mouseClick(explorer.export, LEFT)
+    assert panel._dialog.name.text() == "Seventh"  # the export has the name of what is exported
+    panel._dialog.reject()
+    said: list[str] = []
+    explorer.noted.connect(lambda _kind, _title, text: said.append(text))
+    panel.value.setEditText("no such micrograph")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert "must be one of its values" in said[-1]
+
+
+def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, qtbot):
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    panel = explorer.panels["Trajectory"]
+    explorer.tabs.setCurrentWidget(panel)
+    panel.kind.setCurrentIndex(panel.kind.findData("selections"))
+    assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
+    for name, mask in (("A", second), ("B", ~second)):
+        explorer.select(mask, {"shape": "test"}, "replace")
+        explorer.selections.keep(name)
+    explorer._selection_news()
+    assert panel.make.isEnabled()
+    panel.kind.setCurrentIndex(panel.kind.findData("classes"))
+    assert not panel.make.isEnabled() and "Analyze" in panel.text.full_text()
+    middles = np.stack([explorer.table.z[part].mean(axis=0) for part in (second, ~second)])
+    far = middles[0] + 2.5 * (middles[0] - middles[1])  # beyond all particles
+    for place in (middles[1], far):
+        panel.add_anchor(place)
+    panel.count.setValue(6)
+    qtbot.mouseClick(panel.make, LEFT)
+    qtbot.waitUntil(lambda: len(panel.frames) == 6, timeout=60_000)
+    assert panel.counts.lonely[-1] and not panel.counts.lonely[0] and "Hardly any particle" in panel.warning.text()
+    panel.slider.setValue(5)
+    assert explorer.status.full_text() == "Frame 6 of 6" and explorer.trust.full_text().startswith("⚠")
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
+        explorer.show_latent(middles[1])
+    assert explorer.trust.full_text().startswith("Denser here than around")
+
+
+def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None and explorer.viewer.slices.shown(0) is not None,
+                    timeout=120_000)  # fmt: skip
+    explorer.write_view(tmp_path / "slices.svg")
+    qtbot.waitUntil((tmp_path / "slices.svg").exists, timeout=60_000)
+    text = (tmp_path / "slices.svg").read_text()
+    assert all(word in text for word in ("XY", "XZ", "YZ", "Å"))
 
 
 def test_leaving_the_job_ends_the_worker(explored, qtbot):
