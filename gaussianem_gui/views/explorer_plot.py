@@ -303,12 +303,12 @@ class ExplorerPlot(QWidget):
         self.x_menu.setAccessibleName("Horizontal axis of the plot")
         self.y_menu.setAccessibleName("Vertical axis of the plot")
         for box in (self.x_menu, self.y_menu):
-            box.setMinimumWidth(64)
+            box.setMinimumWidth(78)
             box.setMaximumWidth(170)
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(6)
             box.view().setMinimumWidth(220)  # the list shows whole names, however narrow the box is
-            box.setStyleSheet("min-height: 14px; padding: 2px 16px 2px 6px;")
+            box.setStyleSheet("min-height: 14px; padding: 2px 12px 2px 6px;")
             box.activated.connect(lambda _i: self.axesChanged.emit(self))
         self.count_text = label("", "faint")
         self.fit = icon_button("fit", "Show all points", self.show_all, size=14)

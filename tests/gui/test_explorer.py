@@ -36,7 +36,11 @@ class Mouse:
         none = Qt.KeyboardModifier.NoModifier
         QApplication.sendEvent(viewport, QMouseEvent(kind, position, everywhere, button, buttons, none))
 
-    def drag(self, places) -> None:
+    def drag(self, places, *, inside: bool = False) -> None:
+        """From place to place; ``inside`` stays within the plot, where a hand would stop too."""
+        if inside:
+            ranges = np.array(self.canvas.getPlotItem().vb.viewRange())
+            places = np.clip(places, *(ranges + np.diff(ranges) * [0.002, -0.002]).T)
         self.event(QEvent.Type.MouseButtonPress, places[0])
         for place in places[1:]:
             self.event(QEvent.Type.MouseMove, place, NONE, LEFT)
@@ -131,6 +135,43 @@ def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot)
     assert note["particles"] == chosen.sum() and note["steps"][0]["shape"] == "lasso"
     assert note["steps"][0]["x"] == "PC 1" and len(note["steps"][0]["outline"]) == 60
     assert np.array_equal(np.load(made.job.directory / "selected_rows.npy"), np.flatnonzero(chosen))
+
+
+@pytest.mark.slow
+def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
+    """The real thing: images simulated of molecules with and without a lid, latents that training found."""
+    from gaussianem_core.metadata import read_particles
+
+    with np.load(finished_demo / "Simulate/job001/truth.npz", allow_pickle=False) as truth:
+        without = ~truth["present"].astype(bool)
+    assert window.open_project(finished_demo)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
+    window.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(lambda: window.explorer is not None and window.explorer.table is not None, timeout=120_000)
+    explorer = window.explorer
+    explorer.set_plots(1)
+    plot = explorer.plots[0]
+    # the component that tells the states apart goes up the plot, as a user who colours by class would choose
+    names = explorer.table.axes()["Components"]
+    apart = [abs(np.corrcoef(explorer.table.column(name).values, without)[0, 1]) for name in names]
+    second = names[int(np.argmax(apart))]
+    explorer.set_axes(plot, next(name for name in names if name != second), second)
+    x, y = plot.points[without].T
+    up = np.median(y) - np.median(plot.points[~without, 1])
+    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    Mouse(plot.canvas, qtbot).drag(
+        ellipse(x.mean(), np.median(y), 1.3 * np.abs(x - x.mean()).max(), 0.5 * abs(up)), inside=True
+    )
+    chosen = explorer.selections.mask
+    confirm(explorer, qtbot)
+    picked = explorer.exported.files[0][0]
+    rows = rows_text(finished_demo / "Simulate/job001/particles.star")
+    assert rows_text(picked) == [row for row, c in zip(rows, chosen) if c]
+    both = (chosen & without).sum()
+    assert both > 0.95 * without.sum() and both > 0.95 * chosen.sum()
+    # the next job reads them, with their images
+    table = read_particles(picked, project_dir=finished_demo)
+    assert len(table.image_index) == chosen.sum() and all(stack.is_file() for stack in table.stacks)
 
 
 def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
