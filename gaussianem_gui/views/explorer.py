@@ -423,22 +423,29 @@ class Explorer(QWidget):
             panel.model_ready()
 
     def _decoder_failed(self, text: str) -> None:
-        self.status.setText(text)
+        if self.sender() is not None and self.sender() is not self._bridge:
+            return
+        self._end_decoder()
+        self.status.setText("The decoder stopped. Click in a plot to start it again.")
         self.noted.emit("danger", "The decoder stopped", text)
+
+    def _end_decoder(self) -> None:
+        """Close the worker, in the background; the bridge lives until the reader thread has ended."""
+        decoder, bridge = self.decoder, self._bridge
+        self.decoder = self._bridge = None
+        if decoder is not None:
+            self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def _forget(self) -> None:
         """Let go of the job that was shown."""
         for panel in self.panels.values():
             panel.closed()
-        decoder, bridge = self.decoder, self._bridge
-        self.decoder, self._bridge, self.consensus, self.sources, self.table = None, None, None, None, None
+        self._end_decoder()
+        self.consensus = self.sources = self.table = None
         self.crowd = self.latent = self.kept = self._last = self._kept_picture = None
         self.particle = -1
         self._fold_second()
         self.keep_button.setText("Keep beside")
-        if decoder is not None:
-            # the bridge lives until the reader thread has ended
-            self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def shut_down(self) -> None:
         """End the worker and let go of the canvases; call before the window goes."""
@@ -606,6 +613,8 @@ class Explorer(QWidget):
         self._asked = time.perf_counter()
         for plot in self.plots:
             self._draw_markers(plot)
+        if self.decoder is None and self.sources is not None and self.table is not None:
+            self._start_decoder(self.sources)  # it had stopped
         if self.decoder is not None:
             self.panels["Trajectory"].stop()
             self.decoder.request(z, longest=self.longest())

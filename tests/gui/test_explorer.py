@@ -7,6 +7,7 @@ from pathlib import Path
 
 import exploring
 import numpy as np
+import psutil
 import pytest
 from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QMouseEvent
@@ -451,6 +452,19 @@ def test_leaving_the_job_ends_the_worker(explored, qtbot):
     decoder = explorer.decoder
     window.close_project()
     qtbot.waitUntil(lambda: not decoder.alive(), timeout=20_000)
+
+
+def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored, qtbot):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    said: list[str] = []
+    explorer.noted.connect(lambda _kind, title, _text: said.append(title))
+    psutil.Process(explorer.decoder.pid).kill()
+    qtbot.waitUntil(lambda: said == ["The decoder stopped"], timeout=60_000)
+    assert explorer.decoder is None and "Click in a plot" in explorer.status.full_text()
+    with qtbot.waitSignal(explorer.decodedShown, timeout=120_000):
+        explorer.show_latent(explorer.table.z[3].astype(float))
+    assert explorer.decoder.alive()
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
