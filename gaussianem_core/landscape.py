@@ -7,6 +7,9 @@ kernel for each class of widths, stopped as soon as particles that were left out
 torch.
 
 With the prior N(0, 1) a posterior of mean m and variance v is a measurement m / (1 - v) with variance v / (1 - v).
+The widths themselves may be wrong by a factor: the weight of the prior in training scales them, and a refined latent is
+better known than the encoder thought. Widths taken too large make states out of noise, so the factor is chosen by the
+particles that were left out (:data:`SCALES`).
 
 The error is that of resampling the particles (Poisson bootstrap, the density estimated anew each time): it tells how
 much another dataset of this size would differ, not whether the latents themselves mean what one hopes.
@@ -27,6 +30,8 @@ WIDTH_CLASSES = 4
 LARGEST_VARIANCE = 0.8
 """Of a posterior, with the prior's as 1: beyond it a particle says next to nothing."""
 MOST_ITERATIONS = 120
+SCALES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
+"""Factors of the widths that are tried, the largest that explains left-out particles as well as the best is taken."""
 RESAMPLED = 16
 MARGIN = 0.08
 
@@ -65,7 +70,7 @@ class Landscape:
     edges : one array of cell edges an axis. density : (G, ...) of the probability, summing to 1 over the cells.
     error : (G, ...) standard deviation of the logarithm of the density under resampling.
     replicates : (R, G, ...) the resampled densities. iterations : where the left-out particles were explained best.
-    blur : median measurement error an axis, in the axis' unit.
+    blur : median measurement error an axis, in the axis' unit, the factor ``scale`` of the widths applied.
     """
 
     edges: tuple[np.ndarray, ...]
@@ -75,6 +80,7 @@ class Landscape:
     iterations: int
     blur: np.ndarray
     particles: int
+    scale: float = 1.0
 
     @property
     def centres(self) -> tuple[np.ndarray, ...]:
@@ -116,8 +122,10 @@ def estimate(
     classes, sigmas = _width_classes(data.sigmas, generator)
     cells = np.stack([np.clip(np.digitize(data.places[:, i], edges[i]) - 1, 0, size - 1) for i in range(d)], axis=1)
     flat = np.ravel_multi_index(tuple(cells.T), (size,) * d)
-    # a cell is itself a blur of step / sqrt(12)
-    kernels = [_transfer(np.hypot(s / steps, np.sqrt(1 / 12)), size, d) for s in sigmas]
+
+    def kernels_of(scale: float) -> list[np.ndarray]:
+        # a cell is itself a blur of step / sqrt(12)
+        return [_transfer(np.hypot(scale * s / steps, np.sqrt(1 / 12)), size, d) for s in sigmas]
 
     def histograms(weights: np.ndarray) -> np.ndarray:
         return np.stack([
@@ -126,11 +134,13 @@ def estimate(
         ])  # fmt: skip
 
     half = generator.random(count) < 0.5
-    iterations = 0.5 * sum(
-        _best_iteration(histograms(part.astype(float)), histograms((~part).astype(float)), kernels)
-        for part in (half, ~half)
-    )
-    best = max(1, round(iterations))
+    halves = [(histograms(part.astype(float)), histograms((~part).astype(float))) for part in (half, ~half)]
+    tried = [[_best_iteration(*pair, kernels_of(scale)) for pair in halves] for scale in SCALES]
+    chosen = _first_as_good([np.concatenate([fit.gain for fit in fits]) for fits in tried],
+                            np.concatenate([fit.counts for fit in tried[0]]))  # fmt: skip
+    best = max(1, round(0.5 * sum(fit.iterations for fit in tried[chosen])))
+    scale = SCALES[chosen]
+    kernels = kernels_of(scale)
     density = deconvolve(histograms(np.ones(count)), kernels, best)
     replicates = []
     for i in range(resampled):
@@ -138,7 +148,7 @@ def estimate(
         progress((i + 1) / resampled)
     stack = np.array(replicates) if replicates else density[None]
     error = np.log(np.maximum(stack, density.max() / count)).std(axis=0)
-    return Landscape(edges, density, error, stack, best, np.median(data.sigmas, axis=0), count)
+    return Landscape(edges, density, error, stack, best, scale * np.median(data.sigmas, axis=0), count, scale)
 
 
 def deconvolve(histograms: np.ndarray, kernels: list[np.ndarray], iterations: int) -> np.ndarray:
@@ -159,9 +169,30 @@ def _step(density: np.ndarray, histograms: np.ndarray, kernels: list[np.ndarray]
     return density / density.sum()
 
 
-def _best_iteration(fit: np.ndarray, left_out: np.ndarray, kernels: list[np.ndarray]) -> int:
-    """The first iteration on ``fit`` that explains the left-out particles as well as the best one does, within a
-    standard error of the difference: further iterations deepen valleys without evidence."""
+@dataclass(frozen=True)
+class _Fit:
+    """Where to stop, and the log-likelihood (M,) there of each occupied cell of the left-out particles (``counts``)."""
+
+    iterations: int
+    counts: np.ndarray
+    gain: np.ndarray
+
+
+def _first_as_good(gains: list[np.ndarray], counts: np.ndarray) -> int:
+    """The first of several fits that explains the left-out particles as well as the best one does, within a standard
+    error of the difference."""
+    best = int(np.argmax([counts @ gain for gain in gains]))
+    for i in range(best):
+        difference = gains[best] - gains[i]
+        mean = counts @ difference / counts.sum()
+        spread = np.sqrt(counts @ np.square(difference - mean) / counts.sum() ** 2)
+        if mean < spread:
+            return i
+    return best
+
+
+def _best_iteration(fit: np.ndarray, left_out: np.ndarray, kernels: list[np.ndarray]) -> _Fit:
+    """The first iteration on ``fit`` that is as good as the best: further ones deepen valleys without evidence."""
     density = np.full(fit.shape[1:], 1.0 / fit[0].size)
     total = fit.sum()
     used = left_out.reshape(-1) > 0
@@ -175,14 +206,8 @@ def _best_iteration(fit: np.ndarray, left_out: np.ndarray, kernels: list[np.ndar
         scores.append(float(counts @ history[-1]))
         if i > int(np.argmax(scores)) + 10:
             break
-    best = int(np.argmax(scores))
-    for i in range(best):
-        difference = history[best] - history[i]
-        mean = counts @ difference / counts.sum()
-        spread = np.sqrt(counts @ np.square(difference - mean) / counts.sum() ** 2)
-        if mean < spread:
-            return i + 1
-    return best + 1
+    chosen = _first_as_good(history, counts)
+    return _Fit(chosen + 1, counts, history[chosen])
 
 
 def _edges(values: np.ndarray, size: int) -> np.ndarray:
@@ -420,6 +445,11 @@ def statement(landscape: Landscape, found: list[State]) -> list[str]:
         sentences.append(
             f"A particle's place is known to {100 * worst:.0f} % of the width of the plot only: details finer than "
             "that are guesses."
+        )
+    if landscape.scale < 1:
+        sentences.append(
+            f"The network's own error bars are too wide for these particles: they were taken at "
+            f"{100 * landscape.scale:.0f} % of their width, as particles that were left out tell."
         )
     sentences.append(
         "Errors are those of resampling the particles. Populations are of the particles picked and of the latent space "

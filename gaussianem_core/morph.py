@@ -23,7 +23,7 @@ from gaussianem_core.files import temporary_name
 from gaussianem_core.model import TrainedModel, check_latents, load_model_of, read_latent_rows
 from gaussianem_core.options import MorphOptions
 from gaussianem_core.paths import resolve_input
-from gaussianem_core.trajectory import read_structure
+from gaussianem_core.structure import read_structure
 
 ROTATION_NEIGHBOURS = 6
 """The local rotation is taken from this many times the Gaussians that carry an atom: it is noisier than the shift."""

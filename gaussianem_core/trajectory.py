@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gemmi
 import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.gaussians import load_configuration, load_gaussians
+from gaussianem_core.structure import read_structure
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,6 @@ def _read_model(path: Path) -> Trajectory:
     weight = np.array([atom.atom.element.atomic_number * atom.atom.occ for atom in atoms], np.float64)
     residues = np.array([label[1] for label in labels[0]])
     return Trajectory(np.array(frames), weight, None, residues, np.array([label[0] for label in labels[0]]))
-
-
-def read_structure(path: Path | str) -> gemmi.Structure:
-    """Read .pdb or .cif with gemmi. Raises InputError if it cannot be read or holds no atoms."""
-    try:
-        structure = gemmi.read_structure(str(path))
-        structure.setup_entities()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError("model", "must be a readable PDB or mmCIF file", path, f"{error}.") from error
-    if not len(structure) or not any(True for _ in structure[0].all()):
-        raise InputError("model", "must hold atoms", path, "Give a coordinate file.")
-    return structure
 
 
 def select_part(trajectory: Trajectory, text: str) -> np.ndarray:  # -> (A,) bool

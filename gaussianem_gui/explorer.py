@@ -433,6 +433,11 @@ def _unpack(data: bytes, count: int) -> np.ndarray:  # -> (N,) bool
     return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).astype(bool)
 
 
+def class_step(column: Column, code: int, job: str) -> dict[str, Any]:
+    """How a selection by class came about."""
+    return {"shape": "class", "column": column.name, "values": [column.names[code]], "job": job, "time": time.time()}
+
+
 def describe(steps: Sequence[dict[str, Any]]) -> str:
     """How a selection came about, in a line."""
     words = []

@@ -18,7 +18,7 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
-from gaussianem_core.metadata import read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.metadata import column_names, read_particle_column, write_cs_subset, write_star_subset
 from gaussianem_core.metadata_write import write_cs_rows
 from gaussianem_gui.explorer import describe, row_count
 from gaussianem_gui.job import Job
@@ -70,6 +70,7 @@ def export_selection(
             if count != int(np.count_nonzero(part)):
                 raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
             written.append((target, count))
+        _link_images(project.root, original, directory)
         np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
         note = {
             "name": name, "particles": int(np.count_nonzero(mask)), "of": len(mask), "source": str(original),
@@ -82,6 +83,25 @@ def export_selection(
     text = f"{name or 'Selection'}: {int(mask.sum())} of {len(mask)} particles of {original} ({describe(steps)})"
     job = project.record("Select", write, inputs=inputs, note=text, alias=alias)
     return Exported(job, tuple((job.directory / target, count) for target, count in written))
+
+
+def _link_images(root: Path, original: Path, directory: Path) -> None:
+    """Images that the original names relative to its own folder are found from the copy too.
+
+    The rows stay as they are; where a name leads nowhere from the project (a program run in the project's directory
+    looks there), the first part of it becomes a link beside the copy.
+    """
+    column = "rlnImageName" if original.suffix.lower() == ".star" else "blob/path"
+    if column not in column_names(original):
+        return
+    written = np.asarray(read_particle_column(original, column)).astype(str)
+    for name in sorted({text.rsplit("@", 1)[-1].lstrip(">") for text in written}):
+        first = Path(name).parts[0] if name else ""
+        if not first or Path(name).is_absolute() or first == ".." or (root / name).exists():
+            continue
+        beside = directory / first
+        if (original.parent / name).exists() and not beside.is_symlink() and not beside.exists():
+            beside.symlink_to(os.path.relpath(original.parent / first, directory))
 
 
 def _node(project: Project, path: Path) -> str:

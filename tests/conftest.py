@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,17 @@ def shared_data() -> Path:
 def data() -> Path:
     """Small files that ship with the tests."""
     return Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project of ``gaussianem demo``, run once with the real engine; minutes on two cores."""
+    folder = tmp_path_factory.mktemp("finished")
+    places = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GAUSSIANEM_STATE_DIR")
+    own = {name: str(folder) for name in places}
+    done = subprocess.run(
+        [sys.executable, "-m", "gaussianem_core", "demo", "demo"], cwd=folder, capture_output=True, text=True,
+        check=False, env={**os.environ, **own},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo"

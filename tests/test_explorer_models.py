@@ -225,6 +225,32 @@ def test_cryosparc_rows_keep_uids_fields_and_order(made, tmp_path, shared_data):
     assert picked.tobytes() == data[mask].tobytes()
 
 
+def test_images_named_from_the_particle_files_own_folder_are_found_from_the_copy(made):
+    project, sources, _, _ = made
+    from dataclasses import replace
+
+    from gaussianem_core.metadata_paths import resolve_stacks
+
+    folder = project.root / "Simulate" / "jobABC"
+    (folder / "deep").mkdir(parents=True)
+    text = sources.original.read_text()
+    names = {f"Extract/job009/mic{i}.mrcs": ("deep/own.mrcs" if i % 2 else "own.mrcs") for i in range(13)}
+    for old, new in names.items():
+        text = text.replace(old, new)
+    original = folder / "particles.star"
+    original.write_text(text)
+    places = [folder / name for name in ("own.mrcs", "deep/own.mrcs")]
+    for place in places:
+        place.touch()
+    mask = np.arange(300) % 3 == 0
+    found = export_selection(project, replace(sources, original=original), mask)
+    copy = found.files[0][0]
+    resolved = resolve_stacks(["own.mrcs", "deep/own.mrcs"], copy, project_dir=project.root)
+    assert [path.resolve() for path in resolved] == places
+    links = sorted(p.name for p in copy.parent.iterdir() if p.is_symlink())
+    assert links == ["deep", "own.mrcs"] and all(not os.readlink(copy.parent / n).startswith("/") for n in links)
+
+
 def test_an_export_that_cannot_be_right_is_refused_and_leaves_no_job(made):
     project, sources, _, _ = made
     from dataclasses import replace
@@ -268,6 +294,47 @@ def test_a_geodesic_keeps_to_the_particles_where_the_straight_line_does_not():
     assert crowd.nearest(z[17], 1)[0] == 17
     islands = np.concatenate([z[:500], z[:500] + 50])
     assert np.isfinite(walks.geodesic(islands, np.stack([islands[0], islands[700]]), 10)).all()
+
+
+def test_a_void_between_two_states_is_no_populated_place():
+    generator = np.random.default_rng(2)
+    z = 0.4 * generator.normal(size=(1000, 4)).astype(np.float32)
+    z[:300, 1] += 3
+    z[::100] *= 4  # a few outliers, as there always are
+    crowd = walks.Crowd(z)
+    path = walks.through(np.array([[0, 0, 0, 0], [0, 3.0, 0, 0]]), 21)
+    counts = crowd.counts(path)
+    empty = crowd.deserted(path, counts)
+    assert empty[9:12].all() and not empty[:4].any() and not empty[-4:].any()
+    standing = crowd.standing(path)
+    assert standing[0] > 0.5 and standing[10] < 0.1 and ((standing >= 0) & (standing <= 1)).all()
+    # along a component through both states, by populated places: it does not jump to and fro between them
+    z[:300, 0] += 0.5
+    way = walks.along_populated(z, 0, 30)
+    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+    assert steps.max() < 3 * np.median(steps)
+
+
+def test_an_atomic_model_is_traced_and_put_where_the_map_is(tmp_path):
+    from gaussianem_core.structure import place_in_box, read_backbone
+
+    atoms = [(x - 17, -3.0, 2.0) for x in (0.0, 3.8, 7.6, 30.0, 33.8)]  # a gap after the third residue
+    lines = [
+        f"ATOM  {i + 1:5d}  CA  ALA A{i + 1:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           C"
+        for i, (x, y, z) in enumerate(atoms)
+    ]
+    (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
+    trace = read_backbone(tmp_path / "m.pdb")
+    assert trace.shape == (3, 2, 3) and np.allclose(trace[:, 0, 0], [-17, -13.2, 13])
+    # built around zero: it is centred in the box; fitted to the map: its coordinates are the map's
+    assert np.allclose(place_in_box(trace, 40, 2.0, (0.0, 0.0, 0.0)), trace)
+    fitted = trace + 40.0
+    assert np.allclose(place_in_box(fitted, 40, 2.0, (0.0, 0.0, 0.0)), fitted - 40.0)
+    assert np.allclose(place_in_box(fitted - 7, 40, 2.0, (-7.0, -7.0, -7.0)), fitted - 40.0)
+    water = "HETATM    1  O   HOH A   1       0.000   0.000   0.000  1.00  0.00           O"
+    (tmp_path / "m.pdb").write_text(f"{water}\nEND\n")
+    with pytest.raises(InputError, match="chain of atoms"):
+        read_backbone(tmp_path / "m.pdb")
 
 
 # --- masks
@@ -380,13 +447,16 @@ def test_every_figure_is_written_in_every_format(tmp_path, ending):
         figures.profile(tmp_path / f"4.{ending}", *(np.arange(5.0) for _ in range(4)), ("s", "E")),
         figures.picture(tmp_path / f"5.{ending}", np.zeros((40, 60, 4), np.uint8), 1.5, "view"),
         figures.montage(tmp_path / f"6.{ending}", generator.random((10, 8, 8)), [str(i) for i in range(10)]),
-        figures.bars(tmp_path / f"7.{ending}", np.arange(5), ("frame", "n")),
+        figures.bars(tmp_path / f"7.{ending}", np.arange(5), ("frame", "n"), np.arange(5) < 2),
+        figures.planes(tmp_path / f"8.{ending}", [(n, generator.random((8, 8))) for n in ("XY", "XZ")], 2.5),
     ]
     head = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
     assert all(path.read_bytes().startswith(head) for path in made)
     assert len(list(tmp_path.iterdir())) == len(made)  # nothing half-written beside them
     if ending == "svg":
-        assert "PC 1" in made[0].read_text()  # text stays text
+        text = made[0].read_text()
+        assert "PC 1" in text and "400 particles, " in text  # text stays text
+        assert all("Å" in made[place].read_text() for place in (4, 7))  # scale bars
     with pytest.raises(InputError, match="must end in"):
         figures.bars(tmp_path / "8.gif", np.arange(5), ("frame", "n"))
 

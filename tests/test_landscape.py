@@ -69,6 +69,19 @@ def test_one_state_is_not_split_by_noise():
         assert any("resampling" in s for s in sentences)
 
 
+def test_error_bars_that_are_too_wide_are_found_out_and_make_no_states():
+    generator = np.random.default_rng(3)
+    truth = np.where(generator.random(4000) < 0.3, 1.2, -1.2) + 0.3 * generator.normal(size=4000)
+    said = generator.uniform(0.5, 0.9, 4000)
+    for real, low, high in ((said, 0.85, 1.0), (said / 1.5, 0.5, 0.7)):
+        data = landscape.Measurements((truth + real * generator.normal(size=4000))[:, None], said[:, None])
+        found = landscape.estimate(data)
+        assert low <= found.scale <= high
+        states = landscape.states(found)[0]
+        assert [s.share for s in states] == pytest.approx([0.7, 0.3], abs=0.05)
+        assert any("too wide" in text for text in landscape.statement(found, states)) == (found.scale < 1)
+
+
 def test_a_plane_has_its_three_states():
     generator = np.random.default_rng(3)
     centres = np.array([[-1, -1], [1, -1], [0, 1.2]])

@@ -27,23 +27,22 @@ from PySide6.QtWidgets import (
 from gaussianem_core.errors import InputError
 from gaussianem_gui import figures
 from gaussianem_gui.decoding import Callbacks, Consensus, Decoded, Decoder
-from gaussianem_gui.explorer import Selections, Table, load_table
+from gaussianem_gui.explorer import Selections, Table, class_step, load_table
 from gaussianem_gui.select import Exported
 from gaussianem_gui.sources import Sources, find_sources
 from gaussianem_gui.views.explorer_panel import Panel
 from gaussianem_gui.views.explorer_particles import ParticlesPanel
-from gaussianem_gui.views.explorer_plot import Colouring, ExplorerPlot
+from gaussianem_gui.views.explorer_plot import Colouring, ColourLegend, ExplorerPlot
 from gaussianem_gui.views.explorer_selections import SelectionsPanel
 from gaussianem_gui.views.explorer_trajectory import TrajectoryPanel
 from gaussianem_gui.views.explorer_view import LiveViewer
 from gaussianem_gui.views.project_model import ProjectModel
+from gaussianem_gui.views.slices import PLANES
 from gaussianem_gui.views.tasks import Background
 from gaussianem_gui.views.widgets import (
-    Banner,
     Elided,
     EmptyState,
     button,
-    clear,
     column,
     icon_button,
     label,
@@ -66,9 +65,11 @@ MODES = (
     ("subtract", "set-subtract", "Take out of the selection"),
     ("intersect", "set-intersect", "Keep what is in both"),
 )
-PLACES = {"nearest": "Particle", "exact": "Exact place", "mean": "Mean of 32"}
+PLACES = {"nearest": "Particle", "exact": "Place", "mean": "Mean of 32"}
+MODEL_FILES = "Maps and models (*.mrc *.map *.cif *.mmcif *.pdb *.ent)"
 NEIGHBOURS = 32
 MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
+FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
 
 
@@ -109,6 +110,8 @@ class Explorer(QWidget):
         self._bridge: _Bridge | None = None
         self._background = Background(self)
         self._asked = 0.0
+        self._shares: dict[str, float] = {}  # of the height, where the user moved the border of a tab
+        self._undrawn = False  # an answer has come whose picture is not on the screen yet
         self._last: Decoded | None = None
         self._kept_picture: Decoded | None = None
         self.colouring = Colouring()
@@ -118,6 +121,7 @@ class Explorer(QWidget):
         self.viewer = LiveViewer()
         self.second = LiveViewer()
         self._build()
+        self._panel_shown()
         self._shortcuts()
         self.set_tool("decode")
         self.set_plots(int(str(QSettings().value("explorer/plots", 1))))
@@ -175,7 +179,7 @@ class Explorer(QWidget):
         self.colour.activated.connect(lambda _i: self._recolour())
         self.place_kind = QComboBox()
         self.place_kind.setAccessibleName("What a click shows")
-        self.place_kind.setMinimumWidth(118)
+        self.place_kind.setMinimumWidth(132)
         self.place_kind.setToolTip("The particle nearest to the click, exactly that place, or the mean of 32 around it")
         for key, text in PLACES.items():
             self.place_kind.addItem(text, key)
@@ -201,9 +205,14 @@ class Explorer(QWidget):
         self.grid = QGridLayout()
         self.grid.setContentsMargins(0, 0, 0, 0)
         self.grid.setSpacing(2)
+        self.legend = ColourLegend()
+        self.legend.classPicked.connect(self._class_picked)
         cards = QFrame()
         cards.setProperty("role", "card")
-        cards.setLayout(self.grid)
+        filled = column(spacing=0)
+        filled.addLayout(self.grid, 1)
+        filled.addWidget(self.legend)
+        cards.setLayout(filled)
         for place, plot in enumerate(self.plots):
             self.grid.addWidget(plot, place // 2, place % 2)
             plot.axesChanged.connect(self._axes_changed)
@@ -220,15 +229,18 @@ class Explorer(QWidget):
 
         self.status = Elided("", "hint")
         self.status.setObjectName("decodeStatus")
+        self.trust = Elided("", "hint")
+        self.trust.setObjectName("populationStatus")
         tip = "Keep this state in a second view with the same camera"
         self.keep_button = button("Keep beside", "", "pin", self.keep_state, tip, name="keepState")
         self.difference = self._tool("compare", "", "Difference to the kept state (or to the consensus)")
         self.difference.setObjectName("showDifference")
         self.difference.toggled.connect(lambda _on: self._draw_difference())
-        self.reference = icon_button("folder", "Lay a map (.mrc) over it", self.ask_reference, name="referenceMap")
+        tip = "Lay a map (.mrc) or atomic model (.cif, .pdb) over it; again takes it away"
+        self.reference = icon_button("folder", tip, self.ask_reference, checkable=True, name="referenceMap")
         self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
         under = row(spacing=4, margins=(12, 4, 8, 4))
-        under.addWidget(self.status, 1)
+        under.addLayout(column(self.status, self.trust, spacing=1), 1)
         under.addWidget(self.keep_button)
         for part in (self.difference, self.reference, self.view_save):
             under.addWidget(part)
@@ -240,12 +252,13 @@ class Explorer(QWidget):
         top = QFrame()
         top.setProperty("role", "card")
         top_layout = column(spacing=0, margins=(1, 1, 1, 1))
+        for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
+            top_layout.addWidget(control)
         top_layout.addWidget(self.views, 1)
         top_layout.addWidget(line())
         top_layout.addLayout(under)
-        self._warning = column(spacing=0)
-        top_layout.addLayout(self._warning)
         top.setLayout(top_layout)
+        self.viewer.drawn.connect(self._picture_drawn)
 
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -265,7 +278,7 @@ class Explorer(QWidget):
         self.right = QSplitter(Qt.Orientation.Vertical)
         self.right.addWidget(top)
         self.right.addWidget(bottom)
-        self.right.setSizes([430, 250])
+        self.right.splitterMoved.connect(lambda _p, _i: self._remember_room())
         self.right.setHandleWidth(8)
         self.right.setChildrenCollapsible(False)
         self.right.setContentsMargins(4, 8, 12, 10)
@@ -410,22 +423,29 @@ class Explorer(QWidget):
             panel.model_ready()
 
     def _decoder_failed(self, text: str) -> None:
-        self.status.setText(text)
+        if self.sender() is not None and self.sender() is not self._bridge:
+            return
+        self._end_decoder()
+        self.status.setText("The decoder stopped. Click in a plot to start it again.")
         self.noted.emit("danger", "The decoder stopped", text)
+
+    def _end_decoder(self) -> None:
+        """Close the worker, in the background; the bridge lives until the reader thread has ended."""
+        decoder, bridge = self.decoder, self._bridge
+        self.decoder = self._bridge = None
+        if decoder is not None:
+            self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def _forget(self) -> None:
         """Let go of the job that was shown."""
         for panel in self.panels.values():
             panel.closed()
-        decoder, bridge = self.decoder, self._bridge
-        self.decoder, self._bridge, self.consensus, self.sources, self.table = None, None, None, None, None
+        self._end_decoder()
+        self.consensus = self.sources = self.table = None
         self.crowd = self.latent = self.kept = self._last = self._kept_picture = None
         self.particle = -1
         self._fold_second()
         self.keep_button.setText("Keep beside")
-        if decoder is not None:
-            # the bridge lives until the reader thread has ended
-            self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def shut_down(self) -> None:
         """End the worker and let go of the canvases; call before the window goes."""
@@ -516,8 +536,15 @@ class Explorer(QWidget):
 
     def _take_colouring(self, colouring: Colouring) -> None:
         self.colouring = colouring
+        self.legend.set_colouring(colouring)
         for plot in self.plots:
             plot.set_colouring(colouring)
+
+    def _class_picked(self, code: int) -> None:
+        """A class was clicked in the legend: select its particles."""
+        found = self.colouring.column
+        if found is not None and self.sources is not None:
+            self.select(found.values == code, class_step(found, code, self.sources.job))
 
     def _anchored(self, plot: ExplorerPlot, x: float, y: float) -> None:
         if self.table is None:
@@ -586,6 +613,8 @@ class Explorer(QWidget):
         self._asked = time.perf_counter()
         for plot in self.plots:
             self._draw_markers(plot)
+        if self.decoder is None and self.sources is not None and self.table is not None:
+            self._start_decoder(self.sources)  # it had stopped
         if self.decoder is not None:
             self.panels["Trajectory"].stop()
             self.decoder.request(z, longest=self.longest())
@@ -603,13 +632,20 @@ class Explorer(QWidget):
                 panel.decoded(answer)
             return
         self._last = answer
+        self._undrawn = True
         name = f"particle {self.particle + 1:,}" if self.particle >= 0 else "latent"
         self.viewer.show_decoded(answer.volume, answer.positions, answer.densities, name)
         self._draw_difference()
+
+    def _picture_drawn(self) -> None:
+        """The canvas has the picture: only now a click is answered."""
+        if not self._undrawn or self._last is None:
+            return
+        self._undrawn = False
         took = time.perf_counter() - self._asked
         self.latency.append(took)
         del self.latency[:-1000]
-        self._tell(answer, took)
+        self._tell(self._last, took)
         self.decodedShown.emit()
 
     def _tell(self, answer: Decoded, took: float) -> None:
@@ -622,17 +658,25 @@ class Explorer(QWidget):
             words.append(f"moves up to {np.percentile(moved, 99) * self.consensus.half_angstrom:.1f} Å")
         words.append(f"{1000 * took:.0f} ms")
         self.status.setText(" · ".join(words))
-        self._warn_of(self.latent)
+        self.tell_population(self.latent)
 
-    def _warn_of(self, z: np.ndarray) -> None:
-        lonely = self.crowd is not None and float(self.crowd.loneliness(z)[0]) > 1.0
-        if lonely == (self._warning.count() > 0):
+    def tell_population(self, z: np.ndarray) -> None:
+        """How populated the place is, in words; a warning where the network had nothing to learn from."""
+        if self.crowd is None:
+            self.trust.setText("")
             return
-        clear(self._warning)
-        if lonely:
-            self._warning.addWidget(
-                Banner("warning", "Hardly any particle is here: this is the network's guess, not data.")
-            )
+        lonely = float(self.crowd.loneliness(z)[0]) > 1.0
+        if not lonely:
+            text = f"Denser here than around {100 * float(self.crowd.standing(z)[0]):.0f} % of the particles"
+        elif self.particle >= 0:
+            text = "⚠ An outlier: hardly any other particle is like it"
+        else:
+            text = "⚠ Hardly any particle is here: the network's guess"
+        self.trust.setText(text)
+        if self.trust.property("role") != (role := "warning" if lonely else "hint"):
+            self.trust.setProperty("role", role)
+            self.trust.style().unpolish(self.trust)
+            self.trust.style().polish(self.trust)
 
     def _draw_markers(self, plot: ExplorerPlot) -> None:
         if self.table is None:
@@ -701,29 +745,55 @@ class Explorer(QWidget):
             before = before.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))
         change = now - before
         level = max(1.5 * model.sigma, 0.25 * float(np.abs(change).max()))
-        self.viewer.show_extra("gain", change, level, theme.colour("success"), 0.75)
+        self.viewer.show_extra("gain", change, level, theme.colour("info"), 0.75)
         self.viewer.show_extra("loss", -change, level, theme.colour("danger"), 0.75)
+        than = "the kept state" if self._kept_picture is not None else "the consensus"
+        self.status.setText(f"Blue: more density than in {than}; red: less (from {level / model.sigma:.1f} σ)")
 
     def ask_reference(self) -> None:
-        """Ask for a map and lay it over the picture; again removes it."""
-        if "reference" in self.viewer._extra:
-            self.viewer.show_surface("reference", None, "", 0)
+        """Ask for a map or model and lay it over the picture; again removes it."""
+        if self.viewer.segments is not None or "reference" in self.viewer._extra:
+            self.hide_reference()
             return
-        chosen, _ = QFileDialog.getOpenFileName(self, "A map or model to lay over", str(self._root()),
-                                                "Maps (*.mrc *.map)")  # fmt: skip
+        chosen, _ = QFileDialog.getOpenFileName(self, "A map or model to lay over", str(self._root()), MODEL_FILES)
         if chosen:
             self.show_reference(Path(chosen))
+        else:
+            self.reference.setChecked(False)
+
+    def hide_reference(self) -> None:
+        """Take the map or model away again."""
+        self.reference.setChecked(False)
+        if self.viewer.model is not None:
+            self.viewer.show_surface("reference", None, "", 0)
+            self.viewer.show_model(None)
 
     def show_reference(self, path: Path) -> None:
-        """Lay the surface of a map over the picture."""
+        """Lay the surface of a map, at the contour in use, or the trace of an atomic model over the picture."""
+        from gaussianem_core.structure import place_in_box, read_backbone
         from gaussianem_gui.views.theme import theme
-        from gaussianem_gui.volumes import DEFAULT_CONTOUR, load_volume, surface
+        from gaussianem_gui.volumes import load_volume, surface
 
-        longest = self.viewer.longest()
-        self._background.run(
-            "reference", lambda: surface(load_volume(path, longest), DEFAULT_CONTOUR),
-            lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35), self._say_error,
-        )  # fmt: skip
+        model, longest, level = self.consensus, self.viewer.longest(), self.viewer.contour()
+        if model is None:
+            return
+        self.reference.setChecked(True)
+
+        def failed(error: Exception) -> None:
+            self.reference.setChecked(False)
+            self._say_error(error)
+
+        if path.suffix.lower() in (".mrc", ".map"):
+            self._background.run(
+                "reference", lambda: surface(load_volume(path, longest), level),
+                lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35), failed,
+            )  # fmt: skip
+        else:
+            self._background.run(
+                "reference",
+                lambda: place_in_box(read_backbone(path), model.box, model.pixel_size_angstrom, model.origin_angstrom),
+                self.viewer.show_model, failed,
+            )  # fmt: skip
 
     def save_view(self) -> None:
         """Ask for a file and write the 3D view on white with a scale bar."""
@@ -732,8 +802,18 @@ class Explorer(QWidget):
             self.write_view(path)
 
     def write_view(self, path: Path) -> None:
-        """Write the 3D view as PNG, SVG or PDF."""
-        pixels, scale = self.viewer.pixels_on_white()
+        """Write the 3D view (both views, if a state is kept beside) or the slices as PNG, SVG or PDF."""
+        shown = self.viewer.picture
+        if not self.viewer.is_3d() and shown is not None:
+            planes = [self.viewer.slices.shown(i) for i in range(len(PLANES))]
+            drawn = [(name, plane) for (name, _), plane in zip(PLANES, planes) if plane is not None]
+            self.save_figure(lambda: figures.planes(path, drawn, shown.voxel_angstrom))
+            return
+        pixels, scale = self.viewer.pixels_on_white(FIGURE_SCALE)
+        if self.kept is not None and self.second.is_3d():
+            other = self.second.pixels_on_white(FIGURE_SCALE)[0]
+            high = min(len(pixels), len(other))
+            pixels = np.concatenate([pixels[:high], other[:high]], axis=1)
         self.save_figure(lambda: figures.picture(path, pixels, scale))
 
     # --- selections ------------------------------------------------------------------------------------------------
@@ -800,8 +880,19 @@ class Explorer(QWidget):
 
     def _panel_shown(self) -> None:
         panel = self.tabs.currentWidget()
-        if isinstance(panel, Panel) and self.table is not None:
-            panel.shown()
+        if isinstance(panel, Panel):
+            self._give_room(panel)
+            if self.table is not None:
+                panel.shown()
+
+    def _give_room(self, panel: Panel) -> None:
+        """Share the height between the molecule and a panel, as the panel likes it or the user last made it."""
+        share = self._shares.get(self.tabs.tabText(self.tabs.indexOf(panel)), panel.room)
+        self.right.setSizes([round(1000 * (1 - share)), round(1000 * share)])
+
+    def _remember_room(self) -> None:
+        top, bottom = self.right.sizes()
+        self._shares[self.tabs.tabText(self.tabs.currentIndex())] = bottom / max(top + bottom, 1)
 
     def _root(self) -> Path:
         return self.model.root if self.model is not None else Path.cwd()

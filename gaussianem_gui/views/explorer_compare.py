@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PySide6.QtWidgets import QComboBox, QSplitter, QTableWidget, QTableWidgetItem
+from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
 
 from gaussianem_core.checkpoint import load_latents
 from gaussianem_core.errors import InputError
@@ -50,6 +50,8 @@ def _whitened(centred: np.ndarray) -> np.ndarray:
 class ComparePanel(Panel):
     """Chooses the other job and shows it."""
 
+    room = 0.52
+
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
         self.job = QComboBox()
@@ -59,13 +61,14 @@ class ComparePanel(Panel):
         self.text = Elided("Choose another training of the same particles.", "hint")
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
+        self.plot.fix_axes("Other training, turned onto this one")
         self.plot.canvas.shaped.connect(self._shaped)
         self.plot.save.clicked.connect(self.save)
         self.table = QTableWidget(0, 3)
         self.table.setAccessibleName("Options that differ")
         self.table.verticalHeader().hide()
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         split = QSplitter()
         split.addWidget(self.plot)
         split.addWidget(self.table)

@@ -19,6 +19,8 @@ from gaussianem_gui.views.widgets import Elided, button, column, frame, label, r
 class LandscapePanel(Panel):
     """Works out the landscape of two components, or the profile along the trajectory's path."""
 
+    room = 0.52
+
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
         self.axes = QComboBox()
@@ -75,6 +77,7 @@ class LandscapePanel(Panel):
         self.result = self.profile = None
         self.states = []
         self.list.clear()
+        self._fit_list()
         self.plot.clear()
         without = self.explorer.table.log_variance is None
         self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
@@ -115,7 +118,13 @@ class LandscapePanel(Panel):
             item = QListWidgetItem(f"State {number}   {100 * state.share:.0f} ± {100 * state.share_error:.0f} %")
             item.setToolTip("Click: its volume in 3D, and its particles selected")
             self.list.addItem(item)
+        self._fit_list()
         self._draw()
+
+    def _fit_list(self) -> None:
+        """As high as its states, up to four: the room below is for the words."""
+        rows = min(self.list.count(), 4)
+        self.list.setFixedHeight(rows * max(self.list.sizeHintForRow(0), 0) + 6 if rows else 0)
 
     def _draw(self) -> None:
         self.plot.clear()
@@ -131,7 +140,7 @@ class LandscapePanel(Panel):
                 self.plot.addItem(curve)
             self.plot.plot(p.position, p.energy, pen=pg.mkPen(theme.colour("accent"), width=2))
             self.plot.setLabel("bottom", "Along the path", color=muted)
-            self.plot.setLabel("left", "Energy-like profile (kT)", color=muted)
+            self.plot.setLabel("left", "Energy-like (kT)", color=muted)
             self.plot.enableAutoRange()
             return
         if self.result is None:

@@ -61,7 +61,12 @@ class Number(QLineEdit):
 
 
 class Panel(QWidget):
-    """A tab of the explorer; it is told what happens and overrides what concerns it."""
+    """A tab of the explorer; it is told what happens and overrides what concerns it.
+
+    ``room``: share of the right half's height that it would like.
+    """
+
+    room = 0.4
 
     def __init__(self, explorer: Explorer) -> None:
         super().__init__()

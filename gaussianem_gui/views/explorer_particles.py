@@ -14,7 +14,8 @@ from gaussianem_gui.views.montage import grey_image
 from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import Elided, Switch, button, column, icon_button, label, row
 
-TILE = 74
+TILE, LEAST_TILE = 74, 44
+CAPTION = 13  # pixels below a tile
 LOW_PASS = (0.0, 8.0, 12.0, 20.0, 30.0)
 
 
@@ -26,28 +27,32 @@ class Tiles(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setMinimumHeight(TILE)
+        self._tile = TILE
         self.images: list[QImage] = []
         self.titles: list[str] = []
         self.chosen = -1
         self.setAccessibleName("Images of the particles")
         theme.changed.connect(self.update)
 
-    def set_images(self, images: np.ndarray, titles: list[str]) -> None:  # (n, D, D)
-        """Show other images."""
+    def set_images(self, images: np.ndarray, titles: list[str], *, fit: bool = False) -> None:  # (n, D, D)
+        """Show other images; ``fit`` makes them smaller until all have room."""
+        self._tile = TILE
+        while fit and len(images) > self.capacity() and self._tile > LEAST_TILE:
+            self._tile -= 2
         self.images, self.titles, self.chosen = [grey_image(image) for image in images], titles, -1
         self.setAccessibleDescription(f"{len(images)} images")
         self.update()
 
     def capacity(self) -> int:
         """How many images fit."""
-        return max(1, self._columns() * max(1, (self.height() + 2) // (TILE + 13)))
+        return max(1, self._columns() * max(1, (self.height() + 2) // (self._tile + CAPTION)))
 
     def _columns(self) -> int:
-        return max(1, self.width() // (TILE + 3))
+        return max(1, self.width() // (self._tile + 3))
 
     def _rect(self, place: int) -> QRect:
-        columns = self._columns()
-        return QRect((place % columns) * (TILE + 3), (place // columns) * (TILE + 13), TILE, TILE)
+        columns, tile = self._columns(), self._tile
+        return QRect((place % columns) * (tile + 3), (place // columns) * (tile + CAPTION), tile, tile)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -61,7 +66,8 @@ class Tiles(QWidget):
                 break
             painter.drawImage(box, image)
             painter.setPen(QColor(theme.colour("faint")))
-            painter.drawText(box.adjusted(0, TILE, 0, 12), Qt.AlignmentFlag.AlignCenter, self.titles[place])
+            below = box.adjusted(0, self._tile, 0, CAPTION - 1)
+            painter.drawText(below, Qt.AlignmentFlag.AlignCenter, self.titles[place])
             if place == self.chosen:
                 painter.setPen(QPen(QColor(theme.colour("accent")), 2))
                 painter.drawRect(box)
@@ -76,6 +82,8 @@ class Tiles(QWidget):
 
 class ParticlesPanel(Panel):
     """A montage of the selection (or of the particles around the one clicked)."""
+
+    room = 0.46
 
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
@@ -203,7 +211,7 @@ class ParticlesPanel(Panel):
         images = np.stack([average.image for average in found])
         titles = [f"n = {average.count}" for average in found]
         self._shown = (images, titles)
-        self.tiles.set_images(images, titles)
+        self.tiles.set_images(images, titles, fit=True)
         used = sum(average.count for average in found)
         text = f"{len(found)} views of {used:,} particles"
         self.text.setText(text + (f" (a random part of {len(self._rows):,})" if used < len(self._rows) else ""))
@@ -223,4 +231,6 @@ class ParticlesPanel(Panel):
             return
         path = self.explorer.ask_figure("particles.pdf")
         if path is not None:
-            self.explorer.save_figure(lambda: figures.montage(path, images, titles))
+            model = self.explorer.consensus
+            pixel = model.box * model.pixel_size_angstrom / images.shape[-1] if model is not None else 0.0
+            self.explorer.save_figure(lambda: figures.montage(path, images, titles, pixel_angstrom=pixel))

@@ -6,12 +6,12 @@ all points; above ``DENSE_FROM`` they are drawn as counts per cell, and as singl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QObject, QPointF, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QMouseEvent, QPainterPath, QPen
+from PySide6.QtGui import QColor, QKeyEvent, QLinearGradient, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
 from PySide6.QtWidgets import QComboBox, QFrame, QGraphicsPathItem, QGridLayout, QWidget
 
 from gaussianem_gui.explorer import Column
@@ -46,6 +46,95 @@ class Colouring:
         step = max(1, len(values) // 100_000)  # the range of colours alone is taken from a part
         low, high = np.percentile(values[::step], [1, 99]) if len(values) else (0.0, 1.0)
         return cls(column, float(low), float(high) if high > low else float(low) + 1.0)
+
+
+class ColourLegend(QWidget):
+    """What the colours mean: a ramp with its ends, or a swatch and name a class; a click on a class chooses it."""
+
+    classPicked = Signal(int)
+    MOST = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("colourLegend")
+        self.setFixedHeight(22)
+        self._colouring = Colouring()
+        self._places: list[QRectF] = []
+        self.hide()
+        theme.changed.connect(self.update)
+
+    def set_colouring(self, colouring: Colouring) -> None:
+        """Explain other colours; without a column there is nothing to explain."""
+        self._colouring = colouring
+        column = colouring.column
+        self.setVisible(column is not None)
+        if column is not None:
+            ends = f"{colouring.low:.4g} to {colouring.high:.4g}"
+            meaning = ", ".join(column.names[: self.MOST]) if column.classes else ends
+            self.setAccessibleName(f"Colours: {column.name}, {meaning}")
+            self.setToolTip("Click a class to select its particles" if column.classes else
+                            "Colours span the middle 98 % of the values")  # fmt: skip
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        column = self._colouring.column
+        if column is None:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        font = painter.font()
+        font.setPointSizeF(8)
+        painter.setFont(font)
+        painter.setPen(QColor(theme.colour("muted")))
+        self._places = self._paint_classes(painter, column) if column.classes else self._paint_ramp(painter, column)
+
+    def _paint_ramp(self, painter: QPainter, column: Column) -> list[QRectF]:
+        metrics, middle = painter.fontMetrics(), self.height() / 2
+        low, high = f"{self._colouring.low:.4g}", f"{self._colouring.high:.4g}"
+        left = 8.0
+        for text in (column.name, low):
+            painter.drawText(QPointF(left, middle + 4), text)
+            left += metrics.horizontalAdvance(text) + 8
+        long = max(40.0, min(160.0, self.width() - left - metrics.horizontalAdvance(high) - 16))
+        ramp = QLinearGradient(left, 0, left + long, 0)
+        for place in np.linspace(0, 1, 17):
+            ramp.setColorAt(float(place), QColor(*map(int, value_colours()[int(place * (SHADES - 1))])))
+        painter.fillRect(QRectF(left, middle - 4, long, 8), ramp)
+        painter.drawText(QPointF(left + long + 8, middle + 4), high)
+        return []
+
+    def _paint_classes(self, painter: QPainter, column: Column) -> list[QRectF]:
+        metrics, middle, left = painter.fontMetrics(), self.height() / 2, 8.0
+        places = []
+        for code, name in enumerate(column.names[: self.MOST]):
+            long = metrics.horizontalAdvance(name)
+            if left + long + 60 > self.width() and code + 1 < len(column.names):
+                break
+            painter.setBrush(QColor(theme.series(code % 10)))
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.drawEllipse(QPointF(left + 4, middle), 4, 4)
+            painter.setPen(QColor(theme.colour("muted")))
+            painter.drawText(QPointF(left + 12, middle + 4), name)
+            places.append(QRectF(left - 2, 0, long + 18, self.height()))
+            left += long + 24
+        if len(places) < len(column.names):
+            painter.drawText(QPointF(left, middle + 4), f"+ {len(column.names) - len(places)}")
+        return places
+
+    def place(self, code: int) -> QPointF:
+        """Where a class stands, as it was painted last."""
+        return self._places[code].center()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        for code, box in enumerate(self._places):
+            if box.contains(event.position()):
+                self.classPicked.emit(code)
+
+
+def value_colours() -> np.ndarray:  # (SHADES, 3) uint8
+    """The ramp of continuous quantities in the present theme."""
+    name = "viridis" if theme.name == "dark" else "cividis"
+    return np.asarray(pg.colormap.get(name).getLookupTable(0.0, 1.0, SHADES))[:, :3]
 
 
 class Canvas(pg.PlotWidget):
@@ -214,17 +303,20 @@ class ExplorerPlot(QWidget):
         self.x_menu.setAccessibleName("Horizontal axis of the plot")
         self.y_menu.setAccessibleName("Vertical axis of the plot")
         for box in (self.x_menu, self.y_menu):
-            box.setMinimumWidth(104)
+            box.setMinimumWidth(78)
             box.setMaximumWidth(170)
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setStyleSheet("min-height: 14px; padding: 2px 16px 2px 6px;")
+            box.setMinimumContentsLength(6)
+            box.view().setMinimumWidth(220)  # the list shows whole names, however narrow the box is
+            box.setStyleSheet("min-height: 14px; padding: 2px 12px 2px 6px;")
             box.activated.connect(lambda _i: self.axesChanged.emit(self))
         self.count_text = label("", "faint")
         self.fit = icon_button("fit", "Show all points", self.show_all, size=14)
         self.save = icon_button("download", "Save this plot as PNG, SVG or PDF", size=14, name="savePlot")
         head = QWidget()
+        self._times = label("×", "faint")
         head.setLayout(
-            row(self.x_menu, label("×", "faint"), self.y_menu, None, self.count_text, self.fit, self.save, spacing=4,
+            row(self.x_menu, self._times, self.y_menu, None, self.count_text, self.fit, self.save, spacing=4,
                 margins=(8, 4, 6, 2))
         )  # fmt: skip
         self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
@@ -290,6 +382,12 @@ class ExplorerPlot(QWidget):
                     box.addItem(name)
             box.setCurrentText(chosen)
             box.blockSignals(False)
+
+    def fix_axes(self, title: str) -> None:
+        """A title in place of the menus."""
+        for box in (self.x_menu, self.y_menu):
+            box.hide()
+        self._times.setText(title)
 
     def set_points(self, points: np.ndarray, x: str, y: str) -> None:  # (N, 2)
         """Show other columns."""
@@ -405,19 +503,21 @@ class ExplorerPlot(QWidget):
             picture = self._stamped(cells, bins)
             counts = None
         else:
-            picture = self._shaded(cells, bins, counts)
+            picture = self._shaded(cells, bins, counts, self._colouring.column)
         self._cells = (low, high, bins, counts, cells)
         self._image.setImage(picture, levels=(0, 255), autoLevels=False)
         self._image.setRect(QRectF(low[0], low[1], *(high - low)))
         self._draw_selection()
 
-    def _shaded(self, cells: np.ndarray, bins: tuple[int, int], counts: np.ndarray) -> np.ndarray:
+    def _shaded(
+        self, cells: np.ndarray, bins: tuple[int, int], counts: np.ndarray, column: Column | None
+    ) -> np.ndarray:  # (n,) -> (w, h, 4) uint8
+        """Counts as brightness; the colour is a ramp, or that of ``column``, whose values are the cells' points'."""
         strength = np.log1p(counts)
         strength /= max(float(strength.max()), 1e-9)
         picture = np.zeros((*bins, 4), np.uint8)
-        column = self._colouring.column
         if column is None:
-            picture[..., :3] = self._table()[(SHADES * (0.12 + 0.88 * strength)).astype(int).clip(0, SHADES - 1)]
+            picture[..., :3] = value_colours()[(SHADES * (0.12 + 0.88 * strength)).astype(int).clip(0, SHADES - 1)]
             picture[..., 3] = np.where(counts > 0, 255, 0)
             return picture
         if column.classes:
@@ -428,7 +528,7 @@ class ExplorerPlot(QWidget):
         else:
             values = np.nan_to_num(column.values.astype(np.float32))
             mean = count_cells(cells, bins, values) / np.maximum(counts, 1)
-            picture[..., :3] = self._table()[self._index(mean)]
+            picture[..., :3] = value_colours()[self._index(mean)]
         picture[..., 3] = np.where(counts > 0, 70 + 185 * strength, 0)
         return picture
 
@@ -440,35 +540,40 @@ class ExplorerPlot(QWidget):
         return picture
 
     def _draw_selection(self) -> None:
-        mask = self._mask
+        mask, column = self._mask, self._colouring.column
         accent = QColor(theme.colour("warning"))
+        faded = 0.45 if column is None else 0.15  # chosen particles keep the colours of a column, so the others fade
         if not self.dense():
             if mask is None:
                 self._chosen.setData([], [])
                 self._dots.setOpacity(1.0)
                 return
-            chosen = self.points[mask]
-            chosen = chosen[np.isfinite(chosen).all(axis=1)]
-            self._chosen.setData(chosen[:, 0], chosen[:, 1], brush=pg.mkBrush(accent), size=self._size() + 1, pen=None)
-            self._dots.setOpacity(0.45)
+            good = np.asarray(mask & np.isfinite(self.points).all(axis=1))
+            brush = pg.mkBrush(accent) if column is None else self._brushes(good)
+            self._chosen.setData(*self.points[good].T, brush=brush, size=self._size() + 1, pen=None)
+            self._dots.setOpacity(faded)
             return
         if mask is None or self._cells is None:
             self._over.clear()
             self._image.setOpacity(1.0)
             return
         low, high, bins, counts, cells = self._cells
+        tint = np.array([[accent.red(), accent.green(), accent.blue()]], np.uint8)
         picture = np.zeros((*bins, 4), np.uint8)
-        picture[..., :3] = [accent.red(), accent.green(), accent.blue()]
+        picture[..., :3] = tint
         if counts is None:
             rows = np.flatnonzero(mask & (cells < bins[0] * bins[1]))
-            _stamp(picture, cells[rows], bins, np.array([[accent.red(), accent.green(), accent.blue()]], np.uint8))
+            _stamp(picture, cells[rows], bins, tint if column is None else self._colours(rows))
+        elif column is not None:
+            own = replace(column, values=column.values[mask])
+            picture = self._shaded(cells[mask], bins, count_cells(cells[mask], bins), own)
         else:
             inside = count_cells(cells[mask], bins)
             strength = np.log1p(inside) / max(float(np.log1p(counts.max())), 1e-9)
             picture[..., 3] = np.where(inside > 0, 90 + 165 * strength, 0)
         self._over.setImage(picture, levels=(0, 255), autoLevels=False)
         self._over.setRect(QRectF(low[0], low[1], *(high - low)))
-        self._image.setOpacity(0.5)
+        self._image.setOpacity(faded)
 
     def _draw_histograms(self) -> None:
         for plot, axis in ((self.top, 0), (self.side, 1)):
@@ -509,11 +614,6 @@ class ExplorerPlot(QWidget):
     # --- colours ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _table() -> np.ndarray:  # (SHADES, 3) uint8
-        name = "viridis" if theme.name == "dark" else "cividis"
-        return np.asarray(pg.colormap.get(name).getLookupTable(0.0, 1.0, SHADES))[:, :3]
-
-    @staticmethod
     def _class_colours(count: int) -> np.ndarray:  # (count, 3) uint8
         tints = [QColor(theme.series(i)) for i in range(count)]
         return np.array([[c.red(), c.green(), c.blue()] for c in tints], np.uint8)
@@ -529,7 +629,7 @@ class ExplorerPlot(QWidget):
             return np.array([[tint.red(), tint.green(), tint.blue()]], np.uint8)
         if column.classes:
             return self._class_colours(10)[column.values[rows] % 10]
-        return self._table()[self._index(column.values[rows])]
+        return value_colours()[self._index(column.values[rows])]
 
     def _brushes(self, good: np.ndarray) -> object:
         column = self._colouring.column
@@ -540,7 +640,7 @@ class ExplorerPlot(QWidget):
         if column.classes:
             table = [pg.mkBrush(theme.series(n)) for n in range(10)]
             return [table[int(v) % 10] for v in column.values[good]]
-        table = [pg.mkBrush(int(r), int(g), int(b), 210) for r, g, b in self._table()]
+        table = [pg.mkBrush(int(r), int(g), int(b), 210) for r, g, b in value_colours()]
         return [table[i] for i in self._index(column.values[good])]
 
     def restyle(self) -> None:
@@ -564,8 +664,8 @@ class ExplorerPlot(QWidget):
         self._other.setPen(pg.mkPen(theme.colour("info"), width=2.5))
         self._other.setBrush(none)
         self._anchors.setPen(pg.mkPen(theme.colour("window"), width=1))
-        self._anchors.setBrush(pg.mkBrush(theme.colour("danger")))
-        self._way.setPen(pg.mkPen(theme.colour("danger"), width=2))
+        self._anchors.setBrush(pg.mkBrush(text))
+        self._way.setPen(pg.mkPen(text, width=2))
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

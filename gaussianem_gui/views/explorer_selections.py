@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.explorer import Column, describe
+from gaussianem_gui.explorer import Column, class_step, describe
 from gaussianem_gui.select import Exported, export_selection
 from gaussianem_gui.views.explorer_panel import Panel
 from gaussianem_gui.views.loss_plot import dot
@@ -99,7 +99,9 @@ class SelectionsPanel(Panel):
             field.returnPressed.connect(self.select_by)
         self.value = QComboBox()
         self.value.setAccessibleName("Class to select")
-        self.value.setMinimumWidth(100)
+        self.value.setMinimumWidth(140)
+        self.value.setEditable(True)  # a name may be typed: there can be thousands of micrographs
+        self.value.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.value.hide()
         self.by_button = button("Select", "", "", self.select_by, name="selectBy")
         by = row(label("By value", "muted"), self.by, self.low, self.high, self.value, self.by_button, None, spacing=6)
@@ -210,30 +212,36 @@ class SelectionsPanel(Panel):
             self.value.clear()
             self.value.addItems(list(found.names[:1000]))
         else:
-            self.low.setText(f"{np.nanmin(found.values):.6g}")
-            self.high.setText(f"{np.nanmax(found.values):.6g}")
+            for field, end in zip((self.low, self.high), _ends(found)):
+                field.setText(f"{end:.6g}")
 
     def select_by(self) -> None:
         """Select by the range or class in the fields."""
         found, explorer = self._column, self.explorer
         if found is None:
             return
-        step = {"column": found.name, "job": explorer.sources.job, "time": time.time()}
         if found.classes:
-            code = self.value.currentIndex()
-            explorer.select(found.values == code, {**step, "shape": "class", "values": [found.names[code]]})
+            name = self.value.currentText().strip()
+            if name not in found.names:
+                self.say_error(InputError(found.name, "must be one of its values", name, "Choose one of the list."))
+                return
+            code = found.names.index(name)
+            explorer.select(found.values == code, class_step(found, code, explorer.sources.job))
             return
         try:
-            low, high = float(self.low.text()), float(self.high.text())
+            # the fields show six digits: an end that was left as it is means the end itself
+            low, high = (
+                end if field.text() == f"{end:.6g}" else float(field.text())
+                for field, end in zip((self.low, self.high), _ends(found))
+            )
         except ValueError:
             given = self.low.text(), self.high.text()
             self.say_error(InputError("range", "must be two numbers", given, "Mend them."))
             return
-        # the fields show six digits: the ends themselves must be inside
-        slack = 1e-5 * max(abs(low), abs(high))
         with np.errstate(invalid="ignore"):
-            mask = (found.values >= low - slack) & (found.values <= high + slack)
-        explorer.select(mask, {**step, "shape": "range", "low": low, "high": high})
+            mask = (found.values >= low) & (found.values <= high)
+        explorer.select(mask, {"column": found.name, "job": explorer.sources.job, "time": time.time(),
+                               "shape": "range", "low": low, "high": high})  # fmt: skip
 
     # --- export ----------------------------------------------------------------------------------------------------
 
@@ -247,7 +255,8 @@ class SelectionsPanel(Panel):
             self.say_error(InputError("particle file", "must be known", "none", "Restore the Preprocess job."))
             return
         target = f"a new Select job of {explorer.model.root}"
-        dialog = ExportDialog(self, self.name.text(), book.selected, book.count, str(sources.original), target)
+        name = next((s.name for s in book.named if np.array_equal(s.mask, book.mask)), self.name.text())
+        dialog = ExportDialog(self, name, book.selected, book.count, str(sources.original), target)
         dialog.setObjectName("exportDialog")
         self._dialog = dialog
         dialog.accepted.connect(lambda: self._export(dialog.name.text(), dialog.rest.isChecked()))
@@ -267,3 +276,9 @@ class SelectionsPanel(Panel):
         counts = ", ".join(f"{count:,} in {path.name}" for path, count in made.files)
         self.explorer.noted.emit("success", f"{made.job.name} written", f"{counts}. Checked by reading it back.")
         self.explorer.exported = made
+
+
+def _ends(column: Column) -> tuple[float, float]:
+    """Least and greatest value, (0, 1) where there is none."""
+    values = column.values[np.isfinite(column.values)]
+    return (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)

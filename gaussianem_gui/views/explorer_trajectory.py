@@ -24,9 +24,9 @@ from gaussianem_gui.volumes import Picture
 
 KINDS = {
     "anchors": "Through my points",
-    "geodesic": "Points, by populated places",
+    "geodesic": "Points, populated",
     "component": "Along a component",
-    "populated": "Component, by populated places",
+    "populated": "Component, populated",
     "classes": "Through the classes",
     "selections": "Between selections",
 }
@@ -39,8 +39,8 @@ class CountBar(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setMinimumHeight(34)
-        self.setMaximumHeight(64)
+        self.setMinimumHeight(44)
+        self.setMaximumHeight(150)
         self.counts = np.zeros(0, int)
         self.lonely = np.zeros(0, bool)
         self.frame = 0
@@ -58,19 +58,19 @@ class CountBar(QWidget):
         painter = QPainter(self)
         margin = 7.0  # the handle's half width, so that bars stand below their frame
         step = (self.width() - 2 * margin) / max(len(self.counts) - 1, 1)
-        top = max(int(self.counts.max()), 1)
+        top, foot = max(int(self.counts.max()), 1), 15
         for i, count in enumerate(self.counts):
             colour = QColor(theme.colour("danger" if self.lonely[i] else "accent"))
             colour.setAlpha(255 if i == self.frame else 130)
-            high = max(1.0, count / top * (self.height() - 12))
-            painter.fillRect(int(margin + i * step - max(step * 0.38, 1)), int(self.height() - 10 - high),
+            high = max(1.0, count / top * (self.height() - foot - 2))
+            painter.fillRect(int(margin + i * step - max(step * 0.38, 1)), int(self.height() - foot - high),
                              int(max(step * 0.76, 2)), int(high) + 1, colour)  # fmt: skip
-        painter.setPen(QColor(theme.colour("faint")))
+        painter.setPen(QColor(theme.colour("muted")))
         font = painter.font()
-        font.setPointSizeF(7)
+        font.setPointSizeF(8)
         painter.setFont(font)
-        text = f"{int(self.counts[self.frame]):,} particles at this frame"
-        painter.drawText(QPointF(margin, self.height() - 1), text)
+        text = f"{int(self.counts[self.frame]):,} of {int(self.counts.sum()):,} particles are nearest to this frame"
+        painter.drawText(QPointF(margin, self.height() - 3), text)
 
 
 class TrajectoryPanel(Panel):
@@ -119,13 +119,13 @@ class TrajectoryPanel(Panel):
         self.export = button("Export", "", "download", name="exportPath")
         self.export.setProperty("menu", True)
         menu = QMenu(self.export)
-        menu.addAction("MRC series, Gaussians and ChimeraX script (new job)", self.export_volumes)
+        menu.addAction("MRC series and ChimeraX script (new job)", self.export_volumes)
         menu.addAction("Movie (MP4 or GIF) …", self.ask_movie)
         menu.addAction("Morph an atomic model along it …", self.morph)
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
-        self.kind.setMinimumWidth(140)
-        self.component.setMinimumWidth(136)
+        self.kind.setMinimumWidth(206)
+        self.component.setMinimumWidth(130)
         self.speed.setMinimumWidth(120)
         first = row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6)
         player = row(self.play, spacing=6)
@@ -135,9 +135,8 @@ class TrajectoryPanel(Panel):
         layout.addLayout(first)
         layout.addWidget(self.text)
         layout.addLayout(player)
-        layout.addWidget(self.counts)
+        layout.addWidget(self.counts, 1)
         layout.addWidget(self.warning)
-        layout.addStretch(1)
         layout.addLayout(last)
         self.setLayout(layout)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
@@ -155,8 +154,8 @@ class TrajectoryPanel(Panel):
         self.component.clear()
         ratios = self.explorer.table.components.ratios
         for i, share in enumerate(ratios[:20]):
-            self.component.addItem(f"PC {i + 1} ({100 * share:.0f} %)", i)
-        self._enable()
+            self.component.addItem(f"PC {i + 1}, {100 * share:.0f} %", i)
+        self._kind_changed()
 
     def closed(self) -> None:
         self.stop()
@@ -173,9 +172,27 @@ class TrajectoryPanel(Panel):
             "classes": "Through the middles of the classes in their shortest order.",
             "selections": "Through the middles of the named selections, in their order.",
         }
-        self.text.setText(f"{len(self.anchors)} points" if self.anchors and kind in ("anchors", "geodesic")
-                          else tips[kind])  # fmt: skip
+        if kind in ("anchors", "geodesic") and self.anchors:
+            tips[kind] = f"{len(self.anchors)} point{'s' * (len(self.anchors) > 1)}" + (
+                "" if len(self.anchors) > 1 else ": click one more place in a plot."
+            )
+        self.text.setText(self._missing(kind) or tips[kind])
         self._enable()
+
+    def _missing(self, kind: str) -> str:
+        """What a kind of path still needs, in words; "" if nothing."""
+        table = getattr(self.explorer, "table", None)
+        if table is None:
+            return ""
+        if kind == "classes" and table.centres is None:
+            return "There are no classes yet: run Analyze, then explore its job."
+        if kind == "selections" and sum(s.count > 0 for s in self.explorer.selections.named) < 2:
+            return "Save two selections first, in the tab Selections."
+        return ""
+
+    def selection_changed(self) -> None:
+        if self.kind.currentData() == "selections":
+            self._kind_changed()
 
     def add_anchor(self, z: np.ndarray) -> None:  # (zdim,)
         """A place to go through."""
@@ -221,7 +238,8 @@ class TrajectoryPanel(Panel):
             path = self.make_path()
             if crowd is None:
                 return path, np.zeros(len(path), int), np.zeros(len(path), bool)
-            return path, crowd.counts(path), crowd.loneliness(path) > 1.0
+            counts = crowd.counts(path)
+            return path, counts, crowd.deserted(path, counts)
 
         self.background.run("path", work, self._take_path, self._path_failed)
 
@@ -335,8 +353,10 @@ class TrajectoryPanel(Panel):
             viewer._gaussians = (np.ascontiguousarray(answer.positions[:, ::-1]), answer.densities)
         ready = self.meshes.get((index, viewer.contour()))
         viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
-        explorer.latent = self.path[index]
+        explorer.latent, explorer.particle = self.path[index], -1
         explorer._last = answer
+        explorer.status.setText(f"Frame {index + 1} of {len(self.path)}")
+        explorer.tell_population(self.path[index])
         for plot in explorer.shown_plots():
             place = explorer.table.project(plot.x_name, plot.y_name, self.path[index])
             plot.set_marker(place[0] if place is not None else None)
@@ -360,7 +380,7 @@ class TrajectoryPanel(Panel):
 
     def _enable(self) -> None:
         kind = self.kind.currentData()
-        enough = kind not in ("anchors", "geodesic") or len(self.anchors) > 1
+        enough = not self._missing(kind) and (kind not in ("anchors", "geodesic") or len(self.anchors) > 1)
         self.make.setEnabled(enough and self.explorer.table is not None if hasattr(self.explorer, "table") else False)
         self.play.setEnabled(len(self.frames) > 1)
         self.slider.setEnabled(len(self.frames) > 1)
@@ -440,8 +460,8 @@ class TrajectoryPanel(Panel):
 
         path = self.explorer.ask_figure("particles_per_frame.pdf")
         if path is not None:
-            counts = self.counts.counts
-            self.explorer.save_figure(lambda: figures.bars(path, counts, ("frame", "nearest particles")))
+            counts, lonely = self.counts.counts, self.counts.lonely
+            self.explorer.save_figure(lambda: figures.bars(path, counts, ("frame", "nearest particles"), lonely))
 
 
 def _ranges(numbers: np.ndarray) -> str:

@@ -18,6 +18,8 @@ LEVELS = {"fine": "success", "look": "info", "warning": "warning"}
 class TrustPanel(Panel):
     """Badges in words."""
 
+    room = 0.46
+
     def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
         super().__init__(explorer)
         from PySide6.QtWidgets import QWidget

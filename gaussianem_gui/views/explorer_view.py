@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QImage
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.decoding import Consensus
@@ -20,6 +20,7 @@ from gaussianem_gui.views.widgets import Elided, icon_button, label, row
 from gaussianem_gui.volumes import Picture, surface
 
 MAX_ARROWS = 1500
+LEAST_ROOM = 40  # pixels; below it the view is folded away
 COLOURINGS = {"density": "Density", "displacement": "Displacement", "domain": "Domain"}
 
 
@@ -74,9 +75,12 @@ class LiveViewer(Viewer):
         self.positions: np.ndarray | None = None  # (N, 3) x, y, z
         self._densities: np.ndarray | None = None
         self.domains: np.ndarray | None = None  # (N,) from 0
+        self.segments: np.ndarray | None = None  # (S, 2, 3) of an atomic model laid over the picture
         self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
         self._ready: dict[tuple[Path, float], Prepared] = {}
+        self._drawn: Prepared | None = None  # the surface that the canvas was handed, None if the layer's own is shown
         self._count = 0
+        self._room = 0  # shorter side of the canvas that the camera's zoom is made for
         self._silent = False
         self.colour_by = QComboBox()
         self.colour_by.setAccessibleName("Colour of the Gaussians")
@@ -193,6 +197,28 @@ class LiveViewer(Viewer):
             self._extra[key] = (*mesh, colour, opacity)
         self._draw_extra(key)
 
+    def show_model(self, segments: np.ndarray | None) -> None:  # (S, 2, 3) x, y, z in A from the box's centre
+        """Lay the trace of an atomic model over the picture; None takes it away."""
+        self.segments = segments
+        self._draw_model()
+
+    def _draw_model(self) -> None:
+        layer = self._layer("model") if self._viewer is not None else None
+        if self.segments is None or self._viewer is None or self.model is None:
+            if layer is not None:
+                layer.visible = False
+        else:
+            start, end = self.segments[:, 0, ::-1], self.segments[:, 1, ::-1]
+            data = np.stack([start, end - start], axis=1)
+            if layer is None:
+                self._viewer.add_vectors(
+                    data, name="model", vector_style="line", edge_color=theme.colour("success"), length=1.0,
+                    edge_width=self.model.half_angstrom / 70,
+                )  # fmt: skip
+            else:
+                layer.data, layer.visible = data, True
+        self._let_see()
+
     def show_domains(self, domains: np.ndarray | None) -> None:
         """Colour the Gaussians by rigid domain."""
         self.domains = domains
@@ -201,18 +227,28 @@ class LiveViewer(Viewer):
             self.points.setChecked(True)
         self._draw_points()
 
-    def pixels_on_white(self) -> tuple[np.ndarray, float | None]:  # (H, W, 4) uint8
-        """The view as it is, on white, and the length of a pixel in A where it is 3D."""
+    def pixels_on_white(self, scale: float = 1.0) -> tuple[np.ndarray, float | None]:  # (H, W, 4) uint8
+        """The view as it is, on white, and the length of a pixel in A where it is 3D; ``scale`` times the screen's
+        pixels a side there."""
         if not self.is_3d() or self._viewer is None:
             image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
             data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
             return data[:, : image.width()].copy(), None
         colour = self._viewer.canvas.background_color_override
+        projection = self._layer("projection")
+        ramp = projection.colormap if projection is not None else None
+        camera = self._viewer.scene.camera
         self._viewer.canvas.background_color_override = "white"
+        if projection is not None:
+            projection.colormap = "gray_r"
+        camera.zoom *= scale
         try:
-            pixels = np.array(self._canvas.screenshot(flash=False))
+            pixels = np.array(self._canvas.screenshot(flash=False, scale=scale))
         finally:
+            camera.zoom /= scale
             self._viewer.canvas.background_color_override = colour
+            if projection is not None:
+                projection.colormap = ramp
         # napari's zoom is screen pixels a world unit
         ratio = pixels.shape[1] / max(self._canvas.width(), 1)
         return pixels, 1.0 / (self._viewer.scene.camera.zoom * max(ratio, 1e-9))
@@ -232,6 +268,26 @@ class LiveViewer(Viewer):
             layer.colormap = "magma" if theme.name == "dark" else "gray_r"
         if self.picture is not None:
             self._draw()
+
+    def reset_view(self) -> None:
+        super().reset_view()
+        self._room = self._shorter_side()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self, self._fit_room)
+
+    def _shorter_side(self) -> int:
+        return min(self._canvas.width(), self._canvas.height()) if self._canvas is not None and self.is_3d() else 0
+
+    def _fit_room(self) -> None:
+        """The molecule fills as much of its view as before, now that the view has another size."""
+        now, camera = self._shorter_side(), self.camera()
+        if self._silent or now < LEAST_ROOM or camera is None:  # a second view's camera follows the first's
+            return
+        if self._room >= LEAST_ROOM:
+            camera.zoom *= now / self._room
+        self._room = now
 
     def camera(self) -> Any:
         """napari's camera, None before the canvas is there."""
@@ -276,11 +332,30 @@ class LiveViewer(Viewer):
         if layer is None or not layer.visible or ready.data is None:
             self._show_mesh(ready.mesh)
             return
-        node = self._canvas.canvas.layer_to_visual[layer].node
-        _keep_shader(node)
-        node.set_data(meshdata=ready.data)
-        node.update()
+        if self._drawn is None:
+            # the layer keeps its first surface: whenever napari draws that again, ours must follow
+            layer.events.set_data.disconnect(self._hand_over)
+            layer.events.set_data.connect(self._hand_over, position="last")
+        self._drawn = ready
+        _keep_shader(self._surface_node(layer))
+        self._hand_over()
         self._shown()
+
+    def _surface_node(self, layer: Any) -> Any:
+        return self._canvas.canvas.layer_to_visual[layer].node
+
+    def _hand_over(self, _event: object = None) -> None:
+        """Give the canvas the surface that is shown, past the layer."""
+        layer = self._layer("surface") if self._viewer is not None else None
+        if self._drawn is None or layer is None or not layer.visible:
+            return
+        node = self._surface_node(layer)
+        node.set_data(meshdata=self._drawn.data)
+        node.update()
+
+    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray]) -> None:
+        self._drawn = None
+        super()._show_mesh(mesh)
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
@@ -299,7 +374,10 @@ class LiveViewer(Viewer):
         mesh = self._layer("surface") if self._viewer is not None else None
         if mesh is None:
             return
-        inside = self.points.isChecked() or bool({"gain", "loss"} & set(self._extra)) or bool(self.arrows.currentData())
+        inside = (
+            self.points.isChecked() or bool({"gain", "loss"} & set(self._extra)) or bool(self.arrows.currentData())
+            or self.segments is not None
+        )  # fmt: skip
         mesh.opacity = 0.35 if inside else 1.0
         mesh.blending = "translucent_no_depth" if inside else "opaque"
 
@@ -362,6 +440,8 @@ class LiveViewer(Viewer):
         for key in list(self._extra):
             if self._viewer is not None and self._layer(key) is None:
                 self._draw_extra(key)
+        if self.segments is not None and self._viewer is not None and self._layer("model") is None:
+            self._draw_model()
         if self.clip.value():
             self._draw_clip()
         self._let_see()

@@ -494,7 +494,9 @@ class MainWindow(JobActions, QMainWindow):
             self.explorer = Explorer()
             self.middle.addWidget(self.explorer)
             self.explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
-            self.explorer.noted.connect(lambda kind, title, text: self.toasts.show_toast(kind, title, text, 10))
+            self.explorer.noted.connect(
+                lambda kind, title, text: self.toasts.show_toast(kind, title, text, 5 if kind == "success" else 10)
+            )
             self.explorer.morphRequested.connect(
                 lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [self.explorer.job] if self.explorer else [])
             )

@@ -545,5 +545,6 @@ def _shade(values: np.ndarray) -> np.ndarray:  # (N,) -> (N, 4)
 
     low, high = np.percentile(values, [2, 98]) if len(values) else (0.0, 1.0)
     index = np.clip((values - low) / max(high - low, 1e-9) * (SHADES - 1), 0, SHADES - 1).astype(int)
-    table = colour_map().getLookupTable(0.0, 1.0, SHADES) / 255.0
+    ends = (0.25, 1.0) if theme.name == "dark" else (0.0, 0.85)  # never the background's colour
+    table = colour_map().getLookupTable(*ends, SHADES) / 255.0
     return np.column_stack([table[index], np.ones(len(values))])

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import exploring
 import numpy as np
+import psutil
 import pytest
 from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication
 
 from gaussianem_core.metadata import column_names, read_particle_column
+from gaussianem_gui.explorer import Column, describe
 from gaussianem_gui.project import Project
 from gaussianem_gui.sources import find_sources
 from gaussianem_gui.views import explorer_plot
+from gaussianem_gui.views.explorer_plot import Colouring
+from gaussianem_gui.views.theme import theme
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
 
@@ -33,7 +37,11 @@ class Mouse:
         none = Qt.KeyboardModifier.NoModifier
         QApplication.sendEvent(viewport, QMouseEvent(kind, position, everywhere, button, buttons, none))
 
-    def drag(self, places) -> None:
+    def drag(self, places, *, inside: bool = False) -> None:
+        """From place to place; ``inside`` stays within the plot, where a hand would stop too."""
+        if inside:
+            ranges = np.array(self.canvas.getPlotItem().vb.viewRange())
+            places = np.clip(places, *(ranges + np.diff(ranges) * [0.002, -0.002]).T)
         self.event(QEvent.Type.MouseButtonPress, places[0])
         for place in places[1:]:
             self.event(QEvent.Type.MouseMove, place, NONE, LEFT)
@@ -128,6 +136,43 @@ def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot)
     assert note["particles"] == chosen.sum() and note["steps"][0]["shape"] == "lasso"
     assert note["steps"][0]["x"] == "PC 1" and len(note["steps"][0]["outline"]) == 60
     assert np.array_equal(np.load(made.job.directory / "selected_rows.npy"), np.flatnonzero(chosen))
+
+
+@pytest.mark.slow
+def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
+    """The real thing: images simulated of molecules with and without a lid, latents that training found."""
+    from gaussianem_core.metadata import read_particles
+
+    with np.load(finished_demo / "Simulate/job001/truth.npz", allow_pickle=False) as truth:
+        without = ~truth["present"].astype(bool)
+    assert window.open_project(finished_demo)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
+    window.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(lambda: window.explorer is not None and window.explorer.table is not None, timeout=120_000)
+    explorer = window.explorer
+    explorer.set_plots(1)
+    plot = explorer.plots[0]
+    # the component that tells the states apart goes up the plot, as a user who colours by class would choose
+    names = explorer.table.axes()["Components"]
+    apart = [abs(np.corrcoef(explorer.table.column(name).values, without)[0, 1]) for name in names]
+    second = names[int(np.argmax(apart))]
+    explorer.set_axes(plot, next(name for name in names if name != second), second)
+    x, y = plot.points[without].T
+    up = np.median(y) - np.median(plot.points[~without, 1])
+    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    Mouse(plot.canvas, qtbot).drag(
+        ellipse(x.mean(), np.median(y), 1.3 * np.abs(x - x.mean()).max(), 0.5 * abs(up)), inside=True
+    )
+    chosen = explorer.selections.mask
+    confirm(explorer, qtbot)
+    picked = explorer.exported.files[0][0]
+    rows = rows_text(finished_demo / "Simulate/job001/particles.star")
+    assert rows_text(picked) == [row for row, c in zip(rows, chosen) if c]
+    both = (chosen & without).sum()
+    assert both > 0.95 * without.sum() and both > 0.95 * chosen.sum()
+    # the next job reads them, with their images
+    table = read_particles(picked, project_dir=finished_demo)
+    assert len(table.image_index) == chosen.sum() and all(stack.is_file() for stack in table.stacks)
 
 
 def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
@@ -307,12 +352,119 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     assert window.model.project.outputs(f"Mask/{made.name}/")[0].kind == "mask"
 
 
+def test_the_legend_names_the_colours_and_chooses_classes(explored, qtbot):
+    _, explorer, _ = explored
+    legend, found = explorer.legend, Column("Class", "", np.arange(600) % 3, ("class 1", "class 2", "class 3"))
+    explorer.table.columns["Class"] = found
+    explorer._fill_colours()
+    for name, words in (("Class", "class 2"), ("rlnDefocusU", " to ")):
+        explorer.colour.setCurrentIndex(explorer.colour.findData(name))
+        explorer.colour.activated.emit(explorer.colour.currentIndex())
+        qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=30_000)
+        assert legend.isVisible() and words in legend.accessibleName()
+    explorer._take_colouring(Colouring.of(found))
+    qtbot.waitUntil(lambda: len(legend._places) == 3, timeout=30_000)
+    qtbot.mouseClick(legend, LEFT, pos=legend.place(1).toPoint())
+    assert np.array_equal(explorer.selections.mask, np.arange(600) % 3 == 1)
+    assert describe(explorer.selections.steps) == "Class: class 2"
+    # chosen particles keep the colours of their column; the others fade
+    plot = explorer.plots[0]
+    assert plot._dots.opacity() < 0.5
+    assert plot._chosen.data["brush"][0].color().name() == theme.series(1)
+    explorer._take_colouring(Colouring())
+    assert legend.isHidden()
+
+
+def test_values_that_are_typed_select_exactly(explored, qtbot):
+    _, explorer, _ = explored
+    panel = explorer.panels["Selections"]
+
+    def by(name: str) -> None:
+        panel.by.setCurrentText(name)
+        panel._by_changed()
+        qtbot.waitUntil(lambda: panel._column is not None and panel._column.name == name, timeout=30_000)
+
+    by("rlnDefocusU")
+    values = explorer.table.column("rlnDefocusU").values
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert explorer.selections.selected == 600  # the ends that are shown are inside, though shown with six digits
+    panel.high.setText("15100.49")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert np.array_equal(explorer.selections.mask, values <= 15100.49)
+    by("rlnMicrographName")
+    panel.value.setEditText("mic7.mrc")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert np.array_equal(explorer.selections.mask, np.arange(600) % 13 == 7)
+    panel.name.setText("Seventh")
+    qtbot.mouseClick(panel.keep_button, LEFT)
+    qtbot.mouseClick(explorer.export, LEFT)
+    assert panel._dialog.name.text() == "Seventh"  # the export has the name of what is exported
+    panel._dialog.reject()
+    said: list[str] = []
+    explorer.noted.connect(lambda _kind, _title, text: said.append(text))
+    panel.value.setEditText("no such micrograph")
+    qtbot.mouseClick(panel.by_button, LEFT)
+    assert "must be one of its values" in said[-1]
+
+
+def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, qtbot):
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    panel = explorer.panels["Trajectory"]
+    explorer.tabs.setCurrentWidget(panel)
+    panel.kind.setCurrentIndex(panel.kind.findData("selections"))
+    assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
+    for name, mask in (("A", second), ("B", ~second)):
+        explorer.select(mask, {"shape": "test"}, "replace")
+        explorer.selections.keep(name)
+    explorer._selection_news()
+    assert panel.make.isEnabled()
+    panel.kind.setCurrentIndex(panel.kind.findData("classes"))
+    assert not panel.make.isEnabled() and "Analyze" in panel.text.full_text()
+    middles = np.stack([explorer.table.z[part].mean(axis=0) for part in (second, ~second)])
+    far = middles[0] + 2.5 * (middles[0] - middles[1])  # beyond all particles
+    for place in (middles[1], far):
+        panel.add_anchor(place)
+    panel.count.setValue(6)
+    qtbot.mouseClick(panel.make, LEFT)
+    qtbot.waitUntil(lambda: len(panel.frames) == 6, timeout=60_000)
+    assert panel.counts.lonely[-1] and not panel.counts.lonely[0] and "Hardly any particle" in panel.warning.text()
+    panel.slider.setValue(5)
+    assert explorer.status.full_text() == "Frame 6 of 6" and explorer.trust.full_text().startswith("⚠")
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
+        explorer.show_latent(middles[1])
+    assert explorer.trust.full_text().startswith("Denser here than around")
+
+
+def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None and explorer.viewer.slices.shown(0) is not None,
+                    timeout=120_000)  # fmt: skip
+    explorer.write_view(tmp_path / "slices.svg")
+    qtbot.waitUntil((tmp_path / "slices.svg").exists, timeout=60_000)
+    text = (tmp_path / "slices.svg").read_text()
+    assert all(word in text for word in ("XY", "XZ", "YZ", "Å"))
+
+
 def test_leaving_the_job_ends_the_worker(explored, qtbot):
     window, explorer, _ = explored
     qtbot.waitUntil(lambda: explorer.decoder is not None and explorer.decoder.pid > 0, timeout=20_000)
     decoder = explorer.decoder
     window.close_project()
     qtbot.waitUntil(lambda: not decoder.alive(), timeout=20_000)
+
+
+def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored, qtbot):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    said: list[str] = []
+    explorer.noted.connect(lambda _kind, title, _text: said.append(title))
+    psutil.Process(explorer.decoder.pid).kill()
+    qtbot.waitUntil(lambda: said == ["The decoder stopped"], timeout=60_000)
+    assert explorer.decoder is None and "Click in a plot" in explorer.status.full_text()
+    with qtbot.waitSignal(explorer.decodedShown, timeout=120_000):
+        explorer.show_latent(explorer.table.z[3].astype(float))
+    assert explorer.decoder.alive()
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):

@@ -11,6 +11,7 @@ from PIL import Image
 from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
+from gaussianem_gui.views.explorer_view import prepare
 from gaussianem_gui.views.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
@@ -39,7 +40,7 @@ def click(explorer, qtbot, row: int) -> None:
     """Show a particle and wait until it is drawn."""
     with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
         explorer.show_latent(explorer.table.z[row].astype(float))
-    qtbot.waitUntil(lambda: not explorer.viewer._background.busy("mesh"), timeout=20_000)
+    qtbot.waitUntil(lambda: not explorer.viewer._background.busy("mesh"), timeout=60_000)
     qtbot.wait(100)
 
 
@@ -91,6 +92,75 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
         assert image.getpixel((1, 1))[:3] == (255, 255, 255)
 
 
+def drawn(explorer) -> np.ndarray:
+    """Vertices that the canvas was handed for the surface, whatever the layer thinks."""
+    viewer = explorer.viewer
+    layer = viewer._layer("surface")
+    return viewer._surface_node(layer).mesh_data.get_vertices()
+
+
+def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, qtbot):
+    explorer, second = seen
+    click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
+    click(explorer, qtbot, int(np.flatnonzero(second)[0]))
+    wanted = drawn(explorer).copy()
+    viewer = explorer.viewer
+    layer = viewer._layer("surface")
+    layer.refresh()
+    assert np.array_equal(drawn(explorer), wanted)
+    viewer.show_surface("mask", prepare(viewer.picture, 2.0).mesh, "#3399ff", 0.3)  # another layer comes
+    viewer.show_surface("mask", None, "", 0)
+    assert np.array_equal(drawn(explorer), wanted)
+    layer.visible = False
+    layer.visible = True
+    viewer._viewer.dims.ndisplay = 2
+    viewer._viewer.dims.ndisplay = 3
+    assert np.array_equal(drawn(explorer), wanted)
+    viewer.level.setValue(viewer.level.value() + 10)
+    qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=30_000)
+
+
+def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: Path):
+    explorer, _ = seen
+    window = explorer.window()
+    lines = [
+        f"ATOM  {i + 1:5d}  CA  ALA A{i + 1:4d}    {3.8 * i - 20:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C"
+        for i in range(10)
+    ]
+    (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
+    explorer.show_reference(tmp_path / "m.pdb")
+    qtbot.waitUntil(lambda: "model" in explorer.viewer.layers(), timeout=30_000)
+    data = explorer.viewer._layer("model").data
+    assert data.shape == (9, 2, 3) and np.allclose(data[:, 1], [0, 0, 3.8], atol=1e-3)
+    assert explorer.viewer._layer("surface").opacity < 1  # it is seen through the surface
+    assert explorer.reference.isChecked()
+    qtbot.mouseClick(explorer.reference, LEFT)
+    assert "model" not in explorer.viewer.layers() and not explorer.reference.isChecked()
+    explorer.show_reference(window.model.root / "consensus.mrc")
+    qtbot.waitUntil(lambda: "reference" in explorer.viewer.layers(), timeout=30_000)
+    qtbot.mouseClick(explorer.reference, LEFT)
+    assert "reference" not in explorer.viewer.layers()
+
+
+def test_a_written_view_is_sharper_than_the_screen_and_to_scale(seen, qtbot):
+    explorer, _ = seen
+    viewer = explorer.viewer
+    once, length = viewer.pixels_on_white()
+    zoom = viewer.camera().zoom
+    thrice, shorter = viewer.pixels_on_white(3.0)
+    assert thrice.shape[1] == pytest.approx(3 * once.shape[1], abs=3)
+    assert shorter == pytest.approx(length / 3, rel=0.02) and viewer.camera().zoom == pytest.approx(zoom)
+
+    def share(pixels: np.ndarray) -> float:
+        return float((pixels[..., :3].min(axis=-1) < 240).mean())
+
+    assert share(thrice) == pytest.approx(share(once), rel=0.1)  # the molecule fills as much of the picture
+    viewer.mode.setCurrentIndex(viewer.mode.findData("mip"))
+    qtbot.waitUntil(lambda: "projection" in viewer.layers(), timeout=30_000)
+    projection = viewer.pixels_on_white()[0]
+    assert (projection[2, 2, :3] > 250).all() and share(projection) > 0
+
+
 def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen, qtbot):
     explorer, second = seen
     click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
@@ -100,6 +170,10 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
     assert explorer.second.camera().angles == pytest.approx((10, 40, 70))
     explorer.second.camera().zoom = 2.5
     assert explorer.viewer.camera().zoom == pytest.approx(2.5)
+    # the controls stand above both: neither view is squeezed
+    left, right = explorer.viewer, explorer.second
+    assert abs(left.width() - right.width()) < 12 and left.height() == right.height()
+    assert explorer.viewer.bar.width() > left.width() + right.width() - 20
     explorer.difference.setChecked(True)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     assert {"gain", "loss"} & set(explorer.viewer.layers())
@@ -110,7 +184,7 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
     qtbot.mouseClick(explorer.keep_button, LEFT)
     assert explorer.second.width() == 0 and explorer.kept is None
     qtbot.mouseClick(explorer.keep_button, LEFT)
-    qtbot.waitUntil(lambda: explorer.second.width() > 100, timeout=5000)
+    qtbot.waitUntil(lambda: explorer.second.width() > 100, timeout=30_000)
     qtbot.wait(300)
 
 
@@ -130,6 +204,6 @@ def test_a_trajectory_plays_and_every_frame_is_drawn(seen, qtbot):
     assert all(np.abs(a - b).sum() > 0 for a, b in pairwise(pictures))
     panel.slider.setValue(0)
     qtbot.mouseClick(panel.play, LEFT)
-    qtbot.waitUntil(lambda: len(panel.shown_at) > 20, timeout=20_000)
+    qtbot.waitUntil(lambda: len(panel.shown_at) > 20, timeout=60_000)
     qtbot.mouseClick(panel.play, LEFT)
     assert not panel.playing()
