@@ -554,7 +554,7 @@ def test_missing_column_is_named(data: Path, project: Path, column: str) -> None
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("relion2.star", "25150.700000", "nan", r"defocus_u_angstrom.*finite.*row 3"),
+        ("relion2.star", "25150.700000", "nan", r"defocus U.*finite.*row 3"),
         ("relion2.star", "25150.700000", "abc", r"rlnDefocusU, row 3.*number.*abc"),
         ("relion2.star", "20.250000", '""', r"rot, tilt, psi.*row 1"),
         ("relion2.star", "-70.000000", "inf", r"rot, tilt, psi.*row 3"),
@@ -616,7 +616,7 @@ def test_no_particles_and_no_file(data: Path, tmp_path: Path) -> None:
 
 def test_pixel_size_given_must_agree(data: Path, project: Path) -> None:
     path = data / "star/relion31_optics_last.star"
-    with pytest.raises(InputError, match=r"agree with the 1.25 A/px.*2.0 in rows 2, 3"):
+    with pytest.raises(InputError, match=r"agree with the 1.25 A/px.*got 2 in rows 2, 3"):
         read_particles(path, project_dir=project, pixel_size_angstrom=1.25)
     table = read_particles(data / "star/relion2.star", project_dir=project, pixel_size_angstrom=1.0004)
     assert set(table.pixel_size_angstrom) == {1.0}
