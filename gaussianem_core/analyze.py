@@ -196,14 +196,16 @@ def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
 
 
 def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
-    """The input's rows with class (also as rlnClassNumber where there is none), components and latents."""
+    """The input's rows with class (also as rlnClassNumber where there is none), components and latents.
+
+    Those of an earlier analysis, in rows that were selected after it, give way to the new ones.
+    """
     columns: dict[str, Any] = {"gaussianemClass": classes + 1}
     columns |= {f"gaussianemComponent{i + 1}": np.round(scores[:, i], 6) for i in range(scores.shape[1])}
     columns |= {f"gaussianemLatent{i + 1}": np.round(z[:, i].astype(np.float64), 6) for i in range(z.shape[1])}
-    present = set(column_names(star))
-    if "rlnClassNumber" not in present:
+    if "rlnClassNumber" not in column_names(star):
         columns["rlnClassNumber"] = classes + 1
-    write_star_rows(star, target, None, {name: values for name, values in columns.items() if name not in present})
+    write_star_rows(star, target, None, columns, renew=True)
 
 
 def write_plots(

@@ -83,11 +83,15 @@ def place_gaussians(
     ------
     InputError : no Gaussian, or more than the cap, with the level's percentile and a usable range.
     """
-    level = automatic_level(density) if threshold == "auto" else float(threshold)
+    if not density.max() > max(0.0, float(density.min())):
+        found = f"values from {density.min():.4g} to {density.max():.4g}"
+        raise InputError("consensus_map", "must hold density", found, "Give the map of the refinement.")
+    automatic = threshold == "auto"
+    level = automatic_level(density) if automatic else float(threshold)
     box = density.shape[-1]
     spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
     positions, values = sample_positions(density, level, spacing)
-    while threshold == "auto" and interval is None and len(positions) > cap:
+    while automatic and interval is None and len(positions) > cap:
         spacing *= (len(positions) / cap) ** (1 / 3) * 1.02
         positions, values = sample_positions(density, level, spacing)
     if not 0 < len(positions) <= cap:
@@ -97,7 +101,10 @@ def place_gaussians(
         raise InputError(
             "--map_thres", "must leave a usable number of Gaussians",
             f"level {level:.4g}, the map's {share:.2f}th percentile: {found}",
-            f"Give a level from {usable}, or auto; a larger --sample_interval or --max_gaussians serves too.",
+            "The map does not rise above its own solvent: check that it is the refined map, or give a level from "
+            f"{usable}." if automatic and len(positions) == 0 else
+            f"Give a level from {usable}{'' if automatic else ', or auto'}"
+            + ("." if len(positions) == 0 else "; a larger --sample_interval or --max_gaussians serves too."),
         )  # fmt: skip
     raw_scale = torch.zeros(len(positions))
     raw_density = inverse_softplus(torch.from_numpy(np.maximum(values, 1e-6)))

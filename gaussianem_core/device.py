@@ -88,8 +88,8 @@ def distributed(wanted: str = "auto") -> Ranks:
 
 
 @contextlib.contextmanager
-def gpu_memory_advice(batch: int) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into one that says what batch would fit."""
+def gpu_memory_advice(batch: int, option: str, other: str) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into one that names the batch (``option``) that would fit."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -98,7 +98,7 @@ def gpu_memory_advice(batch: int) -> Iterator[None]:
         fits = max(1, int(batch * 0.8 * total / max(peak * 1.25, 1)))
         raise ResourceError(
             f"GPU memory is full: {peak / 2**30:.1f} GiB were in use of {total / 2**30:.1f} GiB. "
-            f"Try --batch {min(fits, max(1, batch // 2))}, or --stack_in_memory host."
+            f"Try {option} {min(fits, max(1, batch // 2))}, or {other}."
         ) from error
 
 

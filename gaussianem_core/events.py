@@ -123,7 +123,8 @@ class JobLog:
                 (self.directory / name).unlink(missing_ok=True)
             self._file = (self.directory / EVENTS).open("a", buffering=1)
         except OSError as error:
-            raise InputError("output", "must be a writable directory", self.directory, f"{error}.") from error
+            raise InputError("output", "must be a writable directory", f"{self.directory}: {error.strerror}",
+                             "Choose a directory that you may write to.") from error  # fmt: skip
         self._began = time.time()
         identity = process_identity()
         self._beat(identity)

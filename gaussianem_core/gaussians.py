@@ -19,9 +19,13 @@ from plyfile import PlyData, PlyElement, PlyParseError
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
+from gaussianem_core.mrc import read_map
 
 WORLD = 2.0
 """Length of the box in world units (``sVoxel``)."""
+
+LENGTH_TOLERANCE = 2e-3
+"""Headers round pixel sizes: lengths that differ by less than this share are one length."""
 
 PLY_FIELDS = ("x", "y", "z", "nx", "ny", "nz", "density", "scale_0", "rot_0", "rot_1", "rot_2", "rot_3")
 NETWORK_KEYS = (
@@ -100,7 +104,8 @@ def load_configuration(path: Path | str) -> Configuration:
         content = json.loads(Path(path).read_text())
         cfg = dict(content["cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path, f"{error!r}.") from error
+        raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path,
+                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
     try:
         return Configuration(
             box=int(cfg["nDetector"][0]),
@@ -141,7 +146,8 @@ def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaus
         vertex = PlyData.read(str(path))["vertex"]
         columns = {name: np.array(vertex[name], dtype=np.float32) for name in ("x", "y", "z", "density", "scale_0")}
     except (OSError, PlyParseError, KeyError, ValueError) as error:
-        raise InputError("gaussians", "must be a PLY file with x y z density scale_0", path, f"{error!r}.") from error
+        raise InputError("gaussians", "must be a PLY file with x y z density scale_0", path,
+                         f"It was not read ({error}). Use the point_cloud.ply of preprocess.") from error  # fmt: skip
     values = np.stack(list(columns.values()))
     if not np.isfinite(values).all() or values.shape[1] == 0:
         raise InputError("gaussians", "must hold Gaussians and finite values", path, "Run preprocess again.")
@@ -166,25 +172,37 @@ def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_mask(path: Path | str, gaussians: Gaussians, read_map: Any) -> torch.Tensor:  # -> (N,) bool
-    """Which Gaussians may move: a 0/1 array per Gaussian (.npy), or an MRC mask sampled at their positions (> 0.5).
+def load_mask(
+    path: Path | str, gaussians: Gaussians, configuration: Configuration
+) -> torch.Tensor:  # -> (N,) bool
+    """Which Gaussians may move: 0 or 1 for each (.npy or .txt), or an MRC mask sampled at their positions (> 0.5).
 
-    ``read_map(path)`` must give the volume (D, D, D) as [z, y, x]; its box is taken as the world [-1, 1].
-    Raises InputError if the count differs or no Gaussian is left to move.
+    An MRC mask must be a cube that spans the consensus map's length, in any box.
+    Raises InputError if the count or the length differs, or no Gaussian is left to move.
     """
     path = Path(path)
-    if path.suffix == ".npy":
+    if path.suffix in (".npy", ".txt"):
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
         except (OSError, ValueError) as error:
-            raise InputError("mask", "must be a readable .npy file", path, f"{error}.") from error
-        if values.shape != (len(gaussians),) or not np.isin(values, (0, 1)).all():
-            raise InputError("mask", f"must be {len(gaussians)} values 0 or 1, one a Gaussian", values.shape,
-                             "Make the mask from these Gaussians.")  # fmt: skip
+            raise InputError("mask", f"must be a readable {path.suffix} file of numbers", path, f"{error}.") from error
+        rule, remedy = f"must be {len(gaussians)} values 0 or 1, one a Gaussian", "Make the mask from these Gaussians."
+        if values.shape != (len(gaussians),):
+            raise InputError("mask", rule, f"the shape {values.shape}", remedy)
+        if (other := values[~np.isin(values, (0, 1))]).size:
+            raise InputError("mask", rule, f"{other[0]:g}", remedy)
         mask = torch.from_numpy(values.astype(bool))
     else:
-        volume = torch.as_tensor(np.asarray(read_map(path)))
+        read = read_map(path)
+        volume, pixel = torch.from_numpy(read.values), read.pixel_size_angstrom
         box = volume.shape[-1]
+        length = configuration.box * configuration.pixel_size_angstrom
+        # Programs that write no pixel size leave 0 or 1 in the header.
+        told = np.isfinite(pixel) and abs(pixel - 1.0) > 1e-3
+        if len(set(volume.shape)) != 1 or (told and abs(box * pixel / length - 1) > LENGTH_TOLERANCE):
+            raise InputError("mask", f"must be a cube of {length:.1f} A, as the consensus map",
+                             f"{' x '.join(map(str, volume.shape))} voxels of {pixel:.4g} A",
+                             "Make the mask on the consensus map's grid.")  # fmt: skip
         index = (box // 2 + gaussians.positions.cpu() * box / 2).round().long()
         inside = ((index >= 0) & (index < box)).all(dim=1)
         x, y, z = index.clamp(0, box - 1).T

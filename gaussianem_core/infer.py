@@ -72,6 +72,8 @@ def refine(
             own = torch.fft.rfft2(projections, norm="ortho") * transfers
             best = energy(own, images, start)
             for number, z in enumerate(tried):
+                if device.type == "cpu":  # a block takes long there
+                    log.check_abort()
                 other = trainer.project(shared.positions[number], shared.densities[number], block)
                 found = energy(torch.fft.rfft2(other, norm="ortho") * transfers, images, z)
                 better = found < best

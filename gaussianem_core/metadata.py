@@ -35,6 +35,11 @@ _DEFAULTS = {
     "cs_mm": np.nan, "amplitude_contrast": np.nan, "phase_shift_deg": 0.0, "bfactor_angstrom2": 0.0, "ctf_scale": 1.0,
 }  # fmt: skip
 
+_CTF_WORDS = {
+    "defocus_u_angstrom": "defocus U", "defocus_v_angstrom": "defocus V", "defocus_angle_deg": "defocus angle",
+    "cs_mm": "spherical aberration", "amplitude_contrast": "amplitude contrast",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ParticleTable:
@@ -200,10 +205,10 @@ def _refuse_missing(
 ) -> None:
     repair = "Remove the rows, or estimate the CTF and refine again."
     if require_ctf:
-        for name in ("defocus_u_angstrom", "defocus_v_angstrom", "defocus_angle_deg", "cs_mm", "amplitude_contrast"):
-            refuse_rows(~np.isfinite(ctf[name]), path, name, "must be a finite number", ctf[name], repair)
+        for name, words in _CTF_WORDS.items():
+            refuse_rows(~np.isfinite(ctf[name]), path, words, "must be a finite number", ctf[name], repair)
         voltage = ctf["voltage_kv"]
-        refuse_rows(~(np.isfinite(voltage) & (voltage > 0)), path, "voltage_kv", "must be positive", voltage, repair)
+        refuse_rows(~(np.isfinite(voltage) & (voltage > 0)), path, "voltage", "must be positive", voltage, repair)
     if require_pose:
         refuse_rows(~np.isfinite(angles).all(1), path, "rot, tilt, psi", "must be finite numbers", angles, repair)
         refuse_rows(~np.isfinite(shifts).all(1), path, "origins", "must be finite numbers", shifts, repair)

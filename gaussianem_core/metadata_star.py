@@ -68,6 +68,12 @@ def values_end(line: bytes) -> int:
     return len(line.rstrip())
 
 
+def value_span(line: bytes, place: int) -> tuple[int, int]:
+    """Where value number ``place`` (from 0) of a row begins and ends, quotes included."""
+    match = list(_TOKEN.finditer(line.rstrip()))[place]
+    return match.end() - len(match.group().lstrip()), match.end()
+
+
 def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
     """Find every table of a STAR file in one pass.
 
@@ -333,6 +339,8 @@ def refuse_rows(
     rows = np.flatnonzero(bad)
     if len(rows):
         shown = ", ".join(str(row + 1) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        value = values[rows[0]]
+        found = f"{value:.10g}" if isinstance(value, float | np.floating) else str(value)
         raise InputError(
-            f"{source}, column {column}", rule, f"{values[rows[0]]} in row{'s' * (len(rows) > 1)} {shown}", remedy
+            f"{source}, column {column}", rule, f"{found} in row{'s' * (len(rows) > 1)} {shown}", remedy
         )

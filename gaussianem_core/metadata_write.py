@@ -26,6 +26,7 @@ from gaussianem_core.metadata_star import (
     open_star,
     quote,
     scan_star,
+    value_span,
     values_end,
 )
 
@@ -35,6 +36,8 @@ def write_star_rows(
     target: str | os.PathLike[str],
     rows: npt.ArrayLike | None = None,
     columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]] | None = None,
+    *,
+    renew: bool = False,
 ) -> int:
     """Copy a STAR file with a selection of its particle rows, and columns appended to them.
 
@@ -45,6 +48,7 @@ def write_star_rows(
     ----------
     rows : numbers of particle rows (from 0, any order, repeats ignored) or a boolean mask (N,); None keeps all.
     columns : name (with or without underscore) -> one value per particle of the SOURCE (N,).
+    renew : columns that the source has already get the new values, in their old place.
 
     Returns
     -------
@@ -52,17 +56,20 @@ def write_star_rows(
 
     Raises
     ------
-    InputError : empty selection, row out of range, column present already or of the wrong length.
+    InputError : empty selection, row out of range, column of the wrong length, or present already without ``renew``.
     """
     source, target = Path(source), Path(target)
     table = find_particle_table(scan_star(source))
     keep = selection_mask(rows, table.n_rows, str(source))
     added = {name.removeprefix("_"): values for name, values in (columns or {}).items()}
     for name, values in added.items():
-        if name in table or not re.fullmatch(r"\w[\w.\-/]*", name):
+        if (name in table and not (renew and table.is_loop)) or not re.fullmatch(r"\w[\w.\-/]*", name):
             raise InputError(f"column {name}", "must be a new name without blanks", name, "Choose another name.")
         if len(values) != table.n_rows:
             raise InputError(f"column {name}", f"must hold {table.n_rows} values", len(values), "One per particle.")
+    places = {name: table.columns.index(name) for name in added if name in table}
+    renewed = {places[name]: values for name, values in added.items() if name in places}
+    added = {name: values for name, values in added.items() if name not in places}
     suffix = _row_suffix(added) if added else None
     with open_star(source) as file, atomic_write(target) as out:
         _copy_bytes(file, out, table.header_end)
@@ -70,7 +77,7 @@ def write_star_rows(
             out.write(_header_lines(table, added, ends_line=_ends_line(file, table.header_end)))
         if table.is_loop:
             _copy_bytes(file, out, table.rows_start - table.header_end)
-            _copy_rows(file, out, keep, suffix)
+            _copy_rows(file, out, keep, suffix, renewed)
         shutil.copyfileobj(file, out, 1 << 20)
     return int(keep.sum())
 
@@ -137,7 +144,11 @@ def _ends_line(file: BinaryIO, position: int) -> bool:
 
 
 def _copy_rows(
-    file: BinaryIO, out: BinaryIO, keep: npt.NDArray[np.bool_], suffix: Callable[[int], bytes] | None
+    file: BinaryIO,
+    out: BinaryIO,
+    keep: npt.NDArray[np.bool_],
+    suffix: Callable[[int], bytes] | None,
+    renewed: Mapping[int, Sequence[object] | npt.NDArray[np.generic]],
 ) -> None:
     row = 0
     last = b"\n"
@@ -149,6 +160,9 @@ def _copy_rows(
             row += 1
             if not keep[row - 1]:
                 continue
+            for place in sorted(renewed, reverse=True):  # from the end: places before it stay where they were
+                begin, end = value_span(line, place)
+                line = line[:begin] + quote(renewed[place][row - 1]).encode("utf-8", "surrogateescape") + line[end:]
             if suffix is not None:
                 end = values_end(line)
                 line = line[:end] + suffix(row - 1) + (line[end:] or b"\n")

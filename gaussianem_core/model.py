@@ -21,7 +21,7 @@ from gaussianem_core.gaussians import (
     load_mask,
     write_gaussians,
 )
-from gaussianem_core.mrc import read_map, write_map
+from gaussianem_core.mrc import write_map
 from gaussianem_core.network import Deformed, Network, load_network
 from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
 from gaussianem_core.paths import resolve_input
@@ -119,7 +119,7 @@ def load_model(
     if chosen is None:
         raise InputError("gaussians", "must be given: the checkpoint holds none", "nothing", "Give point_cloud.ply.")
     chosen = chosen.to(device)
-    movable = None if mask is None else load_mask(mask, chosen, lambda path: read_map(path).values)
+    movable = None if mask is None else load_mask(mask, chosen, configuration)
     if isinstance(content.get("movable"), torch.Tensor) and content["movable"].shape == (len(chosen),):
         trained_movable = content["movable"].bool().to(device)
         movable = trained_movable if movable is None else movable & trained_movable

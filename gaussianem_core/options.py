@@ -16,7 +16,9 @@ Each field carries, beside pydantic's type, default and bounds, a ``json_schema_
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -177,22 +179,24 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     @field_validator("map_thres")
     @classmethod
     def _level(cls, value: str) -> str:
-        if value != "auto":
-            try:
-                float(value)
-            except ValueError:
-                raise ValueError("must be a number or auto") from None
+        with contextlib.suppress(ValueError):
+            if value == "auto" or math.isfinite(float(value)):
+                return value
+        raise ValueError("must be a number or auto")
+
+    @field_validator("size", "downsample_size")
+    @classmethod
+    def _even(cls, value: int | None) -> int | None:
+        if value is not None and value % 2:
+            raise ValueError("must be even")
         return value
 
     @model_validator(mode="after")
     def _ordered(self) -> PreprocessOptions:
         if self.scale_max <= self.scale_min:
-            raise ValueError(f"scale_max must exceed scale_min ({self.scale_max} <= {self.scale_min})")
-        for name, value in (("size", self.size), ("downsample_size", self.downsample_size)):
-            if value is not None and value % 2:
-                raise ValueError(f"{name} must be even (got {value})")
+            raise ValueError(f"scale_max must exceed scale_min, {self.scale_min:g} (got {self.scale_max:g})")
         if self.size and self.downsample_size and self.downsample_size > self.size:
-            raise ValueError(f"downsample_size must not exceed size ({self.downsample_size} > {self.size})")
+            raise ValueError(f"downsample_size must not exceed size, {self.size} (got {self.downsample_size})")
         return self
 
 
@@ -265,8 +269,8 @@ class TrainOptions(ComputeOptions, JobOptions):
     w_latent: float | None = option(
         None, "weight of the latent neighbour term (from the third epoch)", group="Losses", ge=0, advanced=True
     )
-    pairs: int = option(
-        0, "neighbour pairs drawn per step; 0 takes all", group="Losses", ge=0, advanced=True
+    pairs: int | None = option(
+        None, "neighbour pairs drawn per step, 0 for all; without it the recipe's", group="Losses", ge=0, advanced=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "arithmetic of the decoder: auto is bfloat16 where that is faster, else float32", group="Compute",
@@ -359,7 +363,8 @@ class AnalyzeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
     @model_validator(mode="after")
     def _percentiles(self) -> AnalyzeOptions:
         if self.trajectory_low >= self.trajectory_high:
-            raise ValueError("trajectory_low must be below trajectory_high")
+            low, high = self.trajectory_low, self.trajectory_high
+            raise ValueError(f"trajectory_low must be below trajectory_high, {high:g} (got {low:g})")
         return self
 
 
@@ -389,9 +394,9 @@ class DecodeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
     @model_validator(mode="after")
     def _one_source(self) -> DecodeOptions:
         if bool(self.z) == bool(self.particle_indices):
-            raise ValueError("give either z or particle_indices")
+            raise ValueError(f"give either z or particle_indices (got {'both' if self.z else 'neither'})")
         if self.particle_indices and not self.latent:
-            raise ValueError("particle_indices needs latent")
+            raise ValueError("particle_indices needs latent (got none)")
         return self
 
 
@@ -507,15 +512,20 @@ def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
 
 
 def explain(error: ValidationError) -> InputError:
-    """The first problem that pydantic found, as an error that names option, rule, value and remedy."""
+    """The first problem that pydantic found, as an error that names option, rule, value and remedy.
+
+    Rules on several options together say "OPTION RULE (got VALUE)", see the models' validators.
+    """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "options"
     rule = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return InputError(f"option {name}", "is unknown", first["input"], "Remove it or correct its name.")
-    value = "nothing" if first["type"] == "missing" else ("the combination" if not first["loc"] else first["input"])
-    label = f"option {name}" if first["loc"] else name
-    return InputError(label, rule, value, "Give a valid value; --help lists the options.")
+    if not first["loc"]:
+        rule, _, value = rule.removesuffix(")").partition(" (got ")
+        return InputError("options", rule, value, "Change one of them; --help lists the options.")
+    value = "nothing" if first["type"] == "missing" else first["input"]
+    return InputError(f"option {name}", rule, value, "Give a valid value; --help lists the options.")
 
 
 def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gaussianem_core.events import JobLog, refuse_existing
 from gaussianem_core.files import atomic_write, check_free_space, disk_errors
 from gaussianem_core.fourier import fourier_crop, fourier_shell_correlation, fsc_area
 from gaussianem_core.gaussians import (
+    LENGTH_TOLERANCE,
     NETWORK_KEYS,
     WORLD,
     Configuration,
@@ -53,7 +54,6 @@ BLOCK_BYTES = 32 << 20
 OTHER_BYTES = 1024
 """Of a particle, beside its image: poses, CTF and its row in the STAR file."""
 
-SIZE_TOLERANCE = 2e-3
 CONTRAST_SIGMAS = 5.0
 
 
@@ -92,7 +92,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     rows, sample = read_sample(images, plans, box, options.seed)
     factor = 1.0 / measure_std(sample)
     gaussians = gaussians.to(device)
-    with gpu_memory_advice(options.batch_size):
+    with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
         data = consensus_data(geometry, sample * np.float32(factor), rows, device)
         amplitude, sigmas = consensus.fit_amplitude(gaussians, data, options.projector)
     check_contrast(amplitude, sigmas, options)
@@ -104,7 +104,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
             with atomic_write(stage / name) as file:
                 np.save(file, array)
         write_particles_star(table, stage / STAR)
-        with gpu_memory_advice(options.batch_size):
+        with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
             gaussians = fit_consensus(gaussians, geometry, stage / STACK, options, device, log)
             report_fsc(gaussians, volume, box, pixel, device, log)
         write_gaussians(gaussians, stage / GAUSSIANS)
@@ -181,7 +181,7 @@ def reference_sampling(images: ImageStack, options: PreprocessOptions) -> tuple[
         raise InputError("particle images", "must have an even box", box, "Extract them again with an even box.")
     if options.size is not None and options.size != box:
         raise InputError("--size", f"must be the images' box, {box}", options.size, "Leave it out or correct it.")
-    if options.apix is not None and abs(options.apix - pixel) > SIZE_TOLERANCE * pixel:
+    if options.apix is not None and abs(options.apix - pixel) > LENGTH_TOLERANCE * pixel:
         raise InputError("--apix", f"must be the images' pixel size, {pixel:.4g} A", options.apix,
                          "Leave it out or correct it.")  # fmt: skip
     return box, pixel
@@ -206,7 +206,7 @@ def read_consensus(options: PreprocessOptions, raw_box: int, raw_pixel: float, l
     if shape[0] == raw_box and (not np.isfinite(pixel) or abs(pixel - 1.0) < 1e-3 < abs(raw_pixel - 1.0)):
         log.message(f"{path.name} has no real pixel size in its header: taken as {raw_pixel:.4g} A", "warning")
         return replace(volume, pixel_size_angstrom=raw_pixel)
-    if not np.isfinite(pixel) or abs(shape[0] * pixel / (raw_box * raw_pixel) - 1) > SIZE_TOLERANCE:
+    if not np.isfinite(pixel) or abs(shape[0] * pixel / (raw_box * raw_pixel) - 1) > LENGTH_TOLERANCE:
         raise InputError(
             "consensus_map", f"must span the images' {raw_box} x {raw_pixel:.4g} A = {raw_box * raw_pixel:.1f} A",
             f"{shape[0]} x {pixel:.4g} A", "Give the map of this refinement, or resample it to the images' box.",

@@ -54,15 +54,10 @@ RECIPES = {
 def choose_recipe(options: TrainOptions) -> Recipe:
     """The named recipe with the options given explicitly."""
     recipe = RECIPES[options.recipe]
-    given = {
-        name: getattr(options, name)
-        for name in ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent")
-        if getattr(options, name) is not None
-    }
+    names = ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent", "pairs")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.latents != "auto":
         given["latents"] = options.latents
-    if options.pairs:
-        given["pairs"] = options.pairs
     return replace(recipe, **given)
 
 

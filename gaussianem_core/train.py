@@ -26,7 +26,6 @@ from gaussianem_core.events import JobLog, refuse_existing, write_atomically
 from gaussianem_core.feed import ImageFeed
 from gaussianem_core.gaussians import load_configuration, load_gaussians, load_mask, write_gaussians
 from gaussianem_core.metadata import column_names, read_particle_column
-from gaussianem_core.mrc import read_map
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.paths import resolve_input
 from gaussianem_core.pose import load_poses
@@ -36,6 +35,8 @@ from gaussianem_core.stack import ImageStack
 from gaussianem_core.trainer import Problem, Trainer
 
 STATE = "training_state.pt"
+WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
+HALVES = ("half1", "half2")
 TEACH_EPOCHS = 2
 PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
@@ -46,7 +47,7 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
     movable = None
     if options.mask:
-        movable = load_mask(resolve_input(options, "mask"), gaussians, lambda path: read_map(path).values)
+        movable = load_mask(resolve_input(options, "mask"), gaussians, configuration)
         log.message(f"{int(movable.sum())} of {len(gaussians)} Gaussians may move")
     rotations, shifts = load_poses(resolve_input(options, "pose"))
     parameters = load_ctf(resolve_input(options, "ctf"))
@@ -88,7 +89,7 @@ def run(options: TrainOptions, log: JobLog) -> None:
         torch.set_num_threads(options.threads)
     out = log.directory
     if not options.resume:
-        refuse_existing(out, [STATE, "weights.0.pkl"], options.overwrite)
+        refuse_existing(out, [STATE, *(path.name for path in out.glob(WEIGHTS)), REFINED], options.overwrite)
     stack_path = resolve_stack(options)
     with contextlib.ExitStack() as cleanup:
         if options.scratch_dir:
@@ -99,7 +100,9 @@ def run(options: TrainOptions, log: JobLog) -> None:
             f"{problem.count} images of {problem.configuration.box} px, {len(problem.gaussians)} Gaussians, "
             f"{recipe.latents} latents, images kept on {problem.feed.place}, {ranks.world} x {device}"
         )
-        with gpu_memory_advice(options.batch):
+        if not options.resume and ranks.rank == 0:
+            remove_results(out)
+        with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
             train(Trainer(problem, recipe, options, device), log, out)
             if options.half_sets:
                 for half, rows in half_rows(options, problem.count, log).items():
@@ -110,15 +113,23 @@ def run(options: TrainOptions, log: JobLog) -> None:
                     train(Trainer(problem.subset(rows), recipe, options, device), log, folder, rows)
 
 
+def remove_results(out: Path) -> None:
+    """Take away what an earlier training left in ``out``: of more epochs, its last files would pass for the new."""
+    for folder in (out, *(out / half for half in HALVES)):
+        for pattern in (STATE, WEIGHTS, "probes/epoch_*.npz"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
 def half_rows(options: TrainOptions, count: int, log: JobLog) -> dict[str, np.ndarray]:
     """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or odd and even rows."""
     star = Path(options.source_dir) / "particles.star"
     if star.exists() and "rlnRandomSubset" in column_names(star):
         subset = np.asarray(read_particle_column(star, "rlnRandomSubset")).astype(int)
         if len(subset) == count and set(np.unique(subset)) == {1, 2}:
-            return {"half1": np.flatnonzero(subset == 1), "half2": np.flatnonzero(subset == 2)}
+            return {half: np.flatnonzero(subset == i) for i, half in enumerate(HALVES, start=1)}
     log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
-    return {"half1": np.arange(0, count, 2), "half2": np.arange(1, count, 2)}
+    return {half: np.arange(i, count, 2) for i, half in enumerate(HALVES)}
 
 
 def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = None) -> None:
@@ -133,8 +144,9 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
     while trainer.epoch < trainer.epochs:
         try:
+            if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
+                hand_over(trainer, log)
             trainer.run_epoch(log)
-            hand_over(trainer, log)
         except AbortRequested:
             if main:
                 save_checkpoint(trainer.state(), out / STATE)
@@ -159,7 +171,7 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
 def hand_over(trainer: Trainer, log: JobLog) -> None:
     """When the encoder's epochs are over, and halfway from there to the end: every latent refined at once."""
     recipe, epoch = trainer.recipe, trainer.epoch
-    if recipe.latents != "both" or not recipe.refine or epoch == trainer.epochs:
+    if recipe.latents != "both" or not recipe.refine:
         return
     if epoch == trainer.handover:
         infer.encode_all(trainer, log)
@@ -203,9 +215,9 @@ def write_results(
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)
     gaussians = trainer.model.gaussians
-    write_gaussians(gaussians, out / "point_cloud.ply")
+    write_gaussians(gaussians, out / REFINED)
     noise = {"frequency_per_pixel": trainer.frequency.tolist(), "power": trainer.noise_power.tolist()}
     write_atomically(out / "noise_spectrum.json", json.dumps(noise) + "\n")
     log.artifact("checkpoint", weights, "trained network", final=True)
     log.artifact("latents", latents, "latents of all particles")
-    log.artifact("gaussians", out / "point_cloud.ply", "refined consensus Gaussians")
+    log.artifact("gaussians", out / REFINED, "refined consensus Gaussians")

@@ -93,7 +93,6 @@ class Trainer:
         self.batch = min(options.batch, problem.count // self.ranks.world)
         self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
         self.epochs = options.epoch or automatic_epochs(self.steps_per_epoch)
-        self.total_steps = self.steps_per_epoch * self.epochs
         self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
         self.encode_now = recipe.latents in ("encoder", "both")
         generator = torch.Generator().manual_seed(options.seed)
@@ -113,6 +112,10 @@ class Trainer:
         self._eager = 0
         self._make_optimisers()
         self._make_buffers()
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
 
     # -- set-up ------------------------------------------------------------------------------------------------
 
@@ -427,16 +430,26 @@ class Trainer:
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
             "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
+            "handover": self.handover,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`. Raises InputError if it belongs to other data or options."""
-        own = {"count": self.problem.count, "batch": self.batch * self.ranks.world, "seed": self.options.seed,
-               "epochs": self.epochs}  # fmt: skip
+        """Take over :meth:`state`, with more epochs if the options ask for them; latents that are free stay free.
+
+        Raises InputError if it belongs to other data or options, or has more epochs behind it than are asked for.
+        """
+        own = {"count": self.problem.count, "batch": self.batch * self.ranks.world, "seed": self.options.seed}
         for name, now in own.items():
             if state[name] != now:
                 raise InputError(f"--resume: {name}", f"must be that of the checkpoint, {state[name]}", now,
                                  "Resume with the options of the first run.")  # fmt: skip
+        if self.options.epoch is None:
+            self.epochs = int(state["epochs"])
+        if self.epochs < state["epoch"]:
+            raise InputError("--epoch", f"must not be less than the {state['epoch']} epochs behind the checkpoint",
+                             self.epochs, "Give more, or leave it out.")  # fmt: skip
+        if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
+            self.handover = int(state["handover"])
         try:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])

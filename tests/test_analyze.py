@@ -135,6 +135,15 @@ def test_labels_go_to_the_input_rows(folder: Path) -> None:
     assert not (out / "kmeans" / "classes.star").exists()
 
 
+def test_labels_of_an_earlier_analysis_are_renewed(folder: Path) -> None:
+    out, _ = run(folder)
+    (out / "particles.star").replace(folder / "particles.star")
+    out, _ = run(folder, nclass=2, overwrite=True)
+    classes = np.load(out / "analysis.npz")["labels"]
+    assert set(classes) == {1, 2}
+    np.testing.assert_array_equal(read_particle_column(out / "particles.star", "gaussianemClass"), classes)
+
+
 def test_without_a_star(folder: Path) -> None:
     (folder / "particles.star").unlink()
     out, _ = run(folder)

@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from gaussianem_core.domains import domain_mask, find_domains
 from gaussianem_core.errors import InputError
-from gaussianem_core.gaussians import Gaussians, load_mask
-from gaussianem_core.mrc import read_map, write_map
+from gaussianem_core.gaussians import Configuration, Gaussians, load_mask
+from gaussianem_core.mrc import write_map
 
 
 def arm_and_core(frames: int = 12, noise: float = 0.0, lid: bool = False):
@@ -70,14 +70,15 @@ def test_masks_of_domains_choose_their_gaussians_as_the_training_reads_them(tmp_
     box = 48
     voxels = box // 2 + rest * box / 2
     gaussians = Gaussians(torch.tensor(rest), torch.zeros(len(rest)), torch.zeros(len(rest)), 0.01, 0.1)
+    configuration = Configuration(box, 2.0, 0.01, 0.1, 1.0, True, True, {}, {})
     masks = [domain_mask(voxels, found.labels, k, box, reach_voxels=1.5, edge_voxels=2.0) for k in range(2)]
     for k, mask in enumerate(masks):
         assert mask.min() >= 0 and mask.max() == 1
         write_map(tmp_path / f"{k}.mrc", mask, 2.0)
-        chosen = load_mask(tmp_path / f"{k}.mrc", gaussians, lambda p: read_map(p).values).numpy()
+        chosen = load_mask(tmp_path / f"{k}.mrc", gaussians, configuration).numpy()
         # Gaussians of the border may fall on a voxel of the neighbour
         assert (chosen == (found.labels == k)).mean() > 0.97
         np.save(tmp_path / f"{k}.npy", (found.labels == k).astype(np.uint8))
-        again = load_mask(tmp_path / f"{k}.npy", gaussians, None).numpy()
+        again = load_mask(tmp_path / f"{k}.npy", gaussians, configuration).numpy()
         assert np.array_equal(again, found.labels == k)
     assert (np.minimum(*masks) > 0.5).mean() < 0.01

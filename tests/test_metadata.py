@@ -24,7 +24,7 @@ from gaussianem_core.metadata import (
 from gaussianem_core.metadata_cs import load_cs, pose_to_angles
 from gaussianem_core.metadata_relion import CTF_COLUMNS, POSE_COLUMNS
 from gaussianem_core.metadata_star import find_particle_table, quote, read_column, scan_star, split_row
-from gaussianem_core.metadata_write import write_cs_rows, write_star
+from gaussianem_core.metadata_write import write_cs_rows, write_star, write_star_rows
 from gaussianem_core.pose import rotations_from_angles
 
 
@@ -470,6 +470,19 @@ def test_appended_columns(data: Path, project: Path) -> None:
             assert words[:-2] == split_row(before)
 
 
+def test_renewed_columns(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.star"
+    source.write_text('data_\n\nloop_\n_rlnImageName #1\n_gemNote #2\n_rlnAngleRot #3\n'
+                      '1@a.mrcs "old note" 1.50\n  2@a.mrcs "" 2.50  # comment\n3@a.mrcs\tx 3.50\n')  # fmt: skip
+    target = tmp_path / "out.star"
+    new = {"rlnAngleRot": [7, 8, 9], "gemNote": ["a b", "c", ""], "gemMore": [1, 2, 3]}
+    assert write_star_rows(source, target, [0, 1, 2], new, renew=True) == 3
+    assert target.read_text().splitlines()[3:] == [
+        "_rlnImageName #1", "_gemNote #2", "_rlnAngleRot #3", "_gemMore #4",
+        '1@a.mrcs "a b" 7 1', "  2@a.mrcs c 8 2  # comment", '3@a.mrcs\t"" 9 3',
+    ]  # fmt: skip
+
+
 def test_appending_is_refused(data: Path, tmp_path: Path) -> None:
     table = read_particles(data / "star/relion2.star", find_stacks=False)
     target = tmp_path / "out.star"
@@ -541,7 +554,7 @@ def test_missing_column_is_named(data: Path, project: Path, column: str) -> None
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("relion2.star", "25150.700000", "nan", r"defocus_u_angstrom.*finite.*row 3"),
+        ("relion2.star", "25150.700000", "nan", r"defocus U.*finite.*row 3"),
         ("relion2.star", "25150.700000", "abc", r"rlnDefocusU, row 3.*number.*abc"),
         ("relion2.star", "20.250000", '""', r"rot, tilt, psi.*row 1"),
         ("relion2.star", "-70.000000", "inf", r"rot, tilt, psi.*row 3"),
@@ -554,14 +567,14 @@ def test_missing_column_is_named(data: Path, project: Path, column: str) -> None
         ("relion2.star", "_rlnImageName ", "_rlnOther ", r"column rlnImageName"),
         ("relion2.star", "data_images", "images", r"data_ block"),
         ("relion31_optics_last.star", "Talos 2 ", "Talos 7 ", r"once.*group 7 2 times"),
-        ("relion31_optics_last.star", "Talos 2 ", "Talos 3 ", r"groups in data_optics \(3, 7\).*2.0 in rows 2, 3"),
+        ("relion31_optics_last.star", "Talos 2 ", "Talos 3 ", r"groups in data_optics \(3, 7\).*got 2 in rows 2, 3"),
         ("relion31_optics_last.star", "_rlnOpticsGroup #3", "_rlnOther #3", r"rlnOpticsGroup, as there are 2"),
         ("relion31_optics_last.star", "_rlnOpticsGroup #2", "_rlnOther #2", r"data_optics: must have the column"),
         ("relion31_optics_last.star", "1.250000 16 2", "1.250000 32 2", r"image size.*16 pixels.*32 in rows 1, 4"),
         ("relion31_optics_last.star", "1.250000 16 2", "1.250000 16 3", r"2D images.*subtomograms"),
         ("relion31_optics_last.star", "Krios, second session\"", "Krios, second session", r"8 values"),
         ("relion5_one_optics_list.star", "_rlnOpticsGroup ", "_rlnOther ", r"data_optics: must have the column"),
-        ("relion31_optics_last.star", "300.000000 2.7", "0 2.7", r"voltage_kv.*positive.*rows 1, 4"),
+        ("relion31_optics_last.star", "300.000000 2.7", "0 2.7", r"column voltage: .*positive.*got 0 in rows 1, 4"),
     ],
 )  # fmt: skip
 def test_faulty_star(data: Path, project: Path, name: str, old: str, new: str, message: str) -> None:
@@ -603,7 +616,7 @@ def test_no_particles_and_no_file(data: Path, tmp_path: Path) -> None:
 
 def test_pixel_size_given_must_agree(data: Path, project: Path) -> None:
     path = data / "star/relion31_optics_last.star"
-    with pytest.raises(InputError, match=r"agree with the 1.25 A/px.*2.0 in rows 2, 3"):
+    with pytest.raises(InputError, match=r"agree with the 1.25 A/px.*got 2 in rows 2, 3"):
         read_particles(path, project_dir=project, pixel_size_angstrom=1.25)
     table = read_particles(data / "star/relion2.star", project_dir=project, pixel_size_angstrom=1.0004)
     assert set(table.pixel_size_angstrom) == {1.0}

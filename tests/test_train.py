@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plyfile import PlyData
 
-from gaussianem_core import losses, posterior
+from gaussianem_core import infer, losses, posterior
 from gaussianem_core.checkpoint import load_checkpoint, load_latents
 from gaussianem_core.cli import main
 from gaussianem_core.errors import InputError
 from gaussianem_core.evaluate import probe_accuracy
 from gaussianem_core.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
-from gaussianem_core.gaussians import load_configuration, load_gaussians
+from gaussianem_core.gaussians import load_configuration, load_gaussians, load_mask
+from gaussianem_core.mrc import write_map
 from gaussianem_core.network import load_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.stack import ImageStack
-from gaussianem_core.trainer import encoder_window
+from gaussianem_core.trainer import Trainer, encoder_window
 
 SMALL = [
     "--qdim", "32", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "32", "--gaussian_klayers", "1",
@@ -101,6 +104,54 @@ def test_resume_equals_uninterrupted(two_states: Path) -> None:
         torch.testing.assert_close(again[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
+def test_stopped_in_the_hand_over_goes_on_as_if_it_had_not(
+    two_states: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--epoch", "4", "--seed", "3")
+    assert run_train(two_states, "straight", *given) == 0
+    encode_all, refine = infer.encode_all, infer.refine
+
+    def stop(trainer: Trainer, log: JobLog, *more: float) -> dict[str, torch.Tensor]:
+        (log.directory / ABORT).touch()
+        return refine(trainer, log, *more)
+
+    monkeypatch.setattr(infer, "refine", stop)  # the user's wish comes when the latents are being refined
+    assert run_train(two_states, "stopped", *given) == 3
+    monkeypatch.setattr(infer, "refine", refine)
+    encoded: list[int] = []
+    monkeypatch.setattr(infer, "encode_all", lambda t, log: (encoded.append(t.epoch), encode_all(t, log))[1])
+    assert run_train(two_states, "stopped", *given, "--resume") == 0
+    assert encoded == [2]
+    ends = [load_latents(two_states / name / "weights.3.output.pkl")["z_mu"] for name in ("straight", "stopped")]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-4, atol=1e-5)
+
+
+def test_more_epochs_and_fewer(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = two_states / "longer"
+    assert run_train(two_states, "longer", "--epoch", "3") == 0
+    assert run_train(two_states, "longer", "--epoch", "1", "--resume") == 2
+    assert "must not be less than the 3 epochs" in capsys.readouterr().err
+    assert (out / "weights.2.output.pkl").exists(), "a refusal loses nothing"
+    assert run_train(two_states, "longer", "--epoch", "5", "--resume") == 0
+    assert load_checkpoint(out / "weights.4.pkl")["epoch"] == 4
+    assert run_train(two_states, "longer", "--resume") == 0  # as long as before: only the end is done again
+    assert not (out / "weights.5.pkl").exists()
+    # Files of more epochs than the new training has would pass for its last.
+    assert run_train(two_states, "longer", "--epoch", "2", "--overwrite") == 0
+    assert {path.name for path in out.glob("weights.*")} == {
+        "weights.0.pkl", "weights.1.pkl", "weights.1.output.pkl"
+    }  # fmt: skip
+    assert len(list((out / "probes").iterdir())) == 2
+
+
+def test_results_are_not_written_over_the_input(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(two_states / "pre", two_states / "published", ignore=shutil.ignore_patterns("RELION*"))
+    before = (two_states / "published" / "point_cloud.ply").read_bytes()
+    assert run_train(two_states, "published", "--epoch", "1") == 2
+    assert "point_cloud.ply" in capsys.readouterr().err
+    assert (two_states / "published" / "point_cloud.ply").read_bytes() == before
+
+
 def test_abort_file(two_states: Path) -> None:
     out = two_states / "aborted"
     out.mkdir()
@@ -111,8 +162,8 @@ def test_abort_file(two_states: Path) -> None:
 
 
 def test_published_recipe_runs(two_states: Path) -> None:
-    assert run_train(two_states, "published", "--epoch", "3", "--recipe", "published") == 0
-    events, _ = read_events(two_states / "published" / "events.jsonl")
+    assert run_train(two_states, "recipe", "--epoch", "3", "--recipe", "published") == 0
+    events, _ = read_events(two_states / "recipe" / "events.jsonl")
     last = [e["values"] for e in events if e["type"] == "metric" and e["stage"] == "train"][-1]
     assert {"data", "kl", "embedding", "distance", "direction", "spacing", "latent"} <= set(last)
 
@@ -124,8 +175,31 @@ def test_mask_keeps_gaussians_still(two_states: Path) -> None:
     keep = (gaussians.positions[:, 2].abs() > 0.25).numpy().astype(np.uint8)
     np.save(pre / "mask_indices.npy", keep)
     assert run_train(two_states, "masked", "--epoch", "1", "--mask", "mask_indices.npy") == 0
-    np.save(pre / "short.npy", keep[:-1])
-    assert run_train(two_states, "masked2", "--epoch", "1", "--mask", "short.npy") == 2
+    np.savetxt(pre / "mask.txt", keep, fmt="%d")
+    np.testing.assert_array_equal(load_mask(pre / "mask.txt", gaussians, configuration), keep.astype(bool))
+
+
+def test_masks_that_do_not_fit(two_states: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = len(PlyData.read(two_states / "pre" / "point_cloud.ply")["vertex"])
+    np.save(tmp_path / "short.npy", np.ones(count - 1))
+    np.save(tmp_path / "values.npy", np.full(count, 3))
+    np.save(tmp_path / "nothing.npy", np.zeros(count))
+    half = np.zeros((32, 32, 32), np.float32)
+    half[:16] = 1
+    write_map(tmp_path / "long.mrc", half, 6.0)  # the images span 16 x 6 A
+    write_map(tmp_path / "flat.mrc", half[:20], 3.0)
+    for name, words in {
+        "short.npy": f"must be {count} values 0 or 1, one a Gaussian (got the shape ({count - 1},))",
+        "values.npy": "(got 3)", "nothing.npy": "at least one Gaussian", "long.mrc": "must be a cube of 96.0 A",
+        "flat.mrc": "must be a cube of 96.0 A",
+    }.items():  # fmt: skip
+        assert run_train(two_states, "masked2", "--epoch", "1", "--mask", str(tmp_path / name)) == 2
+        assert words in capsys.readouterr().err
+    configuration = load_configuration(two_states / "pre" / "cfg.json")
+    gaussians = load_gaussians(two_states / "pre" / "point_cloud.ply", 0.01, 0.1)
+    write_map(tmp_path / "fine.mrc", half, 3.0)  # the same length in another box
+    chosen = load_mask(tmp_path / "fine.mrc", gaussians, configuration).numpy()
+    np.testing.assert_array_equal(chosen, (16 + gaussians.positions[:, 2].numpy() * 16).round() < 16)
 
 
 def test_refusals(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
