@@ -12,7 +12,7 @@ class Recipe:
     """Losses, rates and schedule. ``w_*`` weigh the neighbour terms of ``losses``; rates are Adam's."""
 
     likelihood: str  # "squared" (Gaussian noise, nats per pixel) or "l1"
-    latents: str  # "free", "encoder" or "both" (from the encoder first, then free)
+    latents: str  # "linear" (free, from the linear model), "free", "encoder" or "both" (encoder first, then free)
     lr: float
     lr_latent: float
     lr_density: float  # raw density and raw scale of the consensus Gaussians; 0 keeps them
@@ -33,16 +33,17 @@ class Recipe:
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
-    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway on, and at the end
+    refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
+    refinements: int = 1  # ... after equal parts of the epochs with free latents, and when the encoder hands over
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
 
 
 RECIPES = {
     "default": Recipe(
-        likelihood="squared", latents="both", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=0.3,
-        w_rigidity=1e-3, scale_prior=0.2, beta_start=0.1, beta_full=0.3, final_rate=0.02, head_scale=0.1,
-        encoder_share=0.5, refine=2, candidates=24, pairs=8192,
+        likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
+        w_rigidity=1e-3, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
+        encoder_share=0.5, refine=2, refinements=3, candidates=24, pairs=8192,
     ),
     "published": Recipe(
         likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,

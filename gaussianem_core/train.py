@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import torch
 
-from gaussianem_core import infer
+from gaussianem_core import infer, subspace
 from gaussianem_core.checkpoint import save_checkpoint, save_latents
 from gaussianem_core.ctf import load_ctf
 from gaussianem_core.device import choose_device, distributed, gpu_memory_advice
@@ -131,6 +131,9 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
     if trainer.options.resume and (out / STATE).exists():
         trainer.restore(torch.load(out / STATE, map_location="cpu", weights_only=True))
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
+    elif recipe.latents == "linear":
+        subspace.teach_decoder(trainer, subspace.fit(trainer, log), log)
+        write_probe(trainer, log, out)
     while trainer.epoch < trainer.epochs:
         try:
             trainer.run_epoch(log)
@@ -157,13 +160,13 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
 
 
 def hand_over(trainer: Trainer, log: JobLog) -> None:
-    """When the encoder's epochs are over, and halfway from there to the end: every latent refined at once."""
+    """Every latent refined at once: when the encoder's epochs are over, and at the recipe's shares of the training."""
     recipe, epoch = trainer.recipe, trainer.epoch
-    if recipe.latents != "both" or not recipe.refine or epoch == trainer.epochs:
+    if recipe.latents == "encoder" or not recipe.refine or epoch == trainer.epochs:
         return
-    if epoch == trainer.handover:
+    if recipe.latents == "both" and epoch == trainer.handover:
         infer.encode_all(trainer, log)
-    if epoch in (trainer.handover, (trainer.handover + trainer.epochs + 1) // 2):
+    if epoch in trainer.refinements:
         infer.refine(trainer, log, recipe.refine, recipe.candidates, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()

@@ -95,6 +95,9 @@ class Trainer:
         self.epochs = options.epoch or automatic_epochs(self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * self.epochs
         self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
+        first = self.handover if recipe.latents == "both" else 0
+        parts = 1 + recipe.refinements
+        self.refinements = {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
         self.encode_now = recipe.latents in ("encoder", "both")
         generator = torch.Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)
@@ -106,6 +109,7 @@ class Trainer:
                 last.bias.mul_(recipe.head_scale)
         self.model = Model(network, problem.gaussians, recipe.lr_density > 0).to(device)
         self.table = posterior.new_table(problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH)
+        self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
         self.pairs = losses.find_pairs(problem.gaussians.positions)
         self.window = encoder_window(problem.configuration, device)
         self.epoch, self.step_in_epoch = 0, 0
@@ -219,7 +223,7 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Total loss, and its terms (see TERMS), for a batch with the latent posterior given."""
         recipe, pixels = self.recipe, self.box**2
-        z = mean + noise * (0.5 * log_variance).exp()
+        z = (mean + noise * (0.5 * log_variance).exp()) * self.active
         embedding = self.model.embed()
         parameters = self.problem.ctf[rows]
         projections, deformed = self.render(z, rows, embedding)
@@ -426,7 +430,7 @@ class Trainer:
             "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
-            "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
+            "active": self.active, "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -450,7 +454,7 @@ class Trainer:
                 cuda = self.device.type == "cuda"
                 group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
         self.table.load(state["table"])
-        for name in ("noise_power", "residual_power", "residual_count"):
+        for name in ("active", "noise_power", "residual_power", "residual_count"):
             getattr(self, name).copy_(state[name])
         if self.bank is not None:
             self.bank.copy_(state["bank"])
