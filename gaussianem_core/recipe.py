@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gaussianem_core.options import TrainOptions
 
@@ -50,12 +51,16 @@ RECIPES = {
         w_embedding=1e-5, w_distance=1e-2, w_direction=1e-5, w_spacing=1e-3, w_latent=1e-6,
     ),
 }  # fmt: skip
+# Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
+UNLED: dict[str, Any] = {"beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "refinements": 1}
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:
     """The named recipe with the options given explicitly."""
     recipe = RECIPES[options.recipe]
-    given = {
+    if recipe.latents == "linear" and options.latents not in ("auto", "linear"):
+        recipe = replace(recipe, **UNLED)
+    given: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent")
         if getattr(options, name) is not None

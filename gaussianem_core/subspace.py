@@ -43,7 +43,7 @@ BATCH = (32, 256)
 HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard errors that a component must gain
 LAST_RATE = 0.05  # of a fit, as a share of its first
 DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
-MOST_BYTES = {"cuda": 2 << 30, "cpu": 1 << 28}  # of one batch's spectra
+MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one batch
 TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 64, 512, 1e-3
 
 
@@ -141,8 +141,9 @@ def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', 
 
 def batch_size(trainer: Trainer) -> int:
     """Particles of one step on each process: a hundredth of them, within BATCH and what the memory holds."""
-    box, zdim = trainer.box, trainer.table.zdim
-    bytes_each = 8 * 3 * (zdim + 1) * box * (box // 2 + 1)
+    box, gaussians = trainer.box, len(trainer.problem.gaussians)
+    # Spectra, three at a time, and positions, densities and what projecting them takes, for K + 1 latents.
+    bytes_each = (trainer.table.zdim + 1) * (8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians)
     fits = max(1, MOST_BYTES[trainer.device.type] // bytes_each)
     wanted = int(np.clip(trainer.problem.count // (100 * trainer.ranks.world), *BATCH))
     return max(1, min(wanted, fits, trainer.problem.count // trainer.ranks.world))
@@ -279,7 +280,7 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
         chosen = torch.randint(len(gaussians), (TEACH_GAUSSIANS,), device=trainer.device)
         spread = (0.5 * table.log_variance[rows]).exp() * trainer.active
         z = table.mean[rows] + torch.randn_like(spread) * spread
-        density, position = network.decode(z, trainer.model.embed()[chosen], trainer.options.precision)
+        density, position = network.decode(z, trainer.model.embed()[chosen])
         change = torch.einsum("bk,kmd->bmd", z[:, : len(target)], target[:, chosen])
         error = ((torch.cat([position, density[..., None]], dim=-1) - change) / unit).square().mean()
         optimiser.zero_grad()

@@ -1,9 +1,10 @@
 """Train: prepared particles -> network, refined Gaussians and the latent of every particle (method: Train).
 
 One step: latents of the batch -> deformed Gaussians -> projections -> CTF -> likelihood of the images, plus the KL
-term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from the image
-encoder first, which finds the order in them; then each particle's latent is its own, brought to its maximum a
-posteriori against its image (see ``infer``), while decoder and Gaussians go on learning.
+term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from a linear
+model of the motion (see ``subspace``), which finds the order in them; then each particle's latent is its own, brought
+to its maximum a posteriori against its image every few epochs (see ``infer``), while decoder and Gaussians go on
+learning. The published recipe takes them from the image encoder.
 """
 
 from __future__ import annotations

@@ -430,7 +430,8 @@ class Trainer:
             "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
-            "active": self.active, "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
+            "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
+            "active": self.active,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:

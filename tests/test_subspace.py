@@ -30,7 +30,8 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_trainer(folder: Path, log: JobLog) -> Trainer:
     options = TrainOptions(source_dir=str(folder / "pre"), device="cpu", batch=20, epoch=1, precision="float32")
     device = torch.device("cpu")
-    trainer = Trainer(load_problem(options, device, log, resolve_stack(options)), choose_recipe(options), options, device)
+    problem = load_problem(options, device, log, resolve_stack(options))
+    trainer = Trainer(problem, choose_recipe(options), options, device)
     trainer.estimate_noise()
     return trainer
 
@@ -59,7 +60,7 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path) -> None:
         subspace.teach_decoder(trainer, fields, log)
         with torch.no_grad():
             rows = torch.arange(100)
-            density, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
+            _, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
             wanted = torch.einsum("bk,kmd->bmd", trainer.table.mean[rows, :used], fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
         assert error < 0.2
