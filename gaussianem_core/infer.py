@@ -47,7 +47,9 @@ def refine(
     """
     trainer.model.eval()
     table, ranks, problem, device = trainer.table, trainer.ranks, trainer.problem, trainer.device
-    active = posterior.active_dimensions(table.mean, table.log_variance)
+    active = torch.nonzero(trainer.active)[:, 0]
+    if trainer.recipe.latents != "linear":
+        active = posterior.active_dimensions(table.mean, table.log_variance)
     embedding, weight = trainer.model.embed(), trainer.weight(1.0)
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = table.mean[torch.from_numpy(drawn).to(device)]

@@ -248,8 +248,9 @@ class TrainOptions(ComputeOptions, JobOptions):
         None, "learning rate of the per-particle latents; without it the recipe's", group="Training", gt=0,
         advanced=True,
     )
-    latents: Literal["auto", "encoder", "free", "both"] = option(
-        "auto", "latents from the image encoder, free per particle, or encoder first and then refined",
+    latents: Literal["auto", "linear", "encoder", "free", "both"] = option(
+        "auto", "latents from a linear model and then refined per particle, from the image encoder, free per particle, "
+        "or encoder first and then refined",
         group="Training", advanced=True,
     )
     warmup_steps: int = option(200, "steps of linear learning-rate warm-up", group="Training", ge=0, advanced=True)

@@ -111,8 +111,8 @@ def gauss_newton(
     damping = torch.full((batch, 1, 1), 1e-3, device=z.device)
     for iteration in range(iterations + 1):
         spectra = render(z[:, None] + offsets)
-        residual = _flat((image - spectra[:, 0]) * root)
-        jacobian = _flat((spectra[:, 1:] - spectra[:, :1]) * (root / difference))
+        residual = flat((image - spectra[:, 0]) * root)
+        jacobian = flat((spectra[:, 1:] - spectra[:, :1]) * (root / difference))
         data = 0.5 * residual.square().sum(-1)
         energy = data + 0.5 * prior_precision * z.square().sum(-1)
         curvature = torch.einsum("bip,bjp->bij", jacobian, jacobian) + prior_precision * eye
@@ -141,7 +141,7 @@ def gauss_newton(
     return best_z, log_variance, -best_data
 
 
-def _flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real
+def flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real
     return torch.view_as_real(spectrum).flatten(-3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gaussianem_core.options import TrainOptions
 
@@ -12,7 +13,7 @@ class Recipe:
     """Losses, rates and schedule. ``w_*`` weigh the neighbour terms of ``losses``; rates are Adam's."""
 
     likelihood: str  # "squared" (Gaussian noise, nats per pixel) or "l1"
-    latents: str  # "free", "encoder" or "both" (from the encoder first, then free)
+    latents: str  # "linear" (free, from the linear model), "free", "encoder" or "both" (encoder first, then free)
     lr: float
     lr_latent: float
     lr_density: float  # raw density and raw scale of the consensus Gaussians; 0 keeps them
@@ -33,29 +34,34 @@ class Recipe:
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
-    refine: int = 0  # Gauss-Newton iterations of the latents when the encoder hands over, halfway on, and at the end
+    refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
+    refinements: int = 1  # ... after equal parts of the epochs with free latents, and when the encoder hands over
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
 
 
 RECIPES = {
     "default": Recipe(
-        likelihood="squared", latents="both", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=0.3,
-        w_rigidity=1e-3, scale_prior=0.2, beta_start=0.1, beta_full=0.3, final_rate=0.02, head_scale=0.1,
-        encoder_share=0.5, refine=2, candidates=24, pairs=8192,
+        likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
+        w_rigidity=1e-3, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
+        encoder_share=0.5, refine=2, refinements=3, candidates=24, pairs=8192,
     ),
     "published": Recipe(
         likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,
         w_embedding=1e-5, w_distance=1e-2, w_direction=1e-5, w_spacing=1e-3, w_latent=1e-6,
     ),
 }  # fmt: skip
+# Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
+UNLED: dict[str, Any] = {"beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "refinements": 1}
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:
     """The named recipe with the options given explicitly."""
     recipe = RECIPES[options.recipe]
+    if recipe.latents == "linear" and options.latents not in ("auto", "linear"):
+        recipe = replace(recipe, **UNLED)
     names = ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent", "pairs")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.latents != "auto":
         given["latents"] = options.latents
     return replace(recipe, **given)

@@ -1,9 +1,10 @@
 """Train: prepared particles -> network, refined Gaussians and the latent of every particle (method: Train).
 
 One step: latents of the batch -> deformed Gaussians -> projections -> CTF -> likelihood of the images, plus the KL
-term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from the image
-encoder first, which finds the order in them; then each particle's latent is its own, brought to its maximum a
-posteriori against its image (see ``infer``), while decoder and Gaussians go on learning.
+term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from a linear
+model of the motion (see ``subspace``), which finds the order in them; then each particle's latent is its own, brought
+to its maximum a posteriori against its image every few epochs (see ``infer``), while decoder and Gaussians go on
+learning. The published recipe takes them from the image encoder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 import torch
 
-from gaussianem_core import infer
+from gaussianem_core import infer, subspace
 from gaussianem_core.checkpoint import save_checkpoint, save_latents
 from gaussianem_core.ctf import load_ctf
 from gaussianem_core.device import choose_device, distributed, gpu_memory_advice
@@ -142,6 +143,10 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
     if trainer.options.resume and (out / STATE).exists():
         trainer.restore(torch.load(out / STATE, map_location="cpu", weights_only=True))
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
+    elif recipe.latents == "linear":
+        subspace.teach_decoder(trainer, subspace.fit(trainer, log), log)
+        if main:
+            write_probe(trainer, log, out)
     while trainer.epoch < trainer.epochs:
         try:
             if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
@@ -169,13 +174,13 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
 
 
 def hand_over(trainer: Trainer, log: JobLog) -> None:
-    """When the encoder's epochs are over, and halfway from there to the end: every latent refined at once."""
+    """Every latent refined at once: when the encoder's epochs are over, and at the recipe's shares of the training."""
     recipe, epoch = trainer.recipe, trainer.epoch
-    if recipe.latents != "both" or not recipe.refine:
+    if recipe.latents == "encoder" or not recipe.refine:
         return
-    if epoch == trainer.handover:
+    if recipe.latents == "both" and epoch == trainer.handover:
         infer.encode_all(trainer, log)
-    if epoch in (trainer.handover, (trainer.handover + trainer.epochs + 1) // 2):
+    if epoch in trainer.refinements:
         infer.refine(trainer, log, recipe.refine, recipe.candidates, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()

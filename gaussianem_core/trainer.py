@@ -105,6 +105,7 @@ class Trainer:
                 last.bias.mul_(recipe.head_scale)
         self.model = Model(network, problem.gaussians, recipe.lr_density > 0).to(device)
         self.table = posterior.new_table(problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH)
+        self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
         self.pairs = losses.find_pairs(problem.gaussians.positions)
         self.window = encoder_window(problem.configuration, device)
         self.epoch, self.step_in_epoch = 0, 0
@@ -185,6 +186,13 @@ class Trainer:
         total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
         return total / shell_sizes(self.box, self.device)
 
+    @property
+    def refinements(self) -> set[int]:
+        """Epochs before which all latents are refined: they cut those with free latents into equal parts."""
+        first = self.handover if self.recipe.latents == "both" else 0
+        parts = 1 + self.recipe.refinements
+        return {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
+
     # -- one step ----------------------------------------------------------------------------------------------
 
     def rate(self, name: str) -> torch.Tensor:
@@ -222,7 +230,7 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Total loss, and its terms (see TERMS), for a batch with the latent posterior given."""
         recipe, pixels = self.recipe, self.box**2
-        z = mean + noise * (0.5 * log_variance).exp()
+        z = (mean + noise * (0.5 * log_variance).exp()) * self.active
         embedding = self.model.embed()
         parameters = self.problem.ctf[rows]
         projections, deformed = self.render(z, rows, embedding)
@@ -430,7 +438,7 @@ class Trainer:
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
             "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
-            "handover": self.handover,
+            "handover": self.handover, "active": self.active,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -463,7 +471,7 @@ class Trainer:
                 cuda = self.device.type == "cuda"
                 group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
         self.table.load(state["table"])
-        for name in ("noise_power", "residual_power", "residual_count"):
+        for name in ("active", "noise_power", "residual_power", "residual_count"):
             getattr(self, name).copy_(state[name])
         if self.bank is not None:
             self.bank.copy_(state["bank"])

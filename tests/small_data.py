@@ -27,10 +27,12 @@ def write_molecule(path: Path, frames: int = 3) -> Path:
     return path
 
 
-def simulate(folder: Path, *more: str, particles: int = COUNT, box: int = BOX, snr: float = 1.0) -> Path:
+def simulate(
+    folder: Path, *more: str, particles: int = COUNT, box: int = BOX, snr: float = 1.0, frames: int = 3
+) -> Path:
     """particles.star, particles.mrcs, consensus.mrc and truth.npz in ``folder``; any box spans 128 A."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = write_molecule(folder / "molecule.npz")
+    model = write_molecule(folder / "molecule.npz", frames)
     words = ["--particles", str(particles), "--box", str(box), "--apix", str(BOX * PIXEL / box), "--snr", str(snr)]
     assert main(["simulate", "--model", str(model), "--job_dir", str(folder), "--device", "cpu", *words, *more]) == 0
     return folder

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import accuracy
+import torch
+from benchmarks import accuracy, observer
+from small_data import preprocess, simulate
 
 SCRIPT = Path(accuracy.__file__)
 
@@ -31,9 +33,23 @@ def test_quick_run_on_a_cpu(tmp_path: Path) -> None:
     assert limit == pytest.approx(11 / 24)
     assert all(0 < line[f"area_{name}"] <= limit for name in ("model", "model_masked", "consensus", "mean_map"))
     assert line["latent_error"] > 0 and line["images_per_second"] > 0
+    assert line["bound"]["particles"] == 20 and line["bound"]["posterior_width"] > 0
     assert set(line["seconds"]) == {"simulate", "preprocess", "train", "evaluate"}
     assert f"{line['area_model']:.3f}" in done.stdout and "images/s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
+
+
+def test_the_observer_knows_every_state_in_clear_images_and_none_in_noise(tmp_path: Path) -> None:
+    found = {}
+    for name, snr in (("clear", 20.0), ("noise", 1e-6)):
+        source = simulate(tmp_path / name, "--missing", "arm", particles=60, snr=snr, frames=9)
+        ctf = tmp_path / "clear" / "pre" / "ctf.npy"  # the same seed drew the same CTFs
+        assert ctf.exists() or preprocess(source, ctf.parent) == 0
+        found[name] = observer.observe(source, ctf, 60, torch.device("cpu"))
+    # An absent arm says nothing of where it would be: the width of the rest is that of the truth, a few digits off.
+    assert found["clear"]["occupancy_accuracy"] == 1.0
+    assert found["clear"]["latent_error"] < 0.6 * found["noise"]["latent_error"]
+    assert found["noise"]["posterior_width"] == pytest.approx(np.linspace(0, 1, 9).std(), rel=0.02)
 
 
 def test_failed_step_is_told(tmp_path: Path) -> None:

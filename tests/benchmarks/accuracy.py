@@ -3,8 +3,9 @@
 Each case runs through the public commands with their default options, in processes of their own, and gives one line
 of a table: area under the FSC with the true volume of each particle (CryoBench's way; limit (D/2 - 1) / D), unmasked
 and masked, for the decoded volumes and for the consensus map alone; error of latent neighbours (0 perfect,
-1 nothing learned); accuracy with which a linear probe reads occupancy or class from the latents of particles that it
-has not seen; seconds of each step and images trained a second. All figures also go to a JSON file.
+1 nothing learned) beside what a perfect observer reaches (see observer.py); accuracy with which a linear probe reads
+occupancy or class from the latents of particles that it has not seen; seconds of each step and images trained a
+second. All figures also go to a JSON file.
 
     accuracy.py --case adk adk-lid --seeds 0 1 2 --gpus 0 1 2 3     six runs, four at a time, one on each GPU
     accuracy.py --train "--recipe published"                        with other options of the training
@@ -186,7 +187,13 @@ def run_case(
                 "--volumes", "3" if given.quick else str(given.volumes)]  # fmt: skip
     seconds["evaluate"] = step(folder, "evaluate", [*evaluate, *common], environment)
     figures = json.loads((folder / "evaluate" / "evaluate.json").read_text())
-    return {**summary(figures), "seconds": seconds, "images_per_second": training_rate(folder / "train")}
+    line = {**summary(figures), "seconds": seconds, "images_per_second": training_rate(folder / "train")}
+    if case.model != "empiar":
+        words = [str(source), str(folder / "preprocess" / "ctf.npy"), "--device", given.device]
+        words += ["--particles", "20", "--stride", "10"] if given.quick else ["--particles", "1000"]
+        observer = [sys.executable, str(Path(__file__).with_name("observer.py")), *words]
+        line["bound"] = json.loads(subprocess.run(observer, stdout=subprocess.PIPE, env=environment, check=True).stdout)
+    return line
 
 
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +226,9 @@ COLUMNS: tuple[Column, ...] = (
     ("consens.", 9, lambda r: r.get("area_mean_map"), ".3f"),
     ("masked", 7, lambda r: r.get("area_mean_map_masked"), ".3f"), ("limit", 6, lambda r: r.get("limit"), ".3f"),
     ("latent", 7, lambda r: r.get("latent_error"), ".3f"),
+    ("bound", 6, lambda r: r.get("bound", {}).get("latent_error"), ".3f"),
     ("occup.", 7, lambda r: r.get("occupancy_accuracy"), ".3f"),
+    ("bound", 6, lambda r: r.get("bound", {}).get("occupancy_accuracy"), ".3f"),
     ("label", 6, lambda r: r.get("label_accuracy"), ".3f"),
     *((name[:8], 9, lambda r, name=name: r.get("seconds", {}).get(name), ",.0f")
       for name in ("simulate", "preprocess", "train")),
@@ -229,7 +238,8 @@ COLUMNS: tuple[Column, ...] = (
 
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """One line a run, and of cases with several seeds their mean."""
-    lines = ["FSC area: model, masked, consensus map, masked, limit; latent error; accuracies; seconds of each step",
+    lines = ["FSC area: model, masked, consensus map, masked, limit; latent error and occupancy, each with the "
+             "bound of an observer who knows all maps; label; seconds of each step",
              " ".join(title.rjust(width) for title, width, _, _ in COLUMNS)]  # fmt: skip
     for case in dict.fromkeys(run["case"] for run in runs):
         several = [run for run in runs if run["case"] == case]
@@ -286,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             environment = {**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
             try:
                 figures = run_case(CASES[name], seed, base / f"{name}_{seed}", given, environment)
-            except (StepFailed, OSError) as error:
+            except (StepFailed, OSError, subprocess.CalledProcessError) as error:
                 figures = {"error": str(error)}
             finally:
                 free.put(gpu)

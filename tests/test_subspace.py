@@ -1,0 +1,92 @@
+"""The linear model: finds the true latents and their number in noise, and teaches them to the decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_data import preprocess, simulate
+
+from gaussianem_core import subspace
+from gaussianem_core.events import JobLog
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.recipe import choose_recipe
+from gaussianem_core.train import load_problem, resolve_stack
+from gaussianem_core.trainer import Trainer
+from gaussianem_core.truth import load_truth
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An arm that swings through 9 places: 600 images of 32 px, prepared for four latent dimensions."""
+    folder = tmp_path_factory.mktemp("moving")
+    simulate(folder / "sim", particles=600, snr=0.3, frames=9)
+    assert preprocess(folder / "sim", folder / "pre", "--zdim", "4") == 0
+    return folder
+
+
+def make_trainer(folder: Path, log: JobLog) -> Trainer:
+    options = TrainOptions(source_dir=str(folder / "pre"), device="cpu", batch=20, epoch=1, precision="float32")
+    device = torch.device("cpu")
+    problem = load_problem(options, device, log, resolve_stack(options))
+    trainer = Trainer(problem, choose_recipe(options), options, device)
+    trainer.estimate_noise()
+    return trainer
+
+
+def explained(z: np.ndarray, state: np.ndarray) -> float:  # (N, K), (N,)
+    """Share of the state's variance that a linear fit from the latents gives."""
+    design = np.c_[z, np.ones(len(z))]
+    rest = state - design @ np.linalg.lstsq(design, state, rcond=None)[0]
+    return float(1 - rest.var() / state.var())
+
+
+def test_recovers_a_motion(moving: Path, tmp_path: Path) -> None:
+    state = load_truth(moving / "sim" / "truth.npz").state
+    assert state is not None
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        trainer = make_trainer(moving, log)
+        fields = subspace.fit(trainer, log)
+        z = trainer.table.mean.numpy()
+        used = int(trainer.active.sum())
+        assert len(fields.values) == used
+        assert (z[:, used:] == 0).all() and (trainer.table.log_variance[:, used:] == 0).all()
+        assert explained(z, state) > 0.9
+        # Widths are honest: the posterior explains how far the means scatter about the best curve, within a factor.
+        assert 0.02 < trainer.table.log_variance[:, 0].exp().sqrt().mean() < 0.9
+        # What the decoder learns from it: the same displacements.
+        subspace.teach_decoder(trainer, fields, log)
+        with torch.no_grad():
+            rows = torch.arange(100)
+            _, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
+            wanted = torch.einsum("bk,kmd->bmd", trainer.table.mean[rows, :used], fields.all())
+        error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
+        assert error < 0.2
+
+
+def test_noise_has_no_components(tmp_path: Path) -> None:
+    """A rigid molecule: whatever the components follow is noise."""
+    simulate(tmp_path / "sim", particles=600, snr=0.3, frames=1)
+    assert preprocess(tmp_path / "sim", tmp_path / "pre", "--zdim", "4", "--epoch", "2") == 0
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        trainer = make_trainer(tmp_path, log)
+        subspace.fit(trainer, log)
+    assert int(trainer.active.sum()) == 1, "one is always kept; no other may look real"
+
+
+def test_control_points_share_out_every_gaussian() -> None:
+    positions = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weights = subspace.control_weights(positions, 25)
+    torch.testing.assert_close(weights.sum(1), torch.ones(300))
+    assert (weights >= 0).all() and weights.shape[1] <= 25
+    assert subspace.control_weights(positions[:1], 25).shape == (1, 1)
+
+
+def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
+    generator = np.random.default_rng(0)
+    steps = generator.normal([2.0, 0.5, -0.3, 0.0], 1.0, size=(2000, 4))
+    count, gain = subspace.choose_components(steps.cumsum(axis=1))
+    assert count == 2 and abs(gain - 2.5) < 0.1
+    assert subspace.choose_components(-np.abs(steps).cumsum(axis=1))[0] == 1
