@@ -13,7 +13,8 @@ from gaussianem_core.fourier import signal_fit
 from gaussianem_core.trainer import Trainer
 
 RENDERED_AT_ONCE = {"cuda": 192, "cpu": 96}  # projections in one piece of work: bounds the memory
-TEACH_BATCH, TEACH_RATE = 256, 3e-4
+TEACH_BATCH, TEACH_RATE = (32, 256), 3e-4
+TEACH_EPOCHS, TEACH_STEPS = 2, 400  # at least so many
 
 
 @torch.no_grad()
@@ -117,16 +118,17 @@ def parts(count: int, each: int) -> list[slice]:
     return [slice(begin, begin + each) for begin in range(0, count, each)]
 
 
-def teach_encoder(trainer: Trainer, log: JobLog, epochs: int) -> None:
+def teach_encoder(trainer: Trainer, log: JobLog) -> None:
     """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images."""
     encoder, problem, table = trainer.model.network.encoder, trainer.problem, trainer.table
-    batch = min(TEACH_BATCH, problem.count)
+    batch = min(int(np.clip(problem.count // 10, *TEACH_BATCH)), problem.count)
     if trainer.ranks.rank == 0 and batch > 1:
         encoder.train()
         for p in encoder.parameters():
             p.grad = None
         optimiser = torch.optim.AdamW(encoder.parameters(), lr=TEACH_RATE, weight_decay=0.0, fused=True)
-        steps, done = epochs * (problem.count // batch), 0
+        each, done = problem.count // batch, 0
+        epochs = max(TEACH_EPOCHS, -(-TEACH_STEPS // each))
         for epoch in range(epochs):
             order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(problem.count)
             for rows, images in problem.feed.batches(order, batch):
@@ -140,5 +142,5 @@ def teach_encoder(trainer: Trainer, log: JobLog, epochs: int) -> None:
                 loss.backward()
                 optimiser.step()
                 done += 1
-                log.progress("teach the encoder", done, steps, "steps")
+                log.progress("teach the encoder", done, epochs * each, "steps")
     trainer.ranks.broadcast(list(encoder.state_dict().values()))

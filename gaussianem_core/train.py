@@ -38,7 +38,6 @@ from gaussianem_core.trainer import Problem, Trainer
 STATE = "training_state.pt"
 WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
 HALVES = ("half1", "half2")
-TEACH_EPOCHS = 2
 PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
 
@@ -168,7 +167,7 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
     else:
         if recipe.refine:
             figures = infer.refine(trainer, log, recipe.refine, recipe.candidates, 1.0)
-        infer.teach_encoder(trainer, log, TEACH_EPOCHS)
+        infer.teach_encoder(trainer, log)
     if main:
         write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
 
