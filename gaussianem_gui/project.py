@@ -183,9 +183,11 @@ class Project:
             missing = process.name not in there
             state = _state(process.status)
             known = self._finished.get(process.name)
-            if not state.finished:
-                ours = job_type_of(process.type_label)
-                status = self._look(process) if ours else foreign_status(self.root, process)
+            if self._open(process):
+                status = self._look(process)
+                self._finished.pop(process.name, None)
+            elif not state.finished:
+                status = foreign_status(self.root, process)
                 self._finished.pop(process.name, None)
             elif known is not None and known[0] == process.status and not missing:
                 status = known[1]
@@ -197,6 +199,18 @@ class Project:
                 status = Status(state, "its directory is gone" if missing else foreign_word(process))
             rows.append(_info(process, status, missing))
         return rows[::-1]
+
+    def _open(self, process: Process) -> bool:
+        """True for a job of ours that is unfinished, or Failed without the file that says so.
+
+        Such a one is Lost, and may be heard of again: its host, or the disk between, was silent for a while.
+        """
+        if not job_type_of(process.type_label):
+            return False
+        failed = process.status == State.FAILED.value
+        return not _state(process.status).finished or (
+            failed and not os.path.exists(f"{self.root}/{process.name}{FAILURE}")
+        )
 
     def _look(self, process: Process) -> Status:
         """State of an unfinished job of ours; a draft is read again only when its directory was written to."""
@@ -504,7 +518,7 @@ class Project:
         graph = self.graph()
         news: dict[str, Status] = {}
         for process in graph.processes.values():
-            if not job_type_of(process.type_label) or _state(process.status).finished:
+            if not self._open(process):
                 continue
             status = self._look(process)
             if graph_state(status.state) != process.status:

@@ -44,7 +44,7 @@ from gaussianem_gui.gpus import (
     zombies,
 )
 from gaussianem_gui.gpus import state_folder as _state_folder
-from gaussianem_gui.job import EXIT, Job, State, is_waiting
+from gaussianem_gui.job import EXIT, Job, State, is_waiting, read_json
 from gaussianem_gui.launch import claim
 from gaussianem_gui.lock import LockHeld, alive, identity
 from gaussianem_gui.project import Project, _state
@@ -118,11 +118,17 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     # A run that is stopped between these two writes is asked for again: the number goes up, nothing starts twice.
     size = (found.directory / EVENTS).stat().st_size if (found.directory / EVENTS).exists() else 0
     run = int(record.get("run", 0)) + 1
-    while found.claim_path(run).exists():  # of a request that was killed before it was noted
-        run += 1
+    taken = InputError("job", "must not be running or waiting", found.name, "Another program asks for it just now.")
+    if found.record() != record:
+        raise taken
+    while found.claim_path(run).exists():
+        if alive(read_json(found.claim_path(run)).get("submitting", {})):
+            raise taken
+        run += 1  # of a request that was killed before it was noted
     now = launch.where == "cluster" and not _not_ready(project, found, {"after": after})
-    if now:  # before the wish is noted, so that no runner submits it too
-        claim(found.claim_path(run), {"submitting": identity()})
+    # Before the wish is noted, so that no runner submits it too.
+    if now and not claim(found.claim_path(run), {"submitting": identity()}):
+        raise taken
     found.clear_control_files()
     found.write_record(
         run=run, requested=time.time(), after=after, where=launch.where,
@@ -275,8 +281,10 @@ def wait(project: Project, job: Job | str, timeout_seconds: float | None = None,
 
 def check_asked(job: Job) -> None:
     """Raise InputError for a draft, which nobody asked to run: there is nothing to wait for."""
-    if job.model is not None and not job.record().get("requested") and job.status().state is State.SCHEDULED:
-        raise InputError("job", "must have been asked to run", job.name, "Use `gaussianem job run` first.")
+    record, status = job.record(), job.status()
+    if job.model is not None and not record.get("requested") and status.state is State.SCHEDULED:
+        which = f"{job.name}, {status.detail}" if status.detail else job.name
+        raise InputError("job", "must have been asked to run", which, "Use `gaussianem job run` first.")
 
 
 # --- starting ---------------------------------------------------------------------------------------------------

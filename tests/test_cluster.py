@@ -206,6 +206,26 @@ def test_a_job_is_submitted_once(project: Project, slow_sbatch: Path) -> None:
     assert len((slow_sbatch / "sbatch.calls").read_text().splitlines()) == 2
 
 
+def test_of_two_programs_that_submit_a_job_at_once_one_is_refused(project: Project, slow_sbatch: Path) -> None:
+    job = add(project)
+    refused: list[InputError] = []
+
+    def ask() -> None:
+        try:
+            runner.request(Project.open(project.root), job.name, Launch("cluster"))
+        except InputError as error:
+            refused.append(error)
+
+    together = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert len((slow_sbatch / "sbatch.calls").read_text().splitlines()) == 1 and len(refused) == 2
+    assert all("must not be running or waiting" in str(error) for error in refused)
+    assert job.record()["scheduler_id"] == "7"
+
+
 def test_a_job_that_is_stopped_while_it_is_submitted(project: Project, slow_sbatch: Path) -> None:
     job = add(project)
     thread = threading.Thread(target=runner.request, args=(project, job, Launch("cluster")))

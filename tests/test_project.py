@@ -546,6 +546,22 @@ def test_a_draft_is_looked_at_again_when_its_directory_changes(project: Project)
     assert project.sync() and project.graph().processes[job.name].status == "Succeeded"
 
 
+def test_a_job_that_was_lost_may_be_heard_of_again(project: Project) -> None:
+    """Its host, or the network disk, was silent for a while; the graph, which calls it Failed, follows."""
+    job = project.new_job("train", {})
+    beat = {"host": "elsewhere", "pid": 1, "started": 1.0, "t": 1.0}
+    (job.directory / HEARTBEAT).write_text(json.dumps(beat))
+    os.utime(job.directory / HEARTBEAT, (1.0, 1.0))
+    assert project.jobs()[0].status.state is State.LOST
+    assert project.sync() and project.graph().processes[job.name].status == "Failed"
+    (job.directory / HEARTBEAT).write_text(json.dumps({**beat, "t": time.time()}))
+    assert project.jobs()[0].status.state is State.RUNNING
+    assert project.sync() and project.graph().processes[job.name].status == "Running"
+    (job.directory / HEARTBEAT).unlink()
+    (job.directory / SUCCESS).touch()
+    assert project.sync() and project.graph().processes[job.name].status == "Succeeded"
+
+
 def test_a_crash_while_deleting_is_completed_by_repair(project: Project) -> None:
     job = project.new_job("simulate", {"model": "m"})
     before = (project.root / GRAPH).read_text()
