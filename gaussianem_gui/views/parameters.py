@@ -250,7 +250,7 @@ class Parameters(QWidget):
         self.panel.where.currentIndexChanged.connect(self._changed)
         self.source.activated.connect(self._source_chosen)
         self._fill_sources()
-        model.ask("rate", last_rate, self._take_rate, self._background)
+        model.ask("rate", estimates.last_rate, self._take_rate, self._background)
         self._changed()
 
     # --- what is shown ---------------------------------------------------------------------------------------------
@@ -515,14 +515,3 @@ def _make(project: Project, job_type: str, values: dict[str, Any], alias: str) -
         except InputError:
             pass
     return project.new_job(job_type, values).name
-
-
-def last_rate(project: Project) -> float | None:
-    """Images per second that the newest finished Train job reached, or None."""
-    for info in reversed(project.jobs()):
-        if info.job_type == "train" and info.status.state is State.SUCCEEDED:
-            for event in reversed(project.job(info.name).last_events()):
-                rate = (event.get("values") or {}).get("images_per_second")
-                if rate:
-                    return float(rate)
-    return None
