@@ -324,8 +324,7 @@ class Parameters(QWidget):
         return [
             (
                 g.index,
-                f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} of "
-                f"{g.memory_total / 2**30:.0f} GiB free",
+                f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} GiB free",
             )
             for g in self.model.load.gpus
         ]

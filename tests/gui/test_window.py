@@ -9,13 +9,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import LONG, finish
+from conftest import LONG, cut_off, finish
 from PySide6.QtCore import Qt, QThreadPool, QTimer
 from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLineEdit, QScrollBar, QWidget
 
 from gaussianem_core.events import JobLog
+from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui import runner, workflow
 from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from gaussianem_gui.gpus import Gpu
 from gaussianem_gui.job import State
 from gaussianem_gui.project import Project, recent_projects
 from gaussianem_gui.views import dialogs, main_window, widgets
@@ -554,16 +556,22 @@ def test_every_control_can_be_reached_and_has_a_name(opened, qtbot) -> None:
                 assert "dock" in type(widget.parent()).__name__.lower() or not widget.isEnabled(), (name, tab)
 
 
-def test_everything_fits_into_a_small_screen(opened, qtbot) -> None:
+def test_everything_fits_into_a_small_screen(opened, qtbot, monkeypatch) -> None:
     opened.resize(1280, 720)
+    cards = [Gpu(n, "NVIDIA H100 80GB HBM3", f"u{n}", 80 << 30, 3 << 30, 0.5, "Train/job002/") for n in range(8)]
+    monkeypatch.setattr(runner, "gpus", lambda *_a: cards)
+    qtbot.waitUntil(lambda: len(opened.model.load.gpus) == 8, timeout=LONG)
+    assert not cut_off(opened)
     preprocessed(opened, qtbot)
     for tab in TABS:
         opened.open_job("Preprocess/job001/", tab)
-        qtbot.wait(50)
+        qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
         assert (opened.width(), opened.height()) == (1280, 720), tab
         assert opened.minimumSizeHint().width() <= 1280 and opened.minimumSizeHint().height() <= 720, tab
-    opened.new_job("train")
-    assert opened.minimumSizeHint().width() <= 1280
+    for job_type in JOB_OPTIONS:
+        opened.new_job(job_type)
+        qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
+        assert opened.minimumSizeHint().width() <= 1280
 
 
 def test_the_theme_is_switched_and_kept(opened, qtbot) -> None:
