@@ -97,6 +97,19 @@ def answer(monkeypatch, yes: bool = True) -> list[str]:
     return asked
 
 
+def notes(window, monkeypatch) -> list[tuple[str, str]]:
+    """Title and button of every note that the window shows from now on, however soon it goes away."""
+    shown: list[tuple[str, str]] = []
+    real = window.toasts.show_toast
+
+    def show(kind, title, text="", seconds=6.0, action="", on_action=None):
+        shown.append((title, action))
+        return real(kind, title, text, seconds, action, on_action)
+
+    monkeypatch.setattr(window.toasts, "show_toast", show)
+    return shown
+
+
 def told(window, qtbot, words: str) -> QWidget:
     """The note in the window's corner with these words, as soon as it is there."""
 
@@ -135,15 +148,16 @@ def test_a_directory_without_a_project_is_offered_one(window, tmp_path: Path, mo
     assert window.model is not None and (tmp_path / "old" / "data.txt").read_text() == "mine"
 
 
-def test_from_the_form_to_the_end_of_a_job(opened, qtbot) -> None:
+def test_from_the_form_to_the_end_of_a_job(opened, qtbot, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
     name = preprocessed(opened, qtbot)
+    qtbot.waitUntil(lambda: ("Preprocess job001 succeeded", "") in shown, timeout=LONG)  # it is on the screen already
     qtbot.waitUntil(lambda: opened.pane.name == name, timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.badge.state == "succeeded", timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.steps.isVisible(), timeout=LONG)
-    toast = told(opened, qtbot, "succeeded")
+    toast = opened.toasts.show_toast("info", "A note", "that never lies over the next steps")
     below = opened.pane.steps.mapTo(opened, opened.pane.steps.rect().topLeft()).y()
-    assert toast.geometry().bottom() < below, "a note never lies over the next steps"
-    assert not [b for b in toast.findChildren(QAbstractButton) if b.text()], "the job is on the screen already"
+    assert toast.geometry().bottom() < below
     step = opened.pane.steps.findChild(QWidget, "step-train")
     qtbot.mouseClick(step, Qt.MouseButton.LeftButton)
     assert opened.pane.draft == "train"
@@ -259,7 +273,8 @@ def test_run_waits_until_the_disk_has_said_whether_the_inputs_are_there(opened, 
     assert len(opened.model.jobs) == 1, "however often one clicks"
 
 
-def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine) -> None:
+def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
     engine(fail="CUDA out of memory: a batch of 8 would fit")
     inputs(opened.model.project)
     opened.model.project.new_job("preprocess", {"star_file": "particles.star", "consensus_map": "map.mrc"})
@@ -267,7 +282,7 @@ def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine) -> N
     opened.open_job("Preprocess/job001/", "Progress")
     opened.trigger("run")
     finish(opened, qtbot, "Preprocess/job001/", "Failed")
-    assert any("failed" in t.accessibleName() for t in opened.toasts._toasts), "told at once; the note goes away"
+    qtbot.waitUntil(lambda: any("failed" in title for title, _ in shown), timeout=LONG)
     qtbot.waitUntil(lambda: "batch of 8 would fit" in opened.pane.line.full_text(), timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.steps.findChild(QWidget, "step-log") is not None, timeout=LONG)
     qtbot.mouseClick(opened.pane.steps.findChild(QWidget, "step-log"), Qt.MouseButton.LeftButton)
