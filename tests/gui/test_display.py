@@ -199,18 +199,18 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
     click("tileDemo")
     qtbot.waitUntil(lambda: window.model is not None and window.pane.name == "Simulate/job001/", timeout=LONG)
     try:
-        finish(window, qtbot, "Simulate/job001/", timeout=240_000)
+        finish(window, qtbot, "Simulate/job001/", timeout=600_000)
         name = run("preprocess", "preprocess")
-        finish(window, qtbot, name, timeout=300_000)
+        finish(window, qtbot, name, timeout=600_000)
         name = run("train", "train", epoch=os.environ.get("GAUSSIANEM_DEMO_EPOCHS", "4"))
         finish(window, qtbot, name, "Running", timeout=120_000)
         curves = window.pane.progress.plot.shown
-        qtbot.waitUntil(lambda: any(len(curve) > points for curve in curves().values()), timeout=240_000)
+        qtbot.waitUntil(lambda: any(len(curve) > points for curve in curves().values()), timeout=600_000)
         shot("training")
-        finish(window, qtbot, name, timeout=600_000)
+        finish(window, qtbot, name, timeout=1_800_000)
         shot("trained")
         name = run("analyze", "analyze")
-        finish(window, qtbot, name, timeout=300_000)
+        finish(window, qtbot, name, timeout=600_000)
         qtbot.waitUntil(lambda: shown("step-results"), timeout=LONG)
         click("step-results")
         viewer = window.pane.results.viewer
