@@ -40,6 +40,12 @@ WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
 HALVES = ("half1", "half2")
 PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
+# What was chosen, in words.
+LATENTS = {
+    "encoder": "from the encoder", "free": "free for each particle", "both": "from the encoder, then refined one by one"
+}
+PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
+
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
     """Read and check everything against each other before any work."""
@@ -97,8 +103,8 @@ def run(options: TrainOptions, log: JobLog) -> None:
         problem = load_problem(options, device, log, stack_path)
         recipe = choose_recipe(options)
         log.message(
-            f"{problem.count} images of {problem.configuration.box} px, {len(problem.gaussians)} Gaussians, "
-            f"{recipe.latents} latents, images kept on {problem.feed.place}, {ranks.world} x {device}"
+            f"{problem.count:,} images of {problem.configuration.box} px, {len(problem.gaussians):,} Gaussians; "
+            f"latents {LATENTS[recipe.latents]}; images {PLACES[problem.feed.place]}; {ranks.world} x {device}"
         )
         if not options.resume and ranks.rank == 0:
             remove_results(out)

@@ -16,11 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
-from gaussianem_gui import cluster, repair, runner, workflow
+from gaussianem_gui import cluster, estimates, repair, runner, validate, workflow
 from gaussianem_gui.actions import action
 from gaussianem_gui.inputs import is_path_field
 from gaussianem_gui.job import ERR, OUT, Job, State, tail
 from gaussianem_gui.project import JobInfo, Project, recent_projects, remember_project
+from gaussianem_gui.settings import CHOICES, PROGRAM_ONLY, SHIPPED, Settings
+from gaussianem_gui.units import bytes_text
 
 EXIT_OF = {State.SUCCEEDED: 0, State.FAILED: 1, State.LOST: 1, State.ABORTED: 3}
 BAD_INPUT, TIMED_OUT = 2, 4
@@ -145,6 +147,11 @@ def _project_parser() -> argparse.ArgumentParser:
     sub.add_argument("--break_lock", action="store_true", help=action("break_lock").tip)
     sub.add_argument("--rebuild", action="store_true", help="make a graph that is gone anew, from the job directories")
     add("empty_trash", action("empty_trash").tip)
+    sub = add("settings", "Settings of this project; without --set, show those in force")
+    sub.add_argument("--all_projects", action="store_true", help="change them for all projects of this user instead")
+    sub.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="values",
+                     help="NAME= removes a value; TYPE.OPTION=VALUE presets an option in the forms of new jobs")
+    sub.add_argument("--json", action="store_true")
     sub = add("cluster", action("cluster").tip + "; without options, show it")
     sub.add_argument("--json", action="store_true")
     add_model(sub, cluster.ClusterSettings)
@@ -179,6 +186,8 @@ def _project_command(given: argparse.Namespace) -> int:
         return 0
     if given.command == "cluster":
         return _cluster_command(project, given)
+    if given.command == "settings":
+        return _settings_command(project, given)
     remember_project(project.root)
     rows = project.jobs(details=0)
     counts = {state.value: sum(i.status.state is state for i in rows) for state in State}
@@ -193,6 +202,45 @@ def _project_command(given: argparse.Namespace) -> int:
         print(f"locked: {holder.text}")
     runner.ensure_runner(project)
     return 0
+
+
+def _settings_command(project: Project, given: argparse.Namespace) -> int:
+    settings, layer = Settings(project.root), "program" if given.all_projects else "project"
+    for word in given.values:
+        name, _, text = word.partition("=")
+        job_type, _, option = name.partition(".")
+        if "=" in word and option and option in (JOB_OPTIONS[job_type].model_fields if job_type in JOB_OPTIONS else ()):
+            kept = ((settings.program if given.all_projects else settings.project).get("defaults") or {}).get(job_type)
+            values = {k: v for k, v in (kept or {}).items() if k != option}
+            preset = typed(JOB_OPTIONS[job_type], {option: text}) if text else {}
+            settings.set_defaults(job_type, values | preset, layer)
+        elif "=" in word and name in SHIPPED and name != "defaults":
+            settings.set(name, _like(name, text) if text else None, "program" if name in PROGRAM_ONLY else layer)
+        else:
+            known = ", ".join(n for n in SHIPPED if n != "defaults")
+            raise InputError("--set", "must be NAME=VALUE or TYPE.OPTION=VALUE", word, f"Names: {known}.")
+    shown = {name: settings.get(name) for name in SHIPPED if name != "defaults"}
+    presets = {t: values for t in JOB_OPTIONS if (values := settings.defaults(t))}
+    if given.json:
+        _print_json({**shown, "defaults": presets})
+        return 0
+    print("\n".join(f"{name:<16} {value!s:<10} {settings.layer(name)}" for name, value in shown.items()))
+    print("".join(f"{t}.{n:<{15 - len(t)}} {v}\n" for t, values in presets.items() for n, v in values.items()), end="")
+    return 0
+
+
+def _like(name: str, text: str) -> Any:
+    """``text`` as a value of setting ``name``. Raises InputError."""
+    example = SHIPPED[name]
+    if text not in CHOICES.get(name, (text,)):
+        raise InputError(name, f"must be {' or '.join(CHOICES[name])}", text, "Choose one.")
+    try:
+        if isinstance(example, bool):
+            return {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}[text.lower()]
+        return type(example)(text)
+    except (KeyError, ValueError):
+        kind = "yes or no" if isinstance(example, bool) else "a number"
+        raise InputError(name, f"must be {kind}", text, "Correct it.") from None
 
 
 def _cluster_command(project: Project, given: argparse.Namespace) -> int:
@@ -251,6 +299,10 @@ def _job_parser() -> argparse.ArgumentParser:
         launch(sub)
         if name == "run":
             sub.add_argument("--gpu_count", type=int, default=None, help="GPUs to give the job")
+    sub = add("check", "Say before it runs whether a job can: inputs, particles, disk, GPU memory, time. JOB, or TYPE "
+              "and its options", "job")
+    sub.add_argument("--from", dest="inputs_from", nargs="+", default=[], metavar="JOB",
+                     help="jobs whose files fill the inputs")
     sub = add("continue", action("continue").tip + "; options change it", "job")
     launch(sub)
     sub.add_argument("--submit", action="store_true", help=action("submit").tip)
@@ -298,7 +350,7 @@ def _job_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_TAKES_OPTIONS = ("new", "run", "submit", "continue", "clone")
+_TAKES_OPTIONS = ("new", "run", "submit", "check", "continue", "clone")
 
 
 def job_main(argv: list[str] | None = None) -> int:
@@ -367,6 +419,30 @@ def _started(project: Project, job: Job, wait: bool) -> int:
     identifier = job.record().get("scheduler_id")
     print(job.name + (f" (scheduler's id {identifier})" if identifier else ""), flush=True)
     return _wait_for(project, [job], None) if wait else 0
+
+
+def _check(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
+    if given.job in JOB_OPTIONS:
+        job_type = given.job
+        values = project.fill(job_type, given.inputs_from, parse_values(JOB_OPTIONS[job_type], rest, project, "check"))
+    else:
+        job = project.job(given.job)
+        if job.model is None:
+            raise InputError("job", "must be one of GaussianEM's", job.name, "Check it where it was made.")
+        job_type = job.job_type
+        values = {**job.values(), **parse_values(job.model, rest, project, "gaussianem job check")}
+    model = JOB_OPTIONS[job_type]
+    values = {n: f.default for n, f in model.model_fields.items() if not f.is_required()} | values
+    wrong = {
+        **validate.path_errors(model, values, project.root, frozenset(project.graph().nodes)),
+        **validate.field_errors(model, values),
+    }
+    found = [estimates.Check("error", f"--{n}: {t[:1].lower()}{t[1:]}" if n else t) for n, t in wrong.items()]
+    if not wrong:
+        machine = estimates.Machine.of(runner.gpus())
+        found = estimates.checks(job_type, values, project.root, machine, estimates.last_rate(project))
+    print("\n".join(f"{check.level:<8} {check.text}" for check in found))
+    return BAD_INPUT if any(check.level == "error" for check in found) else 0
 
 
 def _continue(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
@@ -438,12 +514,12 @@ def _show(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
         **row(info), "inputs": project.inputs(job), "outputs": [choice.path for choice in project.outputs(job)],
         "parents": project.parents(job), "children": project.children(job),
         "values": job.values() if job.exists() else {},
-        "next": project.suggestions(job),
+        "next": project.suggestions(job), "size_bytes": job.size_bytes(),
     }
     if given.json:
         _print_json(about)
         return 0
-    print(_line(info))
+    print(f"{_line(info)}\ndisk: {bytes_text(about['size_bytes'])}")
     for title in ("inputs", "outputs", "parents", "children", "next"):
         print(f"{title}:" + "".join(f"\n  {word}" for word in about[title]))
     if job.model is not None and job.exists():
@@ -580,7 +656,7 @@ def _exec(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 
 
 _JOB_COMMANDS: dict[str, Callable[[Project, argparse.Namespace, list[str]], int]] = {
-    "new": _new, "run": _run, "submit": _run, "continue": _continue, "clone": _clone, "abort": _abort,
+    "new": _new, "run": _run, "submit": _run, "check": _check, "continue": _continue, "clone": _clone, "abort": _abort,
     "unrequest": _unrequest, "delete": _delete, "restore": _restore, "list": _list, "show": _show, "log": _log,
     "wait": _wait, "alias": _alias, "note": _note, "mark": _mark, "cleanup": _cleanup, "gpus": _gpus,
     "zombies": _zombies, "workflow": _workflow, "exec": _exec,

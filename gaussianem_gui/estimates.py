@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.mrc import read_header
+from gaussianem_gui.gpus import Gpu
+from gaussianem_gui.job import State
+from gaussianem_gui.project import Project
 from gaussianem_gui.units import bytes_text, seconds_text
 
 GIB = 2**30
@@ -43,6 +47,11 @@ class Machine:
     gpus: tuple[tuple[int, int], ...] = ()
     cores: int = os.cpu_count() or 1
 
+    @classmethod
+    def of(cls, cards: Iterable[Gpu]) -> Machine:
+        """This machine with these GPUs."""
+        return cls(tuple((card.memory_total, card.memory_total - card.memory_used) for card in cards))
+
 
 def checks(
     job_type: str, values: dict[str, Any], root: Path, machine: Machine, rate: float | None = None
@@ -65,6 +74,17 @@ def checks(
     if not any(check.text.startswith("Disk") for check in found):
         found += _disk(0, root)
     return found
+
+
+def last_rate(project: Project) -> float | None:
+    """Images per second that the newest finished Train job reached, or None."""
+    for info in reversed(project.jobs()):
+        if info.job_type == "train" and info.status.state is State.SUCCEEDED:
+            for event in reversed(project.job(info.name).last_events()):
+                rate = (event.get("values") or {}).get("images_per_second")
+                if rate:
+                    return float(rate)
+    return None
 
 
 def _number(value: Any, default: float) -> float:

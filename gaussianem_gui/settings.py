@@ -25,6 +25,7 @@ SHIPPED: dict[str, Any] = {
     "defaults": {},  # job type -> option -> value
 }
 PROGRAM_ONLY = ("theme", "notify", "poll_seconds")
+CHOICES = {"theme": ("dark", "light", "system"), "where": ("local", "cluster")}
 
 
 def program_file() -> Path:

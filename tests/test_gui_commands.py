@@ -17,6 +17,7 @@ from gaussianem_gui import commands
 from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS, action
 from gaussianem_gui.job import State
 from gaussianem_gui.project import Project
+from gaussianem_gui.settings import Settings
 
 __all__ = ["project"]
 
@@ -176,3 +177,39 @@ def test_actions_are_told_apart() -> None:
     assert len({a.id for a in every}) == len(every) and len({a.text for a in every}) == len(every)
     shortcuts = [a.shortcut for a in every if a.shortcut]
     assert len(set(shortcuts)) == len(shortcuts) and all(a.tip and not a.tip.endswith(".") for a in every)
+
+
+def test_what_a_job_needs_is_said_before_it_runs(project: Project) -> None:
+    root = project.root
+    said = gaussianem(root, "job", "check", "preprocess", "--star_file", "none.star", code=2)
+    assert "--star_file: not found" in said and "--consensus_map: needed" in said
+    said = gaussianem(root, "job", "check", "simulate", "--model", "none.pdb", code=2)
+    assert "error    --model: not found" in said
+    (root / "m.pdb").write_text("MODEL\n")
+    said = gaussianem(root, "job", "check", "simulate", "--model", "m.pdb", "--particles", "50", "--box", "32")
+    assert "info     50 images of 32 px" in said and "ok       Disk: needs about" in said
+    job = project.new_job("simulate", {"model": "m.pdb", "box": 64})
+    assert "500 images of 64 px" in gaussianem(root, "job", "check", str(job.number), "--particles", "500")
+    assert project.job(job.number).values().get("particles") != 500, "a check changes nothing"
+    about = json.loads(gaussianem(root, "job", "show", str(job.number), "--json"))
+    assert about["size_bytes"] == job.size_bytes() > 0
+    assert "disk: " in gaussianem(root, "job", "show", str(job.number))
+
+
+def test_settings_are_the_same_in_the_terminal_and_in_the_application(project: Project) -> None:
+    root = project.root
+    gaussianem(root, "project", "settings", "--set", "where=cluster", "train.batch=64", "train.epoch=5")
+    gaussianem(root, "project", "settings", "--all_projects", "--set", "disk_warning_gb=50", "notify=no")
+    found = json.loads(gaussianem(root, "project", "settings", "--set", "train.epoch=", "--json"))
+    assert (found["where"], found["disk_warning_gb"], found["notify"]) == ("cluster", 50.0, False)
+    assert found["defaults"] == {"train": {"batch": 64}}
+    kept = Settings(root, root / ".config/gaussianem/settings.json")
+    assert kept.layer("where") == "project" and kept.layer("notify") == "program"
+    assert kept.defaults("train") == {"batch": 64}
+    gaussianem(root, "project", "settings", "--set", "where=")
+    lines = [line.split() for line in gaussianem(root, "project", "settings").splitlines()]
+    assert ["where", "local", "shipped"] in lines and ["train.batch", "64"] in lines
+    assert "must be local or cluster" in gaussianem(root, "project", "settings", "--set", "where=moon", code=2)
+    assert "Names: theme" in gaussianem(root, "project", "settings", "--set", "colour=red", code=2)
+    assert "must be yes or no" in gaussianem(root, "project", "settings", "--set", "notify=maybe", code=2)
+    assert "batch" in gaussianem(root, "project", "settings", "--set", "train.batch=many", code=2)

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QLineEdit, QMenu, QPushButton, QSizePolicy, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QComboBox, QFileDialog, QLineEdit, QMenu, QPushButton, QSizePolicy, QWidget
 
 from gaussianem_core.options import hints
 from gaussianem_gui.validate import field_label
-from gaussianem_gui.views.widgets import Switch, column, icon_button, keep_icon, label, restyle, row
+from gaussianem_gui.views.widgets import Flow, Switch, column, icon_button, label, restyle, row
 
 
 @dataclass(frozen=True)
@@ -302,20 +302,17 @@ class GpuEditor(Editor):
         self.edit.setAccessibleName(field_label(name))
         self.edit.setAccessibleDescription(info.description or "")
         self.edit.setPlaceholderText("automatic, or e.g. 0,1")
-        self._grid = QGridLayout()
-        self._grid.setSpacing(6)
-        self._grid.setContentsMargins(0, 0, 0, 0)
+        chips = Flow(6)
         layout = column(self.edit, spacing=6)
-        layout.addLayout(self._grid)
+        layout.addLayout(chips)
         self.setLayout(layout)
-        for place, (index, text) in enumerate(context.gpus()):
+        for index, text in context.gpus():
             chip = QPushButton(text)
             chip.setCheckable(True)
             chip.setAccessibleName(f"Use {text}")
-            keep_icon(chip, "gpu", "muted")
-            chip.setIconSize(QSize(16, 16))
+            chip.setStyleSheet("padding: 5px 9px;")
             chip.toggled.connect(self._from_buttons)
-            self._grid.addWidget(chip, place // 2, place % 2)
+            chips.addWidget(chip)
             self._buttons[index] = chip
         self.edit.setVisible(not self._buttons)
         self.edit.textChanged.connect(lambda _t: self.changed.emit())

@@ -40,6 +40,8 @@ def subtitle(info: JobInfo, size: int | None = None) -> str:
         return " · ".join(p for p in parts if p) or "starting"
     if word in ("queued", "failed", "lost") and status.detail:
         return status.detail
+    if word == "scheduled":
+        return "ready to run"
     parts = []
     if status.ended:
         parts.append(ago_text(status.ended))
@@ -47,7 +49,7 @@ def subtitle(info: JobInfo, size: int | None = None) -> str:
             parts.append(seconds_text(status.ended - status.started))
     if size:
         parts.append(bytes_text(size))
-    return " · ".join(parts) or ("ready to run" if word == "scheduled" else info.title)
+    return " · ".join(parts) or info.title
 
 
 class JobTreeModel(QAbstractItemModel):

@@ -243,7 +243,7 @@ class LogView(QWidget):
         self.which.setAccessibleName("Which log")
         self.which.addItem("Output (run.out)", "run.out")
         self.which.addItem("Errors (run.err)", "run.err")
-        self.which.setMinimumWidth(self.which.fontMetrics().horizontalAdvance("Errors (run.err) · 10,000 lines") + 44)
+        self.which.setMinimumWidth(self.which.fontMetrics().horizontalAdvance("Errors (run.err) · 10,000 lines") + 72)
         self.search = QLineEdit()
         self.search.setPlaceholderText("Find in log")
         self.search.setAccessibleName("Find in log")

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from gaussianem_gui.units import bytes_text
 from gaussianem_gui.views.project_model import Load
 from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.widgets import Elided, clear, column, label, row
+from gaussianem_gui.views.widgets import Elided, clear, column, label, row, scrolled
 
 
 class Meter(QWidget):
@@ -42,14 +42,23 @@ class MachinePanel(QWidget):
         self.setObjectName("machinePanel")
         self.setAccessibleName("This computer")
         self._lines = column(spacing=7, margins=(14, 9, 12, 10))
-        outer = column(spacing=0)
-        outer.addLayout(self._lines)
-        outer.addStretch(1)
-        self.setLayout(outer)
+        inside = column(spacing=0)
+        inside.addLayout(self._lines)
+        inside.addStretch(1)
+        content = QWidget()
+        content.setObjectName("machineLines")
+        content.setLayout(inside)
+        self.area = scrolled(content)  # eight GPUs are more than a small screen has room for
+        self.setLayout(column(self.area, spacing=0))
+        self.setMinimumHeight(84)
 
     def show_load(self, load: Load) -> None:
         """Show the newest figures."""
         clear(self._lines)
+        kinds = {gpu.name for gpu in load.gpus}
+        if len(kinds) == 1:
+            name = kinds.pop()
+            self._lines.addWidget(Elided(f"{len(load.gpus)} × {name}" if len(load.gpus) > 1 else name, "faint"))
         for gpu in load.gpus:
             used = f"{gpu.memory_used / 2**30:.0f} / {gpu.memory_total / 2**30:.0f} GiB"
             busy = f" · {100 * gpu.load:.0f} %" if gpu.load is not None else ""
@@ -58,7 +67,7 @@ class MachinePanel(QWidget):
                 name,
                 used + busy,
                 gpu.memory_used / max(gpu.memory_total, 1),
-                " · ".join(filter(None, [gpu.name, gpu.job])),
+                " · ".join(filter(None, [gpu.name if len(kinds) > 1 else "", gpu.job.rstrip("/")])),
             )
         if not load.gpus:
             self._lines.addWidget(Elided("No NVIDIA GPU: jobs run on the processor", "hint"))
@@ -71,7 +80,7 @@ class MachinePanel(QWidget):
 
     def _line(self, name: str, value: str, share: float, note: str = "", alarm: float = 0.95) -> None:
         title, words = label(name, "hint"), label(value, "hint")
-        words.setMinimumWidth(96)
+        words.setMinimumWidth(max(96, words.sizeHint().width()))
         words.setAlignment(Qt.AlignmentFlag.AlignRight)
         line = row(title, Meter(share, alarm=alarm), words, spacing=10)
         title.setFixedWidth(64)

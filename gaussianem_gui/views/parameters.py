@@ -250,7 +250,7 @@ class Parameters(QWidget):
         self.panel.where.currentIndexChanged.connect(self._changed)
         self.source.activated.connect(self._source_chosen)
         self._fill_sources()
-        model.ask("rate", last_rate, self._take_rate, self._background)
+        model.ask("rate", estimates.last_rate, self._take_rate, self._background)
         self._changed()
 
     # --- what is shown ---------------------------------------------------------------------------------------------
@@ -324,8 +324,7 @@ class Parameters(QWidget):
         return [
             (
                 g.index,
-                f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} of "
-                f"{g.memory_total / 2**30:.0f} GiB free",
+                f"GPU {g.index} · {(g.memory_total - g.memory_used) / 2**30:.0f} GiB free",
             )
             for g in self.model.load.gpus
         ]
@@ -515,14 +514,3 @@ def _make(project: Project, job_type: str, values: dict[str, Any], alias: str) -
         except InputError:
             pass
     return project.new_job(job_type, values).name
-
-
-def last_rate(project: Project) -> float | None:
-    """Images per second that the newest finished Train job reached, or None."""
-    for info in reversed(project.jobs()):
-        if info.job_type == "train" and info.status.state is State.SUCCEEDED:
-            for event in reversed(project.job(info.name).last_events()):
-                rate = (event.get("values") or {}).get("images_per_second")
-                if rate:
-                    return float(rate)
-    return None

@@ -161,7 +161,7 @@ class Progress(QWidget):
         self.plot = LossPlot()
         self.overlay = QComboBox()
         self.overlay.setAccessibleName("Compare with another job")
-        self.overlay.setFixedWidth(self.overlay.fontMetrics().horizontalAdvance("Lay over …") + 62)
+        self.overlay.setFixedWidth(self.overlay.fontMetrics().horizontalAdvance("Lay over …") + 80)
         self.overlay.setToolTip("Lay the curves of another job over these")
         self.overlay.activated.connect(self._overlay_chosen)
         self._overlaid: list[str] = []

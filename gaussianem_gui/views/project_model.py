@@ -57,7 +57,7 @@ class Load:
 
     def machine(self) -> Machine:
         """For the checks before submission."""
-        return Machine(tuple((g.memory_total, g.memory_total - g.memory_used) for g in self.gpus))
+        return Machine.of(self.gpus)
 
 
 class ProjectModel(QObject):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QImageReader, QPixmap
+from PySide6.QtGui import QImage, QImageReader, QPixmap
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -102,14 +102,10 @@ class Picture(QLabel):
         self.setMinimumSize(QSize(120, 100))
         self.setAccessibleName("Plot")
 
-    def load(self, path: Path) -> bool:
-        """Show the file; False if it is no picture."""
-        reader = QImageReader(str(path))
-        reader.setAutoTransform(True)
-        image = reader.read()
+    def set_image(self, image: QImage) -> None:
+        """Show another image."""
         self._pixmap = QPixmap.fromImage(image)
         self._fit()
-        return not image.isNull()
 
     def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
         self._fit()
@@ -125,6 +121,13 @@ class Picture(QLabel):
             )
             shown.setDevicePixelRatio(ratio)
             self.setPixmap(shown)
+
+
+def read_image(path: Path) -> QImage:
+    """An image file; a null image if it is none. For a worker thread."""
+    reader = QImageReader(str(path))
+    reader.setAutoTransform(True)
+    return reader.read()
 
 
 class LatentPanel(QWidget):
@@ -335,8 +338,10 @@ class Results(QWidget):
             self.show_item(item)
 
     def show_item(self, item: Item) -> None:
-        """Show one result."""
+        """Show one result; what is still being read for one chosen before is dropped."""
         path = item.paths[0]
+        for reading in ("picture", "latents", "table", "series"):
+            self._background.cancel(reading)
         if item.kind in ("volume", "map", "mask"):
             self._volumes([path], None)
         elif item.kind == "volume_series":
@@ -345,10 +350,7 @@ class Results(QWidget):
             self.stack.setCurrentWidget(self.viewer)
             self.viewer.show_gaussians(path, alone=True)
         elif item.kind == "plot":
-            if self.picture.load(path):
-                self.stack.setCurrentWidget(self.picture)
-            else:
-                self._problem(f"{path} is no picture that can be read.")
+            self._background.run("picture", lambda: read_image(path), lambda image: self._take_image(path, image))
         elif item.kind == "latents":
             self._background.run(
                 "latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e))
@@ -374,6 +376,13 @@ class Results(QWidget):
         gaussians = self.history.artifacts_of("gaussians") if self.history is not None else []
         beside = [self.history.directory / str(a["path"]) for a in gaussians] if self.history is not None else []
         self.viewer.show_gaussians(beside[0] if len(beside) == 1 else None)
+
+    def _take_image(self, path: Path, image: QImage) -> None:
+        if image.isNull():
+            self._problem(f"{path} is no picture that can be read.")
+            return
+        self.picture.set_image(image)
+        self.stack.setCurrentWidget(self.picture)
 
     def _take_latents(self, found: tuple[dict[str, np.ndarray], np.ndarray | None]) -> None:
         self.latents.set_table(*found)

@@ -44,6 +44,41 @@ class Tile(QPushButton):
         self.picture.setPixmap(theme.pixmap(self._icon, self._tint, 28))
 
 
+class Way(QWidget):
+    """What leads from particles to motion, in four steps, for somebody who sees the program for the first time."""
+
+    STEPS = (
+        ("preprocess", "Preprocess", "Refined particles and their map: the images are cropped, the molecule becomes "
+         "soft spheres."),
+        ("train", "Train", "A network learns how the spheres move in every single particle."),
+        ("analyze", "Analyze", "Classes, components, and volumes along the motion."),
+        ("explore", "Explore", "Click a particle and see its molecule; select, play, take particles back."),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = row(spacing=16)
+        self._pictures: dict[str, QLabel] = {}
+        for number, (job_type, title, text) in enumerate(self.STEPS, 1):
+            self._pictures[job_type] = QLabel()
+            head = row(self._pictures[job_type], label(f"{number}  {title}", "label"), None, spacing=8)
+            step = column(spacing=4)
+            step.addLayout(head)
+            step.addWidget(label(text, "hint", wrap=True))
+            step.addStretch(1)
+            steps.addLayout(step, 1)
+        layout = column(label("From particles to motion", "section"), spacing=10)
+        layout.addLayout(steps)
+        self.setLayout(layout)
+        self._restyle()
+        theme.changed.connect(self._restyle)
+
+    def _restyle(self) -> None:
+        for job_type, label_ in self._pictures.items():
+            name = "explore" if job_type == "explore" else picture(job_type)
+            label_.setPixmap(theme.pixmap(name, "accent", 20))
+
+
 class Welcome(QWidget):
     """The first window."""
 
@@ -94,12 +129,14 @@ class Welcome(QWidget):
         inside = column(label("Recent projects", "heading"), spacing=8, margins=(20, 16, 20, 14))
         inside.addLayout(self._recent)
         self._recent_box.setLayout(inside)
+        self._way = Way()
         guide = button("Read the short guide", "link", "", self.guideRequested.emit)
         keys = label("Ctrl+K finds every job, view and action", "faint")
         body = column(spacing=26, margins=(48, 48, 48, 32))
         body.addLayout(head)
         body.addLayout(tiles)
         body.addWidget(self._recent_box)
+        body.addWidget(self._way)
         body.addLayout(row(guide, None, keys))
         body.addStretch(1)
         inner = QWidget()
@@ -116,6 +153,7 @@ class Welcome(QWidget):
         """List projects opened before."""
         clear(self._recent)
         self._recent_box.setVisible(bool(projects))
+        self._way.setVisible(not projects)
         for path in projects[:6]:
             item = QPushButton()
             item.setProperty("kind", "ghost")

@@ -16,6 +16,7 @@ pytest.importorskip("PySide6")
 pytest.importorskip("pytestqt")
 
 from PySide6.QtCore import QSettings, QThreadPool
+from PySide6.QtWidgets import QLabel, QWidget
 
 from gaussianem_gui.gpus import processes_of
 from gaussianem_gui.project import Project
@@ -106,6 +107,15 @@ def opened(window, project: Project, qtbot):
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=LONG)
     return window
+
+
+def cut_off(widget: QWidget) -> list[str]:
+    """Texts of wrapped labels in ``widget`` that have less room than their lines need."""
+    return [
+        label.text()
+        for label in widget.findChildren(QLabel)
+        if label.isVisible() and label.wordWrap() and label.height() + 1 < label.heightForWidth(label.width())
+    ]
 
 
 def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = LONG):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from gaussianem_core.mrc import write_map
 from gaussianem_core.options import JOB_OPTIONS, DecodeOptions, PreprocessOptions, TrainOptions, command_line
 from gaussianem_gui import estimates, validate
+from gaussianem_gui.actions import JOB_ACTIONS
 from gaussianem_gui.estimates import GIB, Machine
 from gaussianem_gui.job import State
+from gaussianem_gui.project import Project
 from gaussianem_gui.settings import Settings
 from gaussianem_gui.suggestions import next_steps
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
@@ -140,6 +143,24 @@ def test_settings_come_from_the_nearest_layer(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "project/.gaussianem/settings.json").read_text())["defaults"] == {
         "train": {"epoch": 9}
     }
+
+
+def test_every_state_can_be_left_by_an_action(tmp_path: Path) -> None:
+    project = Project.create(tmp_path / "project")
+    project.new_job("train", {})
+    info = project.jobs()[0]
+    ways = {
+        State.SCHEDULED: {"run", "submit", "delete", "mark_failed"},
+        State.RUNNING: {"abort"},
+        State.SUCCEEDED: {"continue", "delete", "mark_failed", "cleanup"},
+        State.FAILED: {"continue", "delete", "mark_succeeded"},
+        State.ABORTED: {"continue", "delete", "mark_succeeded"},
+        State.LOST: {"continue", "delete", "mark_failed"},
+    }
+    assert set(ways) == set(State)
+    for state, expected in ways.items():
+        there = replace(info, status=replace(info.status, state=state))
+        assert expected <= {a.id for a in JOB_ACTIONS if not a.reason(there, project)}, state
 
 
 def test_each_state_has_its_next_steps() -> None:

@@ -135,13 +135,23 @@ def test_a_failure_of_napari_leaves_slices(viewer, qtbot, volumes, monkeypatch) 
 
 @pytest.mark.slow
 def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_path: Path, monkeypatch) -> None:
-    """The demo with the real engine: clicks and keys alone, from an empty directory to a volume in 3D."""
+    """The demo with the real engine: clicks and keys alone, from an empty directory to a volume in 3D.
+
+    The pictures of the README are made by it too: GAUSSIANEM_SCREENSHOTS names a directory for them,
+    GAUSSIANEM_DEMO_PROJECT one for the project, GAUSSIANEM_DEMO_EPOCHS and GAUSSIANEM_DEMO_POINTS the length of the
+    training and of the curve in the picture.
+    """
     monkeypatch.delenv("GAUSSIANEM_ENGINE", raising=False)
     shots = Path(os.environ.get("GAUSSIANEM_SCREENSHOTS", str(tmp_path / "screenshots")))
     shots.mkdir(exist_ok=True, parents=True)
+    place = os.environ.get("GAUSSIANEM_DEMO_PROJECT", str(tmp_path / "demo"))
+    points = int(os.environ.get("GAUSSIANEM_DEMO_POINTS", "3"))
 
     def shot(name: str) -> None:
         qtbot.wait(600)
+        for toast in list(window.toasts._toasts):
+            toast.close()
+        qtbot.wait(50)
         window.screen().grabWindow(window.winId()).save(str(shots / f"{name}.png"))
 
     def click(name: str) -> None:
@@ -158,7 +168,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         assert isinstance(dialog, QDialog)
         edit = dialog.findChild(QLineEdit)
         edit.clear()
-        qtbot.keyClicks(edit, str(tmp_path / "demo"))
+        qtbot.keyClicks(edit, place)
         qtbot.mouseClick(dialog.findChild(QPushButton, "confirm"), Qt.MouseButton.LeftButton)
 
     def run(step: str, job_type: str, **typed: str) -> str:
@@ -189,18 +199,18 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
     click("tileDemo")
     qtbot.waitUntil(lambda: window.model is not None and window.pane.name == "Simulate/job001/", timeout=LONG)
     try:
-        finish(window, qtbot, "Simulate/job001/", timeout=240_000)
+        finish(window, qtbot, "Simulate/job001/", timeout=600_000)
         name = run("preprocess", "preprocess")
-        finish(window, qtbot, name, timeout=300_000)
+        finish(window, qtbot, name, timeout=600_000)
         name = run("train", "train", epoch=os.environ.get("GAUSSIANEM_DEMO_EPOCHS", "4"))
         finish(window, qtbot, name, "Running", timeout=120_000)
         curves = window.pane.progress.plot.shown
-        qtbot.waitUntil(lambda: any(len(curve) > 3 for curve in curves().values()), timeout=240_000)
+        qtbot.waitUntil(lambda: any(len(curve) > points for curve in curves().values()), timeout=600_000)
         shot("training")
-        finish(window, qtbot, name, timeout=600_000)
+        finish(window, qtbot, name, timeout=1_800_000)
         shot("trained")
         name = run("analyze", "analyze")
-        finish(window, qtbot, name, timeout=300_000)
+        finish(window, qtbot, name, timeout=600_000)
         qtbot.waitUntil(lambda: shown("step-results"), timeout=LONG)
         click("step-results")
         viewer = window.pane.results.viewer

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import LONG
+from conftest import LONG, cut_off
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QAbstractButton
 
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
 from gaussianem_gui import validate
@@ -172,6 +173,18 @@ def test_gpus_are_chosen_by_buttons(make, qtbot) -> None:
     for index in (2, 0):
         qtbot.mouseClick(editor._buttons[index], Qt.MouseButton.LeftButton)
     assert form.values()["gpus"] == "0,2"
+
+
+@pytest.mark.parametrize("job_type", JOB_OPTIONS)
+def test_nothing_is_cut_off_in_a_narrow_form(make, qtbot, job_type: str) -> None:
+    form = make(job_type, gpus=lambda: [(n, f"GPU {n} · 77 GiB free") for n in range(8)])
+    form.resize(560, 900)
+    for head in form.findChildren(QAbstractButton):
+        if head.objectName().startswith("advanced-"):
+            head.click()
+    form.require()
+    qtbot.waitUntil(lambda: not cut_off(form), timeout=LONG)
+    assert form.area.widget().width() <= form.area.viewport().width(), "it is as wide as its window"
 
 
 def test_the_command_of_the_form_reads_back_as_the_same_options(make) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import LONG
-from PySide6.QtCore import QObject, Qt, Signal
-from PySide6.QtGui import QColor
+from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
+from PySide6.QtGui import QColor, QImage
 
 from gaussianem_core.events import JobLog
 from gaussianem_core.mrc import write_map
 from gaussianem_gui.logfile import LogFile
+from gaussianem_gui.views import results
 from gaussianem_gui.views.compare import differences
 from gaussianem_gui.views.flow_graph import direct, layers
 from gaussianem_gui.views.log_view import LogView
 from gaussianem_gui.views.loss_plot import LossPlot
 from gaussianem_gui.views.palette import Entry, Palette, score
 from gaussianem_gui.views.progress import principal_axes
-from gaussianem_gui.views.results import Item, items, latent_columns
+from gaussianem_gui.views.results import Item, Results, items, latent_columns
 from gaussianem_gui.views.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.slices import Slices
 from gaussianem_gui.views.theme import DARK, LIGHT, STATES, theme
@@ -180,6 +182,28 @@ def test_results_are_sorted_by_kind_and_a_folder_is_one_series(tmp_path: Path) -
     folder = next(i for i in found["Volumes"] if i.kind == "volume_series")
     assert folder.names == ("class 1", "class 2", "class 10")
     assert Item("volume", "consensus", (tmp_path / "consensus.mrc",)) in found["Volumes"]
+
+
+def test_the_result_chosen_last_is_the_one_shown(themed, qtbot, tmp_path: Path, monkeypatch) -> None:
+    view, gate = Results(), threading.Event()
+    qtbot.addWidget(view)
+    np.savez(tmp_path / "z.npz", z=np.random.default_rng(0).normal(size=(20, 3)))
+    image = QImage(40, 30, QImage.Format.Format_RGB32)
+    image.fill(0x3366CC)
+    assert image.save(str(tmp_path / "plot.png"))
+    (tmp_path / "none.png").write_text("no picture")
+    slow = results.latent_columns
+    monkeypatch.setattr(results, "latent_columns", lambda path: gate.wait(60) and slow(path))
+    view.show_item(Item("latents", "latents", (tmp_path / "z.npz",)))
+    view.show_item(Item("plot", "plot", (tmp_path / "plot.png",)))
+    qtbot.waitUntil(lambda: view.stack.currentWidget() is view.picture, timeout=LONG)
+    gate.set()
+    QThreadPool.globalInstance().waitForDone(LONG)
+    qtbot.wait(50)
+    assert view.stack.currentWidget() is view.picture, "the latents came too late"
+    view.show_item(Item("plot", "plot", (tmp_path / "none.png",)))
+    qtbot.waitUntil(lambda: view.stack.currentWidget() is view.problem, timeout=LONG)
+    view.viewer.shut_down()
 
 
 def test_latents_become_components(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import LONG, finish
+from conftest import LONG, cut_off, finish
 from PySide6.QtCore import Qt, QThreadPool, QTimer
 from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLineEdit, QScrollBar, QWidget
 
 from gaussianem_core.events import JobLog
+from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui import runner, workflow
 from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from gaussianem_gui.gpus import Gpu
 from gaussianem_gui.job import State
 from gaussianem_gui.project import Project, recent_projects
 from gaussianem_gui.views import dialogs, main_window, widgets
@@ -95,6 +97,19 @@ def answer(monkeypatch, yes: bool = True) -> list[str]:
     return asked
 
 
+def notes(window, monkeypatch) -> list[tuple[str, str]]:
+    """Title and button of every note that the window shows from now on, however soon it goes away."""
+    shown: list[tuple[str, str]] = []
+    real = window.toasts.show_toast
+
+    def show(kind, title, text="", seconds=6.0, action="", on_action=None):
+        shown.append((title, action))
+        return real(kind, title, text, seconds, action, on_action)
+
+    monkeypatch.setattr(window.toasts, "show_toast", show)
+    return shown
+
+
 def told(window, qtbot, words: str) -> QWidget:
     """The note in the window's corner with these words, as soon as it is there."""
 
@@ -133,15 +148,16 @@ def test_a_directory_without_a_project_is_offered_one(window, tmp_path: Path, mo
     assert window.model is not None and (tmp_path / "old" / "data.txt").read_text() == "mine"
 
 
-def test_from_the_form_to_the_end_of_a_job(opened, qtbot) -> None:
+def test_from_the_form_to_the_end_of_a_job(opened, qtbot, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
     name = preprocessed(opened, qtbot)
+    qtbot.waitUntil(lambda: ("Preprocess job001 succeeded", "") in shown, timeout=LONG)  # it is on the screen already
     qtbot.waitUntil(lambda: opened.pane.name == name, timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.badge.state == "succeeded", timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.steps.isVisible(), timeout=LONG)
-    toast = told(opened, qtbot, "succeeded")
+    toast = opened.toasts.show_toast("info", "A note", "that never lies over the next steps")
     below = opened.pane.steps.mapTo(opened, opened.pane.steps.rect().topLeft()).y()
-    assert toast.geometry().bottom() < below, "a note never lies over the next steps"
-    assert not [b for b in toast.findChildren(QAbstractButton) if b.text()], "the job is on the screen already"
+    assert toast.geometry().bottom() < below
     step = opened.pane.steps.findChild(QWidget, "step-train")
     qtbot.mouseClick(step, Qt.MouseButton.LeftButton)
     assert opened.pane.draft == "train"
@@ -257,7 +273,8 @@ def test_run_waits_until_the_disk_has_said_whether_the_inputs_are_there(opened, 
     assert len(opened.model.jobs) == 1, "however often one clicks"
 
 
-def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine) -> None:
+def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
     engine(fail="CUDA out of memory: a batch of 8 would fit")
     inputs(opened.model.project)
     opened.model.project.new_job("preprocess", {"star_file": "particles.star", "consensus_map": "map.mrc"})
@@ -265,7 +282,7 @@ def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine) -> N
     opened.open_job("Preprocess/job001/", "Progress")
     opened.trigger("run")
     finish(opened, qtbot, "Preprocess/job001/", "Failed")
-    assert any("failed" in t.accessibleName() for t in opened.toasts._toasts), "told at once; the note goes away"
+    qtbot.waitUntil(lambda: any("failed" in title for title, _ in shown), timeout=LONG)
     qtbot.waitUntil(lambda: "batch of 8 would fit" in opened.pane.line.full_text(), timeout=LONG)
     qtbot.waitUntil(lambda: opened.pane.steps.findChild(QWidget, "step-log") is not None, timeout=LONG)
     qtbot.mouseClick(opened.pane.steps.findChild(QWidget, "step-log"), Qt.MouseButton.LeftButton)
@@ -554,16 +571,22 @@ def test_every_control_can_be_reached_and_has_a_name(opened, qtbot) -> None:
                 assert "dock" in type(widget.parent()).__name__.lower() or not widget.isEnabled(), (name, tab)
 
 
-def test_everything_fits_into_a_small_screen(opened, qtbot) -> None:
+def test_everything_fits_into_a_small_screen(opened, qtbot, monkeypatch) -> None:
     opened.resize(1280, 720)
+    cards = [Gpu(n, "NVIDIA H100 80GB HBM3", f"u{n}", 80 << 30, 3 << 30, 0.5, "Train/job002/") for n in range(8)]
+    monkeypatch.setattr(runner, "gpus", lambda *_a: cards)
+    qtbot.waitUntil(lambda: len(opened.model.load.gpus) == 8, timeout=LONG)
+    assert not cut_off(opened)
     preprocessed(opened, qtbot)
     for tab in TABS:
         opened.open_job("Preprocess/job001/", tab)
-        qtbot.wait(50)
+        qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
         assert (opened.width(), opened.height()) == (1280, 720), tab
         assert opened.minimumSizeHint().width() <= 1280 and opened.minimumSizeHint().height() <= 720, tab
-    opened.new_job("train")
-    assert opened.minimumSizeHint().width() <= 1280
+    for job_type in JOB_OPTIONS:
+        opened.new_job(job_type)
+        qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
+        assert opened.minimumSizeHint().width() <= 1280
 
 
 def test_the_theme_is_switched_and_kept(opened, qtbot) -> None:
