@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.decoding import Consensus
 from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.viewer import Viewer, _rgb, _shade
+from gaussianem_gui.views.viewer import SHADED, Viewer, _rgb, _shade
 from gaussianem_gui.views.widgets import Elided, icon_button, label, row
 from gaussianem_gui.volumes import Picture, surface
 
@@ -99,8 +99,10 @@ class LiveViewer(Viewer):
         self.clip.setAccessibleName("Clipping plane")
         self.clip.setToolTip("Cut the volume open from the front")
         self.clip.valueChanged.connect(self._draw_clip)
+        self.shades = label("", "faint")
+        self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
         self.more = row(
-            label("Colour", "muted"), self.colour_by, self.arrows, None, label("Cut", "muted"), self.clip,
+            label("Colour", "muted"), self.colour_by, self.shades, self.arrows, None, label("Cut", "muted"), self.clip,
             spacing=8, margins=(12, 4, 12, 4),
         )  # fmt: skip
         self.tools = QFrame()
@@ -384,12 +386,16 @@ class LiveViewer(Viewer):
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         assert self.positions is not None
         kind = self.colour_by.currentData()
+        self.shades.setText("")
         if kind == "domain" and self.domains is not None and len(self.domains) == len(self.positions):
             table = np.array([[*_rgb(theme.series(i)), 1.0] for i in range(10)])
             grey = np.array([0.5, 0.5, 0.5, 0.6])
             return np.where((self.domains >= 0)[:, None], table[self.domains % 10], grey)
         if kind == "displacement" and self.model is not None and len(self.model.positions) == len(self.positions):
-            return _shade(np.linalg.norm(self.positions - self.model.positions, axis=1))
+            moved = np.linalg.norm(self.positions - self.model.positions, axis=1)
+            low, high = np.percentile(moved, SHADED) * self.model.half_angstrom
+            self.shades.setText(f"{low:.1f}–{high:.1f} Å")
+            return _shade(moved)
         return None
 
     def _draw_arrows(self) -> None:
