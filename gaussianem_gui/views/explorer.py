@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QObject, QSettings, Qt, Signal
+from PySide6.QtCore import QObject, QSettings, Qt, QTimer, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QButtonGroup,
@@ -35,10 +35,11 @@ from gaussianem_gui.views.explorer_particles import ParticlesPanel
 from gaussianem_gui.views.explorer_plot import Colouring, ColourLegend, ExplorerPlot
 from gaussianem_gui.views.explorer_selections import SelectionsPanel
 from gaussianem_gui.views.explorer_trajectory import TrajectoryPanel
-from gaussianem_gui.views.explorer_view import LiveViewer
+from gaussianem_gui.views.explorer_view import LiveViewer, binned, surface_of
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.slices import PLANES
 from gaussianem_gui.views.tasks import Background
+from gaussianem_gui.views.theme import theme
 from gaussianem_gui.views.widgets import (
     Elided,
     EmptyState,
@@ -71,6 +72,8 @@ NEIGHBOURS = 32
 MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
 FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
+QUICK_LIVE = 96  # voxels a side of the first picture after a click; a finer one follows where it is possible
+REST_MILLISECONDS = 300  # without a click or drag before it follows
 
 
 class _Bridge(QObject):
@@ -111,6 +114,9 @@ class Explorer(QWidget):
         self._background = Background(self)
         self._asked = 0.0
         self._shares: dict[str, float] = {}  # of the height, where the user moved the border of a tab
+        self._meaning = ""  # what the colours of the difference mean, while it is shown
+        self._difference_waits = False  # for the one that is being worked out
+        self._finer = -1  # the request of a finer picture of what is shown
         self._undrawn = False  # an answer has come whose picture is not on the screen yet
         self._last: Decoded | None = None
         self._kept_picture: Decoded | None = None
@@ -205,6 +211,10 @@ class Explorer(QWidget):
         self.grid = QGridLayout()
         self.grid.setContentsMargins(0, 0, 0, 0)
         self.grid.setSpacing(2)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MILLISECONDS)
+        self._rest.timeout.connect(self._refine)
         self.legend = ColourLegend()
         self.legend.classPicked.connect(self._class_picked)
         cards = QFrame()
@@ -440,6 +450,7 @@ class Explorer(QWidget):
         """Let go of the job that was shown."""
         for panel in self.panels.values():
             panel.closed()
+        self._rest.stop()
         self._end_decoder()
         self.consensus = self.sources = self.table = None
         self.crowd = self.latent = self.kept = self._last = self._kept_picture = None
@@ -617,7 +628,14 @@ class Explorer(QWidget):
             self._start_decoder(self.sources)  # it had stopped
         if self.decoder is not None:
             self.panels["Trajectory"].stop()
-            self.decoder.request(z, longest=self.longest())
+            self._finer = -1
+            self._rest.stop()
+            self.decoder.request(z, longest=min(QUICK_LIVE, self.longest()))
+
+    def _refine(self) -> None:
+        """The picture at rest, as fine as it can be shown."""
+        if self.decoder is not None and self.latent is not None:
+            self._finer = self.decoder.request(self.latent, longest=self.longest())
 
     def longest(self) -> int:
         """Voxels a side of pictures decoded live."""
@@ -642,6 +660,10 @@ class Explorer(QWidget):
         if not self._undrawn or self._last is None:
             return
         self._undrawn = False
+        if self._last.id == self._finer:
+            return
+        if self.consensus is not None and min(self.longest(), self.consensus.box) > QUICK_LIVE:
+            self._rest.start()
         took = time.perf_counter() - self._asked
         self.latency.append(took)
         del self.latency[:-1000]
@@ -657,7 +679,7 @@ class Explorer(QWidget):
             moved = np.linalg.norm(answer.positions - self.consensus.positions, axis=1)
             words.append(f"moves up to {np.percentile(moved, 99) * self.consensus.half_angstrom:.1f} Å")
         words.append(f"{1000 * took:.0f} ms")
-        self.status.setText(" · ".join(words))
+        self.status.setText(self._meaning or " · ".join(words))
         self.tell_population(self.latent)
 
     def tell_population(self, z: np.ndarray) -> None:
@@ -724,31 +746,45 @@ class Explorer(QWidget):
             self.viewer.level.valueChanged.connect(self.second.level.setValue)
 
     def _draw_difference(self) -> None:
-        """Surfaces of what is more and what is less than in the kept state, or the consensus."""
-        from gaussianem_gui.views.theme import theme
-
-        model = self.consensus
+        """Surfaces of what is more and what is less than in the kept state, or the consensus; made in a worker."""
+        model, kept = self.consensus, self._kept_picture
         if model is None or self._last is None or self._last.volume is None or not self.difference.isChecked():
+            self._meaning = ""
             if "gain" in self.viewer._extra:
                 for key in ("gain", "loss"):
                     self.viewer.show_surface(key, None, "", 0)
             return
+        if self._background.busy("difference"):
+            self._difference_waits = True
+            return
         now = self._last.volume
-        before = self._kept_picture.volume if self._kept_picture is not None else model.volume
+        before = kept.volume if kept is not None else model.volume
+        than = "the kept state" if kept is not None else "the consensus"
         assert before is not None
-        if before.shape != now.shape:
-            factor = before.shape[0] // now.shape[0]
-            n = now.shape[0]
-            if factor < 1 or before.shape[0] // factor != n:
-                return
-            before = before[: n * factor, : n * factor, : n * factor]
-            before = before.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))
-        change = now - before
-        level = max(1.5 * model.sigma, 0.25 * float(np.abs(change).max()))
-        self.viewer.show_extra("gain", change, level, theme.colour("info"), 0.75)
-        self.viewer.show_extra("loss", -change, level, theme.colour("danger"), 0.75)
-        than = "the kept state" if self._kept_picture is not None else "the consensus"
-        self.status.setText(f"Blue: more density than in {than}; red: less (from {level / model.sigma:.1f} σ)")
+
+        def work() -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
+            coarse = min(before.shape[0], now.shape[0])  # one may be the quick picture, the other the fine one
+            first, second = (binned(values, values.shape[0] // coarse) for values in (before, now))
+            if first.shape != second.shape:
+                return [], ""  # grids that do not divide: the fine picture follows
+            change = second - first
+            level = max(1.5 * model.sigma, 0.25 * float(np.abs(change).max()))
+            text = f"Blue: more density than in {than}; red: less (from {level / model.sigma:.1f} σ)"
+            return [surface_of(sign * change, level, model) for sign in (1, -1)], text
+
+        self._background.run("difference", work, self._take_difference, self._say_error)
+
+    def _take_difference(self, found: tuple[list[tuple[np.ndarray, np.ndarray]], str]) -> None:
+        meshes, text = found
+        if self.difference.isChecked() and self._last is not None:
+            for key, colour, mesh in zip(("gain", "loss"), ("info", "danger"), meshes):
+                self.viewer.show_surface(key, mesh, theme.colour(colour), 0.75)
+            if text:
+                self._meaning = text
+                self.status.setText(text)
+        if self._difference_waits:
+            self._difference_waits = False
+            self._draw_difference()
 
     def ask_reference(self) -> None:
         """Ask for a map or model and lay it over the picture; again removes it."""
@@ -771,7 +807,6 @@ class Explorer(QWidget):
     def show_reference(self, path: Path) -> None:
         """Lay the surface of a map, at the contour in use, or the trace of an atomic model over the picture."""
         from gaussianem_core.structure import place_in_box, read_backbone
-        from gaussianem_gui.views.theme import theme
         from gaussianem_gui.volumes import load_volume, surface
 
         model, longest, level = self.consensus, self.viewer.longest(), self.viewer.contour()

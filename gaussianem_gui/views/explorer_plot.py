@@ -69,7 +69,7 @@ class ColourLegend(QWidget):
         column = colouring.column
         self.setVisible(column is not None)
         if column is not None:
-            ends = f"{colouring.low:.4g} to {colouring.high:.4g}"
+            ends = f"{_short(colouring.low)} to {_short(colouring.high)}"
             meaning = ", ".join(column.names[: self.MOST]) if column.classes else ends
             self.setAccessibleName(f"Colours: {column.name}, {meaning}")
             self.setToolTip("Click a class to select its particles" if column.classes else
@@ -90,7 +90,7 @@ class ColourLegend(QWidget):
 
     def _paint_ramp(self, painter: QPainter, column: Column) -> list[QRectF]:
         metrics, middle = painter.fontMetrics(), self.height() / 2
-        low, high = f"{self._colouring.low:.4g}", f"{self._colouring.high:.4g}"
+        low, high = _short(self._colouring.low), _short(self._colouring.high)
         left = 8.0
         for text in (column.name, low):
             painter.drawText(QPointF(left, middle + 4), text)
@@ -129,6 +129,12 @@ class ColourLegend(QWidget):
         for code, box in enumerate(self._places):
             if box.contains(event.position()):
                 self.classPicked.emit(code)
+
+
+def _short(value: float) -> str:
+    """Four digits, without an exponent where it reads well so."""
+    text = f"{value:.4g}"
+    return f"{float(text):,.0f}" if "e+0" in text and abs(value) < 1e7 else text
 
 
 def value_colours() -> np.ndarray:  # (SHADES, 3) uint8

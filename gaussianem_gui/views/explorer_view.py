@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.decoding import Consensus
 from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.viewer import Viewer, _rgb, _shade
+from gaussianem_gui.views.viewer import SHADED, Viewer, _rgb, _shade
 from gaussianem_gui.views.widgets import Elided, icon_button, label, row
 from gaussianem_gui.volumes import Picture, surface
 
@@ -34,6 +34,14 @@ def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
     )  # fmt: skip
 
 
+def surface_of(values: np.ndarray, level: float, model: Consensus) -> tuple[np.ndarray, np.ndarray]:
+    """The surface of (d, d, d) values in the model's box at an absolute ``level``; for a worker."""
+    pixel = model.pixel_size_angstrom * model.box / values.shape[0]
+    return surface(
+        Picture(Path(), values.astype(np.float32), pixel, model.box, 0.0, 1.0, float(values.max())), level
+    )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A surface with all that drawing needs: normals are worked out beforehand, off the window's thread."""
@@ -48,7 +56,7 @@ def prepare(picture: Picture, level_sigma: float, most_faces: int = 0) -> Prepar
 
     vertices, faces = surface(picture, level_sigma)
     if most_faces and len(faces) > most_faces and picture.values.shape[0] >= 32:
-        values = _binned(picture.values, 2)
+        values = binned(picture.values, 2)
         coarse = replace(picture, values=values, voxel_angstrom=2 * picture.voxel_angstrom)
         vertices, faces = surface(coarse, level_sigma)
     if not len(faces):
@@ -80,6 +88,7 @@ class LiveViewer(Viewer):
         self._ready: dict[tuple[Path, float], Prepared] = {}
         self._drawn: Prepared | None = None  # the surface that the canvas was handed, None if the layer's own is shown
         self._count = 0
+        self._awaited: tuple[Picture, float] | None = None  # the newest that still needs its surface
         self._room = 0  # shorter side of the canvas that the camera's zoom is made for
         self._silent = False
         self.colour_by = QComboBox()
@@ -99,8 +108,10 @@ class LiveViewer(Viewer):
         self.clip.setAccessibleName("Clipping plane")
         self.clip.setToolTip("Cut the volume open from the front")
         self.clip.valueChanged.connect(self._draw_clip)
+        self.shades = label("", "faint")
+        self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
         self.more = row(
-            label("Colour", "muted"), self.colour_by, self.arrows, None, label("Cut", "muted"), self.clip,
+            label("Colour", "muted"), self.colour_by, self.shades, self.arrows, None, label("Cut", "muted"), self.clip,
             spacing=8, margins=(12, 4, 12, 4),
         )  # fmt: skip
         self.tools = QFrame()
@@ -158,7 +169,7 @@ class LiveViewer(Viewer):
         if values is not None:
             longest = self._longest()
             if values.shape[0] > longest:
-                values = _binned(values, -(-values.shape[0] // longest))
+                values = binned(values, -(-values.shape[0] // longest))
             self._count += 1
             self.show_picture(picture_of(values, self.model, f"decoded/{self._count}"), name)
 
@@ -174,23 +185,9 @@ class LiveViewer(Viewer):
         self.bar.setEnabled(True)
         self._load_current()
 
-    def show_extra(self, key: str, values: np.ndarray | None, level: float, colour: str, opacity: float = 0.5) -> None:
-        """Lay a second surface over the picture: ``values`` (d, d, d) contoured at an absolute ``level``; None removes
-        it. ``key``: gain, loss, reference, mask."""
-        if values is None:
-            self._extra.pop(key, None)
-        else:
-            assert self.model is not None
-            binning = self.model.box / values.shape[0]
-            picture = Picture(
-                Path(key), values.astype(np.float32), self.model.pixel_size_angstrom * binning, self.model.box, 0.0,
-                1.0, float(values.max()),
-            )  # fmt: skip
-            self._extra[key] = (*surface(picture, level), colour, opacity)
-        self._draw_extra(key)
-
     def show_surface(self, key: str, mesh: tuple[np.ndarray, np.ndarray] | None, colour: str, opacity: float) -> None:
-        """As :meth:`show_extra`, from a surface that was made before (vertices z, y, x in A from the centre)."""
+        """Lay a second surface (vertices z, y, x in A from the centre, faces) over the picture; None removes it.
+        ``key``: gain, loss, reference, mask."""
         if mesh is None:
             self._extra.pop(key, None)
         else:
@@ -314,17 +311,27 @@ class LiveViewer(Viewer):
         if len(self._ready) > 250:
             self._ready.clear()
         ready = self._ready.get((picture.path, level))
+        self._awaited = None
         if ready is not None:
             self._show_ready(ready)
+        elif self._background.busy("mesh"):
+            self._awaited = (picture, level)
         else:
-            self._background.run(
-                "mesh", lambda: prepare(picture, level), lambda r: self._take_ready(picture, level, r), self._failed
-            )
+            self._prepare(picture, level)
+
+    def _prepare(self, picture: Picture, level: float) -> None:
+        """Work out a surface; one at a time, so that a drag neither piles them up nor waits for the last."""
+        self._background.run(
+            "mesh", lambda: prepare(picture, level), lambda r: self._take_ready(picture, level, r), self._failed
+        )
 
     def _take_ready(self, picture: Picture, level: float, ready: Prepared) -> None:
         self._ready[picture.path, level] = ready
-        # a newer picture may wait for its own surface: while one drags, each that is there is shown
-        if self.mode.currentData() == "surface" and level == self.contour():
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            self._prepare(*awaited)
+        # while one drags, each that is there is shown, though a newer one waits for its surface
+        if self.mode.currentData() == "surface" and (level == self.contour() or awaited is not None):
             self._show_ready(ready)
 
     def _show_ready(self, ready: Prepared) -> None:
@@ -384,12 +391,16 @@ class LiveViewer(Viewer):
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         assert self.positions is not None
         kind = self.colour_by.currentData()
+        self.shades.setText("")
         if kind == "domain" and self.domains is not None and len(self.domains) == len(self.positions):
             table = np.array([[*_rgb(theme.series(i)), 1.0] for i in range(10)])
             grey = np.array([0.5, 0.5, 0.5, 0.6])
             return np.where((self.domains >= 0)[:, None], table[self.domains % 10], grey)
         if kind == "displacement" and self.model is not None and len(self.model.positions) == len(self.positions):
-            return _shade(np.linalg.norm(self.positions - self.model.positions, axis=1))
+            moved = np.linalg.norm(self.positions - self.model.positions, axis=1)
+            low, high = np.percentile(moved, SHADED) * self.model.half_angstrom
+            self.shades.setText(f"{low:.1f}–{high:.1f} Å")
+            return _shade(moved)
         return None
 
     def _draw_arrows(self) -> None:
@@ -504,7 +515,10 @@ def _copy(source: Any, target: Any, name: str) -> None:
         setattr(target, name, value)
 
 
-def _binned(values: np.ndarray, factor: int) -> np.ndarray:
+def binned(values: np.ndarray, factor: int) -> np.ndarray:  # (D, D, D) -> (D // factor, ...)
+    """A volume averaged over blocks of ``factor`` voxels a side."""
+    if factor <= 1:
+        return values
     n = values.shape[0] // factor
     values = values[: n * factor, : n * factor, : n * factor]
     return values.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))

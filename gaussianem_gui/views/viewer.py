@@ -30,6 +30,7 @@ LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400
 PLAY_MILLISECONDS = 120
 SLIDER_STEPS = 400
+SHADED = (2, 98)  # percentiles that get the darkest and the brightest colour of points
 _FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
 
 
@@ -543,7 +544,7 @@ def _rgb(colour: str) -> list[float]:
 def _shade(values: np.ndarray) -> np.ndarray:  # (N,) -> (N, 4)
     from gaussianem_gui.views.scatter import SHADES, colour_map
 
-    low, high = np.percentile(values, [2, 98]) if len(values) else (0.0, 1.0)
+    low, high = np.percentile(values, SHADED) if len(values) else (0.0, 1.0)
     index = np.clip((values - low) / max(high - low, 1e-9) * (SHADES - 1), 0, SHADES - 1).astype(int)
     ends = (0.25, 1.0) if theme.name == "dark" else (0.0, 0.85)  # never the background's colour
     table = colour_map().getLookupTable(*ends, SHADES) / 255.0

@@ -17,6 +17,7 @@ from gaussianem_core.metadata import column_names, read_particle_column
 from gaussianem_gui.explorer import Column, describe
 from gaussianem_gui.project import Project
 from gaussianem_gui.sources import find_sources
+from gaussianem_gui.views import explorer as explorer_view
 from gaussianem_gui.views import explorer_plot
 from gaussianem_gui.views.explorer_plot import Colouring
 from gaussianem_gui.views.theme import theme
@@ -62,7 +63,7 @@ def explored(window, tmp_path: Path, qtbot):
     """The main window with the explorer open on a trained model of two states; and who is in the second."""
     project, job, second = exploring.make(tmp_path / "a project")
     assert window.open_project(project.root)
-    qtbot.waitUntil(lambda: window.model.loaded, timeout=10_000)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
     window.open_explorer(job)
     qtbot.waitUntil(lambda: window.explorer is not None, timeout=60_000)
     explorer = window.explorer
@@ -86,7 +87,7 @@ def confirm(explorer, qtbot, *, rest: bool = False) -> None:
     button = dialog.findChild(type(explorer.export), "confirmExport")
     assert f"{explorer.selections.selected:,}" in button.text()
     qtbot.mouseClick(button, LEFT)
-    qtbot.waitUntil(lambda: explorer.exported is not None, timeout=30_000)
+    qtbot.waitUntil(lambda: explorer.exported is not None, timeout=60_000)
 
 
 def rows_text(path: Path) -> list[str]:
@@ -180,7 +181,7 @@ def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
     qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
     plot = explorer.plots[0]
     row = int(np.flatnonzero(second)[0])
-    with qtbot.waitSignal(explorer.decodedShown, timeout=30_000):
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
         Mouse(plot.canvas, qtbot).click(plot.points[row])
     assert explorer.particle >= 0
     # the nearest on the screen: pixels are coarser than points
@@ -190,14 +191,29 @@ def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
     shown: list[int] = []
     explorer.decodedShown.connect(lambda: shown.append(1))
     Mouse(plot.canvas, qtbot).drag(np.stack([np.linspace(-1, 1, 80), np.zeros(80)], axis=1))
-    qtbot.waitUntil(lambda: explorer._last.id == explorer.decoder._count, timeout=30_000)
+    qtbot.waitUntil(lambda: explorer._last.id == explorer.decoder._count, timeout=60_000)
     assert len(shown) < 80  # stale requests of the drag were dropped, here or in the worker
-    with qtbot.waitSignal(explorer.decodedShown, timeout=30_000):
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
         explorer.place_kind.setCurrentIndex(1)  # the exact place
         Mouse(plot.canvas, qtbot).click((0.3, 0.1))
     place = explorer.table.project("PC 1", "PC 2", explorer.latent)[0]
     assert place == pytest.approx([0.3, 0.1], abs=0.05)
     assert explorer.decoder.alive()
+
+
+def test_a_coarse_picture_comes_at_once_and_a_fine_one_at_rest(explored, qtbot, monkeypatch):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    box = explorer.consensus.box
+    monkeypatch.setattr(explorer_view, "QUICK_LIVE", box // 2)
+    sides: list[int] = []
+    explorer.viewer.drawn.connect(lambda: sides.append(explorer.viewer.picture.values.shape[0]))
+    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
+        explorer.show_latent(explorer.table.z[5].astype(float))
+    assert sides[-1] == box // 2
+    told = explorer.status.full_text()
+    qtbot.waitUntil(lambda: sides[-1] == box, timeout=60_000)
+    assert explorer.status.full_text() == told and len(explorer.latency) == 1  # it is the same state, only sharper
 
 
 def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_path):
@@ -250,7 +266,7 @@ def test_plots_are_linked_and_show_any_column(explored, qtbot):
     for plot in explorer.shown_plots():
         assert len(plot._chosen.data) == mask.sum()
     explorer.set_axes(other, "rlnDefocusU", "Tilt (°)")
-    qtbot.waitUntil(lambda: other.x_name == "rlnDefocusU", timeout=10_000)
+    qtbot.waitUntil(lambda: other.x_name == "rlnDefocusU", timeout=60_000)
     assert other.points[3, 0] == pytest.approx(15021.5)
     explorer.show_latent(explorer.table.z[7].astype(float))
     assert first._marker.data["x"][0] == pytest.approx(first.points[7, 0], abs=1e-5)
@@ -259,7 +275,7 @@ def test_plots_are_linked_and_show_any_column(explored, qtbot):
         if explorer.colour.findData(name) >= 0:
             explorer.colour.setCurrentIndex(explorer.colour.findData(name))
             explorer.colour.activated.emit(explorer.colour.currentIndex())
-            qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=10_000)
+            qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=60_000)
 
 
 def test_above_the_limit_counts_are_drawn_and_every_particle_is_picked(explored, qtbot, monkeypatch):
@@ -323,10 +339,10 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     explorer.select(second, {"shape": "test"}, "replace")
     particles = explorer.panels["Particles"]
     explorer.tabs.setCurrentWidget(particles)
-    qtbot.waitUntil(lambda: len(particles.tiles.images) > 0, timeout=20_000)
+    qtbot.waitUntil(lambda: len(particles.tiles.images) > 0, timeout=60_000)
     assert f"of {second.sum():,}" in particles.text.full_text()
     particles.averages.setChecked(True)
-    qtbot.waitUntil(lambda: "views" in particles.text.full_text(), timeout=30_000)
+    qtbot.waitUntil(lambda: "views" in particles.text.full_text(), timeout=60_000)
     domains = explorer.panels["Domains"]
     explorer.tabs.setCurrentWidget(domains)
     qtbot.mouseClick(domains.go, LEFT)
@@ -341,9 +357,9 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     assert trust.rows.count() > 2
     mask = explorer.panels["Mask"]
     explorer.tabs.setCurrentWidget(mask)
-    qtbot.waitUntil(lambda: mask.volume is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
     qtbot.mouseClick(mask.save, LEFT)
-    qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=30_000)
+    qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=60_000)
     from gaussianem_core.mrc import read_map
 
     made = sorted((window.model.root / "Mask").iterdir())[0]
@@ -360,10 +376,10 @@ def test_the_legend_names_the_colours_and_chooses_classes(explored, qtbot):
     for name, words in (("Class", "class 2"), ("rlnDefocusU", " to ")):
         explorer.colour.setCurrentIndex(explorer.colour.findData(name))
         explorer.colour.activated.emit(explorer.colour.currentIndex())
-        qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=30_000)
+        qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=60_000)
         assert legend.isVisible() and words in legend.accessibleName()
     explorer._take_colouring(Colouring.of(found))
-    qtbot.waitUntil(lambda: len(legend._places) == 3, timeout=30_000)
+    qtbot.waitUntil(lambda: len(legend._places) == 3, timeout=60_000)
     qtbot.mouseClick(legend, LEFT, pos=legend.place(1).toPoint())
     assert np.array_equal(explorer.selections.mask, np.arange(600) % 3 == 1)
     assert describe(explorer.selections.steps) == "Class: class 2"
@@ -382,7 +398,7 @@ def test_values_that_are_typed_select_exactly(explored, qtbot):
     def by(name: str) -> None:
         panel.by.setCurrentText(name)
         panel._by_changed()
-        qtbot.waitUntil(lambda: panel._column is not None and panel._column.name == name, timeout=30_000)
+        qtbot.waitUntil(lambda: panel._column is not None and panel._column.name == name, timeout=60_000)
 
     by("rlnDefocusU")
     values = explorer.table.column("rlnDefocusU").values
@@ -448,10 +464,10 @@ def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
 
 def test_leaving_the_job_ends_the_worker(explored, qtbot):
     window, explorer, _ = explored
-    qtbot.waitUntil(lambda: explorer.decoder is not None and explorer.decoder.pid > 0, timeout=20_000)
+    qtbot.waitUntil(lambda: explorer.decoder is not None and explorer.decoder.pid > 0, timeout=60_000)
     decoder = explorer.decoder
     window.close_project()
-    qtbot.waitUntil(lambda: not decoder.alive(), timeout=20_000)
+    qtbot.waitUntil(lambda: not decoder.alive(), timeout=60_000)
 
 
 def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored, qtbot):
@@ -489,12 +505,12 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     (other.directory / "weights.1.pkl").write_bytes((explorer.sources.weights).read_bytes())
     save_latents(other.directory / "weights.1.output.pkl", turned, np.zeros_like(turned))
     project.mark(other, exploring.State.SUCCEEDED)
-    qtbot.waitUntil(lambda: window.model.info(other.name) is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: window.model.info(other.name) is not None, timeout=60_000)
     panel = explorer.panels["Compare"]
     explorer.tabs.setCurrentWidget(panel)
     panel.shown()
     qtbot.mouseClick(panel.go, LEFT)
-    qtbot.waitUntil(lambda: panel.found is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
     assert "agree: canonical correlations 1.00" in panel.text.full_text()
     names = {panel.table.item(row, 0).text() for row in range(panel.table.rowCount())}
     assert "epoch" in names

@@ -87,7 +87,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     for ending in ("png", "pdf", "svg"):
         path = tmp_path / f"view.{ending}"
         explorer.write_view(path)
-        qtbot.waitUntil(path.exists, timeout=30_000)
+        qtbot.waitUntil(path.exists, timeout=60_000)
     with Image.open(tmp_path / "view.png") as image:
         assert image.getpixel((1, 1))[:3] == (255, 255, 255)
 
@@ -117,7 +117,7 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     viewer._viewer.dims.ndisplay = 3
     assert np.array_equal(drawn(explorer), wanted)
     viewer.level.setValue(viewer.level.value() + 10)
-    qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=30_000)
+    qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
 
 
 def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: Path):
@@ -129,7 +129,7 @@ def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: P
     ]
     (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
     explorer.show_reference(tmp_path / "m.pdb")
-    qtbot.waitUntil(lambda: "model" in explorer.viewer.layers(), timeout=30_000)
+    qtbot.waitUntil(lambda: "model" in explorer.viewer.layers(), timeout=60_000)
     data = explorer.viewer._layer("model").data
     assert data.shape == (9, 2, 3) and np.allclose(data[:, 1], [0, 0, 3.8], atol=1e-3)
     assert explorer.viewer._layer("surface").opacity < 1  # it is seen through the surface
@@ -137,7 +137,7 @@ def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: P
     qtbot.mouseClick(explorer.reference, LEFT)
     assert "model" not in explorer.viewer.layers() and not explorer.reference.isChecked()
     explorer.show_reference(window.model.root / "consensus.mrc")
-    qtbot.waitUntil(lambda: "reference" in explorer.viewer.layers(), timeout=30_000)
+    qtbot.waitUntil(lambda: "reference" in explorer.viewer.layers(), timeout=60_000)
     qtbot.mouseClick(explorer.reference, LEFT)
     assert "reference" not in explorer.viewer.layers()
 
@@ -156,7 +156,7 @@ def test_a_written_view_is_sharper_than_the_screen_and_to_scale(seen, qtbot):
 
     assert share(thrice) == pytest.approx(share(once), rel=0.1)  # the molecule fills as much of the picture
     viewer.mode.setCurrentIndex(viewer.mode.findData("mip"))
-    qtbot.waitUntil(lambda: "projection" in viewer.layers(), timeout=30_000)
+    qtbot.waitUntil(lambda: "projection" in viewer.layers(), timeout=60_000)
     projection = viewer.pixels_on_white()[0]
     assert (projection[2, 2, :3] > 250).all() and share(projection) > 0
 
@@ -176,7 +176,8 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
     assert explorer.viewer.bar.width() > left.width() + right.width() - 20
     explorer.difference.setChecked(True)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
-    assert {"gain", "loss"} & set(explorer.viewer.layers())
+    qtbot.waitUntil(lambda: bool({"gain", "loss"} & set(explorer.viewer.layers())), timeout=60_000)
+    qtbot.waitUntil(lambda: "than in the kept state" in explorer.status.full_text(), timeout=60_000)
     plot = explorer.plots[0]
     assert plot._other.data["x"][0] == pytest.approx(plot.points[np.flatnonzero(~second)[0], 0])
     explorer.difference.setChecked(False)
@@ -184,7 +185,7 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
     qtbot.mouseClick(explorer.keep_button, LEFT)
     assert explorer.second.width() == 0 and explorer.kept is None
     qtbot.mouseClick(explorer.keep_button, LEFT)
-    qtbot.waitUntil(lambda: explorer.second.width() > 100, timeout=30_000)
+    qtbot.waitUntil(lambda: explorer.second.width() > 100, timeout=60_000)
     qtbot.wait(300)
 
 

@@ -704,7 +704,7 @@ def test_leftover_processes_are_listed(opened, qtbot) -> None:
 
 def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
     window.show_guide()
-    assert len(window._guide.pages) == 5
+    assert len(window._guide.pages) == 6
     for number, (title, _) in enumerate(window._guide.pages):
         window._guide.list.setCurrentRow(number)
         assert title in window._guide.text.toPlainText()
