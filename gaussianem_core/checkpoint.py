@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -52,7 +53,10 @@ def load_tensors(path: Path | str, argument: str, needed: Collection[str], remed
             warnings.simplefilter("ignore")  # torch warns of old pickles before it refuses or reads them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's own words advise to load the file unsafely.
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"the file wants to run {wanted[1].rstrip('.')}" if wanted else error.strerror if isinstance(
+            error, OSError) else "it is damaged, or something else"  # fmt: skip
         raise InputError(argument, "must be a checkpoint of plain tensors", path,
                          f"It was not loaded ({reason}). {remedy}") from error  # fmt: skip
     lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
