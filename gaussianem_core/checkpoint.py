@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,17 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """A dictionary with ``epoch``, ``model_state_dict`` and, in ours, what is needed to go on.
+    """A dictionary with ``epoch``, ``model_state_dict`` and, in ours, the refined Gaussians and the mask.
 
     Raises InputError if the file cannot be read, holds anything but plain tensors, or lacks the network.
+    """
+    return load_tensors(path, "model_weight", ("model_state_dict",), "Use a weights.N.pkl of train.")
+
+
+def load_tensors(path: Path | str, argument: str, needed: Collection[str], remedy: str) -> dict[str, Any]:
+    """A dictionary of plain tensors, numbers and strings that torch.save wrote, with the entries ``needed``.
+
+    Raises InputError about ``argument`` if the file cannot be read, holds anything else, or lacks an entry.
     """
     import torch  # here, so that latents can be read without it
 
@@ -43,12 +53,16 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch warns of old pickles before it refuses or reads them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("model_weight", "must be a checkpoint of plain tensors", path,
-                         f"It was not loaded ({reason}). Use a weights.N.pkl of train.") from error  # fmt: skip
-    if not isinstance(content, dict) or "model_state_dict" not in content:
-        raise InputError("model_weight", "must hold model_state_dict", path, "Use a weights.N.pkl of train.")
-    return content
+        # torch's own words advise to load the file unsafely.
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"the file wants to run {wanted[1].rstrip('.')}" if wanted else error.strerror if isinstance(
+            error, OSError) else "it is damaged, or something else"  # fmt: skip
+        raise InputError(argument, "must be a checkpoint of plain tensors", path,
+                         f"It was not loaded ({reason}). {remedy}") from error  # fmt: skip
+    lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
+    if lacking:
+        raise InputError(argument, f"must hold {lacking[0]}", path, remedy)
+    return dict(content)
 
 
 def save_checkpoint(content: dict[str, Any], path: Path | str) -> None:

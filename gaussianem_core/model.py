@@ -182,7 +182,8 @@ def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
             values = np.loadtxt(text, ndmin=2)
         return np.atleast_2d(np.asarray(values, dtype=np.float64))
     except (OSError, ValueError) as error:
-        raise InputError("z", "must be .npy or text with one row of numbers a volume", path, f"{error}.") from error
+        raise InputError("z", "must be .npy or text with one row of numbers a volume", path,
+                         f"It was not read ({error}). Use z.txt of an analysis as a pattern.") from error  # fmt: skip
 
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:

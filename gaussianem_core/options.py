@@ -228,11 +228,13 @@ class TrainOptions(ComputeOptions, JobOptions):
         produces="configuration",
     )
     mask: str = option(
-        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask on the consensus map's grid",
-        group="Input", widget="mask", filter="*.npy *.mrc", produces="mask",
+        "", "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask on the consensus map's grid",
+        group="Input", widget="mask", filter="*.npy *.txt *.mrc", produces="mask",
     )
     output: str = option("train", "directory of the output", group="Output", widget="directory")
-    resume: bool = option(False, "go on from the last checkpoint in the output directory", group="Output")
+    resume: bool = option(
+        False, "go on from the last checkpoint in the output directory; a larger epoch trains on", group="Output"
+    )
     batch: int = option(32, "images per step", group="Training", ge=1, le=65536)
     epoch: int | None = option(
         None, "passes over the particles; without it 20, more for small datasets", group="Training", ge=1, le=10000
@@ -324,8 +326,8 @@ class MaskOptions(BaseModel):
     """Which part of the molecule may move."""
 
     mask: str = option(
-        "", "Gaussians that may move: a 0/1 file per Gaussian (.npy), or an MRC mask", group="Input", widget="mask",
-        filter="*.npy *.mrc", produces="mask",
+        "", "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask", group="Input", widget="mask",
+        filter="*.npy *.txt *.mrc", produces="mask",
     )
 
 

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from gaussianem_core import infer, subspace
-from gaussianem_core.checkpoint import save_checkpoint, save_latents
+from gaussianem_core.checkpoint import load_tensors, save_checkpoint, save_latents
 from gaussianem_core.ctf import load_ctf
 from gaussianem_core.device import choose_device, distributed, gpu_memory_advice
 from gaussianem_core.errors import AbortRequested, InputError
@@ -146,7 +146,8 @@ def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = No
     recipe, main = trainer.recipe, trainer.ranks.rank == 0
     trainer.estimate_noise()
     if trainer.options.resume and (out / STATE).exists():
-        trainer.restore(torch.load(out / STATE, map_location="cpu", weights_only=True))
+        remedy = "Start again without --resume, with --overwrite."
+        trainer.restore(load_tensors(out / STATE, "--resume", trainer.state().keys(), remedy))
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
     elif recipe.latents == "linear":
         subspace.teach_decoder(trainer, subspace.fit(trainer, log), log)

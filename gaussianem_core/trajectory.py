@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.files import read_arrays
 from gaussianem_core.gaussians import load_configuration, load_gaussians
 from gaussianem_core.structure import read_structure
 
@@ -61,11 +62,11 @@ def read_trajectory(path: Path | str) -> Trajectory:
 
 def _read_npz(path: Path) -> Trajectory:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(path)
         xyz, weight = np.asarray(arrays["xyz"], np.float64), np.asarray(arrays["weight"], np.float64)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError("model", "must be an .npz with xyz and weight", path, f"{error}.") from error
+    except (ValueError, KeyError) as error:
+        remedy = f"It was not read ({error}). Give xyz (frames, atoms, 3) and weight (atoms)."
+        raise InputError("model", "must be an .npz with xyz and weight", path, remedy) from error
     masks = {name: array for name, array in arrays.items() if array.dtype == bool and array.shape == weight.shape}
     sigma = arrays.get("sigma")
     return Trajectory(

@@ -10,12 +10,14 @@ import io
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import write_atomically
+from gaussianem_core.files import read_arrays
 from gaussianem_core.fourier import fourier_crop
 from gaussianem_core.options import Projector
 from gaussianem_core.voxelize import voxelize
@@ -72,11 +74,11 @@ def save_truth(truth: Truth, path: Path | str) -> None:
 def load_truth(path: Path | str) -> Truth:
     """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            known = {f.name for f in fields(Truth)}
-            content = {name: file[name] for name in file.files if name in known}
-    except (OSError, ValueError) as error:
-        raise InputError("truth", "must be a readable .npz file", path, f"{error}.") from error
+        known = {f.name for f in fields(Truth)}
+        content: dict[str, Any] = {name: array for name, array in read_arrays(path).items() if name in known}
+    except ValueError as error:
+        raise InputError("truth", "must be a readable .npz file", path,
+                         f"It was not read ({error}). Use the truth.npz of simulate.") from error  # fmt: skip
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):

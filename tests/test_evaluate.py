@@ -159,3 +159,14 @@ def test_truth_of_other_particles(perfect: Path) -> None:
     np.savez(perfect / "odd.npz", nothing=np.zeros(3))
     with pytest.raises(InputError, match="must hold state or label"):
         run(perfect, truth="odd.npz")
+
+
+def test_damaged_truth(perfect: Path) -> None:
+    whole = (perfect / "truth.npz").read_bytes()
+    for content in (whole[:-100], b"no archive", b""):
+        (perfect / "truth.npz").write_bytes(content)
+        with pytest.raises(InputError, match="truth: must be a readable"):
+            run(perfect)
+    np.save(perfect / "truth.npy", np.zeros(3))
+    with pytest.raises(InputError, match="a single array"):
+        run(perfect, truth="truth.npy")

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,6 +120,33 @@ def test_half_precision_and_any_number_of_threads(source: Path, tmp_path: Path) 
     half, full = (ImageStack.from_file(tmp_path / name / "img_stack.mrcs").read() for name in ("half", "one"))
     np.testing.assert_allclose(half, full, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(np.load(tmp_path / "half/poses.npy"), np.load(tmp_path / "one/poses.npy"))
+
+
+PEAK_MEMORY = """
+import resource, sys
+from gaussianem_core import cli, preprocess
+preprocess.BLOCK_BYTES = 1 << 20
+assert cli.main(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_particles(source: Path, tmp_path: Path) -> None:
+    """Ten times the images, 142 MB more of them; the same stack serves all rows."""
+    head, _, body = (source / "particles.star").read_text().partition("000001@")
+    peaks = []
+    for times in (96, 960):
+        folder = tmp_path / str(times)
+        folder.mkdir()
+        (folder / "particles.star").write_text(head + ("000001@" + body.rstrip() + "\n") * times)
+        given = ["preprocess", "-s", str(folder), "--star_file", "particles.star", "--data_dir", str(source),
+                 "--consensus_map", str(source / "consensus.mrc"), "--epoch", "0", "--device", "cpu"]  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", PEAK_MEMORY, *given], capture_output=True, text=True, check=True)
+        assert read_header(folder / "preprocess" / "img_stack.mrcs").shape[0] == COUNT * times
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        shutil.rmtree(folder / "preprocess")
+    # What grows: the table, poses and CTF, some 200 bytes a row, and their copies.
+    assert peaks[1] - peaks[0] < 60e6
 
 
 def test_rows_keep_their_order_over_stacks(source: Path, tmp_path: Path) -> None:
@@ -347,6 +375,12 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "NaN in an image": (spoil_image, [], r"must hold finite values \(got NaN or infinite pixels in row 31"),
     "odd box": (odd_boxes, ["--consensus_map", "consensus.mrc"], "must have an even box"),
     "larger than the box": (lambda f: None, ["--downsample_size", "64"], "must not exceed the images' box, 32"),
+    "contour level not a number": (lambda f: None, ["--map_thres", "nan"], "must be a number or auto"),
+    "sizes against each other": (
+        lambda f: None, ["--size", "32", "--downsample_size", "48"], r"must not exceed size, 32 \(got 48\)"
+    ),
+    "empty map": (lambda f: write_map(f / "consensus.mrc", np.zeros((BOX,) * 3, np.float32), PIXEL), [],
+                  r"consensus_map: must hold density \(got values from 0 to 0\)"),
     "odd downsample size": (lambda f: None, ["--downsample_size", "25"], "must be even"),
     "another size": (lambda f: None, ["--size", "64"], "--size: must be the images' box, 32"),
     "another pixel size": (lambda f: None, ["--apix", "3.5"], "must agree with the 3.5 A/px given"),

@@ -17,7 +17,7 @@ import torch
 from plyfile import PlyData
 
 from gaussianem_core import infer, losses, posterior
-from gaussianem_core.checkpoint import load_checkpoint, load_latents
+from gaussianem_core.checkpoint import load_checkpoint, load_latents, save_checkpoint
 from gaussianem_core.cli import main
 from gaussianem_core.errors import InputError
 from gaussianem_core.evaluate import probe_accuracy
@@ -136,6 +136,13 @@ def test_more_epochs_and_fewer(two_states: Path, capsys: pytest.CaptureFixture[s
     assert load_checkpoint(out / "weights.4.pkl")["epoch"] == 4
     assert run_train(two_states, "longer", "--resume") == 0  # as long as before: only the end is done again
     assert not (out / "weights.5.pkl").exists()
+    state = (out / "training_state.pt").read_bytes()
+    (out / "training_state.pt").write_bytes(state[:-100])
+    assert run_train(two_states, "longer", "--resume") == 2
+    assert "Start again without --resume" in capsys.readouterr().err
+    save_checkpoint({"epoch": 1}, out / "training_state.pt")
+    assert run_train(two_states, "longer", "--resume") == 2
+    assert "must hold step_in_epoch" in capsys.readouterr().err
     # Files of more epochs than the new training has would pass for its last.
     assert run_train(two_states, "longer", "--epoch", "2", "--overwrite") == 0
     assert {path.name for path in out.glob("weights.*")} == {
