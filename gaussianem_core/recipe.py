@@ -26,6 +26,7 @@ class Recipe:
     w_latent: float = 0.0
     w_rigidity: float = 0.0
     w_composition: float = 0.0
+    anchor: float = 0.0  # weight of the prior that holds the mean Gaussians to the consensus map; 1 is its likelihood
     scale_prior: float = 0.0  # width of the prior of each image's scale around 1; 0 keeps the scale at 1
     band_start: float = 0.6  # resolution (cycles/pixel) at which training starts ...
     band_full: float = 0.0  # ... and the share of training after which all frequencies count
@@ -43,7 +44,7 @@ class Recipe:
 RECIPES = {
     "default": Recipe(
         likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
-        w_rigidity=1e-3, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
+        w_rigidity=1e-3, anchor=1.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
         encoder_share=0.5, refine=2, refinements=3, candidates=24, pairs=8192,
     ),
     "published": Recipe(

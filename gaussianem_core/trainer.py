@@ -8,7 +8,7 @@ in one buffer, and all then make the same update.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from gaussianem_core.projection import project
 from gaussianem_core.recipe import Recipe, automatic_epochs
 from gaussianem_core.stack import window_mask
 
-TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", "rigidity", "composition", "latent")
+TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", "rigidity", "composition", "anchor",
+         "latent")  # fmt: skip
 RATES = ("network", "density", "position", "latent", "beta", "band")
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
 BANK = 6400  # latents that the latent neighbour term looks at (published)
@@ -265,6 +266,12 @@ class Trainer:
             values["rigidity"] = (recipe.w_rigidity, losses.rigidity_term(deformed.displacement, pairs))
         if recipe.w_composition:
             values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
+        if recipe.anchor:
+            g = self.model.gaussians
+            middle = replace(g, positions=deformed.positions.mean(0),
+                             raw_density=g.raw_density + deformed.density_change.mean(0))  # fmt: skip
+            term = losses.anchor_term(middle, self.problem.gaussians) / (self.problem.count * pixels)
+            values["anchor"] = (recipe.anchor, term)
         if self.bank is not None:
             late = float(self.epoch >= 2)
             values["latent"] = (recipe.w_latent * late, losses.latent_neighbour_term(z, self.bank.clone()))
