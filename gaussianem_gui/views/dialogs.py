@@ -516,6 +516,7 @@ class WorkflowDialog(Dialog):
             field = FieldRow(JOB_OPTIONS[job_type], name, context)
             self.rows[need] = field
             self._fields.addWidget(field)
+        self._fields.addStretch(1)
         first = flow.steps[0].job_type
         self.model.ask("inputs", lambda p: p.input_jobs(first), self._take_sources, self.background)
 

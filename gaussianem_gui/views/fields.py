@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QFileDialog, QLineEdit, QMenu, QPushButton, QSizePolicy, QWidget
+from PySide6.QtWidgets import QComboBox, QFileDialog, QLineEdit, QMenu, QPushButton, QWidget
 
 from gaussianem_core.options import hints
 from gaussianem_gui.validate import field_label
@@ -400,7 +400,6 @@ class FieldRow(QWidget):
         layout.addLayout(left, 5)
         layout.addLayout(right, 6)
         self.setLayout(layout)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.editor.changed.connect(self._edited)
 
     def _edited(self) -> None:

@@ -11,7 +11,7 @@ from gaussianem_gui.suggestions import picture
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.theme import theme
 
-WIDTH, HEIGHT, GAP_X, GAP_Y = 168, 54, 26, 46
+WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 54, 26, 46
 
 
 def layers(links: dict[str, list[str]], numbers: dict[str, int]) -> dict[str, tuple[int, int]]:
@@ -93,7 +93,9 @@ class JobNode(QGraphicsObject):
         font.setWeight(QFont.Weight.Medium)
         painter.setFont(font)
         painter.setPen(QColor(theme.colour("text")))
-        title = QFontMetrics(font).elidedText(job_label(self.info), Qt.TextElideMode.ElideRight, WIDTH - 52)
+        title = QFontMetrics(font).elidedText(
+            self.info.alias or job_label(self.info), Qt.TextElideMode.ElideRight, WIDTH - 52
+        )
         painter.drawText(QRectF(42, 7, WIDTH - 50, 20), Qt.AlignmentFlag.AlignVCenter, title)
         painter.drawPixmap(42, 29, icon.pixmap(14, 14))
         font.setPointSizeF(8.5)
