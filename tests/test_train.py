@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,19 @@ def test_rigid_motion_costs_nothing() -> None:
     assert losses.distance_term(points + shift, pairs) < 1e-6
     strain = points * 0.1
     assert losses.rigidity_term(strain[None], pairs) == pytest.approx(0.01 * float(pairs.weight.mean()), rel=1e-3)
+
+
+def test_the_anchor_is_a_normal_prior_about_the_consensus(two_states: Path) -> None:
+    configuration = load_configuration(two_states / "pre" / "cfg.json")
+    first = load_gaussians(two_states / "pre" / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
+    assert float(losses.anchor_term(first, first)) == 0.0
+    # One width in each of the five parameters of every Gaussian is 5/2 nats a Gaussian.
+    one = replace(
+        first, positions=first.positions + losses.ANCHOR_POSITION * first.scale_min,
+        raw_density=first.raw_density + losses.ANCHOR_DENSITY * first.densities.mean(),
+        raw_scale=first.raw_scale - losses.ANCHOR_SCALE,
+    )  # fmt: skip
+    assert float(losses.anchor_term(one, first)) == pytest.approx(2.5 * len(first), rel=1e-3)
 
 
 def test_log_refuses_unwritable(tmp_path: Path) -> None:
