@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ import numpy as np
 
 from gaussianem_core.events import EVENTS
 
-CHUNK_BYTES = 1 << 18  # parsed at once; small, so that the thread lets go of the interpreter often
+CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
+SWITCH_SECONDS = 0.001  # a thread that parses gives the interpreter back this often: Python's 5 ms add up to stalls
 
 
 class Growing:
@@ -191,6 +193,7 @@ class Watcher:
             if item not in self._watched:
                 self._watched.append(item)
             if self._thread is None:
+                sys.setswitchinterval(SWITCH_SECONDS)
                 self._thread = threading.Thread(target=self._loop, name="watcher", daemon=True)
                 self._thread.start()
         self._wake.set()
