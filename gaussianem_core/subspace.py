@@ -44,7 +44,7 @@ HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard 
 LAST_RATE = 0.05  # of a fit, as a share of its first
 DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one batch
-TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 64, 512, 1e-3
+TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 32, 128, 1e-3
 
 
 @dataclass
