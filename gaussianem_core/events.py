@@ -182,7 +182,7 @@ class JobLog:
         """Report ``done`` of ``total``; at most one line per ``every`` seconds, the last always. Polls for abort."""
         now = time.time()
         begin_time, begin_done = self._stage_start.setdefault(stage, (now, done))
-        if done < begin_done:
+        if done <= begin_done:  # the stage begins, perhaps again
             begin_time, begin_done = self._stage_start[stage] = (now, done)
         if now - self._progress_at >= every or done >= total:
             self._progress_at = now
