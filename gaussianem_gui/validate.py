@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,10 +85,14 @@ def _named_in(model: type[JobOptions], message: str) -> str:
 
 
 def _plain(model: type[JobOptions], field: str, message: str) -> str:
-    """A rule as it is said beside ``field``: without the field's own name, other options as people call them."""
-    text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix(f"{field} ")
-    return " ".join(field_label(word)[:1].lower() + field_label(word)[1:] if word in model.model_fields else word
-                    for word in text.split(" "))
+    """A rule as it is said beside ``field``: without the field's own name and value, options as people call them."""
+    text = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix(f"{field} ").partition(" (got ")[0]
+
+    def name(word: re.Match[str]) -> str:
+        label = field_label(word[0])
+        return label[:1].lower() + label[1:] if word[0] in model.model_fields else word[0]
+
+    return re.sub(r"\w+", name, text)
 
 
 def _words(kind: str, message: str, context: dict[str, Any]) -> str:

@@ -121,6 +121,16 @@ def test_trajectories_follow_their_component(folder: Path) -> None:
     assert opened == [f"vol_00{i}.mrc" for i in range(1, 5)]
 
 
+def test_dimensions_without_use_have_no_trajectory(folder: Path) -> None:
+    z = latents()
+    z[:, 1:] = 0.0
+    save_latents(folder / "weights.0.output.pkl", z, np.zeros_like(z))
+    out, summary = run(folder, components=3)
+    assert len(summary["trajectories"]) == 1 and (out / "pc1").is_dir() and not (out / "pc2").exists()
+    report = (out / "report.md").read_text()
+    assert "Component 1" in report and "Component 2" not in report
+
+
 def test_labels_go_to_the_input_rows(folder: Path) -> None:
     out, summary = run(folder)
     classes = np.load(out / "analysis.npz")["labels"]

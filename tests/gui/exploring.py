@@ -49,11 +49,12 @@ def write_particles(path: Path, count: int, rotations: np.ndarray, generator: np
     path.write_text("\n".join([*lines, ""]))
 
 
-def make(root: Path, count: int = 600, seed: int = 0) -> tuple[Project, str, np.ndarray]:
-    """The project, its Train job and who is in the second state."""
+def make(root: Path, count: int = 600, seed: int = 0, dimensions: int = 3) -> tuple[Project, str, np.ndarray]:
+    """The project, its Train job and who is in the second state; only so many ``dimensions`` of the three vary."""
     generator = np.random.default_rng(seed)
     project = Project.create(root)
     second, z = truth_and_latents(count, seed)
+    z[:, dimensions:] = 0.0
     rotations = random_rotations(count, generator)
     write_particles(root / "original.star", count, rotations, generator)
     ball = np.zeros((BOX,) * 3, np.float32)

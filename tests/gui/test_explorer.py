@@ -61,7 +61,12 @@ def ellipse(x: float, y: float, a: float, b: float) -> np.ndarray:
 @pytest.fixture
 def explored(window, tmp_path: Path, qtbot):
     """The main window with the explorer open on a trained model of two states; and who is in the second."""
-    project, job, second = exploring.make(tmp_path / "a project")
+    return explore(window, tmp_path, qtbot)
+
+
+def explore(window, tmp_path: Path, qtbot, dimensions: int = 3):
+    """Open the explorer on latents of which so many dimensions vary."""
+    project, job, second = exploring.make(tmp_path / "a project", dimensions=dimensions)
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
     window.open_explorer(job)
@@ -366,6 +371,25 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     volume = read_map(made / "mask.mrc")
     assert volume.values.min() == 0 and volume.values.max() == 1
     assert window.model.project.outputs(f"Mask/{made.name}/")[0].kind == "mask"
+
+
+def test_latents_of_one_dimension_are_explored(window, tmp_path, qtbot):
+    """What training finds no use for does not vary: plots, path and landscape must do without."""
+    _, explorer, second = explore(window, tmp_path, qtbot, dimensions=1)
+    explorer.set_plots(4)
+    explorer.set_plots(1)
+    plot = explorer.plots[0]
+    assert np.isfinite(plot.canvas.getPlotItem().vb.viewRange()).all()
+    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    side = np.sign(second_side(explorer, second))
+    (low, _), high = np.abs(plot.points).max(axis=0), np.ptp(plot.canvas.getPlotItem().vb.viewRange()[1]) / 2.1
+    Mouse(plot.canvas, qtbot).drag(ellipse(side * (low + 0.05) / 2, 0, (low - 0.05) / 2, high), inside=True)
+    assert (explorer.selections.mask == second).mean() > 0.9
+    land = explorer.panels["Landscape"]
+    explorer.tabs.setCurrentWidget(land)
+    qtbot.mouseClick(land.go, LEFT)
+    qtbot.waitUntil(lambda: land.result is not None, timeout=120_000)
+    assert land.list.count() == len(land.states) >= 1
 
 
 def test_the_legend_names_the_colours_and_chooses_classes(explored, qtbot):
