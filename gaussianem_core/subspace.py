@@ -96,7 +96,7 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     fields = new_fields(trainer)
     optimiser = torch.optim.Adam([fields.values], lr=RATE, betas=(0.9, 0.99))
     batch = batch_size(trainer)
-    each = max(1, problem.count // (batch * ranks.world))
+    each = -(-problem.count // (batch * ranks.world))
     epochs = int(np.clip(-(-STEPS // each), *EPOCHS))
     table.mean.zero_()
     table.log_variance.zero_()
@@ -140,13 +140,13 @@ def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', 
 
 
 def batch_size(trainer: Trainer) -> int:
-    """Particles of one step on each process: a hundredth of them, within BATCH and what the memory holds."""
-    box, gaussians = trainer.box, len(trainer.problem.gaussians)
+    """Particles of one step on each process: together a hundredth of all, within BATCH and what the memory holds."""
+    box, gaussians, world = trainer.box, len(trainer.problem.gaussians), trainer.ranks.world
     # Spectra, three at a time, and positions, densities and what projecting them takes, for K + 1 latents.
     bytes_each = (trainer.table.zdim + 1) * (8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians)
-    fits = max(1, MOST_BYTES[trainer.device.type] // bytes_each)
-    wanted = int(np.clip(trainer.problem.count // (100 * trainer.ranks.world), *BATCH))
-    return max(1, min(wanted, fits, trainer.problem.count // trainer.ranks.world))
+    fits = MOST_BYTES[trainer.device.type] // bytes_each
+    wanted = int(np.clip(trainer.problem.count // 100, *BATCH))
+    return max(1, min(wanted // world, fits, trainer.problem.count // world))
 
 
 def visit(
@@ -159,20 +159,21 @@ def visit(
     """
     problem, table, ranks, device = trainer.problem, trainer.table, trainer.ranks, trainer.device
     count = len(fields.values)
-    torch.manual_seed(trainer.options.seed * 1000003 + 7919 * epoch + ranks.rank)
+    torch.manual_seed(trainer.options.seed * 1000003 + 7919 * epoch)
     order = np.random.default_rng([trainer.options.seed, epoch, 11]).permutation(problem.count)
     weight, held = trainer.weight(1.0), held_out(trainer)
-    found = torch.zeros(problem.count, 3 * count + 1, device=device)  # means, log-variances, gains, seen
+    found = torch.zeros(problem.count, 3 * count, device=device)  # means, log-variances, gains
     residual, passes = torch.zeros_like(trainer.noise_power), 0
-    for done, rows, images in batches(trainer, order, batch):
+    mine = slice(ranks.rank * batch, (ranks.rank + 1) * batch)
+    for done, rows, images, fresh in batches(trainer, order, batch):
         image, transfer = torch.fft.rfft2(images, norm="ortho"), ctf(problem.ctf[rows], trainer.box)
         with torch.no_grad():
             e = expect(trainer, fields.all(), rows, image, transfer, weight)
             log_variance = e.spread.square().sum(-1).log().clamp(*posterior.LOG_VARIANCE_RANGE)
-            found[rows] = torch.cat([e.mean, log_variance, e.gain, torch.ones_like(e.mean[:, :1])], dim=1)
+            found[rows[:fresh]] = torch.cat([e.mean, log_variance, e.gain], dim=1)[:fresh]
             residual, passes = residual + e.power, passes + 1
         if optimiser is not None:
-            noise = torch.randn(len(rows), count, 1, device=device)
+            noise = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
             drawn = e.mean + (e.spread @ noise)[..., 0]  # the covariance is spread spread^T
             spectrum = render(trainer, fields.all(), drawn, rows) * transfer * e.scale
             error = (losses.squared_error(spectrum, image, weight) * ~held[rows]).mean()
@@ -185,24 +186,27 @@ def visit(
         if ranks.any(log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)
-    seen = found[:, -1:] > 0
-    table.mean[:, :count] = torch.where(seen, found[:, :count], table.mean[:, :count])
-    table.log_variance[:, :count] = torch.where(seen, found[:, count : 2 * count], table.log_variance[:, :count])
+    table.mean[:, :count], table.log_variance[:, :count] = found[:, :count], found[:, count : 2 * count]
     power = ranks.mean(residual / passes)
     trainer.noise_power.copy_(power.clamp_min(1e-3 * power[1:].mean()))
-    return found[held & seen[:, 0], 2 * count : -1]
+    return found[held, 2 * count :]
 
 
-def batches(trainer: Trainer, order: np.ndarray, batch: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """This process's share of the particles: how many are done in all, rows, images. The same number for each."""
+def batches(
+    trainer: Trainer, order: np.ndarray, batch: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:  # fmt: skip
+    """This process's share of each step: particles done in all, rows, images, and how many rows are there first.
+
+    The first particles come again where the last step is not full: so each process has the same number of steps.
+    """
     ranks, feed = trainer.ranks, trainer.problem.feed
-    whole = order[: len(order) // ranks.world * ranks.world].reshape(-1, ranks.world)[:, ranks.rank]
-    if ranks.world == 1 and len(whole) % batch:  # the last rows, though too few for a batch, have latents too
-        whole = np.concatenate([whole, whole[: batch - len(whole) % batch]])
-    done = 0
-    for rows, images in feed.batches(whole, min(batch, len(whole))):
-        done = min(done + len(rows) * ranks.world, len(order))
-        yield done, rows, feed.get(rows) if images is None else images
+    step = batch * ranks.world
+    padded = np.resize(order, -(-len(order) // step) * step)
+    mine = padded.reshape(-1, ranks.world, batch)[:, ranks.rank].ravel()
+    for number, (rows, images) in enumerate(feed.batches(mine, batch)):
+        begin = number * step + ranks.rank * batch
+        fresh = int(np.clip(len(order) - begin, 0, batch))
+        yield min((number + 1) * step, len(order)), rows, feed.get(rows) if images is None else images, fresh
 
 
 class Expectation(NamedTuple):
