@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -66,7 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.project:
         path = Path(arguments.project)
         window.open_project(path)
+    spare_the_collector()
     return int(app.exec())
+
+
+def spare_the_collector() -> None:
+    """Take what the program is made of out of garbage collection.
+
+    Going through its modules and widgets takes Python 80 ms, in which the window stands still; they stay until the end.
+    """
+    gc.freeze()
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     from PySide6.QtCore import QElapsedTimer, QEventLoop, QTimer
     from PySide6.QtWidgets import QApplication
 
+    from gaussianem_gui.app import spare_the_collector
     from gaussianem_gui.project import Project
     from gaussianem_gui.views.main_window import MainWindow
     from gaussianem_gui.views.theme import theme
@@ -88,6 +89,7 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     loop = QEventLoop()
     QTimer.singleShot(1500, loop.quit)
     loop.exec()
+    spare_the_collector()
     window.open_job(job.name, "Progress")
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(job.directory), str(seconds), str(rate)], stdout=subprocess.PIPE, text=True,
