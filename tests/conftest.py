@@ -32,7 +32,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project of ``gaussianem demo``, run once with the real engine; minutes on two cores."""
+    """The project of ``gaussianem demo``, run once with the real engine; what it printed lies beside it, demo.out."""
     folder = tmp_path_factory.mktemp("finished")
     places = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GAUSSIANEM_STATE_DIR")
     own = {name: str(folder) for name in places}
@@ -41,4 +41,5 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False, env={**os.environ, **own},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "demo.out").write_text(done.stdout)
     return folder / "demo"
