@@ -163,12 +163,18 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
     apart = [abs(np.corrcoef(explorer.table.column(name).values, without)[0, 1]) for name in names]
     second = names[int(np.argmax(apart))]
     explorer.set_axes(plot, next(name for name in names if name != second), second)
-    x, y = plot.points[without].T
-    up = np.median(y) - np.median(plot.points[~without, 1])
+    height = plot.points[:, 1]
+    there, here = np.median(height[~without]), np.median(height[without])
+    # a hand goes round the state through the emptiest place between the two
+    counts, edges = np.histogram(height, np.linspace(*sorted((there, here)), 31))
+    emptiest = np.flatnonzero(counts == counts.min())
+    gap = edges[emptiest[len(emptiest) // 2]] + np.diff(edges)[0] / 2
+    far = here + 9 * (here - gap)
+    left, right = plot.points[:, 0].min() - 1, plot.points[:, 0].max() + 1
+    across = np.linspace(left, right, 30)
     qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
-    Mouse(plot.canvas, qtbot).drag(
-        ellipse(x.mean(), np.median(y), 1.3 * np.abs(x - x.mean()).max(), 0.5 * abs(up)), inside=True
-    )
+    outline = [*((x, gap) for x in across), *((x, far) for x in across[::-1])]
+    Mouse(plot.canvas, qtbot).drag(np.array(outline), inside=True)
     chosen = explorer.selections.mask
     confirm(explorer, qtbot)
     picked = explorer.exported.files[0][0]
