@@ -32,7 +32,7 @@ def use(root: str, journal: str, seed: int) -> None:
 
     plain = ProjectModel.do
 
-    def do(self, what, function, on_done=None):  # type: ignore[no-untyped-def]
+    def do(self, what, function, on_done=None, *more):  # type: ignore[no-untyped-def]
         if what == "Delete the job":
             told("deletes", window.chosen()[0])
 
@@ -44,7 +44,7 @@ def use(root: str, journal: str, seed: int) -> None:
             if on_done is not None:
                 on_done(result)
 
-        plain(self, what, function, done)
+        plain(self, what, function, done, *more)
 
     ProjectModel.do = do  # type: ignore[method-assign]
     widgets.ask = lambda *words, **more: "lock" not in words[1]
