@@ -53,7 +53,10 @@ RECIPES = {
     ),
 }  # fmt: skip
 # Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
-UNLED: dict[str, Any] = {"beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "refinements": 1}
+# The rest is as it was when they were measured (README).
+UNLED: dict[str, Any] = {
+    "beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "refinements": 1, "candidates": 24, "anchor": 0.0,
+}  # fmt: skip
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:
