@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"gaussianem {name}: {error}", file=sys.stderr)
         return 2
-    return run_job(options, [name, *rest])
+    return _leave_group(run_job(options, [name, *rest]))
 
 
 def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
@@ -173,10 +173,8 @@ def run_job(options: JobOptions, command: list[str]) -> int:
                 if before is not None:  # what made the results that are there
                     write_atomically(target, before)
                 raise
-        _leave_group()
         return EXIT_SUCCESS
     except AbortRequested as stop:
-        _leave_group()
         if os.environ.get("RANK", "0") == "0":  # the others say the same
             print(f"{prefix}: {stop}", file=sys.stderr)
         return EXIT_ABORTED
@@ -281,15 +279,25 @@ def _run_silent_rank(options: JobOptions) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     importlib.import_module(f"gaussianem_core.{options.job_type}").run(options, NullLog(options.output_directory()))
-    _leave_group()
     return 0
 
 
-def _leave_group() -> None:
-    """Take leave of the other processes of a training: one that just ends may be killed by its own threads."""
+def _leave_group(code: int) -> int:
+    """End here a process that trains with others; return the exit code of one that works alone.
+
+    The threads of gloo and of its store outlive the group. One that wants the interpreter while it is taken down ends
+    the whole process with SIGABRT, after all its work is done and written: so it is not taken down.
+    """
+    from gaussianem_core.events import EXIT_ABORTED, EXIT_SUCCESS
+
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return code
+    if code in (EXIT_SUCCESS, EXIT_ABORTED):  # the others come here too, where after a failure they may wait for it
         torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
