@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.fused_decoder import decode_pairs
+from gaussianem_core.likelihood import image_likelihood
 from gaussianem_core.projection import project
 from gaussianem_core.voxelize import voxelize
 
@@ -144,6 +145,19 @@ def decoder_row(images: int, count: int, fused: bool, device: torch.device) -> R
     return timed(name, run, [z_part, gaussian_part, *weights, *biases, *heads, *out], operations, 16 * images * count)
 
 
+def likelihood_row(images: int, box: int, fused: bool, device: torch.device) -> Row:
+    projection, image = torch.randn(2, images, box, box // 2 + 1, dtype=torch.complex64, device=device)
+    projection.requires_grad_()
+    optics = torch.tensor([box, 1.5, 15000, 15200, 30, 300, 2.7, 0.1, 0], device=device).repeat(images, 1)
+    weight = torch.ones(box // 2 + 1, device=device)
+
+    def run() -> Tensor:
+        return image_likelihood(projection, image, optics, weight, 0.2, fused=fused).data
+
+    name = f"likelihood {'fused' if fused else 'plain'} B={images} box={box}"
+    return timed(name, run, [projection], 0, 16 * projection.numel())
+
+
 def main() -> None:
     """Print the table for the sizes of the README, or small ones on a CPU."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,6 +177,8 @@ def main() -> None:
         for images, count, box in ((32, 5965, 128), (128, 5965, 128), (32, 20000, 256), (128, 20000, 256)):
             rows.append(lambda b=images, n=count: decoder_row(b, n, True, device))  # type: ignore[misc]
             rows.append(lambda b=images, n=count, d=box: projector_row(b, n, d, "triton", device))  # type: ignore[misc]
+            for fused in (True, False):
+                rows.append(lambda b=images, d=box, f=fused: likelihood_row(b, d, f, device))  # type: ignore[misc]
         rows.append(lambda: decoder_row(32, 5965, False, device))
         rows += [lambda: voxelizer_row(6000, 128, device), lambda: voxelizer_row(20000, 256, device)]
     else:
@@ -172,6 +188,7 @@ def main() -> None:
                     lambda n=count, d=box, name=backend: projector_row(32, n, d, name, device)  # type: ignore[misc]
                 )
         rows += [lambda: voxelizer_row(6000, 128, device), lambda: decoder_row(32, 500, False, device)]
+        rows.append(lambda: likelihood_row(32, 64, False, device))
     for make in rows:
         row = make()
         floor = 1e3 * max(row.operations / rate, row.bytes_moved / bandwidth)
