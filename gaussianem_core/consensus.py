@@ -1,4 +1,5 @@
-"""The consensus Gaussians: placed where the consensus map is dense, then fitted to the images (homogeneous stage)."""
+"""The consensus Gaussians: placed where the consensus map is dense, fitted to it, then to the images (homogeneous
+stage)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog
 from gaussianem_core.gaussians import Gaussians, inverse_softplus
 from gaussianem_core.projection import Projector, project
+from gaussianem_core.voxelize import voxelize
 
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
@@ -26,6 +28,8 @@ FIT_IMAGES = 4000
 
 CHECKS = 4
 """Checks of the held-out error an epoch."""
+
+MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-2  # fit to the map: raw density and scale; voxels of position
 
 
 def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
@@ -185,14 +189,46 @@ def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:
     return Gaussians(gaussians.positions, raw, gaussians.raw_scale, gaussians.scale_min, gaussians.scale_max)
 
 
+def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaussians:  # (D, D, D)
+    """Fit densities, widths and positions to the consensus map, by the squared error over its voxels.
+
+    The map stands for all images, so this leaves the images themselves little to add, and little noise to bring in.
+    The densities returned are on a scale of their own: :func:`fit_amplitude` finds that of the images.
+    """
+    box, bounds = density.shape[-1], (gaussians.scale_min, gaussians.scale_max)
+
+    def volume(g: Gaussians) -> torch.Tensor:
+        return voxelize(g.positions, g.densities, g.sigmas, box, sigma_max=g.scale_max)
+
+    with torch.no_grad():  # to densities about 1, whatever the map's units
+        made, typical = volume(gaussians), gaussians.densities.median()
+        target = density * (made.square().sum() / ((made * density).sum().clamp_min(1e-30) * typical))
+        gaussians = scale_densities(gaussians, float(1 / typical))
+    positions, raw_density, raw_scale = (
+        t.clone().requires_grad_() for t in (gaussians.positions, gaussians.raw_density, gaussians.raw_scale)
+    )
+    groups = [{"params": [positions], "lr": MAP_STEP * 2 / box}, {"params": [raw_density, raw_scale], "lr": MAP_RATE}]
+    optimiser = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MAP_STEPS)
+    for step in range(MAP_STEPS):
+        error = (volume(Gaussians(positions, raw_density, raw_scale, *bounds)) - target).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        schedule.step()
+        log.progress("fit to the map", step + 1, MAP_STEPS, "steps")
+    return Gaussians(positions.detach(), raw_density.detach(), raw_scale.detach(), *bounds)
+
+
 def fit(
     gaussians: Gaussians, data: ConsensusData, log: JobLog, *, epochs: int, batch: int, recipe: str, backend: Projector,
     seed: int,
 ) -> Gaussians:  # fmt: skip
     """Fit densities, widths and positions of the consensus Gaussians to the images.
 
-    Adam with rates falling exponentially to a hundredth; squared error (recipe "published": L1, densities and widths
-    alone). A twentieth of the images is held out: the best state on it is returned, and the fit stops when it no
+    Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term``
+    about ``gaussians`` (recipe "published": L1 without a prior, densities and widths alone). A
+    twentieth of the images is held out: the best state on it is returned, and the fit stops when it no
     longer improves. The number of Gaussians stays what it was.
     """
     device = data.images.device
@@ -234,6 +270,7 @@ def fit(
         return total / (len(held) * data.box**2)
 
     best, best_error, stale, step = gaussians, held_out_error(), 0, 0
+    variance = 2 * best_error  # of the images' noise, of which nearly all of the error is
     log.metric("consensus", 0, 0.0, held_out=best_error)
     check_every = max(1, steps // (CHECKS * epochs))
     for _ in range(epochs):
@@ -243,7 +280,8 @@ def fit(
             if published:
                 loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
             else:
-                loss = losses.squared_error(model, image, weight).mean() / data.box**2
+                prior = losses.anchor_term(Gaussians(*state, *bounds), gaussians) / len(train)
+                loss = (losses.squared_error(model, image, weight).mean() + variance * prior) / data.box**2
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -124,19 +124,24 @@ def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> tor
     return (difference.square() * pairs.weight).mean()
 
 
-def anchor_term(mean: Gaussians, first: Gaussians) -> torch.Tensor:
+def anchor_term(mean: Gaussians, first: Gaussians, again: Gaussians | None = None) -> torch.Tensor:
     """Minus log prior of the mean Gaussians about those of the consensus map, in nats, without its constant.
 
     The map was refined from more than these images say, at high resolution above all: where they say little, it stays.
     Normal, ANCHOR_DENSITY of the mean density wide in raw density, ANCHOR_SCALE in raw scale, and in each coordinate
-    ANCHOR_POSITION of the least sigma.
+    ANCHOR_POSITION of the least sigma. ``again``: a second, independent estimate of the mean; the squares are then the
+    products of the two, free of the variance that a square of one estimate counts in.
     """
-    parts = (
-        (mean.raw_density - first.raw_density) / (ANCHOR_DENSITY * first.densities.mean()),
-        (mean.raw_scale - first.raw_scale) / ANCHOR_SCALE,
-        (mean.positions - first.positions) / (ANCHOR_POSITION * first.scale_min),
-    )
-    return 0.5 * torch.stack([part.square().sum() for part in parts]).sum()
+
+    def deviations(g: Gaussians) -> tuple[torch.Tensor, ...]:
+        return (
+            (g.raw_density - first.raw_density) / (ANCHOR_DENSITY * first.densities.mean()),
+            (g.raw_scale - first.raw_scale) / ANCHOR_SCALE,
+            (g.positions - first.positions) / (ANCHOR_POSITION * first.scale_min),
+        )
+
+    pairs = zip(deviations(mean), deviations(again or mean))
+    return 0.5 * torch.stack([(one * other).sum() for one, other in pairs]).sum()
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)

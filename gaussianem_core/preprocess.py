@@ -95,7 +95,10 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
         data = consensus_data(geometry, sample * np.float32(factor), rows, device)
         amplitude, sigmas = consensus.fit_amplitude(gaussians, data, options.projector)
-    check_contrast(amplitude, sigmas, options)
+        check_contrast(amplitude, sigmas, options)
+        if options.epoch and options.consensus_recipe != "published":
+            gaussians = consensus.fit_to_map(gaussians, map_in_box(volume, box, device), log)
+            amplitude, _ = consensus.fit_amplitude(gaussians, data, options.projector)
     gaussians = consensus.scale_densities(gaussians, amplitude)
     del sample, data
     with staged(out) as stage:
@@ -423,15 +426,18 @@ def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) 
         )  # fmt: skip
 
 
+def map_in_box(volume: Volume, box: int, device: torch.device) -> torch.Tensor:  # -> (D, D, D)
+    """The consensus map cropped in Fourier space to ``box`` voxels, or as it is where it has fewer."""
+    density = torch.from_numpy(volume.values).to(device)
+    return fourier_crop(density, box, dims=3) if density.shape[-1] > box else density
+
+
 def report_fsc(
     gaussians: Gaussians, volume: Volume, box: int, pixel: float, device: torch.device, log: JobLog
 ) -> None:
     """Say how well the Gaussians stand for the consensus map."""
-    target = torch.from_numpy(volume.values).to(device)
-    if target.shape[-1] >= box:
-        target = fourier_crop(target, box, dims=3)
-    else:
-        box = target.shape[-1]
+    target = map_in_box(volume, box, device)
+    box = target.shape[-1]
     with torch.no_grad():
         made = voxelize(
             gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max

@@ -267,10 +267,9 @@ class Trainer:
         if recipe.w_composition:
             values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
         if recipe.anchor:
-            g = self.model.gaussians
-            middle = replace(g, positions=deformed.positions.mean(0),
-                             raw_density=g.raw_density + deformed.density_change.mean(0))  # fmt: skip
-            term = losses.anchor_term(middle, self.problem.gaussians) / (self.problem.count * pixels)
+            # The mean over a batch varies with its latents, which a square would take for a change of the mean.
+            one, other = deformed_means(self.model.gaussians, deformed)
+            term = losses.anchor_term(one, self.problem.gaussians, other) / (self.problem.count * pixels)
             values["anchor"] = (recipe.anchor, term)
         if self.bank is not None:
             late = float(self.epoch >= 2)
@@ -498,6 +497,18 @@ class Trainer:
         if self.problem.movable is not None:
             content["movable"] = self.problem.movable.cpu()
         return content
+
+
+def deformed_means(gaussians: Gaussians, deformed: Deformed) -> tuple[Gaussians, Gaussians]:
+    """The mean deformed Gaussians over either half of a batch; of a single image twice the same."""
+    parts, half = min(2, len(deformed.positions)), max(1, len(deformed.positions) // 2)
+    position, change = (
+        t[: parts * half].unflatten(0, (parts, half)).mean(1) for t in (deformed.positions, deformed.density_change)
+    )
+    one, other = (
+        replace(gaussians, positions=position[i], raw_density=gaussians.raw_density + change[i]) for i in (0, -1)
+    )
+    return one, other
 
 
 def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:

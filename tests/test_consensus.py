@@ -12,8 +12,10 @@ from scipy.ndimage import gaussian_filter
 from gaussianem_core import consensus
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog, read_events
+from gaussianem_core.fourier import fourier_shell_correlation
 from gaussianem_core.gaussians import Gaussians, inverse_softplus
 from gaussianem_core.pose import random_rotations
+from gaussianem_core.voxelize import voxelize
 
 BOX, COUNT, POINTS = 24, 160, 40
 BOUNDS = (1.0 / BOX, 3.0 / BOX)
@@ -149,6 +151,25 @@ def clean_error(gaussians: Gaussians, truth: Gaussians, data: consensus.Consensu
     rows, weight = torch.arange(COUNT), consensus.plane_weight(BOX, torch.device("cpu"))
     made, true = (consensus.spectra(g, data, rows, "reference")[0] for g in (gaussians, truth))
     return float(((made - true).abs().square() * weight).sum()) / data.images.numel()
+
+
+def test_fit_to_the_map_finds_the_molecule_in_any_units(tmp_path: Path) -> None:
+    """From half a pixel off, at densities all alike, to nearly the map, of which the scale is not known."""
+    truth = molecule()
+
+    def volume(g: Gaussians) -> torch.Tensor:
+        return voxelize(g.positions, g.densities, g.sigmas, BOX)
+
+    target, start = volume(truth), disturbed(truth)
+    found = []
+    for units in (1.0, 1e-3):
+        with JobLog(tmp_path / str(units), ["fit"]) as log:
+            found.append(consensus.fit_to_map(start, units * target, log))
+    torch.testing.assert_close(found[1].positions, found[0].positions, rtol=0, atol=1e-3)
+    before, after = (fourier_shell_correlation(volume(g), target)[1:] for g in (start, found[0]))
+    assert after.mean() > 0.98 > before.mean()
+    was, now = ((g.positions - truth.positions).norm(dim=1).median() for g in (start, found[0]))
+    assert now < 0.3 * was
 
 
 def test_fit_comes_nearer_to_the_truth(tmp_path: Path) -> None:
