@@ -254,7 +254,7 @@ def fit(
     steps = epochs * (len(train) // batch)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / max(steps, 1)))
     weight = plane_weight(data.box, device)
-    bounds = (gaussians.scale_min, gaussians.scale_max)
+    anchor, bounds = losses.find_anchor(gaussians), (gaussians.scale_min, gaussians.scale_max)
     state = (positions, raw_density, raw_scale)
 
     def current() -> Gaussians:
@@ -280,8 +280,8 @@ def fit(
             if published:
                 loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
             else:
-                prior = losses.anchor_term(Gaussians(*state, *bounds), gaussians) / len(train)
-                loss = (losses.squared_error(model, image, weight).mean() + variance * prior) / data.box**2
+                prior = variance * losses.anchor_term(Gaussians(*state, *bounds).features, anchor) / len(train)
+                loss = (losses.squared_error(model, image, weight).mean() + prior) / data.box**2
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

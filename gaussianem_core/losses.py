@@ -124,24 +124,30 @@ def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> tor
     return (difference.square() * pairs.weight).mean()
 
 
-def anchor_term(mean: Gaussians, first: Gaussians, again: Gaussians | None = None) -> torch.Tensor:
+class Anchor(NamedTuple):
+    """A prior about the consensus map's Gaussians: ``middle`` (M, 5) and ``width`` (5,) of their features."""
+
+    middle: torch.Tensor
+    width: torch.Tensor
+
+
+def find_anchor(first: Gaussians) -> Anchor:
+    """ANCHOR_DENSITY of the mean density is the width in raw density, ANCHOR_SCALE in raw scale, and in each coordinate
+    ANCHOR_POSITION of the least sigma."""
+    density, position = ANCHOR_DENSITY * float(first.densities.mean()), ANCHOR_POSITION * first.scale_min
+    width = torch.tensor([density, ANCHOR_SCALE, *[position] * 3], device=first.positions.device)
+    return Anchor(first.features.detach(), width)
+
+
+def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:
     """Minus log prior of the mean Gaussians about those of the consensus map, in nats, without its constant.
 
     The map was refined from more than these images say, at high resolution above all: where they say little, it stays.
-    Normal, ANCHOR_DENSITY of the mean density wide in raw density, ANCHOR_SCALE in raw scale, and in each coordinate
-    ANCHOR_POSITION of the least sigma. ``again``: a second, independent estimate of the mean; the squares are then the
-    products of the two, free of the variance that a square of one estimate counts in.
+    ``features``: (M, 5), or (2, M, 5) two independent estimates of the mean. Their product then stands for the square,
+    which would count their variance in.
     """
-
-    def deviations(g: Gaussians) -> tuple[torch.Tensor, ...]:
-        return (
-            (g.raw_density - first.raw_density) / (ANCHOR_DENSITY * first.densities.mean()),
-            (g.raw_scale - first.raw_scale) / ANCHOR_SCALE,
-            (g.positions - first.positions) / (ANCHOR_POSITION * first.scale_min),
-        )
-
-    pairs = zip(deviations(mean), deviations(again or mean))
-    return 0.5 * torch.stack([(one * other).sum() for one, other in pairs]).sum()
+    deviation = (features - anchor.middle) / anchor.width
+    return 0.5 * (deviation.square() if features.dim() == 2 else deviation[0] * deviation[1]).sum()
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)

@@ -8,7 +8,7 @@ in one buffer, and all then make the same update.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,7 @@ class Trainer:
         self.table = posterior.new_table(problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH)
         self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
         self.pairs = losses.find_pairs(problem.gaussians.positions)
+        self.anchor = losses.find_anchor(problem.gaussians)
         self.window = encoder_window(problem.configuration, device)
         self.epoch, self.step_in_epoch = 0, 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -268,9 +269,8 @@ class Trainer:
             values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
         if recipe.anchor:
             # The mean over a batch varies with its latents, which a square would take for a change of the mean.
-            one, other = deformed_means(self.model.gaussians, deformed)
-            term = losses.anchor_term(one, self.problem.gaussians, other) / (self.problem.count * pixels)
-            values["anchor"] = (recipe.anchor, term)
+            term = losses.anchor_term(mean_features(self.model.gaussians, deformed), self.anchor)
+            values["anchor"] = (recipe.anchor, term / (self.problem.count * pixels))
         if self.bank is not None:
             late = float(self.epoch >= 2)
             values["latent"] = (recipe.w_latent * late, losses.latent_neighbour_term(z, self.bank.clone()))
@@ -499,16 +499,15 @@ class Trainer:
         return content
 
 
-def deformed_means(gaussians: Gaussians, deformed: Deformed) -> tuple[Gaussians, Gaussians]:
-    """The mean deformed Gaussians over either half of a batch; of a single image twice the same."""
-    parts, half = min(2, len(deformed.positions)), max(1, len(deformed.positions) // 2)
+def mean_features(gaussians: Gaussians, deformed: Deformed) -> torch.Tensor:  # -> (2, M, 5), or (M, 5) of one image
+    """Features of the mean deformed Gaussians over either half of a batch."""
+    half = len(deformed.positions) // 2
     position, change = (
-        t[: parts * half].unflatten(0, (parts, half)).mean(1) for t in (deformed.positions, deformed.density_change)
+        t[: 2 * half].unflatten(0, (2, half)).mean(1) if half else t[0]
+        for t in (deformed.positions, deformed.density_change)
     )
-    one, other = (
-        replace(gaussians, positions=position[i], raw_density=gaussians.raw_density + change[i]) for i in (0, -1)
-    )
-    return one, other
+    density, scale = gaussians.raw_density + change, gaussians.raw_scale.expand_as(change)
+    return torch.cat([density[..., None], scale[..., None], position], dim=-1)
 
 
 def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:
