@@ -25,6 +25,8 @@ from gaussianem_core.device import choose_device, distributed
 from gaussianem_core.events import NullLog
 from gaussianem_core.feed import ImageFeed
 from gaussianem_core.gaussians import Configuration, Gaussians
+from gaussianem_core.model import TrainedModel
+from gaussianem_core.network import build_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.pose import random_rotations
 from gaussianem_core.recipe import choose_recipe
@@ -145,6 +147,20 @@ def encoding(problem: Problem, batch: int, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def decoding(problem: Problem, device: torch.device) -> float:
+    """Milliseconds from a latent to the volume in the host's memory, as the explorer decodes: median of 50."""
+    network = build_network(problem.configuration).to(device)
+    embedding = network.embed(problem.gaussians).detach()
+    model = TrainedModel(problem.configuration, problem.gaussians, network, embedding, None, device, "auto")
+    times = []
+    for z in np.random.default_rng(0).normal(size=(60, model.zdim)):
+        start = time.perf_counter()
+        deformed = model.deform(z[None])
+        model.volume(deformed.positions[0], deformed.densities[0], problem.configuration.box).cpu().numpy()
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times[10:]))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,7 +196,8 @@ def main() -> None:
                 print(f"| {gaussians} | {box} | {batch} | {latents} | {speed:,.0f} | {1e3 * step:.2f} | "
                       f"{1e3 * floor:.2f} | {floor / step:.0%} | {memory:.1f} |", flush=True)  # fmt: skip
         if first and ranks.world == 1 and box == 128 and batch == 32:
-            print(f"encoding {problem.count:,} images: {encoding(problem, batch, device):.2f} s")
+            print(f"encoding {problem.count:,} images: {encoding(problem, batch, device):.2f} s; "
+                  f"one decode to a volume of {box} voxels: {decoding(problem, device):.1f} ms")  # fmt: skip
             if arguments.breakdown:
                 breakdown(problem, batch, device)
         del problem
