@@ -169,7 +169,8 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     epoch: int = option(2, "epochs of the consensus fit", group="Consensus fit", ge=0, le=1000)
     batch_size: int = option(4, "images per step of the consensus fit", group="Consensus fit", ge=1, advanced=True)
     consensus_recipe: Literal["default", "published"] = option(
-        "default", "squared error, batched; or the published L1 error", group="Consensus fit", advanced=True
+        "default", "to the map, then to images by the squared error; or the published L1 error alone",
+        group="Consensus fit", advanced=True,
     )
     output: str = option(
         "preprocess", "name of the output folder under the project directory", group="Output", widget="directory"
