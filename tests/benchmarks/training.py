@@ -3,8 +3,8 @@
 For each size a dataset is made up (random Gaussians, noise images), then epochs are run through the trainer with
 data loading included, once with free latents that the linear model leads (the default) and once with latents from the
 encoder (as published). The floor is the decoder's arithmetic as published, forward and backward, over the matrix rate
-that is measured in the same run. Prints images/s, ms a step, the share of the floor, peak memory; then a breakdown by
-stage.
+that is measured in the same run. Prints images/s, ms a step, the share of the floor, peak memory, for comparison the
+images/s of a plain loop over the same network; then a breakdown by stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core import infer
+from gaussianem_core import infer, losses
+from gaussianem_core.ctf import ctf
 from gaussianem_core.device import choose_device, distributed
 from gaussianem_core.events import NullLog
 from gaussianem_core.feed import ImageFeed
@@ -29,7 +30,8 @@ from gaussianem_core.model import TrainedModel
 from gaussianem_core.network import build_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.pose import random_rotations
-from gaussianem_core.recipe import choose_recipe
+from gaussianem_core.projection import project
+from gaussianem_core.recipe import RECIPES, choose_recipe
 from gaussianem_core.trainer import Problem, Trainer
 
 NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
@@ -77,6 +79,48 @@ def images_per_second(problem: Problem, batch: int, latents: str, device: torch.
     images = trainer.steps_per_epoch * trainer.batch * trainer.ranks.world
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return images / seconds, memory
+
+
+def plain_images_per_second(problem: Problem, batch: int, device: torch.device, steps: int = 8) -> float:
+    """The same network trained in the plain way: every layer for every pair of image and Gaussian, all three heads, the
+    reference projector, the published losses over all pairs, one operation after the other in float32."""
+    torch.manual_seed(0)
+    configuration, gaussians = problem.configuration, problem.gaussians
+    box, recipe = configuration.box, RECIPES["published"]
+    network = build_network(configuration).to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.0)
+    pairs, count = losses.find_pairs(gaussians.positions), len(gaussians)
+
+    def step(rows: torch.Tensor) -> None:
+        images = problem.feed.get(rows)
+        mean, log_variance = network.encoder(images / configuration.std)
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        embedding = network.embed(gaussians)
+        pair = torch.cat([z[:, None].expand(-1, count, -1), embedding.expand(len(rows), -1, -1)], dim=-1)
+        feature = network.feature_decoder(pair)
+        change, _, displacement = network.d_density(feature), network.d_scaling(feature), network.d_xyz(feature)
+        positions = gaussians.positions + displacement
+        projection = project(
+            positions, torch.nn.functional.softplus(gaussians.raw_density + change[..., 0]), gaussians.sigmas,
+            problem.rotations[rows], problem.shifts[rows], box, backend="reference",
+        )  # fmt: skip
+        model = torch.fft.irfft2(torch.fft.rfft2(projection) * ctf(problem.ctf[rows], box), s=(box, box))
+        loss = (model - images).abs().mean() + recipe.beta * losses.kl_divergence(mean, log_variance).mean()
+        loss = loss + recipe.w_embedding * losses.embedding_term(embedding, pairs)
+        loss = loss + recipe.w_distance * losses.distance_term(positions, pairs)
+        loss = loss + recipe.w_direction * losses.direction_term(displacement, pairs)
+        loss = loss + recipe.w_spacing * losses.spacing_term(positions, pairs)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    for i in range(2 + steps):
+        if i == 2:
+            synchronise(device)
+            start = time.perf_counter()
+        step(torch.randint(problem.count, (batch,), device=device))
+    synchronise(device)
+    return steps * batch / (time.perf_counter() - start)
 
 
 def synchronise(device: torch.device) -> None:
@@ -200,6 +244,9 @@ def main() -> None:
                   f"one decode to a volume of {box} voxels: {decoding(problem, device):.1f} ms")  # fmt: skip
             if arguments.breakdown:
                 breakdown(problem, batch, device)
+        if first and ranks.world == 1 and batch == 32 and box <= 128:
+            speed = plain_images_per_second(problem, batch, device)
+            print(f"| {gaussians} | {box} | {batch} | plain loop | {speed:,.0f} | {1e3 * batch / speed:.2f} | | | |")
         del problem
 
 
