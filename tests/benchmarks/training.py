@@ -32,6 +32,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.pose import random_rotations
 from gaussianem_core.projection import project
 from gaussianem_core.recipe import RECIPES, choose_recipe
+from gaussianem_core.train import load_problem, resolve_stack
 from gaussianem_core.trainer import Problem, Trainer
 
 NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
@@ -149,10 +150,10 @@ def matrix_rate(device: torch.device) -> tuple[float, float]:
     return 2 * size**3 / best(lambda: a @ b), 2 * source.numel() / best(lambda: target.copy_(source))
 
 
-def floor_seconds(gaussians: int, batch: int, rate: float) -> float:
+def floor_seconds(network: dict[str, int], gaussians: int, batch: int, rate: float) -> float:
     """Arithmetic of the decoder as published (used heads alone), forward and twice that backward, at ``rate``."""
-    k, f = NETWORK["feature_kdim"], NETWORK["feature_dim"]
-    products = NETWORK["feature_klayers"] * k * k + k * f + 2 * f * f + 4 * f
+    k, f = network["feature_kdim"], network["feature_dim"]
+    products = network["feature_klayers"] * k * k + k * f + 2 * f * f + 4 * f
     return 3 * 2 * products * gaussians * batch / rate
 
 
@@ -212,11 +213,14 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=1, help="also measure this many GPUs together (weak scaling)")
     parser.add_argument("--cases", type=int, default=99, help="only the first so many sizes")
     parser.add_argument("--breakdown", action="store_true", help="kernel times of the first size")
+    parser.add_argument("--data", help="a prepared directory, in place of made-up data of several sizes")
+    parser.add_argument("--batch", type=int, default=32, help="images a step, with --data")
     arguments = parser.parse_args()
     if arguments.gpus > 1 and "RANK" not in os.environ:
         for count in (1, arguments.gpus):
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-            cases = ["--cases", str(arguments.cases), "--device", arguments.device]
+            cases = ["--cases", str(arguments.cases), "--device", arguments.device, "--batch", str(arguments.batch)]
+            cases += ["--data", arguments.data] if arguments.data else []
             subprocess.run([*launcher, __file__, "--gpus", str(arguments.gpus), *cases], check=True)
         return
     ranks = distributed()
@@ -230,11 +234,15 @@ def main() -> None:
         print("| Gaussians | box | batch | latents | images/s | ms a step | floor ms | share of floor | peak GiB |")
         print("|---|---|---|---|---|---|---|---|---|")
     cases = GPU_CASES if device.type == "cuda" else CPU_CASES
+    if arguments.data:
+        options = TrainOptions(source_dir=arguments.data)
+        given = load_problem(options, device, NullLog(Path(tempfile.gettempdir())), resolve_stack(options))
+        cases = [(len(given.gaussians), given.configuration.box, arguments.batch, given.count)]
     for gaussians, box, batch, images in cases[: arguments.cases]:
-        problem = make_problem(gaussians, box, images * ranks.world, device)
+        problem = given if arguments.data else make_problem(gaussians, box, images * ranks.world, device)
         for latents in ("linear", "encoder"):
             speed, memory = images_per_second(problem, batch, latents, device)
-            floor = floor_seconds(gaussians, batch, rate)
+            floor = floor_seconds(problem.configuration.network, gaussians, batch, rate)
             step = batch * ranks.world / speed
             if first:
                 print(f"| {gaussians} | {box} | {batch} | {latents} | {speed:,.0f} | {1e3 * step:.2f} | "
@@ -244,7 +252,7 @@ def main() -> None:
                   f"one decode to a volume of {box} voxels: {decoding(problem, device):.1f} ms")  # fmt: skip
             if arguments.breakdown:
                 breakdown(problem, batch, device)
-        if first and ranks.world == 1 and batch == 32 and box <= 128:
+        if first and ranks.world == 1 and batch <= 32 and box <= 128:
             speed = plain_images_per_second(problem, batch, device)
             print(f"| {gaussians} | {box} | {batch} | plain loop | {speed:,.0f} | {1e3 * batch / speed:.2f} | | | |")
         del problem
