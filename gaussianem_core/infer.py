@@ -54,9 +54,7 @@ def refine(
     embedding, weight = trainer.model.embed(), trainer.weight(1.0)
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = table.mean[torch.from_numpy(drawn).to(device)]
-    shared = trainer.model.network.deform(
-        trainer.model.gaussians, tried, embedding, problem.movable, trainer.options.precision
-    )
+    shared = trainer.deform(tried, embedding)
     values = torch.zeros_like(table.values)
     figures = {name: torch.zeros(problem.count, device=device) for name in ("log_likelihood", "signal_fit")}
     many = RENDERED_AT_ONCE[device.type]

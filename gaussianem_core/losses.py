@@ -139,15 +139,12 @@ def find_anchor(first: Gaussians) -> Anchor:
     return Anchor(first.features.detach(), width)
 
 
-def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:
-    """Minus log prior of the mean Gaussians about those of the consensus map, in nats, without its constant.
+def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:  # (M, 5)
+    """Minus log prior of Gaussians about those of the consensus map, in nats, without its constant.
 
     The map was refined from more than these images say, at high resolution above all: where they say little, it stays.
-    ``features``: (M, 5), or (2, M, 5) two independent estimates of the mean. Their product then stands for the square,
-    which would count their variance in.
     """
-    deviation = (features - anchor.middle) / anchor.width
-    return 0.5 * (deviation.square() if features.dim() == 2 else deviation[0] * deviation[1]).sum()
+    return 0.5 * ((features - anchor.middle) / anchor.width).square().sum()
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)

@@ -214,9 +214,13 @@ class Trainer:
         self, z: torch.Tensor, rows: torch.Tensor, embedding: torch.Tensor
     ) -> tuple[torch.Tensor, Deformed]:  # (B, zdim), (B,), (M, E) -> (B, D, D)
         """Projections of the Gaussians at latents ``z`` in the poses of ``rows``, before the CTF."""
-        gaussians = self.model.gaussians
-        deformed = self.model.network.deform(gaussians, z, embedding, self.problem.movable, self.options.precision)
+        deformed = self.deform(z, embedding)
         return self.project(deformed.positions, deformed.densities, rows), deformed
+
+    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:
+        """The Gaussians at latents ``z`` (B, zdim)."""
+        model, problem = self.model, self.problem
+        return model.network.deform(model.gaussians, z, embedding, problem.movable, self.options.precision)
 
     def project(self, positions: torch.Tensor, densities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Projections (B, D, D) of Gaussians, shared (M, 3) or one set a row (B, M, 3), in the poses of ``rows``."""
@@ -235,8 +239,11 @@ class Trainer:
         z = (mean + noise * (0.5 * log_variance).exp()) * self.active
         embedding = self.model.embed()
         parameters = self.problem.ctf[rows]
-        projections, deformed = self.render(z, rows, embedding)
-        projection = torch.fft.rfft2(projections, norm="ortho")
+        # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
+        # would vary with the latents, and its gradient would drown what the images say about the motion.
+        every = self.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
+        deformed = Deformed(*(value[: len(z)] for value in every))
+        projection = torch.fft.rfft2(self.project(deformed.positions, deformed.densities, rows), norm="ortho")
         kl = losses.kl_divergence(mean, log_variance)
         if recipe.likelihood == "l1":
             model = projection * ctf(parameters, self.box)
@@ -268,9 +275,10 @@ class Trainer:
         if recipe.w_composition:
             values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
         if recipe.anchor:
-            # The mean over a batch varies with its latents, which a square would take for a change of the mean.
-            term = losses.anchor_term(mean_features(self.model.gaussians, deformed), self.anchor)
-            values["anchor"] = (recipe.anchor, term / (self.problem.count * pixels))
+            g = self.model.gaussians
+            density = g.raw_density + every.density_change[-1]
+            centre = torch.cat([density[:, None], g.raw_scale[:, None], every.positions[-1]], dim=1)
+            values["anchor"] = (recipe.anchor, losses.anchor_term(centre, self.anchor) / (self.problem.count * pixels))
         if self.bank is not None:
             late = float(self.epoch >= 2)
             values["latent"] = (recipe.w_latent * late, losses.latent_neighbour_term(z, self.bank.clone()))
@@ -497,17 +505,6 @@ class Trainer:
         if self.problem.movable is not None:
             content["movable"] = self.problem.movable.cpu()
         return content
-
-
-def mean_features(gaussians: Gaussians, deformed: Deformed) -> torch.Tensor:  # -> (2, M, 5), or (M, 5) of one image
-    """Features of the mean deformed Gaussians over either half of a batch."""
-    half = len(deformed.positions) // 2
-    position, change = (
-        t[: 2 * half].unflatten(0, (2, half)).mean(1) if half else t[0]
-        for t in (deformed.positions, deformed.density_change)
-    )
-    density, scale = gaussians.raw_density + change, gaussians.raw_scale.expand_as(change)
-    return torch.cat([density[..., None], scale[..., None], position], dim=-1)
 
 
 def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:

@@ -14,7 +14,7 @@ from gaussianem_core.events import JobLog
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.recipe import choose_recipe
 from gaussianem_core.train import load_problem, resolve_stack
-from gaussianem_core.trainer import Trainer
+from gaussianem_core.trainer import TERMS, Trainer
 from gaussianem_core.truth import load_truth
 
 
@@ -90,3 +90,17 @@ def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
     count, gain = subspace.choose_components(steps.cumsum(axis=1))
     assert count == 2 and abs(gain - 2.5) < 0.1
     assert subspace.choose_components(-np.abs(steps).cumsum(axis=1))[0] == 1
+
+
+def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> None:
+    """It holds the structure at the centre: what the particles' own latents do to theirs is not its business."""
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        trainer = make_trainer(moving, log)
+    rows, anchor = torch.arange(20), TERMS.index("anchor")
+    images, zeros = trainer.problem.feed.get(rows), torch.zeros(20, 4)
+    with torch.no_grad():
+        for head in (trainer.model.network.d_density, trainer.model.network.d_xyz):
+            head[-1].weight.mul_(100)  # a new network changes next to nothing
+        terms = [trainer.losses(rows, images, mean, zeros, zeros)[1] for mean in (zeros, zeros + 3)]
+    assert terms[0][TERMS.index("data")] != terms[1][TERMS.index("data")]
+    assert terms[0][anchor] == pytest.approx(float(terms[1][anchor]), rel=1e-4) and terms[0][anchor] > 0

@@ -25,10 +25,10 @@ from gaussianem_core.evaluate import probe_accuracy
 from gaussianem_core.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
 from gaussianem_core.gaussians import load_configuration, load_gaussians, load_mask
 from gaussianem_core.mrc import write_map
-from gaussianem_core.network import Deformed, load_network
+from gaussianem_core.network import load_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.stack import ImageStack
-from gaussianem_core.trainer import Trainer, encoder_window, mean_features
+from gaussianem_core.trainer import Trainer, encoder_window
 
 SMALL = [
     "--qdim", "32", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "32", "--gaussian_klayers", "1",
@@ -330,26 +330,6 @@ def test_the_anchor_is_a_normal_prior_about_the_consensus(two_states: Path) -> N
         raw_scale=first.raw_scale - losses.ANCHOR_SCALE,
     )  # fmt: skip
     assert float(losses.anchor_term(one.features, anchor)) == pytest.approx(2.5 * len(first), rel=1e-3)
-    both = torch.stack([one.features, first.features])
-    assert float(losses.anchor_term(both, anchor)) == 0.0
-
-
-def test_the_mean_of_a_batch_is_taken_over_its_halves(two_states: Path) -> None:
-    """What the two halves disagree in, latents drawn by chance, does not count as a change of the mean."""
-    configuration = load_configuration(two_states / "pre" / "cfg.json")
-    first = load_gaussians(two_states / "pre" / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
-    anchor, generator = losses.find_anchor(first), torch.Generator().manual_seed(0)
-    penalties = []
-    for _ in range(200):
-        moved = 0.01 * torch.randn(8, 1, 3, generator=generator).expand(8, len(first), 3)
-        nothing = torch.zeros(8, len(first))
-        deformed = Deformed(first.positions + moved, first.densities.expand(8, -1), moved, nothing)
-        features = mean_features(first, deformed)
-        penalties.append([float(losses.anchor_term(f, anchor)) for f in (features, features[0])])
-    product, square = np.array(penalties).T
-    assert abs(product.mean()) < 4 * product.std() / np.sqrt(200) < 0.4 * square.mean()
-    single = mean_features(first, Deformed(*(t[:1] for t in deformed)))
-    torch.testing.assert_close(single[:, 2:], deformed.positions[0])
 
 
 def test_log_refuses_unwritable(tmp_path: Path) -> None:
