@@ -29,7 +29,9 @@ FIT_IMAGES = 4000
 CHECKS = 4
 """Checks of the held-out error an epoch."""
 
-MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-2  # fit to the map: raw density and scale; voxels of position
+MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-3
+"""Steps of the fit to the map, and rates: of raw density and scale, and voxels of position. Given more room, Gaussians
+come together in clumps, whose neighbours then say nothing about the molecule's motion."""
 
 
 def automatic_level(density: np.ndarray) -> float:  # (D, D, D)

@@ -153,23 +153,23 @@ def clean_error(gaussians: Gaussians, truth: Gaussians, data: consensus.Consensu
     return float(((made - true).abs().square() * weight).sum()) / data.images.numel()
 
 
-def test_fit_to_the_map_finds_the_molecule_in_any_units(tmp_path: Path) -> None:
-    """From half a pixel off, at densities all alike, to nearly the map, of which the scale is not known."""
+def test_fit_to_the_map_comes_near_it_in_any_units(tmp_path: Path) -> None:
+    """From densities all alike, and from a wrong scale; the Gaussians stay where they are spread out."""
     truth = molecule()
+    start = Gaussians(truth.positions, torch.full((POINTS,), 2.0), truth.raw_scale, *BOUNDS)
 
     def volume(g: Gaussians) -> torch.Tensor:
-        return voxelize(g.positions, g.densities, g.sigmas, BOX)
+        return voxelize(g.positions, g.densities, g.sigmas, BOX, sigma_max=g.scale_max)
 
-    target, start = volume(truth), disturbed(truth)
-    found = []
+    target, found = volume(truth), []
     for units in (1.0, 1e-3):
         with JobLog(tmp_path / str(units), ["fit"]) as log:
             found.append(consensus.fit_to_map(start, units * target, log))
-    torch.testing.assert_close(found[1].positions, found[0].positions, rtol=0, atol=1e-3)
-    before, after = (fourier_shell_correlation(volume(g), target)[1:] for g in (start, found[0]))
-    assert after.mean() > 0.98 > before.mean()
-    was, now = ((g.positions - truth.positions).norm(dim=1).median() for g in (start, found[0]))
-    assert now < 0.3 * was
+    torch.testing.assert_close(found[1].densities, found[0].densities, rtol=0.02, atol=0.02)
+    before, after = (fourier_shell_correlation(volume(g), target)[1:].mean() for g in (start, found[0]))
+    assert after > 0.5 * (1 + before)
+    assert np.corrcoef(found[0].densities, truth.densities)[0, 1] > 0.9
+    assert (found[0].positions - start.positions).norm(dim=1).max() < 0.3 * 2 / BOX
 
 
 def test_fit_comes_nearer_to_the_truth(tmp_path: Path) -> None:
