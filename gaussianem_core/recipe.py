@@ -39,13 +39,15 @@ class Recipe:
     refinements: int = 1  # ... after equal parts of the epochs with free latents, and when the encoder hands over
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
+    epochs: int = 20  # passes over the particles where the options name none, ...
+    least_steps: int = 1600  # ... more of them, up to MOST_EPOCHS, where they are fewer steps than this
 
 
 RECIPES = {
     "default": Recipe(
         likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
         w_rigidity=1e-3, anchor=16.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
-        encoder_share=0.5, refine=2, refinements=3, candidates=8, pairs=8192,
+        encoder_share=0.5, refine=2, refinements=3, candidates=8, pairs=8192, epochs=10, least_steps=400,
     ),
     "published": Recipe(
         likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,
@@ -56,6 +58,7 @@ RECIPES = {
 # The rest is as it was when they were measured (README).
 UNLED: dict[str, Any] = {
     "beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "refinements": 1, "candidates": 24, "anchor": 0.0,
+    "epochs": 20, "least_steps": 1600,
 }  # fmt: skip
 
 
@@ -71,9 +74,9 @@ def choose_recipe(options: TrainOptions) -> Recipe:
     return replace(recipe, **given)
 
 
-USUAL_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 20, 60, 1600
+MOST_EPOCHS = 60
 
 
-def automatic_epochs(steps_per_epoch: int) -> int:
-    """USUAL_EPOCHS, more for small datasets: the network wants about LEAST_STEPS steps."""
-    return max(USUAL_EPOCHS, min(MOST_EPOCHS, -(-LEAST_STEPS // steps_per_epoch)))
+def automatic_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
+    """The recipe's, more for small datasets. What goes on much longer learns the noise of so few images by heart."""
+    return max(recipe.epochs, min(MOST_EPOCHS, -(-recipe.least_steps // steps_per_epoch)))

@@ -93,7 +93,7 @@ class Trainer:
         self.ranks = distributed()
         self.batch = min(options.batch, problem.count // self.ranks.world)
         self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
-        self.epochs = options.epoch or automatic_epochs(self.steps_per_epoch)
+        self.epochs = options.epoch or automatic_epochs(recipe, self.steps_per_epoch)
         self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
         self.encode_now = recipe.latents in ("encoder", "both")
         generator = torch.Generator().manual_seed(options.seed)
