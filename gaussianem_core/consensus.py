@@ -228,10 +228,10 @@ def fit(
 ) -> Gaussians:  # fmt: skip
     """Fit densities, widths and positions of the consensus Gaussians to the images.
 
-    Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term``
-    about ``gaussians`` (recipe "published": L1 without a prior, densities and widths alone). A
-    twentieth of the images is held out: the best state on it is returned, and the fit stops when it no
-    longer improves. The number of Gaussians stays what it was.
+    Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term`` about
+    ``gaussians`` (recipe "published": L1 without a prior, densities and widths alone). A twentieth of the images is
+    held out: the best state on it is returned, and the fit stops when it no longer improves. The number of Gaussians
+    stays what it was.
     """
     device = data.images.device
     generator = torch.Generator().manual_seed(seed)
@@ -278,11 +278,12 @@ def fit(
     for _ in range(epochs):
         shuffled = train[torch.randperm(len(train), generator=generator)].to(device)
         for rows in shuffled[: len(shuffled) // batch * batch].split(batch):
-            model, image = spectra(Gaussians(*state, *bounds), data, rows, backend)
+            fitted = Gaussians(*state, *bounds)
+            model, image = spectra(fitted, data, rows, backend)
             if published:
                 loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
             else:
-                prior = variance * losses.anchor_term(Gaussians(*state, *bounds).features, anchor) / len(train)
+                prior = variance * losses.anchor_term(fitted.features, anchor) / len(train)
                 loss = (losses.squared_error(model, image, weight).mean() + prior) / data.box**2
             optimiser.zero_grad()
             loss.backward()

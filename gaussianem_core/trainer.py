@@ -8,7 +8,7 @@ in one buffer, and all then make the same update.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -276,9 +276,9 @@ class Trainer:
             values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
         if recipe.anchor:
             g = self.model.gaussians
-            density = g.raw_density + every.density_change[-1]
-            centre = torch.cat([density[:, None], g.raw_scale[:, None], every.positions[-1]], dim=1)
-            values["anchor"] = (recipe.anchor, losses.anchor_term(centre, self.anchor) / (self.problem.count * pixels))
+            centre = replace(g, positions=every.positions[-1], raw_density=g.raw_density + every.density_change[-1])
+            term = losses.anchor_term(centre.features, self.anchor) / (self.problem.count * pixels)
+            values["anchor"] = (recipe.anchor, term)
         if self.bank is not None:
             late = float(self.epoch >= 2)
             values["latent"] = (recipe.w_latent * late, losses.latent_neighbour_term(z, self.bank.clone()))

@@ -43,7 +43,7 @@ def explained(z: np.ndarray, state: np.ndarray) -> float:  # (N, K), (N,)
     return float(1 - rest.var() / state.var())
 
 
-def test_recovers_a_motion(moving: Path, tmp_path: Path) -> None:
+def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = load_truth(moving / "sim" / "truth.npz").state
     assert state is not None
     with JobLog(tmp_path / "log", ["test"], "0") as log:
@@ -56,14 +56,15 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path) -> None:
         assert explained(z, state) > 0.9
         # Widths are honest: the posterior explains how far the means scatter about the best curve, within a factor.
         assert 0.02 < trainer.table.log_variance[:, 0].exp().sqrt().mean() < 0.9
-        # What the decoder learns from it: the same displacements.
+        # What the decoder learns from it: the same displacements; a network as small as this one needs more steps.
+        monkeypatch.setattr(subspace, "TEACH_STEPS", 3 * subspace.TEACH_STEPS)
         subspace.teach_decoder(trainer, fields, log)
         with torch.no_grad():
             rows = torch.arange(100)
             _, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
             wanted = torch.einsum("bk,kmd->bmd", trainer.table.mean[rows, :used], fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
-        assert error < 0.5, "a small network learns the most of it"
+        assert error < 0.2
 
 
 def test_noise_has_no_components(tmp_path: Path) -> None:
