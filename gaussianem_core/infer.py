@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaussianem_core import losses, posterior
+from gaussianem_core import losses, population, posterior
 from gaussianem_core.ctf import ctf
 from gaussianem_core.events import JobLog
 from gaussianem_core.fourier import signal_fit
@@ -36,33 +36,39 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> None:
 def refine(
     trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float
 ) -> dict[str, torch.Tensor]:
-    """Bring every latent to its maximum a posteriori; the table then holds means and Laplace widths.
+    """Bring every latent to its maximum a posteriori, and from there take its posterior.
 
     Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
-    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps, with
-    the prior weighted by ``prior`` (the KL weight in training; 1 gives the true posterior).
+    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps.
+    Where training led by the linear model keeps a population of latents, that is the prior, and is estimated anew
+    afterwards; elsewhere it is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true
+    posterior), and the table then holds maxima and Laplace widths.
 
     Returns
     -------
-    ``log_likelihood`` (N,) in nats, without the constant, and ``signal_fit`` (N,), see ``fourier.signal_fit``.
+    ``log_likelihood`` (N,) in nats, without the constant, and ``signal_fit`` (N,), see ``fourier.signal_fit``; and
+    ``image_mu``, ``image_logvar`` (N, zdim), what each image says by itself, under a standard normal prior.
     """
     trainer.model.eval()
     table, ranks, problem, device = trainer.table, trainer.ranks, trainer.problem, trainer.device
     active = torch.nonzero(trainer.active)[:, 0]
-    if trainer.recipe.latents != "linear":
+    if not trainer.led:
         active = posterior.active_dimensions(table.mean, table.log_variance)
+    people = trainer.population or population.standard_normal(len(active), device, prior)
+    precisions = torch.linalg.inv(people.covariance)
     embedding, weight = trainer.model.embed(), trainer.weight(1.0)
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = table.mean[torch.from_numpy(drawn).to(device)]
     shared = trainer.deform(tried, embedding)
-    values = torch.zeros_like(table.values)
+    size = len(active)
+    found = torch.zeros(problem.count, table.zdim + size + size * size, device=device)
     figures = {name: torch.zeros(problem.count, device=device) for name in ("log_likelihood", "signal_fit")}
     many = RENDERED_AT_ONCE[device.type]
-    each = max(1, many // (len(active) + 1))
+    each = max(1, many // (size + 1))
     done = 0
 
     def energy(spectrum: torch.Tensor, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return losses.squared_error(spectrum, image, weight) + 0.5 * prior * z.square().sum(-1)
+        return losses.squared_error(spectrum, image, weight) - people.log_density(z.view(-1, table.zdim)[:, active])
 
     for block in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(many):
         images = torch.fft.rfft2(problem.feed.get(block), norm="ortho")
@@ -70,16 +76,14 @@ def refine(
         start = table.mean[block]
         if len(tried):
             projections = torch.cat([trainer.render(start[p], block[p], embedding)[0] for p in parts(len(block), many)])
-            own = torch.fft.rfft2(projections, norm="ortho") * transfers
-            best = energy(own, images, start)
+            least = energy(torch.fft.rfft2(projections, norm="ortho") * transfers, images, start)
             for number, z in enumerate(tried):
                 if device.type == "cpu":  # a block takes long there
                     log.check_abort()
                 other = trainer.project(shared.positions[number], shared.densities[number], block)
-                found = energy(torch.fft.rfft2(other, norm="ortho") * transfers, images, z)
-                better = found < best
-                start = torch.where(better[:, None], z, start)
-                best = torch.where(better, found, best)
+                now = energy(torch.fft.rfft2(other, norm="ortho") * transfers, images, z)
+                start = torch.where((now < least)[:, None], z, start)
+                least = torch.minimum(now, least)
         for piece in parts(len(block), each):
             rows, image, transfer = block[piece], images[piece], transfers[piece]
             first = torch.fft.rfft2(trainer.render(start[piece], rows, embedding)[0], norm="ortho") * transfer
@@ -95,19 +99,31 @@ def refine(
                 spectrum = torch.fft.rfft2(projections, norm="ortho").unflatten(0, (batch, several))
                 return spectrum * (transfer * scale[:, None, None])[:, None]
 
-            mean, log_variance, figures["log_likelihood"][rows] = posterior.gauss_newton(
-                spectra, image, weight, start[piece], active, prior, iterations
+            # Of the population, the Gaussian that the particle most likely belongs to is its prior.
+            own = people.log_parts(start[piece][:, active]).argmax(1)
+            best = posterior.gauss_newton(
+                spectra, image, weight, start[piece], active, people.mean[own], precisions[own], iterations
             )
-            values[rows] = torch.cat([mean, log_variance], dim=1)
-            last = spectra(mean[:, None])[:, 0] / scale[:, None, None]
+            found[rows] = torch.cat([best.z, best.linear, best.information.flatten(1)], dim=1)
+            figures["log_likelihood"][rows] = best.log_likelihood
+            last = spectra(best.z[:, None])[:, 0] / scale[:, None, None]
             figures["signal_fit"][rows] = signal_fit(last, image, weight)
         done += len(block)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:
             log.check_abort()
-    for tensor in (values, *figures.values()):
+    for tensor in (found, *figures.values()):
         ranks.sum_(tensor)
-    table.values.copy_(values)
+    z, linear, information = found.split([table.zdim, size, size * size], dim=1)
+    measured = population.Measured(linear, information.unflatten(1, (size, size)))
+    if trainer.led:
+        trainer.adopt(measured, log)
+        alone = trainer.spread_out(*population.summary(population.standard_normal(size, device), measured))
+        figures["image_mu"], figures["image_logvar"] = alone.split(table.zdim, dim=1)
+    else:
+        # The optimum of E[data] + beta KL is the posterior of data / beta: precision J^T W J / beta + 1.
+        variance = prior * population.summary(people, measured)[1]
+        table.values.copy_(trainer.spread_out(z[:, active], variance, active))
     return figures
 
 

@@ -26,10 +26,6 @@ from gaussianem_core.projection import triton_available
 RESIDUAL_IMAGES = 4  # of each batch: over an epoch they are enough to measure the noise spectrum
 
 
-FUSED = False
-"""Off until the kernels' speed and accuracy have been measured on a GPU (`make test-gpu` compares them)."""
-
-
 class Likelihood(NamedTuple):
     """``data`` (B,) in nats; ``residual`` (D//2+1,), mean power of a C F - Y by shell over the first images."""
 
@@ -62,10 +58,10 @@ def image_likelihood(
     parameters : (B, 9) CTF parameters, as ``ctf.npy``.
     shell_weight : (D//2+1,) inverse noise power of each shell; 0 leaves a shell out.
     scale_prior : width of the prior of the images' scales around 1; 0 keeps them at 1.
-    fused : the Triton kernels (None: on CUDA, when FUSED is set).
+    fused : the Triton kernels (None: on CUDA).
     """
     if fused is None:
-        fused = FUSED and projection.is_cuda and triton_available()
+        fused = projection.is_cuda and triton_available()
     if fused:
         from gaussianem_core.likelihood_triton import FusedLikelihood
 

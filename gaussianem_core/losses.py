@@ -19,9 +19,8 @@ ANCHOR_DENSITY, ANCHOR_SCALE, ANCHOR_POSITION = 0.2, 0.5, 0.5
 
 def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
     """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
-    weight = torch.full((box // 2 + 1,), 2.0, device=device)
-    weight[0] = weight[-1] = 1.0
-    return weight
+    column = torch.arange(box // 2 + 1, device=device)
+    return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
 
 
 def image_scale(

@@ -1,15 +1,16 @@
-"""Latents of the particles: a free Gaussian posterior a particle, and its exact refinement against the images.
+"""Latents of the particles: a table of posteriors, and their refinement against the images.
 
-Each particle has a mean and a log-variance (an auto-decoder with a prior). During training they follow the
+Each particle has a mean and a log-variance. Latents that are free in training (an auto-decoder with a prior) follow the
 gradient of the evidence lower bound (Kingma and Welling, 2014) with Adam, row by row, when their particle is in the
-batch. Afterwards Gauss-Newton steps bring each mean to its maximum a posteriori, and the curvature there gives the
-posterior's width (Laplace): the image's derivative by z is J, so the precision is J^T W J + 1.
+batch. Gauss-Newton steps bring a latent to its maximum a posteriori; what the image says there, to second order, is all
+that :mod:`population` needs for the posterior.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +20,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8  # a row sees one step an epoch: a short
 
 @dataclass
 class LatentTable:
-    """Means and log-variances of N particles with their Adam moments, all (N, 2 * zdim) but ``visits`` (N, 1)."""
+    """Means and log-variances of N particles (N, 2 * zdim), and Adam's moments of them with ``visits`` (N, 1), which
+    have no rows where the latents do not follow a gradient."""
 
     values: torch.Tensor
     first: torch.Tensor
@@ -63,25 +65,37 @@ class LatentTable:
 
 
 def new_table(
-    count: int, zdim: int, generator: torch.Generator, device: torch.device, spread: float, width: float
-) -> LatentTable:
+    count: int, zdim: int, generator: torch.Generator, device: torch.device, spread: float, width: float,
+    free: bool = True,
+) -> LatentTable:  # fmt: skip
     """A table whose means are N(0, spread^2), drawn on the CPU for reproducibility, and whose widths are ``width``."""
     mean = torch.randn(count, zdim, generator=generator) * spread
     log_variance = torch.full((count, zdim), 2 * torch.tensor(width).log().item())
     values = torch.cat([mean, log_variance], dim=1).to(device)
-    return LatentTable(
-        values, torch.zeros_like(values), torch.zeros_like(values), torch.zeros(count, 1, device=device)
-    )
+    moments = values[: count if free else 0]
+    visits = torch.zeros(len(moments), 1, device=device)
+    return LatentTable(values, torch.zeros_like(moments), torch.zeros_like(moments), visits)
 
 
 # (B, zdim) latents of the batch's particles, M latents each as (B, M, zdim) -> (B, M, D, D//2+1) model spectra
 Render = Callable[[torch.Tensor], torch.Tensor]
 
 
+class Refined(NamedTuple):
+    """Latents at their maximum a posteriori: ``z`` (B, zdim); what the image says about the active ones there,
+    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`population`; ``log_likelihood`` (B,) in nats."""
+
+    z: torch.Tensor
+    linear: torch.Tensor
+    information: torch.Tensor
+    log_likelihood: torch.Tensor
+
+
 def gauss_newton(
     render: Render, image: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, active: torch.Tensor,
-    prior_precision: float = 1.0, iterations: int = 3, difference: float = 0.1, largest_step: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    prior_mean: torch.Tensor, prior_precision: torch.Tensor, iterations: int = 3, difference: float = 0.1,
+    largest_step: float = 1.0,
+) -> Refined:  # fmt: skip
     """Bring latents to the maximum a posteriori of their images.
 
     Parameters
@@ -89,12 +103,8 @@ def gauss_newton(
     render : latents (B, M, zdim) -> model spectra (B, M, D, D//2+1), scaled as the images are.
     image : (B, D, D//2+1) complex spectra. weight : (D, D//2+1), multiplicity / noise power.
     z : (B, zdim) start. active : (A,) indices of the dimensions that say anything; the others are left at 0.
-    prior_precision : weight beta of the standard normal prior; 1 is the true posterior.
+    prior_mean, prior_precision : (B, A), (B, A, A), each particle's normal prior of its active dimensions.
     iterations, difference, largest_step : Gauss-Newton steps, finite-difference step and trust radius in z.
-
-    Returns
-    -------
-    mean (B, zdim), log_variance (B, zdim) of the Laplace posterior, and the log-likelihood (B,) at the mean in nats.
     """
     batch, zdim = z.shape
     count = len(active)
@@ -104,41 +114,37 @@ def gauss_newton(
     passive[active] = False
     z = z.masked_fill(passive, 0.0)
     root = weight.sqrt()
-    eye = torch.eye(count, device=z.device)
     best_z, best_energy = z, torch.full((batch,), torch.inf, device=z.device)
-    best_curvature = eye.expand(batch, count, count)
-    best_data = best_energy
+    best_data, best_information = best_energy, torch.zeros_like(prior_precision)
+    best_gradient = torch.zeros_like(prior_mean)  # of the log-likelihood
     damping = torch.full((batch, 1, 1), 1e-3, device=z.device)
     for iteration in range(iterations + 1):
         spectra = render(z[:, None] + offsets)
         residual = flat((image - spectra[:, 0]) * root)
         jacobian = flat((spectra[:, 1:] - spectra[:, :1]) * (root / difference))
         data = 0.5 * residual.square().sum(-1)
-        energy = data + 0.5 * prior_precision * z.square().sum(-1)
-        curvature = torch.einsum("bip,bjp->bij", jacobian, jacobian) + prior_precision * eye
-        gradient = torch.einsum("bip,bp->bi", jacobian, residual) - prior_precision * z[:, active]
+        off = z[:, active] - prior_mean
+        energy = data + 0.5 * torch.einsum("bi,bij,bj->b", off, prior_precision, off)
         better = energy < best_energy
         # A step that failed is undone and tried again, shorter (Levenberg-Marquardt).
         damping = torch.where(better[:, None, None], damping * 0.3, damping * 30)
         best_z = torch.where(better[:, None], z, best_z)
         best_data, best_energy = torch.where(better, data, best_data), torch.where(better, energy, best_energy)
-        best_curvature = torch.where(better[:, None, None], curvature, best_curvature)
-        if iteration == 0:
-            best_gradient = gradient
+        information = torch.einsum("bip,bjp->bij", jacobian, jacobian)
+        best_information = torch.where(better[:, None, None], information, best_information)
+        gradient = torch.einsum("bip,bp->bi", jacobian, residual)
         best_gradient = torch.where(better[:, None], gradient, best_gradient)
         if iteration == iterations or count == 0:
             break
-        diagonal = torch.diag_embed(best_curvature.diagonal(dim1=1, dim2=2))
-        step = torch.linalg.solve(best_curvature + damping * diagonal, best_gradient)
+        pull = torch.einsum("bij,bj->bi", prior_precision, best_z[:, active] - prior_mean)
+        curvature = best_information + prior_precision
+        diagonal = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2))
+        step = torch.linalg.solve(curvature + damping * diagonal, best_gradient - pull)
         step = step * (largest_step / step.norm(dim=1, keepdim=True).clamp_min(largest_step))
         z = best_z.clone()
         z[:, active] += step
-    log_variance = torch.zeros(batch, zdim, device=z.device)
-    if count:
-        # The optimum of E[data] + beta KL is the posterior of data / beta: precision J^T W J / beta + 1.
-        covariance = prior_precision * torch.linalg.inv(best_curvature)
-        log_variance[:, active] = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-12).log()
-    return best_z, log_variance, -best_data
+    linear = torch.einsum("bij,bj->bi", best_information, best_z[:, active]) + best_gradient
+    return Refined(best_z, linear, best_information, -best_data)
 
 
 def flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real

@@ -28,7 +28,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 from torch import nn
 
-from gaussianem_core import losses, posterior
+from gaussianem_core import losses, population, posterior
 from gaussianem_core.ctf import ctf
 from gaussianem_core.errors import AbortRequested
 from gaussianem_core.events import JobLog
@@ -89,8 +89,8 @@ def new_fields(trainer: Trainer) -> SmoothFields:
 def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     """Fit the linear model and choose its components.
 
-    The trainer's table then holds latents and widths, ``active`` the dimensions in use, and the noise spectrum is that
-    of the residuals.
+    The trainer then has adopted the latents' population and posteriors; ``active`` are the dimensions in use, and the
+    noise spectrum is that of the residuals.
     """
     problem, table, ranks = trainer.problem, trainer.table, trainer.ranks
     fields = new_fields(trainer)
@@ -109,13 +109,13 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
         axes = axes.to(trainer.device, torch.float32)
         table.mean.copy_(table.mean @ axes)
         fields.values.copy_(torch.einsum("kcd,kl->lcd", fields.values, axes))
-    gains = visit(trainer, fields, log, batch, epochs, epochs + 2, None)
+    gains = visit(trainer, fields, log, batch, epochs, epochs + 2, None).gains[held_out(trainer)]
     count, gain = choose_components(gains.cpu().double().numpy())
     log.message(f"linear model: {count} of {table.zdim} components are real, {gain:.2f} nats a held-out particle")
     table.mean[:, count:], table.log_variance[:, count:] = 0.0, 0.0
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
     fields = SmoothFields(fields.weights, nn.Parameter(fields.values.detach()[:count]), fields.unit)
-    visit(trainer, fields, log, batch, epochs + 1, epochs + 2, None)
+    trainer.adopt(visit(trainer, fields, log, batch, epochs + 1, epochs + 2, None).measured, log)
     return fields
 
 
@@ -149,20 +149,25 @@ def batch_size(trainer: Trainer) -> int:
     return max(1, min(wanted // world, fits, trainer.problem.count // world))
 
 
+class Visit(NamedTuple):
+    """What one pass found: ``gains`` (N, K), see :func:`choose_components`, and what the images say about latents."""
+
+    gains: torch.Tensor
+    measured: population.Measured
+
+
 def visit(
     trainer: Trainer, fields: SmoothFields, log: JobLog, batch: int, epoch: int, epochs: int,
     optimiser: torch.optim.Optimizer | None,
-) -> torch.Tensor:  # fmt: skip
-    """One pass over the particles: E and M steps, or E alone without an optimiser. Raises AbortRequested.
-
-    Returns the gains (H, K) of the held-out particles, see :func:`choose_components`.
-    """
+) -> Visit:  # fmt: skip
+    """One pass over the particles: E and M steps, or E alone without an optimiser. Raises AbortRequested."""
     problem, table, ranks, device = trainer.problem, trainer.table, trainer.ranks, trainer.device
     count = len(fields.values)
     torch.manual_seed(trainer.options.seed * 1000003 + 7919 * epoch)
     order = np.random.default_rng([trainer.options.seed, epoch, 11]).permutation(problem.count)
     weight, held = trainer.weight(1.0), held_out(trainer)
-    found = torch.zeros(problem.count, 3 * count, device=device)  # means, log-variances, gains
+    sizes = [count, count, count, count * count]  # means, log-variances, gains, information
+    found = torch.zeros(problem.count, sum(sizes), device=device)
     residual, passes = torch.zeros_like(trainer.noise_power), 0
     mine = slice(ranks.rank * batch, (ranks.rank + 1) * batch)
     for done, rows, images, fresh in batches(trainer, order, batch):
@@ -170,7 +175,7 @@ def visit(
         with torch.no_grad():
             e = expect(trainer, fields.all(), rows, image, transfer, weight)
             log_variance = e.spread.square().sum(-1).log().clamp(*posterior.LOG_VARIANCE_RANGE)
-            found[rows[:fresh]] = torch.cat([e.mean, log_variance, e.gain], dim=1)[:fresh]
+            found[rows[:fresh]] = torch.cat([e.mean, log_variance, e.gain, e.information.flatten(1)], dim=1)[:fresh]
             residual, passes = residual + e.power, passes + 1
         if optimiser is not None:
             noise = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
@@ -186,10 +191,13 @@ def visit(
         if ranks.any(log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)
-    table.mean[:, :count], table.log_variance[:, :count] = found[:, :count], found[:, count : 2 * count]
+    mean, log_variance, gains, information = found.split(sizes, dim=1)
+    table.mean[:, :count], table.log_variance[:, :count] = mean, log_variance
     power = ranks.mean(residual / passes)
     trainer.noise_power.copy_(power.clamp_min(1e-3 * power[1:].mean()))
-    return found[held, 2 * count :]
+    information = information.unflatten(1, (count, count))
+    linear = ((information + torch.eye(count, device=device)) @ mean[..., None])[..., 0]  # their prior was N(0, 1)
+    return Visit(gains, population.Measured(linear, information))
 
 
 def batches(
@@ -210,10 +218,12 @@ def batches(
 
 
 class Expectation(NamedTuple):
-    """Posterior of B latents: mean (B, K), spread L (B, K, K) with covariance L L^T, gain (B, K), the log-evidence
-    with the first 1, ... K components over that with none; scale (B, 1, 1) of the images, residual power by shell."""
+    """Posterior of B latents: mean (B, K), information (B, K, K) of the images, spread L (B, K, K) with covariance
+    L L^T, gain (B, K), the log-evidence with the first 1, ... K components over that with none; scale (B, 1, 1) of the
+    images, residual power by shell."""
 
     mean: torch.Tensor
+    information: torch.Tensor
     spread: torch.Tensor
     gain: torch.Tensor
     scale: torch.Tensor
@@ -254,7 +264,7 @@ def expect(
     step = torch.linalg.solve_triangular(lower.mT, white, upper=True)[..., 0] - z
     step = step * (LARGEST_STEP / step.norm(dim=1, keepdim=True).clamp_min(LARGEST_STEP))
     spread = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False).mT
-    return Expectation(z + step, spread, gain, scale, power)
+    return Expectation(z + step, information, spread, gain, scale, power)
 
 
 def deform(trainer: Trainer, fields: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,7 +282,7 @@ def render(trainer: Trainer, fields: torch.Tensor, z: torch.Tensor, rows: torch.
 
 def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
     """Regress the network's decoder on the linear model at the particles' latents: where its training starts."""
-    network, table, gaussians = trainer.model.network, trainer.table, trainer.model.gaussians
+    network, gaussians = trainer.model.network, trainer.model.gaussians
     target, unit = fields.all().detach(), fields.unit
     parameters = [p for group in trainer.optimiser.param_groups if group["rate"] == "network" for p in group["params"]]
     optimiser = torch.optim.Adam(parameters, lr=TEACH_RATE)
@@ -280,10 +290,9 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
     for step in range(TEACH_STEPS):
         for group in optimiser.param_groups:
             group["lr"] = TEACH_RATE * (1 - step / TEACH_STEPS)
-        rows = torch.randint(len(table.values), (TEACH_LATENTS,), device=trainer.device)
+        rows = torch.randint(trainer.problem.count, (TEACH_LATENTS,), device=trainer.device)
         chosen = torch.randint(len(gaussians), (TEACH_GAUSSIANS,), device=trainer.device)
-        spread = (0.5 * table.log_variance[rows]).exp() * trainer.active
-        z = table.mean[rows] + torch.randn_like(spread) * spread
+        z = trainer.draws[step % len(trainer.draws), rows]
         density, position = network.decode(z, trainer.model.embed()[chosen])
         change = torch.einsum("bk,kmd->bmd", z[:, : len(target)], target[:, chosen])
         error = ((torch.cat([position, density[..., None]], dim=-1) - change) / unit).square().mean()

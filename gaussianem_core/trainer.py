@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gaussianem_core import losses, posterior
+from gaussianem_core import losses, population, posterior
 from gaussianem_core.ctf import ctf
 from gaussianem_core.device import distributed
 from gaussianem_core.errors import AbortRequested, InputError
@@ -32,6 +32,7 @@ TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", 
          "latent")  # fmt: skip
 RATES = ("network", "density", "position", "latent", "beta", "band")
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
+DRAWS = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
 BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
@@ -96,6 +97,7 @@ class Trainer:
         self.epochs = options.epoch or automatic_epochs(recipe, self.steps_per_epoch)
         self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
         self.encode_now = recipe.latents in ("encoder", "both")
+        self.led = recipe.latents == "linear"  # latents are drawn from their posteriors and follow no gradient
         generator = torch.Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)
         network = build_network(problem.configuration)
@@ -105,7 +107,10 @@ class Trainer:
                 last.weight.mul_(recipe.head_scale)
                 last.bias.mul_(recipe.head_scale)
         self.model = Model(network, problem.gaussians, recipe.lr_density > 0).to(device)
-        self.table = posterior.new_table(problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH)
+        self.table = posterior.new_table(
+            problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH, free=not self.led
+        )
+        self.population: population.Population | None = None
         self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
         self.pairs = losses.find_pairs(problem.gaussians.positions)
         self.anchor = losses.find_anchor(problem.gaussians)
@@ -140,11 +145,11 @@ class Trainer:
         ]
         groups = [group for group in groups if group["params"]]
         decoder = [p for group in groups for p in group["params"]]
-        rows = self.ranks.world * self.batch
+        rows = 0 if self.led else self.ranks.world * self.batch
         sizes = [*(p.numel() for p in decoder), rows * 2 * model.network.zdim]
         self.gradient = torch.zeros(sum(sizes), device=device)
         *pieces, last = self.gradient.split(sizes)
-        self.latent_gradient = last.view(rows, -1)
+        self.latent_gradient = last.view(rows, 2 * model.network.zdim)
         self.learnt = [(p, piece.view_as(p)) for p, piece in zip(decoder, pieces)]
         self.encoder_parameters = encoder
         self.optimiser = self._adam(groups)
@@ -170,6 +175,8 @@ class Trainer:
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.images = torch.zeros(self.batch, box, box, device=device)
         self.sums = torch.zeros(len(TERMS) + 1, device=device)
+        self.draws = torch.zeros(DRAWS if self.led else 0, self.problem.count, zdim, device=device)
+        self.drawn = torch.zeros(self.problem.count if self.led else 0, zdim, device=device)  # those of the epoch
         self.bank = torch.randn(BANK, zdim, device=device) if self.recipe.w_latent else None
 
     def estimate_noise(self) -> None:
@@ -187,6 +194,36 @@ class Trainer:
         index = shells(self.box, self.device).flatten()
         total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
         return total / shell_sizes(self.box, self.device)
+
+    def adopt(self, measured: population.Measured, log: JobLog) -> None:
+        """Estimate the population of latents from what all images say about the active ones; posteriors follow, and
+        latents drawn from them, with which the network trains."""
+        main, device = self.ranks.rank == 0, self.device
+        torch.manual_seed(self.options.seed * 1000003 + 500009 + self.epoch)
+        size = torch.zeros(1, dtype=torch.long, device=device)
+        if main:
+            people, gain = population.fit(measured, self.options.seed)
+            size.fill_(len(people.share))
+            log.message(f"population of latents: {len(people.share)} Gaussians, {gain:.2f} nats a held-out particle")
+        self.ranks.broadcast([size])
+        if not main:
+            people = population.empty(int(size), measured.linear.shape[1], device)
+        self.ranks.broadcast(list(people))
+        self.population = people
+        self.table.values.copy_(self.spread_out(*population.summary(people, measured)))
+        self.draws.zero_()
+        self.draws[:, :, self.active] = population.draw(people, measured, DRAWS)
+
+    def spread_out(
+        self, mean: torch.Tensor, variance: torch.Tensor, active: torch.Tensor | None = None
+    ) -> torch.Tensor:  # (N, A) x 2 -> (N, 2 * zdim)
+        """Means and log-variances of the ``active`` latents (those of training by default), the others at the prior."""
+        values = torch.zeros(len(mean), 2, self.table.zdim, device=self.device)
+        low, high = posterior.LOG_VARIANCE_RANGE
+        values[:, :, self.active if active is None else active] = torch.stack(
+            [mean, variance.log().clamp(low, high)], dim=1
+        )
+        return values.flatten(1)
 
     @property
     def refinements(self) -> set[int]:
@@ -231,12 +268,10 @@ class Trainer:
         )  # fmt: skip
 
     def losses(
-        self, rows: torch.Tensor, images: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor,
-        noise: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Total loss, and its terms (see TERMS), for a batch with the latent posterior given."""
+        self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # (B,), (B, D, D), (B, zdim), (B, zdim)
+        """Total loss, and its terms (see TERMS), at latents ``z`` drawn from their posteriors; ``kl`` of these."""
         recipe, pixels = self.recipe, self.box**2
-        z = (mean + noise * (0.5 * log_variance).exp()) * self.active
         embedding = self.model.embed()
         parameters = self.problem.ctf[rows]
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
@@ -244,21 +279,20 @@ class Trainer:
         every = self.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
         deformed = Deformed(*(value[: len(z)] for value in every))
         projection = torch.fft.rfft2(self.project(deformed.positions, deformed.densities, rows), norm="ortho")
-        kl = losses.kl_divergence(mean, log_variance)
         if recipe.likelihood == "l1":
             model = projection * ctf(parameters, self.box)
             data = (torch.fft.irfft2(model, s=(self.box, self.box), norm="ortho") - images).abs().mean()
-            prior = kl.mean()
         else:
             found = image_likelihood(
                 projection, torch.fft.rfft2(images, norm="ortho"), parameters, self.shell_weight(self.rate("band")),
                 recipe.scale_prior,
             )  # fmt: skip
             data = found.data.mean() / pixels
-            prior = kl.sum(1).mean() / pixels
             self.residual_power += found.residual
             self.residual_count += 1
-        values = {"data": (1.0, data), "kl": (self.rate("beta"), prior)}
+        values: dict[str, tuple[torch.Tensor | float, torch.Tensor]] = {"data": (1.0, data)}
+        if kl is not None:
+            values["kl"] = (self.rate("beta"), kl.mean() if recipe.likelihood == "l1" else kl.sum(1).mean() / pixels)
         pairs = self.pairs
         if 0 < recipe.pairs < len(pairs.first):
             pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
@@ -297,25 +331,33 @@ class Trainer:
         rows = all_rows[mine]
         stack = self.problem.feed.stack
         images = self.images if gathered or stack is None else stack[rows].float()
-        noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.
             encoded = torch.cat(self.model.network.encoder(self.encoder_view(ranks.gather(images))), dim=1)
             self.table.values.index_copy_(0, all_rows, encoded.detach())
-        leaf = self.table.values[rows].detach().requires_grad_()
-        mean, log_variance = leaf.split(zdim, dim=1)
-        total, terms = self.losses(rows, images, mean, log_variance, noise)
-        *gradients, latent_gradient = torch.autograd.grad(total, [*(p for p, _ in self.learnt), leaf])
+        parameters = [p for p, _ in self.learnt]
+        if self.led:
+            total, terms = self.losses(rows, images, self.drawn[rows])
+            gradients = list(torch.autograd.grad(total, parameters))
+        else:
+            noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
+            leaf = self.table.values[rows].detach().requires_grad_()
+            mean, log_variance = leaf.split(zdim, dim=1)
+            z = mean + noise * (0.5 * log_variance).exp()
+            total, terms = self.losses(rows, images, z, losses.kl_divergence(mean, log_variance))
+            *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
         if ranks.world > 1:
-            self.latent_gradient.zero_()
-            self.latent_gradient[mine] = latent_gradient
+            if not self.led:
+                self.latent_gradient.zero_()
+                self.latent_gradient[mine] = latent_gradient
             torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
             ranks.sum_(self.gradient)
             self.gradient /= ranks.world
             gradients, latent_gradient = [shared for _, shared in self.learnt], self.latent_gradient
-        for (p, _), gradient in zip(self.learnt, gradients):
-            p.grad = gradient
+        for p, gradient in zip(parameters, gradients):
+            # The fused optimiser on CUDA wants its parameter's strides; parts of a larger gradient have others.
+            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
         if self.encode_now:
             found = torch.autograd.grad(encoded, self.encoder_parameters, latent_gradient)
             for p, gradient in zip(self.encoder_parameters, found):
@@ -324,7 +366,7 @@ class Trainer:
         if self.encode_now:
             assert self.encoder_optimiser is not None
             self._apply(self.encoder_optimiser)
-        else:
+        elif not self.led:
             self.table.step(all_rows, latent_gradient, self.rate("latent"))
         self.sums[:-1] += terms
         self.sums[-1] += 1
@@ -384,6 +426,8 @@ class Trainer:
             "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
         }  # fmt: skip
         self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
+        if self.led:
+            self.drawn.copy_(self.draws[epoch % DRAWS])
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0
@@ -452,7 +496,8 @@ class Trainer:
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
             "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
-            "handover": self.handover, "active": self.active,
+            "handover": self.handover, "active": self.active, "draws": self.draws,
+            "population": list(self.population or ()),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -485,8 +530,10 @@ class Trainer:
                 cuda = self.device.type == "cuda"
                 group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
         self.table.load(state["table"])
-        for name in ("active", "noise_power", "residual_power", "residual_count"):
+        for name in ("active", "draws", "noise_power", "residual_power", "residual_count"):
             getattr(self, name).copy_(state[name])
+        if state["population"]:
+            self.population = population.Population(*(part.to(self.device) for part in state["population"]))
         if self.bank is not None:
             self.bank.copy_(state["bank"])
         self.epoch, self.step_in_epoch = int(state["epoch"]), int(state["step_in_epoch"])

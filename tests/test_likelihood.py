@@ -38,7 +38,7 @@ def compare(device: str) -> None:
             found.append((result.data.detach(), result.residual, torch.view_as_real(leaf.grad)))
         for reference, fast in zip(*found):
             # float32 sums in another order; the CTF's phase reaches 1e2 rad, whose rounding is 1e-5
-            torch.testing.assert_close(fast, reference, rtol=2e-4, atol=2e-4)
+            torch.testing.assert_close(fast, reference, rtol=2e-4, atol=2e-4 * max(1, float(reference.abs().max())))
 
 
 def test_kernels_in_the_interpreter() -> None:

@@ -272,17 +272,20 @@ def test_gauss_newton_solves_a_linear_model() -> None:
         return torch.fft.rfft2(torch.einsum("bmz,zyx->bmyx", z, directions), norm="ortho")
 
     spectra = torch.fft.rfft2(images, norm="ortho")
-    mean, log_variance, likelihood = posterior.gauss_newton(
-        render, spectra, weight, torch.zeros(5, zdim), torch.arange(zdim), iterations=6, largest_step=10.0
-    )
+    middle, width = torch.tensor([0.5, -0.2, 0.0]), torch.tensor([0.7, 1.0, 2.0])
+    prior = torch.diag(width**-2)
+    found = posterior.gauss_newton(
+        render, spectra, weight, torch.zeros(5, zdim), torch.arange(zdim), middle.expand(5, -1),
+        prior.expand(5, -1, -1), iterations=6, largest_step=10.0,
+    )  # fmt: skip
     flat = directions.flatten(1)
-    precision = flat @ flat.T / noise**2 + torch.eye(zdim)
-    expected = torch.linalg.solve(precision, flat @ images.flatten(1).T / noise**2).T
-    torch.testing.assert_close(mean, expected, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(log_variance.exp(), torch.linalg.inv(precision).diagonal().expand(5, -1), rtol=1e-2,
-                               atol=1e-5)  # fmt: skip
+    information, linear = flat @ flat.T / noise**2, images.flatten(1) @ flat.T / noise**2
+    expected = torch.linalg.solve(information + prior, (linear + prior @ middle).T).T
+    torch.testing.assert_close(found.z, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.information, information.expand(5, -1, -1), rtol=1e-2, atol=0.1)
+    torch.testing.assert_close(found.linear, linear, rtol=1e-2, atol=0.1)
     residual = images.flatten(1) - expected @ flat
-    torch.testing.assert_close(likelihood, -0.5 * residual.square().sum(1) / noise**2, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(found.log_likelihood, -0.5 * residual.square().sum(1) / noise**2, rtol=1e-3, atol=1e-2)
 
 
 def test_latent_table_is_adam() -> None:
