@@ -12,7 +12,6 @@ from gaussianem_core.events import JobLog
 from gaussianem_core.fourier import signal_fit
 from gaussianem_core.trainer import Trainer
 
-RENDERED_AT_ONCE = {"cuda": 192, "cpu": 96}  # projections in one piece of work: bounds the memory
 TEACH_BATCH, TEACH_RATE = (32, 256), 3e-4
 TEACH_EPOCHS, TEACH_STEPS = 2, 400  # at least so many
 
@@ -36,26 +35,29 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> None:
 def refine(
     trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float
 ) -> dict[str, torch.Tensor]:
-    """Bring every latent to its maximum a posteriori, and from there take its posterior.
+    """Bring every latent to what its image says, with the present network.
 
     Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
-    image better is a better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps.
-    Where training led by the linear model keeps a population of latents, that is the prior, and is estimated anew
-    afterwards; elsewhere it is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true
-    posterior), and the table then holds maxima and Laplace widths.
+    image better is a better start, so that none stays in the wrong valley. Where training led by the linear model keeps
+    a population of latents, what the images say is then measured ``iterations`` times, each time at the posterior means
+    of the time before, and the population is estimated anew. Elsewhere ``iterations`` Gauss-Newton steps lead to the
+    maximum a posteriori; the prior is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the
+    true posterior), and the table then holds maxima and Laplace widths.
 
     Returns
     -------
     ``log_likelihood`` (N,) in nats, without the constant, and ``signal_fit`` (N,), see ``fourier.signal_fit``; and
     ``image_mu``, ``image_logvar`` (N, zdim), what each image says by itself, under a standard normal prior.
     """
+    if trainer.led and iterations > 1:
+        refine(trainer, log, iterations - 1, candidates, prior)
+        return refine(trainer, log, 1, 0, prior)
     trainer.model.eval()
     table, ranks, problem, device = trainer.table, trainer.ranks, trainer.problem, trainer.device
     active = torch.nonzero(trainer.active)[:, 0]
     if not trainer.led:
         active = posterior.active_dimensions(table.mean, table.log_variance)
     people = trainer.population or population.standard_normal(len(active), device, prior)
-    precisions = torch.linalg.inv(people.covariance)
     embedding, weight = trainer.model.embed(), trainer.weight(1.0)
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = table.mean[torch.from_numpy(drawn).to(device)]
@@ -63,7 +65,7 @@ def refine(
     size = len(active)
     found = torch.zeros(problem.count, table.zdim + size + size * size, device=device)
     figures = {name: torch.zeros(problem.count, device=device) for name in ("log_likelihood", "signal_fit")}
-    many = RENDERED_AT_ONCE[device.type]
+    many = trainer.renders_at_once()
     each = max(1, many // (size + 1))
     done = 0
 
@@ -99,15 +101,12 @@ def refine(
                 spectrum = torch.fft.rfft2(projections, norm="ortho").unflatten(0, (batch, several))
                 return spectrum * (transfer * scale[:, None, None])[:, None]
 
-            # Of the population, the Gaussian that the particle most likely belongs to is its prior.
-            own = people.log_parts(start[piece][:, active]).argmax(1)
             best = posterior.gauss_newton(
-                spectra, image, weight, start[piece], active, people.mean[own], precisions[own], iterations
+                spectra, image, weight, start[piece], active, prior, 0 if trainer.led else iterations
             )
             found[rows] = torch.cat([best.z, best.linear, best.information.flatten(1)], dim=1)
             figures["log_likelihood"][rows] = best.log_likelihood
-            last = spectra(best.z[:, None])[:, 0] / scale[:, None, None]
-            figures["signal_fit"][rows] = signal_fit(last, image, weight)
+            figures["signal_fit"][rows] = signal_fit(best.spectrum / scale[:, None, None], image, weight)
         done += len(block)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:

@@ -56,6 +56,11 @@ class PairDecoder(NamedTuple):
     out_weight: torch.Tensor
     out_bias: torch.Tensor
 
+    @property
+    def fuses(self) -> bool:
+        """Whether the fused kernels run here, which keep no activations of the pairs."""
+        return fused_available(self.head_weight, self.head_weight, len(self.hidden))
+
 
 class Deformed(NamedTuple):
     """Gaussians at B latents: positions (B, N, 3), densities (B, N), displacement (B, N, 3), raw density change."""
@@ -123,7 +128,7 @@ class Network(nn.Module):
         heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
         if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
             change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
-        elif fused_available(of_z, w.head_weight, len(weights)):
+        elif w.fuses:
             change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
         else:
             low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]

@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 
-MOST, SIGNIFICANT = 16, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
+MOST, SIGNIFICANT = 32, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
 SAMPLE, HELD_OUT = 10_000, 0.2  # particles that the population is estimated from, and their share kept aside
-FIRST_ITERATIONS, ITERATIONS = 30, 15
-FLOOR, FLOOR_PARTICLES = 0.05, 5.0  # every Gaussian also sees so many particles of this variance
+ITERATIONS = 60  # of EM for each number of Gaussians
+FLOOR, FLOOR_PARTICLES = 0.02, 5.0  # every Gaussian also sees so many particles of this variance
 CHUNK = {"cuda": 1 << 18, "cpu": 1 << 14}  # pairs of a particle and a Gaussian at once
 
 
@@ -159,28 +158,26 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
     held, used = measured.rows(chosen[:aside]), measured.rows(chosen[aside:])
     plain = standard_normal(latents, device)
     best, gain = plain, evidence(plain, held)
-    first = gain
-    centres = summary(plain, used)[0]
-    number = 1
-    while number <= MOST and number * 20 <= len(used.linear):
-        found = improve(start(centres, number, seed), used, FIRST_ITERATIONS)
+    first, found = gain, plain
+    while len(found.share) <= MOST and len(found.share) * 20 <= len(used.linear):
+        found = improve(found, used, ITERATIONS)
         now = evidence(found, held)
         step = now - gain
         if step.mean() <= SIGNIFICANT * step.std() / len(step) ** 0.5:
             break
-        best, gain, number = found, now, 2 * number
+        best, gain = found, now
+        found = split(found)
     return best, float((gain - first).mean())
 
 
-def start(latents: torch.Tensor, number: int, seed: int) -> Population:  # (N, A)
-    """A mixture to begin with: k-means clusters of latents, each with its scatter."""
-    points = latents.double().cpu().numpy()
-    centres, labels = kmeans2(points, number, seed=seed, minit="++")
-    size = np.bincount(labels, minlength=number)
-    scatter = np.stack([np.cov(points[labels == k].T, ddof=0).reshape(2 * points.shape[1:]) if size[k] > 1
-                        else np.zeros(2 * points.shape[1:]) for k in range(number)])  # fmt: skip
-    arrays = ((size + 1) / (size + 1).sum(), centres, scatter + 0.1 * np.eye(points.shape[1]))
-    return Population(*(torch.as_tensor(a, dtype=torch.float32, device=latents.device) for a in arrays))
+def split(population: Population) -> Population:
+    """Each Gaussian cut in two across its longest axis."""
+    values, axes = torch.linalg.eigh(population.covariance)
+    long = axes[..., -1] * values[..., -1:].sqrt()
+    # Halves of a normal distribution have their means at +-sqrt(2/pi) of its width, and 1 - 2/pi of its variance.
+    apart, rest = (2 / np.pi) ** 0.5 * long, 2 / np.pi * long[:, :, None] * long[:, None, :]
+    mean = torch.cat([population.mean - apart, population.mean + apart])
+    return Population(population.share.repeat(2) / 2, mean, (population.covariance - rest).repeat(2, 1, 1))
 
 
 def inverse_root(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (..., A, A) -> (..., A, A), (...)

@@ -83,18 +83,19 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 
 class Refined(NamedTuple):
     """Latents at their maximum a posteriori: ``z`` (B, zdim); what the image says about the active ones there,
-    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`population`; ``log_likelihood`` (B,) in nats."""
+    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`population`; ``log_likelihood`` (B,) in nats and the
+    model's ``spectrum`` (B, D, D//2+1)."""
 
     z: torch.Tensor
     linear: torch.Tensor
     information: torch.Tensor
     log_likelihood: torch.Tensor
+    spectrum: torch.Tensor
 
 
 def gauss_newton(
     render: Render, image: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, active: torch.Tensor,
-    prior_mean: torch.Tensor, prior_precision: torch.Tensor, iterations: int = 3, difference: float = 0.1,
-    largest_step: float = 1.0,
+    prior_precision: float = 1.0, iterations: int = 3, difference: float = 0.1, largest_step: float = 1.0,
 ) -> Refined:  # fmt: skip
     """Bring latents to the maximum a posteriori of their images.
 
@@ -103,7 +104,7 @@ def gauss_newton(
     render : latents (B, M, zdim) -> model spectra (B, M, D, D//2+1), scaled as the images are.
     image : (B, D, D//2+1) complex spectra. weight : (D, D//2+1), multiplicity / noise power.
     z : (B, zdim) start. active : (A,) indices of the dimensions that say anything; the others are left at 0.
-    prior_mean, prior_precision : (B, A), (B, A, A), each particle's normal prior of its active dimensions.
+    prior_precision : of the normal prior about 0.
     iterations, difference, largest_step : Gauss-Newton steps, finite-difference step and trust radius in z.
     """
     batch, zdim = z.shape
@@ -115,36 +116,37 @@ def gauss_newton(
     z = z.masked_fill(passive, 0.0)
     root = weight.sqrt()
     best_z, best_energy = z, torch.full((batch,), torch.inf, device=z.device)
-    best_data, best_information = best_energy, torch.zeros_like(prior_precision)
-    best_gradient = torch.zeros_like(prior_mean)  # of the log-likelihood
+    best_data, best_information = best_energy, torch.zeros(batch, count, count, device=z.device)
+    best_gradient = torch.zeros(batch, count, device=z.device)  # of the log-likelihood
+    best_spectrum = image
     damping = torch.full((batch, 1, 1), 1e-3, device=z.device)
     for iteration in range(iterations + 1):
         spectra = render(z[:, None] + offsets)
         residual = flat((image - spectra[:, 0]) * root)
         jacobian = flat((spectra[:, 1:] - spectra[:, :1]) * (root / difference))
         data = 0.5 * residual.square().sum(-1)
-        off = z[:, active] - prior_mean
-        energy = data + 0.5 * torch.einsum("bi,bij,bj->b", off, prior_precision, off)
+        energy = data + 0.5 * prior_precision * z.square().sum(-1)
         better = energy < best_energy
         # A step that failed is undone and tried again, shorter (Levenberg-Marquardt).
         damping = torch.where(better[:, None, None], damping * 0.3, damping * 30)
         best_z = torch.where(better[:, None], z, best_z)
         best_data, best_energy = torch.where(better, data, best_data), torch.where(better, energy, best_energy)
+        best_spectrum = torch.where(better[:, None, None], spectra[:, 0], best_spectrum)
         information = torch.einsum("bip,bjp->bij", jacobian, jacobian)
         best_information = torch.where(better[:, None, None], information, best_information)
         gradient = torch.einsum("bip,bp->bi", jacobian, residual)
         best_gradient = torch.where(better[:, None], gradient, best_gradient)
         if iteration == iterations or count == 0:
             break
-        pull = torch.einsum("bij,bj->bi", prior_precision, best_z[:, active] - prior_mean)
-        curvature = best_information + prior_precision
+        pull = prior_precision * best_z[:, active]
+        curvature = best_information + prior_precision * torch.eye(count, device=z.device)
         diagonal = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2))
         step = torch.linalg.solve(curvature + damping * diagonal, best_gradient - pull)
         step = step * (largest_step / step.norm(dim=1, keepdim=True).clamp_min(largest_step))
         z = best_z.clone()
         z[:, active] += step
     linear = torch.einsum("bij,bj->bi", best_information, best_z[:, active]) + best_gradient
-    return Refined(best_z, linear, best_information, -best_data)
+    return Refined(best_z, linear, best_information, -best_data, best_spectrum)
 
 
 def flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real

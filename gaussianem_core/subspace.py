@@ -35,15 +35,16 @@ from gaussianem_core.events import JobLog
 from gaussianem_core.trainer import Trainer
 
 GAUSSIANS_PER_POINT, MOST_POINTS = 12, 400
-FIRST_SIZE = 0.5  # the fields start as noise of this many UNITS
+FIRST_SIZE = 0.5  # the fields start as noise of this many UNITS, ...
+WIDTH = 1.0  # ... and have a normal prior of this width: where images say nothing, nothing moves
 RATE = 0.1  # Adam's, in UNITS a step
 PIXELS, RAW_DENSITY = 1.0, 0.5  # one unit of a field: pixels of displacement, change of raw density
-STEPS, EPOCHS = 800, (4, 20)  # steps of a fit, within these numbers of passes over the particles
+STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
 BATCH = (32, 256)
 HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard errors that a component must gain
 LAST_RATE = 0.05  # of a fit, as a share of its first
 DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
-MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one batch
+DRAWS = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 32, 128, 1e-3
 
 
@@ -97,26 +98,26 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     optimiser = torch.optim.Adam([fields.values], lr=RATE, betas=(0.9, 0.99))
     batch = batch_size(trainer)
     each = -(-problem.count // (batch * ranks.world))
-    epochs = int(np.clip(-(-STEPS // each), *EPOCHS))
+    epochs = int(np.clip(-(-STEPS // (DRAWS * each)), *EPOCHS))
     table.mean.zero_()
     table.log_variance.zero_()
     for epoch in range(epochs):
         for group in optimiser.param_groups:
             group["lr"] = RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * epoch / epochs)))
-        visit(trainer, fields, log, batch, epoch, epochs + 2, optimiser)
+        visit(trainer, fields, log, batch, epoch, epochs + 1, optimiser)
     with torch.no_grad():  # axes along which the latents vary most come first; the prior is the same in all directions
         axes = torch.linalg.eigh(torch.cov(table.mean.T.cpu().double()).reshape(table.zdim, -1))[1].flip(1)
         axes = axes.to(trainer.device, torch.float32)
         table.mean.copy_(table.mean @ axes)
         fields.values.copy_(torch.einsum("kcd,kl->lcd", fields.values, axes))
-    gains = visit(trainer, fields, log, batch, epochs, epochs + 2, None).gains[held_out(trainer)]
-    count, gain = choose_components(gains.cpu().double().numpy())
+    found = visit(trainer, fields, log, batch, epochs, epochs + 1, None)
+    count, gain = choose_components(found.gains[held_out(trainer)].cpu().double().numpy())
     log.message(f"linear model: {count} of {table.zdim} components are real, {gain:.2f} nats a held-out particle")
-    table.mean[:, count:], table.log_variance[:, count:] = 0.0, 0.0
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
-    fields = SmoothFields(fields.weights, nn.Parameter(fields.values.detach()[:count]), fields.unit)
-    trainer.adopt(visit(trainer, fields, log, batch, epochs + 1, epochs + 2, None).measured, log)
-    return fields
+    # Without the other components the quadratic of each particle is what it is where these are 0.
+    linear, information = found.measured
+    trainer.adopt(population.Measured(linear[:, :count], information[:, :count, :count]), log)
+    return SmoothFields(fields.weights, nn.Parameter(fields.values.detach()[:count]), fields.unit)
 
 
 def held_out(trainer: Trainer) -> torch.Tensor:  # (N,) bool
@@ -141,10 +142,7 @@ def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', 
 
 def batch_size(trainer: Trainer) -> int:
     """Particles of one step on each process: together a hundredth of all, within BATCH and what the memory holds."""
-    box, gaussians, world = trainer.box, len(trainer.problem.gaussians), trainer.ranks.world
-    # Spectra, three at a time, and positions, densities and what projecting them takes, for K + 1 latents.
-    bytes_each = (trainer.table.zdim + 1) * (8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians)
-    fits = MOST_BYTES[trainer.device.type] // bytes_each
+    world, fits = trainer.ranks.world, trainer.renders_at_once(decoded=False) // (trainer.table.zdim + 1)
     wanted = int(np.clip(trainer.problem.count // 100, *BATCH))
     return max(1, min(wanted // world, fits, trainer.problem.count // world))
 
@@ -178,15 +176,17 @@ def visit(
             found[rows[:fresh]] = torch.cat([e.mean, log_variance, e.gain, e.information.flatten(1)], dim=1)[:fresh]
             residual, passes = residual + e.power, passes + 1
         if optimiser is not None:
-            noise = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
-            drawn = e.mean + (e.spread @ noise)[..., 0]  # the covariance is spread spread^T
-            spectrum = render(trainer, fields.all(), drawn, rows) * transfer * e.scale
-            error = (losses.squared_error(spectrum, image, weight) * ~held[rows]).mean()
-            optimiser.zero_grad()
-            error.backward()
-            assert fields.values.grad is not None
-            ranks.sum_(fields.values.grad).div_(ranks.world)
-            optimiser.step()
+            for _ in range(DRAWS):
+                noise = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
+                drawn = e.mean + (e.spread @ noise)[..., 0]  # the covariance is spread spread^T
+                spectrum = render(trainer, fields.all(), drawn, rows) * transfer * e.scale
+                error = (losses.squared_error(spectrum, image, weight) * ~held[rows]).mean()
+                error = error + 0.5 * (fields.values / WIDTH).square().sum() / problem.count
+                optimiser.zero_grad()
+                error.backward()
+                assert fields.values.grad is not None
+                ranks.sum_(fields.values.grad).div_(ranks.world)
+                optimiser.step()
         log.progress("linear model", epoch * problem.count + done, epochs * problem.count)
         if ranks.any(log.abort_requested()):
             raise AbortRequested("stopped on request")

@@ -188,7 +188,8 @@ def hand_over(trainer: Trainer, log: JobLog) -> None:
     if recipe.latents == "both" and epoch == trainer.handover:
         infer.encode_all(trainer, log)
     if epoch in trainer.refinements:
-        infer.refine(trainer, log, recipe.refine, recipe.candidates, recipe.beta)
+        rounds = 1 if trainer.led else recipe.refine  # the network goes on learning: once more would be for nothing
+        infer.refine(trainer, log, rounds, recipe.candidates, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()
 

@@ -37,6 +37,7 @@ BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
+MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one piece of work outside the steps
 
 
 @dataclass
@@ -231,6 +232,16 @@ class Trainer:
         first = self.handover if self.recipe.latents == "both" else 0
         parts = 1 + self.recipe.refinements
         return {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
+
+    def renders_at_once(self, decoded: bool = True) -> int:
+        """Projections in one piece of work, so that it needs MOST_BYTES: three spectra each, positions, densities and
+        what projecting takes, and, where they are ``decoded``, the widest layer's activations if these are kept."""
+        box, gaussians = self.box, len(self.problem.gaussians)
+        bytes_each = 8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians
+        decoder = self.model.network.pair_decoder()
+        if decoded and not decoder.fuses:
+            bytes_each += 8 * gaussians * len(decoder.head_weight)
+        return max(1, MOST_BYTES[self.device.type] // bytes_each)
 
     # -- one step ----------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def test_without_noise_it_is_expectation_maximisation() -> None:
     generator = np.random.default_rng(2)
     z = np.concatenate([generator.normal([0, 0], [1, 0.3], (2000, 2)), generator.normal([2, 1], 0.5, (1000, 2))])
     measured = measure(z, np.broadcast_to(1e-4 * np.eye(2), (3000, 2, 2)), generator)[1]
-    begin = population.start(torch.tensor(z, dtype=torch.float32), 2, 0)
+    begin = population.split(population.standard_normal(2, torch.device("cpu")))
     found = population.improve(begin, measured, 40)
     share, mean, covariance = (part.double().numpy() for part in begin)
     authority = GaussianMixture(2, weights_init=share / share.sum(), means_init=mean, max_iter=40, tol=0,
