@@ -77,6 +77,8 @@ def save_checkpoint(content: dict[str, Any], path: Path | str) -> None:
 def load_latents(path: Path | str) -> dict[str, np.ndarray]:
     """``z_mu`` (N, zdim), ``ind`` (N, 1) and, in ours, ``z_logvar`` (N, zdim), from ``weights.N.output.pkl``.
 
+    Where a population of latents was their prior, ``image_mu`` and ``image_logvar`` are what each image says alone.
+
     Only numpy arrays are admitted: a file that names anything else is refused unread (InputError).
     """
     try:

@@ -7,6 +7,7 @@ kernel for each class of widths, stopped as soon as particles that were left out
 torch.
 
 With the prior N(0, 1) a posterior of mean m and variance v is a measurement m / (1 - v) with variance v / (1 - v).
+Latents under a prior estimated from all particles are not for here: their density would count the others twice.
 The widths themselves may be wrong by a factor: the weight of the prior in training scales them, and a refined latent is
 better known than the encoder thought. Widths taken too large make states out of noise, so the factor is chosen by the
 particles that were left out (:data:`SCALES`).

@@ -252,8 +252,8 @@ class TrainOptions(ComputeOptions, JobOptions):
         advanced=True,
     )
     latents: Literal["auto", "linear", "encoder", "free", "both"] = option(
-        "auto", "latents from a linear model and then refined per particle, from the image encoder, free per particle, "
-        "or encoder first and then refined",
+        "auto", "latents from a linear model and the population of all particles, from the image encoder, free per "
+        "particle, or encoder first and then refined",
         group="Training", advanced=True,
     )
     warmup_steps: int = option(200, "steps of linear learning-rate warm-up", group="Training", ge=0, advanced=True)

@@ -21,8 +21,8 @@ import torch
 
 MOST, SIGNIFICANT = 32, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
 SAMPLE, HELD_OUT = 10_000, 0.2  # particles that the population is estimated from, and their share kept aside
-ITERATIONS = 60  # of EM for each number of Gaussians
-FLOOR, FLOOR_PARTICLES = 0.02, 5.0  # every Gaussian also sees so many particles of this variance
+ITERATIONS = (40, 400)  # of EM: at least, and times Gaussians; widths that images say little about settle slowly
+FLOOR, FLOOR_PARTICLES = 0.005, 5.0  # every Gaussian also sees so many particles of this variance
 CHUNK = {"cuda": 1 << 18, "cpu": 1 << 14}  # pairs of a particle and a Gaussian at once
 
 
@@ -160,7 +160,7 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
     best, gain = plain, evidence(plain, held)
     first, found = gain, plain
     while len(found.share) <= MOST and len(found.share) * 20 <= len(used.linear):
-        found = improve(found, used, ITERATIONS)
+        found = improve(found, used, max(ITERATIONS[0], ITERATIONS[1] // len(found.share)))
         now = evidence(found, held)
         step = now - gain
         if step.mean() <= SIGNIFICANT * step.std() / len(step) ** 0.5:

@@ -47,7 +47,7 @@ RECIPES = {
     "default": Recipe(
         likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
         w_rigidity=1e-3, anchor=16.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
-        encoder_share=0.5, refine=2, refinements=1, pairs=8192, epochs=8, least_steps=400,
+        encoder_share=0.5, refine=2, refinements=1, pairs=8192, epochs=6, least_steps=400,
     ),
     "published": Recipe(
         likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,

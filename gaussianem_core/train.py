@@ -42,7 +42,7 @@ PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
 # What was chosen, in words.
 LATENTS = {
-    "linear": "from a linear model, then refined one by one", "encoder": "from the encoder",
+    "linear": "from a linear model, with a population estimated from all", "encoder": "from the encoder",
     "free": "free for each particle", "both": "from the encoder, then refined one by one",
 }
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}

@@ -60,6 +60,7 @@ class Table:
 
     z: np.ndarray  # (N, zdim) float32
     log_variance: np.ndarray | None
+    alone: tuple[np.ndarray, np.ndarray | None]  # latents and log-variances by each image alone: not drawn together
     components: Components
     columns: dict[str, Column] = field(default_factory=dict)
     star: tuple[str, ...] = ()
@@ -145,8 +146,11 @@ def load_table(sources: Sources) -> Table:
     log_variance = arrays.get("z_logvar")
     if log_variance is not None and log_variance.shape != z.shape:
         log_variance = None
+    own = [arrays[name] for name in ("image_mu", "image_logvar") if name in arrays]
+    whole = [values.shape for values in own] == [z.shape] * 2
+    alone = (own[0], own[1]) if whole else (z, log_variance)
     components = principal_components(z)
-    table = Table(z, log_variance, components)
+    table = Table(z, log_variance, alone, components)
 
     def add(name: str, group: str, values: np.ndarray) -> None:
         if np.shape(values) == (len(z),):

@@ -87,13 +87,14 @@ class LandscapePanel(Panel):
         table = self.explorer.table
         if table is None:
             return
+        mean, log_variance = table.alone
         used = tuple(self.axes.currentData())
         axes = table.components.axes[list(used)]
         self.progress.setText("Working …")
         self.go.setEnabled(False)
 
         def work() -> tuple[Any, ...]:
-            data = landscape.measurements(table.z, table.log_variance, axes, table.components.mean)
+            data = landscape.measurements(mean, log_variance, axes, table.components.mean)
             found = landscape.estimate(data)
             return (found, *landscape.states(found), data.places)
 
@@ -203,10 +204,11 @@ class LandscapePanel(Panel):
         if not len(path):
             self.progress.setText("Make a path first, in the tab Trajectory.")
             return
+        mean, log_variance = table.alone
         self.progress.setText("Working …")
         self.profile_button.setEnabled(False)
         self.background.run(
-            "profile", lambda: landscape.along_path(table.z, table.log_variance, path), self._take_profile, self._failed
+            "profile", lambda: landscape.along_path(mean, log_variance, path), self._take_profile, self._failed
         )
 
     def _take_profile(self, found: landscape.Profile) -> None:

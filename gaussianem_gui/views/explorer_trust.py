@@ -80,7 +80,8 @@ def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
     if not any("Half sets" in text for _, text in found):
         found.append(("info", "Half sets were not compared: train with half_sets to tell signal from noise."))
     if table.log_variance is not None:
-        noise, spread = float(np.exp(table.log_variance).mean()), float(table.z.var(axis=0).mean())
+        used = table.z.std(axis=0) > 0  # the others say nothing, and their width is the prior's
+        noise, spread = float(np.exp(table.log_variance[:, used]).mean()), float(table.z[:, used].var(axis=0).mean())
         reliable = spread / max(spread + noise, 1e-12)
         kind = "success" if reliable > 0.7 else "warning" if reliable < 0.4 else "info"
         found.append((kind, f"Latents: {100 * reliable:.0f} % of their spread is more than their own uncertainty."))
