@@ -21,6 +21,7 @@ import torch
 
 MOST, SIGNIFICANT = 32, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
 SAMPLE, HELD_OUT = 10_000, 0.2  # particles that the population is estimated from, and their share kept aside
+TRIED = 4  # Gaussians are tried in any case: a few clusters may look like one Gaussian until they are told apart
 ITERATIONS = (40, 400)  # of EM: at least, and times Gaussians; widths that images say little about settle slowly
 FLOOR, FLOOR_PARTICLES = 0.005, 5.0  # every Gaussian also sees so many particles of this variance
 CHUNK = {"cuda": 1 << 18, "cpu": 1 << 14}  # pairs of a particle and a Gaussian at once
@@ -149,7 +150,7 @@ def evidence(population: Population, measured: Measured) -> torch.Tensor:  # (N,
 def fit(measured: Measured, seed: int) -> tuple[Population, float]:
     """The population of measured particles, and the nats a particle that it gains over a standard normal.
 
-    Its number of Gaussians is doubled as long as particles kept aside become SIGNIFICANTLY more likely.
+    Its number of Gaussians is doubled while particles kept aside become SIGNIFICANTLY more likely.
     """
     count, latents = measured.linear.shape
     device = measured.linear.device
@@ -163,9 +164,10 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
         found = improve(found, used, max(ITERATIONS[0], ITERATIONS[1] // len(found.share)))
         now = evidence(found, held)
         step = now - gain
-        if step.mean() <= SIGNIFICANT * step.std() / len(step) ** 0.5:
+        if step.mean() > SIGNIFICANT * step.std() / len(step) ** 0.5:
+            best, gain = found, now
+        elif len(found.share) >= TRIED:
             break
-        best, gain = found, now
         found = split(found)
     return best, float((gain - first).mean())
 

@@ -99,6 +99,16 @@ def test_finds_a_curve_in_noise() -> None:
     assert np.square(together - z).sum(1).mean() < 0.5 * np.square(alone - z).sum(1).mean()
 
 
+def test_two_clusters_are_two() -> None:
+    """With the moments of a standard normal, so that one Gaussian gains nothing."""
+    generator = np.random.default_rng(5)
+    z = np.where(generator.random((2000, 1)) < 0.5, 0.95, -0.95) + 0.3 * generator.normal(size=(2000, 1))
+    _, measured = measure(z, np.broadcast_to(0.01 * np.eye(1), (2000, 1, 1)), generator)
+    people, gain = population.fit(measured, 0)
+    assert len(people.share) == 2 and gain > 0.2
+    np.testing.assert_allclose(sorted(people.mean[:, 0].tolist()), [-0.95, 0.95], atol=0.05)
+
+
 def test_one_normal_population_is_found_as_one() -> None:
     generator = np.random.default_rng(4)
     _, measured = measure(generator.normal(size=(3000, 2)), some_noise(3000, 2, generator), generator)

@@ -252,12 +252,16 @@ def test_two_processes_equal_one(two_states: Path) -> None:
 
 
 def test_two_processes_find_the_linear_model_of_one(two_states: Path) -> None:
-    """The latents agree; over the hundreds of steps that lead to them, rounding grows to a few percent at most."""
+    """The latents agree, and still do when a network whose training rounds in another order has measured them anew."""
     assert run_train(two_states, "led", "--epoch", "1") == 0
     run_two_processes(two_states, "led_by_two", "--epoch", "1")
-    one, two = (load_latents(two_states / run / "weights.0.output.pkl")["z_mu"] for run in ("led", "led_by_two"))
-    assert one.shape == two.shape == (300, 2) and one.std(axis=0).max() > 0.3
-    assert np.square(one - two).mean() < 0.01 * one.var(axis=0).sum()
+    runs = [two_states / name for name in ("led", "led_by_two")]
+    first, second = (np.load(run / "probes" / "epoch_000.npz", allow_pickle=False)["z"] for run in runs)
+    assert first.std(axis=0).max() > 0.3
+    np.testing.assert_allclose(first, second, atol=0.01)
+    one, two = (load_latents(run / "weights.0.output.pkl")["z_mu"] for run in runs)
+    assert one.shape == two.shape == (300, 2)
+    assert np.corrcoef(one[:, 0], two[:, 0])[0, 1] > 0.98
 
 
 def test_gauss_newton_solves_a_linear_model() -> None:
