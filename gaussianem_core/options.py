@@ -238,7 +238,7 @@ class TrainOptions(ComputeOptions, JobOptions):
     )
     batch: int = option(32, "images per step", group="Training", ge=1, le=65536)
     epoch: int | None = option(
-        None, "passes over the particles; without it 10 to 60, by recipe and number", group="Training", ge=1, le=10000
+        None, "passes over the particles; without it 6 to 60, by recipe and number", group="Training", ge=1, le=10000
     )
     recipe: Literal["default", "published"] = option(
         "default", "default: squared error, latents refined per particle; published: losses and rates of the paper",
