@@ -46,14 +46,10 @@ class Population(NamedTuple):
     covariance: torch.Tensor
 
     def log_density(self, z: torch.Tensor) -> torch.Tensor:  # (N, A) -> (N,)
-        """Logarithm of the density at latents."""
-        return torch.logsumexp(self.log_parts(z), dim=1)
-
-    def log_parts(self, z: torch.Tensor) -> torch.Tensor:  # (N, A) -> (N, K)
-        """Logarithm of each Gaussian's part in the density at latents, without the constant of all."""
+        """Logarithm of the density at latents, without the constant of all Gaussians."""
         spread, log_root = inverse_root(self.covariance)
         white = torch.einsum("kab,nka->nkb", spread, z[:, None] - self.mean)
-        return self.share.log() - log_root - 0.5 * white.square().sum(-1)
+        return torch.logsumexp(self.share.log() - log_root - 0.5 * white.square().sum(-1), dim=1)
 
 
 def standard_normal(latents: int, device: torch.device, precision: float = 1.0) -> Population:

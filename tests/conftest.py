@@ -31,6 +31,17 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An arm that swings through 9 places: 600 images of 32 px, prepared for four latent dimensions."""
+    from small_data import preprocess, simulate  # here: tests of the window start without torch
+
+    folder = tmp_path_factory.mktemp("moving")
+    simulate(folder / "sim", particles=600, snr=0.3, frames=9)
+    assert preprocess(folder / "sim", folder / "pre", "--zdim", "4") == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of ``gaussianem demo``, run once with the real engine; what it printed lies beside it, demo.out."""
     folder = tmp_path_factory.mktemp("finished")

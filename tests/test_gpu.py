@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_data import preprocess, simulate
 
 from gaussianem_core import population
 from gaussianem_core.checkpoint import load_latents
@@ -25,15 +24,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
-
-
-@pytest.fixture(scope="module")
-def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An arm that swings: 600 images of 32 px, prepared for four latent dimensions."""
-    folder = tmp_path_factory.mktemp("moving")
-    simulate(folder / "sim", particles=600, snr=0.3, frames=9)
-    assert preprocess(folder / "sim", folder / "pre", "--zdim", "4") == 0
-    return folder
 
 
 @pytest.mark.parametrize("recipe", ["default", "published"])

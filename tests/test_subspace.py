@@ -18,15 +18,6 @@ from gaussianem_core.trainer import TERMS, Trainer
 from gaussianem_core.truth import load_truth
 
 
-@pytest.fixture(scope="module")
-def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An arm that swings through 9 places: 600 images of 32 px, prepared for four latent dimensions."""
-    folder = tmp_path_factory.mktemp("moving")
-    simulate(folder / "sim", particles=600, snr=0.3, frames=9)
-    assert preprocess(folder / "sim", folder / "pre", "--zdim", "4") == 0
-    return folder
-
-
 def make_trainer(folder: Path, log: JobLog) -> Trainer:
     options = TrainOptions(source_dir=str(folder / "pre"), device="cpu", batch=20, epoch=1, precision="float32")
     device = torch.device("cpu")
