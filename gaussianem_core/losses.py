@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from gaussianem_core.gaussians import Gaussians
 
 ANCHOR_DENSITY, ANCHOR_SCALE, ANCHOR_POSITION = 0.2, 0.5, 0.5
+COMPOSITION_WIDTH = 0.1  # of raw density: differences of neighbours' changes below it cost their square
 
 
 def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
@@ -118,9 +119,11 @@ def rigidity_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Te
 
 
 def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should come and go together: mean weighted squared difference of density changes (B, N)."""
-    difference = density_change.index_select(1, pairs.first) - density_change.index_select(1, pairs.second)
-    return (difference.square() * pairs.weight).mean()
+    """Neighbours should come and go together: mean weighted log(1 + d^2) of the difference d of their changes (B, N),
+    in COMPOSITION_WIDTHs. So heavy a tail lets a domain leave as a whole: only pairs at its border pay, and not much.
+    """
+    first, second = density_change.index_select(1, pairs.first), density_change.index_select(1, pairs.second)
+    return (((first - second) / COMPOSITION_WIDTH).square().log1p() * pairs.weight).mean()
 
 
 class Anchor(NamedTuple):

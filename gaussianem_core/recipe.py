@@ -46,7 +46,7 @@ class Recipe:
 RECIPES = {
     "default": Recipe(
         likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
-        w_rigidity=1e-3, anchor=16.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
+        w_rigidity=10.0, w_composition=1.0, anchor=16.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
         encoder_share=0.5, refine=2, refinements=1, pairs=8192, epochs=6, least_steps=400,
     ),
     "published": Recipe(

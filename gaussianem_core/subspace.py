@@ -14,6 +14,9 @@ noisy for an image encoder to learn from.
 
 A tenth of the particles never shapes the fields. How likely their images are with 1, 2, ... components (marginal
 over z) tells how many components are real: the others would only follow the noise, and are left out from then on.
+The same question is asked of motion and of composition: at low resolution a domain that is not there looks much as one
+that is elsewhere, and what a wrong displacement does to the details no image tells. So where motion or changes of
+density alone make the held-out images as likely, the other is left out.
 """
 
 from __future__ import annotations
@@ -45,20 +48,29 @@ HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard 
 LAST_RATE = 0.05  # of a fit, as a share of its first
 DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
 DRAWS = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
+KINDS = {"motion": [1.0, 1.0, 1.0, 0.0], "composition": [0.0, 0.0, 0.0, 1.0]}  # parts of a field
+ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with one kind; its rate as a share of RATE
+ALONE_PARTICLES = 8000  # that are asked about it
 TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 32, 128, 1e-3
 
 
 @dataclass
 class SmoothFields:
-    """K fields over M Gaussians. ``weights`` (M, C), rows sum to 1; ``values`` (K, C, 4) in ``unit`` (4,)."""
+    """K fields over M Gaussians. ``weights`` (M, C), rows sum to 1; ``values`` (K, C, 4) in ``unit`` (4,); ``kept``
+    (4,) is 0 for what is left out, see KINDS, and 1 for the rest."""
 
     weights: torch.Tensor
     values: nn.Parameter
     unit: torch.Tensor
+    kept: torch.Tensor
 
     def all(self) -> torch.Tensor:  # (K, M, 4)
         """Displacement x, y, z (world units) and change of raw density of every Gaussian at z_k = 1."""
-        return torch.einsum("mc,kcd->kmd", self.weights, self.values * self.unit)
+        return torch.einsum("mc,kcd->kmd", self.weights, self.values * (self.unit * self.kept))
+
+    def part(self, count: int, kept: torch.Tensor) -> SmoothFields:
+        """A copy of the first ``count`` with those parts of each that ``kept`` (4,) names."""
+        return SmoothFields(self.weights, nn.Parameter(self.values.detach()[:count].clone()), self.unit, kept)
 
 
 def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M, 3) -> (M, C)
@@ -84,7 +96,7 @@ def new_fields(trainer: Trainer) -> SmoothFields:
     values = FIRST_SIZE * torch.randn(trainer.table.zdim, weights.shape[1], 4, generator=generator)
     pixel = PIXELS * 2 / trainer.box
     unit = torch.tensor([pixel, pixel, pixel, RAW_DENSITY], device=device)
-    return SmoothFields(weights, nn.Parameter(values.to(device)), unit)
+    return SmoothFields(weights, nn.Parameter(values.to(device)), unit, torch.ones_like(unit))
 
 
 def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
@@ -96,28 +108,72 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     problem, table, ranks = trainer.problem, trainer.table, trainer.ranks
     fields = new_fields(trainer)
     optimiser = torch.optim.Adam([fields.values], lr=RATE, betas=(0.9, 0.99))
-    batch = batch_size(trainer)
-    each = -(-problem.count // (batch * ranks.world))
+    everyone = np.arange(problem.count)
+    each = -(-problem.count // (batch_size(trainer) * ranks.world))
     epochs = int(np.clip(-(-STEPS // (DRAWS * each)), *EPOCHS))
     table.mean.zero_()
     table.log_variance.zero_()
     for epoch in range(epochs):
         for group in optimiser.param_groups:
             group["lr"] = RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * epoch / epochs)))
-        visit(trainer, fields, log, batch, epoch, epochs + 1, optimiser)
+        visit(trainer, fields, log, everyone, epoch, epochs + 1, optimiser)
     with torch.no_grad():  # axes along which the latents vary most come first; the prior is the same in all directions
         axes = torch.linalg.eigh(torch.cov(table.mean.T.cpu().double()).reshape(table.zdim, -1))[1].flip(1)
         axes = axes.to(trainer.device, torch.float32)
         table.mean.copy_(table.mean @ axes)
         fields.values.copy_(torch.einsum("kcd,kl->lcd", fields.values, axes))
-    found = visit(trainer, fields, log, batch, epochs, epochs + 1, None)
+    found = visit(trainer, fields, log, everyone, epochs, epochs + 1, None)
     count, gain = choose_components(found.gains[held_out(trainer)].cpu().double().numpy())
     log.message(f"linear model: {count} of {table.zdim} components are real, {gain:.2f} nats a held-out particle")
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
-    # Without the other components the quadratic of each particle is what it is where these are 0.
     linear, information = found.measured
-    trainer.adopt(population.Measured(linear[:, :count], information[:, :count, :count]), log)
-    return SmoothFields(fields.weights, nn.Parameter(fields.values.detach()[:count]), fields.unit)
+    fields, measured = choose_kind(trainer, fields.part(count, fields.kept), found.gains[:, count - 1], log)
+    trainer.keep(fields.kept[[0, 3]] > 0)
+    trainer.adopt(measured or population.Measured(linear[:, :count], information[:, :count, :count]), log)
+    return fields
+
+
+def choose_kind(
+    trainer: Trainer, both: SmoothFields, gains: torch.Tensor, log: JobLog
+) -> tuple[SmoothFields, population.Measured | None]:  # fmt: skip
+    """Fields of motion or composition alone, and what images say about their latents, unless ``both`` together are
+    SIGNIFICANTLY better; then ``both`` and None. ``gains`` (N,): log-evidence of each particle with both."""
+    device, everyone = trainer.device, np.arange(trainer.problem.count)
+    some = np.random.default_rng([trainer.options.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
+    asked = torch.zeros_like(gains, dtype=torch.bool)
+    asked[torch.from_numpy(some).to(device)] = True
+    asked &= held_out(trainer)
+    if asked.sum() < 2:
+        return both, None
+    table, noise = trainer.table.values.clone(), trainer.noise_power.clone()
+    each = -(-len(some) // (batch_size(trainer) * trainer.ranks.world))
+    epochs = int(np.clip(-(-ALONE_STEPS // (DRAWS * each)), *ALONE_EPOCHS))
+    found = {}
+    for kind, kept in KINDS.items():
+        trainer.table.values.copy_(table)
+        fields = both.part(len(both.values), torch.tensor(kept, device=device))
+        optimiser = torch.optim.Adam([fields.values], lr=ALONE_RATE * RATE, betas=(0.9, 0.99))
+        for epoch in range(epochs):
+            if epoch == epochs - 1:
+                optimiser.param_groups[0]["lr"] = LAST_RATE * RATE
+            visit(trainer, fields, log, some, epoch, epochs + 1, optimiser, f"{kind} alone")
+            trainer.noise_power.copy_(noise)
+        found[kind] = fields, visit(trainer, fields, log, some, epochs, epochs + 1, None, f"{kind} alone")
+        trainer.noise_power.copy_(noise)
+    kind = max(found, key=lambda kind: float(found[kind][1].gains[asked, -1].mean()))
+    fields, result = found[kind]
+    more = gains[asked] - result.gains[asked, -1]
+    error = float(more.std() / len(more) ** 0.5)
+    words = f"{more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
+    if more.mean() > SIGNIFICANT * error:
+        log.message(f"motion and composition both change ({kind} alone loses {words})")
+        return both, None
+    log.message(f"{kind} changes; the other besides it is left out (it would gain {words})")
+    if len(some) < len(everyone):
+        optimiser = torch.optim.Adam([fields.values], lr=LAST_RATE * RATE, betas=(0.9, 0.99))
+        for epoch, of in enumerate((optimiser, None)):
+            result = visit(trainer, fields, log, everyone, epoch, 2, of, f"{kind} alone")
+    return fields, result.measured
 
 
 def held_out(trainer: Trainer) -> torch.Tensor:  # (N,) bool
@@ -155,14 +211,14 @@ class Visit(NamedTuple):
 
 
 def visit(
-    trainer: Trainer, fields: SmoothFields, log: JobLog, batch: int, epoch: int, epochs: int,
-    optimiser: torch.optim.Optimizer | None,
+    trainer: Trainer, fields: SmoothFields, log: JobLog, some: np.ndarray, epoch: int, epochs: int,
+    optimiser: torch.optim.Optimizer | None, stage: str = "linear model",
 ) -> Visit:  # fmt: skip
-    """One pass over the particles: E and M steps, or E alone without an optimiser. Raises AbortRequested."""
+    """One pass over the particles ``some``: E and M steps, or E alone without an optimiser. Raises AbortRequested."""
     problem, table, ranks, device = trainer.problem, trainer.table, trainer.ranks, trainer.device
-    count = len(fields.values)
+    count, batch = len(fields.values), batch_size(trainer)
     torch.manual_seed(trainer.options.seed * 1000003 + 7919 * epoch)
-    order = np.random.default_rng([trainer.options.seed, epoch, 11]).permutation(problem.count)
+    order = np.random.default_rng([trainer.options.seed, epoch, 11]).permutation(some)
     weight, held = trainer.weight(1.0), held_out(trainer)
     sizes = [count, count, count, count * count]  # means, log-variances, gains, information
     found = torch.zeros(problem.count, sum(sizes), device=device)
@@ -187,7 +243,7 @@ def visit(
                 assert fields.values.grad is not None
                 ranks.sum_(fields.values.grad).div_(ranks.world)
                 optimiser.step()
-        log.progress("linear model", epoch * problem.count + done, epochs * problem.count)
+        log.progress(stage, epoch * len(some) + done, epochs * len(some))
         if ranks.any(log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)

@@ -113,6 +113,7 @@ class Trainer:
         )
         self.population: population.Population | None = None
         self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
+        self.kept = torch.ones(2, dtype=torch.bool)  # whether latents change positions, and densities
         self.pairs = losses.find_pairs(problem.gaussians.positions)
         self.anchor = losses.find_anchor(problem.gaussians)
         self.window = encoder_window(problem.configuration, device)
@@ -138,7 +139,9 @@ class Trainer:
         self.rates = torch.zeros(len(RATES), device=device)
         encoder = list(model.network.encoder.parameters()) if self.encode_now else []
         # The scale head is in the checkpoints and never used.
-        skip = {id(p) for part in (model.network.encoder, model.network.d_scaling) for p in part.parameters()}
+        heads = [model.network.d_scaling]
+        heads += [head for head, kept in zip((model.network.d_xyz, model.network.d_density), self.kept) if not kept]
+        skip = {id(p) for part in (model.network.encoder, *heads) for p in part.parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.network.parameters() if id(p) not in skip], "rate": "network"},
             {"params": [p for p in (model.raw_density, model.raw_scale) if p.requires_grad], "rate": "density"},
@@ -195,6 +198,18 @@ class Trainer:
         index = shells(self.box, self.device).flatten()
         total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
         return total / shell_sizes(self.box, self.device)
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Leave out motion or composition, whichever of the two in ``kept`` (2,) is false: that head stays at zero."""
+        self.kept.copy_(kept)
+        if not self.kept.all():
+            network = self.model.network
+            for head, keep in zip((network.d_xyz, network.d_density), self.kept):
+                if not keep:
+                    last = [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]
+                    torch.nn.init.zeros_(last.weight)
+                    torch.nn.init.zeros_(last.bias)
+            self._make_optimisers()
 
     def adopt(self, measured: population.Measured, log: JobLog) -> None:
         """Estimate the population of latents from what all images say about the active ones; posteriors follow, and
@@ -307,6 +322,7 @@ class Trainer:
         pairs = self.pairs
         if 0 < recipe.pairs < len(pairs.first):
             pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
+        prior = len(self.problem.gaussians) / (self.problem.count * pixels)  # from nats a Gaussian to the loss's unit
         if recipe.w_embedding:
             values["embedding"] = (recipe.w_embedding, losses.embedding_term(embedding, pairs))
         if recipe.w_distance:
@@ -316,9 +332,10 @@ class Trainer:
         if recipe.w_spacing:
             values["spacing"] = (recipe.w_spacing, losses.spacing_term(deformed.positions, pairs))
         if recipe.w_rigidity:
-            values["rigidity"] = (recipe.w_rigidity, losses.rigidity_term(deformed.displacement, pairs))
+            values["rigidity"] = (recipe.w_rigidity, prior * losses.rigidity_term(deformed.displacement, pairs))
         if recipe.w_composition:
-            values["composition"] = (recipe.w_composition, losses.composition_term(deformed.density_change, pairs))
+            term = losses.composition_term(deformed.density_change, pairs)
+            values["composition"] = (recipe.w_composition, prior * term)
         if recipe.anchor:
             g = self.model.gaussians
             centre = replace(g, positions=every.positions[-1], raw_density=g.raw_density + every.density_change[-1])
@@ -507,7 +524,7 @@ class Trainer:
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
             "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
-            "handover": self.handover, "active": self.active, "draws": self.draws,
+            "handover": self.handover, "active": self.active, "kept": self.kept, "draws": self.draws,
             "population": list(self.population or ()),
         }  # fmt: skip
 
@@ -528,6 +545,7 @@ class Trainer:
                              self.epochs, "Give more, or leave it out.")  # fmt: skip
         if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
             self.handover = int(state["handover"])
+        self.keep(state["kept"])
         try:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])

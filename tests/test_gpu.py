@@ -43,8 +43,8 @@ def test_loss_and_gradients_are_those_of_the_cpu(moving: Path, tmp_path: Path, r
         total, terms = trainer.losses(rows, problem.feed.get(rows), z, z.square())
         gradients = torch.autograd.grad(total, [p for p, _ in trainer.learnt])
         found.append([total.detach().cpu(), terms.cpu(), *(g.cpu() for g in gradients)])
-    for cpu, cuda in zip(*found):
-        torch.testing.assert_close(cuda, cpu, rtol=2e-3, atol=2e-3 * float(cpu.abs().max()))
+    for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared
+        assert float((cuda - cpu).norm()) <= 2e-3 * float(cpu.norm())
 
 
 @pytest.mark.parametrize("more", [[], ["--latents", "both"], ["--recipe", "published"], ["--projector", "reference"]])
