@@ -115,7 +115,7 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     table.log_variance.zero_()
     for epoch in range(epochs):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * epoch / epochs)))
+            group["lr"] = RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * epoch / (epochs - 1))))
         visit(trainer, fields, log, everyone, epoch, epochs + 1, optimiser)
     with torch.no_grad():  # axes along which the latents vary most come first; the prior is the same in all directions
         axes = torch.linalg.eigh(torch.cov(table.mean.T.cpu().double()).reshape(table.zdim, -1))[1].flip(1)
@@ -127,20 +127,20 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     log.message(f"linear model: {count} of {table.zdim} components are real, {gain:.2f} nats a held-out particle")
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
     linear, information = found.measured
-    fields, measured = choose_kind(trainer, fields.part(count, fields.kept), found.gains[:, count - 1], log)
+    fields, measured = choose_kind(trainer, fields.part(count, fields.kept), log)
     trainer.keep(fields.kept[[0, 3]] > 0)
     trainer.adopt(measured or population.Measured(linear[:, :count], information[:, :count, :count]), log)
     return fields
 
 
 def choose_kind(
-    trainer: Trainer, both: SmoothFields, gains: torch.Tensor, log: JobLog
-) -> tuple[SmoothFields, population.Measured | None]:  # fmt: skip
+    trainer: Trainer, both: SmoothFields, log: JobLog
+) -> tuple[SmoothFields, population.Measured | None]:
     """Fields of motion or composition alone, and what images say about their latents, unless ``both`` together are
-    SIGNIFICANTLY better; then ``both`` and None. ``gains`` (N,): log-evidence of each particle with both."""
+    SIGNIFICANTLY better; then ``both`` and None. All three are fitted on for the same few steps, then compared."""
     device, everyone = trainer.device, np.arange(trainer.problem.count)
     some = np.random.default_rng([trainer.options.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
-    asked = torch.zeros_like(gains, dtype=torch.bool)
+    asked = torch.zeros(len(everyone), dtype=torch.bool, device=device)
     asked[torch.from_numpy(some).to(device)] = True
     asked &= held_out(trainer)
     if asked.sum() < 2:
@@ -149,30 +149,31 @@ def choose_kind(
     each = -(-len(some) // (batch_size(trainer) * trainer.ranks.world))
     epochs = int(np.clip(-(-ALONE_STEPS // (DRAWS * each)), *ALONE_EPOCHS))
     found = {}
-    for kind, kept in KINDS.items():
+    for kind, kept in {"both": [1.0] * 4, **KINDS}.items():
         trainer.table.values.copy_(table)
         fields = both.part(len(both.values), torch.tensor(kept, device=device))
         optimiser = torch.optim.Adam([fields.values], lr=ALONE_RATE * RATE, betas=(0.9, 0.99))
         for epoch in range(epochs):
             if epoch == epochs - 1:
                 optimiser.param_groups[0]["lr"] = LAST_RATE * RATE
-            visit(trainer, fields, log, some, epoch, epochs + 1, optimiser, f"{kind} alone")
+            visit(trainer, fields, log, some, epoch, epochs + 1, optimiser, "motion or composition")
             trainer.noise_power.copy_(noise)
-        found[kind] = fields, visit(trainer, fields, log, some, epochs, epochs + 1, None, f"{kind} alone")
+        found[kind] = fields, visit(trainer, fields, log, some, epochs, epochs + 1, None, "motion or composition")
         trainer.noise_power.copy_(noise)
-    kind = max(found, key=lambda kind: float(found[kind][1].gains[asked, -1].mean()))
+    gains = {kind: result.gains[asked, -1] for kind, (_, result) in found.items()}
+    kind = max(KINDS, key=lambda kind: float(gains[kind].mean()))
     fields, result = found[kind]
-    more = gains[asked] - result.gains[asked, -1]
+    more = gains["both"] - gains[kind]
     error = float(more.std() / len(more) ** 0.5)
     words = f"{more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
     if more.mean() > SIGNIFICANT * error:
-        log.message(f"motion and composition both change ({kind} alone loses {words})")
+        log.message(f"motion and change of composition are both real: {kind} alone loses {words}")
         return both, None
-    log.message(f"{kind} changes; the other besides it is left out (it would gain {words})")
+    log.message(f"{kind} alone is left to change: the other besides it gains {words}")
     if len(some) < len(everyone):
         optimiser = torch.optim.Adam([fields.values], lr=LAST_RATE * RATE, betas=(0.9, 0.99))
         for epoch, of in enumerate((optimiser, None)):
-            result = visit(trainer, fields, log, everyone, epoch, 2, of, f"{kind} alone")
+            result = visit(trainer, fields, log, everyone, epoch, 2, of, "motion or composition")
     return fields, result.measured
 
 
