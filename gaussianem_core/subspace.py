@@ -14,9 +14,9 @@ noisy for an image encoder to learn from.
 
 A tenth of the particles never shapes the fields. How likely their images are with 1, 2, ... components (marginal
 over z) tells how many components are real: the others would only follow the noise, and are left out from then on.
-The same question is asked of motion and of composition: at low resolution a domain that is not there looks much as one
-that is elsewhere, and what a wrong displacement does to the details no image tells. So where motion or changes of
-density alone make the held-out images as likely, the other is left out.
+The same question is asked of motion: at low resolution a domain that is not there looks much as one that is elsewhere,
+and what a wrong displacement does to the details no image tells. So where changes of density alone make the held-out
+images as likely, nothing moves.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard 
 LAST_RATE = 0.05  # of a fit, as a share of its first
 DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
 DRAWS = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
-KINDS = {"motion": [1.0, 1.0, 1.0, 0.0], "composition": [0.0, 0.0, 0.0, 1.0]}  # parts of a field
-ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with one kind; its rate as a share of RATE
+ALL, COMPOSITION = (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 1.0)  # parts of a field that are kept
+ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
 ALONE_PARTICLES = 8000  # that are asked about it
 TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 32, 128, 1e-3
 
@@ -57,7 +57,7 @@ TEACH_STEPS, TEACH_LATENTS, TEACH_GAUSSIANS, TEACH_RATE = 400, 32, 128, 1e-3
 @dataclass
 class SmoothFields:
     """K fields over M Gaussians. ``weights`` (M, C), rows sum to 1; ``values`` (K, C, 4) in ``unit`` (4,); ``kept``
-    (4,) is 0 for what is left out, see KINDS, and 1 for the rest."""
+    (4,) is 0 for what is left out, and 1 for the rest."""
 
     weights: torch.Tensor
     values: nn.Parameter
@@ -127,17 +127,17 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     log.message(f"linear model: {count} of {table.zdim} components are real, {gain:.2f} nats a held-out particle")
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
     linear, information = found.measured
-    fields, measured = choose_kind(trainer, fields.part(count, fields.kept), log)
+    fields, measured = choose_motion(trainer, fields.part(count, fields.kept), log)
     trainer.keep(fields.kept[[0, 3]] > 0)
     trainer.adopt(measured or population.Measured(linear[:, :count], information[:, :count, :count]), log)
     return fields
 
 
-def choose_kind(
+def choose_motion(
     trainer: Trainer, both: SmoothFields, log: JobLog
 ) -> tuple[SmoothFields, population.Measured | None]:
-    """Fields of motion or composition alone, and what images say about their latents, unless ``both`` together are
-    SIGNIFICANTLY better; then ``both`` and None. All three are fitted on for the same few steps, then compared."""
+    """Fields without motion, and what images say about their latents, unless those with ``both`` motion and change of
+    density are SIGNIFICANTLY better; then ``both`` and None. The two are fitted on for the same few steps first."""
     device, everyone = trainer.device, np.arange(trainer.problem.count)
     some = np.random.default_rng([trainer.options.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
     asked = torch.zeros(len(everyone), dtype=torch.bool, device=device)
@@ -148,8 +148,8 @@ def choose_kind(
     table, noise = trainer.table.values.clone(), trainer.noise_power.clone()
     each = -(-len(some) // (batch_size(trainer) * trainer.ranks.world))
     epochs = int(np.clip(-(-ALONE_STEPS // (DRAWS * each)), *ALONE_EPOCHS))
-    found = {}
-    for kind, kept in {"both": [1.0] * 4, **KINDS}.items():
+    gains = []
+    for kept in (ALL, COMPOSITION):
         trainer.table.values.copy_(table)
         fields = both.part(len(both.values), torch.tensor(kept, device=device))
         optimiser = torch.optim.Adam([fields.values], lr=ALONE_RATE * RATE, betas=(0.9, 0.99))
@@ -158,23 +158,21 @@ def choose_kind(
                 optimiser.param_groups[0]["lr"] = LAST_RATE * RATE
             visit(trainer, fields, log, some, epoch, epochs + 1, optimiser, "motion or composition")
             trainer.noise_power.copy_(noise)
-        found[kind] = fields, visit(trainer, fields, log, some, epochs, epochs + 1, None, "motion or composition")
+        found = visit(trainer, fields, log, some, epochs, epochs + 1, None, "motion or composition")
+        gains.append(found.gains[asked, -1])
         trainer.noise_power.copy_(noise)
-    gains = {kind: result.gains[asked, -1] for kind, (_, result) in found.items()}
-    kind = max(KINDS, key=lambda kind: float(gains[kind].mean()))
-    fields, result = found[kind]
-    more = gains["both"] - gains[kind]
+    more = gains[0] - gains[1]
     error = float(more.std() / len(more) ** 0.5)
-    words = f"{more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
+    words = f"it gains {more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
     if more.mean() > SIGNIFICANT * error:
-        log.message(f"motion and change of composition are both real: {kind} alone loses {words}")
+        log.message(f"motion is real: {words}, over changes of composition alone")
         return both, None
-    log.message(f"{kind} alone is left to change: the other besides it gains {words}")
+    log.message(f"composition alone changes, motion is left out: {words}")
     if len(some) < len(everyone):
         optimiser = torch.optim.Adam([fields.values], lr=LAST_RATE * RATE, betas=(0.9, 0.99))
         for epoch, of in enumerate((optimiser, None)):
-            result = visit(trainer, fields, log, everyone, epoch, 2, of, "motion or composition")
-    return fields, result.measured
+            found = visit(trainer, fields, log, everyone, epoch, 2, of, "motion or composition")
+    return fields, found.measured
 
 
 def held_out(trainer: Trainer) -> torch.Tensor:  # (N,) bool
