@@ -96,3 +96,21 @@ def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> No
         terms = [trainer.losses(rows, images, z)[1] for z in (zeros, zeros + 3)]
     assert terms[0][TERMS.index("data")] != terms[1][TERMS.index("data")]
     assert terms[0][anchor] == pytest.approx(float(terms[1][anchor]), rel=1e-4) and terms[0][anchor] > 0
+
+
+def test_motion_that_is_left_out_stays_out(moving: Path, tmp_path: Path) -> None:
+    """Through an epoch, and when a training goes on from its checkpoint."""
+    z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        trainer = make_trainer(moving, log)
+        trainer.keep(torch.tensor([False, True]))
+        with torch.no_grad():
+            before = trainer.model.network.decode(z, trainer.model.embed())[0]
+        trainer.run_epoch(log)
+        again = make_trainer(moving, log)
+        again.restore(trainer.state())
+        with torch.no_grad():
+            (density, position), resumed = (t.model.network.decode(z, t.model.embed()) for t in (trainer, again))
+    assert (position == 0).all() and (density - before).abs().max() > 1e-4
+    assert torch.equal(again.kept, trainer.kept) and (resumed[1] == 0).all()
+    torch.testing.assert_close(resumed[0], density)
