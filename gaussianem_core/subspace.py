@@ -128,7 +128,9 @@ def fit(trainer: Trainer, log: JobLog) -> SmoothFields:
     trainer.active.copy_(torch.arange(table.zdim, device=trainer.device) < count)
     linear, information = found.measured
     fields, measured = choose_motion(trainer, fields.part(count, fields.kept), log)
-    trainer.keep(fields.kept[[0, 3]] > 0)
+    if not fields.kept[0]:
+        trainer.hold_still()
+    # Without the other components the quadratic of each particle is what it is where these are 0.
     trainer.adopt(measured or population.Measured(linear[:, :count], information[:, :count, :count]), log)
     return fields
 

@@ -113,7 +113,7 @@ class Trainer:
         )
         self.population: population.Population | None = None
         self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
-        self.kept = torch.ones(2, dtype=torch.bool)  # whether latents change positions, and densities
+        self.moves = True  # else latents change densities alone
         self.pairs = losses.find_pairs(problem.gaussians.positions)
         self.anchor = losses.find_anchor(problem.gaussians)
         self.window = encoder_window(problem.configuration, device)
@@ -139,8 +139,7 @@ class Trainer:
         self.rates = torch.zeros(len(RATES), device=device)
         encoder = list(model.network.encoder.parameters()) if self.encode_now else []
         # The scale head is in the checkpoints and never used.
-        heads = [model.network.d_scaling]
-        heads += [head for head, kept in zip((model.network.d_xyz, model.network.d_density), self.kept) if not kept]
+        heads = [model.network.d_scaling, *([] if self.moves else [model.network.d_xyz])]
         skip = {id(p) for part in (model.network.encoder, *heads) for p in part.parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.network.parameters() if id(p) not in skip], "rate": "network"},
@@ -199,17 +198,13 @@ class Trainer:
         total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
         return total / shell_sizes(self.box, self.device)
 
-    def keep(self, kept: torch.Tensor) -> None:
-        """Leave out motion or composition, whichever of the two in ``kept`` (2,) is false: that head stays at zero."""
-        self.kept.copy_(kept)
-        if not self.kept.all():
-            network = self.model.network
-            for head, keep in zip((network.d_xyz, network.d_density), self.kept):
-                if not keep:
-                    last = [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]
-                    torch.nn.init.zeros_(last.weight)
-                    torch.nn.init.zeros_(last.bias)
-            self._make_optimisers()
+    def hold_still(self) -> None:
+        """Leave motion out from now on: the network's displacements are zero, and stay so."""
+        self.moves = False
+        last = [layer for layer in self.model.network.d_xyz if isinstance(layer, torch.nn.Linear)][-1]
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        self._make_optimisers()
 
     def adopt(self, measured: population.Measured, log: JobLog) -> None:
         """Estimate the population of latents from what all images say about the active ones; posteriors follow, and
@@ -524,7 +519,7 @@ class Trainer:
             "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
             "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
             "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
-            "handover": self.handover, "active": self.active, "kept": self.kept, "draws": self.draws,
+            "handover": self.handover, "active": self.active, "moves": self.moves, "draws": self.draws,
             "population": list(self.population or ()),
         }  # fmt: skip
 
@@ -545,7 +540,8 @@ class Trainer:
                              self.epochs, "Give more, or leave it out.")  # fmt: skip
         if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
             self.handover = int(state["handover"])
-        self.keep(state["kept"])
+        if not state["moves"]:
+            self.hold_still()
         try:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
