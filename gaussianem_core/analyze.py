@@ -30,8 +30,6 @@ from gaussianem_core.trust import loneliness, stretch_counts
 
 UMAP_SAMPLE = 50_000
 """UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
-LEAST_VARIANCE = 1e-6
-"""Components with a smaller share of the variance are none."""
 BETTER = 0.7
 """A curved path replaces the straight one when its loneliest point is this much less lonely."""
 
@@ -50,8 +48,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     refuse_existing(out, ["summary.json", "kmeans", "pc1"], options.overwrite)
     box = options.box or model.configuration.box
     components = latents.principal_components(z)
-    # Dimensions that training found no use for do not vary: no trajectory leads along them.
-    n_components = min(options.components, max(1, int((components.ratios > LEAST_VARIANCE).sum())))
+    n_components = min(options.components, components.used)
     volumes = options.nclass + n_components * options.trajectory_points
     check_free_space(out, volumes * (4 * box**3 + 48 * len(model.gaussians)) + 100 * len(z))
 

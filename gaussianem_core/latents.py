@@ -10,6 +10,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+LEAST_VARIANCE = 1e-6
+"""Components with a smaller share of the variance are none."""
 SMALL = 50_000
 """Up to this many particles k-means uses all of them in each step, above it batches."""
 
@@ -22,6 +24,12 @@ class Components:
     axes: np.ndarray
     variances: np.ndarray
     ratios: np.ndarray
+
+    @property
+    def used(self) -> int:
+        """Components along which the particles vary, 1 at the least: a dimension that training found no use for is
+        the same for all particles, and nothing is to be seen or walked along it."""
+        return max(1, int((self.ratios > LEAST_VARIANCE).sum()))
 
     def scores(self, z: np.ndarray) -> np.ndarray:  # (N, zdim) -> (N, k)
         """Coordinates along the components."""

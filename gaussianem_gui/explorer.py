@@ -157,7 +157,7 @@ def load_table(sources: Sources) -> Table:
             table.columns[name] = _column_of(name, group, values, len(z))
 
     scores = components.scores(z).astype(np.float32)
-    for i in range(scores.shape[1]):
+    for i in range(components.used):
         add(f"PC {i + 1}", "Components", scores[:, i])
     for i in range(z.shape[1]):
         add(f"z {i + 1}", "Latents", z[:, i])

@@ -30,10 +30,17 @@ def test_components_are_scikit_learns() -> None:
     assert (ours.axes[np.arange(5), np.abs(ours.axes).argmax(axis=1)] > 0).all()
 
 
+def test_dimensions_that_training_left_alone_are_no_components() -> None:
+    z = gaussian()
+    assert latents.principal_components(z).used == 5
+    z[:, 1:3] = 0.25
+    assert latents.principal_components(z).used == 3
+
+
 def test_collapsed_latents() -> None:
     # Nothing learned: every latent the same. No division by zero, all figures finite.
     components = latents.principal_components(np.ones((30, 4)))
-    assert np.isfinite(components.ratios).all()
+    assert np.isfinite(components.ratios).all() and components.used == 1
     line = latents.component_line(np.ones((30, 4)), components, 0, 5, 95, 3)
     np.testing.assert_allclose(line, 1)
     classes, centres = latents.k_means(np.ones((30, 4)), 3, 0)

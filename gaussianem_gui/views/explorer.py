@@ -395,7 +395,7 @@ class Explorer(QWidget):
 
     def _first_axes(self) -> list[tuple[str, str]]:
         assert self.table is not None
-        dims = self.table.z.shape[1]
+        dims = self.table.components.used
         if dims == 1:
             return [("PC 1", "Uncertainty" if "Uncertainty" in self.table.columns else "PC 1")] * 4
         umap = ("UMAP 1", "UMAP 2") if "UMAP 1" in self.table.columns else ("z 1", "z 2")

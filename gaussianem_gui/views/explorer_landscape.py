@@ -68,11 +68,11 @@ class LandscapePanel(Panel):
 
     def opened(self) -> None:
         self.axes.clear()
-        dims = self.explorer.table.z.shape[1]
-        for i in range(min(dims, 4)):
-            for j in range(i + 1, min(dims, 4)):
+        dims = min(self.explorer.table.components.used, 4)
+        for i in range(dims):
+            for j in range(i + 1, dims):
                 self.axes.addItem(f"PC {i + 1} × PC {j + 1}", (i, j))
-        for i in range(min(dims, 4)):
+        for i in range(dims):
             self.axes.addItem(f"PC {i + 1} alone", (i,))
         self.result = self.profile = None
         self.states = []

@@ -152,8 +152,8 @@ class TrajectoryPanel(Panel):
         self.anchors, self.path = [], np.zeros((0, 0))
         self.frames, self.pictures, self.meshes = {}, {}, {}
         self.component.clear()
-        ratios = self.explorer.table.components.ratios
-        for i, share in enumerate(ratios[:20]):
+        components = self.explorer.table.components
+        for i, share in enumerate(components.ratios[: min(components.used, 20)]):
             self.component.addItem(f"PC {i + 1}, {100 * share:.0f} %", i)
         self._kind_changed()
 

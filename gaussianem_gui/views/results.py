@@ -198,12 +198,13 @@ def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None
     except (OSError, KeyError, ValueError) as error:
         raise InputError(str(path), "must hold latents", type(error).__name__, "Choose another file.") from error
     z = z.reshape(len(z), -1)
-    centred = z - z.mean(axis=0)
     columns: dict[str, np.ndarray] = {}
     if z.shape[1] > 1:
-        _, axes = np.linalg.eigh(centred.T @ centred)
-        components = centred @ axes[:, ::-1]
-        columns = {f"PC {n + 1}": components[:, n] for n in range(min(components.shape[1], 6))}
+        from gaussianem_core.latents import principal_components  # scikit-learn takes a second to start
+
+        components = principal_components(z)
+        scores = components.scores(z)
+        columns = {f"PC {n + 1}": scores[:, n] for n in range(min(components.used, 6))}
     columns |= {f"z {n + 1}": z[:, n] for n in range(z.shape[1])}
     return columns, classes
 

@@ -385,11 +385,14 @@ def test_latents_of_one_dimension_are_explored(window, tmp_path, qtbot):
     explorer.set_plots(4)
     explorer.set_plots(1)
     plot = explorer.plots[0]
+    assert explorer.table.axes()["Components"] == ["PC 1"]
     assert np.isfinite(plot.canvas.getPlotItem().vb.viewRange()).all()
     qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
     side = np.sign(second_side(explorer, second))
-    (low, _), high = np.abs(plot.points).max(axis=0), np.ptp(plot.canvas.getPlotItem().vb.viewRange()[1]) / 2.1
-    Mouse(plot.canvas, qtbot).drag(ellipse(side * (low + 0.05) / 2, 0, (low - 0.05) / 2, high), inside=True)
+    bottom, top = plot.canvas.getPlotItem().vb.viewRange()[1]
+    low, high = np.abs(plot.points[:, 0]).max(), (top - bottom) / 2.1
+    around = ellipse(side * (low + 0.05) / 2, (bottom + top) / 2, (low - 0.05) / 2, high)
+    Mouse(plot.canvas, qtbot).drag(around, inside=True)
     assert (explorer.selections.mask == second).mean() > 0.9
     land = explorer.panels["Landscape"]
     explorer.tabs.setCurrentWidget(land)
