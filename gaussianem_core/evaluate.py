@@ -9,15 +9,16 @@ to that of random pairs: 0 perfect, 1 nothing learned. Below 2,000 particles it 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import cKDTree
 
 from gaussianem_core import plots
 from gaussianem_core.checkpoint import load_latents
+from gaussianem_core.detail import soft_mask
 from gaussianem_core.device import choose_device, memory_errors
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog, refuse_existing, write_atomically
@@ -32,8 +33,6 @@ NEIGHBOURS = 100
 QUERIES = 5000
 PAIRS = 1_000_000
 PROBE_FOLDS = 5
-MASK_LEVEL, MASK_GROWTH, MASK_EDGE = 0.05, 0.03, 0.05
-"""A mask made here: the smoothed mean map above this share of its maximum, grown and softened by shares of the box."""
 
 
 def run(options: EvaluateOptions, log: JobLog) -> None:
@@ -133,18 +132,21 @@ def probe_accuracy(z: np.ndarray, labels: np.ndarray, seed: int) -> float:
 def volume_figures(
     model: TrainedModel, z: np.ndarray, truth: Truth, rows: np.ndarray, given_mask: torch.Tensor | None, log: JobLog
 ) -> dict[str, Any]:
-    """FSC and its area of decoded volumes, the consensus Gaussians and the mean map, with and without mask.
+    """FSC and its area of decoded volumes, their Gaussians alone, the consensus Gaussians and the mean map, with and
+    without mask.
 
     Volumes are made one by one: memory does not grow with their number.
     """
     box, device = model.configuration.box, model.device
     mean = fourier_crop(mean_volume(truth, device, model.backend), box, dims=3)
     mask = soft_mask(mean) if given_mask is None else given_mask
-    references = {"consensus": model.consensus_volume(), "mean_map": mean}
+    detail, bare = model.detail_in(box), replace(model, detail=None)
+    references = {"consensus": bare.consensus_volume(), "mean_map": mean}
     curves: dict[str, list[torch.Tensor]] = {}
-    for number, (row, decoded) in enumerate(zip(rows, model.volumes(z[rows])), start=1):
+    for number, (row, decoded) in enumerate(zip(rows, bare.volumes(z[rows])), start=1):
         true = true_volumes(truth, np.array([row]), box, device, model.backend)[0]
-        for name, volume in {"model": decoded, **references}.items():
+        whole = decoded if detail is None else decoded + detail
+        for name, volume in {"model": whole, "gaussians": decoded, **references}.items():
             curves.setdefault(name, []).append(fourier_shell_correlation(volume, true).cpu())
             masked = fourier_shell_correlation(volume * mask, true * mask).cpu()
             curves.setdefault(f"{name}_masked", []).append(masked)
@@ -174,14 +176,6 @@ def resolution(curve: torch.Tensor, pixel_size_angstrom: float, threshold: float
     return 2 * len(curve) * pixel_size_angstrom / (i - 1 + share) if i - 1 + share > 0 else None
 
 
-def soft_mask(volume: torch.Tensor) -> torch.Tensor:  # (D, D, D)
-    """A mask around a map: smoothed, cut at a share of its maximum, grown, cosine edge."""
-    smooth = gaussian_filter(volume.cpu().numpy(), 1.5)
-    distance = distance_transform_edt(smooth <= MASK_LEVEL * smooth.max()) / len(smooth)
-    edge = np.clip((distance - MASK_GROWTH) / MASK_EDGE, 0, 1)
-    return torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * edge)).astype(np.float32)).to(volume.device)
-
-
 def headline(result: dict[str, Any]) -> dict[str, float]:
     """The few numbers that sum it up."""
     names = ("latent_error", "occupancy_accuracy", "label_accuracy")
@@ -198,7 +192,8 @@ def table(result: dict[str, Any]) -> list[str]:
     if "fsc" in result:
         fsc = result["fsc"]
         lines.append(f"FSC area over {len(fsc['rows'])} particles (limit {fsc['limit']:.3f})   unmasked   masked")
-        labels = {"model": "decoded volumes", "consensus": "consensus Gaussians", "mean_map": "mean of the true maps"}
+        labels = {"model": "decoded volumes", "gaussians": "their Gaussians alone",
+                  "consensus": "consensus Gaussians", "mean_map": "mean of the true maps"}  # fmt: skip
         for name, label in labels.items():
             lines.append(f"  {label:<44} {fsc[name]['area']:8.4f} {fsc[f'{name}_masked']['area']:8.4f}")
     if "latent_error" in result:

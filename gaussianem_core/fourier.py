@@ -54,6 +54,25 @@ def _share_nyquist(padded: torch.Tensor, dims: int, start: int, old: int) -> Non
         padded.select(axis, start + old).copy_(padded.select(axis, start))
 
 
+def fourier_resample(volume: torch.Tensor, box: int) -> torch.Tensor:  # (D, D, D) -> (box, box, box)
+    """A volume sampled in another box of the same length, odd ones too; the centre stays at index box // 2.
+
+    Trigonometric interpolation, with the frequencies that both boxes hold. The mean value is kept.
+    """
+    old = volume.shape[-1]
+    if old == box:
+        return volume
+    band = min(old, box)
+    k = torch.arange(band // 2 + 1, dtype=torch.float64)
+    weight = torch.where(k == 0, 1.0, 2.0)
+    if band % 2 == 0:
+        weight[-1] = 1.0  # the Nyquist frequency is its own alias
+    place = (torch.arange(box, dtype=torch.float64) - box // 2) * old / box + old // 2
+    apart = place[:, None] - torch.arange(old, dtype=torch.float64)
+    kernel = (torch.cos(2 * torch.pi / old * apart[..., None] * k) * weight).sum(-1) / old
+    return torch.einsum("zyx,az,by,cx->abc", volume, *[kernel.to(volume)] * 3)
+
+
 def frequency_grid(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """|k| in cycles per pixel for the ``rfftn`` layout: (box, box//2+1) or (box, box, box//2+1)."""
     full = torch.fft.fftfreq(box, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from gaussianem_core.checkpoint import load_checkpoint
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog
+from gaussianem_core.fourier import fourier_resample
 from gaussianem_core.gaussians import (
     Configuration,
     Gaussians,
@@ -33,7 +34,8 @@ _CHUNK_ELEMENTS = 2**27
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a training gave. ``movable``: (N,) bool or None; the other Gaussians stay as in the consensus."""
+    """What a training gave. ``movable``: (N,) bool or None; the other Gaussians stay as in the consensus. ``detail``:
+    (D, D, D) in the training box, what is added to every volume (see ``detail``), or None."""
 
     configuration: Configuration
     gaussians: Gaussians
@@ -42,6 +44,8 @@ class TrainedModel:
     movable: torch.Tensor | None
     device: torch.device
     backend: Projector
+    detail: torch.Tensor | None = None
+    _details: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def zdim(self) -> int:
@@ -63,9 +67,20 @@ class TrainedModel:
 
     @torch.no_grad()
     def volume(self, positions: torch.Tensor, densities: torch.Tensor, box: int) -> torch.Tensor:
-        """Volume (box, box, box) [z, y, x] of positions (N, 3) and densities (N,)."""
-        return voxelize(positions, densities, self.gaussians.sigmas, box, backend=self.backend,
-                        sigma_max=self.gaussians.scale_max)  # fmt: skip
+        """Volume (box, box, box) [z, y, x] of positions (N, 3) and densities (N,), and the detail."""
+        volume = voxelize(positions, densities, self.gaussians.sigmas, box, backend=self.backend,
+                          sigma_max=self.gaussians.scale_max)  # fmt: skip
+        detail = self.detail_in(box)
+        return volume if detail is None else volume + detail
+
+    def detail_in(self, box: int) -> torch.Tensor | None:  # (box, box, box)
+        """The detail in another box of the same length; the last box asked for is kept."""
+        if self.detail is None:
+            return None
+        if box not in self._details:
+            self._details.clear()
+            self._details[box] = fourier_resample(self.detail, box)
+        return self._details[box]
 
     def volumes(self, z: np.ndarray, box: int | None = None) -> Iterator[torch.Tensor]:
         """One volume a row of ``z`` (B, zdim), on the model's device."""
@@ -94,12 +109,13 @@ class TrainedModel:
 
 def load_model(
     cfg: Path, gaussians: Path | None, model_weight: Path, mask: Path | None, device: torch.device,
-    backend: Projector = "auto", log: JobLog | None = None,
+    backend: Projector = "auto", log: JobLog | None = None, detail: bool = True,
 ) -> TrainedModel:  # fmt: skip
     """Read configuration, Gaussians and checkpoint, checked against each other.
 
     A checkpoint that holds the Gaussians it was trained with (ours do) overrules ``gaussians``, which may then be
-    None; one trained with a mask (``movable``) keeps it, and ``mask`` restricts it further.
+    None; one trained with a mask (``movable``) keeps it, and ``mask`` restricts it further. Without ``detail``, the
+    volumes are those of the Gaussians alone.
     Raises InputError if a file is missing, damaged or belongs to another configuration.
     """
     configuration = load_configuration(cfg)
@@ -125,7 +141,11 @@ def load_model(
         movable = trained_movable if movable is None else movable & trained_movable
     with torch.no_grad():
         embedding = network.embed(chosen)
-    return TrainedModel(configuration, chosen, network, embedding, movable, device, backend)
+    stored = content.get("detail") if detail else None
+    if not isinstance(stored, torch.Tensor) or stored.shape != (configuration.box,) * 3:
+        stored = None
+    more = None if stored is None else stored.float().to(device)
+    return TrainedModel(configuration, chosen, network, embedding, movable, device, backend, more)
 
 
 def load_model_of(
@@ -146,7 +166,7 @@ def load_model_of(
         gaussians = None
     return load_model(
         resolve_input(options, "cfg"), gaussians, resolve_input(options, "model_weight"), mask, device,
-        options.projector, log,
+        options.projector, log, not getattr(options, "no_detail", True),
     )  # fmt: skip
 
 

@@ -332,7 +332,16 @@ class MaskOptions(BaseModel):
     )
 
 
-class AnalyzeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
+class DetailOptions(BaseModel):
+    """What volumes show."""
+
+    no_detail: bool = option(
+        False, "volumes of the Gaussians alone, without what only the consensus map shows", group="Volumes",
+        advanced=True,
+    )
+
+
+class AnalyzeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, JobOptions):
     """Trained network and latents -> components, classes, volumes, trajectories, figures."""
 
     job_type: ClassVar[str] = "analyze"
@@ -372,7 +381,7 @@ class AnalyzeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
         return self
 
 
-class DecodeOptions(MaskOptions, ModelOptions, ComputeOptions, JobOptions):
+class DecodeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, JobOptions):
     """Latents or particles -> volumes and Gaussians."""
 
     job_type: ClassVar[str] = "decode"
@@ -443,7 +452,7 @@ class SimulateOptions(ComputeOptions, JobOptions):
     seed: int = option(0, "seed of every random choice", group="Images", ge=0)
 
 
-class EvaluateOptions(ModelOptions, ComputeOptions, JobOptions):
+class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
     """Results against known truth: FSC per particle, latent error, class accuracy."""
 
     job_type: ClassVar[str] = "evaluate"

@@ -30,14 +30,15 @@ from gaussianem_core.gaussians import (
     write_gaussians,
 )
 from gaussianem_core.metadata import ParticleTable, read_particles, write_particles_star
+from gaussianem_core.mrc import write_map
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.paths import optional_input, resolve_input
 from gaussianem_core.pose import pack_poses, rotations_from_angles
 from gaussianem_core.stack import ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.voxelize import voxelize
 
-STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
-    "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
+STACK, POSES, CTF, GAUSSIANS, CFG, STAR, MAP = (
+    "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star", "consensus_map.mrc",
 )  # fmt: skip
 DEFAULT_BOX = 128
 STAGE = ".preprocess"
@@ -67,7 +68,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     out = log.directory
-    refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR], options.overwrite)
+    refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, MAP], options.overwrite)
     table = read_table(options)
     images = ImageStack.from_table(table)
     raw_box, raw_pixel = reference_sampling(images, options)
@@ -76,7 +77,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     pixel = raw_pixel * raw_box / box
     volume = read_consensus(options, raw_box, raw_pixel, log)
     plans = [resample_plan(g.box_size, g.pixel_size_angstrom, box, pixel) for g in images.groups()]
-    check_free_space(out, len(table) * (box * box * (2 if options.float16 else 4) + OTHER_BYTES))
+    check_free_space(out, len(table) * (box * box * (2 if options.float16 else 4) + OTHER_BYTES) + 4 * box**3)
     bounds = (options.scale_min / box * WORLD, options.scale_max / box * WORLD)
     gaussians, level, spacing = consensus.place_gaussians(
         volume.values, options.map_thres, options.sample_interval, options.max_gaussians, box, *bounds
@@ -111,6 +112,8 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
             gaussians = fit_consensus(gaussians, geometry, stage / STACK, options, device, log)
             report_fsc(gaussians, volume, box, pixel, device, log)
         write_gaussians(gaussians, stage / GAUSSIANS)
+        small = map_in_box(volume, box, device).cpu().numpy()
+        write_map(stage / MAP, small, pixel * box / len(small), map_origin(volume))
         network = {key: getattr(options, key) for key in NETWORK_KEYS}
         extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": map_origin(volume)}
         configuration = Configuration(
@@ -121,6 +124,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         "stack": (STACK, "particle images"), "poses": (POSES, "orientations"), "ctf": (CTF, "CTF parameters"),
         "gaussians": (GAUSSIANS, "consensus Gaussians"), "configuration": (CFG, "configuration"),
         "particles": (STAR, "input particles, in order"),
+        "map": (MAP, "consensus map in the box of the images"),
     }  # fmt: skip
     for kind, (name, label) in labels.items():
         log.artifact(kind, out / name, label)
@@ -217,14 +221,15 @@ def read_consensus(options: PreprocessOptions, raw_box: int, raw_pixel: float, l
     return volume
 
 
-def map_origin(volume: Volume) -> list[float]:
+def map_origin(volume: Volume) -> tuple[float, float, float]:
     """Place (x, y, z, Angstrom) of the map's first voxel.
 
     A header tells it as an origin or as start voxels. Where it has both, the origin counts, as in map viewers.
     """
     if any(volume.origin_angstrom):
-        return list(volume.origin_angstrom)
-    return [start * volume.pixel_size_angstrom for start in volume.start_voxels]
+        return volume.origin_angstrom
+    x, y, z = (start * volume.pixel_size_angstrom for start in volume.start_voxels)
+    return x, y, z
 
 
 # -- resampling ------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
         return {
             "img_stack.mrcs": "stack", "poses.npy": "poses", "ctf.npy": "ctf", "point_cloud.ply": "gaussians",
             "cfg.json": "configuration", "particles.star": "particles",
+            "consensus_map.mrc": "map",
         }
     if job_type == "train":
         last = int(values.get("epoch") or PUBLISHED_EPOCHS) - 1

@@ -9,7 +9,8 @@ import numpy as np
 from gaussianem_core.cli import main
 
 BOX, PIXEL, COUNT = 32, 4.0, 40
-RESULTS = ("img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star")
+RESULTS = ("img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
+           "consensus_map.mrc")
 NETWORK = (
     "--qdim", "16", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "16", "--gaussian_klayers", "1",
     "--gaussian_embedding_dim", "8", "--feature_kdim", "16", "--feature_klayers", "1", "--feature_dim", "16",

@@ -60,6 +60,7 @@ def test_perfect_model_reaches_the_limit(perfect: Path) -> None:
     for name in ("model", "model_masked"):
         assert result["fsc"][name]["area"] == pytest.approx(limit, abs=1e-4)
         assert result["fsc"][name]["resolution_angstrom"] is None
+    assert result["fsc"]["gaussians"]["area"] == result["fsc"]["model"]["area"]  # this model has no detail
     for name in ("consensus", "mean_map"):
         assert 0.05 < result["fsc"][name]["area"] < limit - 0.05
         assert result["fsc"][name]["resolution_angstrom"] > 2 * PIXEL

@@ -10,6 +10,7 @@ from gaussianem_core.fourier import (
     centred_irfftn,
     centred_rfftn,
     fourier_crop,
+    fourier_resample,
     fourier_shell_correlation,
     frequency_grid,
     fsc_area,
@@ -27,6 +28,19 @@ def spot(box: int, centre: tuple[float, ...], sigma: float) -> torch.Tensor:
     for part in parts[1:]:
         out = out[..., None] * part
     return out
+
+
+@pytest.mark.parametrize("box", [20, 21, 32, 33, 40])
+def test_resampled_volume_is_the_same_function(box: int) -> None:
+    """A Gaussian off centre, wide enough for the coarsest box, is the Gaussian of the other box's voxels."""
+    old = 32
+    volume = spot(old, (2.0, -3.5, 1.0), 2.4)
+    expected = spot(box, tuple(np.array([2.0, -3.5, 1.0]) * box / old), 2.4 * box / old)
+    torch.testing.assert_close(fourier_resample(volume, box), expected, atol=2e-3, rtol=0)
+    noise = torch.randn(old, old, old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if box > old and box % 2 == 0:
+        torch.testing.assert_close(fourier_resample(noise, box), fourier_crop(noise, box, dims=3))
+    assert float(fourier_resample(noise, box).mean()) == pytest.approx(float(noise.mean()), abs=1e-12)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

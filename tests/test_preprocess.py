@@ -98,6 +98,10 @@ def test_written_files(source: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(ctf[:, 5:], [[300, 2.7, 0.1, 0]] * COUNT, rtol=1e-6)
     assert (out / "particles.star").read_bytes() == (source / "particles.star").read_bytes()
 
+    raw, small = read_map(source / "consensus.mrc"), read_map(out / "consensus_map.mrc")
+    np.testing.assert_allclose(small.values, fourier_crop(torch.from_numpy(raw.values), 24, dims=3), atol=1e-5)
+    assert small.pixel_size_angstrom == pytest.approx(pixel, rel=1e-6)
+
     gaussians = load_gaussians(out / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
     events = read_events(out / EVENTS)[0]
     artifacts = {e["kind"]: e for e in events if e["type"] == "artifact"}
@@ -498,7 +502,7 @@ def small_disk(folder: Path, settings: str) -> Iterator[Path]:
 def test_full_disk_is_seen_ahead(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with small_disk(tmp_path / "disk", "size=100k") as disk:
         assert preprocess(source, disk / "out") == 1
-        assert re.search(r"204,800 bytes are needed but only \d\d,\d+ are free", capsys.readouterr().err)
+        assert re.search(r"335,872 bytes are needed but only \d\d,\d+ are free", capsys.readouterr().err)
         assert leftovers(disk / "out") == []
 
 

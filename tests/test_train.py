@@ -20,11 +20,14 @@ from plyfile import PlyData
 from gaussianem_core import infer, losses, posterior
 from gaussianem_core.checkpoint import load_checkpoint, load_latents, save_checkpoint
 from gaussianem_core.cli import main
+from gaussianem_core.detail import mean_of
 from gaussianem_core.errors import InputError
 from gaussianem_core.evaluate import probe_accuracy
 from gaussianem_core.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
+from gaussianem_core.fourier import fourier_shell_correlation, fsc_area
 from gaussianem_core.gaussians import load_configuration, load_gaussians, load_mask
-from gaussianem_core.mrc import write_map
+from gaussianem_core.model import load_model
+from gaussianem_core.mrc import read_map, write_map
 from gaussianem_core.network import load_network
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.stack import ImageStack
@@ -174,6 +177,22 @@ def test_published_recipe_runs(two_states: Path) -> None:
     events, _ = read_events(two_states / "recipe" / "events.jsonl")
     last = [e["values"] for e in events if e["type"] == "metric" and e["stage"] == "train"][-1]
     assert {"data", "kl", "embedding", "distance", "direction", "spacing", "latent"} <= set(last)
+    assert "detail" not in load_checkpoint(two_states / "recipe" / "weights.2.pkl")
+
+
+def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothing(two_states: Path) -> None:
+    assert run_train(two_states, "detailed", "--epoch", "2", "--half_sets") == 0
+    out, pre = two_states / "detailed", two_states / "pre"
+    z = load_latents(out / "weights.1.output.pkl")["z_mu"]
+    given = torch.from_numpy(read_map(pre / "consensus_map.mrc").values)
+
+    def agreement(detail: bool) -> float:
+        model = load_model(pre / "cfg.json", None, out / "weights.1.pkl", None, torch.device("cpu"), detail=detail)
+        return float(fsc_area(fourier_shell_correlation(mean_of(model.volumes(z)), given), 16))
+
+    assert agreement(True) > max(agreement(False), 0.42)  # 7/16 at most
+    for half in ("half1", "half2"):
+        assert "detail" not in load_checkpoint(out / half / "weights.1.pkl")
 
 
 def test_mask_keeps_gaussians_still(two_states: Path) -> None:

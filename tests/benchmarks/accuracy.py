@@ -202,7 +202,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
                                                  "label_accuracy")}  # fmt: skip
     fsc = figures.get("fsc", {})
     line["limit"] = fsc.get("limit")
-    for name in ("model", "consensus", "mean_map"):
+    for name in ("model", "gaussians", "consensus", "mean_map"):
         for kind in ("", "_masked"):
             line[f"area_{name}{kind}"] = fsc.get(f"{name}{kind}", {}).get("area")
     return line
