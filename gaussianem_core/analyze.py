@@ -77,7 +77,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     if star is not None:
         write_labelled(star, out / "particles.star", z, scores[:, :3], classes)
         log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
-    write_plots(options, log, model, components, scores, classes, nearest, umap, umap_rows, summary, trust)
+    write_plots(options, log, components, scores, classes, nearest, umap, umap_rows, summary, trust)
     write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_atomically(out / "report.md", analyze_trust.report(summary, trust))
     log.artifact("summary", "summary.json", "figures of the analysis")
@@ -209,7 +209,7 @@ def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, 
 
 
 def write_plots(
-    options: AnalyzeOptions, log: JobLog, model: TrainedModel, components: latents.Components, scores: np.ndarray,
+    options: AnalyzeOptions, log: JobLog, components: latents.Components, scores: np.ndarray,
     classes: np.ndarray, nearest: np.ndarray, umap: np.ndarray, umap_rows: np.ndarray, summary: dict[str, Any],
     trust: analyze_trust.Trust,
 ) -> None:  # fmt: skip
@@ -223,9 +223,8 @@ def write_plots(
         analyze_plots.trajectories(scores, components, paths, summary["trajectories"], folder / "trajectories.png")
         made["trajectories.png"] = "trajectories and the particles along them"
     volumes = [log.directory / entry["volume"] for entry in summary["classes"]]
-    analyze_plots.class_volumes(volumes, summary["classes"], model.consensus_volume(summary["box"]).cpu().numpy(),
-                                folder / "class_volumes.png")  # fmt: skip
-    made["class_volumes.png"] = "class volumes in projection, and what differs from the consensus"
+    analyze_plots.class_volumes(volumes, summary["classes"], folder / "class_volumes.png")
+    made["class_volumes.png"] = "class volumes in projection, and what differs from their mean"
     if len(umap):
         analyze_plots.umap(umap, classes[umap_rows], folder / "umap.png")
         made["umap.png"] = "UMAP of the latents"

@@ -77,16 +77,14 @@ def trajectories(
                 lower.set_title("Red: hardly any particle there", color=COLOURS[1])
 
 
-def class_volumes(
-    volumes: Sequence[Path], entries: Sequence[dict[str, Any]], consensus: np.ndarray, path: Path
-) -> None:
-    """Class volumes projected along z, and below what each has more (blue) or less (red) than the consensus."""
-    shown = list(zip(volumes, entries))[:SHOWN_CLASSES]
-    mean = consensus.sum(axis=0)
-    images = [read_map(volume).values.sum(axis=0) for volume, _ in shown]
+def class_volumes(volumes: Sequence[Path], entries: Sequence[dict[str, Any]], path: Path) -> None:
+    """Class volumes projected along z, and below what each has more (blue) or less (red) than the mean of all."""
+    images = [read_map(volume).values.sum(axis=0) for volume in volumes]
+    mean = np.average(images, axis=0, weights=[entry["share"] for entry in entries])
     bound = max(float(np.abs(np.stack(images) - mean).max()), 1e-12)
+    shown = list(zip(images, entries))[:SHOWN_CLASSES]
     with figure(path, columns=len(shown), rows=2, size=(1.3, 1.45)) as axes:
-        for i, (image, (_, entry)) in enumerate(zip(images, shown)):
+        for i, (image, entry) in enumerate(shown):
             axes[i].imshow(image, cmap="gray", vmin=0, vmax=float(mean.max()), origin="lower")
             axes[i].set_title(f"{entry['class']}: {100 * entry['share']:.0f} %", fontsize=8)
             axes[len(shown) + i].imshow(image - mean, cmap="RdBu", vmin=-bound, vmax=bound, origin="lower")
