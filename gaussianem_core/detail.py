@@ -7,19 +7,19 @@ left out. It is the same for all states: it changes no difference between two of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from gaussianem_core.fourier import centred_irfftn, centred_rfftn, fourier_shell_correlation, shell_index, shell_sum
+from gaussianem_core.fourier import centred_irfftn, centred_rfftn, shell_index, shell_sum
 
 MASK_LEVEL, MASK_GROWTH, MASK_EDGE = 0.05, 0.03, 0.05
 """A mask is the smoothed volume above this share of its maximum, grown and softened by shares of the box."""
 SOLVENT_GROWTH, SOLVENT_EDGE = 0.06, 0.2
 """Where noise is measured: outside the molecule grown by this share of the box, more and more over a wide edge (a
 sharp one would spread the molecule's own low frequencies)."""
+CONSENSUS_MAP = "consensus_map.mrc"
+"""What preprocess writes beside the images, in their box."""
 VOLUMES = 100
 """Particles whose volumes are averaged."""
 
@@ -34,14 +34,6 @@ def soft_mask(
     return torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)).to(volume.device)
 
 
-def mean_of(volumes: Iterable[torch.Tensor]) -> torch.Tensor:  # of (D, D, D)
-    """Mean of volumes that come one by one."""
-    total, count = torch.zeros(()), 0
-    for volume in volumes:
-        total, count = total.to(volume.device) + volume, count + 1
-    return total / max(count, 1)
-
-
 @torch.no_grad()
 def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:  # 2 x (D, D, D) -> (D, D, D)
     """What to add to decoded volumes whose mean is ``mean``.
@@ -54,26 +46,25 @@ def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """
     box = mean.shape[-1]
     spectrum, made = centred_rfftn(consensus, 3), centred_rfftn(mean, 3)
+    index, tiny = shell_index(box, 3, mean.device), torch.finfo(torch.float32).tiny
 
-    def shells(values: torch.Tensor) -> torch.Tensor:  # (D/2,)
+    def shells(values: torch.Tensor) -> torch.Tensor:  # -> (D/2,)
         return shell_sum(values, box, 3).double()
 
-    tiny = torch.finfo(torch.float32).tiny
-    scale = (shells((spectrum.conj() * made).real) / shells(spectrum.abs().square()).clamp_min(tiny)).clamp_min(0)
+    def spread(factors: torch.Tensor) -> torch.Tensor:  # (D/2,) -> of a spectrum
+        # Corners beyond Nyquist are no shell: nothing is added there.
+        return torch.nn.functional.pad(factors, (0, int(index.max()) + 1 - len(factors))).float()[index]
+
+    cross, power = shells((spectrum.conj() * made).real), shells(spectrum.abs().square())
+    scale = (cross / power.clamp_min(tiny)).clamp_min(0)
     scale[0] = scale[1]
-    index = shell_index(box, 3, mean.device)
-    # Corners beyond Nyquist are no shell: nothing is added there.
-    spread = torch.cat([scale, scale.new_zeros(int(index.max()) + 1 - len(scale))]).float()
-    spectrum = spectrum * spread[index]
+    spectrum = spectrum * spread(scale)
     difference = spectrum - made
     solvent = 1 - soft_mask(mean, SOLVENT_GROWTH, SOLVENT_EDGE)
     noise = shells(centred_rfftn(centred_irfftn(spectrum, 3, box) * solvent, 3).abs().square())
     noise = noise / solvent.square().mean().clamp_min(1e-3)  # little solvent tells little: the noise is then small
     weight = (1 - noise / shells(difference.abs().square()).clamp_min(tiny)).clamp(0, 1)
     weight[0] = 1.0
-    agreement = fourier_shell_correlation(consensus, mean).clamp(0, 1).sqrt()
+    agreement = (cross / (power * shells(made.abs().square())).clamp_min(tiny).sqrt()).clamp(0, 1).sqrt()
     agreement[0] = agreement[1]
-    weight *= agreement
-    spread[: len(weight)] = weight.float()
-    spread[len(weight) :] = 0.0
-    return centred_irfftn(difference * spread[index], 3, box)
+    return centred_irfftn(difference * spread(weight * agreement), 3, box)

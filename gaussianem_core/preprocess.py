@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gaussianem_core import consensus
+from gaussianem_core.detail import CONSENSUS_MAP
 from gaussianem_core.device import choose_device, gpu_memory_advice
 from gaussianem_core.errors import InputError
 from gaussianem_core.events import JobLog, refuse_existing
@@ -37,8 +38,8 @@ from gaussianem_core.pose import pack_poses, rotations_from_angles
 from gaussianem_core.stack import ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.voxelize import voxelize
 
-STACK, POSES, CTF, GAUSSIANS, CFG, STAR, MAP = (
-    "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star", "consensus_map.mrc",
+STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
+    "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
 )  # fmt: skip
 DEFAULT_BOX = 128
 STAGE = ".preprocess"
@@ -68,7 +69,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     out = log.directory
-    refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, MAP], options.overwrite)
+    refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table = read_table(options)
     images = ImageStack.from_table(table)
     raw_box, raw_pixel = reference_sampling(images, options)
@@ -94,11 +95,12 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     factor = 1.0 / measure_std(sample)
     gaussians = gaussians.to(device)
     with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
+        density = map_in_box(volume, box, device)
         data = consensus_data(geometry, sample * np.float32(factor), rows, device)
         amplitude, sigmas = consensus.fit_amplitude(gaussians, data, options.projector)
         check_contrast(amplitude, sigmas, options)
         if options.epoch and options.consensus_recipe != "published":
-            gaussians = consensus.fit_to_map(gaussians, map_in_box(volume, box, device), log)
+            gaussians = consensus.fit_to_map(gaussians, density, log)
             amplitude, _ = consensus.fit_amplitude(gaussians, data, options.projector)
     gaussians = consensus.scale_densities(gaussians, amplitude)
     del sample, data
@@ -110,10 +112,9 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         write_particles_star(table, stage / STAR)
         with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
             gaussians = fit_consensus(gaussians, geometry, stage / STACK, options, device, log)
-            report_fsc(gaussians, volume, box, pixel, device, log)
+            report_fsc(gaussians, density, volume.values.shape[0] * volume.pixel_size_angstrom, pixel, log)
         write_gaussians(gaussians, stage / GAUSSIANS)
-        small = map_in_box(volume, box, device).cpu().numpy()
-        write_map(stage / MAP, small, pixel * box / len(small), map_origin(volume))
+        write_map(stage / CONSENSUS_MAP, density.cpu().numpy(), pixel * box / len(density), map_origin(volume))
         network = {key: getattr(options, key) for key in NETWORK_KEYS}
         extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": map_origin(volume)}
         configuration = Configuration(
@@ -124,7 +125,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         "stack": (STACK, "particle images"), "poses": (POSES, "orientations"), "ctf": (CTF, "CTF parameters"),
         "gaussians": (GAUSSIANS, "consensus Gaussians"), "configuration": (CFG, "configuration"),
         "particles": (STAR, "input particles, in order"),
-        "map": (MAP, "consensus map in the box of the images"),
+        "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
     }  # fmt: skip
     for kind, (name, label) in labels.items():
         log.artifact(kind, out / name, label)
@@ -437,19 +438,16 @@ def map_in_box(volume: Volume, box: int, device: torch.device) -> torch.Tensor: 
     return fourier_crop(density, box, dims=3) if density.shape[-1] > box else density
 
 
-def report_fsc(
-    gaussians: Gaussians, volume: Volume, box: int, pixel: float, device: torch.device, log: JobLog
-) -> None:
-    """Say how well the Gaussians stand for the consensus map."""
-    target = map_in_box(volume, box, device)
-    box = target.shape[-1]
+def report_fsc(gaussians: Gaussians, density: torch.Tensor, length: float, pixel: float, log: JobLog) -> None:
+    """Say how well the Gaussians stand for the consensus map ``density`` (D, D, D), ``length`` Angstrom wide."""
+    box = density.shape[-1]
     with torch.no_grad():
         made = voxelize(
             gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max
         )
-    fsc = fourier_shell_correlation(made, target).cpu()
+    fsc = fourier_shell_correlation(made, density).cpu()
     below = np.flatnonzero(fsc.numpy()[1:] < 0.5)
-    resolution = volume.values.shape[0] * volume.pixel_size_angstrom / (below[0] + 1) if len(below) else 2 * pixel
+    resolution = length / (below[0] + 1) if len(below) else 2 * pixel
     area = float(fsc_area(fsc, box))
     log.message(
         f"consensus Gaussians against the consensus map: FSC 0.5 at {resolution:.1f} A, "

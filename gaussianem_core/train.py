@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from gaussianem_core import infer, subspace
 from gaussianem_core.checkpoint import load_tensors, save_checkpoint, save_latents
 from gaussianem_core.ctf import load_ctf
-from gaussianem_core.detail import VOLUMES, mean_of, missing_detail
+from gaussianem_core.detail import CONSENSUS_MAP, VOLUMES, missing_detail
 from gaussianem_core.device import choose_device, distributed, gpu_memory_advice
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.events import JobLog, refuse_existing, write_atomically
@@ -40,7 +41,7 @@ from gaussianem_core.stack import ImageStack
 from gaussianem_core.trainer import Problem, Trainer
 
 STATE = "training_state.pt"
-WEIGHTS, REFINED, CONSENSUS_MAP = "weights.*.pkl", "point_cloud.ply", "consensus_map.mrc"
+WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
 HALVES = ("half1", "half2")
 PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
@@ -236,7 +237,7 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
         trainer.device, backend,
     )  # fmt: skip
     density = torch.from_numpy(read_map(path).values).to(trainer.device)
-    mean = mean_of(model.volumes(z))
+    mean = reduce(torch.add, model.volumes(z)) / len(z)
     detail = missing_detail(fourier_resample(density, configuration.box), mean)
     share = float(detail.std() / (mean + detail).std())
     log.message(f"volumes get the detail that only the consensus map shows, {100 * share:.0f} % of their contrast")
