@@ -23,11 +23,11 @@ from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints, load_options
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
 COMMANDS = {
     "gui": ("gaussianem_gui.app:main", "open the desktop application"),
-    "project": ("gaussianem_gui.commands:project_main", "make, list and repair projects"),
-    "job": ("gaussianem_gui.commands:job_main", "make, run, watch and undo jobs of a project"),
-    "import": ("gaussianem_gui.importing:main", "register particles, maps, masks or models of a project"),
-    "serve": ("gaussianem_core.serve:main", "decode on request, for the explorer"),
-    "demo": ("gaussianem_gui.demo:main", "simulate a small moving molecule and recover its motion"),
+    "project": ("gaussianem_gui.terminal.commands:project_main", "make, list and repair projects"),
+    "job": ("gaussianem_gui.terminal.commands:job_main", "make, run, watch and undo jobs of a project"),
+    "import": ("gaussianem_gui.project.import_job:main", "register particles, maps, masks or models of a project"),
+    "serve": ("gaussianem_core.commands.serve:main", "decode on request, for the explorer"),
+    "demo": ("gaussianem_gui.demo.run:main", "simulate a small moving molecule and recover its motion"),
 }
 
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}
@@ -137,7 +137,7 @@ def checked(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
 
 def run_job(options: JobOptions, command: list[str]) -> int:
     """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
-    from gaussianem_core.events import (
+    from gaussianem_core.job.events import (
         EXIT_ABORTED,
         EXIT_BAD_INPUT,
         EXIT_FAILURE,
@@ -147,7 +147,7 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         write_atomically,
     )
     from gaussianem_core.options import options_json
-    from gaussianem_core.terminal import Terminal
+    from gaussianem_core.job.terminal import Terminal
 
     directory = options.output_directory()
     prefix = f"gaussianem {options.job_type}"
@@ -162,7 +162,7 @@ def run_job(options: JobOptions, command: list[str]) -> int:
             if len(gpus) > 1:
                 return _launch_ranks(len(gpus), command, directory)
         with Terminal() as terminal, JobLog(directory, ["gaussianem", *command], __version__, terminal.show) as log:
-            job = importlib.import_module(f"gaussianem_core.{options.job_type}")
+            job = importlib.import_module(f"gaussianem_core.commands.{options.job_type}")
             target = directory / OPTIONS
             before = target.read_text() if target.exists() else None
             if before != options_json(options):
@@ -200,7 +200,7 @@ def refuse_finished(directory: Path, options: JobOptions) -> None:
 
     Raises InputError before anything in ``directory`` is touched.
     """
-    from gaussianem_core.events import SUCCESS
+    from gaussianem_core.job.events import SUCCESS
 
     if (directory / SUCCESS).exists() and not options.overwrite and not getattr(options, "resume", False):
         raise InputError(
@@ -229,7 +229,7 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
     A request to stop becomes the abort file, which the first process obeys and tells the others of; a second request
     ends them at once. When one dies the others, which may wait for it for ever, are ended after a while.
     """
-    from gaussianem_core.events import ABORT, ABORTED, FAILURE, SUCCESS
+    from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, SUCCESS
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -274,11 +274,11 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
 
 def _run_silent_rank(options: JobOptions) -> int:
     """The other processes of a training compute and write nothing; requests to stop reach them through the first."""
-    from gaussianem_core.events import NullLog
+    from gaussianem_core.job.events import NullLog
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    importlib.import_module(f"gaussianem_core.{options.job_type}").run(options, NullLog(options.output_directory()))
+    importlib.import_module(f"gaussianem_core.commands.{options.job_type}").run(options, NullLog(options.output_directory()))
     return 0
 
 
@@ -288,7 +288,7 @@ def _leave_group(code: int) -> int:
     The threads of gloo and of its store outlive the group. One that wants the interpreter while it is taken down ends
     the whole process with SIGABRT, after all its work is done and written: so it is not taken down.
     """
-    from gaussianem_core.events import EXIT_ABORTED, EXIT_SUCCESS
+    from gaussianem_core.job.events import EXIT_ABORTED, EXIT_SUCCESS
 
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     del QLibraryInfo
     from PySide6.QtWidgets import QApplication
 
-    from gaussianem_gui.settings import Settings
-    from gaussianem_gui.views.theme import theme
+    from gaussianem_gui.project.settings import Settings
+    from gaussianem_gui.views.toolkit.theme import theme
 
     existing = QApplication.instance()
     app = existing if isinstance(existing, QApplication) else QApplication([sys.argv[0] if sys.argv else NAME])
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     theme.apply(arguments.theme or str(settings.get("theme")))
 
-    from gaussianem_gui.views.main_window import MainWindow
+    from gaussianem_gui.views.window.main_window import MainWindow
 
     window = MainWindow(settings)
     window.guard.install()

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui import runner
-from gaussianem_gui.project import Project
+from gaussianem_gui.execution import runner
+from gaussianem_gui.project.project import Project
 
 
 def main(root: str, journal: str, seed: int) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
-from gaussianem_gui.job import State
-from gaussianem_gui.views import widgets
-from gaussianem_gui.views.main_window import MainWindow
+from gaussianem_gui.project.job import State
+from gaussianem_gui.views.toolkit import widgets
+from gaussianem_gui.views.window.main_window import MainWindow
 from gaussianem_gui.views.project_model import ProjectModel
 
 

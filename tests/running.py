@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gaussianem_gui.gpus import processes_of
-from gaussianem_gui.job import Job
-from gaussianem_gui.project import Project
+from gaussianem_gui.execution.gpus import processes_of
+from gaussianem_gui.project.job import Job
+from gaussianem_gui.project.project import Project
 
 ENGINE = f"'{sys.executable}' '{Path(__file__).with_name('tiny_engine.py')}'"
 
@@ -36,7 +36,7 @@ def kill_runners(project: Project) -> None:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if "gaussianem_gui.runner" in words and str(project.root) in words:
+            if "gaussianem_gui.execution.runner" in words and str(project.root) in words:
                 process.kill()
                 process.wait(5)
 

@@ -12,16 +12,16 @@ import starfile
 import torch
 from trained import BOX, CONFIGURATION, PIXEL, make_gaussians, write_model
 
-from gaussianem_core import analyze
-from gaussianem_core.checkpoint import load_latents, save_checkpoint, save_latents
+from gaussianem_core.commands import analyze
+from gaussianem_core.io.checkpoint import load_latents, save_checkpoint, save_latents
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import JobLog, read_events
-from gaussianem_core.gaussians import load_gaussians
-from gaussianem_core.metadata import read_particle_column, write_star
-from gaussianem_core.model import contour_level, load_model
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.gaussians import load_gaussians
+from gaussianem_core.io.particle_table import read_particle_column, write_star
+from gaussianem_core.model.trained_model import contour_level, load_model
 from gaussianem_core.options import AnalyzeOptions
-from gaussianem_core.pose import pack_poses, random_rotations
-from gaussianem_core.voxelize import voxelize
+from gaussianem_core.imaging.pose import pack_poses, random_rotations
+from gaussianem_core.imaging.voxelization import voxelize
 
 N = 300
 

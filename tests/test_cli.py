@@ -21,7 +21,7 @@ from small_data import NETWORK, simulate, write_molecule
 from gaussianem_core import __version__
 from gaussianem_core.cli import COMMANDS, main, parse, visible_gpus
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import ABORTED, EVENTS, FAILURE, HEARTBEAT, OPTIONS, SUCCESS, read_events
+from gaussianem_core.job.events import ABORTED, EVENTS, FAILURE, HEARTBEAT, OPTIONS, SUCCESS, read_events
 from gaussianem_core.options import JOB_OPTIONS, command_line, options_json
 
 PROGRAM = [sys.executable, "-m", "gaussianem_core"]

@@ -18,14 +18,15 @@ import pytest
 from running import ENGINE, add, until
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import HEARTBEAT, JobLog
-from gaussianem_gui import cluster, runner
-from gaussianem_gui.cluster import PRESETS, ClusterSettings, fill_template
-from gaussianem_gui.job import Job, State
-from gaussianem_gui.launch import claim
-from gaussianem_gui.lock import identity
-from gaussianem_gui.project import Project
-from gaussianem_gui.runner import Launch, Runner
+from gaussianem_core.job.events import HEARTBEAT, JobLog
+from gaussianem_gui.execution import cluster
+from gaussianem_gui.execution import runner
+from gaussianem_gui.execution.cluster import PRESETS, ClusterSettings, fill_template
+from gaussianem_gui.project.job import Job, State
+from gaussianem_gui.execution.launch import claim
+from gaussianem_gui.project.lock import identity
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.execution.runner import Launch, Runner
 
 ROOT = Path(__file__).parents[1]
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")

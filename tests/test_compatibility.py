@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.checkpoint import load_checkpoint, load_latents, save_checkpoint, save_latents
+from gaussianem_core.io.checkpoint import load_checkpoint, load_latents, save_checkpoint, save_latents
 from gaussianem_core.errors import InputError
-from gaussianem_core.gaussians import load_configuration, load_gaussians, write_configuration, write_gaussians
-from gaussianem_core.network import build_network, load_network
+from gaussianem_core.model.gaussians import load_configuration, load_gaussians, write_configuration, write_gaussians
+from gaussianem_core.model.network import build_network, load_network
 
 
 def check_model(folder: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from gaussianem_core import consensus
+from gaussianem_core.training import consensus_fit
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import JobLog, read_events
-from gaussianem_core.fourier import fourier_shell_correlation
-from gaussianem_core.gaussians import Gaussians, inverse_softplus
-from gaussianem_core.pose import random_rotations
-from gaussianem_core.voxelize import voxelize
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.imaging.pose import random_rotations
+from gaussianem_core.imaging.voxelization import voxelize
 
 BOX, COUNT, POINTS = 24, 160, 40
 BOUNDS = (1.0 / BOX, 3.0 / BOX)
@@ -29,7 +29,7 @@ def molecule() -> Gaussians:
     return Gaussians(positions, raw_density, torch.zeros(POINTS), *BOUNDS)
 
 
-def make_data(truth: Gaussians, noise: float) -> consensus.ConsensusData:
+def make_data(truth: Gaussians, noise: float) -> consensus_fit.ConsensusData:
     """Images of ``truth`` with a contrast transfer that changes from image to image, and white noise."""
     generator = np.random.default_rng(0)
     rotations = torch.from_numpy(random_rotations(COUNT, generator)).float()
@@ -37,11 +37,11 @@ def make_data(truth: Gaussians, noise: float) -> consensus.ConsensusData:
     ctf = np.zeros((COUNT, 9), np.float32)
     ctf[:, :2], ctf[:, 2], ctf[:, 5:8] = (BOX, 4.0), generator.uniform(8000, 20000, COUNT), (300, 2.7, 0.1)
     ctf[:, 3] = ctf[:, 2]
-    data = consensus.ConsensusData(torch.zeros(COUNT, BOX, BOX), rotations, shifts, torch.from_numpy(ctf))
-    clean, _ = consensus.spectra(truth, data, torch.arange(COUNT), "reference")
+    data = consensus_fit.ConsensusData(torch.zeros(COUNT, BOX, BOX), rotations, shifts, torch.from_numpy(ctf))
+    clean, _ = consensus_fit.spectra(truth, data, torch.arange(COUNT), "reference")
     images = torch.fft.irfft2(clean, s=(BOX, BOX), norm="ortho")
     images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    return consensus.ConsensusData(images, rotations, shifts, data.ctf)
+    return consensus_fit.ConsensusData(images, rotations, shifts, data.ctf)
 
 
 def blob_map(box: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_gaussians_sit_on_the_voxels() -> None:
     density = np.zeros((16, 16, 16), np.float32)
     density[5, 9, 12] = 2.0  # z, y, x
     density[8, 8, 8] = 1.0
-    gaussians, level, spacing = consensus.place_gaussians(density, "0.5", 1, 100, 16, *BOUNDS)
+    gaussians, level, spacing = consensus_fit.place_gaussians(density, "0.5", 1, 100, 16, *BOUNDS)
     assert level == 0.5 and spacing == 1
     placed = {tuple(p): float(d) for p, d in zip(gaussians.positions.tolist(), gaussians.densities)}
     # coordinate = (index - D//2) / (D/2), in the order x, y, z
@@ -79,7 +79,7 @@ def test_gaussians_sit_on_the_voxels() -> None:
 def test_grid_spacing(box: int, target: int, interval: int | None, expected: float) -> None:
     density = np.zeros((box, box, box), np.float32)
     density[box // 2 - 6 : box // 2 + 7, box // 2 - 6 : box // 2 + 7, box // 2 - 6 : box // 2 + 7] = 1
-    gaussians, _, spacing = consensus.place_gaussians(density, "0.5", interval, 10_000, target, *BOUNDS)
+    gaussians, _, spacing = consensus_fit.place_gaussians(density, "0.5", interval, 10_000, target, *BOUNDS)
     assert spacing == expected
     assert len(gaussians) == (2 * int(6 / expected) + 1) ** 3
     steps = np.diff(np.unique(gaussians.positions[:, 0].numpy())) * box / 2
@@ -88,15 +88,15 @@ def test_grid_spacing(box: int, target: int, interval: int | None, expected: flo
 
 def test_cap() -> None:
     density = blob_map(32)
-    gaussians, level, spacing = consensus.place_gaussians(density, "auto", None, 200, 32, *BOUNDS)
+    gaussians, level, spacing = consensus_fit.place_gaussians(density, "auto", None, 200, 32, *BOUNDS)
     assert 100 < len(gaussians) <= 200 and spacing > 1
     # A spacing or a level that the user asked for is not changed behind his back.
     for threshold, interval in (("auto", 1), (str(level), None)):
         with pytest.raises(InputError, match=r"over the cap of 200.*Give a level from") as error:
-            consensus.place_gaussians(density, threshold, interval, 200, 32, *BOUNDS)
+            consensus_fit.place_gaussians(density, threshold, interval, 200, 32, *BOUNDS)
         assert f"{100 * (density <= level).mean():.2f}th percentile" in str(error.value)
     with pytest.raises(InputError, match="no Gaussians"):
-        consensus.place_gaussians(density, "5", None, 200, 32, *BOUNDS)
+        consensus_fit.place_gaussians(density, "5", None, 200, 32, *BOUNDS)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
@@ -104,7 +104,7 @@ def test_automatic_level_keeps_the_weak_arm_and_no_noise(noise: float) -> None:
     clean = blob_map(48)
     density = clean + gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), 1.0).astype(np.float32) * (
         noise / 0.15)  # the filter leaves 0.15 of the deviation
-    gaussians, level, _ = consensus.place_gaussians(density, "auto", 1, 20_000, 48, *BOUNDS)
+    gaussians, level, _ = consensus_fit.place_gaussians(density, "auto", 1, 20_000, 48, *BOUNDS)
     index = (24 + gaussians.positions.numpy() * 24).round().astype(int)
     chosen = np.zeros(clean.shape, bool)
     chosen[index[:, 2], index[:, 1], index[:, 0]] = True
@@ -121,15 +121,15 @@ def test_automatic_level_keeps_the_weak_arm_and_no_noise(noise: float) -> None:
 def test_amplitude_is_found_with_its_sign() -> None:
     truth = molecule()
     data = make_data(truth, noise=1.0)
-    weak = consensus.scale_densities(truth, 0.2)
+    weak = consensus_fit.scale_densities(truth, 0.2)
     torch.testing.assert_close(weak.densities, 0.2 * truth.densities)
-    amplitude, sigmas = consensus.fit_amplitude(weak, data, "reference")
+    amplitude, sigmas = consensus_fit.fit_amplitude(weak, data, "reference")
     assert amplitude == pytest.approx(5.0, rel=0.05) and sigmas > 20
-    inverted = consensus.ConsensusData(-data.images, data.rotations, data.shifts, data.ctf)
-    assert consensus.fit_amplitude(weak, inverted, "reference") == pytest.approx((-amplitude, -sigmas), rel=1e-4)
+    inverted = consensus_fit.ConsensusData(-data.images, data.rotations, data.shifts, data.ctf)
+    assert consensus_fit.fit_amplitude(weak, inverted, "reference") == pytest.approx((-amplitude, -sigmas), rel=1e-4)
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(5))
-    alone = consensus.ConsensusData(noise, data.rotations, data.shifts, data.ctf)
-    assert abs(consensus.fit_amplitude(weak, alone, "reference")[1]) < 4
+    alone = consensus_fit.ConsensusData(noise, data.rotations, data.shifts, data.ctf)
+    assert abs(consensus_fit.fit_amplitude(weak, alone, "reference")[1]) < 4
 
 
 def disturbed(truth: Gaussians) -> Gaussians:
@@ -139,17 +139,17 @@ def disturbed(truth: Gaussians) -> Gaussians:
     return Gaussians(moved, torch.full((POINTS,), float(truth.raw_density.mean())), truth.raw_scale, *BOUNDS)
 
 
-def fitted(folder: Path, start: Gaussians, data: consensus.ConsensusData, epochs: int, recipe: str = "default"):  # type: ignore[no-untyped-def]
+def fitted(folder: Path, start: Gaussians, data: consensus_fit.ConsensusData, epochs: int, recipe: str = "default"):  # type: ignore[no-untyped-def]
     with JobLog(folder, ["fit"]) as log:
-        result = consensus.fit(start, data, log, epochs=epochs, batch=4, recipe=recipe, backend="reference", seed=0)
+        result = consensus_fit.fit(start, data, log, epochs=epochs, batch=4, recipe=recipe, backend="reference", seed=0)
     events = read_events(folder / "events.jsonl")[0]
     return result, [e["values"]["held_out"] for e in events if e["type"] == "metric"]
 
 
-def clean_error(gaussians: Gaussians, truth: Gaussians, data: consensus.ConsensusData) -> float:
+def clean_error(gaussians: Gaussians, truth: Gaussians, data: consensus_fit.ConsensusData) -> float:
     """Mean squared difference of the images that the Gaussians and the true ones would give, mean values aside."""
-    rows, weight = torch.arange(COUNT), consensus.plane_weight(BOX, torch.device("cpu"))
-    made, true = (consensus.spectra(g, data, rows, "reference")[0] for g in (gaussians, truth))
+    rows, weight = torch.arange(COUNT), consensus_fit.plane_weight(BOX, torch.device("cpu"))
+    made, true = (consensus_fit.spectra(g, data, rows, "reference")[0] for g in (gaussians, truth))
     return float(((made - true).abs().square() * weight).sum()) / data.images.numel()
 
 
@@ -164,7 +164,7 @@ def test_fit_to_the_map_comes_near_it_in_any_units(tmp_path: Path) -> None:
     target, found = volume(truth), []
     for units in (1.0, 1e-3):
         with JobLog(tmp_path / str(units), ["fit"]) as log:
-            found.append(consensus.fit_to_map(start, units * target, log))
+            found.append(consensus_fit.fit_to_map(start, units * target, log))
     torch.testing.assert_close(found[1].densities, found[0].densities, rtol=0.02, atol=0.02)
     before, after = (fourier_shell_correlation(volume(g), target)[1:].mean() for g in (start, found[0]))
     assert after > 0.5 * (1 + before)
@@ -193,7 +193,7 @@ def test_fit_never_gives_a_worse_state_back(tmp_path: Path) -> None:
     result, errors = fitted(tmp_path, truth, data, epochs=12)
     assert clean_error(result, truth, data) <= clean_error(disturbed(truth), truth, data)
     texts = [e["text"] for e in read_events(tmp_path / "events.jsonl")[0] if e["type"] == "message"]
-    assert len(errors) < 1 + 12 * consensus.CHECKS and any("converged on held-out images" in text for text in texts)
+    assert len(errors) < 1 + 12 * consensus_fit.CHECKS and any("converged on held-out images" in text for text in texts)
     assert fitted(tmp_path / "none", truth, data, epochs=0)[0] is truth
 
 

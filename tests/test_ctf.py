@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch_ctf
 
-from gaussianem_core.ctf import apply_ctf, ctf, load_ctf, wavelength_angstrom
+from gaussianem_core.imaging.ctf import apply_ctf, ctf, load_ctf, wavelength_angstrom
 from gaussianem_core.errors import InputError
 
 BOX = 64

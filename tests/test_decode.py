@@ -11,14 +11,14 @@ import pytest
 import torch
 from trained import BOX, PIXEL, write_model
 
-from gaussianem_core import decode
-from gaussianem_core.checkpoint import load_latents
+from gaussianem_core.commands import decode
+from gaussianem_core.io.checkpoint import load_latents
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import JobLog, read_events
-from gaussianem_core.gaussians import load_configuration, write_configuration
-from gaussianem_core.model import load_model, read_latent_rows
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.gaussians import load_configuration, write_configuration
+from gaussianem_core.model.trained_model import load_model, read_latent_rows
 from gaussianem_core.options import DecodeOptions
-from gaussianem_core.paths import resolve_input
+from gaussianem_core.job.input_paths import resolve_input
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_bad_latents(folder: Path) -> None:
 def test_chunks_do_not_change_the_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     z = np.random.default_rng(1).normal(size=(7, 3))
     together = volumes(folder, z)
-    monkeypatch.setattr("gaussianem_core.model._CHUNK_ELEMENTS", 60 * 32 * 2)  # two at a time
+    monkeypatch.setattr("gaussianem_core.model.trained_model._CHUNK_ELEMENTS", 60 * 32 * 2)  # two at a time
     apart = volumes(folder, z)
     np.testing.assert_allclose(np.stack(apart), np.stack(together), atol=1e-5)
 

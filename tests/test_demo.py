@@ -10,11 +10,11 @@ import gemmi
 import numpy as np
 import pytest
 
-from gaussianem_gui import workflow
-from gaussianem_gui.demo import DEMO
-from gaussianem_gui.demo_molecule import CORE_RADIUS_ANGSTROM, SWING_DEGREES, frames, write_molecule
-from gaussianem_gui.job import State
-from gaussianem_gui.project import Project
+from gaussianem_gui.execution import workflow
+from gaussianem_gui.demo.run import DEMO
+from gaussianem_gui.demo.molecule import CORE_RADIUS_ANGSTROM, SWING_DEGREES, frames, write_molecule
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import Project
 
 
 def test_the_arm_swings_about_its_hinge_and_nothing_else_moves(tmp_path: Path) -> None:

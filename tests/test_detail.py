@@ -9,9 +9,9 @@ import pytest
 import torch
 from trained import BOX, write_model
 
-from gaussianem_core.checkpoint import load_checkpoint, save_checkpoint
-from gaussianem_core.detail import missing_detail
-from gaussianem_core.fourier import (
+from gaussianem_core.io.checkpoint import load_checkpoint, save_checkpoint
+from gaussianem_core.model.detail import missing_detail
+from gaussianem_core.imaging.fourier import (
     centred_irfftn,
     centred_rfftn,
     fourier_resample,
@@ -19,7 +19,7 @@ from gaussianem_core.fourier import (
     frequency_grid,
     fsc_area,
 )
-from gaussianem_core.model import load_model
+from gaussianem_core.model.trained_model import load_model
 
 SIDE = 32
 

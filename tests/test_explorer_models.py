@@ -17,17 +17,21 @@ sys.path.insert(0, str(Path(__file__).parent / "gui"))
 
 import exploring
 
-from gaussianem_core import ctf
+from gaussianem_core.imaging import ctf
 from gaussianem_core.errors import InputError
-from gaussianem_core.metadata_cs import load_cs
-from gaussianem_core.mrc import Volume, read_map
-from gaussianem_core.pose import rotations_from_angles
-from gaussianem_gui import figures, images, masks, movies, walks
-from gaussianem_gui.explorer import FILE, Column, Selections, describe, load_table
-from gaussianem_gui.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
-from gaussianem_gui.project import Project
-from gaussianem_gui.select import export_selection
-from gaussianem_gui.sources import find_sources, newest_weights
+from gaussianem_core.io.cryosparc import load_cs
+from gaussianem_core.io.mrc import Volume, read_map
+from gaussianem_core.imaging.pose import rotations_from_angles
+from gaussianem_gui.explorer.particle_columns import figures
+from gaussianem_gui.explorer.particle_columns import particle_images
+from gaussianem_gui.explorer.particle_columns import mask_job
+from gaussianem_gui.explorer.particle_columns import movies
+from gaussianem_core.analysis import latent_paths
+from gaussianem_gui.explorer.particle_columns import FILE, Column, Selections, describe, load_table
+from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.explorer.select_job import export_selection
+from gaussianem_gui.explorer.sources import find_sources, newest_weights
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +233,7 @@ def test_images_named_from_the_particle_files_own_folder_are_found_from_the_copy
     project, sources, _, _ = made
     from dataclasses import replace
 
-    from gaussianem_core.metadata_paths import resolve_stacks
+    from gaussianem_core.io.stack_paths import resolve_stacks
 
     folder = project.root / "Simulate" / "jobABC"
     (folder / "deep").mkdir(parents=True)
@@ -268,14 +272,14 @@ def test_an_export_that_cannot_be_right_is_refused_and_leaves_no_job(made):
 
 
 def test_paths_go_where_they_are_told():
-    path = walks.through(np.array([[0, 0], [1, 0], [1, 3]]), 5)
+    path = latent_paths.through(np.array([[0, 0], [1, 0], [1, 3]]), 5)
     assert np.allclose(path, [[0, 0], [1, 0], [1, 1], [1, 2], [1, 3]])
     with pytest.raises(InputError, match="two anchors"):
-        walks.through(np.zeros((1, 2)), 5)
+        latent_paths.through(np.zeros((1, 2)), 5)
     with pytest.raises(InputError, match="lead somewhere"):
-        walks.through(np.zeros((2, 2)), 5)
+        latent_paths.through(np.zeros((2, 2)), 5)
     centres = np.array([[0.0, 0], [3, 0.1], [1, 0], [2, -0.1], [4, 0]])
-    order = walks.class_order(centres)
+    order = latent_paths.class_order(centres)
     assert list(order) in ([0, 2, 3, 1, 4], [4, 1, 3, 2, 0])
 
 
@@ -284,16 +288,16 @@ def test_a_geodesic_keeps_to_the_particles_where_the_straight_line_does_not():
     angle = generator.uniform(0, np.pi, 4000)
     z = np.stack([np.cos(angle), np.sin(angle), np.zeros(4000)], axis=1) + 0.05 * generator.normal(size=(4000, 3))
     ends = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
-    way = walks.geodesic(z, ends, 30)
+    way = latent_paths.geodesic(z, ends, 30)
     assert way.shape == (30, 3) and np.allclose(way[[0, -1]], ends)
-    crowd = walks.Crowd(z.astype(np.float32))
-    straight = walks.through(ends, 30)
+    crowd = latent_paths.Crowd(z.astype(np.float32))
+    straight = latent_paths.through(ends, 30)
     assert crowd.loneliness(straight).max() > 2 and crowd.loneliness(way).max() < 1.2
     assert np.abs(np.hypot(way[:, 0], way[:, 1]) - 1).max() < 0.12
     assert crowd.counts(way).sum() == 4000
     assert crowd.nearest(z[17], 1)[0] == 17
     islands = np.concatenate([z[:500], z[:500] + 50])
-    assert np.isfinite(walks.geodesic(islands, np.stack([islands[0], islands[700]]), 10)).all()
+    assert np.isfinite(latent_paths.geodesic(islands, np.stack([islands[0], islands[700]]), 10)).all()
 
 
 def test_a_void_between_two_states_is_no_populated_place():
@@ -301,8 +305,8 @@ def test_a_void_between_two_states_is_no_populated_place():
     z = 0.4 * generator.normal(size=(1000, 4)).astype(np.float32)
     z[:300, 1] += 3
     z[::100] *= 4  # a few outliers, as there always are
-    crowd = walks.Crowd(z)
-    path = walks.through(np.array([[0, 0, 0, 0], [0, 3.0, 0, 0]]), 21)
+    crowd = latent_paths.Crowd(z)
+    path = latent_paths.through(np.array([[0, 0, 0, 0], [0, 3.0, 0, 0]]), 21)
     counts = crowd.counts(path)
     empty = crowd.deserted(path, counts)
     assert empty[9:12].all() and not empty[:4].any() and not empty[-4:].any()
@@ -310,13 +314,13 @@ def test_a_void_between_two_states_is_no_populated_place():
     assert standing[0] > 0.5 and standing[10] < 0.1 and ((standing >= 0) & (standing <= 1)).all()
     # along a component through both states, by populated places: it does not jump to and fro between them
     z[:300, 0] += 0.5
-    way = walks.along_populated(z, 0, 30)
+    way = latent_paths.along_populated(z, 0, 30)
     steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
     assert steps.max() < 3 * np.median(steps)
 
 
 def test_an_atomic_model_is_traced_and_put_where_the_map_is(tmp_path):
-    from gaussianem_core.structure import place_in_box, read_backbone
+    from gaussianem_core.io.atomic_model import place_in_box, read_backbone
 
     atoms = [(x - 17, -3.0, 2.0) for x in (0.0, 3.8, 7.6, 30.0, 33.8)]  # a gap after the third residue
     lines = [
@@ -347,14 +351,14 @@ def ball(box: int = 40, radius: float = 9.0) -> Volume:
 
 def test_a_mask_is_dilated_and_soft_as_told(made):
     volume = ball()
-    mask = masks.make_mask(volume, masks.Recipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
+    mask = mask_job.make_mask(volume, mask_job.Recipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
     along = mask[20, 20, 20:]
     # radius 9 (the last voxel inside is 8), 3 voxels more, then 4 of cosine
     assert (along[:12] == 1).all() and (along[16:] == 0).all()
     wanted = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
     assert along[11:16] == pytest.approx(wanted, abs=0.01)
     project, _, _, _ = made
-    job = masks.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.Recipe(0.5))
+    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", mask_job.Recipe(0.5))
     back = read_map(job.directory / "mask.mrc")
     assert np.array_equal(back.values, mask) and back.origin_angstrom == (1.0, 2.0, 3.0)
     assert "consensus.mrc" in project.inputs(job) and Project.open(project.root).outputs(job)[0].kind == "mask"
@@ -367,23 +371,23 @@ def test_shapes_dust_holes_and_combinations():
     values[2:4, 2:4, 2:4] = 1.0
     values[20, 20, 20] = 0.0
     dusty = Volume(values, 2.0)
-    plain = masks.Recipe(0.5, 0, 0)
-    solid = masks.make_mask(dusty, plain)
+    plain = mask_job.Recipe(0.5, 0, 0)
+    solid = mask_job.make_mask(dusty, plain)
     assert solid[3, 3, 3] == 0 and solid[20, 20, 20] == 1
-    half = masks.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
-    cut = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(half,)))
+    half = mask_job.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
+    cut = mask_job.make_mask(volume, mask_job.Recipe(0.5, 0, 0, shapes=(half,)))
     assert cut[20, 20, :20].sum() == 0 and cut[20, 20, 22] == 1
-    inside = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
+    inside = mask_job.make_mask(volume, mask_job.Recipe(0.5, 0, 0, shapes=(mask_job.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
     assert inside.sum() == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.15)
-    assert np.array_equal(masks.union(cut, solid), np.maximum(cut, solid))
-    assert not masks.difference(cut, cut).any()
-    assert np.array_equal(masks.intersection(cut, solid), np.minimum(cut, solid))
-    eroded = masks.dilate(volume.values > 0.5, -3)
+    assert np.array_equal(mask_job.union(cut, solid), np.maximum(cut, solid))
+    assert not mask_job.difference(cut, cut).any()
+    assert np.array_equal(mask_job.intersection(cut, solid), np.minimum(cut, solid))
+    eroded = mask_job.dilate(volume.values > 0.5, -3)
     assert np.array_equal(eroded, ndimage.distance_transform_edt(volume.values > 0.5) > 3)
     with pytest.raises(InputError, match="maximum"):
-        masks.make_mask(volume, masks.Recipe(7.0))
+        mask_job.make_mask(volume, mask_job.Recipe(7.0))
     with pytest.raises(InputError, match="voxels a side"):
-        masks.union(cut, cut[:10, :10, :10])
+        mask_job.union(cut, cut[:10, :10, :10])
 
 
 # --- images
@@ -395,7 +399,7 @@ def test_the_ctf_of_the_montage_is_the_engines():
     parameters[:, 2] += generator.uniform(0, 1e4, 5)
     wanted = ctf.ctf(torch.from_numpy(parameters), 32).numpy()
     # the engine computes in float32: the phase of some hundred radians keeps 4 decimals
-    assert np.abs(images.contrast_transfer(parameters, 32) - wanted).max() < 2e-3
+    assert np.abs(particle_images.contrast_transfer(parameters, 32) - wanted).max() < 2e-3
 
 
 def test_images_turned_to_one_view_lie_on_each_other():
@@ -413,8 +417,8 @@ def test_images_turned_to_one_view_lie_on_each_other():
     reference = rotations_from_angles(np.array([20.0, 50.0, 10.0]))
     for psi, shift in ((75.0, (3.0, -2.0)), (-140.0, (0.0, 4.0))):
         rotation = rotations_from_angles(np.array([20.0, 50.0, psi]))
-        turn = images.in_plane(reference, rotation)
-        got = images.aligned(picture(rotation, np.array(shift)), turn, np.array(shift))
+        turn = particle_images.in_plane(reference, rotation)
+        got = particle_images.aligned(picture(rotation, np.array(shift)), turn, np.array(shift))
         inner = np.hypot(*np.meshgrid(grid, grid)) < 17  # beyond it, corners come into the box
         assert np.corrcoef(got[inner], picture(reference, np.zeros(2))[inner])[0, 1] > 0.99
 
@@ -422,11 +426,11 @@ def test_images_turned_to_one_view_lie_on_each_other():
 def test_images_of_chosen_rows_come_in_their_order(made):
     _, sources, _, _ = made
     rows = np.array([7, 3, 250])
-    raw = images.read_images(sources, rows, images.Looks())
-    assert np.array_equal(raw[1], images.read_images(sources, np.array([3]), images.Looks())[0])
-    smooth = images.read_images(sources, rows, images.Looks(30.0, True))
+    raw = particle_images.read_images(sources, rows, particle_images.Looks())
+    assert np.array_equal(raw[1], particle_images.read_images(sources, np.array([3]), particle_images.Looks())[0])
+    smooth = particle_images.read_images(sources, rows, particle_images.Looks(30.0, True))
     assert smooth.std() < raw.std()
-    found = images.averages_by_view(sources, np.arange(100), views=4)
+    found = particle_images.averages_by_view(sources, np.arange(100), views=4)
     assert sum(average.count for average in found) == 100 and len(found) <= 4
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.fourier import (
+from gaussianem_core.imaging.fourier import (
     centred_irfftn,
     centred_rfftn,
     fourier_crop,

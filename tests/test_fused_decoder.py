@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaussianem_core.fused_decoder import decode_pairs, fused_available
+from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SHAPES = [  # images, Gaussians, width, heads, hidden layers
@@ -69,7 +69,7 @@ def relative(value: Tensor, reference: Tensor) -> float:
 def test_kernels_in_the_interpreter_equal_plain_torch(
     shape: tuple[int, int, int, int, int], hopper: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaussianem_core.fused_decoder_triton._on_hopper", lambda device: hopper)
+    monkeypatch.setattr("gaussianem_core.kernels.pair_decoder_triton._on_hopper", lambda device: hopper)
     torch.manual_seed(shape[1])
     arguments = random_arguments(*shape)
     weight = torch.randn(shape[0], shape[1], 4, dtype=torch.float64)

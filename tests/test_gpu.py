@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core import population
-from gaussianem_core.checkpoint import load_latents
+from gaussianem_core.training import mixture_prior
+from gaussianem_core.io.checkpoint import load_latents
 from gaussianem_core.cli import main
-from gaussianem_core.evaluate import latent_error
-from gaussianem_core.events import NullLog
-from gaussianem_core.mrc import read_map
+from gaussianem_core.commands.evaluate import latent_error
+from gaussianem_core.job.events import NullLog
+from gaussianem_core.io.mrc import read_map
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.recipe import choose_recipe
-from gaussianem_core.train import load_problem, resolve_stack
-from gaussianem_core.trainer import Trainer
-from gaussianem_core.truth import load_truth
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.commands.train import load_problem, resolve_stack
+from gaussianem_core.training.trainer import Trainer
+from gaussianem_core.simulation.ground_truth import load_truth
 
 pytestmark = [
     pytest.mark.gpu,
@@ -76,9 +76,9 @@ def test_population_is_that_of_the_cpu() -> None:
     root = torch.randn(500, 3, 3, generator=generator)
     information = root @ root.mT
     linear = (information @ torch.randn(500, 3, 1, generator=generator))[..., 0]
-    cpu = population.Measured(linear, information)
-    cuda = population.Measured(linear.cuda(), information.cuda())
-    first, second = (population.fit(measured, 0)[0] for measured in (cpu, cuda))
+    cpu = mixture_prior.Measured(linear, information)
+    cuda = mixture_prior.Measured(linear.cuda(), information.cuda())
+    first, second = (mixture_prior.fit(measured, 0)[0] for measured in (cpu, cuda))
     assert len(first.share) == len(second.share)
-    for a, b in zip(population.summary(first, cpu), population.summary(second, cuda)):
+    for a, b in zip(mixture_prior.summary(first, cpu), mixture_prior.summary(second, cuda)):
         torch.testing.assert_close(b.cpu(), a, rtol=1e-2, atol=1e-2)

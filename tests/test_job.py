@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, SUCCESS, JobLog
-from gaussianem_gui.job import EXIT, LOST_SECONDS, Job, Monitor, State, failure_reason, tail
-from gaussianem_gui.launch import claim
-from gaussianem_gui.lock import identity
-from gaussianem_gui.project import Project
+from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, SUCCESS, JobLog
+from gaussianem_gui.project.job import EXIT, LOST_SECONDS, Job, Monitor, State, failure_reason, tail
+from gaussianem_gui.execution.launch import claim
+from gaussianem_gui.project.lock import identity
+from gaussianem_gui.project.project import Project
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gaussianem_core import landscape
+from gaussianem_core.analysis import landscape
 from gaussianem_core.errors import InputError
 
 

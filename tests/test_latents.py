@@ -10,11 +10,13 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from gaussianem_core import latents, simulate, trust
-from gaussianem_core.fourier import signal_fit
+from gaussianem_core.analysis import latent_space
+from gaussianem_core.commands import simulate
+from gaussianem_core.analysis import diagnostics
+from gaussianem_core.imaging.fourier import signal_fit
 from gaussianem_core.options import SimulateOptions
-from gaussianem_core.pose import random_rotations
-from gaussianem_core.trajectory import read_trajectory
+from gaussianem_core.imaging.pose import random_rotations
+from gaussianem_core.simulation.trajectory import read_trajectory
 
 
 def gaussian(count: int = 400, seed: int = 0) -> np.ndarray:
@@ -23,7 +25,7 @@ def gaussian(count: int = 400, seed: int = 0) -> np.ndarray:
 
 def test_components_are_scikit_learns() -> None:
     z = gaussian()
-    ours, theirs = latents.principal_components(z), PCA().fit(z)
+    ours, theirs = latent_space.principal_components(z), PCA().fit(z)
     np.testing.assert_allclose(ours.ratios, theirs.explained_variance_ratio_)
     np.testing.assert_allclose(np.abs(np.sum(ours.axes * theirs.components_, axis=1)), 1)
     np.testing.assert_allclose(np.abs(ours.scores(z)), np.abs(theirs.transform(z)), atol=1e-9)
@@ -32,52 +34,52 @@ def test_components_are_scikit_learns() -> None:
 
 def test_dimensions_that_training_left_alone_are_no_components() -> None:
     z = gaussian()
-    assert latents.principal_components(z).used == 5
+    assert latent_space.principal_components(z).used == 5
     z[:, 1:3] = 0.25
-    assert latents.principal_components(z).used == 3
+    assert latent_space.principal_components(z).used == 3
 
 
 def test_collapsed_latents() -> None:
     # Nothing learned: every latent the same. No division by zero, all figures finite.
-    components = latents.principal_components(np.ones((30, 4)))
+    components = latent_space.principal_components(np.ones((30, 4)))
     assert np.isfinite(components.ratios).all() and components.used == 1
-    line = latents.component_line(np.ones((30, 4)), components, 0, 5, 95, 3)
+    line = latent_space.component_line(np.ones((30, 4)), components, 0, 5, 95, 3)
     np.testing.assert_allclose(line, 1)
-    classes, centres = latents.k_means(np.ones((30, 4)), 3, 0)
+    classes, centres = latent_space.k_means(np.ones((30, 4)), 3, 0)
     assert classes.shape == (30,) and np.isfinite(centres).all()
-    assert np.isfinite(trust.loneliness(np.ones((30, 4)), line)).all()
+    assert np.isfinite(diagnostics.loneliness(np.ones((30, 4)), line)).all()
 
 
 def test_k_means_finds_clusters_in_order() -> None:
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 4, 500)
     z = generator.normal(size=(500, 3)) * 0.2 + np.array([[-9, 0, 0], [-3, 5, 0], [3, 0, 0], [9, 0, 5]])[truth]
-    classes, centres = latents.k_means(z, 4, 0)
+    classes, centres = latent_space.k_means(z, 4, 0)
     assert all(len(set(classes[truth == i])) == 1 for i in range(4))
-    first = latents.principal_components(z).scores(centres)[:, 0]
+    first = latent_space.principal_components(z).scores(centres)[:, 0]
     assert (np.diff(first) > 0).all()
-    again, _ = latents.k_means(z, 4, 0)
+    again, _ = latent_space.k_means(z, 4, 0)
     np.testing.assert_array_equal(classes, again)
 
 
 def test_nearest_particles() -> None:
     z, points = gaussian(), gaussian(7, 1)
     expected = np.linalg.norm(z[None] - points[:, None], axis=-1).argmin(axis=1)
-    np.testing.assert_array_equal(latents.nearest_particles(z, points), expected)
+    np.testing.assert_array_equal(latent_space.nearest_particles(z, points), expected)
     distance = np.sort(np.linalg.norm(z[None] - points[:, None], axis=-1), axis=1)
-    np.testing.assert_allclose(latents.neighbour_distance(z, points, 5), distance[:, 4])
+    np.testing.assert_allclose(latent_space.neighbour_distance(z, points, 5), distance[:, 4])
 
 
 def test_populated_path_follows_a_curve() -> None:
     generator = np.random.default_rng(0)
     t = generator.uniform(-2, 2, 3000)
     z = np.stack([t, t**2, 0 * t], axis=1) + 0.1 * generator.normal(size=(3000, 3))
-    components = latents.principal_components(z)
+    components = latent_space.principal_components(z)
     along = int(np.abs(components.axes[:2, 0]).argmax())
-    path = latents.populated_path(z, components, along, 5, 95, 9)
+    path = latent_space.populated_path(z, components, along, 5, 95, 9)
     np.testing.assert_allclose(path[:, 1], path[:, 0] ** 2, atol=0.25)
     # along the component it stands where the straight line stands
-    line = latents.component_line(z, components, along, 5, 95, 9)
+    line = latent_space.component_line(z, components, along, 5, 95, 9)
     np.testing.assert_allclose(components.scores(path)[:, along], components.scores(line)[:, along], atol=1e-9)
 
 
@@ -85,39 +87,39 @@ def test_dependence_on_the_view() -> None:
     generator = np.random.default_rng(0)
     rotations = random_rotations(2000, generator)
     free = generator.normal(size=(2000, 4))
-    features = trust.view_features(rotations)
-    assert trust.dependence(free, features, "view", 0).level == "fine"
+    features = diagnostics.view_features(rotations)
+    assert diagnostics.dependence(free, features, "view", 0).level == "fine"
     follows = free.copy()
     follows[:, 0] = 4 * rotations[:, 2, 2]
-    found = trust.dependence(follows, features, "viewing direction", 0)
+    found = diagnostics.dependence(follows, features, "viewing direction", 0)
     # variance 16/3 of the latents' 16/3 + 3 in all
     assert found.level == "warning" and found.explained == pytest.approx(16 / 25, abs=0.03)
     assert "viewing direction" in found.sentence
     # the mirrored view of a thin molecule is the same: second degree
     follows[:, 0] = 4 * rotations[:, 2, 0] * rotations[:, 2, 1]
-    assert trust.dependence(follows, features, "view", 0).level != "fine"
+    assert diagnostics.dependence(follows, features, "view", 0).level != "fine"
 
 
 def test_dependence_without_variation() -> None:
     z = np.random.default_rng(0).normal(size=(100, 3))
-    assert trust.dependence(z, np.ones((100, 2)), "defocus", 0).level == "fine"
-    assert trust.dependence(0 * z, z, "defocus", 0).explained == 0
+    assert diagnostics.dependence(z, np.ones((100, 2)), "defocus", 0).level == "fine"
+    assert diagnostics.dependence(0 * z, z, "defocus", 0).explained == 0
 
 
 def test_false_alarms_are_rare() -> None:
     generator = np.random.default_rng(3)
     for _ in range(20):
         z, features = generator.normal(size=(200, 8)), generator.normal(size=(200, 8))
-        assert trust.dependence(z, features, "defocus", 0).level == "fine"
+        assert diagnostics.dependence(z, features, "defocus", 0).level == "fine"
 
 
 def test_outliers_of_one_population_are_few() -> None:
     generator = np.random.default_rng(0)
-    flagged, _ = trust.outliers(generator.normal(-500, 20, 5000))
+    flagged, _ = diagnostics.outliers(generator.normal(-500, 20, 5000))
     assert flagged.mean() < 0.002
     skewed = -500 - generator.gamma(4, 10, 5000)  # defocus makes likelihoods skew
-    assert trust.outliers(skewed)[0].mean() < 0.02
-    assert not trust.outliers(np.full(100, 3.0))[0].any()
+    assert diagnostics.outliers(skewed)[0].mean() < 0.02
+    assert not diagnostics.outliers(np.full(100, 3.0))[0].any()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
@@ -125,24 +127,24 @@ def test_outliers_of_another_population_are_found(share: float) -> None:
     generator = np.random.default_rng(1)
     junk = generator.random(5000) < share
     values = np.where(junk, generator.normal(-700, 25, 5000), generator.normal(-500, 25, 5000))
-    flagged, _ = trust.outliers(values)
+    flagged, _ = diagnostics.outliers(values)
     assert flagged[junk].mean() > 0.98 and flagged[~junk].mean() < 0.005
 
 
 def test_unpopulated_places() -> None:
     z = np.random.default_rng(0).normal(size=(5000, 3))
     points = np.array([[0, 0, 0], [1.0, 0, 0], [8.0, 0, 0]])
-    assert trust.unpopulated(z, points).tolist() == [False, False, True]
-    assert trust.stretch_counts(z, points).sum() == 5000
+    assert diagnostics.unpopulated(z, points).tolist() == [False, False, True]
+    assert diagnostics.stretch_counts(z, points).sum() == 5000
 
 
-@pytest.mark.skipif(not latents.umap_available(), reason="umap-learn is not installed")
+@pytest.mark.skipif(not latent_space.umap_available(), reason="umap-learn is not installed")
 def test_umap_keeps_clusters_apart() -> None:
     z = np.concatenate([gaussian(60), gaussian(60, 1) + 40])
-    plane = latents.umap_plane(z, 0)
+    plane = latent_space.umap_plane(z, 0)
     within = np.linalg.norm(plane[:60] - plane[:60].mean(axis=0), axis=1).mean()
     assert np.linalg.norm(plane[:60].mean(axis=0) - plane[60:].mean(axis=0)) > 3 * within
-    np.testing.assert_array_equal(plane, latents.umap_plane(z, 0))
+    np.testing.assert_array_equal(plane, latent_space.umap_plane(z, 0))
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.03])
@@ -170,6 +172,6 @@ def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
     weight[:, [0, -1]] = 1
     fit = signal_fit(torch.fft.rfft2(clean, norm="ortho"), torch.fft.rfft2(images, norm="ortho"), weight).numpy()
     assert fit[kind == 0].mean() == pytest.approx(0, abs=0.2) and fit[kind == 0].std() == pytest.approx(1, abs=0.15)
-    flagged, _ = trust.outliers(fit, 4.0)
+    flagged, _ = diagnostics.outliers(fit, 4.0)
     found = 0.95 if snr == 0.1 else 0.7  # the other molecule has the same mass and size
     assert flagged[kind == 1].all() and flagged[kind == 2].mean() > found and flagged[kind == 0].mean() < 0.01

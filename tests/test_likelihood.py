@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.ctf import apply_ctf, ctf
-from gaussianem_core.likelihood import image_likelihood, image_likelihood_reference, shells
+from gaussianem_core.imaging.ctf import apply_ctf, ctf
+from gaussianem_core.imaging.likelihood import image_likelihood, image_likelihood_reference, shells
 
 
 def make_case(box: int, batch: int, device: str = "cpu", seed: int = 0) -> tuple[torch.Tensor, ...]:

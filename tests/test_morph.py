@@ -12,10 +12,10 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from trained import write_model
 
-from gaussianem_core import morph
+from gaussianem_core.commands import morph
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import JobLog
-from gaussianem_core.model import load_model
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import MorphOptions
 
 

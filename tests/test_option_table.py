@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gaussianem_core import option_table
+from gaussianem_core.job import option_table
 from gaussianem_core.cli import COMMANDS, parse
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS, TrainOptions
@@ -21,7 +21,7 @@ def test_the_readmes_tables_are_the_models() -> None:
     assert text.count(option_table.BEGIN) == text.count(option_table.END) == 1
     inside = text.partition(option_table.BEGIN)[2].partition(option_table.END)[0]
     assert inside.strip() == option_table.tables().strip(), (
-        "renew them: python -m gaussianem_core.option_table README.md"
+        "renew them: python -m gaussianem_core.job.option_table README.md"
     )
 
 

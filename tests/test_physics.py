@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from gaussianem_core.ctf import apply_ctf, ctf
-from gaussianem_core.fourier import fourier_shell_correlation
-from gaussianem_core.metadata import ParticleTable, read_particles
-from gaussianem_core.pose import random_rotations, rotations_from_angles
-from gaussianem_core.projection import project
-from gaussianem_core.stack import ImageStack, read_map
-from gaussianem_core.voxelize import voxelize
+from gaussianem_core.imaging.ctf import apply_ctf, ctf
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.io.particle_table import ParticleTable, read_particles
+from gaussianem_core.imaging.pose import random_rotations, rotations_from_angles
+from gaussianem_core.imaging.projection import project
+from gaussianem_core.io.image_stack import ImageStack, read_map
+from gaussianem_core.imaging.voxelization import voxelize
 
 BOX = 32
 ROTATIONS = random_rotations(6, np.random.default_rng(3))
@@ -107,7 +107,7 @@ def test_moving_with_the_coordinates_changes_nothing() -> None:
 
 
 def test_volume_of_a_reading_back_is_the_same(tmp_path: Path) -> None:
-    from gaussianem_core.stack import write_map
+    from gaussianem_core.io.image_stack import write_map
 
     volume = voxelize(*scattered(), BOX)
     write_map(tmp_path / "v.mrc", volume.numpy(), 2.5)

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
-from gaussianem_core import population
-from gaussianem_core.population import Measured, Population
+from gaussianem_core.training import mixture_prior
+from gaussianem_core.training.mixture_prior import Measured, Population
 
 
 def two() -> Population:
@@ -43,10 +43,10 @@ def test_evidence_and_posterior_are_those_of_normal_distributions() -> None:
                       for x, c in zip(places, noise)])  # fmt: skip
     # b . z - 1/2 z^T J z is log N(x; z, C) without its constant
     constant = np.array([multivariate_normal.logpdf(np.zeros(3), x, c) for x, c in zip(places, noise)])
-    found = population.evidence(people, measured).numpy() + constant
+    found = mixture_prior.evidence(people, measured).numpy() + constant
     # the constant of N(0; x, C) is what the quadratic leaves out
     np.testing.assert_allclose(found, np.log(parts.sum(1)), atol=2e-3)
-    means, variances = population.summary(people, measured)
+    means, variances = mixture_prior.summary(people, measured)
     responsibility = parts / parts.sum(1, keepdims=True)
     expected, second = np.zeros((20, 3)), np.zeros((20, 3))
     for k in range(2):
@@ -57,7 +57,7 @@ def test_evidence_and_posterior_are_those_of_normal_distributions() -> None:
             second[n] += responsibility[n, k] * (np.diag(covariance[k] - gain @ covariance[k]) + one**2)
     np.testing.assert_allclose(means, expected, atol=1e-3)
     np.testing.assert_allclose(variances, second - expected**2, atol=2e-3)
-    drawn = population.draw(people, measured, 4000)
+    drawn = mixture_prior.draw(people, measured, 4000)
     np.testing.assert_allclose(drawn.mean(0), expected, atol=0.06)
     np.testing.assert_allclose(drawn.var(0), second - expected**2, atol=0.06)
 
@@ -76,8 +76,8 @@ def test_without_noise_it_is_expectation_maximisation() -> None:
     generator = np.random.default_rng(2)
     z = np.concatenate([generator.normal([0, 0], [1, 0.3], (2000, 2)), generator.normal([2, 1], 0.5, (1000, 2))])
     measured = measure(z, np.broadcast_to(1e-4 * np.eye(2), (3000, 2, 2)), generator)[1]
-    begin = population.split(population.standard_normal(2, torch.device("cpu")))
-    found = population.improve(begin, measured, 40)
+    begin = mixture_prior.split(mixture_prior.standard_normal(2, torch.device("cpu")))
+    found = mixture_prior.improve(begin, measured, 40)
     share, mean, covariance = (part.double().numpy() for part in begin)
     authority = GaussianMixture(2, weights_init=share / share.sum(), means_init=mean, max_iter=40, tol=0,
                                 precisions_init=np.linalg.inv(covariance)).fit(z)  # fmt: skip
@@ -92,10 +92,10 @@ def test_finds_a_curve_in_noise() -> None:
     angle = generator.uniform(0, 2 * np.pi, 4000)
     z = np.stack([np.cos(angle), np.sin(angle), 0 * angle, 0 * angle], axis=1)
     _, measured = measure(z, some_noise(4000, 4, generator, 0.4), generator)
-    people, gain = population.fit(measured, 0)
+    people, gain = mixture_prior.fit(measured, 0)
     assert len(people.share) >= 4 and gain > 0.5
-    alone = population.summary(population.standard_normal(4, torch.device("cpu")), measured)[0].numpy()
-    together = population.summary(people, measured)[0].numpy()
+    alone = mixture_prior.summary(mixture_prior.standard_normal(4, torch.device("cpu")), measured)[0].numpy()
+    together = mixture_prior.summary(people, measured)[0].numpy()
     assert np.square(together - z).sum(1).mean() < 0.5 * np.square(alone - z).sum(1).mean()
 
 
@@ -104,7 +104,7 @@ def test_two_clusters_are_two() -> None:
     generator = np.random.default_rng(5)
     z = np.where(generator.random((2000, 1)) < 0.5, 0.95, -0.95) + 0.3 * generator.normal(size=(2000, 1))
     _, measured = measure(z, np.broadcast_to(0.01 * np.eye(1), (2000, 1, 1)), generator)
-    people, gain = population.fit(measured, 0)
+    people, gain = mixture_prior.fit(measured, 0)
     assert len(people.share) == 2 and gain > 0.2
     np.testing.assert_allclose(sorted(people.mean[:, 0].tolist()), [-0.95, 0.95], atol=0.05)
 
@@ -112,6 +112,6 @@ def test_two_clusters_are_two() -> None:
 def test_one_normal_population_is_found_as_one() -> None:
     generator = np.random.default_rng(4)
     _, measured = measure(generator.normal(size=(3000, 2)), some_noise(3000, 2, generator), generator)
-    people, gain = population.fit(measured, 0)
+    people, gain = mixture_prior.fit(measured, 0)
     assert len(people.share) == 1 and abs(gain) < 0.02
     np.testing.assert_allclose(people.covariance[0], np.eye(2), atol=0.12)

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.pose import (
+from gaussianem_core.imaging.pose import (
     angles_from_rotations,
     load_poses,
     pack_poses,

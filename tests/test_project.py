@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import ABORT, HEARTBEAT, SUCCESS
-from gaussianem_gui import lock as lock_room
-from gaussianem_gui import runner
-from gaussianem_gui.graph_file import GOOD
-from gaussianem_gui.job import Job, State, job_star_text, read_job_star
-from gaussianem_gui.lock import LOCK, MESSAGE, LockHeld, identity, locked
-from gaussianem_gui.pipeline_star import (
+from gaussianem_core.job.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_gui.project.project import lock as lock_room
+from gaussianem_gui.execution import runner
+from gaussianem_gui.project.graph_file import GOOD
+from gaussianem_gui.project.job import Job, State, job_star_text, read_job_star
+from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, identity, locked
+from gaussianem_gui.project.graph import (
     GRAPH,
     Graph,
     Process,
@@ -33,8 +33,8 @@ from gaussianem_gui.pipeline_star import (
     render,
     split_row,
 )
-from gaussianem_gui.project import Project, recent_projects, remember_project
-from gaussianem_gui.repair import rebuild
+from gaussianem_gui.project.project import Project, recent_projects, remember_project
+from gaussianem_gui.project.repair import rebuild
 
 INPUT = {"star_file": "raw/run_data.star", "consensus_map": "raw/map.mrc"}
 
@@ -590,7 +590,7 @@ def test_a_directory_deleted_by_hand(project: Project) -> None:
 
 def test_a_read_only_project_can_be_looked_at() -> None:
     script = (
-        "import os, sys\nfrom gaussianem_gui.project import Project\nfrom gaussianem_core.errors import InputError\n"
+        "import os, sys\nfrom gaussianem_gui.project.project import Project\nfrom gaussianem_core.errors import InputError\n"
         "os.setuid(65534) if os.getuid() == 0 else None\np = Project.open(sys.argv[1])\n"
         "print(p.read_only, len(p.jobs()), p.notes[0])\n"
         "try:\n    p.new_job('train', {})\nexcept InputError as error:\n    print(error)\n"

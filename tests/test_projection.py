@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.projection import project
+from gaussianem_core.imaging.projection import project
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = [
@@ -127,7 +127,7 @@ def test_chunks_do_not_change_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
     arguments = scene(3, 3000, 16, 1.0, "nothing")
     weight = torch.randn(3, 16, 16, dtype=torch.float64)
     whole = image_and_gradients(arguments, 16, "reference", weight)
-    monkeypatch.setattr("gaussianem_core.projection._CHUNK_ELEMENTS", 2 * 16 * 2048)
+    monkeypatch.setattr("gaussianem_core.imaging.projection._CHUNK_ELEMENTS", 2 * 16 * 2048)
     for value, reference in zip(image_and_gradients(arguments, 16, "reference", weight), whole):
         torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-12)
 

@@ -14,14 +14,14 @@ import pytest
 from running import ENGINE, add, kill_runners, project, until
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.events import ABORT
-from gaussianem_gui import gpus as gpus_room
-from gaussianem_gui import runner
-from gaussianem_gui.gpus import Gpu, processes_of, reservations
-from gaussianem_gui.job import Job, State
-from gaussianem_gui.lock import Holder, LockHeld
-from gaussianem_gui.project import Project
-from gaussianem_gui.runner import Launch, Runner
+from gaussianem_core.job.events import ABORT
+from gaussianem_gui.execution import gpus as gpus_room
+from gaussianem_gui.execution import runner
+from gaussianem_gui.execution.gpus import Gpu, processes_of, reservations
+from gaussianem_gui.project.job import Job, State
+from gaussianem_gui.project.lock import Holder, LockHeld
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.execution.runner import Launch, Runner
 
 __all__ = ["project"]
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from trained import write_model
 
-from gaussianem_core.model import load_model
-from gaussianem_core.pipe import PipeClosed, read_message, write_message
-from gaussianem_core.serve import shrink
-from gaussianem_gui.decoding import Callbacks, Decoded, Decoder
-from gaussianem_gui.sources import Sources
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.runtime.pipe import PipeClosed, read_message, write_message
+from gaussianem_core.commands.serve import shrink
+from gaussianem_gui.explorer.decoder_client import Callbacks, Decoded, Decoder
+from gaussianem_gui.explorer.sources import Sources
 
 
 def sources(folder: Path) -> Sources:

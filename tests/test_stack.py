@@ -12,11 +12,12 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gaussianem_core import files, stack
+from gaussianem_core.runtime import files
+from gaussianem_core.io import image_stack
 from gaussianem_core.errors import InputError, ResourceError
-from gaussianem_core.metadata import read_particles
-from gaussianem_core.mrc import new_header, read_header, read_map, write_map
-from gaussianem_core.stack import ImageStack, StackWriter, background_statistics, measure_stack, window_mask
+from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.io.mrc import new_header, read_header, read_map, write_map
+from gaussianem_core.io.image_stack import ImageStack, StackWriter, background_statistics, measure_stack, window_mask
 
 
 def images_of(n: int, box: int = 8, seed: int = 0) -> np.ndarray:
@@ -124,7 +125,7 @@ def test_batches_are_read_ahead_but_no_further(tmp_path: Path, monkeypatch: pyte
 
 
 def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "_OPEN_FILES", 4)
+    monkeypatch.setattr(image_stack, "_OPEN_FILES", 4)
     images, truth = several_stacks(tmp_path, (2,) * 12)
     before = len(os.listdir("/proc/self/fd"))
     np.testing.assert_array_equal(np.concatenate([v for _, v in images.iter_batches(5, workers=2)]), truth)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from small_data import preprocess, simulate
 
-from gaussianem_core import subspace
-from gaussianem_core.events import JobLog
+from gaussianem_core.training import linear_model
+from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.recipe import choose_recipe
-from gaussianem_core.train import load_problem, resolve_stack
-from gaussianem_core.trainer import TERMS, Trainer
-from gaussianem_core.truth import load_truth
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.commands.train import load_problem, resolve_stack
+from gaussianem_core.training.trainer import TERMS, Trainer
+from gaussianem_core.simulation.ground_truth import load_truth
 
 
 def make_trainer(folder: Path, log: JobLog) -> Trainer:
@@ -39,7 +39,7 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert state is not None
     with JobLog(tmp_path / "log", ["test"], "0") as log:
         trainer = make_trainer(moving, log)
-        fields = subspace.fit(trainer, log)
+        fields = linear_model.fit(trainer, log)
         z = trainer.table.mean.numpy()
         used = int(trainer.active.sum())
         assert len(fields.values) == used
@@ -48,8 +48,8 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
         # Widths are honest: the posterior explains how far the means scatter about the best curve, within a factor.
         assert 0.02 < trainer.table.log_variance[:, 0].exp().sqrt().mean() < 0.9
         # What the decoder learns from it: the same displacements; a network as small as this one needs more steps.
-        monkeypatch.setattr(subspace, "TEACH_STEPS", 3 * subspace.TEACH_STEPS)
-        subspace.teach_decoder(trainer, fields, log)
+        monkeypatch.setattr(linear_model, "TEACH_STEPS", 3 * linear_model.TEACH_STEPS)
+        linear_model.teach_decoder(trainer, fields, log)
         with torch.no_grad():
             rows = torch.arange(100)
             _, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
@@ -64,24 +64,24 @@ def test_noise_has_no_components(tmp_path: Path) -> None:
     assert preprocess(tmp_path / "sim", tmp_path / "pre", "--zdim", "4", "--epoch", "2") == 0
     with JobLog(tmp_path / "log", ["test"], "0") as log:
         trainer = make_trainer(tmp_path, log)
-        subspace.fit(trainer, log)
+        linear_model.fit(trainer, log)
     assert int(trainer.active.sum()) == 1, "one is always kept; no other may look real"
 
 
 def test_control_points_share_out_every_gaussian() -> None:
     positions = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    weights = subspace.control_weights(positions, 25)
+    weights = linear_model.control_weights(positions, 25)
     torch.testing.assert_close(weights.sum(1), torch.ones(300))
     assert (weights >= 0).all() and weights.shape[1] <= 25
-    assert subspace.control_weights(positions[:1], 25).shape == (1, 1)
+    assert linear_model.control_weights(positions[:1], 25).shape == (1, 1)
 
 
 def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
     generator = np.random.default_rng(0)
     steps = generator.normal([2.0, 0.5, -0.3, 0.0], 1.0, size=(2000, 4))
-    count, gain = subspace.choose_components(steps.cumsum(axis=1))
+    count, gain = linear_model.choose_components(steps.cumsum(axis=1))
     assert count == 2 and abs(gain - 2.5) < 0.1
-    assert subspace.choose_components(-np.abs(steps).cumsum(axis=1))[0] == 1
+    assert linear_model.choose_components(-np.abs(steps).cumsum(axis=1))[0] == 1
 
 
 def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> None:

@@ -18,20 +18,22 @@ import pytest
 import torch
 from plyfile import PlyData
 
-from gaussianem_core import infer, losses, posterior
-from gaussianem_core.checkpoint import load_checkpoint, load_latents, save_checkpoint
+from gaussianem_core.training import latent_refinement
+from gaussianem_core.training import regularisers
+from gaussianem_core.training import latent_posterior
+from gaussianem_core.io.checkpoint import load_checkpoint, load_latents, save_checkpoint
 from gaussianem_core.cli import main
 from gaussianem_core.errors import InputError
-from gaussianem_core.evaluate import probe_accuracy
-from gaussianem_core.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
-from gaussianem_core.fourier import fourier_shell_correlation, fsc_area
-from gaussianem_core.gaussians import load_configuration, load_gaussians, load_mask
-from gaussianem_core.model import load_model
-from gaussianem_core.mrc import read_map, write_map
-from gaussianem_core.network import load_network
+from gaussianem_core.commands.evaluate import probe_accuracy
+from gaussianem_core.job.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
+from gaussianem_core.model.gaussians import load_configuration, load_gaussians, load_mask
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.io.mrc import read_map, write_map
+from gaussianem_core.model.network import load_network
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.stack import ImageStack
-from gaussianem_core.trainer import Trainer, encoder_window
+from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.training.trainer import Trainer, encoder_window
 
 SMALL = [
     "--qdim", "32", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "32", "--gaussian_klayers", "1",
@@ -113,17 +115,17 @@ def test_stopped_in_the_hand_over_goes_on_as_if_it_had_not(
 ) -> None:
     given = ("--epoch", "4", "--seed", "3", "--latents", "both")
     assert run_train(two_states, "straight", *given) == 0
-    encode_all, refine = infer.encode_all, infer.refine
+    encode_all, refine = latent_refinement.encode_all, latent_refinement.refine
 
     def stop(trainer: Trainer, log: JobLog, *more: float) -> dict[str, torch.Tensor]:
         (log.directory / ABORT).touch()
         return refine(trainer, log, *more)
 
-    monkeypatch.setattr(infer, "refine", stop)  # the user's wish comes when the latents are being refined
+    monkeypatch.setattr(latent_refinement, "refine", stop)  # the user's wish comes when the latents are being refined
     assert run_train(two_states, "stopped", *given) == 3
-    monkeypatch.setattr(infer, "refine", refine)
+    monkeypatch.setattr(latent_refinement, "refine", refine)
     encoded: list[int] = []
-    monkeypatch.setattr(infer, "encode_all", lambda t, log: (encoded.append(t.epoch), encode_all(t, log))[1])
+    monkeypatch.setattr(latent_refinement, "encode_all", lambda t, log: (encoded.append(t.epoch), encode_all(t, log))[1])
     assert run_train(two_states, "stopped", *given, "--resume") == 0
     assert encoded == [2]
     ends = [load_latents(two_states / name / "weights.3.output.pkl")["z_mu"] for name in ("straight", "stopped")]
@@ -290,13 +292,13 @@ def test_gauss_newton_solves_a_linear_model() -> None:
     directions = torch.randn(zdim, box, box, generator=generator)
     truth = torch.randn(5, zdim, generator=generator)
     images = torch.einsum("bz,zyx->byx", truth, directions) + noise * torch.randn(5, box, box, generator=generator)
-    weight = losses.half_plane_weight(box).expand(box, -1) / noise**2
+    weight = regularisers.half_plane_weight(box).expand(box, -1) / noise**2
 
     def render(z: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(torch.einsum("bmz,zyx->bmyx", z, directions), norm="ortho")
 
     spectra = torch.fft.rfft2(images, norm="ortho")
-    found = posterior.gauss_newton(
+    found = latent_posterior.gauss_newton(
         render, spectra, weight, torch.zeros(5, zdim), torch.arange(zdim), 0.7, iterations=6, largest_step=10.0
     )
     flat = directions.flatten(1)
@@ -311,9 +313,9 @@ def test_gauss_newton_solves_a_linear_model() -> None:
 
 def test_latent_table_is_adam() -> None:
     """Rows follow torch's Adam when each is in every batch."""
-    table = posterior.new_table(4, 1, torch.Generator().manual_seed(0), torch.device("cpu"), 0.3, 0.5)
+    table = latent_posterior.new_table(4, 1, torch.Generator().manual_seed(0), torch.device("cpu"), 0.3, 0.5)
     reference = table.values.clone().requires_grad_()
-    optimiser = torch.optim.Adam([reference], lr=0.05, betas=(posterior.BETA1, posterior.BETA2), eps=posterior.EPSILON)
+    optimiser = torch.optim.Adam([reference], lr=0.05, betas=(latent_posterior.BETA1, latent_posterior.BETA2), eps=latent_posterior.EPSILON)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         gradient = torch.randn(4, 2, generator=generator)
@@ -327,33 +329,33 @@ def test_likelihood_is_the_pixel_sum() -> None:
     """Parseval: half the weighted squared residual over the half plane is that over pixels."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 16, 16, generator=generator)
-    weight = losses.half_plane_weight(16).expand(16, -1)
+    weight = regularisers.half_plane_weight(16).expand(16, -1)
     spectra = [torch.fft.rfft2(x, norm="ortho") for x in (a, b)]
-    torch.testing.assert_close(losses.squared_error(*spectra, weight), 0.5 * (a - b).square().sum((-2, -1)))
+    torch.testing.assert_close(regularisers.squared_error(*spectra, weight), 0.5 * (a - b).square().sum((-2, -1)))
 
 
 def test_rigid_motion_costs_nothing() -> None:
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
-    pairs = losses.find_pairs(points)
+    pairs = regularisers.find_pairs(points)
     shift = torch.tensor([0.1, -0.2, 0.3]).expand(2, 50, 3)
-    assert losses.rigidity_term(shift, pairs) < 1e-10
-    assert losses.distance_term(points + shift, pairs) < 1e-6
+    assert regularisers.rigidity_term(shift, pairs) < 1e-10
+    assert regularisers.distance_term(points + shift, pairs) < 1e-6
     strain = points * 0.1
-    assert losses.rigidity_term(strain[None], pairs) == pytest.approx(0.01 * float(pairs.weight.mean()), rel=1e-3)
+    assert regularisers.rigidity_term(strain[None], pairs) == pytest.approx(0.01 * float(pairs.weight.mean()), rel=1e-3)
 
 
 def test_the_anchor_is_a_normal_prior_about_the_consensus(two_states: Path) -> None:
     configuration = load_configuration(two_states / "pre" / "cfg.json")
     first = load_gaussians(two_states / "pre" / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
-    anchor = losses.find_anchor(first)
-    assert float(losses.anchor_term(first.features, anchor)) == 0.0
+    anchor = regularisers.find_anchor(first)
+    assert float(regularisers.anchor_term(first.features, anchor)) == 0.0
     # One width in each of the five parameters of every Gaussian is 5/2 nats a Gaussian.
     one = replace(
-        first, positions=first.positions + losses.ANCHOR_POSITION * first.scale_min,
-        raw_density=first.raw_density + losses.ANCHOR_DENSITY * first.densities.mean(),
-        raw_scale=first.raw_scale - losses.ANCHOR_SCALE,
+        first, positions=first.positions + regularisers.ANCHOR_POSITION * first.scale_min,
+        raw_density=first.raw_density + regularisers.ANCHOR_DENSITY * first.densities.mean(),
+        raw_scale=first.raw_scale - regularisers.ANCHOR_SCALE,
     )  # fmt: skip
-    assert float(losses.anchor_term(one.features, anchor)) == pytest.approx(2.5 * len(first), rel=1e-3)
+    assert float(regularisers.anchor_term(one.features, anchor)) == pytest.approx(2.5 * len(first), rel=1e-3)
 
 
 def test_log_refuses_unwritable(tmp_path: Path) -> None:

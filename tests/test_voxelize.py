@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.projection import project
-from gaussianem_core.voxelize import voxelize
+from gaussianem_core.imaging.projection import project
+from gaussianem_core.imaging.voxelization import voxelize
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = [
@@ -81,7 +81,7 @@ def test_chunks_do_not_change_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
     arguments = scene((), 25, 8, 1.0)
     weight = torch.randn(8, 8, 8, dtype=torch.float64)
     whole = volume_and_gradients(arguments, 8, "reference", weight)
-    monkeypatch.setattr("gaussianem_core.voxelize._CHUNK_ELEMENTS", 8 * 8 * 10)
+    monkeypatch.setattr("gaussianem_core.imaging.voxelization._CHUNK_ELEMENTS", 8 * 8 * 10)
     for value, reference in zip(volume_and_gradients(arguments, 8, "reference", weight), whole):
         torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-12)
 

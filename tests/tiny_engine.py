@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.events import JobLog
+from gaussianem_core.job.events import JobLog
 
 OUTPUTS = {
     "preprocess": {

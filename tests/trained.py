@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core.checkpoint import save_checkpoint, save_latents
-from gaussianem_core.gaussians import Configuration, Gaussians, inverse_softplus, write_configuration, write_gaussians
-from gaussianem_core.network import build_network
+from gaussianem_core.io.checkpoint import save_checkpoint, save_latents
+from gaussianem_core.model.gaussians import Configuration, Gaussians, inverse_softplus, write_configuration, write_gaussians
+from gaussianem_core.model.network import build_network
 
 BOX, PIXEL = 24, 4.0
 NETWORK = {

@@ -95,7 +95,7 @@ def antibody_of(ply: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     """Points (A, 3), arm (A,), hinge (3,), weights and widths (A,) of published Gaussians with their cfg.json."""
     from scipy.cluster.vq import kmeans2
 
-    from gaussianem_core.trajectory import read_trajectory
+    from gaussianem_core.simulation.trajectory import read_trajectory
 
     model = read_trajectory(ply)
     xyz = model.positions_angstrom[0]
@@ -126,9 +126,9 @@ def write_antibody(path: Path, ply: str) -> Path:
 
 def write_two_states(folder: Path, data: Path) -> list[str]:
     """truth.npz and the mean map of the two assembly states; returns the words of preprocess."""
-    from gaussianem_core.metadata import read_particles
-    from gaussianem_core.mrc import read_map, write_map
-    from gaussianem_core.truth import Truth, save_truth
+    from gaussianem_core.io.particle_table import read_particles
+    from gaussianem_core.io.mrc import read_map, write_map
+    from gaussianem_core.simulation.ground_truth import Truth, save_truth
 
     star = next(data.glob("*_both_*.star"))
     table = read_particles(star, data)
@@ -210,7 +210,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
 
 def training_rate(folder: Path) -> float | None:
     """Images a second that the training reported last."""
-    from gaussianem_core.events import read_events
+    from gaussianem_core.job.events import read_events
 
     rates = [e["rate"] for e in read_events(folder / "events.jsonl")[0]
              if e["type"] == "progress" and e["stage"] == "train" and e["rate"]]  # fmt: skip

@@ -48,8 +48,8 @@ def memory() -> float:
 
 def plot_figures(application, count: int) -> None:
     """Redraw, pick and lasso."""
-    from gaussianem_gui.explorer import Column
-    from gaussianem_gui.views.explorer_plot import Colouring, ExplorerPlot
+    from gaussianem_gui.explorer.particle_columns import Column
+    from gaussianem_gui.views.explorer.plot import Colouring, ExplorerPlot
 
     generator = np.random.default_rng(0)
     points = generator.normal(size=(count, 2)).astype(np.float32)
@@ -103,9 +103,9 @@ def plot_figures(application, count: int) -> None:
 
 def write_large_model(folder: Path) -> None:
     """A model of the default size with random weights."""
-    from gaussianem_core.checkpoint import save_checkpoint, save_latents
-    from gaussianem_core.gaussians import Configuration, Gaussians, write_configuration, write_gaussians
-    from gaussianem_core.network import build_network
+    from gaussianem_core.io.checkpoint import save_checkpoint, save_latents
+    from gaussianem_core.model.gaussians import Configuration, Gaussians, write_configuration, write_gaussians
+    from gaussianem_core.model.network import build_network
     from gaussianem_core.options import PreprocessOptions
 
     fields = PreprocessOptions.model_fields
@@ -131,11 +131,11 @@ def write_large_model(folder: Path) -> None:
 
 def decode_figures(application, folder: Path, small: Path) -> None:
     """From request to answer, and to the painted picture; play rate."""
-    from gaussianem_gui.project import Project
-    from gaussianem_gui.settings import Settings
-    from gaussianem_gui.views.explorer import Explorer
+    from gaussianem_gui.project.project import Project
+    from gaussianem_gui.project.settings import Settings
+    from gaussianem_gui.views.explorer.page import Explorer
     from gaussianem_gui.views.project_model import ProjectModel
-    from gaussianem_gui.watch import Watcher
+    from gaussianem_gui.execution.history import Watcher
 
     def wait(test: Callable[[], bool], seconds: float = 180) -> None:
         end = time.time() + seconds
@@ -210,7 +210,7 @@ def main() -> None:
         QSettings.setDefaultFormat(QSettings.Format.IniFormat)
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, f"{name}/qt")
         application = QApplication([])
-        from gaussianem_gui.views.theme import theme
+        from gaussianem_gui.views.toolkit.theme import theme
 
         theme.apply("dark")
         if not options.skip_plots:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
 import sys, time
 from pathlib import Path
-from gaussianem_core.events import JobLog
+from gaussianem_core.job.events import JobLog
 directory, seconds, rate = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 with JobLog(directory, ["gaussianem", "train"]) as log, open(directory / "run.out", "a", buffering=1) as out:
     begin, step = time.time(), 0
@@ -41,9 +41,9 @@ began = time.perf_counter()
 sys.argv = ["gaussianem-gui"]
 from PySide6.QtWidgets import QApplication
 app = QApplication([])
-from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.toolkit.theme import theme
 theme.apply("dark")
-from gaussianem_gui.views.main_window import MainWindow
+from gaussianem_gui.views.window.main_window import MainWindow
 window = MainWindow(); window.show(); app.processEvents()
 print(time.perf_counter() - began)
 window.close()
@@ -74,9 +74,9 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     from PySide6.QtWidgets import QApplication
 
     from gaussianem_gui.app import spare_the_collector
-    from gaussianem_gui.project import Project
-    from gaussianem_gui.views.main_window import MainWindow
-    from gaussianem_gui.views.theme import theme
+    from gaussianem_gui.project.project import Project
+    from gaussianem_gui.views.window.main_window import MainWindow
+    from gaussianem_gui.views.toolkit.theme import theme
 
     app = QApplication.instance() or QApplication([])
     theme.apply("dark")
@@ -141,9 +141,9 @@ def plots() -> dict[str, float]:
     import numpy as np
     from PySide6.QtWidgets import QApplication
 
-    from gaussianem_gui.views.loss_plot import LossPlot
-    from gaussianem_gui.views.scatter import Scatter
-    from gaussianem_gui.watch import Growing, History
+    from gaussianem_gui.views.plots.loss_plot import LossPlot
+    from gaussianem_gui.views.plots.scatter import Scatter
+    from gaussianem_gui.execution.history import Growing, History
 
     app = QApplication.instance() or QApplication([])
     history = History("/nonexistent")

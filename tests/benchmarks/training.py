@@ -20,20 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core import infer, losses
-from gaussianem_core.ctf import ctf
-from gaussianem_core.device import choose_device, distributed
-from gaussianem_core.events import NullLog
-from gaussianem_core.feed import ImageFeed
-from gaussianem_core.gaussians import Configuration, Gaussians
-from gaussianem_core.model import TrainedModel
-from gaussianem_core.network import build_network
+from gaussianem_core.training import latent_refinement
+from gaussianem_core.training import regularisers
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.runtime.device import choose_device, distributed
+from gaussianem_core.job.events import NullLog
+from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.model.gaussians import Configuration, Gaussians
+from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.model.network import build_network
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.pose import random_rotations
-from gaussianem_core.projection import project
-from gaussianem_core.recipe import RECIPES, choose_recipe
-from gaussianem_core.train import load_problem, resolve_stack
-from gaussianem_core.trainer import Problem, Trainer
+from gaussianem_core.imaging.pose import random_rotations
+from gaussianem_core.imaging.projection import project
+from gaussianem_core.training.recipe import RECIPES, choose_recipe
+from gaussianem_core.commands.train import load_problem, resolve_stack
+from gaussianem_core.training.trainer import Problem, Trainer
 
 NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
            "gaussian_klayers": 3, "feature_dim": 256, "feature_kdim": 128, "feature_klayers": 2}  # fmt: skip
@@ -90,7 +91,7 @@ def plain_images_per_second(problem: Problem, batch: int, device: torch.device, 
     box, recipe = configuration.box, RECIPES["published"]
     network = build_network(configuration).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=0.0)
-    pairs, count = losses.find_pairs(gaussians.positions), len(gaussians)
+    pairs, count = regularisers.find_pairs(gaussians.positions), len(gaussians)
 
     def step(rows: torch.Tensor) -> None:
         images = problem.feed.get(rows)
@@ -106,11 +107,11 @@ def plain_images_per_second(problem: Problem, batch: int, device: torch.device, 
             problem.rotations[rows], problem.shifts[rows], box, backend="reference",
         )  # fmt: skip
         model = torch.fft.irfft2(torch.fft.rfft2(projection) * ctf(problem.ctf[rows], box), s=(box, box))
-        loss = (model - images).abs().mean() + recipe.beta * losses.kl_divergence(mean, log_variance).mean()
-        loss = loss + recipe.w_embedding * losses.embedding_term(embedding, pairs)
-        loss = loss + recipe.w_distance * losses.distance_term(positions, pairs)
-        loss = loss + recipe.w_direction * losses.direction_term(displacement, pairs)
-        loss = loss + recipe.w_spacing * losses.spacing_term(positions, pairs)
+        loss = (model - images).abs().mean() + recipe.beta * regularisers.kl_divergence(mean, log_variance).mean()
+        loss = loss + recipe.w_embedding * regularisers.embedding_term(embedding, pairs)
+        loss = loss + recipe.w_distance * regularisers.distance_term(positions, pairs)
+        loss = loss + recipe.w_direction * regularisers.direction_term(displacement, pairs)
+        loss = loss + recipe.w_spacing * regularisers.spacing_term(positions, pairs)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -184,10 +185,10 @@ def encoding(problem: Problem, batch: int, device: torch.device) -> float:
     options = TrainOptions(batch=batch, epoch=1, latents="encoder")
     trainer = Trainer(problem, choose_recipe(options), options, device)
     log = NullLog(Path(tempfile.gettempdir()))
-    infer.encode_all(trainer, log)
+    latent_refinement.encode_all(trainer, log)
     synchronise(device)
     start = time.perf_counter()
-    infer.encode_all(trainer, log)
+    latent_refinement.encode_all(trainer, log)
     synchronise(device)
     return time.perf_counter() - start
 

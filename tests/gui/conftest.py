@@ -18,8 +18,8 @@ pytest.importorskip("pytestqt")
 from PySide6.QtCore import QSettings, QThreadPool
 from PySide6.QtWidgets import QLabel, QWidget
 
-from gaussianem_gui.gpus import processes_of
-from gaussianem_gui.project import Project
+from gaussianem_gui.execution.gpus import processes_of
+from gaussianem_gui.project.project import Project
 
 ENGINE = Path(__file__).with_name("live_engine.py")
 LONG = 60_000  # milliseconds that a condition may take on a machine busy with other things; met at once elsewhere
@@ -67,7 +67,7 @@ def project(tmp_path: Path, engine: Callable[..., None]) -> Iterator[Project]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if "gaussianem_gui.runner" in words and str(project.root) in words:
+            if "gaussianem_gui.execution.runner" in words and str(project.root) in words:
                 process.kill()
                 process.wait(5)
     for directory, members in processes_of().items():
@@ -79,7 +79,7 @@ def project(tmp_path: Path, engine: Callable[..., None]) -> Iterator[Project]:
 @pytest.fixture
 def themed(qapp):
     """The application in its dark theme."""
-    from gaussianem_gui.views.theme import theme
+    from gaussianem_gui.views.toolkit.theme import theme
 
     qapp.setOrganizationName("gaussianem-tests")
     qapp.setApplicationName("gaussianem-tests")
@@ -91,7 +91,7 @@ def themed(qapp):
 @pytest.fixture
 def window(themed, qtbot):
     """The main window without a project."""
-    from gaussianem_gui.views.main_window import MainWindow
+    from gaussianem_gui.views.window.main_window import MainWindow
 
     window = MainWindow()
     qtbot.addWidget(window)
@@ -120,7 +120,7 @@ def cut_off(widget: QWidget) -> list[str]:
 
 def finish(window, qtbot, name: str, state: str = "Succeeded", timeout: int = LONG):
     """Wait until the window knows that a job is in ``state``; its row. An error that the window shows ends the wait."""
-    from gaussianem_gui.views.errors import ErrorDialog
+    from gaussianem_gui.views.window.errors import ErrorDialog
 
     def there() -> bool:
         told = [dialog.message.text() for dialog in window.findChildren(ErrorDialog)]

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from trained import BOX, PIXEL, write_model
 
-from gaussianem_core.mrc import write_map
-from gaussianem_core.pose import angles_from_rotations, pack_poses, random_rotations
-from gaussianem_core.stack_writer import StackWriter
-from gaussianem_gui.job import State
-from gaussianem_gui.project import Project
+from gaussianem_core.io.mrc import write_map
+from gaussianem_core.imaging.pose import angles_from_rotations, pack_poses, random_rotations
+from gaussianem_core.io.stack_writer import StackWriter
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import Project
 
 SEPARATION = 3.2  # between the states, in widths: some particles lie on the wrong side, as in real data
 

@@ -9,29 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gaussianem_core.mrc import write_map
+from gaussianem_core.io.mrc import write_map
 from gaussianem_core.options import JOB_OPTIONS, DecodeOptions, PreprocessOptions, TrainOptions, command_line
-from gaussianem_gui import estimates, validate
-from gaussianem_gui.actions import JOB_ACTIONS
-from gaussianem_gui.estimates import GIB, Machine
-from gaussianem_gui.job import State
-from gaussianem_gui.project import Project
-from gaussianem_gui.settings import Settings
-from gaussianem_gui.suggestions import next_steps
+from gaussianem_gui.execution import estimates
+from gaussianem_gui.forms import validation
+from gaussianem_gui.forms.actions import JOB_ACTIONS
+from gaussianem_gui.execution.estimates import GIB, Machine
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.project.settings import Settings
+from gaussianem_gui.forms.next_steps import next_steps
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
 
 
 def test_every_error_names_its_field() -> None:
     wrong = {"star_file": "p.star", "consensus_map": "m.mrc", "downsample_size": "63", "epoch": "-1", "apix": "wide"}
-    errors = validate.field_errors(PreprocessOptions, wrong)
+    errors = validation.field_errors(PreprocessOptions, wrong)
     assert errors["epoch"] == "Must be at least 0"
     assert errors["apix"] == "Must be a number"
     del wrong["epoch"], wrong["apix"]
-    assert validate.field_errors(PreprocessOptions, wrong)["downsample_size"] == "Must be even"
-    found = validate.field_errors(DecodeOptions, {"model_weight": "w"})
+    assert validation.field_errors(PreprocessOptions, wrong)["downsample_size"] == "Must be even"
+    found = validation.field_errors(DecodeOptions, {"model_weight": "w"})
     assert found["z"] == "Give either latents (z) or particle indices"
-    assert validate.field_errors(TrainOptions, {"gpus": "0 1"})["gpus"].startswith("Must be GPU numbers")
-    assert validate.required_errors(PreprocessOptions, {"star_file": ""}) == {
+    assert validation.field_errors(TrainOptions, {"gpus": "0 1"})["gpus"].startswith("Must be GPU numbers")
+    assert validation.required_errors(PreprocessOptions, {"star_file": ""}) == {
         "star_file": "Needed",
         "consensus_map": "Needed",
     }
@@ -41,25 +42,25 @@ def test_inputs_must_exist_unless_a_job_will_write_them(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "img_stack.mrcs").touch()
     values = {"source_dir": "data", "particle_name": "img_stack", "pose": "poses.npy", "ctf": "no/ctf.npy"}
-    errors = validate.path_errors(TrainOptions, values, tmp_path, frozenset({"data/poses.npy"}))
+    errors = validation.path_errors(TrainOptions, values, tmp_path, frozenset({"data/poses.npy"}))
     assert set(errors) == {"ctf"}
     assert "does not exist" in errors["ctf"]
-    assert validate.path_errors(TrainOptions, {"source_dir": "data/img_stack.mrcs"}, tmp_path) == {
+    assert validation.path_errors(TrainOptions, {"source_dir": "data/img_stack.mrcs"}, tmp_path) == {
         "source_dir": "Is a file, not a folder"
     }
 
 
 def test_a_sweep_is_one_set_of_values_for_each_combination() -> None:
-    found = validate.expand({"lr": 1, "epoch": 5}, {"lr": [1, 2], "batch": [8, 16, 32]})
+    found = validation.expand({"lr": 1, "epoch": 5}, {"lr": [1, 2], "batch": [8, 16, 32]})
     assert len(found) == 6 and {(v["lr"], v["batch"]) for v in found} == {(a, b) for a in (1, 2) for b in (8, 16, 32)}
-    assert validate.sweep_alias("", {"lr": "1e-3", "recipe": "a b"}) == "lr_1e-3_recipe_a_b"
+    assert validation.sweep_alias("", {"lr": "1e-3", "recipe": "a b"}) == "lr_1e-3_recipe_a_b"
 
 
 def test_the_command_shown_is_the_command_of_the_options() -> None:
-    options = validate.complete(
+    options = validation.complete(
         TrainOptions, {"batch": "64", "mask": "my mask.npy", "output": "ignored"}, "Train/job004"
     )
-    text = validate.command_text(options)
+    text = validation.command_text(options)
     assert text == "gaussianem train --job_dir Train/job004 --mask 'my mask.npy' --batch 64"
     assert command_line(options)[-1] == "64"
 

@@ -16,11 +16,11 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWidget
 
-from gaussianem_core.mrc import write_map
-from gaussianem_gui.views import viewer as viewer_room
-from gaussianem_gui.views.opengl_probe import OpenGL, probe
-from gaussianem_gui.views.theme import theme
-from gaussianem_gui.views.viewer import Viewer
+from gaussianem_core.io.mrc import write_map
+from gaussianem_gui.views.plots import viewer as viewer_room
+from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.plots.viewer import Viewer
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
 pytestmark = [

@@ -13,14 +13,14 @@ from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication
 
-from gaussianem_core.metadata import column_names, read_particle_column
-from gaussianem_gui.explorer import Column, describe
-from gaussianem_gui.project import Project
-from gaussianem_gui.sources import find_sources
-from gaussianem_gui.views import explorer as explorer_view
-from gaussianem_gui.views import explorer_plot
-from gaussianem_gui.views.explorer_plot import Colouring
-from gaussianem_gui.views.theme import theme
+from gaussianem_core.io.particle_table import column_names, read_particle_column
+from gaussianem_gui.explorer.particle_columns import Column, describe
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.explorer.sources import find_sources
+from gaussianem_gui.views.explorer.page import page as explorer_view
+from gaussianem_gui.views.explorer.page import plot as explorer_plot
+from gaussianem_gui.views.explorer.plot import Colouring
+from gaussianem_gui.views.toolkit.theme import theme
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
 
@@ -147,7 +147,7 @@ def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot)
 @pytest.mark.slow
 def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
     """The real thing: images simulated of molecules with and without a lid, latents that training found."""
-    from gaussianem_core.metadata import read_particles
+    from gaussianem_core.io.particle_table import read_particles
 
     with np.load(finished_demo / "Simulate/job001/truth.npz", allow_pickle=False) as truth:
         without = ~truth["present"].astype(bool)
@@ -261,7 +261,7 @@ def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_
     qtbot.mouseClick(panel.keep_button, LEFT)
     assert [s.name for s in book.named] == ["The others"] and panel.list.count() == 1
     # kept in the job: another explorer reads it back
-    from gaussianem_gui.explorer import Selections
+    from gaussianem_gui.explorer.particle_columns import Selections
 
     again = Selections(len(x), find_sources(window.model.project, explorer.job).directory)
     assert np.array_equal(again.find("The others").mask, ~both)
@@ -371,7 +371,7 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
     qtbot.mouseClick(mask.save, LEFT)
     qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=60_000)
-    from gaussianem_core.mrc import read_map
+    from gaussianem_core.io.mrc import read_map
 
     made = sorted((window.model.root / "Mask").iterdir())[0]
     volume = read_map(made / "mask.mrc")
@@ -517,9 +517,9 @@ def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
-    from gaussianem_core.checkpoint import save_latents
+    from gaussianem_core.io.checkpoint import save_latents
     from gaussianem_core.errors import InputError
-    from gaussianem_gui.views.explorer_compare import align
+    from gaussianem_gui.views.explorer.compare_panel import align
 
     window, explorer, second = explored
     generator = np.random.default_rng(1)

@@ -11,8 +11,8 @@ from PIL import Image
 from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
-from gaussianem_gui.views.explorer_view import prepare
-from gaussianem_gui.views.theme import theme
+from gaussianem_gui.views.explorer.live_viewer import prepare
+from gaussianem_gui.views.toolkit.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
 pytestmark = [

@@ -11,10 +11,10 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton
 
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
-from gaussianem_gui import validate
-from gaussianem_gui.views import fields
-from gaussianem_gui.views.fields import Choice, Context
-from gaussianem_gui.views.form import OptionForm
+from gaussianem_gui.forms import validation
+from gaussianem_gui.views.job import fields
+from gaussianem_gui.views.job.fields import Choice, Context
+from gaussianem_gui.views.job.form import OptionForm
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def make(themed, qtbot, tmp_path: Path):
 def test_every_option_has_a_field_with_help_and_a_name(make, job_type: str) -> None:
     form = make(job_type)
     model = JOB_OPTIONS[job_type]
-    assert set(form.rows) == set(model.model_fields) - set(validate.HIDDEN)
+    assert set(form.rows) == set(model.model_fields) - set(validation.HIDDEN)
     for name, row in form.rows.items():
         assert row.help.text()
         assert row.help.isVisibleTo(row) != (row.help.text().lower() == fields.field_label(name).lower()), "said once"
@@ -52,7 +52,7 @@ def test_defaults_go_in_and_come_out(make, job_type: str) -> None:
     form = make(job_type)
     form.set_values(required)
     assert form.errors() == {}
-    options = validate.complete(model, form.values(), "X/job001")
+    options = validation.complete(model, form.values(), "X/job001")
     assert options == model(**required, job_dir="X/job001")
 
 
@@ -68,7 +68,7 @@ def test_values_of_a_finished_job_come_back_whole(make) -> None:
     }
     form = make("train", gpus=lambda: [(0, "GPU 0"), (1, "GPU 1")])
     form.set_values(values)
-    assert validate.complete(JOB_OPTIONS["train"], form.values(), "T") == JOB_OPTIONS["train"](**values, job_dir="T")
+    assert validation.complete(JOB_OPTIONS["train"], form.values(), "T") == JOB_OPTIONS["train"](**values, job_dir="T")
 
 
 def test_an_error_is_shown_at_the_field_as_one_types(make, qtbot) -> None:
@@ -133,7 +133,7 @@ def test_several_values_make_a_sweep(make, qtbot) -> None:
     form.rows["recipe"].editor.several.setText("default, published")
     assert form.errors() == {}
     assert form.sweeps() == {"lr": ["1e-3", "1e-4"], "recipe": ["default", "published"]}
-    assert len(validate.expand(form.values(), form.sweeps())) == 4
+    assert len(validation.expand(form.values(), form.sweeps())) == 4
     qtbot.keyClicks(row.editor.edit, ", -1")
     assert form.errors()["lr"] == "-1: Must be more than 0"
 
@@ -193,7 +193,7 @@ def test_the_command_of_the_form_reads_back_as_the_same_options(make) -> None:
     form.rows["lr"].editor.edit.setText("0.0003")
     form.rows["half_sets"].editor.switch.setChecked(True)
     form.rows["mask"].editor.edit.setText("a mask.mrc")
-    options = validate.complete(JOB_OPTIONS["train"], form.values(), "Train/job009")
+    options = validation.complete(JOB_OPTIONS["train"], form.values(), "Train/job009")
     words = command_line(options)
     assert ["--batch", "5"] == words[words.index("--batch") : words.index("--batch") + 2]
     assert "--half_sets" in words and "a mask.mrc" in words

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gaussianem_core.events import EVENTS, JobLog
-from gaussianem_gui.logfile import LogFile
-from gaussianem_gui.watch import History, Watcher, average, smooth, thin
+from gaussianem_core.job.events import EVENTS, JobLog
+from gaussianem_gui.execution.logfile import LogFile
+from gaussianem_gui.execution.history import History, Watcher, average, smooth, thin
 
 
 def test_a_history_has_every_number_that_a_job_wrote(tmp_path: Path) -> None:
@@ -124,5 +124,5 @@ def test_a_match_across_two_reads_is_found(tmp_path: Path, monkeypatch) -> None:
     path.write_bytes(b"aaaa needle bbbb\n" * 20)
     log = LogFile(path)
     log.poll()
-    monkeypatch.setattr("gaussianem_gui.logfile.CHUNK_BYTES", 7)
+    monkeypatch.setattr("gaussianem_gui.execution.logfile.CHUNK_BYTES", 7)
     assert log.find("NEEDLE") == list(range(20))

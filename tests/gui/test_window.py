@@ -13,17 +13,20 @@ from conftest import LONG, cut_off, finish
 from PySide6.QtCore import Qt, QThreadPool, QTimer
 from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLineEdit, QScrollBar, QWidget
 
-from gaussianem_core.events import JobLog
+from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui import runner, workflow
-from gaussianem_gui.actions import JOB_ACTIONS, PROJECT_ACTIONS
-from gaussianem_gui.gpus import Gpu
-from gaussianem_gui.job import State
-from gaussianem_gui.project import Project, recent_projects
-from gaussianem_gui.views import dialogs, main_window, widgets
-from gaussianem_gui.views.errors import ErrorDialog
-from gaussianem_gui.views.job_pane import TABS
-from gaussianem_gui.views.theme import theme
+from gaussianem_gui.execution import runner
+from gaussianem_gui.execution import workflow
+from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from gaussianem_gui.execution.gpus import Gpu
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import Project, recent_projects
+from gaussianem_gui.views.window import dialogs
+from gaussianem_gui.views.window import main_window
+from gaussianem_gui.views.toolkit import widgets
+from gaussianem_gui.views.window.errors import ErrorDialog
+from gaussianem_gui.views.job.job_pane import TABS
+from gaussianem_gui.views.toolkit.theme import theme
 
 
 def inputs(project: Project) -> None:
@@ -31,7 +34,7 @@ def inputs(project: Project) -> None:
     (project.root / "particles.star").write_text("data_particles\n\nloop_\n_rlnImageName #1\n1@a.mrcs\n2@a.mrcs\n")
     import numpy as np
 
-    from gaussianem_core.mrc import write_map
+    from gaussianem_core.io.mrc import write_map
 
     write_map(project.root / "map.mrc", np.random.default_rng(0).random((16, 16, 16)).astype(np.float32), 3.0)
 
@@ -540,7 +543,7 @@ def test_an_exception_in_a_qt_method_does_not_crash() -> None:
         "    def paintEvent(self, event): raise ValueError('paint')\n"
         "    def sizeHint(self): raise ValueError('hint')\n"
         "Bad.__module__ = module.__name__; module.Bad = Bad\n"
-        "from gaussianem_gui.views.errors import protect_views\n"
+        "from gaussianem_gui.views.window.errors import protect_views\n"
         "told = []; sys.excepthook = lambda kind, value, trace: told.append(str(value))\n"
         "protect_views(); protect_views()\n"
         "widget = Bad(); widget.adjustSize(); widget.show(); widget.resize(200, 200); widget.repaint()\n"
@@ -716,8 +719,8 @@ def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
 def test_nothing_heavy_is_loaded_at_start() -> None:
     script = (
         "import sys; from PySide6.QtWidgets import QApplication; app = QApplication([])\n"
-        "from gaussianem_gui.views.theme import theme; theme.apply('dark')\n"
-        "from gaussianem_gui.views.main_window import MainWindow; w = MainWindow(); w.show(); app.processEvents()\n"
+        "from gaussianem_gui.views.toolkit.theme import theme; theme.apply('dark')\n"
+        "from gaussianem_gui.views.window.main_window import MainWindow; w = MainWindow(); w.show(); app.processEvents()\n"
         "print([m for m in ('torch', 'napari', 'vispy', 'skimage', 'sklearn') if m in sys.modules]); w.close()"
     )
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}

@@ -1,0 +1,179 @@
+"""How far to believe a latent space: what it follows, where particles are, which images do not belong.
+
+Each figure comes with a sentence for people who look at maps, not at statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.analysis.latent_space import neighbour_distance
+from gaussianem_core.imaging.pose import angles_from_rotations
+
+PERMUTATIONS = 99
+SAMPLE = 50_000
+WEAK, STRONG = 0.05, 0.2
+"""Share of the latents' variance that a nuisance explains beyond chance: worth a look, and a warning."""
+
+CROWD = 20
+LONELY_PERCENTILE = 99.0
+"""A place is unpopulated when its 20th nearest particle is farther than for 99 % of the particles themselves."""
+
+OUTLIER_SIGMA = 5.0
+"""Robust standard deviations below the median at which an image is flagged; 4 where the figure is a normal one."""
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How much of the latents' variance follows something that it should not follow.
+
+    explained : share of the variance, 0 to 1, of a linear regression on functions of ``what``.
+    chance : the 95th percentile of the same after shuffling the particles.
+    """
+
+    what: str
+    explained: float
+    chance: float
+
+    @property
+    def excess(self) -> float:
+        return max(0.0, self.explained - self.chance)
+
+    @property
+    def level(self) -> str:
+        """"fine", "look" or "warning"."""
+        return "fine" if self.excess < WEAK else "look" if self.excess < STRONG else "warning"
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        explained, chance = f"{100 * self.explained:.1f} %", f"{100 * self.chance:.1f} %"
+        share = f"{explained} of the variation follows the {self.what} (chance: {chance})"
+        meaning = {
+            "fine": "no reason for concern.",
+            "look": "a weak link. Check that classes differ in the molecule and not only in how it was seen.",
+            "warning": f"a strong link. The latents may describe the {self.what} and not the molecule's states; "
+            "check poses, CTF and normalisation before believing the classes.",
+        }[self.level]
+        return f"{share}: {meaning}"
+
+
+def view_features(rotations: np.ndarray) -> np.ndarray:  # (N, 3, 3) -> (N, 8)
+    """Spherical harmonics of degree 1 and 2 of the viewing direction in the molecule's frame, A^T z."""
+    x, y, z = rotations[:, 2].T.astype(np.float64)
+    return np.stack([x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], axis=1)
+
+
+def in_plane_features(rotations: np.ndarray) -> np.ndarray:  # (N, 3, 3) -> (N, 4)
+    """Cosine and sine of once and twice the in-plane angle psi."""
+    psi = np.deg2rad(angles_from_rotations(rotations)[:, 2])
+    return np.stack([np.cos(psi), np.sin(psi), np.cos(2 * psi), np.sin(2 * psi)], axis=1)
+
+
+def defocus_features(ctf: np.ndarray) -> np.ndarray:  # (N, 9) -> (N, 3)
+    """Mean defocus, its square, and astigmatism."""
+    mean = 0.5 * (ctf[:, 2] + ctf[:, 3]).astype(np.float64)
+    scaled = (mean - mean.mean()) / max(mean.std(), 1e-9)
+    return np.stack([scaled, scaled**2, np.abs(ctf[:, 2] - ctf[:, 3])], axis=1)
+
+
+def shift_features(shifts: np.ndarray) -> np.ndarray:  # (N, 2) -> (N, 3)
+    """The offset and its squared length."""
+    return np.concatenate([shifts, np.square(shifts).sum(axis=1, keepdims=True)], axis=1).astype(np.float64)
+
+
+def dependence(z: np.ndarray, features: np.ndarray, what: str, seed: int) -> Dependence:  # (N, zdim), (N, F)
+    """Share of the latents' variance that ``features`` explain linearly, against shuffled particles."""
+    generator = np.random.default_rng(seed)
+    if len(z) > SAMPLE:
+        rows = generator.choice(len(z), SAMPLE, replace=False)
+        z, features = z[rows], features[rows]
+    z = z - z.mean(axis=0, dtype=np.float64)
+    centred = features - features.mean(axis=0)
+    left, size, _ = np.linalg.svd(centred / np.maximum(centred.std(axis=0), 1e-12), full_matrices=False)
+    basis = left[:, size > 1e-6 * max(size.max(), 1e-12)]
+    total = np.square(z).sum()
+    if not basis.shape[1] or total == 0:
+        return Dependence(what, 0.0, 0.0)
+    explained = np.square(basis.T @ z).sum() / total
+    shuffled = [np.square(basis.T @ z[generator.permutation(len(z))]).sum() / total for _ in range(PERMUTATIONS)]
+    return Dependence(what, float(explained), float(np.percentile(shuffled, 95)))
+
+
+def unpopulated(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
+    """Which points lie where hardly any particle is (see LONELY_PERCENTILE)."""
+    return loneliness(z, points, sample) > 1.0
+
+
+def loneliness(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # -> (P,)
+    """Distance to the 20th nearest particle, relative to the limit beyond which a place counts as unpopulated."""
+    k = min(CROWD, max(1, len(z) // 10))
+    step = max(1, len(z) // sample)
+    own = neighbour_distance(z, z[::step], k + 1)  # a particle is its own nearest
+    limit = np.percentile(own, LONELY_PERCENTILE)
+    return neighbour_distance(z, points, k) / max(limit, 1e-12)
+
+
+def stretch_counts(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # -> (P,)
+    """How many particles are nearest to each point of a path."""
+    # by the difference of squared distances: memory stays at one row a particle
+    nearest = (-2 * z.astype(np.float64) @ points.T + np.square(points).sum(axis=1)).argmin(axis=1)
+    return np.bincount(nearest, minlength=len(points))
+
+
+def outliers(fit: np.ndarray, sigma: float = OUTLIER_SIGMA) -> tuple[np.ndarray, str]:  # (N,) -> (N,) bool, how
+    """Images that fit far worse than the others: junk, ice, another molecule.
+
+    Two separate populations (two Gaussians whose means differ by more than twice their widths, Ashman's D > 2, the
+    worse one the smaller) are cut where they cross; those more than ``sigma`` robust standard deviations below the
+    median are flagged in any case.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    values = np.asarray(fit, dtype=np.float64)
+    median = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - median))
+    if spread == 0 or len(values) < 50:
+        return np.zeros(len(values), bool), "too few particles to tell"
+    scaled = np.clip((values - median) / spread, -30, 30)[:, None]
+    far = scaled[:, 0] < -sigma
+    mixture = GaussianMixture(2, n_init=3, random_state=0).fit(scaled[:: max(1, len(scaled) // SAMPLE)])
+    means, widths = mixture.means_[:, 0], np.sqrt(mixture.covariances_[:, 0, 0])
+    worse = int(means.argmin())
+    separation = np.sqrt(2) * abs(means[0] - means[1]) / np.sqrt(np.square(widths).sum())
+    if separation > 2 and mixture.weights_[worse] < 0.5 and means[worse] < -2 * widths[1 - worse]:
+        flagged = (mixture.predict_proba(scaled)[:, worse] > 0.5) & (scaled[:, 0] < means[1 - worse])
+        return flagged | far, "two separate populations"
+    return far, f"more than {sigma:g} robust standard deviations below the median"
+
+
+@dataclass(frozen=True)
+class HalfAgreement:
+    """Agreement of two independently trained halves in one region (class) of the latent space.
+
+    fsc : (D/2,) between the halves' volumes; resolution_angstrom where it falls below 0.143, None if nowhere.
+    difference_correlation : of what the region adds to each half's mean volume: 1 the same change, 0 noise.
+    """
+
+    region: int
+    fsc: np.ndarray
+    resolution_angstrom: float | None
+    difference_correlation: float
+
+
+def half_agreement(
+    region: int, first: torch.Tensor, second: torch.Tensor, first_mean: torch.Tensor, second_mean: torch.Tensor,
+    pixel_size_angstrom: float,
+) -> HalfAgreement:  # fmt: skip
+    """Compare the halves' volumes (D, D, D) of a region, and their differences from the halves' mean volumes."""
+    fsc = fourier_shell_correlation(first, second).cpu().numpy()
+    below = np.flatnonzero(fsc[1:] < 0.143)
+    box = first.shape[-1]
+    limit = box * pixel_size_angstrom / (below[0] + 1) if len(below) else None
+    changes = torch.stack([(first - first_mean).flatten(), (second - second_mean).flatten()])
+    correlation = float(torch.nan_to_num(torch.corrcoef(changes))[0, 1])
+    return HalfAgreement(region, fsc, limit, correlation)

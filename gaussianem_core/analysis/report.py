@@ -1,0 +1,186 @@
+"""The trust figures of an analysis, gathered from what lies beside the latents, and the report in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core.analysis import diagnostics
+from gaussianem_core.io.checkpoint import load_latents
+from gaussianem_core.imaging.ctf import load_ctf
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.io.particle_rows import write_star_rows
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model
+from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.imaging.pose import load_poses
+
+FIT_ARRAYS = {
+    "signal_fit": "Signal found less signal expected (standard deviations)",
+    "log_likelihood_gain": "Log-likelihood of the image over noise alone (nats)",
+    "log_likelihood": "Log-likelihood of the image (nats)",
+}  # fmt: skip
+"""Arrays of the latents file that say how well each image fits, the most telling first."""
+
+SMALL_REGION = 10
+"""Half sets are compared only in classes with at least this many particles of each."""
+
+
+@dataclass
+class Trust:
+    """What was found: figures for summary.json, sentences for people, arrays for plots."""
+
+    dependences: list[diagnostics.Dependence] = field(default_factory=list)
+    halves: list[diagnostics.HalfAgreement] = field(default_factory=list)
+    fit: np.ndarray | None = None
+    fit_label: str = ""
+    flagged: np.ndarray | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+
+
+def assess(
+    model: TrainedModel, z: np.ndarray, arrays: dict[str, np.ndarray], classes: np.ndarray, options: AnalyzeOptions,
+    star: Path | None, log: JobLog,
+) -> Trust:  # fmt: skip
+    """Dependences on pose, defocus and shift; outliers; agreement of half sets: each where its data are at hand."""
+    found = Trust()
+    _dependences(found, z, options)
+    _outliers(found, arrays, len(z), star, log)
+    _halves(found, model, classes, options, log)
+    return found
+
+
+def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
+    folder = resolve_input(options, "cfg").parent
+    features: dict[str, np.ndarray] = {}
+    if (folder / "poses.npy").exists():
+        rotations, shifts = load_poses(folder / "poses.npy")
+        if len(rotations) == len(z):
+            features["viewing direction"] = diagnostics.view_features(rotations)
+            features["in-plane rotation"] = diagnostics.in_plane_features(rotations)
+            features["particle offset"] = diagnostics.shift_features(shifts)
+    if (folder / "ctf.npy").exists():
+        parameters = load_ctf(folder / "ctf.npy")
+        if len(parameters) == len(z):
+            features["defocus"] = diagnostics.defocus_features(parameters)
+    if not features:
+        found.sentences.append(
+            "Whether the latents follow pose or defocus was not checked: no poses.npy and ctf.npy beside cfg.json."
+        )
+    for what, values in features.items():
+        entry = diagnostics.dependence(z, values, what, options.seed)
+        found.dependences.append(entry)
+        found.sentences.append(entry.sentence)
+    found.figures["dependence"] = {
+        d.what: {"explained": d.explained, "chance": d.chance, "level": d.level} for d in found.dependences
+    }
+
+
+def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Path | None, log: JobLog) -> None:
+    name = next((name for name in FIT_ARRAYS if name in arrays), None)
+    if name is None or arrays[name].reshape(-1).shape != (count,) or not np.isfinite(arrays[name]).all():
+        return
+    found.fit, found.fit_label = arrays[name].reshape(-1).astype(np.float64), FIT_ARRAYS[name]
+    found.flagged, how = diagnostics.outliers(found.fit, 4.0 if name == "signal_fit" else diagnostics.OUTLIER_SIGMA)
+    flagged = int(found.flagged.sum())
+    found.figures["outliers"] = {"flagged": flagged, "share": flagged / count, "rule": how}
+    if not flagged:
+        found.sentences.append("No image fits the model much worse than the others.")
+        return
+    rows = np.flatnonzero(found.flagged)
+    np.savetxt(log.directory / "outliers.txt", rows, fmt="%d")
+    found.sentences.append(
+        f"{flagged} of {count} images ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
+        "junk, ice, or another molecule. Look at them before removing them."
+    )
+    if star is not None:
+        write_star_rows(star, log.directory / "outliers.star", rows)
+        log.artifact("particles", "outliers.star", "images that fit badly", particles=flagged)
+        if flagged < count:
+            write_star_rows(star, log.directory / "without_outliers.star", ~found.flagged)
+            log.artifact("particles", "without_outliers.star", "particles without the outliers",
+                         particles=count - flagged)  # fmt: skip
+
+
+def half_models(weights: Path) -> tuple[Path, Path] | None:
+    """Checkpoints of the half sets beside the full one, half1/ and half2/ with the same name, if both are there."""
+    pair = tuple(weights.parent / half / weights.name for half in ("half1", "half2"))
+    return (pair[0], pair[1]) if all(path.exists() for path in pair) else None
+
+
+def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: AnalyzeOptions, log: JobLog) -> None:
+    weights = resolve_input(options, "model_weight")
+    pair = half_models(weights)
+    if pair is None:
+        return
+    cfg, ply = resolve_input(options, "cfg"), weights.parent / "point_cloud.ply"
+    means, everything = [], []
+    halves = []
+    for path in pair:
+        half = load_model(cfg, ply if ply.exists() else None, path, None, model.device, model.backend)
+        stored = load_latents(path.with_name(path.name.replace(".pkl", ".output.pkl")))
+        halves.append((half, check_latents(stored["z_mu"], half, "latent"), stored["ind"].reshape(-1).astype(int)))
+    regions = [
+        region for region in range(classes.max() + 1)
+        if all((classes[rows] == region).sum() >= SMALL_REGION for _, _, rows in halves)
+    ]  # fmt: skip
+    if not regions:
+        return
+    for half, z, rows in halves:
+        centres = np.stack([z[classes[rows] == region].mean(axis=0) for region in regions])
+        volumes = list(half.volumes(np.concatenate([z.mean(axis=0, keepdims=True), centres])))
+        means.append(volumes[0])
+        everything.append(volumes[1:])
+    for i, region in enumerate(regions):
+        found.halves.append(diagnostics.half_agreement(
+            region, everything[0][i], everything[1][i], means[0], means[1], model.configuration.pixel_size_angstrom
+        ))  # fmt: skip
+        log.progress("half sets", i + 1, len(regions), "classes")
+    found.figures["half_sets"] = [
+        {"class": h.region + 1, "fsc": h.fsc.tolist(), "resolution_angstrom": h.resolution_angstrom,
+         "difference_correlation": h.difference_correlation} for h in found.halves
+    ]  # fmt: skip
+    agreeing = sum(h.difference_correlation > 0.5 for h in found.halves)
+    found.sentences.append(
+        f"Two halves of the data, trained independently, show the same change of the molecule in {agreeing} of "
+        f"{len(found.halves)} classes (correlation of the difference maps above 0.5). Believe these classes first."
+    )
+
+
+def report(summary: dict[str, Any], found: Trust) -> str:
+    """report.md: the analysis in words."""
+    lines = [
+        "# Analysis", "",
+        f"{summary['particles']:,} particles, {summary['gaussians']:,} Gaussians, {summary['zdim']} latent dimensions. "
+        f"Volumes: box {summary['box']}, {summary['pixel_size_angstrom']:.4g} Å/px, contour level "
+        f"{summary['contour_level']:.4g} for all.", "",
+        "## Classes", "", "| class | particles | share | volume |", "|---|---|---|---|",
+        *[
+            f"| {c['class']} | {c['particles']:,} | {100 * c['share']:.1f} % | {c['volume']} |"
+            for c in summary["classes"]
+        ],
+        "", "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
+        "first component. Many classes cut a continuous motion into pieces: that they exist does not prove separate "
+        "states.", "", "## Trajectories", "",
+    ]  # fmt: skip
+    for t in summary["trajectories"]:
+        kind = "a straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
+        text = (
+            f"- **Component {t['component']}** ({100 * t['variance_share']:.1f} % of the variance, "
+            f"`{t['directory']}/`): {t['points']} volumes on {kind}, "
+            f"from the {t['percentiles'][0]:g}th to the {t['percentiles'][1]:g}th "
+            f"percentile. Parts move by up to {t['largest_displacement_angstrom']:.1f} Å; "
+            f"{100 * t['density_exchanged']:.0f} % of the density comes or goes."
+        )
+        if t["unpopulated_points"]:
+            where = ", ".join(map(str, t["unpopulated_points"]))
+            text += f" **Hardly any particle is near volume {where}: those are the network's guess, not data.**"
+        lines.append(text)
+    lines += ["", "## Can it be trusted?", "", *[f"- {sentence}" for sentence in found.sentences]]
+    if not found.halves:
+        lines.append("- Halves of the data were not compared: train with --half_sets to tell signal from noise.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,237 @@
+"""Analyze: network and latents -> components, classes, volumes, trajectories, figures, and how far to believe them.
+
+Layout of the output: ``kmeans/`` (a volume at the particle nearest each centre, classes as STAR), ``pc1/ pc2/ ...``
+(volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``analysis.npz`` (latents,
+scores, classes, UMAP, one row a particle) and ``particles.star`` (the input's rows with class and latents).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core.analysis import report_figures
+from gaussianem_core.analysis import report
+from gaussianem_core.analysis import latent_space
+from gaussianem_core.io.checkpoint import load_latents
+from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import JobLog, refuse_existing, write_atomically
+from gaussianem_core.runtime.files import atomic_write, check_free_space
+from gaussianem_core.io.particle_table import column_names, write_star
+from gaussianem_core.io.star import find_particle_table, scan_star
+from gaussianem_core.io.particle_rows import write_star_rows
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, contour_level, load_model_of, write_series
+from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.analysis.diagnostics import loneliness, stretch_counts
+
+UMAP_SAMPLE = 50_000
+"""UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
+BETTER = 0.7
+"""A curved path replaces the straight one when its loneliest point is this much less lonely."""
+
+
+def run(options: AnalyzeOptions, log: JobLog) -> None:
+    """Write everything described above into the job directory."""
+    out = log.directory
+    device = choose_device(options.device)
+    model = load_model_of(options, optional_input(options, "mask"), device, log)
+    arrays = load_latents(resolve_input(options, "latent"))
+    z = check_latents(arrays["z_mu"], model, "latent")
+    if len(z) < max(2, options.nclass):
+        raise InputError("option nclass", f"must not exceed the {len(z)} particles", options.nclass,
+                         "Give fewer classes.")  # fmt: skip
+    star = particle_star(options, len(z))
+    refuse_existing(out, ["summary.json", "kmeans", "pc1"], options.overwrite)
+    box = options.box or model.configuration.box
+    components = latent_space.principal_components(z)
+    n_components = min(options.components, components.used)
+    volumes = options.nclass + n_components * options.trajectory_points
+    check_free_space(out, volumes * (4 * box**3 + 48 * len(model.gaussians)) + 100 * len(z))
+
+    level = contour_level(model.consensus_volume(box))
+    scores = components.scores(z)
+    classes, centres = latent_space.k_means(z, options.nclass, options.seed)
+    nearest = latent_space.nearest_particles(z, centres)
+    umap, umap_rows = embed(z, options, log)
+    summary: dict[str, Any] = {
+        "particles": len(z), "gaussians": len(model.gaussians), "zdim": model.zdim, "box": box,
+        "pixel_size_angstrom": model.pixel_size(box), "contour_level": level,
+        "variance_share": components.ratios.tolist(),
+    }  # fmt: skip
+    with memory_errors("Use a smaller --box"):
+        summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, out, log)
+        summary["trajectories"] = [
+            write_trajectory(model, z, components, i, options, box, level, log) for i in range(n_components)
+        ]
+        trust = report.assess(model, z, arrays, classes, options, star, log)
+    summary["trust"] = trust.figures
+    with atomic_write(out / "analysis.npz") as file:
+        np.savez_compressed(
+            file, z_mu=z, scores=scores.astype(np.float32), labels=classes.astype(np.int32) + 1, umap=umap,
+            umap_rows=umap_rows, centres=centres.astype(np.float32), class_particles=nearest,
+        )  # fmt: skip
+    if star is not None:
+        write_labelled(star, out / "particles.star", z, scores[:, :3], classes)
+        log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
+    write_plots(options, log, components, scores, classes, nearest, umap, umap_rows, summary, trust)
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_atomically(out / "report.md", report.report(summary, trust))
+    log.artifact("summary", "summary.json", "figures of the analysis")
+    log.message(f"{len(z)} particles, {options.nclass} classes, {n_components} trajectories; contour level {level:.4g}")
+    for sentence in trust.sentences:
+        log.message(sentence)
+
+
+def particle_star(options: AnalyzeOptions, count: int) -> Path | None:
+    """The STAR file whose rows are the particles: as given, else the one beside cfg.json if it fits.
+
+    Raises InputError if the file given has another number of rows.
+    """
+    given = optional_input(options, "star_file")
+    path = given or resolve_input(options, "cfg").with_name("particles.star")
+    if not path.exists():
+        return None
+    rows = find_particle_table(scan_star(path)).n_rows
+    if rows == count:
+        return path
+    if given is None:
+        return None
+    raise InputError("star_file", f"must have the {count} particles of the latents", f"{rows} rows",
+                     "Use the particles.star of the preprocess job that was trained on.")  # fmt: skip
+
+
+def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarray, np.ndarray]:
+    """UMAP (n, 2) and the particles it shows (n,); empty where it was not made."""
+    none = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    if options.no_umap or len(z) < 10:
+        return none
+    if not latent_space.umap_available():
+        log.message("UMAP is not installed (pip install umap-learn): its plot is left out.")
+        return none
+    rows = np.arange(len(z))
+    if len(z) > UMAP_SAMPLE:
+        rows = np.sort(np.random.default_rng(options.seed).choice(len(z), UMAP_SAMPLE, replace=False))
+        log.message(f"UMAP shows {UMAP_SAMPLE} of {len(z)} particles.")
+    log.progress("UMAP", 0, 1, "maps")
+    plane = latent_space.umap_plane(z[rows], options.seed)
+    log.progress("UMAP", 1, 1, "maps")
+    return plane, rows
+
+
+def write_classes(
+    model: TrainedModel, z: np.ndarray, classes: np.ndarray, nearest: np.ndarray, box: int, level: float,
+    star: Path | None, out: Path, log: JobLog,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """kmeans/: volume and Gaussians of each class (from 1), a script, and each class's particles as STAR."""
+    directory = out / "kmeans"
+    written = write_series(model, z[nearest], directory, box, log, "class volumes")
+    names = [volume.name for volume, _ in written]
+    write_volumes_script(directory / "view.cxc", names, level, "Classes")
+    log.artifact("script", directory / "view.cxc", "ChimeraX: class volumes side by side")
+    counts = np.bincount(classes, minlength=len(nearest))
+    entries = []
+    for i, (volume, gaussians) in enumerate(written):
+        entry: dict[str, Any] = {
+            "class": i + 1, "particles": int(counts[i]), "share": float(counts[i] / len(z)),
+            "shown_particle": int(nearest[i]), "z": z[nearest[i]].tolist(),
+            "volume": f"kmeans/{volume.name}", "gaussians": f"kmeans/{gaussians.name}",
+        }  # fmt: skip
+        log.artifact("volume", volume, f"class {i + 1} ({counts[i]} particles)", level=level)
+        if star is not None and counts[i]:
+            target = directory / f"class_{volume.stem[4:]}.star"
+            write_star_rows(star, target, classes == i)
+            entry["particles_star"] = f"kmeans/{target.name}"
+        entries.append(entry)
+    if star is None:
+        columns = {"gaussianemParticle": np.arange(len(z)), "gaussianemClass": classes + 1}
+        write_star(directory / "classes.star", {"particles": columns})
+        log.artifact("particles", directory / "classes.star", "class of each particle (counted from 0)")
+    return entries
+
+
+def write_trajectory(
+    model: TrainedModel, z: np.ndarray, components: latent_space.Components, number: int, options: AnalyzeOptions, box: int,
+    level: float, log: JobLog,
+) -> dict[str, Any]:  # fmt: skip
+    """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve."""
+    span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
+    path, kind = latent_space.component_line(z, components, *span), "line"
+    lonely = loneliness(z, path)
+    curved = latent_space.populated_path(z, components, *span)
+    of_curve = loneliness(z, curved)
+    if of_curve.max() < BETTER * lonely.max():
+        path, kind, lonely = curved, "populated", of_curve
+    name = f"pc{number + 1}"
+    directory = log.directory / name
+    written = write_series(model, path, directory, box, log, f"trajectory {name}")
+    write_trajectory_script(directory / "play.cxc", [volume.name for volume, _ in written], level,
+                            f"Component {number + 1}")  # fmt: skip
+    empty = [i + 1 for i in np.flatnonzero(lonely > 1)]
+    share = float(components.ratios[number])
+    log.artifact("volume_series", directory, f"component {number + 1}", count=len(path), level=level, z=f"{name}/z.txt")
+    log.artifact("trajectory", directory / "z.txt", f"latents along component {number + 1}", points=len(path))
+    log.artifact("script", directory / "play.cxc", f"ChimeraX: component {number + 1} as a movie")
+    return {
+        "component": number + 1, "directory": name, "variance_share": share, "path": kind, "points": len(path),
+        "percentiles": [options.trajectory_low, options.trajectory_high],
+        "particles_per_point": stretch_counts(z, path).tolist(), "unpopulated_points": [int(i) for i in empty],
+        **changes(model, path),
+    }  # fmt: skip
+
+
+def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
+    """Between the ends of a path: motion (99th percentile of the Gaussians), share of density that comes or goes."""
+    ends = model.deform(path[[0, -1]])
+    moved = (ends.positions[1] - ends.positions[0]).norm(dim=-1).quantile(0.99)
+    exchanged = (ends.densities[1] - ends.densities[0]).abs().sum() / ends.densities.amax(dim=0).sum()
+    return {
+        "largest_displacement_angstrom": float(moved) * model.configuration.box / 2
+        * model.configuration.pixel_size_angstrom,
+        "density_exchanged": float(exchanged),
+    }  # fmt: skip
+
+
+def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
+    """The input's rows with class (also as rlnClassNumber where there is none), components and latents.
+
+    Those of an earlier analysis, in rows that were selected after it, give way to the new ones.
+    """
+    columns: dict[str, Any] = {"gaussianemClass": classes + 1}
+    columns |= {f"gaussianemComponent{i + 1}": np.round(scores[:, i], 6) for i in range(scores.shape[1])}
+    columns |= {f"gaussianemLatent{i + 1}": np.round(z[:, i].astype(np.float64), 6) for i in range(z.shape[1])}
+    if "rlnClassNumber" not in column_names(star):
+        columns["rlnClassNumber"] = classes + 1
+    write_star_rows(star, target, None, columns, renew=True)
+
+
+def write_plots(
+    options: AnalyzeOptions, log: JobLog, components: latent_space.Components, scores: np.ndarray,
+    classes: np.ndarray, nearest: np.ndarray, umap: np.ndarray, umap_rows: np.ndarray, summary: dict[str, Any],
+    trust: report.Trust,
+) -> None:  # fmt: skip
+    """plots/*.png."""
+    folder = log.directory / "plots"
+    report_figures.components(scores, components.ratios, nearest, folder / "components.png")
+    report_figures.classes(scores, components.ratios, classes, nearest, folder / "classes.png")
+    made = {"components.png": "particles along the components", "classes.png": "classes in the latent space"}
+    if summary["trajectories"]:
+        paths = [np.loadtxt(log.directory / t["directory"] / "z.txt", ndmin=2) for t in summary["trajectories"]]
+        report_figures.trajectories(scores, components, paths, summary["trajectories"], folder / "trajectories.png")
+        made["trajectories.png"] = "trajectories and the particles along them"
+    volumes = [log.directory / entry["volume"] for entry in summary["classes"]]
+    report_figures.class_volumes(volumes, summary["classes"], folder / "class_volumes.png")
+    made["class_volumes.png"] = "class volumes in projection, and what differs from their mean"
+    if len(umap):
+        report_figures.umap(umap, classes[umap_rows], folder / "umap.png")
+        made["umap.png"] = "UMAP of the latents"
+    if trust.dependences or trust.fit is not None:
+        report_figures.trust(trust, folder / "trust.png")
+        made["trust.png"] = "what the latents follow, and outliers"
+    for name, label in made.items():
+        log.artifact("plot", f"plots/{name}", label)

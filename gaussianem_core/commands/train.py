@@ -1,0 +1,268 @@
+"""Train: prepared particles -> network, refined Gaussians and the latent of every particle (method: Train).
+
+One step: latents of the batch -> deformed Gaussians -> projections -> CTF -> likelihood of the images, plus the KL
+term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from a linear
+model of the motion (see ``subspace``), which finds the order in them; then each particle's latent is its own, brought
+to its maximum a posteriori against its image every few epochs (see ``infer``), while decoder and Gaussians go on
+learning. The published recipe takes them from the image encoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from gaussianem_core.training import latent_refinement
+from gaussianem_core.training import linear_model
+from gaussianem_core.io.checkpoint import load_tensors, save_checkpoint, save_latents
+from gaussianem_core.imaging.ctf import load_ctf
+from gaussianem_core.model.detail import CONSENSUS_MAP, VOLUMES, missing_detail
+from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
+from gaussianem_core.errors import AbortRequested, InputError
+from gaussianem_core.job.events import JobLog, refuse_existing, write_atomically
+from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.imaging.fourier import fourier_resample
+from gaussianem_core.model.gaussians import load_configuration, load_gaussians, load_mask, write_gaussians
+from gaussianem_core.io.particle_table import column_names, read_particle_column
+from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.io.mrc import read_map
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.runtime.scratch import scratch_copy
+from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.training.trainer import Problem, Trainer
+
+STATE = "training_state.pt"
+WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
+HALVES = ("half1", "half2")
+PROBE_LATENTS, PROBE_IMAGES = 2000, 4
+
+# What was chosen, in words.
+LATENTS = {
+    "linear": "from a linear model, with a population estimated from all", "encoder": "from the encoder",
+    "free": "free for each particle", "both": "from the encoder, then refined one by one",
+}
+PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
+
+
+def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
+    """Read and check everything against each other before any work."""
+    configuration = load_configuration(resolve_input(options, "cfg"))
+    gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
+    movable = None
+    if options.mask:
+        movable = load_mask(resolve_input(options, "mask"), gaussians, configuration)
+        log.message(f"{int(movable.sum())} of {len(gaussians)} Gaussians may move")
+    rotations, shifts = load_poses(resolve_input(options, "pose"))
+    parameters = load_ctf(resolve_input(options, "ctf"))
+    stack = ImageStack.from_file(stack_path)
+    box = configuration.box
+    if stack.headers[0].shape[1] != box:
+        raise InputError("particle_name", f"must have the configuration's box {box}", stack.headers[0].shape[1],
+                         "Use the stack and cfg.json of one preprocess run.")  # fmt: skip
+    for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
+        if count != len(stack):
+            raise InputError(name, f"must have one row for each of the {len(stack)} images", count,
+                             "Use the files of one preprocess run.")  # fmt: skip
+    if len(stack) < 2:
+        raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
+    # Box and pixel size of older files are those before downsampling: the physical length is what counts.
+    parameters[:, 1] *= parameters[:, 0] / box
+    feed = ImageFeed(
+        stack.read, len(stack), box, -1.0 if configuration.invert_contrast else 1.0, device, options.stack_in_memory,
+        psutil.virtual_memory().available, lambda done: log.progress("load images", done, len(stack)),
+    )  # fmt: skip
+    rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
+    if movable is not None:
+        movable = movable.to(device)
+    return Problem(configuration, gaussians.to(device), movable, rotation, shift, transfer, feed)
+
+
+def resolve_stack(options: TrainOptions) -> Path:
+    """The particle stack; the manual's command lines leave its ending out."""
+    if Path(options.particle_name).suffix in (".mrcs", ".mrc"):
+        return resolve_input(options, "particle_name")
+    return resolve_input(options.model_copy(update={"particle_name": options.particle_name + ".mrcs"}), "particle_name")
+
+
+def run(options: TrainOptions, log: JobLog) -> None:
+    """Train as ``options`` say; results and events go to the log's directory."""
+    ranks = distributed(options.device)
+    device = choose_device(options.device, ranks.local_rank)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out = log.directory
+    if not options.resume:
+        refuse_existing(out, [STATE, *(path.name for path in out.glob(WEIGHTS)), REFINED], options.overwrite)
+    stack_path = resolve_stack(options)
+    with contextlib.ExitStack() as cleanup:
+        if options.scratch_dir:
+            stack_path = cleanup.enter_context(scratch_copy(stack_path, Path(options.scratch_dir), ranks.local_rank))
+        problem = load_problem(options, device, log, stack_path)
+        recipe = choose_recipe(options)
+        log.message(
+            f"{problem.count:,} images of {problem.configuration.box} px, {len(problem.gaussians):,} Gaussians; "
+            f"latents {LATENTS[recipe.latents]}; images {PLACES[problem.feed.place]}; {ranks.world} x {device}"
+        )
+        if not options.resume and ranks.rank == 0:
+            remove_results(out)
+        with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
+            train(Trainer(problem, recipe, options, device), log, out)
+            if options.half_sets:
+                for half, rows in half_rows(options, problem.count, log).items():
+                    folder = out / half
+                    if ranks.rank == 0:
+                        folder.mkdir(exist_ok=True)
+                    log.message(f"training {half} of the data, {len(rows)} particles, on its own")
+                    train(Trainer(problem.subset(rows), recipe, options, device), log, folder, rows)
+
+
+def remove_results(out: Path) -> None:
+    """Take away what an earlier training left in ``out``: of more epochs, its last files would pass for the new."""
+    for folder in (out, *(out / half for half in HALVES)):
+        for pattern in (STATE, WEIGHTS, "probes/epoch_*.npz"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
+def half_rows(options: TrainOptions, count: int, log: JobLog) -> dict[str, np.ndarray]:
+    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or odd and even rows."""
+    star = Path(options.source_dir) / "particles.star"
+    if star.exists() and "rlnRandomSubset" in column_names(star):
+        subset = np.asarray(read_particle_column(star, "rlnRandomSubset")).astype(int)
+        if len(subset) == count and set(np.unique(subset)) == {1, 2}:
+            return {half: np.flatnonzero(subset == i) for i, half in enumerate(HALVES, start=1)}
+    log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
+    return {half: np.arange(i, count, 2) for i, half in enumerate(HALVES)}
+
+
+def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = None) -> None:
+    """The loop: epochs with a checkpoint each, then the latents of all particles, into ``out``.
+
+    ``rows``: numbers of these particles in the whole dataset, where they are a part of it.
+    """
+    recipe, main = trainer.recipe, trainer.ranks.rank == 0
+    trainer.estimate_noise()
+    if trainer.options.resume and (out / STATE).exists():
+        remedy = "Start again without --resume, with --overwrite."
+        trainer.restore(load_tensors(out / STATE, "--resume", trainer.state().keys(), remedy))
+        log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
+    elif recipe.latents == "linear":
+        linear_model.teach_decoder(trainer, linear_model.fit(trainer, log), log)
+        if main:
+            write_probe(trainer, log, out)
+    while trainer.epoch < trainer.epochs:
+        try:
+            if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
+                hand_over(trainer, log)
+            trainer.run_epoch(log)
+        except AbortRequested:
+            if main:
+                save_checkpoint(trainer.state(), out / STATE)
+            raise
+        if main:
+            save_checkpoint(trainer.state(), out / STATE)
+            path = out / f"weights.{trainer.epoch - 1}.pkl"
+            save_checkpoint(trainer.published_state(), path)
+            log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
+            write_probe(trainer, log, out)
+    figures: dict[str, torch.Tensor] = {}
+    if recipe.latents == "encoder":
+        latent_refinement.encode_all(trainer, log)
+    else:
+        if recipe.refine:
+            figures = latent_refinement.refine(trainer, log, recipe.refine, recipe.candidates, 1.0)
+        latent_refinement.teach_encoder(trainer, log)
+    if main:
+        write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
+
+
+def hand_over(trainer: Trainer, log: JobLog) -> None:
+    """Every latent refined at once: when the encoder's epochs are over, and at the recipe's shares of the training."""
+    recipe, epoch = trainer.recipe, trainer.epoch
+    if recipe.latents == "encoder" or not recipe.refine:
+        return
+    if recipe.latents == "both" and epoch == trainer.handover:
+        latent_refinement.encode_all(trainer, log)
+    if epoch in trainer.refinements:
+        rounds = 1 if trainer.led else recipe.refine  # the network goes on learning: once more would be for nothing
+        latent_refinement.refine(trainer, log, rounds, recipe.candidates, recipe.beta)
+        for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
+            moment.zero_()
+
+
+@torch.no_grad()
+def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
+    """What a watcher wants to see after each epoch: latents of some particles, a few images and their renderings."""
+    generator = np.random.default_rng(trainer.options.seed)
+    chosen = np.sort(generator.permutation(trainer.problem.count)[:PROBE_LATENTS])
+    index = torch.from_numpy(chosen).to(trainer.device)
+    rows = index[:PROBE_IMAGES]
+    z = trainer.table.mean[index]
+    trainer.model.eval()
+    renderings = trainer.render(z[: len(rows)], rows, trainer.model.embed())[0]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, rows=chosen, z=z.cpu().numpy(), epoch=trainer.epoch,
+        images=trainer.problem.feed.get(rows).cpu().numpy(), renderings=renderings.cpu().numpy(),
+    )  # fmt: skip
+    folder = out / "probes"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"epoch_{trainer.epoch:03d}.npz"
+    write_atomically(path, buffer.getvalue())
+    log.artifact("probe", path, f"epoch {trainer.epoch}", epoch=trainer.epoch)
+
+
+def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D, D)
+    """What the consensus map beside the data shows and the trained Gaussians do not (see ``detail``); None without a
+    map, and for the published recipe, whose volumes are the Gaussians'."""
+    path = resolve_input(trainer.options, "cfg").with_name(CONSENSUS_MAP)
+    if trainer.options.recipe == "published" or not path.is_file():
+        return None
+    generator = np.random.default_rng(trainer.options.seed)
+    z = trainer.table.mean.cpu().numpy()
+    z = z[generator.permutation(len(z))[:VOLUMES]]
+    configuration, network = trainer.problem.configuration, trainer.model.network
+    backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
+    model = TrainedModel(
+        configuration, trainer.model.gaussians, network, trainer.model.embed().detach(), trainer.problem.movable,
+        trainer.device, backend,
+    )  # fmt: skip
+    density = torch.from_numpy(read_map(path).values).to(trainer.device)
+    mean = reduce(torch.add, model.volumes(z)) / len(z)
+    detail = missing_detail(fourier_resample(density, configuration.box), mean)
+    share = float(detail.std() / (mean + detail).std())
+    log.message(f"volumes get the detail that only the consensus map shows, {100 * share:.0f} % of their contrast")
+    return detail
+
+
+def write_results(
+    trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None, figures: dict[str, np.ndarray]
+) -> None:
+    """The final weights, the latents in row order, the refined Gaussians and the noise spectrum."""
+    last, table = trainer.epochs - 1, trainer.table
+    weights, latents = out / f"weights.{last}.pkl", out / f"weights.{last}.output.pkl"
+    state = trainer.published_state()
+    if rows is None and (detail := find_detail(trainer, log)) is not None:  # half sets must share nothing
+        state["detail"] = detail.cpu()
+    save_checkpoint(state, weights)
+    more = dict(figures)
+    if rows is not None:
+        more["ind"] = rows[:, None]
+    save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)
+    gaussians = trainer.model.gaussians
+    write_gaussians(gaussians, out / REFINED)
+    noise = {"frequency_per_pixel": trainer.frequency.tolist(), "power": trainer.noise_power.tolist()}
+    write_atomically(out / "noise_spectrum.json", json.dumps(noise) + "\n")
+    log.artifact("checkpoint", weights, "trained network", final=True)
+    log.artifact("latents", latents, "latents of all particles")
+    log.artifact("gaussians", out / REFINED, "refined consensus Gaussians")

@@ -1,0 +1,87 @@
+"""How likely the images are, given what the Gaussians project to: CTF, scale and noise in one function.
+
+For each image, with F the spectrum of its projection, C its CTF, Y its own spectrum and w the inverse noise power:
+
+    data = 1/2 sum_k w |a C F - Y|^2,        a = (sum_k w Re(C F conj Y) + t) / (sum_k w |C F|^2 + t)
+
+the negative log-likelihood under Gaussian noise in nats (without its constant) at the most likely scale a, whose
+prior is N(1, 1/t). The gradient treats a as fixed, which by its optimality (t = 0) is exact.
+
+`image_likelihood_reference` says this in plain torch; two Triton kernels do it in one pass forward and one backward
+(`likelihood_triton`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.fourier import shell_index
+from gaussianem_core.training.regularisers import half_plane_weight, image_scale, squared_error
+from gaussianem_core.imaging.projection import triton_available
+
+RESIDUAL_IMAGES = 4  # of each batch: over an epoch they are enough to measure the noise spectrum
+
+
+class Likelihood(NamedTuple):
+    """``data`` (B,) in nats; ``residual`` (D//2+1,), mean power of a C F - Y by shell over the first images."""
+
+    data: torch.Tensor
+    residual: torch.Tensor
+
+
+@lru_cache(maxsize=16)
+def shells(box: int, device: torch.device | str) -> torch.Tensor:  # (D, D//2+1)
+    """Shell of every component; the last, D//2, holds the corners too."""
+    return shell_index(box, 2, device).clamp_max(box // 2)
+
+
+@lru_cache(maxsize=16)
+def shell_sizes(box: int, device: torch.device | str) -> torch.Tensor:  # (D//2+1,)
+    """Number of components of the full plane in each shell."""
+    weight = half_plane_weight(box, device).expand(box, box // 2 + 1)
+    return torch.zeros(box // 2 + 1, device=device).index_add_(0, shells(box, device).flatten(), weight.flatten())
+
+
+def image_likelihood(
+    projection: torch.Tensor, image: torch.Tensor, parameters: torch.Tensor, shell_weight: torch.Tensor,
+    scale_prior: float, fused: bool | None = None,
+) -> Likelihood:  # fmt: skip
+    """Negative log-likelihood of images; differentiable with respect to ``projection``.
+
+    Parameters
+    ----------
+    projection, image : (B, D, D//2+1) orthonormal ``rfft2`` of projections (before the CTF) and of images.
+    parameters : (B, 9) CTF parameters, as ``ctf.npy``.
+    shell_weight : (D//2+1,) inverse noise power of each shell; 0 leaves a shell out.
+    scale_prior : width of the prior of the images' scales around 1; 0 keeps them at 1.
+    fused : the Triton kernels (None: on CUDA).
+    """
+    if fused is None:
+        fused = projection.is_cuda and triton_available()
+    if fused:
+        from gaussianem_core.kernels.likelihood_triton import FusedLikelihood
+
+        return Likelihood(*FusedLikelihood.apply(projection, image, parameters, shell_weight, scale_prior))
+    return image_likelihood_reference(projection, image, parameters, shell_weight, scale_prior)
+
+
+def image_likelihood_reference(
+    projection: torch.Tensor, image: torch.Tensor, parameters: torch.Tensor, shell_weight: torch.Tensor,
+    scale_prior: float,
+) -> Likelihood:  # fmt: skip
+    """The definition, in plain torch. Parameters as for :func:`image_likelihood`."""
+    box = projection.shape[-2]
+    index = shells(box, projection.device)
+    multiplicity = half_plane_weight(box, projection.device)
+    weight = shell_weight[index] * multiplicity
+    model = projection * ctf(parameters, box)
+    if scale_prior:
+        model = model * image_scale(model.detach(), image, weight, scale_prior)[:, None, None]
+    with torch.no_grad():
+        power = (model - image)[:RESIDUAL_IMAGES].abs().square().mean(0) * multiplicity
+        residual = torch.zeros_like(shell_weight).index_add_(0, index.flatten(), power.flatten())
+    return Likelihood(squared_error(model, image, weight), residual / shell_sizes(box, projection.device))

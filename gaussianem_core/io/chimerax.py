@@ -1,0 +1,34 @@
+"""ChimeraX command files that show what a job wrote; they name files beside themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gaussianem_core.job.events import write_atomically
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Colours that people with colour-blindness tell apart (Tol, SRON technical note, 2021)."""
+
+
+def write_trajectory_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:
+    """A script that opens ``maps`` (names beside it) as a series, one contour for all, and plays it to and fro."""
+    write_atomically(path, "\n".join([
+        f"# {title}: open this file in ChimeraX (File > Open, or drag it in).",
+        f"open {' '.join(maps)} vseries true",
+        f"volume #1 style surface step 1 level {level:.6g} color {COLOURS[0]}",
+        "lighting soft",
+        "set bgColor white",
+        "view",
+        "vseries play #1 direction oscillate loop true maxFrameRate 8",
+        "",
+    ]))  # fmt: skip
+
+
+def write_volumes_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:
+    """A script that opens ``maps`` as separate models in separate colours, one contour for all, side by side."""
+    lines = [f"# {title}: open this file in ChimeraX.", f"open {' '.join(maps)}"]
+    for i in range(len(maps)):
+        lines.append(f"volume #{i + 1} style surface step 1 level {level:.6g} color {COLOURS[i % len(COLOURS)]}")
+    lines += ["lighting soft", "set bgColor white", "tile" if len(maps) > 1 else "view", ""]
+    write_atomically(path, "\n".join(lines))

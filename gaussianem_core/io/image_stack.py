@@ -1,0 +1,351 @@
+"""Particle images: read lazily from many stacks, windowed and measured. No torch here.
+
+Memory is bounded by the batch: images are read with positioned reads (not memory maps, whose pages would count
+against the process), grouped by file and sorted by place, and at most ``workers + 1`` batches are held.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.particle_table import ParticleTable
+from gaussianem_core.io.mrc import MrcHeader, Volume, read_header, read_map, write_map
+from gaussianem_core.io.stack_writer import StackWriter
+
+__all__ = [
+    "ImageGroup", "ImageStack", "StackStatistics", "StackWriter", "Volume", "background_statistics",
+    "measure_stack", "read_map", "window_mask", "write_map",
+]  # fmt: skip
+
+Images = npt.NDArray[np.float32]
+_OPEN_FILES = 64
+WINDOW_INNER, WINDOW_OUTER = 0.85, 0.99  # of half the box, as the published code has it
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Particles whose images have one box and one pixel size; ``rows`` (n,) are row numbers of the stack."""
+
+    rows: npt.NDArray[np.int64]
+    box_size: int
+    pixel_size_angstrom: float
+
+
+class ImageStack:
+    """Images of N particles, read when asked for.
+
+    Parameters
+    ----------
+    headers : one per file of images.
+    stack_index, image_index : (N,) which file, which image in it (from 0).
+    pixel_size_angstrom : (N,)
+
+    Reading is safe from several threads. Close it, or use it in a ``with`` block, to let go of the open files.
+    """
+
+    def __init__(
+        self,
+        headers: Sequence[MrcHeader],
+        stack_index: npt.NDArray[np.integer],
+        image_index: npt.NDArray[np.integer],
+        pixel_size_angstrom: npt.NDArray[np.floating],
+    ) -> None:
+        self.headers = tuple(headers)
+        self.stack_index = np.asarray(stack_index)
+        self.image_index = np.asarray(image_index)
+        self.pixel_size_angstrom = np.asarray(pixel_size_angstrom, np.float64)
+        for header in self.headers:
+            if header.shape[1] != header.shape[2]:
+                raise InputError(
+                    str(header.path), "must hold square images", f"{header.shape[2]} x {header.shape[1]}",
+                    "Extract the particles again.",
+                )
+        self.box_size = np.array([header.shape[1] for header in self.headers], np.int64)[self.stack_index]
+        counts = np.array([header.shape[0] for header in self.headers], np.int64)[self.stack_index]
+        beyond = np.flatnonzero((self.image_index >= counts) | (self.image_index < 0))
+        if len(beyond):
+            row = beyond[0]
+            raise InputError(
+                f"row {row + 1}", f"must name one of the {counts[row]} images of {self._header(row).path}",
+                f"image {self.image_index[row] + 1}", "The stack is incomplete or belongs to another particle file.",
+            )
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._users: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_table(cls, table: ParticleTable) -> ImageStack:
+        """Images of a particle table whose stacks were found."""
+        headers = table.stack_headers or tuple(read_header(path) for path in table.stacks)
+        return cls(headers, table.stack_index, table.image_index, table.pixel_size_angstrom)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], pixel_size_angstrom: float | None = None) -> ImageStack:
+        """All images of one stack, in its order; the pixel size is the header's unless given."""
+        header = read_header(path)
+        n = header.shape[0]
+        size = header.pixel_size_angstrom[0] if pixel_size_angstrom is None else pixel_size_angstrom
+        return cls((header,), np.zeros(n, np.int32), np.arange(n), np.full(n, size))
+
+    def __len__(self) -> int:
+        return len(self.stack_index)
+
+    def __enter__(self) -> ImageStack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the open files; reading again opens them again."""
+        with self._lock:
+            for descriptor in self._files.values():
+                os.close(descriptor)
+            self._files.clear()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+    def _header(self, row: int | np.integer) -> MrcHeader:
+        return self.headers[self.stack_index[row]]
+
+    def groups(self) -> list[ImageGroup]:
+        """Rows by box and pixel size, largest group first."""
+        keys = np.stack([self.box_size.astype(np.float64), self.pixel_size_angstrom.round(6)], axis=1)
+        unique, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        inverse = inverse.reshape(-1)
+        return [
+            ImageGroup(np.flatnonzero(inverse == i), int(unique[i, 0]), float(unique[i, 1]))
+            for i in np.argsort(-counts, kind="stable")
+        ]
+
+    def read(self, rows: npt.ArrayLike | slice | None = None) -> Images:  # -> (n, D, D)
+        """Read images in the order of ``rows`` (numbers, slice or mask; None: all), as float32.
+
+        Raises
+        ------
+        InputError : images of several boxes at once (see ``groups``), or NaN or infinite pixels (rows named, from 1).
+        """
+        everything = np.arange(len(self), dtype=np.int64)
+        if isinstance(rows, slice):
+            chosen = everything[rows]
+        else:
+            wanted = np.asarray(everything if rows is None else rows)
+            chosen = np.atleast_1d(everything[wanted if wanted.size else wanted.astype(np.int64)])
+        boxes = np.unique(self.box_size[chosen] if len(chosen) else self.box_size[:1])
+        if len(boxes) > 1:
+            raise InputError("images", "must have one box to be read together", boxes.tolist(), "Read group by group.")
+        box = int(boxes[0]) if len(boxes) else 0
+        images = np.empty((len(chosen), box, box), np.float32)
+        stacks, numbers = self.stack_index[chosen], self.image_index[chosen]
+        order = np.lexsort((numbers, stacks))
+        # a run: places on disk that follow each other (or repeat) in one file
+        step = np.diff(numbers[order])
+        breaks = np.flatnonzero((np.diff(stacks[order]) != 0) | (step > 1)) + 1
+        for run in np.split(order, breaks) if len(order) else []:
+            first, last = int(numbers[run[0]]), int(numbers[run[-1]])
+            block = self._read_run(int(stacks[run[0]]), first, last - first + 1)
+            if len(block) == len(run) == run[-1] - run[0] + 1 and (np.diff(run) == 1).all():
+                images[run[0] : run[-1] + 1] = block  # the common case, copied once
+            else:
+                images[run] = block[numbers[run] - first]
+        self._refuse_infinite(images, chosen)
+        return images
+
+    def iter_batches(
+        self, batch: int, rows: npt.ArrayLike | None = None, workers: int = 1
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Images]]:
+        """Yield (rows (n,), images (n, D, D)) in the order of ``rows``, reading ahead in threads.
+
+        Parameters
+        ----------
+        batch : images at a time (the last batch may be smaller).
+        rows : row numbers of one box (None: all).
+        workers : reading threads; 0 reads in the caller's thread. At most ``workers + 1`` batches are in memory.
+        """
+        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        parts = [chosen[start : start + batch] for start in range(0, len(chosen), batch)]
+        if workers <= 0:
+            for part in parts:
+                yield part, self.read(part)
+            return
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="read-images")
+        ahead: deque[tuple[npt.NDArray[np.int64], Future[Images]]] = deque()
+        try:
+            for part in parts:
+                ahead.append((part, pool.submit(self.read, part)))
+                if len(ahead) > workers:
+                    rows_done, future = ahead.popleft()
+                    yield rows_done, future.result()
+                    del future
+            while ahead:
+                rows_done, future = ahead.popleft()
+                yield rows_done, future.result()
+                del future
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_run(self, stack: int, first: int, count: int) -> npt.NDArray[np.generic]:
+        header = self.headers[stack]
+        size = header.section_bytes
+        buffer = np.empty(count * size, np.uint8)
+        view, start = buffer.data, header.offset + first * size
+        with self._opened(stack) as descriptor:
+            done = 0
+            while done < len(buffer):
+                got = os.preadv(descriptor, [view[done : done + (1 << 30)]], start + done)
+                if got <= 0:
+                    raise InputError(
+                        str(header.path), f"must hold {header.shape[0]} images", f"only {start + done:,} bytes",
+                        "The file was cut off while it was read.",
+                    )
+                done += got
+        return buffer.view(header.dtype).reshape(count, header.shape[1], header.shape[2])
+
+    def _opened(self, stack: int) -> _OpenFile:
+        return _OpenFile(self, stack)
+
+    def _refuse_infinite(self, images: Images, rows: npt.NDArray[np.int64]) -> None:
+        # A sum is finite only when all its terms are; one that is not (it may just have overflowed) is looked into.
+        with np.errstate(invalid="ignore", over="ignore"):
+            suspects = np.flatnonzero(~np.isfinite(images.sum(axis=(1, 2))))
+        bad = rows[[i for i in suspects if not np.isfinite(images[i]).all()]]
+        if len(bad):
+            shown = ", ".join(f"{row + 1} ({self.image_index[row] + 1}@{self._header(row).path})" for row in bad[:5])
+            raise InputError(
+                "particle images", "must hold finite values", f"NaN or infinite pixels in row {shown}"
+                + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""),
+                "Remove these particles or extract them again.",
+            )
+
+
+class _OpenFile:
+    """One open stack for the time of a read; the least recently used of the idle ones are closed."""
+
+    def __init__(self, images: ImageStack, stack: int) -> None:
+        self.images, self.stack = images, stack
+
+    def __enter__(self) -> int:
+        own = self.images
+        with own._lock:
+            if self.stack not in own._files:
+                path = own.headers[self.stack].path
+                try:
+                    own._files[self.stack] = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise InputError(str(path), "must be readable", error.strerror, "Check the path.") from None
+            own._files.move_to_end(self.stack)
+            own._users[self.stack] = own._users.get(self.stack, 0) + 1
+            return own._files[self.stack]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        own = self.images
+        with own._lock:
+            own._users[self.stack] -= 1
+            if not own._users[self.stack]:
+                del own._users[self.stack]
+            idle = [stack for stack in own._files if stack not in own._users]
+            for stack in idle[: max(0, len(own._files) - _OPEN_FILES)]:
+                os.close(own._files.pop(stack))
+
+
+# ---- windows and statistics --------------------------------------------------------------------------------------
+
+
+def radius_grid(box_size: int) -> npt.NDArray[np.float64]:  # -> (D, D)
+    """Distance of each pixel from the centre D//2, in units of half the box."""
+    axis = (np.arange(box_size) - box_size // 2) / (box_size / 2)
+    return np.hypot(axis[:, None], axis[None, :])
+
+
+def window_mask(
+    box_size: int, inner: float = WINDOW_INNER, outer: float = WINDOW_OUTER, edge: str = "linear"
+) -> Images:  # -> (D, D)
+    """Soft round window: 1 inside ``inner``, 0 outside ``outer``, falling between them.
+
+    Parameters
+    ----------
+    inner, outer : radii in units of half the box, about the centre D//2. The defaults and the linear edge are those
+        the published networks were trained with.
+    edge : "linear", or "cosine" for a raised cosine.
+    """
+    if edge not in ("linear", "cosine") or not 0 < inner < outer:
+        raise InputError("window", "needs 0 < inner < outer, edge linear or cosine", (inner, outer, edge), "Mend it.")
+    fall = np.clip((outer - radius_grid(box_size)) / (outer - inner), 0.0, 1.0)
+    if edge == "cosine":
+        fall = 0.5 - 0.5 * np.cos(np.pi * fall)
+    return fall.astype(np.float32)
+
+
+def background_statistics(images: npt.NDArray[np.floating], radius: float = 0.85) -> tuple[Images, Images]:
+    """Mean and standard deviation of each image outside a circle.
+
+    Parameters
+    ----------
+    images : (..., D, D)
+    radius : of the circle about D//2, in units of half the box.
+
+    Returns
+    -------
+    mean, std : (...) each
+    """
+    outside = radius_grid(images.shape[-1]) > radius
+    pixels = images[..., outside].astype(np.float64)
+    return pixels.mean(-1).astype(np.float32), pixels.std(-1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class StackStatistics:
+    """``mean`` and ``std`` over all pixels; ``image_std``, the mean of the single images' standard deviations."""
+
+    mean: float
+    std: float
+    image_std: float
+    n_images: int
+
+
+def measure_stack(
+    stack: ImageStack,
+    rows: npt.ArrayLike | None = None,
+    window: Images | None = None,
+    batch: int = 512,
+    workers: int = 1,
+) -> StackStatistics:
+    """Stream through images (of one box) and measure them.
+
+    Parameters
+    ----------
+    rows : row numbers (None: all); for an estimate, a random few thousand do.
+    window : (D, D) multiplied onto the images first.
+    """
+    count, mean, square, spread, n_images = 0, 0.0, 0.0, 0.0, 0
+    for _, images in stack.iter_batches(batch, rows, workers):
+        pixels = (images if window is None else images * window).reshape(len(images), -1).astype(np.float64)
+        means, deviations = pixels.mean(1), pixels.var(1)
+        spread += float(np.sqrt(deviations).sum())
+        n_images += len(images)
+        # merge mean and sum of squares batch by batch (Chan, Golub & LeVeque 1983): no cancellation
+        size, centre = pixels.size, float(means.mean())
+        inner = float(deviations.sum() + ((means - centre) ** 2).sum()) * pixels.shape[1]
+        delta = centre - mean
+        square += inner + delta**2 * count * size / (count + size)
+        mean += delta * size / (count + size)
+        count += size
+    if not count:
+        raise InputError("images", "must be at least one", 0, "Give particles.")
+    return StackStatistics(mean, float(np.sqrt(square / count)), spread / n_images, n_images)

@@ -1,0 +1,217 @@
+"""Particle rows written back: a copy of the source in which rows are left out or columns appended.
+
+Copying bytes instead of writing values keeps columns, order, number formats, optics tables and comments that nobody
+here knows about as they were, so that RELION and cryoSPARC take the selection as their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.files import atomic_write
+from gaussianem_core.io.cryosparc import load_cs
+from gaussianem_core.io.star import (
+    StarTable,
+    find_particle_table,
+    is_row,
+    open_star,
+    quote,
+    scan_star,
+    value_span,
+    values_end,
+)
+
+
+def write_star_rows(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    rows: npt.ArrayLike | None = None,
+    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]] | None = None,
+    *,
+    renew: bool = False,
+) -> int:
+    """Copy a STAR file with a selection of its particle rows, and columns appended to them.
+
+    Everything else (other tables, comments, number formats, line ends) is copied as it is, and the kept rows stay in
+    the order of the source. The target appears whole or not at all.
+
+    Parameters
+    ----------
+    rows : numbers of particle rows (from 0, any order, repeats ignored) or a boolean mask (N,); None keeps all.
+    columns : name (with or without underscore) -> one value per particle of the SOURCE (N,).
+    renew : columns that the source has already get the new values, in their old place.
+
+    Returns
+    -------
+    Number of rows written.
+
+    Raises
+    ------
+    InputError : empty selection, row out of range, column of the wrong length, or present already without ``renew``.
+    """
+    source, target = Path(source), Path(target)
+    table = find_particle_table(scan_star(source))
+    keep = selection_mask(rows, table.n_rows, str(source))
+    added = {name.removeprefix("_"): values for name, values in (columns or {}).items()}
+    for name, values in added.items():
+        if (name in table and not (renew and table.is_loop)) or not re.fullmatch(r"\w[\w.\-/]*", name):
+            raise InputError(f"column {name}", "must be a new name without blanks", name, "Choose another name.")
+        if len(values) != table.n_rows:
+            raise InputError(f"column {name}", f"must hold {table.n_rows} values", len(values), "One per particle.")
+    places = {name: table.columns.index(name) for name in added if name in table}
+    renewed = {places[name]: values for name, values in added.items() if name in places}
+    added = {name: values for name, values in added.items() if name not in places}
+    suffix = _row_suffix(added) if added else None
+    with open_star(source) as file, atomic_write(target) as out:
+        _copy_bytes(file, out, table.header_end)
+        if added:
+            out.write(_header_lines(table, added, ends_line=_ends_line(file, table.header_end)))
+        if table.is_loop:
+            _copy_bytes(file, out, table.rows_start - table.header_end)
+            _copy_rows(file, out, keep, suffix, renewed)
+        shutil.copyfileobj(file, out, 1 << 20)
+    return int(keep.sum())
+
+
+def selection_mask(rows: npt.ArrayLike | None, n_rows: int, what: str) -> npt.NDArray[np.bool_]:
+    """Turn row numbers, a mask or None (all) into a mask (n_rows,); refuse what is empty or out of range."""
+    if rows is None:
+        return np.ones(n_rows, bool)
+    chosen = np.asarray(rows)
+    if chosen.dtype == bool:
+        if chosen.shape != (n_rows,):
+            raise InputError(f"selection from {what}", f"must be a mask of {n_rows} rows", chosen.shape, "Remake it.")
+        mask = chosen.copy()
+    else:
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise InputError(f"selection from {what}", "must be a list of row numbers", chosen.dtype, "Give integers.")
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= n_rows):
+            raise InputError(
+                f"selection from {what}", f"must hold row numbers from 0 to {n_rows - 1}",
+                f"{chosen.min()} to {chosen.max()}", "Select rows of this very file.",
+            )
+        mask = np.zeros(n_rows, bool)
+        mask[chosen.astype(np.int64)] = True
+    if not mask.any():
+        raise InputError(f"selection from {what}", "must hold at least one particle", "none", "Select particles first.")
+    return mask
+
+
+def write_star(
+    target: str | os.PathLike[str], tables: Mapping[str, Mapping[str, Sequence[object] | npt.NDArray[np.generic]]]
+) -> None:
+    """Write tables from scratch as loops, atomically: table name -> column name -> values of equal length."""
+    with atomic_write(target) as out:
+        for name, columns in tables.items():
+            lengths = {len(values) for values in columns.values()}
+            if len(lengths) != 1:
+                raise InputError(f"table data_{name}", "must have columns of one length", sorted(lengths), "Even them.")
+            head = [f"_{column} #{i + 1}\n" for i, column in enumerate(columns)]
+            out.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n{''.join(head)}".encode())
+            suffix = _row_suffix(columns)
+            for row in range(lengths.pop()):
+                out.write(suffix(row)[1:] + b"\n")
+            out.write(b"\n")
+
+
+def _row_suffix(columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]]) -> Callable[[int], bytes]:
+    lists = list(columns.values())
+    return lambda row: b"".join(b" " + quote(values[row]).encode("utf-8", "surrogateescape") for values in lists)
+
+
+def _header_lines(
+    table: StarTable, added: Mapping[str, Sequence[object] | npt.NDArray[np.generic]], ends_line: bool
+) -> bytes:
+    lines = []
+    for number, (name, values) in enumerate(added.items(), start=len(table.columns) + 1):
+        tail = (f" #{number}" if table.numbered else "") if table.is_loop else f" {quote(values[0])}"
+        lines.append(f"_{name}{tail}\n")
+    return ("" if ends_line else "\n").encode() + "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _ends_line(file: BinaryIO, position: int) -> bool:
+    file.seek(position - 1)
+    return file.read(1) == b"\n"
+
+
+def _copy_rows(
+    file: BinaryIO,
+    out: BinaryIO,
+    keep: npt.NDArray[np.bool_],
+    suffix: Callable[[int], bytes] | None,
+    renewed: Mapping[int, Sequence[object] | npt.NDArray[np.generic]],
+) -> None:
+    row = 0
+    last = b"\n"
+    while row < len(keep):
+        line = file.readline()
+        if not line:
+            raise InputError("STAR file", "changed while it was copied", f"{row} rows", "Start again.")
+        if is_row(line):
+            row += 1
+            if not keep[row - 1]:
+                continue
+            for place in sorted(renewed, reverse=True):  # from the end: places before it stay where they were
+                begin, end = value_span(line, place)
+                line = line[:begin] + quote(renewed[place][row - 1]).encode("utf-8", "surrogateescape") + line[end:]
+            if suffix is not None:
+                end = values_end(line)
+                line = line[:end] + suffix(row - 1) + (line[end:] or b"\n")
+        if not last.endswith(b"\n"):
+            out.write(b"\n")
+        out.write(line)
+        last = line
+
+
+def _copy_bytes(file: BinaryIO, out: BinaryIO, count: int) -> None:
+    while count:
+        piece = file.read(min(count, 1 << 20))
+        if not piece:
+            raise InputError("STAR file", "changed while it was copied", "cut short", "Start again.")
+        out.write(piece)
+        count -= len(piece)
+
+
+def write_cs_rows(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    rows: npt.ArrayLike | None = None,
+    uids: npt.NDArray[np.uint64] | None = None,
+) -> int:
+    """Copy a cryoSPARC dataset with a selection of its rows: all fields, uids and the order as they were.
+
+    Parameters
+    ----------
+    rows : row numbers (from 0) or a mask; None keeps all.
+    uids : keep the rows with these uids instead (for passthrough files, whose order may differ).
+
+    Returns
+    -------
+    Number of rows written.
+
+    Raises
+    ------
+    InputError : empty selection, row out of range, or a uid that the file lacks.
+    """
+    data = load_cs(source, mmap=True)
+    if uids is not None:
+        lacking = ~np.isin(uids, data["uid"])
+        if lacking.any():
+            raise InputError(
+                f"selection from {source}", "must hold uids of the file", f"{int(lacking.sum())} uids not in it",
+                "Give the passthrough file of the same job.",
+            )
+        rows = np.isin(data["uid"], uids)
+    keep = selection_mask(rows, len(data), str(source))
+    with atomic_write(target) as out:
+        np.save(out, np.asarray(data[keep]), allow_pickle=False)
+    return int(keep.sum())

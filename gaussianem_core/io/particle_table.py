@@ -1,0 +1,351 @@
+"""Particle files of RELION (.star) and cryoSPARC (.cs) as one table, and back again.
+
+Everything is in Angstrom and degrees with RELION's meaning; rows stay in the order of the file, so that row i here is
+particle i of the source, and a selection can be written back as the source's own rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
+from gaussianem_core.io.stack_paths import resolve_stacks
+from gaussianem_core.io.relion import read_relion
+from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
+from gaussianem_core.io.particle_rows import selection_mask, write_cs_rows, write_star, write_star_rows
+from gaussianem_core.io.mrc import MrcHeader, read_header
+
+__all__ = [
+    "ParticleTable", "column_names", "read_particle_column", "read_particles", "selection_mask", "table_to_star",
+    "write_cs_subset", "write_particles_star", "write_star", "write_star_subset",
+]  # fmt: skip
+
+Floats = npt.NDArray[np.float64]
+_HEADER_THREADS = 8  # headers of many stacks on a network disk wait for the disk, not for the processor
+_DEFAULTS = {
+    "defocus_u_angstrom": np.nan, "defocus_v_angstrom": np.nan, "defocus_angle_deg": np.nan, "voltage_kv": np.nan,
+    "cs_mm": np.nan, "amplitude_contrast": np.nan, "phase_shift_deg": 0.0, "bfactor_angstrom2": 0.0, "ctf_scale": 1.0,
+}  # fmt: skip
+
+_CTF_WORDS = {
+    "defocus_u_angstrom": "defocus U", "defocus_v_angstrom": "defocus V", "defocus_angle_deg": "defocus angle",
+    "cs_mm": "spherical aberration", "amplitude_contrast": "amplitude contrast",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """N particles in the order of their file.
+
+    Attributes
+    ----------
+    source : the .star or .cs file.
+    stacks : files of images (as written in the source when they were not looked for).
+    stack_names : the same as the source writes them.
+    stack_index, image_index : (N,) which stack, which image in it (from 0).
+    pixel_size_angstrom, box_size : (N,) of the images; NaN and 0 where nothing tells.
+    angles_deg : (N, 3) rot, tilt, psi (RELION's ZYZ); NaN without poses.
+    shifts_angstrom : (N, 2) x, y, RELION's rlnOrigin: the particle sits at minus this from the image centre.
+    defocus_u_angstrom, defocus_v_angstrom, defocus_angle_deg, voltage_kv, cs_mm, amplitude_contrast : (N,); NaN
+        without CTF.
+    phase_shift_deg : (N,), 0 where the source has none.
+    bfactor_angstrom2, ctf_scale : (N,) envelope and scale of the CTF; 0 and 1 where the source has none.
+    optics_group : (N,) number of the group as written; 1 without groups.
+    random_subset : (N,) half set 1 or 2; 0 without.
+    data_sign : (N,) +1 white protein, -1 dark, 0 unknown (cryoSPARC's blob/sign).
+    ctf_premultiplied, phase_flipped : (N,) images already multiplied by their CTF or its sign.
+    micrographs, micrograph_index : unique names, and (N,) index into them, -1 without.
+    uid : (N,) cryoSPARC's uid, or None.
+    stack_headers : header of each stack, or () when they were not looked for.
+    """
+
+    source: Path
+    stacks: tuple[Path, ...]
+    stack_names: tuple[str, ...]
+    stack_index: npt.NDArray[np.int32]
+    image_index: npt.NDArray[np.int64]
+    pixel_size_angstrom: Floats
+    box_size: npt.NDArray[np.int64]
+    angles_deg: Floats
+    shifts_angstrom: Floats
+    defocus_u_angstrom: Floats
+    defocus_v_angstrom: Floats
+    defocus_angle_deg: Floats
+    voltage_kv: Floats
+    cs_mm: Floats
+    amplitude_contrast: Floats
+    phase_shift_deg: Floats
+    bfactor_angstrom2: Floats
+    ctf_scale: Floats
+    optics_group: npt.NDArray[np.int64]
+    random_subset: npt.NDArray[np.int64]
+    data_sign: npt.NDArray[np.int8]
+    ctf_premultiplied: npt.NDArray[np.bool_]
+    phase_flipped: npt.NDArray[np.bool_]
+    micrographs: tuple[str, ...]
+    micrograph_index: npt.NDArray[np.int32]
+    uid: npt.NDArray[np.uint64] | None = None
+    stack_headers: tuple[MrcHeader, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.stack_index)
+
+
+def read_particles(
+    path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    project_dir: str | os.PathLike[str] | None = None,
+    passthrough: Sequence[str | os.PathLike[str]] = (),
+    *,
+    require_pose: bool = True,
+    require_ctf: bool = True,
+    find_stacks: bool = True,
+    pixel_size_angstrom: float | None = None,
+) -> ParticleTable:
+    """Read a RELION or cryoSPARC particle file, find its stacks and check everything that can be checked cheaply.
+
+    Parameters
+    ----------
+    path : .star or .cs file.
+    data_dir, project_dir : where to look for stacks (see ``metadata_paths.resolve_stacks``).
+    passthrough : cryoSPARC passthrough files, joined on uid.
+    require_pose, require_ctf : refuse files without; otherwise NaN stands for what is missing.
+    find_stacks : look for the stacks and check their headers (size, length, number of images).
+    pixel_size_angstrom : pixel size of the images, used where the file has none; a file that has one must agree.
+
+    Raises
+    ------
+    InputError : columns missing, values missing or not finite (rows counted from 1), faulty optics groups, stacks
+        missing, truncated, of another box or with too few images, unknown pixel size.
+    """
+    path = Path(path)
+    uid = None
+    if path.suffix.lower() == ".cs":
+        columns, stacks, micrographs, uid = read_cryosparc(path, passthrough, require_pose, require_ctf)
+    elif passthrough:
+        raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
+    else:
+        columns, stacks, micrographs = read_relion(path, require_pose, require_ctf)
+    n = len(stacks[1])
+    columns["pixel_size_angstrom"] = _pixel_size(
+        path, columns.get("pixel_size_angstrom"), pixel_size_angstrom, n, required=require_pose or require_ctf
+    )
+    if "shifts_angstrom" not in columns:
+        pixels = columns.pop("shifts_pixels", np.zeros((n, 2)))
+        columns["shifts_angstrom"] = np.where(pixels == 0, 0.0, pixels * columns["pixel_size_angstrom"][:, None])
+    full = {name: columns.get(name, np.full(n, value)) for name, value in _DEFAULTS.items()}
+    full["phase_shift_deg"] = np.nan_to_num(full["phase_shift_deg"], nan=0.0)
+    angles = columns.get("angles_deg", np.full((n, 3), np.nan))
+    _refuse_missing(path, full, angles, columns["shifts_angstrom"], require_pose, require_ctf)
+    names, index = stacks
+    image_index = columns["image_index"].astype(np.int64)
+    box = np.nan_to_num(columns.get("box_size", np.zeros(n)), nan=0.0).astype(np.int64)
+    files: tuple[Path, ...] = tuple(Path(name.lstrip(">")) for name in names)
+    headers: tuple[MrcHeader, ...] = ()
+    if find_stacks:
+        files = resolve_stacks(names, path, data_dir, project_dir)
+        with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+            headers = tuple(pool.map(read_header, files))
+        box = _check_stacks(path, headers, index, image_index, box)
+    return ParticleTable(
+        source=path,
+        stacks=files,
+        stack_names=tuple(names),
+        stack_index=index,
+        image_index=image_index,
+        pixel_size_angstrom=columns["pixel_size_angstrom"],
+        box_size=box,
+        angles_deg=angles,
+        shifts_angstrom=columns["shifts_angstrom"],
+        optics_group=_whole(columns.get("optics_group"), n, 1),
+        random_subset=_whole(columns.get("random_subset"), n, 0),
+        data_sign=_whole(columns.get("data_sign"), n, 0).astype(np.int8),
+        ctf_premultiplied=_whole(columns.get("ctf_premultiplied"), n, 0) == 1,
+        phase_flipped=_whole(columns.get("phase_flipped"), n, 0) == 1,
+        micrographs=tuple(micrographs[0]) if micrographs else (),
+        micrograph_index=micrographs[1] if micrographs else np.full(n, -1, np.int32),
+        uid=uid,
+        stack_headers=headers,
+        **full,
+    )
+
+
+def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, required: bool) -> Floats:
+    """Pixel size of each particle, from the file or as given; NaN only where not required."""
+    if found is None or np.isnan(found).all():
+        if given is not None:
+            return np.full(n, float(given))
+        if required:
+            raise InputError(
+                str(path), "must tell the pixel size",
+                "none of rlnImagePixelSize, rlnDetectorPixelSize, rlnPixelSize", "Give it with --apix.",
+            )
+        return np.full(n, np.nan)
+    usable = (found > 0) & (found < np.inf)
+    refuse_rows(~usable, path, "pixel size", "must be positive", found, "Repair the optics table.")
+    if given is not None:
+        # files round pixel sizes to 3-6 digits
+        refuse_rows(
+            abs(found / given - 1) > 1e-3, path, "pixel size", f"must agree with the {given} A/px given", found,
+            "Leave --apix out to use the file's.",
+        )
+    return found
+
+
+def _refuse_missing(
+    path: Path, ctf: Mapping[str, Floats], angles: Floats, shifts: Floats, require_pose: bool, require_ctf: bool
+) -> None:
+    repair = "Remove the rows, or estimate the CTF and refine again."
+    if require_ctf:
+        for name, words in _CTF_WORDS.items():
+            refuse_rows(~np.isfinite(ctf[name]), path, words, "must be a finite number", ctf[name], repair)
+        voltage = ctf["voltage_kv"]
+        refuse_rows(~(np.isfinite(voltage) & (voltage > 0)), path, "voltage", "must be positive", voltage, repair)
+    if require_pose:
+        refuse_rows(~np.isfinite(angles).all(1), path, "rot, tilt, psi", "must be finite numbers", angles, repair)
+        refuse_rows(~np.isfinite(shifts).all(1), path, "origins", "must be finite numbers", shifts, repair)
+
+
+def _check_stacks(
+    path: Path,
+    headers: Sequence[MrcHeader],
+    index: npt.NDArray[np.int32],
+    image_index: npt.NDArray[np.int64],
+    box: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Check boxes and numbers of images against the headers; return the boxes (N,)."""
+    for header in headers:
+        if header.shape[1] != header.shape[2]:
+            raise InputError(
+                str(header.path), "must hold square images", f"{header.shape[2]} x {header.shape[1]}", "Extract again."
+            )
+    counts = np.array([header.shape[0] for header in headers])[index]
+    real = np.array([header.shape[1] for header in headers], np.int64)[index]
+    bad = image_index >= counts
+    if bad.any():
+        first = headers[index[np.flatnonzero(bad)[0]]]
+        refuse_rows(
+            bad, path, "image number", f"must not exceed the {first.shape[0]} images of {first.path}", image_index + 1,
+            "The stack and the particle file belong to different jobs, or the stack is incomplete.",
+        )
+    wrong = (box > 0) & (box != real)
+    if wrong.any():
+        first = headers[index[np.flatnonzero(wrong)[0]]]
+        refuse_rows(
+            wrong, path, "image size", f"must be the {first.shape[1]} pixels of {first.path}", box,
+            "The stack and the particle file belong to different jobs: check --data_dir.",
+        )
+    return real
+
+
+def _whole(values: Floats | None, n: int, default: int) -> npt.NDArray[np.int64]:
+    if values is None:
+        return np.full(n, default, np.int64)
+    return np.nan_to_num(values, nan=default).astype(np.int64)
+
+
+# ---- single columns and writing ----------------------------------------------------------------------------------
+
+
+def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of every column (STAR) or field (.cs) of a particle file."""
+    if Path(path).suffix.lower() == ".cs":
+        return tuple(load_cs(path, mmap=True).dtype.names or ())
+    return find_particle_table(scan_star(path)).columns
+
+
+def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray[np.generic]:
+    """One column of a particle file, numbers where all values are numbers, else text (N,) (a .cs field: (N, ...))."""
+    if name not in column_names(path):
+        raise InputError(f"column {name}", f"must be a column of {path}", "none", f"One of {column_names(path)}.")
+    if Path(path).suffix.lower() == ".cs":
+        values = load_cs(path)[name]
+        return values.astype(np.str_) if values.dtype.kind == "S" else values
+    return read_column(find_particle_table(scan_star(path)), name)
+
+
+def write_star_subset(source: str | os.PathLike[str], rows: npt.ArrayLike, target: str | os.PathLike[str]) -> int:
+    """Write the chosen rows of a STAR file as they were, atomically; see ``metadata_write.write_star_rows``."""
+    return write_star_rows(source, target, rows)
+
+
+def write_cs_subset(source: str | os.PathLike[str], rows: npt.ArrayLike, target: str | os.PathLike[str]) -> int:
+    """Write the chosen rows of a .cs file with uids and all fields, atomically; see ``metadata_write``."""
+    return write_cs_rows(source, target, rows)
+
+
+def write_particles_star(
+    table: ParticleTable,
+    target: str | os.PathLike[str],
+    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]] | None = None,
+    rows: npt.ArrayLike | None = None,
+) -> int:
+    """Write particles as STAR: a STAR source's own rows with columns appended, or a table made from a .cs source.
+
+    Parameters
+    ----------
+    columns : name -> one value per particle of the source (N,).
+    rows : row numbers or mask; None writes all. Rows keep the order of the source.
+
+    Returns
+    -------
+    Number of rows written.
+    """
+    if table.uid is None:
+        return write_star_rows(table.source, target, rows, columns)
+    return table_to_star(table, target, columns, rows)
+
+
+def table_to_star(
+    table: ParticleTable,
+    target: str | os.PathLike[str],
+    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]] | None = None,
+    rows: npt.ArrayLike | None = None,
+) -> int:
+    """Write a RELION 3.1 STAR file (optics and particles) from a table; returns the number of rows written.
+
+    Optics groups that hold several pixel sizes or boxes are split and renumbered.
+    """
+    keep = np.flatnonzero(selection_mask(rows, len(table), str(table.source)))
+    constants = {
+        "rlnVoltage": table.voltage_kv, "rlnSphericalAberration": table.cs_mm,
+        "rlnAmplitudeContrast": table.amplitude_contrast, "rlnImagePixelSize": table.pixel_size_angstrom,
+        "rlnImageSize": table.box_size,
+    }  # fmt: skip
+    key = np.stack([values[keep].astype(np.float64) for values in (table.optics_group, *constants.values())], axis=1)
+    _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    optics: dict[str, Sequence[object] | npt.NDArray[np.generic]] = {
+        "rlnOpticsGroupName": [f"opticsGroup{i + 1}" for i in range(len(first))],
+        "rlnOpticsGroup": np.arange(1, len(first) + 1),
+    }
+    optics.update({name: values[keep[first]] for name, values in constants.items()})
+    optics["rlnImageDimensionality"] = np.full(len(first), 2)
+    images = [f"{table.image_index[i] + 1:06d}@{table.stack_names[table.stack_index[i]].lstrip('>')}" for i in keep]
+    particles: dict[str, Sequence[object] | npt.NDArray[np.generic]] = {"rlnImageName": images}
+    if table.micrographs:
+        particles["rlnMicrographName"] = [table.micrographs[table.micrograph_index[i]] for i in keep]
+    numbers = {
+        "rlnAngleRot": table.angles_deg[:, 0], "rlnAngleTilt": table.angles_deg[:, 1],
+        "rlnAnglePsi": table.angles_deg[:, 2], "rlnOriginXAngst": table.shifts_angstrom[:, 0],
+        "rlnOriginYAngst": table.shifts_angstrom[:, 1], "rlnDefocusU": table.defocus_u_angstrom,
+        "rlnDefocusV": table.defocus_v_angstrom, "rlnDefocusAngle": table.defocus_angle_deg,
+        "rlnPhaseShift": table.phase_shift_deg,
+    }  # fmt: skip
+    particles.update({name: values[keep] for name, values in numbers.items() if np.isfinite(values).all()})
+    particles["rlnOpticsGroup"] = group.reshape(-1) + 1
+    if table.random_subset.any():
+        particles["rlnRandomSubset"] = table.random_subset[keep]
+    for name, values in (columns or {}).items():
+        if len(values) != len(table):
+            raise InputError(f"column {name}", f"must hold {len(table)} values", len(values), "One per particle.")
+        particles[name.removeprefix("_")] = np.asarray(values)[keep]
+    write_star(target, {"optics": optics, "particles": particles})
+    return len(keep)

@@ -1,0 +1,171 @@
+"""RELION's particle tables, versions 2 to 5, read into plain columns.
+
+Where the versions differ (Zivanov et al., IUCrJ 7, 253 (2020) introduced optics groups with 3.1):
+
+- CTF constants stand in the particle rows or in ``data_optics``; a value in the row wins, as in RELION.
+- Pixel size: rlnImagePixelSize of the optics group, else of the row; else rlnDetectorPixelSize (um) x 10000 /
+  rlnMagnification; else rlnDetectorPixelSize alone, taken in Angstrom; else rlnPixelSize.
+- Origins: rlnOriginXAngst, else rlnOriginX in pixels, else 0 as in RELION.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.star import (
+    StarTable,
+    find_optics_table,
+    find_particle_table,
+    read_columns,
+    refuse_rows,
+    scan_star,
+)
+
+Numbers = npt.NDArray[np.float64]
+Texts = tuple[list[str], npt.NDArray[np.int32]]
+
+POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+CTF_COLUMNS = (
+    "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
+)  # fmt: skip
+_OPTICS_NUMBERS = (
+    *CTF_COLUMNS[3:], "rlnOpticsGroup", "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality",
+    "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped",
+)  # fmt: skip
+_PARTICLE_NUMBERS = (
+    *_OPTICS_NUMBERS, *POSE_COLUMNS, *CTF_COLUMNS[:3], "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
+    "rlnOriginYAngst", "rlnPhaseShift", "rlnRandomSubset", "rlnCtfBfactor", "rlnCtfScalefactor", "rlnPixelSize",
+)  # fmt: skip
+
+
+def read_relion(
+    path: str | os.PathLike[str], require_pose: bool, require_ctf: bool
+) -> tuple[dict[str, Numbers], Texts, Texts | None]:
+    """Read a RELION particle file.
+
+    Returns
+    -------
+    columns : name of a ``ParticleTable`` column -> (N,) or (N, k); absent where the file has no such thing. Shifts
+        stand under ``shifts_angstrom`` or, where the file gives pixels, ``shifts_pixels``.
+    stacks, micrographs : unique names and each row's index into them.
+
+    Raises
+    ------
+    InputError : missing columns (all named), faulty optics groups, malformed rows.
+    """
+    tables = scan_star(path)
+    particles, optics = find_particle_table(tables), find_optics_table(tables)
+    texts = [name for name in ("rlnMicrographName",) if name in particles]
+    known = list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles))
+    _require(particles, optics, require_pose, require_ctf)
+    numbers, names = read_columns(particles, known, texts, ["rlnImageName"])
+    if optics is not None:
+        numbers = _with_optics(numbers, particles, optics)
+    if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
+        raise InputError(
+            str(path), "must hold 2D images (rlnImageDimensionality 2)", "subtomograms",
+            "Extract 2D particle images; subtomograms cannot be used.",
+        )
+    return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName")
+
+
+def _require(particles: StarTable, optics: StarTable | None, require_pose: bool, require_ctf: bool) -> None:
+    groups = [("poses", POSE_COLUMNS, require_pose), ("the CTF", CTF_COLUMNS, require_ctf)]
+    for what, needed, required in groups:
+        missing = [name for name in needed if name not in particles and (optics is None or name not in optics)]
+        if missing and required:
+            raise InputError(
+                f"{particles.path}, table data_{particles.name}", f"must have the columns of {what}",
+                f"no {', '.join(missing)}",
+                "Give the STAR file of a refinement (Refine3D's run_data.star) of particles with CTF estimates.",
+            )
+    for pair in (("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")):
+        present = [name for name in pair if name in particles]
+        if len(present) == 1 and require_pose:
+            raise InputError(
+                f"{particles.path}, table data_{particles.name}", f"must have both or neither of {' and '.join(pair)}",
+                f"only {present[0]}", "Add the missing column.",
+            )
+
+
+def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: StarTable) -> dict[str, Numbers]:
+    """Spread each optics group's constants over its particles."""
+    where = f"{optics.path}, table data_optics"
+    known = [name for name in dict.fromkeys(_OPTICS_NUMBERS) if name in optics]
+    groups, _ = read_columns(optics, known)
+    if "rlnOpticsGroup" not in groups:
+        raise InputError(where, "must have the column rlnOpticsGroup", "none", "Add it.")
+    ids = groups["rlnOpticsGroup"]
+    if not len(ids):
+        raise InputError(where, "must hold at least one optics group", "0 rows", "Add the group's row.")
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            where, "must list each optics group once", f"group {unique[counts > 1][0]:g} {counts.max()} times",
+            "Remove or renumber the repeated groups.",
+        )
+    if "rlnOpticsGroup" in numbers:
+        of_row = numbers["rlnOpticsGroup"]
+    elif len(ids) == 1:
+        of_row = np.full(particles.n_rows, ids[0])
+    else:
+        raise InputError(
+            f"{particles.path}, table data_{particles.name}",
+            f"must have the column rlnOpticsGroup, as there are {len(ids)} optics groups", "none", "Add the column.",
+        )
+    order = np.argsort(ids)
+    place = order[np.minimum(np.searchsorted(ids, of_row, sorter=order), len(ids) - 1)]
+    refuse_rows(
+        ids[place] != of_row, particles.path, "rlnOpticsGroup",
+        f"must be one of the groups in data_optics ({', '.join(f'{i:g}' for i in unique)})", of_row,
+        "Add the group to data_optics.",
+    )
+    spread = {name: values[place] for name, values in groups.items()}
+    # RELION takes image size and pixel size from the optics group alone, CTF constants from the row first.
+    first: dict[str, Numbers] = {name: spread[name] for name in ("rlnImagePixelSize", "rlnImageSize") if name in spread}
+    return {**spread, **numbers, **first, "rlnOpticsGroup": of_row}
+
+
+def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, Numbers]:
+    """Rename RELION's columns and work out pixel sizes and shifts."""
+    names = {
+        "rlnDefocusU": "defocus_u_angstrom", "rlnDefocusV": "defocus_v_angstrom",
+        "rlnDefocusAngle": "defocus_angle_deg", "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm",
+        "rlnAmplitudeContrast": "amplitude_contrast", "rlnPhaseShift": "phase_shift_deg",
+        "rlnCtfBfactor": "bfactor_angstrom2", "rlnCtfScalefactor": "ctf_scale", "rlnOpticsGroup": "optics_group",
+        "rlnRandomSubset": "random_subset", "rlnImageSize": "box_size",
+        "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied", "rlnCtfDataArePhaseFlipped": "phase_flipped",
+    }  # fmt: skip
+    columns = {ours: numbers[theirs] for theirs, ours in names.items() if theirs in numbers}
+    columns["image_index"] = numbers["rlnImageName"] - 1
+    if all(name in numbers for name in POSE_COLUMNS):
+        columns["angles_deg"] = np.stack([numbers[name] for name in POSE_COLUMNS], axis=-1)
+    pixel_size = _pixel_size(numbers)
+    if pixel_size is not None:
+        columns["pixel_size_angstrom"] = pixel_size
+    for name, pair in (("shifts_angstrom", ("rlnOriginXAngst", "rlnOriginYAngst")),
+                       ("shifts_pixels", ("rlnOriginX", "rlnOriginY"))):  # fmt: skip
+        if all(axis in numbers for axis in pair):
+            columns[name] = np.stack([numbers[axis] for axis in pair], axis=-1)
+            break
+    refuse_rows(
+        ~(columns["image_index"] >= 0), particles.path, "rlnImageName", "must number images from 1",
+        columns["image_index"] + 1, "Write the row's image as number@stack.",
+    )
+    return columns
+
+
+def _pixel_size(numbers: Mapping[str, Numbers]) -> Numbers | None:
+    if "rlnImagePixelSize" in numbers:
+        return numbers["rlnImagePixelSize"]
+    if "rlnDetectorPixelSize" in numbers:
+        if "rlnMagnification" in numbers:
+            with np.errstate(divide="ignore", invalid="ignore"):  # refused as not positive or not finite
+                return numbers["rlnDetectorPixelSize"] * 1e4 / numbers["rlnMagnification"]
+        return numbers["rlnDetectorPixelSize"]
+    return numbers.get("rlnPixelSize")

@@ -1,0 +1,113 @@
+"""The Triton kernels of `likelihood`: one pass over the spectra forward, one backward, the CTF made on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES, shell_sizes
+
+_BLOCK = {"BLOCK": 1024, "num_warps": 4}
+_PI = tl.constexpr(3.141592653589793)
+
+
+@triton.jit
+def _component(parameters, shell_weight, batch, offset, box, half):  # -> ctf, weight, multiplicity, shell
+    """CTF (see `ctf.ctf`), inverse noise power, multiplicity and shell of components ``offset`` of an image."""
+    row, column = offset // half, offset % half
+    j = tl.where(row < (box + 1) // 2, row, row - box).to(tl.float32)
+    i = column.to(tl.float32)
+    radius = tl.sqrt(i * i + j * j)
+    # torch.round goes to even; a radius that is exactly half-way cannot be (its square is an integer).
+    shell = tl.minimum(tl.floor(radius + 0.5).to(tl.int32), box // 2)
+    p = parameters + batch * 9
+    pixel, angle = tl.load(p + 1), tl.load(p + 4) * (_PI / 180)
+    mean, difference = 0.5 * (tl.load(p + 2) + tl.load(p + 3)), 0.5 * (tl.load(p + 2) - tl.load(p + 3))
+    volts, cs = tl.load(p + 5) * 1e3, tl.load(p + 6) * 1e7
+    contrast, phase = tl.load(p + 7), tl.load(p + 8) * (_PI / 180)
+    wavelength = 12.2643247 / tl.sqrt(volts * (1 + 0.978466e-6 * volts))
+    scale = 1.0 / (box * pixel)
+    kx, ky = i * scale, j * scale
+    k2 = kx * kx + ky * ky
+    # cos 2(a - b) k2 = (kx^2 - ky^2) cos 2b + 2 kx ky sin 2b: no arc tangent
+    turned = (kx * kx - ky * ky) * tl.cos(2 * angle) + 2 * kx * ky * tl.sin(2 * angle)
+    chi = _PI * wavelength * (mean * k2 + difference * turned - 0.5 * wavelength * wavelength * k2 * k2 * cs)
+    # -sin(chi + phase + asin(w)) with sin asin w = w
+    transfer = -(tl.sin(chi + phase) * tl.sqrt(1 - contrast * contrast) + tl.cos(chi + phase) * contrast)
+    multiplicity = tl.where((column == 0) | (column == half - 1), 1.0, 2.0)
+    return transfer, tl.load(shell_weight + shell), multiplicity, shell
+
+
+@triton.jit
+def _sums(projection, image, parameters, shell_weight, sums, box, half, BLOCK: tl.constexpr):
+    """Per image: sum w Re(m conj y), sum w |m|^2, sum w |y|^2, for the model m = ctf * projection."""
+    batch = tl.program_id(0)
+    offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < box * half
+    place = (batch.to(tl.int64) * box * half + offset) * 2
+    transfer, weight, multiplicity, _ = _component(parameters, shell_weight, batch, offset, box, half)
+    weight = tl.where(inside, weight * multiplicity, 0.0)
+    f_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
+    f_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
+    y_re = tl.load(image + place, mask=inside, other=0.0)
+    y_im = tl.load(image + place + 1, mask=inside, other=0.0)
+    tl.atomic_add(sums + batch * 3, tl.sum(weight * (f_re * y_re + f_im * y_im)), sem="relaxed")
+    tl.atomic_add(sums + batch * 3 + 1, tl.sum(weight * (f_re * f_re + f_im * f_im)), sem="relaxed")
+    tl.atomic_add(sums + batch * 3 + 2, tl.sum(weight * (y_re * y_re + y_im * y_im)), sem="relaxed")
+
+
+@triton.jit
+def _gradient(
+    projection, image, parameters, shell_weight, scales, gradient, residual, box, half, counted,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dData/dProjection = w a ctf (a m - y) (times the multiplicity), and the residual's power by shell."""
+    batch = tl.program_id(0)
+    offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < box * half
+    place = (batch.to(tl.int64) * box * half + offset) * 2
+    transfer, weight, multiplicity, shell = _component(parameters, shell_weight, batch, offset, box, half)
+    transfer = transfer * tl.load(scales + batch)
+    r_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
+    r_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
+    r_re -= tl.load(image + place, mask=inside, other=0.0)
+    r_im -= tl.load(image + place + 1, mask=inside, other=0.0)
+    factor = transfer * weight * multiplicity
+    tl.store(gradient + place, factor * r_re, mask=inside)
+    tl.store(gradient + place + 1, factor * r_im, mask=inside)
+    if batch < counted:
+        tl.atomic_add(residual + shell, multiplicity * (r_re * r_re + r_im * r_im), mask=inside, sem="relaxed")
+
+
+class FusedLikelihood(torch.autograd.Function):
+    """``image_likelihood`` on Triton; the gradient is made in the forward pass, where the residual is at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, projection: Tensor, image: Tensor, parameters: Tensor, shell_weight: Tensor,
+                scale_prior: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+        batch, box, half = projection.shape
+        f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
+        p, w = parameters.float().contiguous(), shell_weight.contiguous()
+        sums = torch.zeros(batch, 3, device=f.device)
+        grid = (batch, triton.cdiv(box * half, _BLOCK["BLOCK"]))
+        _sums[grid](f, y, p, w, sums, box, half, **_BLOCK)
+        cross, power, own = sums.unbind(1)
+        precision = scale_prior**-2 if scale_prior else 0.0
+        scale = (cross + precision) / (power + precision) if scale_prior else torch.ones_like(cross)
+        gradient = torch.empty_like(f)
+        residual = torch.zeros_like(w)
+        counted = min(RESIDUAL_IMAGES, batch)
+        _gradient[grid](f, y, p, w, scale, gradient, residual, box, half, counted, **_BLOCK)
+        ctx.save_for_backward(gradient)
+        residual = residual / (counted * shell_sizes(box, f.device))
+        ctx.mark_non_differentiable(residual)
+        return 0.5 * (scale * scale * power - 2 * scale * cross + own), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad_data: Tensor, grad_residual: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None

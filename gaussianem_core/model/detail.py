@@ -1,0 +1,70 @@
+"""Detail: what the consensus map shows and the Gaussians do not, added to every decoded volume.
+
+The consensus map M is the mean of all states, so the decoded volumes V(z) should have it as their mean. What is
+missing, M - mean V, is sharp edges and negative density, which positive Gaussians cannot show, and whatever the fit
+left out. It is the same for all states: it changes no difference between two of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, shell_index, shell_sum
+
+MASK_LEVEL, MASK_GROWTH, MASK_EDGE = 0.05, 0.03, 0.05
+"""A mask is the smoothed volume above this share of its maximum, grown and softened by shares of the box."""
+SOLVENT_GROWTH, SOLVENT_EDGE = 0.06, 0.2
+"""Where noise is measured: outside the molecule grown by this share of the box, more and more over a wide edge (a
+sharp one would spread the molecule's own low frequencies)."""
+CONSENSUS_MAP = "consensus_map.mrc"
+"""What preprocess writes beside the images, in their box."""
+VOLUMES = 100
+"""Particles whose volumes are averaged."""
+
+
+def soft_mask(
+    volume: torch.Tensor, growth: float = MASK_GROWTH, edge: float = MASK_EDGE
+) -> torch.Tensor:  # (D, D, D) -> (D, D, D)
+    """A mask around a map, 1 inside: smoothed, cut at a share of its maximum, grown, cosine edge."""
+    smooth = gaussian_filter(volume.cpu().numpy(), 1.5)
+    distance = distance_transform_edt(smooth <= MASK_LEVEL * smooth.max()) / len(smooth)
+    beyond = np.clip((distance - growth) / edge, 0, 1)
+    return torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)).to(volume.device)
+
+
+@torch.no_grad()
+def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:  # 2 x (D, D, D) -> (D, D, D)
+    """What to add to decoded volumes whose mean is ``mean``.
+
+    Each shell of the consensus map is brought to the scale on which it predicts ``mean`` best (least squares), whatever
+    its units, sharpening or filter. A shell then counts as far as it stands above the map's noise, as the solvent shows
+    it (Wiener's filter: Wiener, Extrapolation, Interpolation and Smoothing of Stationary Time Series, 1949), and as
+    far as map and Gaussians agree (the root of their FSC): where the map was filtered away, the Gaussians stay. The
+    mean value, which tells no noise and which images do not show, goes with the first shell.
+    """
+    box = mean.shape[-1]
+    spectrum, made = centred_rfftn(consensus, 3), centred_rfftn(mean, 3)
+    index, tiny = shell_index(box, 3, mean.device), torch.finfo(torch.float32).tiny
+
+    def shells(values: torch.Tensor) -> torch.Tensor:  # -> (D/2,)
+        return shell_sum(values, box, 3).double()
+
+    def spread(factors: torch.Tensor) -> torch.Tensor:  # (D/2,) -> of a spectrum
+        # Corners beyond Nyquist are no shell: nothing is added there.
+        return torch.nn.functional.pad(factors, (0, int(index.max()) + 1 - len(factors))).float()[index]
+
+    cross, power = shells((spectrum.conj() * made).real), shells(spectrum.abs().square())
+    scale = (cross / power.clamp_min(tiny)).clamp_min(0)
+    scale[0] = scale[1]
+    spectrum = spectrum * spread(scale)
+    difference = spectrum - made
+    solvent = 1 - soft_mask(mean, SOLVENT_GROWTH, SOLVENT_EDGE)
+    noise = shells(centred_rfftn(centred_irfftn(spectrum, 3, box) * solvent, 3).abs().square())
+    noise = noise / solvent.square().mean().clamp_min(1e-3)  # little solvent tells little: the noise is then small
+    weight = (1 - noise / shells(difference.abs().square()).clamp_min(tiny)).clamp(0, 1)
+    weight[0] = 1.0
+    agreement = (cross / (power * shells(made.abs().square())).clamp_min(tiny).sqrt()).clamp(0, 1).sqrt()
+    agreement[0] = agreement[1]
+    return centred_irfftn(difference * spread(weight * agreement), 3, box)

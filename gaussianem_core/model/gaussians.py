@@ -1,0 +1,212 @@
+"""The consensus Gaussians: raw parameters, what they mean, their PLY file and the configuration beside it.
+
+Raw values are what is optimised and stored: ``density = softplus(raw density)`` and
+``sigma = scale_min + (scale_max - scale_min) * sigmoid(raw scale)`` in world units ([-1, 1] across the box). The
+configuration's ``scale_min`` and ``scale_max`` are fractions of the box; world bounds are those times ``sVoxel`` (2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plyfile import PlyData, PlyElement, PlyParseError
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import write_atomically
+from gaussianem_core.io.mrc import read_map
+
+WORLD = 2.0
+"""Length of the box in world units (``sVoxel``)."""
+
+LENGTH_TOLERANCE = 2e-3
+"""Headers round pixel sizes: lengths that differ by less than this share are one length."""
+
+PLY_FIELDS = ("x", "y", "z", "nx", "ny", "nz", "density", "scale_0", "rot_0", "rot_1", "rot_2", "rot_3")
+NETWORK_KEYS = (
+    "gaussian_embedding_dim", "qlayers", "qdim", "zdim", "gaussian_kdim", "gaussian_klayers", "feature_dim",
+    "feature_kdim", "feature_klayers",
+)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N isotropic Gaussians, raw parameters as stored.
+
+    positions : (N, 3) x, y, z in world units.
+    raw_density : (N,), density before softplus.
+    raw_scale : (N,), width before sigmoid.
+    scale_min, scale_max : bounds of sigma in world units.
+    """
+
+    positions: torch.Tensor
+    raw_density: torch.Tensor
+    raw_scale: torch.Tensor
+    scale_min: float
+    scale_max: float
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def densities(self) -> torch.Tensor:  # (N,)
+        return torch.nn.functional.softplus(self.raw_density)
+
+    @property
+    def sigmas(self) -> torch.Tensor:  # (N,), world units
+        return self.scale_min + (self.scale_max - self.scale_min) * torch.sigmoid(self.raw_scale)
+
+    @property
+    def features(self) -> torch.Tensor:  # (N, 5): what the Gaussian encoder sees
+        return torch.cat([self.raw_density[:, None], self.raw_scale[:, None], self.positions], dim=1)
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        """The same Gaussians on another device."""
+        return replace(
+            self, positions=self.positions.to(device), raw_density=self.raw_density.to(device),
+            raw_scale=self.raw_scale.to(device),
+        )
+
+
+def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
+    """x with softplus(x) = value, for value > 0."""
+    return value + torch.log(-torch.expm1(-value))
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What ``cfg.json`` says. ``box`` in pixels, ``pixel_size_angstrom`` of the written stack, ``std`` of its pixels.
+
+    ``scale_min``, ``scale_max`` are world units (file: fractions of the box). ``invert_contrast``: the stack's
+    protein is white and its images are multiplied by -1 when read. ``window``: the encoder sees windowed images.
+    ``network`` holds the sizes in NETWORK_KEYS. ``extra`` keeps the file's other entries.
+    """
+
+    box: int
+    pixel_size_angstrom: float
+    scale_min: float
+    scale_max: float
+    std: float
+    invert_contrast: bool
+    window: bool
+    network: dict[str, int]
+    extra: dict[str, Any]
+
+
+def load_configuration(path: Path | str) -> Configuration:
+    """Read ``cfg.json``, published or ours. Raises InputError naming the entry that is missing or wrong."""
+    try:
+        content = json.loads(Path(path).read_text())
+        cfg = dict(content["cfg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path,
+                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
+    try:
+        return Configuration(
+            box=int(cfg["nDetector"][0]),
+            pixel_size_angstrom=float(cfg["pixelSize"]),
+            scale_min=float(cfg["scale_min"]) * WORLD,
+            scale_max=float(cfg["scale_max"]) * WORLD,
+            std=float(cfg["std"]),
+            invert_contrast=bool(cfg.get("invert_contrast", True)),
+            window=bool(cfg.get("window", True)),
+            network={key: int(cfg[key]) for key in NETWORK_KEYS},
+            extra=cfg,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError("cfg", "must hold every entry of the configuration", f"{path}: {error!r}",
+                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
+
+
+def write_configuration(configuration: Configuration, path: Path | str) -> None:
+    """Write ``cfg.json`` in the published layout, atomically."""
+    c, box = configuration, configuration.box
+    length = box * c.pixel_size_angstrom
+    cfg: dict[str, Any] = {
+        "mode": "parallel", "filter": None, "DSD": 7.0, "DSO": 5.0, "nDetector": [box, box],
+        "sDetector": [length, length], "nVoxel": [box, box, box], "sVoxel": [WORLD] * 3, "offOrigin": [0, 0, 0],
+        "offDetector": [0, 0, 0], "accuracy": 0.5, "ctf": True, **c.extra,
+        "invert_contrast": c.invert_contrast, "window": c.window, "pixelSize": c.pixel_size_angstrom,
+        "scale_min": c.scale_min / WORLD, "scale_max": c.scale_max / WORLD, "std": c.std, **c.network,
+    }  # fmt: skip
+    write_atomically(path, json.dumps({"bbox": [[-1, -1, -1], [1, 1, 1]], "cfg": cfg}) + "\n")
+
+
+def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaussians:
+    """Read ``point_cloud.ply``; bounds of sigma in world units come from the configuration.
+
+    Raises InputError if the file is no PLY, lacks a property, or holds values that are not finite.
+    """
+    try:
+        vertex = PlyData.read(str(path))["vertex"]
+        columns = {name: np.array(vertex[name], dtype=np.float32) for name in ("x", "y", "z", "density", "scale_0")}
+    except (OSError, PlyParseError, KeyError, ValueError) as error:
+        raise InputError("gaussians", "must be a PLY file with x y z density scale_0", path,
+                         f"It was not read ({error}). Use the point_cloud.ply of preprocess.") from error  # fmt: skip
+    values = np.stack(list(columns.values()))
+    if not np.isfinite(values).all() or values.shape[1] == 0:
+        raise InputError("gaussians", "must hold Gaussians and finite values", path, "Run preprocess again.")
+    data = torch.from_numpy(values)
+    return Gaussians(data[:3].T.contiguous(), data[3].clone(), data[4].clone(), scale_min, scale_max)
+
+
+def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
+    """Write binary PLY with the published properties, atomically. Normals are 0, the rotation the identity."""
+    table = np.zeros(len(gaussians), dtype=[(name, "<f4") for name in PLY_FIELDS])
+    g = gaussians.to("cpu")
+    for axis, name in enumerate("xyz"):
+        table[name] = g.positions[:, axis].detach().numpy()
+    table["density"], table["scale_0"] = g.raw_density.detach().numpy(), g.raw_scale.detach().numpy()
+    table["rot_0"] = 1.0
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_mask(
+    path: Path | str, gaussians: Gaussians, configuration: Configuration
+) -> torch.Tensor:  # -> (N,) bool
+    """Which Gaussians may move: 0 or 1 for each (.npy or .txt), or an MRC mask sampled at their positions (> 0.5).
+
+    An MRC mask must be a cube that spans the consensus map's length, in any box.
+    Raises InputError if the count or the length differs, or no Gaussian is left to move.
+    """
+    path = Path(path)
+    if path.suffix in (".npy", ".txt"):
+        try:
+            values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        except (OSError, ValueError) as error:
+            raise InputError("mask", f"must be a readable {path.suffix} file of numbers", path, f"{error}.") from error
+        rule, remedy = f"must be {len(gaussians)} values 0 or 1, one a Gaussian", "Make the mask from these Gaussians."
+        if values.shape != (len(gaussians),):
+            raise InputError("mask", rule, f"the shape {values.shape}", remedy)
+        if (other := values[~np.isin(values, (0, 1))]).size:
+            raise InputError("mask", rule, f"{other[0]:g}", remedy)
+        mask = torch.from_numpy(values.astype(bool))
+    else:
+        read = read_map(path)
+        volume, pixel = torch.from_numpy(read.values), read.pixel_size_angstrom
+        box = volume.shape[-1]
+        length = configuration.box * configuration.pixel_size_angstrom
+        # Programs that write no pixel size leave 0 or 1 in the header.
+        told = np.isfinite(pixel) and abs(pixel - 1.0) > 1e-3
+        if len(set(volume.shape)) != 1 or (told and abs(box * pixel / length - 1) > LENGTH_TOLERANCE):
+            raise InputError("mask", f"must be a cube of {length:.1f} A, as the consensus map",
+                             f"{' x '.join(map(str, volume.shape))} voxels of {pixel:.4g} A",
+                             "Make the mask on the consensus map's grid.")  # fmt: skip
+        index = (box // 2 + gaussians.positions.cpu() * box / 2).round().long()
+        inside = ((index >= 0) & (index < box)).all(dim=1)
+        x, y, z = index.clamp(0, box - 1).T
+        mask = (volume[z, y, x] > 0.5) & inside
+    if not mask.any():
+        raise InputError("mask", "must leave at least one Gaussian to move", path, "Check the mask's grid and values.")
+    return mask.to(gaussians.positions.device)

@@ -1,0 +1,176 @@
+"""The variational network: image encoder, Gaussian encoder and decoder (He et al., arXiv 2512.21599, Methods).
+
+Parameter names and shapes are those of the published checkpoints. What is computed is the same function, arranged
+for speed: the decoder's first layer is split into a latent part (one row an image) and a Gaussian part (one row a
+Gaussian), and its last layer, which has no activation, is multiplied into the heads' first layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
+from gaussianem_core.model.gaussians import Configuration, Gaussians
+
+
+def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:
+    """Linear layers with ReLU between them; ``normalised`` puts batch norm before the last (published encoder)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes[:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    if normalised:
+        layers.append(nn.BatchNorm1d(sizes[-2]))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class ImageEncoder(nn.Module):
+    """Flattened image -> mean and log-variance of the latent."""
+
+    def __init__(self, pixels: int, qdim: int, qlayers: int, zdim: int) -> None:
+        super().__init__()
+        self.zdim = zdim
+        self.main = mlp([pixels, *[qdim] * (qlayers + 1), 2 * zdim], normalised=True)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D) -> 2 x (B, zdim)
+        mean, log_variance = self.main(images.flatten(1)).split(self.zdim, dim=1)
+        return mean, log_variance
+
+
+class PairDecoder(NamedTuple):
+    """Weights of what remains to be computed for every (image, Gaussian) pair.
+
+    hidden : [(k, k) weight, (k,) bias] for each layer after the first.
+    head : (2F, k) and (2F,), density and position heads' first layers times the feature layer.
+    out : (4, 2F) and (4,), block-diagonal: density change, then x, y, z.
+    """
+
+    hidden: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    head_weight: torch.Tensor
+    head_bias: torch.Tensor
+    out_weight: torch.Tensor
+    out_bias: torch.Tensor
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the fused kernels run here, which keep no activations of the pairs."""
+        return fused_available(self.head_weight, self.head_weight, len(self.hidden))
+
+
+class Deformed(NamedTuple):
+    """Gaussians at B latents: positions (B, N, 3), densities (B, N), displacement (B, N, 3), raw density change."""
+
+    positions: torch.Tensor
+    densities: torch.Tensor
+    displacement: torch.Tensor
+    density_change: torch.Tensor
+
+
+class Network(nn.Module):
+    """The two encoders and the decoder. ``forward`` is not used: training calls the parts."""
+
+    def __init__(
+        self, box: int, *, zdim: int = 10, qlayers: int = 3, qdim: int = 1024, gaussian_klayers: int = 3,
+        gaussian_kdim: int = 128, gaussian_embedding_dim: int = 32, feature_klayers: int = 2, feature_kdim: int = 128,
+        feature_dim: int = 256,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.zdim = zdim
+        self.encoder = ImageEncoder(box * box, qdim, qlayers, zdim)
+        embedding = mlp([5, *[gaussian_kdim] * (gaussian_klayers + 1), gaussian_embedding_dim])
+        self.gaussian_embedding = nn.Sequential(*embedding, nn.LayerNorm(gaussian_embedding_dim))
+        self.feature_decoder = mlp(
+            [zdim + gaussian_embedding_dim, *[feature_kdim] * (feature_klayers + 1), feature_dim]
+        )
+        self.d_density = mlp([feature_dim, feature_dim, 1])
+        self.d_scaling = mlp([feature_dim, feature_dim, 1])  # published checkpoints hold it; it is never used
+        self.d_xyz = mlp([feature_dim, feature_dim, 3])
+
+    def embed(self, gaussians: Gaussians) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
+        """Embedding of the consensus Gaussians, once a step."""
+        return self.gaussian_embedding(gaussians.features)
+
+    def first_layer(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pre-activations of the decoder's first layer: latent part with the bias (B, k), Gaussian part (N, k)."""
+        first = self.feature_decoder[0]
+        assert isinstance(first, nn.Linear)
+        of_z, of_gaussian = first.weight.split([self.zdim, embedding.shape[1]], dim=1)
+        return nn.functional.linear(z, of_z, first.bias), nn.functional.linear(embedding, of_gaussian)
+
+    def pair_decoder(self) -> PairDecoder:
+        """The pair computation's weights, made from the parameters (gradients flow back to them)."""
+        linear = [layer for layer in self.feature_decoder if isinstance(layer, nn.Linear)]
+        feature = linear[-1]
+        heads = [[layer for layer in head if isinstance(layer, nn.Linear)] for head in (self.d_density, self.d_xyz)]
+        first = torch.cat([head[0].weight for head in heads])
+        head_bias = torch.cat([head[0].bias for head in heads]) + first @ feature.bias
+        out = torch.block_diag(*[head[1].weight for head in heads])
+        out_bias = torch.cat([head[1].bias for head in heads])
+        hidden = [(layer.weight, layer.bias) for layer in linear[1:-1]]
+        return PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
+
+    def decode(
+        self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "float32"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change of raw density (B, N) and of position (B, N, 3) for latents (B, zdim) and an embedding (N, E).
+
+        ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
+        CUDA), "bfloat16" or "float32".
+        """
+        of_z, of_gaussian = self.first_layer(z, embedding)
+        w = self.pair_decoder()
+        weights, biases = [weight for weight, _ in w.hidden], [bias for _, bias in w.hidden]
+        heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
+        if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
+            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
+        elif w.fuses:
+            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
+        else:
+            low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]
+            count = len(weights)
+            hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]
+            change = decode_pairs(low[0], low[1], *hidden, *rest, fused=False).float()
+        density, position = change.split([1, 3], dim=-1)  # one copy in the backward pass, where slices take three
+        return density[..., 0], position
+
+    def deform(
+        self, gaussians: Gaussians, z: torch.Tensor, embedding: torch.Tensor, movable: torch.Tensor | None = None,
+        precision: str = "float32",
+    ) -> Deformed:  # fmt: skip
+        """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus."""
+        density_change, displacement = self.decode(z, embedding, precision)
+        if movable is not None:
+            density_change = density_change * movable
+            displacement = displacement * movable[:, None]
+        densities = nn.functional.softplus(gaussians.raw_density + density_change)
+        return Deformed(gaussians.positions + displacement, densities, displacement, density_change)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: on CUDA, and on CPUs with instructions for them."""
+    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def build_network(configuration: Configuration) -> Network:
+    """A freshly initialised network of the configuration's sizes."""
+    return Network(configuration.box, **configuration.network)
+
+
+def load_network(configuration: Configuration, state: dict[str, torch.Tensor]) -> Network:
+    """The trained network. Raises InputError naming the first parameter whose shape does not fit the configuration."""
+    network = build_network(configuration)
+    own = network.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise InputError("model_weight", "must hold every parameter of the configuration's network",
+                             f"no {name}", "Use the cfg.json the model was trained with.")  # fmt: skip
+        if state[name].shape != tensor.shape:
+            raise InputError("model_weight", f"{name} must have shape {tuple(tensor.shape)} by the configuration",
+                             tuple(state[name].shape), "Use the cfg.json the model was trained with.")  # fmt: skip
+    network.load_state_dict({name: state[name] for name in own})
+    return network.eval()

@@ -1,0 +1,96 @@
+"""The decoder's inner part for all pairs of a particle's latent and a Gaussian, fused.
+
+For every pair (b, n) the network computes (see `network` for how its layers lead here)::
+
+    h_0 = relu(z_part[b] + gaussian_part[n])             the first layer, split in two
+    h_l = relu(hidden_weights[l] h_{l-1} + hidden_biases[l])
+    u   = relu(head_weight h_L + head_bias)              both heads' first layers, feature layer merged
+    out = out_weight u + out_bias                        density change, x, y, z change
+
+`decode_pairs_reference` writes that down in plain torch. `decode_pairs` runs it in one Triton kernel on
+CUDA: bfloat16 operands, float32 sums, weights resident in shared memory. Of the activations only h_L is
+kept for the backward pass, in bfloat16; the rest is computed again there (see `fused_decoder_triton`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gaussianem_core.imaging.projection import triton_available, triton_interpreted
+
+FUSED_WIDTHS = (32, 64, 128)  # hidden widths k whose weight gradients fit in registers
+
+
+def decode_pairs(
+    z_part: Tensor,  # (B, k)
+    gaussian_part: Tensor,  # (N, k)
+    hidden_weights: Sequence[Tensor],  # L of (k, k)
+    hidden_biases: Sequence[Tensor],  # L of (k,)
+    head_weight: Tensor,  # (2F, k)
+    head_bias: Tensor,  # (2F,)
+    out_weight: Tensor,  # (4, 2F)
+    out_bias: Tensor,  # (4,)
+    *,
+    fused: bool | None = None,
+) -> Tensor:  # (B, N, 4)
+    """Decode every pair of a latent and a Gaussian.
+
+    Parameters
+    ----------
+    z_part, gaussian_part : (B, k), (N, k); the first layer's product with z and with the Gaussian's
+        embedding; its bias is in one of them.
+    hidden_weights, hidden_biases : the following k -> k layers, as torch.nn.Linear stores them.
+    head_weight, head_bias : (2F, k), (2F,); the heads' first layers, stacked.
+    out_weight, out_bias : (4, 2F), (4,); rows: density change, x, y, z change.
+    fused : None takes the Triton kernels on CUDA where the sizes allow (k and 2F powers of two), else
+        plain torch. False: plain torch. True: the kernels, also for the interpreter's tests.
+
+    Returns
+    -------
+    (B, N, 4) float32. The kernels round operands to bfloat16 (relative error about 4e-3 of the output).
+    """
+    weights = (head_weight, head_bias, out_weight, out_bias)
+    if fused is None:
+        fused = fused_available(z_part, head_weight, len(hidden_weights))
+    if not fused:
+        return decode_pairs_reference(z_part, gaussian_part, hidden_weights, hidden_biases, *weights)
+    from gaussianem_core.kernels.pair_decoder_triton import FusedDecoder
+
+    tensors = (z_part, gaussian_part, *weights, *hidden_weights, *hidden_biases)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return FusedDecoder.apply(save, *tensors)
+
+
+def decode_pairs_reference(
+    z_part: Tensor,  # (B, k)
+    gaussian_part: Tensor,  # (N, k)
+    hidden_weights: Sequence[Tensor],  # L of (k, k)
+    hidden_biases: Sequence[Tensor],  # L of (k,)
+    head_weight: Tensor,  # (2F, k)
+    head_bias: Tensor,  # (2F,)
+    out_weight: Tensor,  # (4, 2F)
+    out_bias: Tensor,  # (4,)
+) -> Tensor:  # (B, N, 4)
+    """The same in plain torch, in the arguments' own precision. Parameters as for `decode_pairs`."""
+    hidden = F.relu(z_part[:, None] + gaussian_part)
+    for weight, bias in zip(hidden_weights, hidden_biases, strict=True):
+        hidden = F.relu(F.linear(hidden, weight, bias))
+    heads = F.relu(F.linear(hidden, head_weight, head_bias))
+    out = F.linear(heads, out_weight, out_bias)
+    return out if out.dtype == torch.float64 else out.float()
+
+
+def fused_available(z_part: Tensor, head_weight: Tensor, hidden_layers: int) -> bool:
+    """Whether the Triton kernels run here: CUDA with bfloat16 (or the interpreter), fitting sizes."""
+    heads, width = head_weight.shape
+    sizes = width in FUSED_WIDTHS and hidden_layers >= 1 and heads >= 64 and heads & (heads - 1) == 0
+    device = z_part.device
+    if not sizes or not triton_available() or z_part.dtype == torch.float64:
+        return False
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return triton_interpreted()

@@ -1,0 +1,246 @@
+"""A trained model as one object: configuration, consensus Gaussians, network; latents in, Gaussians and volumes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaussianem_core.io.checkpoint import load_checkpoint
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.imaging.fourier import fourier_resample
+from gaussianem_core.model.gaussians import (
+    Configuration,
+    Gaussians,
+    load_configuration,
+    load_gaussians,
+    load_mask,
+    write_gaussians,
+)
+from gaussianem_core.io.mrc import write_map
+from gaussianem_core.model.network import Deformed, Network, load_network
+from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.imaging.voxelization import voxelize
+
+_CHUNK_ELEMENTS = 2**27
+"""Elements of one temporary of the decoder: 512 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training gave. ``movable``: (N,) bool or None; the other Gaussians stay as in the consensus. ``detail``:
+    (D, D, D) in the training box, what is added to every volume (see ``detail``), or None."""
+
+    configuration: Configuration
+    gaussians: Gaussians
+    network: Network
+    embedding: torch.Tensor  # (N, E)
+    movable: torch.Tensor | None
+    device: torch.device
+    backend: Projector
+    detail: torch.Tensor | None = None
+    _details: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def zdim(self) -> int:
+        return self.network.zdim
+
+    @torch.no_grad()
+    def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:  # (B, zdim)
+        """The Gaussians at latents ``z``, in full precision, on the model's device."""
+        latents = torch.as_tensor(np.asarray(z), dtype=torch.float32, device=self.device)
+        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32")
+
+    def chunks(self, z: np.ndarray) -> Iterator[tuple[slice, Deformed]]:
+        """As :meth:`deform`, in parts that fit the memory; rows of ``z`` and their Gaussians."""
+        widest = 2 * self.configuration.network["feature_dim"]
+        size = max(1, min(256, _CHUNK_ELEMENTS // (len(self.gaussians) * widest)))
+        for start in range(0, len(z), size):
+            rows = slice(start, min(start + size, len(z)))
+            yield rows, self.deform(z[rows])
+
+    @torch.no_grad()
+    def volume(self, positions: torch.Tensor, densities: torch.Tensor, box: int) -> torch.Tensor:
+        """Volume (box, box, box) [z, y, x] of positions (N, 3) and densities (N,), and the detail."""
+        volume = voxelize(positions, densities, self.gaussians.sigmas, box, backend=self.backend,
+                          sigma_max=self.gaussians.scale_max)  # fmt: skip
+        detail = self.detail_in(box)
+        return volume if detail is None else volume + detail
+
+    def detail_in(self, box: int) -> torch.Tensor | None:  # (box, box, box)
+        """The detail in another box of the same length; the last box asked for is kept."""
+        if self.detail is None:
+            return None
+        if box not in self._details:
+            self._details.clear()
+            self._details[box] = fourier_resample(self.detail, box)
+        return self._details[box]
+
+    def volumes(self, z: np.ndarray, box: int | None = None) -> Iterator[torch.Tensor]:
+        """One volume a row of ``z`` (B, zdim), on the model's device."""
+        for _, deformed in self.chunks(z):
+            for positions, densities in zip(deformed.positions, deformed.densities):
+                yield self.volume(positions, densities, box or self.configuration.box)
+
+    def consensus_volume(self, box: int | None = None) -> torch.Tensor:
+        """Volume of the consensus Gaussians."""
+        return self.volume(self.gaussians.positions, self.gaussians.densities, box or self.configuration.box)
+
+    def pixel_size(self, box: int) -> float:
+        """Voxel size in Angstrom of a volume of ``box`` voxels: the box's length stays."""
+        return self.configuration.box * self.configuration.pixel_size_angstrom / box
+
+    def origin(self, box: int) -> tuple[float, float, float]:
+        """Place (A) of voxel 0, so that volumes of any box, and atoms fitted to the consensus map, overlay.
+
+        The configuration's ``origin_angstrom`` is that of the consensus map; with an odd box the centre shifts.
+        """
+        base = self.configuration.extra.get("origin_angstrom", (0.0, 0.0, 0.0))
+        centre = self.configuration.box // 2 * self.configuration.pixel_size_angstrom
+        shift = centre - box // 2 * self.pixel_size(box)
+        return (base[0] + shift, base[1] + shift, base[2] + shift)
+
+
+def load_model(
+    cfg: Path, gaussians: Path | None, model_weight: Path, mask: Path | None, device: torch.device,
+    backend: Projector = "auto", log: JobLog | None = None, detail: bool = True,
+) -> TrainedModel:  # fmt: skip
+    """Read configuration, Gaussians and checkpoint, checked against each other.
+
+    A checkpoint that holds the Gaussians it was trained with (ours do) overrules ``gaussians``, which may then be
+    None; one trained with a mask (``movable``) keeps it, and ``mask`` restricts it further. Without ``detail``, the
+    volumes are those of the Gaussians alone.
+    Raises InputError if a file is missing, damaged or belongs to another configuration.
+    """
+    configuration = load_configuration(cfg)
+    content = load_checkpoint(model_weight)
+    network = load_network(configuration, content["model_state_dict"]).to(device)
+    given = None
+    if gaussians is not None:
+        given = load_gaussians(gaussians, configuration.scale_min, configuration.scale_max)
+    trained = _gaussians_of(content, configuration)
+    if trained is not None and given is not None and len(given) != len(trained):
+        raise InputError("gaussians", f"must hold the {len(trained)} Gaussians of the checkpoint", len(given),
+                         "Use the point_cloud.ply that the model was trained with.")  # fmt: skip
+    if trained is not None and given is not None and log is not None:
+        if not torch.equal(given.features, trained.features):
+            log.message("The Gaussians were refined in training: those in the checkpoint are used.")
+    chosen = trained if trained is not None else given
+    if chosen is None:
+        raise InputError("gaussians", "must be given: the checkpoint holds none", "nothing", "Give point_cloud.ply.")
+    chosen = chosen.to(device)
+    movable = None if mask is None else load_mask(mask, chosen, configuration)
+    if isinstance(content.get("movable"), torch.Tensor) and content["movable"].shape == (len(chosen),):
+        trained_movable = content["movable"].bool().to(device)
+        movable = trained_movable if movable is None else movable & trained_movable
+    with torch.no_grad():
+        embedding = network.embed(chosen)
+    stored = content.get("detail") if detail else None
+    if not isinstance(stored, torch.Tensor) or stored.shape != (configuration.box,) * 3:
+        stored = None
+    more = None if stored is None else stored.float().to(device)
+    return TrainedModel(configuration, chosen, network, embedding, movable, device, backend, more)
+
+
+def load_model_of(
+    options: AnalyzeOptions | DecodeOptions | EvaluateOptions | MorphOptions, mask: Path | None, device: torch.device,
+    log: JobLog | None = None,
+) -> TrainedModel:  # fmt: skip
+    """:func:`load_model` from a job's options cfg, gaussians, model_weight and projector.
+
+    The default ``gaussians`` may be absent where the checkpoint holds the Gaussians.
+    """
+    default = type(options).model_fields["gaussians"].default
+    gaussians: Path | None
+    try:
+        gaussians = resolve_input(options, "gaussians")
+    except InputError:
+        if options.gaussians != default or "gaussians" not in load_checkpoint(resolve_input(options, "model_weight")):
+            raise
+        gaussians = None
+    return load_model(
+        resolve_input(options, "cfg"), gaussians, resolve_input(options, "model_weight"), mask, device,
+        options.projector, log, not getattr(options, "no_detail", True),
+    )  # fmt: skip
+
+
+def _gaussians_of(content: dict[str, Any], configuration: Configuration) -> Gaussians | None:
+    stored = content.get("gaussians")
+    if not isinstance(stored, dict):
+        return None
+    try:
+        values = [stored[name].float() for name in ("positions", "raw_density", "raw_scale")]
+    except (KeyError, AttributeError) as error:
+        raise InputError("model_weight", "must hold positions, raw_density and raw_scale of its Gaussians", error,
+                         "Use a weights.N.pkl of train.") from error  # fmt: skip
+    return Gaussians(values[0], values[1], values[2], configuration.scale_min, configuration.scale_max)
+
+
+def check_latents(z: np.ndarray, model: TrainedModel, argument: str) -> np.ndarray:  # (B, zdim)
+    """``z`` as float32. Raises InputError if it has another number of columns or values that are not finite."""
+    if z.ndim != 2 or z.shape[1] != model.zdim or not len(z):
+        raise InputError(argument, f"must have {model.zdim} values a row (zdim)", z.shape,
+                         "Use the latents of this model.")  # fmt: skip
+    if not np.isfinite(z).all():
+        raise InputError(argument, "must be finite", f"row {int(np.argmin(np.isfinite(z).all(axis=1)))}", "Repair it.")
+    return z.astype(np.float32)
+
+
+def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
+    """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment."""
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            text = path.read_text().replace(",", " ").splitlines()
+            values = np.loadtxt(text, ndmin=2)
+        return np.atleast_2d(np.asarray(values, dtype=np.float64))
+    except (OSError, ValueError) as error:
+        raise InputError("z", "must be .npy or text with one row of numbers a volume", path,
+                         f"It was not read ({error}). Use z.txt of an analysis as a pattern.") from error  # fmt: skip
+
+
+def write_latent_rows(z: np.ndarray, path: Path) -> None:
+    """Latents as text, one row a volume."""
+    np.savetxt(path, z, fmt="%.7g")
+
+
+def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
+    """The level above which ``share`` of a volume's density lies: one contour for all volumes of a model."""
+    values = volume[volume > 0].flatten().sort(descending=True).values
+    if not len(values):
+        return 0.0
+    total = values.double().cumsum(0)
+    return float(values[int(torch.searchsorted(total, share * total[-1]))])
+
+
+def write_series(
+    model: TrainedModel, z: np.ndarray, directory: Path, box: int | None, log: JobLog, stage: str,
+) -> list[tuple[Path, Path]]:  # fmt: skip
+    """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced
+        for old in directory.glob(pattern):
+            old.unlink()
+    box = box or model.configuration.box
+    digits = max(3, len(str(len(z))))
+    written = []
+    for rows, deformed in model.chunks(z):
+        for i, positions, densities, change in zip(
+            range(rows.start + 1, rows.stop + 1), deformed.positions, deformed.densities, deformed.density_change
+        ):
+            paths = directory / f"vol_{i:0{digits}d}.mrc", directory / f"gaussians_{i:0{digits}d}.ply"
+            volume = model.volume(positions, densities, box).cpu().numpy()
+            write_map(paths[0], volume, model.pixel_size(box), model.origin(box))
+            moved = replace(model.gaussians, positions=positions, raw_density=model.gaussians.raw_density + change)
+            write_gaussians(moved, paths[1])
+            written.append(paths)
+            log.progress(stage, i, len(z), "volumes")
+    write_latent_rows(z, directory / "z.txt")
+    return written

@@ -1,0 +1,153 @@
+"""What a simulation knows: the state, pose and composition of every particle, and the exact volume of each state.
+
+``truth.npz`` may also be made by hand for data with class labels only: ``label`` (N,), and ``volumes`` (K, D, D, D),
+the true map of label 0, 1, ... where they are known.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import write_atomically
+from gaussianem_core.runtime.files import read_arrays
+from gaussianem_core.imaging.fourier import fourier_crop
+from gaussianem_core.options import Projector
+from gaussianem_core.imaging.voxelization import voxelize
+
+SAMPLED_SIGMA_PIXELS = 0.9
+"""A Gaussian at least this wide (pixels) is sampled without aliasing: its transform at Nyquist is exp(-4)."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """N particles in F frames of a molecule of A points; any part may be None where it is not known.
+
+    label : (N,) class of a particle (composition, or the end state), 0, 1, ...
+    state : (N,) place along the motion, 0 to 1; ``periodic``: 1 is 0 again.
+    frame : (N,) frame number. present : (N,) whether the removable part is there.
+    positions : (F, A, 3) world units. densities : (A,) peak values, sigmas : (A,) world units.
+    removable : (A,) points that are absent where ``present`` is False.
+    rotations : (N, 3, 3), shifts : (N, 2) pixels, in the conventions of `pose`.
+    volumes : (K, D, D, D) true maps of the labels, for data that are not made of points.
+    offset_angstrom : (3,) what was subtracted from the input's coordinates to centre it.
+    """
+
+    label: np.ndarray | None = None
+    state: np.ndarray | None = None
+    frame: np.ndarray | None = None
+    present: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    densities: np.ndarray | None = None
+    sigmas: np.ndarray | None = None
+    removable: np.ndarray | None = None
+    rotations: np.ndarray | None = None
+    shifts: np.ndarray | None = None
+    volumes: np.ndarray | None = None
+    offset_angstrom: np.ndarray | None = None
+    box: int = 0
+    apix: float = 0.0
+    snr: float = 0.0
+    periodic: bool = False
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether the true volume of each particle can be made."""
+        return self.positions is not None or (self.volumes is not None and self.label is not None)
+
+
+def save_truth(truth: Truth, path: Path | str) -> None:
+    """Write ``truth.npz``, atomically."""
+    buffer = io.BytesIO()
+    content = {f.name: getattr(truth, f.name) for f in fields(truth)}
+    np.savez_compressed(buffer, **{name: value for name, value in content.items() if value is not None})
+    write_atomically(path, buffer.getvalue())
+
+
+def load_truth(path: Path | str) -> Truth:
+    """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
+    try:
+        known = {f.name for f in fields(Truth)}
+        content: dict[str, Any] = {name: array for name, array in read_arrays(path).items() if name in known}
+    except ValueError as error:
+        raise InputError("truth", "must be a readable .npz file", path,
+                         f"It was not read ({error}). Use the truth.npz of simulate.") from error  # fmt: skip
+    if "state" not in content and "label" not in content:
+        raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
+    for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
+        if name in content:
+            content[name] = kind(content[name])
+    return Truth(**content)
+
+
+def oversampling(sigma_pixels: float) -> int:
+    """How many times finer a grid must be for Gaussians of this width to be sampled without aliasing."""
+    return max(1, math.ceil(SAMPLED_SIGMA_PIXELS / sigma_pixels))
+
+
+def frame_densities(truth: Truth, present: torch.Tensor) -> torch.Tensor:  # (B,) bool -> (B, A)
+    """Peak densities of the points, 0 where the removable part is absent."""
+    assert truth.densities is not None
+    densities = torch.as_tensor(truth.densities, device=present.device).expand(len(present), -1)
+    if truth.removable is None:
+        return densities
+    removable = torch.as_tensor(truth.removable, device=present.device)
+    return torch.where(removable & ~present[:, None], torch.zeros_like(densities), densities)
+
+
+def true_volumes(
+    truth: Truth, rows: np.ndarray, box: int, device: torch.device | str = "cpu", backend: Projector = "auto"
+) -> torch.Tensor:  # (B,) -> (B, box, box, box)
+    """The true volume of particles ``rows``, band-limited to ``box`` voxels, indexed [z, y, x]."""
+    if truth.positions is None:
+        assert truth.volumes is not None and truth.label is not None
+        return fourier_crop(torch.as_tensor(truth.volumes[truth.label[rows]], device=device).float(), box, dims=3)
+    assert truth.frame is not None and truth.sigmas is not None
+    present = np.ones(len(rows), bool) if truth.present is None else truth.present[rows]
+    positions = torch.as_tensor(truth.positions[truth.frame[rows]], device=device)
+    densities = frame_densities(truth, torch.as_tensor(present, device=device))
+    return band_limited_volumes(positions, densities, torch.as_tensor(truth.sigmas, device=device), truth.box, box,
+                                backend)  # fmt: skip
+
+
+def mean_volume(truth: Truth, device: torch.device | str = "cpu", backend: Projector = "auto") -> torch.Tensor:
+    """The mean of all particles' volumes at the simulation's box, (D, D, D): what a consensus refinement sees."""
+    if truth.positions is None:
+        assert truth.volumes is not None and truth.label is not None
+        counts = np.bincount(truth.label, minlength=len(truth.volumes)) / len(truth.label)
+        return torch.as_tensor(np.tensordot(counts, truth.volumes, 1), device=device).float()
+    assert truth.frame is not None and truth.sigmas is not None
+    present = np.ones(len(truth.frame), bool) if truth.present is None else truth.present
+    frames, atoms = truth.positions.shape[:2]
+    share = torch.zeros(frames, atoms, device=device)  # the sum is linear: weight every frame's points by its share
+    for there in (True, False):
+        counts = np.bincount(truth.frame[present == there], minlength=frames) / len(present)
+        flag = torch.full((1,), there, device=device)
+        share += torch.as_tensor(counts, device=device).float()[:, None] * frame_densities(truth, flag)
+    used = torch.nonzero(share.sum(dim=1)).flatten()
+    total = torch.zeros(truth.box, truth.box, truth.box, device=device)
+    for chunk in used.split(max(1, 200_000 // atoms)):
+        positions = torch.as_tensor(truth.positions, device=device)[chunk].reshape(1, -1, 3)
+        sigmas = torch.as_tensor(truth.sigmas, device=device).repeat(len(chunk))
+        total += band_limited_volumes(positions, share[chunk].reshape(1, -1), sigmas, truth.box, truth.box, backend)[0]
+    return total
+
+
+def band_limited_volumes(
+    positions: torch.Tensor, densities: torch.Tensor, sigmas: torch.Tensor, native_box: int, box: int,
+    backend: Projector = "auto",
+) -> torch.Tensor:  # (B, A, 3), (B, A), (A,) -> (B, box, box, box)
+    """Volumes of Gaussians too narrow for their grid: sampled on a finer one, then cropped in Fourier space."""
+    factor = oversampling(float(sigmas.min()) * native_box / 2)
+    volumes = []
+    for centre, density in zip(positions, densities, strict=True):
+        fine = voxelize(centre, density, sigmas, native_box * factor, backend=backend)
+        volumes.append(fourier_crop(fine, box, dims=3))
+    return torch.stack(volumes)

@@ -1,0 +1,303 @@
+"""The consensus Gaussians: placed where the consensus map is dense, fitted to it, then to the images (homogeneous
+stage)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import map_coordinates
+
+from gaussianem_core.training import regularisers
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.imaging.projection import Projector, project
+from gaussianem_core.imaging.voxelization import voxelize
+
+SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
+SOLVENT_SIGMAS = 5.0
+STRONG_PERCENTILE, STRONG_SHARE = 99.9, 0.1  # flexible parts are blurred to a fraction of the rigid core's density
+FINE_BOX = 256  # largest box whose every voxel may have a Gaussian (the published manual's rule)
+HELD_OUT = 0.05
+PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
+FIT_IMAGES = 4000
+"""Images that the fit takes at most: the map it starts from already stands for all of them."""
+
+CHECKS = 4
+"""Checks of the held-out error an epoch."""
+
+MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-3
+"""Steps of the fit to the map, and rates: of raw density and scale, and voxels of position. Given more room, Gaussians
+come together in clumps, whose neighbours then say nothing about the molecule's motion."""
+
+
+def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
+    """Contour level between solvent and the weakest density worth a Gaussian.
+
+    The larger of five standard deviations of the solvent (voxels outside the inscribed sphere) and a tenth of the
+    strong density (99.9th percentile): blurred, flexible parts stay in, noise stays out.
+    """
+    box = density.shape[-1]
+    axis = (np.arange(box) - box // 2) / (box / 2)
+    radius2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    solvent = density[radius2 > SOLVENT_RADIUS**2]
+    strong = float(np.percentile(density, STRONG_PERCENTILE))
+    return max(float(solvent.mean() + SOLVENT_SIGMAS * solvent.std()), STRONG_SHARE * strong)
+
+
+def sample_positions(
+    density: np.ndarray, level: float, interval: float
+) -> tuple[np.ndarray, np.ndarray]:  # -> (N, 3), (N,)
+    """Grid points ``interval`` voxels apart whose interpolated density exceeds ``level``: world x, y, z and values."""
+    box = density.shape[-1]
+    # The grid is laid through the centre voxel, so that an interval of 1 meets the voxels themselves.
+    half = np.arange(0, box // 2, interval)
+    axis = box // 2 + np.concatenate([-half[:0:-1], half])
+    if float(interval).is_integer():
+        index = axis.astype(int)
+        values = density[np.ix_(index, index, index)]
+    else:
+        grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))
+        values = map_coordinates(density, grid, order=1)
+    z, y, x = np.nonzero(values > level)
+    positions = (np.stack([axis[x], axis[y], axis[z]], axis=1) - box // 2) / (box / 2)
+    return positions.astype(np.float32), values[z, y, x].astype(np.float32)
+
+
+def place_gaussians(
+    density: np.ndarray, threshold: str, interval: int | None, cap: int, target_box: int, scale_min: float,
+    scale_max: float,
+) -> tuple[Gaussians, float, float]:  # fmt: skip
+    """Initial Gaussians above the contour level, with the map's own values as densities (unscaled).
+
+    Parameters
+    ----------
+    density : (D, D, D) consensus map. threshold : contour level, or "auto".
+    interval : grid spacing in voxels; None takes the manual's 1, or 2 above a box of 256, but no finer than the
+        training pixel (a box of ``target_box``), which is all that the images show, and at the automatic level as
+        wide as the cap demands.
+    cap : largest number of Gaussians. scale_min, scale_max : bounds of sigma in world units.
+
+    Returns
+    -------
+    Gaussians, the level, the grid spacing in voxels.
+
+    Raises
+    ------
+    InputError : no Gaussian, or more than the cap, with the level's percentile and a usable range.
+    """
+    if not density.max() > max(0.0, float(density.min())):
+        found = f"values from {density.min():.4g} to {density.max():.4g}"
+        raise InputError("consensus_map", "must hold density", found, "Give the map of the refinement.")
+    automatic = threshold == "auto"
+    level = automatic_level(density) if automatic else float(threshold)
+    box = density.shape[-1]
+    spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
+    positions, values = sample_positions(density, level, spacing)
+    while automatic and interval is None and len(positions) > cap:
+        spacing *= (len(positions) / cap) ** (1 / 3) * 1.02
+        positions, values = sample_positions(density, level, spacing)
+    if not 0 < len(positions) <= cap:
+        share = 100 * float((density <= level).mean())
+        usable = f"{level_for(density, spacing, cap):.4g} to {level_for(density, spacing, min(100, cap)):.4g}"
+        found = "no Gaussians" if len(positions) == 0 else f"{len(positions)} Gaussians, over the cap of {cap}"
+        raise InputError(
+            "--map_thres", "must leave a usable number of Gaussians",
+            f"level {level:.4g}, the map's {share:.2f}th percentile: {found}",
+            "The map does not rise above its own solvent: check that it is the refined map, or give a level from "
+            f"{usable}." if automatic and len(positions) == 0 else
+            f"Give a level from {usable}{'' if automatic else ', or auto'}"
+            + ("." if len(positions) == 0 else "; a larger --sample_interval or --max_gaussians serves too."),
+        )  # fmt: skip
+    raw_scale = torch.zeros(len(positions))
+    raw_density = inverse_softplus(torch.from_numpy(np.maximum(values, 1e-6)))
+    return Gaussians(torch.from_numpy(positions), raw_density, raw_scale, scale_min, scale_max), level, spacing
+
+
+def level_for(density: np.ndarray, spacing: float, count: int) -> float:
+    """The level that leaves about ``count`` grid points."""
+    points = density.size / spacing**3
+    return float(np.quantile(density, 1 - min(1.0, count / points)))
+
+
+@dataclass
+class ConsensusData:
+    """Images and what projects to them, on the compute device; ``get`` gives images (B, D, D) of rows."""
+
+    images: torch.Tensor  # (n, D, D)
+    rotations: torch.Tensor  # (n, 3, 3)
+    shifts: torch.Tensor  # (n, 2) pixels
+    ctf: torch.Tensor  # (n, 9)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def box(self) -> int:
+        return self.images.shape[-1]
+
+
+def spectra(
+    gaussians: Gaussians, data: ConsensusData, rows: torch.Tensor, backend: Projector
+) -> tuple[torch.Tensor, torch.Tensor]:  # 2 x (B, D, D//2+1)
+    """Orthonormal spectra of the CTF-filtered projections and of the images of ``rows``."""
+    model = project(
+        gaussians.positions, gaussians.densities, gaussians.sigmas, data.rotations[rows], data.shifts[rows], data.box,
+        backend=backend, sigma_max=gaussians.scale_max,
+    )  # fmt: skip
+    transfer = ctf(data.ctf[rows], data.box)
+    return torch.fft.rfft2(model, norm="ortho") * transfer, torch.fft.rfft2(data.images[rows].float(), norm="ortho")
+
+
+def plane_weight(box: int, device: torch.device) -> torch.Tensor:  # (D, D//2+1)
+    """Multiplicity of each component, without the mean value, which normalisation leaves arbitrary."""
+    weight = regularisers.half_plane_weight(box, device).repeat(box, 1)
+    weight[0, 0] = 0.0
+    return weight
+
+
+@torch.no_grad()
+def fit_amplitude(
+    gaussians: Gaussians, data: ConsensusData, backend: Projector, count: int = 512
+) -> tuple[float, float]:
+    """One factor for all densities in closed form (least squares against images), and its significance in sigmas.
+
+    A negative factor means that the images' contrast is the other way round.
+    """
+    weight = plane_weight(data.box, data.images.device)
+    rows = torch.arange(min(count, len(data)), device=data.images.device)
+    cross, power, noise = [], 0.0, 0.0
+    for part in rows.split(32):
+        model, image = spectra(gaussians, data, part, backend)
+        cross.append(((model.conj() * image).real * weight).sum(dim=(-2, -1)).double().cpu())
+        power += float((model.abs().square() * weight).sum())
+        noise += float((image.abs().square() * weight).sum())
+    if power == 0:
+        raise InputError("consensus_map", "must project into the images", "empty projections", "Check map and poses.")
+    each = torch.cat(cross)
+    total = float(each.sum())
+    # The spread over views counts beside the noise: a wrong map fits some views by chance.
+    white = np.sqrt(power * noise / (len(rows) * data.box**2))
+    spread = np.sqrt(len(rows)) * float(each.std(correction=0))
+    return total / power, total / max(white, spread, 1e-30)
+
+
+def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:
+    """The Gaussians with all densities times ``factor`` (positive)."""
+    raw = inverse_softplus((gaussians.densities * factor).clamp_min(1e-6))
+    return Gaussians(gaussians.positions, raw, gaussians.raw_scale, gaussians.scale_min, gaussians.scale_max)
+
+
+def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaussians:  # (D, D, D)
+    """Fit densities, widths and positions to the consensus map, by the squared error over its voxels.
+
+    The map stands for all images, so this leaves the images themselves little to add, and little noise to bring in.
+    The densities returned are on a scale of their own: :func:`fit_amplitude` finds that of the images.
+    """
+    box, bounds = density.shape[-1], (gaussians.scale_min, gaussians.scale_max)
+
+    def volume(g: Gaussians) -> torch.Tensor:
+        return voxelize(g.positions, g.densities, g.sigmas, box, sigma_max=g.scale_max)
+
+    with torch.no_grad():  # to densities about 1, whatever the map's units
+        made, typical = volume(gaussians), gaussians.densities.median()
+        target = density * (made.square().sum() / ((made * density).sum().clamp_min(1e-30) * typical))
+        gaussians = scale_densities(gaussians, float(1 / typical))
+    positions, raw_density, raw_scale = (
+        t.clone().requires_grad_() for t in (gaussians.positions, gaussians.raw_density, gaussians.raw_scale)
+    )
+    groups = [{"params": [positions], "lr": MAP_STEP * 2 / box}, {"params": [raw_density, raw_scale], "lr": MAP_RATE}]
+    optimiser = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MAP_STEPS)
+    for step in range(MAP_STEPS):
+        error = (volume(Gaussians(positions, raw_density, raw_scale, *bounds)) - target).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        schedule.step()
+        log.progress("fit to the map", step + 1, MAP_STEPS, "steps")
+    return Gaussians(positions.detach(), raw_density.detach(), raw_scale.detach(), *bounds)
+
+
+def fit(
+    gaussians: Gaussians, data: ConsensusData, log: JobLog, *, epochs: int, batch: int, recipe: str, backend: Projector,
+    seed: int,
+) -> Gaussians:  # fmt: skip
+    """Fit densities, widths and positions of the consensus Gaussians to the images.
+
+    Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term`` about
+    ``gaussians`` (recipe "published": L1 without a prior, densities and widths alone). A twentieth of the images is
+    held out: the best state on it is returned, and the fit stops when it no longer improves. The number of Gaussians
+    stays what it was.
+    """
+    device = data.images.device
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data), generator=generator)[:FIT_IMAGES]
+    held = order[: max(1, min(1000, int(HELD_OUT * len(data))))].to(device)
+    train = order[len(held) :]
+    if epochs == 0 or len(train) == 0:
+        return gaussians
+    published = recipe == "published"
+    raw_density, raw_scale, positions = (
+        t.clone().requires_grad_() for t in (gaussians.raw_density, gaussians.raw_scale, gaussians.positions)
+    )
+    # A density's rate is relative to its typical size, so that any unit of the map converges alike.
+    typical = float(gaussians.densities.median().clamp(0.05, 5.0))
+    groups = [
+        {"params": [raw_density], "lr": 1e-3 if published else 1e-2 * typical},
+        {"params": [raw_scale], "lr": 1e-3 if published else 1e-2},
+        {"params": [positions], "lr": 0.0 if published else 1e-4},
+    ]
+    optimiser = torch.optim.Adam(groups)
+    batch = min(batch, len(train))
+    steps = epochs * (len(train) // batch)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / max(steps, 1)))
+    weight = plane_weight(data.box, device)
+    anchor, bounds = regularisers.find_anchor(gaussians), (gaussians.scale_min, gaussians.scale_max)
+    state = (positions, raw_density, raw_scale)
+
+    def current() -> Gaussians:
+        position, density, scale = (value.detach().clone() for value in state)
+        return Gaussians(position, density, scale, *bounds)
+
+    @torch.no_grad()
+    def held_out_error() -> float:
+        g, total = current(), 0.0
+        for rows in held.split(64):
+            model, image = spectra(g, data, rows, backend)
+            total += float(regularisers.squared_error(model, image, weight).sum())
+        return total / (len(held) * data.box**2)
+
+    best, best_error, stale, step = gaussians, held_out_error(), 0, 0
+    variance = 2 * best_error  # of the images' noise, of which nearly all of the error is
+    log.metric("consensus", 0, 0.0, held_out=best_error)
+    check_every = max(1, steps // (CHECKS * epochs))
+    for _ in range(epochs):
+        shuffled = train[torch.randperm(len(train), generator=generator)].to(device)
+        for rows in shuffled[: len(shuffled) // batch * batch].split(batch):
+            fitted = Gaussians(*state, *bounds)
+            model, image = spectra(fitted, data, rows, backend)
+            if published:
+                loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
+            else:
+                prior = variance * regularisers.anchor_term(fitted.features, anchor) / len(train)
+                loss = (regularisers.squared_error(model, image, weight).mean() + prior) / data.box**2
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            step += 1
+            log.progress("fit consensus", step * batch, steps * batch)
+            if step % check_every == 0 or step == steps:
+                error = held_out_error()
+                log.metric("consensus", step, step * epochs / steps, held_out=error, loss=float(loss.detach()))
+                stale = 0 if error < best_error else stale + 1
+                if error < best_error:
+                    best, best_error = current(), error
+                if stale >= PATIENCE:
+                    log.message(f"consensus fit converged on held-out images after {step * batch:,} images")
+                    return best
+    return best

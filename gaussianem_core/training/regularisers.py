@@ -1,0 +1,183 @@
+"""The terms of the training loss, each one pure function of tensors.
+
+The data terms compare spectra, where CTF, noise spectrum and resolution are diagonal; by Parseval's theorem the
+squared error is the same as over pixels. Spectra are orthonormal ``rfft2`` layouts (..., D, D//2+1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from gaussianem_core.model.gaussians import Gaussians
+
+ANCHOR_DENSITY, ANCHOR_SCALE, ANCHOR_POSITION = 0.2, 0.5, 0.5
+COMPOSITION_WIDTH = 0.1  # of raw density: differences of neighbours' changes below it cost their square
+
+
+def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
+    """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
+    column = torch.arange(box // 2 + 1, device=device)
+    return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
+
+
+def image_scale(
+    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, prior_width: float
+) -> torch.Tensor:  # (B,)
+    """Scale of each image against its model in closed form, with a Gaussian prior of ``prior_width`` around 1.
+
+    ``model``, ``image``: (B, D, D//2+1) complex; ``weight``: (D, D//2+1), 1 / noise power times multiplicity.
+    """
+    precision = prior_width**-2
+    cross = ((model.conj() * image).real * weight).sum((-2, -1))
+    power = (model.abs().square() * weight).sum((-2, -1))
+    return (cross + precision) / (power + precision)
+
+
+def squared_error(
+    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:  # (B, D, D//2+1) x 2 -> (B,)
+    """Negative log-likelihood under Gaussian noise, without its constant: half the weighted squared residual (nats)."""
+    residual = torch.view_as_real(model - image)
+    return 0.5 * (residual.square().sum(-1) * weight).sum((-2, -1))
+
+
+def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:  # (B, zdim) x 2 -> (B, zdim)
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent dimension (Kingma and Welling, 2014, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+class NeighbourPairs(NamedTuple):
+    """Pairs of neighbouring consensus Gaussians, closer than ``reach`` mean nearest-neighbour distances.
+
+    first, second : (P,) indices. distance : (P,) consensus distance in world units. weight : (P,)
+    exp(1 - d / mean_distance). close : (P,) 1 for pairs within 1.5 mean distances, else 0 (even spacing term).
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    distance: torch.Tensor
+    weight: torch.Tensor
+    close: torch.Tensor
+    mean_distance: float
+
+    def subset(self, chosen: torch.Tensor) -> NeighbourPairs:
+        """The pairs with indices ``chosen``."""
+        first, second, distance, weight, close = (value[chosen] for value in self[:5])
+        return NeighbourPairs(first, second, distance, weight, close, self.mean_distance)
+
+
+def find_pairs(positions: torch.Tensor, reach: float = 2.0) -> NeighbourPairs:  # (N, 3)
+    """Neighbouring pairs of Gaussians (published: within 2 mean nearest-neighbour distances)."""
+    points = positions.detach().cpu().double().numpy()
+    tree = cKDTree(points)
+    mean_distance = float(tree.query(points, k=2)[0][:, 1].mean()) if len(points) > 1 else 1.0
+    index = tree.query_pairs(reach * mean_distance, output_type="ndarray")
+    distance = np.linalg.norm(points[index[:, 0]] - points[index[:, 1]], axis=1)
+    device = positions.device
+    d = torch.as_tensor(distance, dtype=torch.float32, device=device)
+    first, second = torch.as_tensor(index, device=device, dtype=torch.long).T.contiguous()
+    return NeighbourPairs(
+        first, second, d, torch.exp(1 - d / mean_distance), (d < 1.5 * mean_distance).float(), mean_distance
+    )
+
+
+def embedding_term(embedding: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Neighbours should have alike embeddings: mean weighted norm of their difference. ``embedding``: (N, E)."""
+    difference = embedding.index_select(0, pairs.first) - embedding.index_select(0, pairs.second)
+    return ((difference.square().sum(-1) + 1e-12).sqrt() * pairs.weight).mean()
+
+
+def distance_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Neighbours should keep their consensus distance: mean weighted squared change. ``positions``: (B, N, 3)."""
+    return ((pair_distances(positions, pairs) - pairs.distance).square() * pairs.weight).mean()
+
+
+def direction_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Neighbours should move in one direction: minus mean weighted cosine. ``displacement``: (B, N, 3)."""
+    first, second = displacement.index_select(1, pairs.first), displacement.index_select(1, pairs.second)
+    cosine = (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1) + 1e-16).sqrt()
+    return -(cosine * pairs.weight).mean()
+
+
+def spacing_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Close neighbours should stay at the mean distance: mean absolute deviation. ``positions``: (B, N, 3)."""
+    deviation = (pair_distances(positions, pairs) - pairs.mean_distance).abs() * pairs.close
+    return deviation.sum() / (pairs.close.sum() * positions.shape[0]).clamp_min(1)
+
+
+def rigidity_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Neighbours should move alike: mean weighted squared difference of displacements, in squared pair distances.
+
+    ``displacement``: (B, N, 3). A rigid shift costs nothing; strain costs its square whatever the spacing.
+    """
+    difference = displacement.index_select(1, pairs.first) - displacement.index_select(1, pairs.second)
+    return (difference.square().sum(-1) * (pairs.weight / pairs.distance.square())).mean()
+
+
+def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
+    """Neighbours should come and go together: mean weighted log(1 + d^2) of the difference d of their changes (B, N),
+    in COMPOSITION_WIDTHs. So heavy a tail lets a domain leave as a whole: only pairs at its border pay, and not much.
+    """
+    first, second = density_change.index_select(1, pairs.first), density_change.index_select(1, pairs.second)
+    return (((first - second) / COMPOSITION_WIDTH).square().log1p() * pairs.weight).mean()
+
+
+class Anchor(NamedTuple):
+    """A prior about the consensus map's Gaussians: ``middle`` (M, 5) and ``width`` (5,) of their features."""
+
+    middle: torch.Tensor
+    width: torch.Tensor
+
+
+def find_anchor(first: Gaussians) -> Anchor:
+    """ANCHOR_DENSITY of the mean density is the width in raw density, ANCHOR_SCALE in raw scale, and in each coordinate
+    ANCHOR_POSITION of the least sigma."""
+    density, position = ANCHOR_DENSITY * float(first.densities.mean()), ANCHOR_POSITION * first.scale_min
+    width = torch.tensor([density, ANCHOR_SCALE, *[position] * 3], device=first.positions.device)
+    return Anchor(first.features.detach(), width)
+
+
+def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:  # (M, 5)
+    """Minus log prior of Gaussians about those of the consensus map, in nats, without its constant.
+
+    The map was refined from more than these images say, at high resolution above all: where they say little, it stays.
+    """
+    return 0.5 * ((features - anchor.middle) / anchor.width).square().sum()
+
+
+def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)
+    """Distances of the pairs; the small constant keeps the gradient finite where two Gaussians coincide."""
+    difference = positions.index_select(1, pairs.first) - positions.index_select(1, pairs.second)
+    return (difference.square().sum(-1) + 1e-12).sqrt()
+
+
+def latent_neighbour_term(
+    z: torch.Tensor, bank: torch.Tensor, near: int = 128, far: int = 640, share: float = 0.8
+) -> torch.Tensor:
+    """Latents should cluster: near ones of the bank attract, far ones repel (published, from the third epoch).
+
+    ``z``: (B, zdim), ``bank``: (M, zdim) earlier latents. log(1 + d^2) to the ``near`` nearest plus
+    5 log(1 + 1 / d^2) to the ``far`` farthest, each mixed ``share`` : 1 - ``share`` with uniformly drawn ones.
+    """
+    squared = torch.cdist(z, bank).square()
+    near, far = min(near, bank.shape[0]), min(far, bank.shape[0])
+
+    def drawn(count: int) -> torch.Tensor:
+        chosen = torch.randint(bank.shape[0], (z.shape[0], count), device=z.device)
+        return squared.gather(1, chosen)
+
+    def attract(d2: torch.Tensor) -> torch.Tensor:
+        return torch.log1p(d2).mean()
+
+    def repel(d2: torch.Tensor) -> torch.Tensor:
+        return torch.log1p(1 / d2.clamp_min(1e-6)).mean()
+
+    nearest = squared.topk(near, largest=False).values
+    farthest = squared.topk(far, largest=True).values
+    attraction = share * attract(nearest) + (1 - share) * attract(drawn(near))
+    repulsion = share * repel(farthest) + (1 - share) * repel(drawn(far))
+    return attraction + 5 * repulsion

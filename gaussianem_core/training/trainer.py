@@ -1,0 +1,594 @@
+"""The state of a training and one step of it: model, optimisers, latents, noise spectrum, schedule.
+
+A step takes everything from buffers on the device and never asks the host, so that on CUDA it is captured once and
+replayed as one CUDA graph. Several processes train alike: each takes its part of every batch, gradients are summed
+in one buffer, and all then make the same update.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaussianem_core.training import regularisers
+from gaussianem_core.training import mixture_prior
+from gaussianem_core.training import latent_posterior
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.runtime.device import distributed
+from gaussianem_core.errors import AbortRequested, InputError
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.model.gaussians import Configuration, Gaussians
+from gaussianem_core.imaging.likelihood import image_likelihood, shell_sizes, shells
+from gaussianem_core.model.network import Deformed, Network, build_network
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.imaging.projection import project
+from gaussianem_core.training.recipe import Recipe, automatic_epochs
+from gaussianem_core.io.image_stack import window_mask
+
+TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", "rigidity", "composition", "anchor",
+         "latent")  # fmt: skip
+RATES = ("network", "density", "position", "latent", "beta", "band")
+LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
+DRAWS = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
+BANK = 6400  # latents that the latent neighbour term looks at (published)
+WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
+CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
+REPORT_SECONDS = 0.5
+MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one piece of work outside the steps
+
+
+@dataclass
+class Problem:
+    """Everything that training reads, on the compute device. N particles, box D, M Gaussians."""
+
+    configuration: Configuration
+    gaussians: Gaussians
+    movable: torch.Tensor | None  # (M,) bool
+    rotations: torch.Tensor  # (N, 3, 3)
+    shifts: torch.Tensor  # (N, 2) pixels
+    ctf: torch.Tensor  # (N, 9)
+    feed: ImageFeed
+
+    @property
+    def count(self) -> int:
+        return self.rotations.shape[0]
+
+    def subset(self, rows: np.ndarray) -> Problem:
+        """The same problem for some of its particles."""
+        index = torch.from_numpy(rows).to(self.rotations.device)
+        arrays = (self.rotations[index], self.shifts[index], self.ctf[index])
+        return Problem(self.configuration, self.gaussians, self.movable, *arrays, self.feed.subset(rows))
+
+
+class Model(torch.nn.Module):
+    """What is learnt: the network, and the consensus Gaussians' raw parameters."""
+
+    def __init__(self, network: Network, gaussians: Gaussians, train_gaussians: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.bounds = (gaussians.scale_min, gaussians.scale_max)
+        self.positions = torch.nn.Parameter(gaussians.positions.clone(), train_gaussians)
+        self.raw_density = torch.nn.Parameter(gaussians.raw_density.clone(), train_gaussians)
+        self.raw_scale = torch.nn.Parameter(gaussians.raw_scale.clone(), train_gaussians)
+
+    @property
+    def gaussians(self) -> Gaussians:
+        return Gaussians(self.positions, self.raw_density, self.raw_scale, *self.bounds)
+
+    def embed(self) -> torch.Tensor:
+        """Gaussian embedding; the consensus parameters are data here, they learn from the images alone."""
+        g = self.gaussians
+        return self.network.embed(
+            Gaussians(g.positions.detach(), g.raw_density.detach(), g.raw_scale.detach(), *self.bounds)
+        )
+
+
+class Trainer:
+    """One training: build it, ``estimate_noise``, then ``run_epoch`` until ``epoch`` reaches ``epochs``."""
+
+    def __init__(self, problem: Problem, recipe: Recipe, options: TrainOptions, device: torch.device) -> None:
+        self.problem, self.recipe, self.options, self.device = problem, recipe, options, device
+        self.box = problem.configuration.box
+        self.ranks = distributed()
+        self.batch = min(options.batch, problem.count // self.ranks.world)
+        self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
+        self.epochs = options.epoch or automatic_epochs(recipe, self.steps_per_epoch)
+        self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
+        self.encode_now = recipe.latents in ("encoder", "both")
+        self.led = recipe.latents == "linear"  # latents are drawn from their posteriors and follow no gradient
+        generator = torch.Generator().manual_seed(options.seed)
+        torch.manual_seed(options.seed)
+        network = build_network(problem.configuration)
+        with torch.no_grad():  # start from the consensus
+            for head in (network.d_density, network.d_xyz):
+                last = [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]
+                last.weight.mul_(recipe.head_scale)
+                last.bias.mul_(recipe.head_scale)
+        self.model = Model(network, problem.gaussians, recipe.lr_density > 0).to(device)
+        self.table = latent_posterior.new_table(
+            problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH, free=not self.led
+        )
+        self.population: mixture_prior.Population | None = None
+        self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
+        self.moves = True  # else latents change densities alone
+        self.pairs = regularisers.find_pairs(problem.gaussians.positions)
+        self.anchor = regularisers.find_anchor(problem.gaussians)
+        self.window = encoder_window(problem.configuration, device)
+        self.epoch, self.step_in_epoch = 0, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._eager = 0
+        self._make_optimisers()
+        self._make_buffers()
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    # -- set-up ------------------------------------------------------------------------------------------------
+
+    def _make_optimisers(self) -> None:
+        """Adam for decoder and Gaussians, and one for the encoder, which rests once the latents are free.
+
+        The gradients that processes share lie in one buffer, decoder and Gaussians, then the batch's latents: one sum
+        over GPUs serves all.
+        """
+        model, device = self.model, self.device
+        self.rates = torch.zeros(len(RATES), device=device)
+        encoder = list(model.network.encoder.parameters()) if self.encode_now else []
+        # The scale head is in the checkpoints and never used.
+        heads = [model.network.d_scaling, *([] if self.moves else [model.network.d_xyz])]
+        skip = {id(p) for part in (model.network.encoder, *heads) for p in part.parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.network.parameters() if id(p) not in skip], "rate": "network"},
+            {"params": [p for p in (model.raw_density, model.raw_scale) if p.requires_grad], "rate": "density"},
+            {"params": [p for p in (model.positions,) if p.requires_grad], "rate": "position"},
+        ]
+        groups = [group for group in groups if group["params"]]
+        decoder = [p for group in groups for p in group["params"]]
+        rows = 0 if self.led else self.ranks.world * self.batch
+        sizes = [*(p.numel() for p in decoder), rows * 2 * model.network.zdim]
+        self.gradient = torch.zeros(sum(sizes), device=device)
+        *pieces, last = self.gradient.split(sizes)
+        self.latent_gradient = last.view(rows, 2 * model.network.zdim)
+        self.learnt = [(p, piece.view_as(p)) for p, piece in zip(decoder, pieces)]
+        self.encoder_parameters = encoder
+        self.optimiser = self._adam(groups)
+        self.encoder_optimiser = self._adam([{"params": encoder, "rate": "network"}]) if encoder else None
+
+    def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+        cuda = self.device.type == "cuda"
+        for group in groups:
+            group["lr"] = torch.zeros((), device=self.device) if cuda else 0.0
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True, capturable=cuda)
+
+    def _make_buffers(self) -> None:
+        box, device, zdim = self.box, self.device, self.model.network.zdim
+        self.multiplicity = regularisers.half_plane_weight(box, device).expand(box, box // 2 + 1)
+        self.frequency = torch.arange(box // 2 + 1, device=device) / box
+        self.image_power = 1.0
+        self.noise_power = torch.ones_like(self.frequency)
+        self.residual_power = torch.zeros_like(self.frequency)
+        self.residual_count = torch.zeros((), device=device)
+        rows = self.batch * self.ranks.world
+        self.order = torch.zeros(self.steps_per_epoch, rows, dtype=torch.long, device=device)
+        self.schedule = torch.zeros(self.steps_per_epoch, len(RATES), device=device)
+        self.position = torch.zeros(1, dtype=torch.long, device=device)
+        self.images = torch.zeros(self.batch, box, box, device=device)
+        self.sums = torch.zeros(len(TERMS) + 1, device=device)
+        self.draws = torch.zeros(DRAWS if self.led else 0, self.problem.count, zdim, device=device)
+        self.drawn = torch.zeros(self.problem.count if self.led else 0, zdim, device=device)  # those of the epoch
+        self.bank = torch.randn(BANK, zdim, device=device) if self.recipe.w_latent else None
+
+    def estimate_noise(self) -> None:
+        """First noise spectrum: the images' own mean power (the signal is a small part of it)."""
+        rows = np.random.default_rng(self.options.seed).permutation(self.problem.count)[:1024]
+        power = torch.zeros_like(self.noise_power)
+        for chunk in np.array_split(rows, -(-len(rows) // 128)):
+            spectrum = torch.fft.rfft2(self.problem.feed.get(chunk), norm="ortho")
+            power += self.shell_power(spectrum.abs().square().mean(0)) * len(chunk) / len(rows)
+        self.noise_power.copy_(power)
+        self.image_power = float((power * shell_sizes(self.box, self.device))[1:].sum())
+
+    def shell_power(self, power: torch.Tensor) -> torch.Tensor:  # (D, D//2+1) -> (D//2+1,)
+        """Mean of a half plane of powers in each shell."""
+        index = shells(self.box, self.device).flatten()
+        total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
+        return total / shell_sizes(self.box, self.device)
+
+    def hold_still(self) -> None:
+        """Leave motion out from now on: the network's displacements are zero, and stay so."""
+        self.moves = False
+        last = [layer for layer in self.model.network.d_xyz if isinstance(layer, torch.nn.Linear)][-1]
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        self._make_optimisers()
+
+    def adopt(self, measured: mixture_prior.Measured, log: JobLog) -> None:
+        """Estimate the population of latents from what all images say about the active ones; posteriors follow, and
+        latents drawn from them, with which the network trains."""
+        main, device = self.ranks.rank == 0, self.device
+        torch.manual_seed(self.options.seed * 1000003 + 500009 + self.epoch)
+        size = torch.zeros(1, dtype=torch.long, device=device)
+        if main:
+            people, gain = mixture_prior.fit(measured, self.options.seed)
+            size.fill_(len(people.share))
+            log.message(f"population of latents: {len(people.share)} Gaussians, {gain:.2f} nats a held-out particle")
+        self.ranks.broadcast([size])
+        if not main:
+            people = mixture_prior.empty(int(size), measured.linear.shape[1], device)
+        self.ranks.broadcast(list(people))
+        self.population = people
+        self.table.values.copy_(self.spread_out(*mixture_prior.summary(people, measured)))
+        self.draws.zero_()
+        self.draws[:, :, self.active] = mixture_prior.draw(people, measured, DRAWS)
+
+    def spread_out(
+        self, mean: torch.Tensor, variance: torch.Tensor, active: torch.Tensor | None = None
+    ) -> torch.Tensor:  # (N, A) x 2 -> (N, 2 * zdim)
+        """Means and log-variances of the ``active`` latents (those of training by default), the others at the prior."""
+        values = torch.zeros(len(mean), 2, self.table.zdim, device=self.device)
+        low, high = latent_posterior.LOG_VARIANCE_RANGE
+        values[:, :, self.active if active is None else active] = torch.stack(
+            [mean, variance.log().clamp(low, high)], dim=1
+        )
+        return values.flatten(1)
+
+    @property
+    def refinements(self) -> set[int]:
+        """Epochs before which all latents are refined: they cut those with free latents into equal parts."""
+        first = self.handover if self.recipe.latents == "both" else 0
+        parts = 1 + self.recipe.refinements
+        return {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
+
+    def renders_at_once(self, decoded: bool = True) -> int:
+        """Projections in one piece of work, so that it needs MOST_BYTES: three spectra each, positions, densities and
+        what projecting takes, and, where they are ``decoded``, the widest layer's activations if these are kept."""
+        box, gaussians = self.box, len(self.problem.gaussians)
+        bytes_each = 8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians
+        decoder = self.model.network.pair_decoder()
+        if decoded and not decoder.fuses:
+            bytes_each += 8 * gaussians * len(decoder.head_weight)
+        return max(1, MOST_BYTES[self.device.type] // bytes_each)
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def rate(self, name: str) -> torch.Tensor:
+        """The step's value of one of RATES."""
+        return self.rates[RATES.index(name)]
+
+    def weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D, D//2+1)
+        """1 / noise power times multiplicity of every component, see :meth:`shell_weight`."""
+        return self.shell_weight(band)[shells(self.box, self.device)] * self.multiplicity
+
+    def shell_weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D//2+1,)
+        """1 / noise power of each shell, without the mean value, up to the frequency ``band`` (soft edge)."""
+        by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.noise_power
+        return by_shell * (self.frequency > 0)
+
+    def render(
+        self, z: torch.Tensor, rows: torch.Tensor, embedding: torch.Tensor
+    ) -> tuple[torch.Tensor, Deformed]:  # (B, zdim), (B,), (M, E) -> (B, D, D)
+        """Projections of the Gaussians at latents ``z`` in the poses of ``rows``, before the CTF."""
+        deformed = self.deform(z, embedding)
+        return self.project(deformed.positions, deformed.densities, rows), deformed
+
+    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:
+        """The Gaussians at latents ``z`` (B, zdim)."""
+        model, problem = self.model, self.problem
+        return model.network.deform(model.gaussians, z, embedding, problem.movable, self.options.precision)
+
+    def project(self, positions: torch.Tensor, densities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Projections (B, D, D) of Gaussians, shared (M, 3) or one set a row (B, M, 3), in the poses of ``rows``."""
+        gaussians = self.model.gaussians
+        return project(
+            positions, densities, gaussians.sigmas, self.problem.rotations[rows], self.problem.shifts[rows], self.box,
+            backend=self.options.projector, sigma_max=gaussians.scale_max,
+        )  # fmt: skip
+
+    def losses(
+        self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # (B,), (B, D, D), (B, zdim), (B, zdim)
+        """Total loss, and its terms (see TERMS), at latents ``z`` drawn from their posteriors; ``kl`` of these."""
+        recipe, pixels = self.recipe, self.box**2
+        embedding = self.model.embed()
+        parameters = self.problem.ctf[rows]
+        # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
+        # would vary with the latents, and its gradient would drown what the images say about the motion.
+        every = self.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
+        deformed = Deformed(*(value[: len(z)] for value in every))
+        projection = torch.fft.rfft2(self.project(deformed.positions, deformed.densities, rows), norm="ortho")
+        if recipe.likelihood == "l1":
+            model = projection * ctf(parameters, self.box)
+            data = (torch.fft.irfft2(model, s=(self.box, self.box), norm="ortho") - images).abs().mean()
+        else:
+            found = image_likelihood(
+                projection, torch.fft.rfft2(images, norm="ortho"), parameters, self.shell_weight(self.rate("band")),
+                recipe.scale_prior,
+            )  # fmt: skip
+            data = found.data.mean() / pixels
+            self.residual_power += found.residual
+            self.residual_count += 1
+        values: dict[str, tuple[torch.Tensor | float, torch.Tensor]] = {"data": (1.0, data)}
+        if kl is not None:
+            values["kl"] = (self.rate("beta"), kl.mean() if recipe.likelihood == "l1" else kl.sum(1).mean() / pixels)
+        pairs = self.pairs
+        if 0 < recipe.pairs < len(pairs.first):
+            pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
+        prior = len(self.problem.gaussians) / (self.problem.count * pixels)  # from nats a Gaussian to the loss's unit
+        if recipe.w_embedding:
+            values["embedding"] = (recipe.w_embedding, regularisers.embedding_term(embedding, pairs))
+        if recipe.w_distance:
+            values["distance"] = (recipe.w_distance, regularisers.distance_term(deformed.positions, pairs))
+        if recipe.w_direction:
+            values["direction"] = (recipe.w_direction, regularisers.direction_term(deformed.displacement, pairs))
+        if recipe.w_spacing:
+            values["spacing"] = (recipe.w_spacing, regularisers.spacing_term(deformed.positions, pairs))
+        if recipe.w_rigidity:
+            values["rigidity"] = (recipe.w_rigidity, prior * regularisers.rigidity_term(deformed.displacement, pairs))
+        if recipe.w_composition:
+            term = regularisers.composition_term(deformed.density_change, pairs)
+            values["composition"] = (recipe.w_composition, prior * term)
+        if recipe.anchor:
+            g = self.model.gaussians
+            centre = replace(g, positions=every.positions[-1], raw_density=g.raw_density + every.density_change[-1])
+            term = regularisers.anchor_term(centre.features, self.anchor) / (self.problem.count * pixels)
+            values["anchor"] = (recipe.anchor, term)
+        if self.bank is not None:
+            late = float(self.epoch >= 2)
+            values["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
+            self.bank.copy_(torch.cat([self.bank[len(z) :], z.detach()]))
+        total = sum((weight * value for weight, value in values.values()), torch.zeros((), device=self.device))
+        zero = torch.zeros((), device=self.device)
+        terms = [total, *(values.get(name, (0.0, zero))[1] for name in TERMS[1:])]
+        return total, torch.stack([term.detach() for term in terms])
+
+    def _step(self, gathered: bool) -> None:
+        """One update from the buffers alone, without host synchronisation: what a CUDA graph replays."""
+        ranks, zdim = self.ranks, self.model.network.zdim
+        mine = slice(ranks.rank * self.batch, (ranks.rank + 1) * self.batch)
+        self.rates.copy_(self.schedule[self.position][0])
+        all_rows = self.order[self.position][0]
+        rows = all_rows[mine]
+        stack = self.problem.feed.stack
+        images = self.images if gathered or stack is None else stack[rows].float()
+        if self.encode_now:
+            # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
+            # the encoder's many gradients only those of the latents have to be shared.
+            encoded = torch.cat(self.model.network.encoder(self.encoder_view(ranks.gather(images))), dim=1)
+            self.table.values.index_copy_(0, all_rows, encoded.detach())
+        parameters = [p for p, _ in self.learnt]
+        if self.led:
+            total, terms = self.losses(rows, images, self.drawn[rows])
+            gradients = list(torch.autograd.grad(total, parameters))
+        else:
+            noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
+            leaf = self.table.values[rows].detach().requires_grad_()
+            mean, log_variance = leaf.split(zdim, dim=1)
+            z = mean + noise * (0.5 * log_variance).exp()
+            total, terms = self.losses(rows, images, z, regularisers.kl_divergence(mean, log_variance))
+            *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
+        if ranks.world > 1:
+            if not self.led:
+                self.latent_gradient.zero_()
+                self.latent_gradient[mine] = latent_gradient
+            torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
+            ranks.sum_(self.gradient)
+            self.gradient /= ranks.world
+            gradients, latent_gradient = [shared for _, shared in self.learnt], self.latent_gradient
+        for p, gradient in zip(parameters, gradients):
+            # The fused optimiser on CUDA wants its parameter's strides; parts of a larger gradient have others.
+            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+        if self.encode_now:
+            found = torch.autograd.grad(encoded, self.encoder_parameters, latent_gradient)
+            for p, gradient in zip(self.encoder_parameters, found):
+                p.grad = gradient
+        self._apply(self.optimiser)
+        if self.encode_now:
+            assert self.encoder_optimiser is not None
+            self._apply(self.encoder_optimiser)
+        elif not self.led:
+            self.table.step(all_rows, latent_gradient, self.rate("latent"))
+        self.sums[:-1] += terms
+        self.sums[-1] += 1
+        self.position += 1
+
+    def _apply(self, optimiser: torch.optim.AdamW) -> None:
+        for group in optimiser.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].copy_(self.rate(group["rate"]))
+            else:
+                group["lr"] = float(self.rate(group["rate"]))
+        optimiser.step()
+
+    def encoder_view(self, images: torch.Tensor) -> torch.Tensor:
+        """What the encoder sees: windowed images divided by the dataset's standard deviation."""
+        return images * self.window / self.problem.configuration.std
+
+    def step(self, images: torch.Tensor | None) -> None:
+        """One update; on CUDA replays the captured graph once it stands."""
+        if images is not None:
+            self.images.copy_(images, non_blocking=True)
+        if self._graph is not None:
+            self._graph.replay()
+        elif self.device.type != "cuda":
+            self._step(images is not None)
+        else:
+            # Capture wants its warm-up on a side stream.
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                self._step(images is not None)
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            self._eager += 1
+            if self._eager >= CAPTURE_AFTER:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._step(images is not None)
+                self._graph = graph
+
+    # -- epochs ------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> None:
+        """Order of the particles and rates of the epoch; they depend on seed and epoch alone."""
+        epoch, recipe = self.epoch, self.recipe
+        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.handover)
+        order = np.random.default_rng([self.options.seed, epoch]).permutation(self.problem.count)
+        self.order.copy_(torch.from_numpy(order[: self.order.numel()]).view_as(self.order))
+        step = torch.arange(self.steps_per_epoch, dtype=torch.float64) + epoch * self.steps_per_epoch
+        done = step / self.total_steps
+        warm = min(self.options.warmup_steps, int(WARMUP_SHARE * self.total_steps) + 1)
+        rise = ((step + 1) / max(warm, 1)).clamp_max(1.0)
+        fall = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + torch.cos(torch.pi * done))
+        columns = {
+            "network": recipe.lr * rise * fall, "density": recipe.lr_density * rise * fall,
+            "position": recipe.lr_position * rise * fall, "latent": recipe.lr_latent * fall,
+            "beta": recipe.beta * ramp(done, recipe.beta_start, 1.0, recipe.beta_full),
+            "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
+        }  # fmt: skip
+        self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
+        if self.led:
+            self.drawn.copy_(self.draws[epoch % DRAWS])
+        if encode != self.encode_now or (self.bank is not None and epoch == 2):
+            # What a captured graph does is fixed: the latents' source, and the latent term's weight.
+            self.encode_now, self._graph, self._eager = encode, None, 0
+        self.model.train()
+
+    def run_epoch(self, log: JobLog) -> None:
+        """The current epoch from ``step_in_epoch`` on. Raises AbortRequested at a safe point."""
+        self.begin_epoch()
+        ranks = self.ranks
+        if self.step_in_epoch == 0:
+            torch.manual_seed(self.options.seed * 1000003 + self.epoch + 1)
+            self.residual_power.zero_()
+            self.residual_count.zero_()
+        self.position.fill_(self.step_in_epoch)
+        self.sums.zero_()
+        mine = self.order[:, ranks.rank * self.batch : (ranks.rank + 1) * self.batch].cpu().numpy()
+        reported, since = time.time(), self.step_in_epoch
+        for _, images in self.problem.feed.batches(mine[self.step_in_epoch :].reshape(-1), self.batch):
+            self.step(images)
+            self.step_in_epoch += 1
+            # All processes must ask the same question at the same step.
+            due = self.step_in_epoch % 50 == 0 if ranks.world > 1 else time.time() - reported > REPORT_SECONDS
+            if due or self.step_in_epoch == self.steps_per_epoch:
+                sums = self.sums.cpu().double().numpy()  # waits for the device: the rate is true
+                self.sums.zero_()
+                now = time.time()
+                rate = (self.step_in_epoch - since) * self.batch * ranks.world / (now - reported)
+                self.report(log, sums, rate)
+                reported, since = now, self.step_in_epoch
+        if self.recipe.likelihood == "squared":
+            power = ranks.mean(self.residual_power / self.residual_count.clamp_min(1))
+            self.noise_power.copy_(power.clamp_min(1e-3 * power[1:].mean()))
+        self.epoch, self.step_in_epoch = self.epoch + 1, 0
+
+    def report(self, log: JobLog, sums: np.ndarray, rate: float) -> None:
+        """Write the mean terms since the last report; stop here if asked to."""
+        means = {name: value / max(sums[-1], 1) for name, value in zip(TERMS, sums[:-1])}
+        if not np.isfinite(means["loss"]):
+            raise InputError("training", "must keep a finite loss", means["loss"],
+                             "Lower --lr, or check the images and CTF for outliers.")  # fmt: skip
+        step = self.epoch * self.steps_per_epoch + self.step_in_epoch
+        shown = {name: value for name, value in means.items() if value != 0.0}
+        if self.recipe.likelihood == "squared":
+            # The data term is in units of the noise as measured last: the share of the images' power that is left
+            # unexplained is what can be compared over epochs.
+            residual = self.residual_power / self.residual_count.clamp_min(1) * shell_sizes(self.box, self.device)
+            shown["unexplained"] = float(residual[1:].sum()) / self.image_power
+        epoch = step / self.steps_per_epoch
+        log.metric("train", step, epoch, **shown, lr=float(self.rate("network")), images_per_second=rate)
+        images = self.batch * self.ranks.world
+        log.progress("train", step * images, self.total_steps * images, every=0.0)
+        if self.ranks.any(log.abort_requested()):
+            raise AbortRequested("stopped on request")
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on as if never interrupted: plain tensors and numbers."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "epoch": self.epoch, "step_in_epoch": self.step_in_epoch, "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "table": self.table.state(), "noise_power": self.noise_power,
+            "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
+            "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
+            "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
+            "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
+            "handover": self.handover, "active": self.active, "moves": self.moves, "draws": self.draws,
+            "population": list(self.population or ()),
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over :meth:`state`, with more epochs if the options ask for them; latents that are free stay free.
+
+        Raises InputError if it belongs to other data or options, or has more epochs behind it than are asked for.
+        """
+        own = {"count": self.problem.count, "batch": self.batch * self.ranks.world, "seed": self.options.seed}
+        for name, now in own.items():
+            if state[name] != now:
+                raise InputError(f"--resume: {name}", f"must be that of the checkpoint, {state[name]}", now,
+                                 "Resume with the options of the first run.")  # fmt: skip
+        if self.options.epoch is None:
+            self.epochs = int(state["epochs"])
+        if self.epochs < state["epoch"]:
+            raise InputError("--epoch", f"must not be less than the {state['epoch']} epochs behind the checkpoint",
+                             self.epochs, "Give more, or leave it out.")  # fmt: skip
+        if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
+            self.handover = int(state["handover"])
+        if not state["moves"]:
+            self.hold_still()
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.encoder_optimiser:
+                self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError("--resume", "must find a checkpoint of this configuration", str(error).splitlines()[0],
+                             "Use the cfg.json and Gaussians of the first run.") from error  # fmt: skip
+        for optimiser in (self.optimiser, self.encoder_optimiser):
+            for group in optimiser.param_groups if optimiser else ():
+                cuda = self.device.type == "cuda"
+                group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
+        self.table.load(state["table"])
+        for name in ("active", "draws", "noise_power", "residual_power", "residual_count"):
+            getattr(self, name).copy_(state[name])
+        if state["population"]:
+            self.population = mixture_prior.Population(*(part.to(self.device) for part in state["population"]))
+        if self.bank is not None:
+            self.bank.copy_(state["bank"])
+        self.epoch, self.step_in_epoch = int(state["epoch"]), int(state["step_in_epoch"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["rng"]:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+    def published_state(self) -> dict[str, Any]:
+        """``weights.N.pkl``: the published entries, and the refined Gaussians and the mask beside them."""
+        model = self.model
+        state = {name: tensor.detach().cpu() for name, tensor in model.network.state_dict().items()}
+        content: dict[str, Any] = {"epoch": self.epoch - 1, "model_state_dict": state}
+        content["gaussians"] = {
+            name: getattr(model, name).detach().cpu() for name in ("positions", "raw_density", "raw_scale")
+        }
+        if self.problem.movable is not None:
+            content["movable"] = self.problem.movable.cpu()
+        return content
+
+
+def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:
+    """From ``start`` to ``end`` (geometrically) over the share ``full`` of training, then ``end``."""
+    share = (done / full).clamp_max(1.0) if full > 0 else torch.ones_like(done)
+    return start * (end / start) ** share
+
+
+def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:
+    """The encoder's soft round window (D, D), or ones where the configuration switches it off."""
+    if not configuration.window:
+        return torch.ones(configuration.box, configuration.box, device=device)
+    return torch.as_tensor(window_mask(configuration.box), dtype=torch.float32, device=device)

@@ -1,0 +1,365 @@
+"""Jobs on a cluster: RELION's submission templates, presets for five schedulers, submit, state, cancel.
+
+Only the scheduler's own commands are used, each as an argument list. The engine's command is quoted word by word
+where it enters the script; the other values may hold nothing that a shell would read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, HEARTBEAT, write_atomically
+from gaussianem_core.options import explain, option
+from gaussianem_gui.project.job import ERR, EXIT, OUT, Job, read_json
+
+SCRIPT = "run_submit.script"
+SETTINGS = ".gaussianem/cluster.json"
+ANSWER_SECONDS = 60.0
+SETTLE_SECONDS = 30.0  # a network disk may show the exit file that much later than the scheduler the end
+
+
+class ClusterSettings(BaseModel):
+    """How jobs are submitted: the scheduler, its template, and what the template's variables are filled with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["slurm", "pbs", "torque", "sge", "lsf"] = option(
+        "slurm", "the cluster's scheduler", group="Cluster"
+    )
+    template: str = option(
+        "", "submission template of your site (as for RELION); without it the one that ships", group="Cluster",
+        widget="file", filter="*.sh *.bash *.csh *.script *.template",
+    )
+    submit: str = option("", "command that submits; without it the scheduler's usual one", group="Cluster")
+    queue: str = option("", "queue or partition (XXXqueueXXX)", group="Cluster")
+    nodes: int = option(
+        0, "nodes (XXXnodesXXX); 0: as the cores need; our jobs compute on one", group="Cluster", ge=0, advanced=True
+    )
+    mpi: int = option(1, "tasks (XXXmpinodesXXX)", group="Cluster", ge=1, advanced=True)
+    threads: int = option(4, "CPU threads of a task (XXXthreadsXXX)", group="Cluster", ge=1)
+    gpus: int = option(1, "GPUs (XXXgpusXXX); more than one trains through torchrun", group="Cluster", ge=0)
+    dedicated: int = option(1, "cores of a node at least (XXXdedicatedXXX)", group="Cluster", ge=1, advanced=True)
+    memory_gb: int = option(0, "memory (XXXmemoryXXX); 0: the queue's default", group="Cluster", unit="GB", ge=0)
+    time: str = option("", "time limit as your scheduler writes it, e.g. 12:00:00 (XXXtimeXXX)", group="Cluster")
+    extra1: str = option("", "XXXextra1XXX of the template", group="Cluster", advanced=True)
+    extra2: str = option("", "XXXextra2XXX of the template", group="Cluster", advanced=True)
+    extra3: str = option("", "XXXextra3XXX of the template", group="Cluster", advanced=True)
+
+    @field_validator("queue", "time", "extra1", "extra2", "extra3")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.,:@/=+%\[\] -]*", value):
+            raise ValueError("must hold letters, digits, blanks and . , : @ / = + % - [ ] alone")
+        return value
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A scheduler: its commands, how it says a job's id, and its words for states.
+
+    ``query`` is asked with the ids appended (joined by ``join``, or one call for all if that is empty); ``row`` finds
+    id and state in its answer; ``words`` maps a state to ours: pending, running, done, failed, cancelled, lost,
+    timeout, memory. ``resources`` are the parts of XXXresourcesXXX, for schedulers that want all in one directive; a
+    part whose value is empty is left out.
+    """
+
+    title: str
+    submit: tuple[str, ...]
+    cancel: tuple[str, ...]
+    query: tuple[str, ...]
+    id_pattern: str
+    row: str
+    words: Mapping[str, str]
+    template: str
+    join: str = ""
+    by_stdin: bool = False
+    resources: tuple[str, ...] = ()
+
+
+_SLURM = {
+    "PENDING": "pending", "CONFIGURING": "pending", "SUSPENDED": "running", "RUNNING": "running",
+    "COMPLETING": "running", "STAGE_OUT": "running", "COMPLETED": "done", "FAILED": "failed", "TIMEOUT": "timeout",
+    "DEADLINE": "timeout", "OUT_OF_MEMORY": "memory", "CANCELLED": "cancelled", "NODE_FAIL": "lost",
+    "BOOT_FAIL": "lost", "PREEMPTED": "lost", "REQUEUED": "pending", "REVOKED": "cancelled",
+}
+PRESETS: dict[str, Preset] = {
+    "slurm": Preset(
+        "Slurm", ("sbatch",), ("scancel",), ("squeue", "--noheader", "--states=all", "--format=%i %T", "--jobs"),
+        r"Submitted batch job (\d+)|^(\d+)", r"^(\d+) (\w+)", _SLURM, "slurm.sh", join=",",
+    ),
+    "pbs": Preset(
+        "PBS", ("qsub",), ("qdel",), ("qstat", "-x"), r"^(\d+(?:\[\])?(?:\.\S+)?)\s*$",
+        r"^(\d+\S*)\s.*\s([A-Z])\s+\S+\s*$",
+        {"Q": "pending", "H": "pending", "W": "pending", "T": "pending", "S": "running", "R": "running",
+         "E": "running", "C": "done", "F": "done", "X": "done"}, "pbs.sh",
+        resources=("select={nodes}:ncpus={cores}", ":ngpus={gpus}", ":mem={memory}gb"),
+    ),
+    "sge": Preset(
+        "Grid Engine", ("qsub",), ("qdel",), ("qstat",), r"Your job (\d+)",
+        r"^\s*(\d+)\s+\S+\s+\S+\s+\S+\s+(\w+)\s",
+        {"qw": "pending", "hqw": "pending", "Eqw": "failed", "r": "running", "t": "running", "dr": "running",
+         "s": "running", "S": "running", "T": "running"}, "sge.sh",
+    ),
+    "lsf": Preset(
+        "LSF", ("bsub",), ("bkill",), ("bjobs", "-noheader", "-o", "jobid stat"), r"Job <(\d+)>", r"^(\d+)\s+(\w+)",
+        {"PEND": "pending", "PSUSP": "pending", "WAIT": "pending", "RUN": "running", "USUSP": "running",
+         "SSUSP": "running", "DONE": "done", "EXIT": "failed", "ZOMBI": "lost"}, "lsf.sh", by_stdin=True,
+    ),
+}
+# The same commands; but -x has another meaning, and resources have other names.
+PRESETS["torque"] = replace(
+    PRESETS["pbs"], title="Torque", query=("qstat",),
+    resources=("nodes={nodes}:ppn={cores}", ":gpus={gpus}", ",mem={memory}gb"),
+)
+_ENDED = {
+    "failed": "{who} says it failed; see run.err", "timeout": "{who} ended it at its time limit",
+    "memory": "out of memory: {who} ended it, ask for more memory",
+}
+
+
+def presets() -> dict[str, Preset]:
+    """The schedulers by name."""
+    return dict(PRESETS)
+
+
+def load_settings(root: Path) -> ClusterSettings:
+    """The project's settings; without them RELION's environment variables (RELION_QSUB_TEMPLATE, ...) count."""
+    path = root / SETTINGS
+    environment = {
+        "template": os.environ.get("RELION_QSUB_TEMPLATE", ""), "queue": os.environ.get("RELION_QUEUE_NAME", ""),
+        "submit": os.environ.get("RELION_QSUB_COMMAND", ""),
+    }
+    try:
+        values = json.loads(path.read_text()) if path.exists() else {k: v for k, v in environment.items() if v}
+        return ClusterSettings(**values)
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, ValidationError):
+            raise explain(error) from error
+        raise InputError("cluster settings", "must be readable", path, f"{error}.") from error
+
+
+def save_settings(root: Path, settings: ClusterSettings) -> None:
+    """Keep the settings with the project."""
+    (root / SETTINGS).parent.mkdir(exist_ok=True)
+    write_atomically(root / SETTINGS, json.dumps(settings.model_dump(), indent=1) + "\n")
+
+
+def template_text(settings: ClusterSettings, root: Path) -> str:
+    """The template of the settings. Raises InputError if it cannot be read or runs nothing."""
+    if not settings.template:
+        folder = importlib.resources.files("gaussianem_resources")
+        return (folder / "queues" / PRESETS[settings.preset].template).read_text()
+    path = Path(settings.template) if os.path.isabs(settings.template) else root / settings.template
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("option template", "must be a readable script", path, f"{error}.") from error
+    if "XXXcommandXXX" not in text:
+        raise InputError("option template", "must hold XXXcommandXXX", path, "Put it where the program is to run.")
+    return text
+
+
+def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> dict[str, str]:
+    """Values of the template's variables, RELION's names first."""
+    cores = settings.mpi * settings.threads
+    values = {
+        "name": job.name.rstrip("/").replace("/", "_"), "outfile": job.path(OUT), "errfile": job.path(ERR),
+        "queue": settings.queue, "mpinodes": str(settings.mpi), "threads": str(settings.threads),
+        "cores": str(cores), "dedicated": str(settings.dedicated),
+        "nodes": str(settings.nodes or max(1, math.ceil(cores / max(settings.dedicated, cores)))),
+        "command": shlex.join(command), "extra1": settings.extra1, "extra2": settings.extra2,
+        "extra3": settings.extra3, "gpus": str(settings.gpus or ""), "memory": str(settings.memory_gb or ""),
+        "time": settings.time,
+    }
+    parts = PRESETS[settings.preset].resources
+    kept = [part for part in parts if all(values[name] for name in re.findall(r"{(\w+)}", part))]
+    return {**values, "resources": "".join(kept).format(**values)}
+
+
+def fill_template(text: str, values: Mapping[str, str]) -> str:
+    """Put values in place of ``XXXnameXXX``; a scheduler's directive whose value is empty is left out.
+
+    All are replaced at once, so that a value that looks like a variable stays as it is.
+    """
+    pattern = re.compile("XXX(" + "|".join(map(re.escape, values)) + ")XXX")
+    lines = []
+    for line in text.splitlines():
+        names = pattern.findall(line)
+        if re.match(r"#(SBATCH|PBS|\$|BSUB|MSUB|OAR)\b|#\$ ", line) and any(not values[name] for name in names):
+            continue
+        lines.append(pattern.sub(lambda match: values[match.group(1)], line))
+    return "\n".join(lines) + "\n"
+
+
+def script(settings: ClusterSettings, job: Job, command: Sequence[str]) -> str:
+    """The script that would be submitted."""
+    return fill_template(template_text(settings, job.root), variables(settings, job, command))
+
+
+def check(settings: ClusterSettings, root: Path) -> None:
+    """Raise InputError if the template cannot be used or the scheduler's command is not on this machine."""
+    template_text(settings, root)
+    program = _submit_words(settings)[0]
+    if shutil.which(program) is None:
+        raise InputError(
+            "cluster", "must be reachable from this machine", f"no command {program}",
+            "Log in to the cluster's login node, choose the right scheduler, or run the job here.",
+        )
+
+
+def _submit_words(settings: ClusterSettings) -> list[str]:
+    try:
+        words = shlex.split(settings.submit)
+    except ValueError as error:
+        raise InputError("option submit", "must be a command", settings.submit, f"{error}.") from error
+    return words or list(PRESETS[settings.preset].submit)
+
+
+def _call(words: Sequence[str], cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            list(words), cwd=cwd, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS,
+            **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),  # type: ignore[arg-type]
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError("cluster", "must answer", words[0], f"{error}.") from error
+
+
+def submit(settings: ClusterSettings, job: Job, command: Sequence[str], root: Path) -> str:
+    """Write the script into the job's directory and submit it from the project; the scheduler's id of the job.
+
+    Raises InputError with the scheduler's own words if it refuses.
+    """
+    check(settings, root)
+    preset = PRESETS[settings.preset]
+    text = script(settings, job, command)
+    write_atomically(job.directory / SCRIPT, text)
+    words = _submit_words(settings)
+    by_stdin = preset.by_stdin
+    if words[-1] == "<":  # RELION's way of writing "bsub <"
+        words, by_stdin = words[:-1], True
+    answer = _call(words if by_stdin else [*words, job.path(SCRIPT)], root, text if by_stdin else None)
+    match = re.search(preset.id_pattern, answer.stdout.strip(), re.MULTILINE)
+    if answer.returncode or match is None:
+        said = " ".join((answer.stderr or answer.stdout).split())[:500] or f"exit code {answer.returncode}"
+        raise InputError("cluster", "must take the job", said, "Check queue, limits and template.")
+    return next(group for group in match.groups() if group)
+
+
+def cancel(job: Job) -> None:
+    """Ask the scheduler to stop a job. Raises InputError with its words if it does not."""
+    record = job.record()
+    preset = PRESETS[str(record["scheduler"])]
+    answer = _call([*preset.cancel, str(record["scheduler_id"])], job.root)
+    if answer.returncode:
+        said = " ".join((answer.stderr or answer.stdout).split())
+        # A job that ended meanwhile cannot be cancelled: that is no error.
+        if not re.search(r"invalid|unknown|finished|completed|not found|already", said, re.IGNORECASE):
+            raise InputError("cluster", "must cancel the job", said, "Cancel it by hand.")
+
+
+def states(preset: Preset, ids: Sequence[str], cwd: Path) -> dict[str, str] | None:
+    """Our word for the state of each id; an id that the scheduler does not know any more is absent.
+
+    None if the scheduler does not answer: then nothing is known.
+    """
+    if preset.join:
+        answer = _call([*preset.query, preset.join.join(ids)], cwd)
+    else:
+        answer = _call(preset.query if preset.title == "Grid Engine" else [*preset.query, *ids], cwd)
+    forgotten = r"invalid job id|unknown job|not found|do not exist|no unfinished job|has finished"
+    unknown = re.search(forgotten, answer.stderr, re.IGNORECASE)
+    if answer.returncode and not answer.stdout.strip() and not unknown:
+        return None
+    found = {}
+    for match in re.finditer(preset.row, answer.stdout, re.MULTILINE):
+        number = match.group(1)
+        wanted = next((i for i in ids if i == number or i.split(".")[0] == number.split(".")[0]), None)
+        if wanted is not None:
+            found[wanted] = preset.words.get(match.group(2), "running")
+    return found
+
+
+def _accounting(identifier: str, cwd: Path) -> str:
+    """What Slurm's accounting remembers of a job that the queue forgot; "" where there is no accounting."""
+    if shutil.which("sacct") is None:
+        return ""
+    with contextlib.suppress(InputError):
+        answer = _call(["sacct", "-n", "-X", "-P", "-o", "State", "-j", identifier], cwd)
+        words = answer.stdout.split()
+        return _SLURM.get(words[0], "") if words and answer.returncode == 0 else ""
+    return ""
+
+
+def refresh(jobs: Sequence[Job]) -> None:
+    """Ask the schedulers for the states of these submitted jobs and note them in the jobs' directories."""
+    for name, preset in PRESETS.items():
+        mine = {str(r["scheduler_id"]): job for job in jobs if (r := job.record()).get("scheduler") == name}
+        open_ones = {i: job for i, job in mine.items() if job.exit_state() is None}
+        if not open_ones:
+            continue
+        root = next(iter(open_ones.values())).root
+        with contextlib.suppress(InputError):  # no answer: nothing is known, the next look will tell
+            found = states(preset, list(open_ones), root)
+            for identifier, job in open_ones.items() if found is not None else ():
+                word = (found or {}).get(identifier, "")
+                if not word and name == "slurm":
+                    word = _accounting(identifier, root)
+                note_state(job, preset, word)
+
+
+def adopt(job: Job) -> None:
+    """Keep the id that a job found in its own environment, where the program that submitted it was killed before."""
+    record = job.record()
+    if job.submitting(record) is None:
+        return
+    found = str(read_json(job.directory / HEARTBEAT).get("scheduler_id", ""))
+    if found:
+        job.write_record(scheduler_id=found, scheduler=record["cluster"]["preset"], scheduler_state="running")
+
+
+def note_state(job: Job, preset: Preset, word: str) -> None:
+    """Keep what a scheduler says of a job: its state, or how it ended where the program left no exit file."""
+    record = job.record()
+    if word in ("pending", "running"):
+        if record.get("scheduler_state") != word:
+            job.write_record(scheduler_state=word, scheduler_gone_at=None)
+        return
+    if record.get("abort_at") and word in ("failed", "done", ""):
+        word = "cancelled"  # as asked; not every scheduler has a word for it
+    if word in _ENDED:
+        reason = _ENDED[word].format(who=preset.title)
+        write_atomically(job.directory / EXIT, json.dumps({"run": record.get("run"), "reason": reason, "code": 1}))
+        if job.exit_state() is None:
+            (job.directory / FAILURE).touch()
+        return
+    if word == "cancelled":
+        if job.exit_state() is None:
+            (job.directory / ABORTED).touch()
+        (job.directory / ABORT).unlink(missing_ok=True)
+        return
+    if word == "lost":
+        job.write_record(scheduler_state="gone", scheduler_note=f"{preset.title} lost it: its node failed")
+        return
+    gone_at = record.get("scheduler_gone_at")
+    if gone_at is None:  # done, or forgotten: the exit file should be there in a moment
+        job.write_record(scheduler_gone_at=time.time())
+    elif abs(time.time() - gone_at) > SETTLE_SECONDS:
+        said = "says it is done" if word == "done" else "does not know it any more"
+        job.write_record(scheduler_state="gone", scheduler_note=f"{preset.title} {said}, and it left no result")

@@ -1,0 +1,156 @@
+"""Images of chosen particles from the prepared stack: low-pass filtered, CTF-corrected, averaged by view. No Qt here.
+
+The conventions are those of ``gaussianem_core.imaging.pose``: a particle sits at minus its shift, r_image = A r_volume.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.cluster.vq import kmeans2
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_gui.explorer.sources import Sources
+
+WIENER = 0.1  # noise over signal of the correction: bounds the gain where the CTF is small
+AVERAGE_AT_MOST = 3000  # images that a class average is made from
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How images are shown: low-pass at ``resolution_angstrom`` (0: none), CTF-corrected or not."""
+
+    resolution_angstrom: float = 0.0
+    correct_ctf: bool = False
+
+
+def read_images(sources: Sources, rows: np.ndarray, looks: Looks) -> np.ndarray:  # (n,) -> (n, D, D)
+    """Images in the order of ``rows``. Raises InputError if there is no stack, or no CTF to correct."""
+    if sources.stack is None:
+        raise InputError("images", "must be there", "no stack", "Restore the Preprocess job's img_stack.mrcs.")
+    with ImageStack.from_file(sources.stack) as stack:
+        images = stack.read(np.asarray(rows, np.int64))
+        pixel = float(stack.pixel_size_angstrom[0])
+    if looks.correct_ctf:
+        images = correct(images, transfer(sources, rows, images.shape[-1]))
+    if looks.resolution_angstrom > 0:
+        images = low_pass(images, pixel, looks.resolution_angstrom)
+    return images
+
+
+def low_pass(images: np.ndarray, pixel_angstrom: float, resolution_angstrom: float) -> np.ndarray:
+    """Gaussian fall-off, 1/e at the resolution."""
+    k = np.hypot(np.fft.fftfreq(images.shape[-2])[:, None], np.fft.rfftfreq(images.shape[-1])[None]) / pixel_angstrom
+    return _filtered(images, np.exp(-np.square(k * resolution_angstrom)))
+
+
+def correct(images: np.ndarray, transfer_of_each: np.ndarray) -> np.ndarray:
+    """Wiener filter by the CTF; the molecule becomes white."""
+    return _filtered(images, transfer_of_each / (np.square(transfer_of_each) + WIENER))
+
+
+def _filtered(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    changed = np.fft.irfft2(np.fft.rfft2(images) * weights, s=images.shape[-2:])
+    return np.asarray(changed, dtype=np.float32)
+
+
+def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> (n, box, box // 2 + 1)
+    """Transfer from a projection to the stack's image: the CTF, negative where the stack's molecule is white."""
+    if sources.ctf is None:
+        raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
+    parameters = np.load(sources.ctf, allow_pickle=False)[rows].astype(np.float64)
+    cfg = json.loads(sources.cfg.read_text()).get("cfg", {})
+    return contrast_transfer(parameters, box) * (-1.0 if cfg.get("invert_contrast", True) else 1.0)
+
+
+def contrast_transfer(parameters: np.ndarray, box: int) -> np.ndarray:  # (n, 9) -> (n, box, box // 2 + 1)
+    """The engine's CTF (``gaussianem_core.imaging.ctf.ctf``) in NumPy."""
+    p = np.nan_to_num(np.asarray(parameters, np.float64))
+    pixel, df_u, df_v, angle, voltage, cs, contrast, phase = (p[:, i, None, None] for i in range(1, 9))
+    ky, kx = np.fft.fftfreq(box)[:, None] / pixel, np.fft.rfftfreq(box)[None] / pixel
+    k2 = kx**2 + ky**2
+    volts = voltage * 1e3
+    length = 12.2643247 / np.sqrt(volts * (1 + 0.978466e-6 * volts))
+    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * np.cos(2 * (np.arctan2(ky, kx) - np.deg2rad(angle))))
+    chi = np.pi * length * k2 * (defocus - 0.5 * length**2 * k2 * cs * 1e7)
+    return np.asarray(-np.sin(chi + np.deg2rad(phase) + np.arcsin(contrast)))
+
+
+@dataclass(frozen=True)
+class Average:
+    """One view's average (D, D), how many images it holds, and its direction (rot, tilt in degrees)."""
+
+    image: np.ndarray
+    count: int
+    direction: tuple[float, float]
+
+
+def averages_by_view(sources: Sources, rows: np.ndarray, views: int = 8, seed: int = 0) -> list[Average]:
+    """Averages of the images of ``rows`` in groups of viewing directions, each turned and shifted to its group's view.
+
+    CTF-weighted (sum of CTF x image over sum of CTF squared plus a constant). Of a large selection
+    ``AVERAGE_AT_MOST`` random images are taken.
+    """
+    if sources.poses is None:
+        raise InputError("poses", "must be there", "no poses.npy", "Restore the Preprocess job.")
+    generator = np.random.default_rng(seed)
+    rows = np.asarray(rows)
+    if len(rows) > AVERAGE_AT_MOST:
+        rows = np.sort(generator.choice(rows, AVERAGE_AT_MOST, replace=False))
+    rotations, shifts = load_poses(sources.poses)
+    rotations, shifts = rotations[rows].astype(np.float64), shifts[rows]
+    directions = rotations[:, 2]
+    groups = min(views, len(rows))
+    centres, member = kmeans2(directions, groups, minit="++", seed=generator)
+    images = read_images(sources, rows, Looks())
+    weights = transfer(sources, rows, images.shape[-1]) if sources.ctf is not None else None
+    if weights is not None:
+        images = _filtered(images, weights)
+    found = []
+    for group in range(groups):
+        own = np.flatnonzero(member == group)
+        if not len(own):
+            continue
+        middle = own[np.argmax(directions[own] @ centres[group])]
+        total = np.zeros(images.shape[1:])
+        power = np.zeros(images.shape[1:])
+        for i in own:
+            turn = in_plane(rotations[middle], rotations[i])
+            total += aligned(images[i], turn, shifts[i])
+            if weights is not None:
+                power += _turned_power(weights[i], turn)
+        if weights is not None:
+            total = np.fft.ifft2(np.fft.fft2(total) / (power + WIENER * len(own))).real
+        else:
+            total /= len(own)
+        tilt = float(np.degrees(np.arccos(np.clip(centres[group][2] / np.linalg.norm(centres[group]), -1, 1))))
+        rot = float(np.degrees(np.arctan2(centres[group][1], centres[group][0])))
+        found.append(Average(total.astype(np.float32), len(own), (rot, tilt)))
+    return sorted(found, key=lambda a: -a.count)
+
+
+def in_plane(reference: np.ndarray, rotation: np.ndarray) -> float:  # (3, 3), (3, 3) -> radians
+    """The turn about the beam that brings the reference's view nearest to another's."""
+    m = rotation @ reference.T
+    return float(np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1]))
+
+
+def aligned(image: np.ndarray, turn: float, shift: np.ndarray) -> np.ndarray:  # (D, D), (2,) x, y pixels
+    """The image as the reference sees it: point u of the reference is at R(turn) u - shift of the image."""
+    c, s = np.cos(turn), np.sin(turn)
+    centre = np.array([image.shape[0] // 2, image.shape[1] // 2])
+    matrix = np.array([[c, s], [-s, c]])  # for (y, x)
+    offset = centre - matrix @ centre - np.asarray(shift, np.float64)[::-1]
+    return np.asarray(ndimage.affine_transform(image, matrix, offset, order=1, mode="constant", cval=image.mean()))
+
+
+def _turned_power(weights: np.ndarray, turn: float) -> np.ndarray:  # (D, D // 2 + 1) -> (D, D)
+    """Squared transfer on the whole Fourier grid, turned with the image (it hardly matters without astigmatism)."""
+    box = weights.shape[0]
+    whole = np.concatenate([weights, weights[(-np.arange(box)) % box][:, box - weights.shape[1] : 0 : -1]], axis=1)
+    return np.asarray(np.square(whole))

@@ -1,0 +1,110 @@
+"""A selection becomes a Select job: the original rows of the original particle file, and the rest if wanted. No Qt.
+
+STAR rows are copied byte by byte (columns, order, optics tables, number formats, unbinned image paths), .cs rows with
+all fields and uids, so that RELION and cryoSPARC take them as their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import write_atomically
+from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.io.particle_rows import write_cs_rows
+from gaussianem_gui.explorer.particle_columns import describe, row_count
+from gaussianem_gui.project.job import Job
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.explorer.sources import Sources
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a Select job holds: files with their numbers of particles, read back after they were written."""
+
+    job: Job
+    files: tuple[tuple[Path, int], ...]
+
+
+def export_selection(
+    project: Project, sources: Sources, mask: np.ndarray, *, name: str = "", steps: Sequence[dict[str, Any]] = (),
+    complement: bool = False, alias: str = "",
+) -> Exported:  # mask (N,) bool
+    """Write the selected particles (and the others, with ``complement``) as a Select job of the project.
+
+    Raises InputError if nothing is selected, there is no particle file, or its rows are not the mask's.
+    """
+    original = sources.original
+    if original is None:
+        raise InputError("particle file", "must be known", "none", "Restore the Preprocess job or its particle file.")
+    if not mask.any():
+        raise InputError("selection", "must hold at least one particle", "none", "Select particles first.")
+    rows = row_count(original)
+    if rows != len(mask):
+        raise InputError(str(original), f"must have the {len(mask)} rows of the latents", rows, "Bring it back.")
+    ending = original.suffix.lower()
+    parts = [("selected", mask)]
+    if complement and not mask.all():
+        parts.append(("rest", ~mask))
+    written: list[tuple[str, int]] = []
+
+    def write(directory: Path) -> list[tuple[str, str]]:
+        for word, part in parts:
+            target = f"particles_{word}{ending}"
+            if ending == ".cs":
+                write_cs_subset(original, part, directory / target)
+                uids = np.asarray(read_particle_column(directory / target, "uid"))
+                for number, extra in enumerate(sources.passthrough, start=1):
+                    write_cs_rows(extra, directory / f"passthrough{number}_{word}.cs", uids=uids)
+            else:
+                write_star_subset(original, part, directory / target)
+            count = row_count(directory / target)  # read back: what is on disk is what is reported
+            if count != int(np.count_nonzero(part)):
+                raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
+            written.append((target, count))
+        _link_images(project.root, original, directory)
+        np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
+        note = {
+            "name": name, "particles": int(np.count_nonzero(mask)), "of": len(mask), "source": str(original),
+            "job": sources.job, "latents": str(sources.latents), "made": time.time(), "steps": list(steps),
+        }  # fmt: skip
+        write_atomically(directory / "selection.json", json.dumps(note, indent=1) + "\n")
+        return [(target, "particles") for target, _ in written]
+
+    inputs = [node for path in (original, sources.latents) if (node := _node(project, path))]
+    text = f"{name or 'Selection'}: {int(mask.sum())} of {len(mask)} particles of {original} ({describe(steps)})"
+    job = project.record("Select", write, inputs=inputs, note=text, alias=alias)
+    return Exported(job, tuple((job.directory / target, count) for target, count in written))
+
+
+def _link_images(root: Path, original: Path, directory: Path) -> None:
+    """Images that the original names relative to its own folder are found from the copy too.
+
+    The rows stay as they are; where a name leads nowhere from the project (a program run in the project's directory
+    looks there), the first part of it becomes a link beside the copy.
+    """
+    column = "rlnImageName" if original.suffix.lower() == ".star" else "blob/path"
+    if column not in column_names(original):
+        return
+    written = np.asarray(read_particle_column(original, column)).astype(str)
+    for name in sorted({text.rsplit("@", 1)[-1].lstrip(">") for text in written}):
+        first = Path(name).parts[0] if name else ""
+        if not first or Path(name).is_absolute() or first == ".." or (root / name).exists():
+            continue
+        beside = directory / first
+        if (original.parent / name).exists() and not beside.is_symlink() and not beside.exists():
+            beside.symlink_to(os.path.relpath(original.parent / first, directory))
+
+
+def _node(project: Project, path: Path) -> str:
+    """Path in the project, "" if it lies elsewhere."""
+    relative = os.path.relpath(path, project.root)
+    return "" if relative.startswith("..") else relative

@@ -1,0 +1,148 @@
+"""The files behind a job that the explorer shows: model, latents, images, original particles. No Qt."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui.project.inputs import in_project
+from gaussianem_gui.project.project import Project
+
+EXPLORABLE = ("train", "analyze", "decode")
+_WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Absolute paths; None where there is no such file.
+
+    original : particle file that Preprocess was given (.star or .cs), whose rows are the latents' rows.
+    analysis : analysis.npz and summary.json's directory of the newest Analyze job of these latents.
+    """
+
+    job: str
+    title: str
+    directory: Path
+    root: Path
+    weights: Path
+    latents: Path
+    cfg: Path
+    gaussians: Path | None = None
+    mask: Path | None = None
+    original: Path | None = None
+    passthrough: tuple[Path, ...] = ()
+    stack: Path | None = None
+    poses: Path | None = None
+    ctf: Path | None = None
+    analysis: Path | None = None
+    train_job: str = ""
+    preprocess_job: str = ""
+    preprocess_options: dict[str, Any] = field(default_factory=dict)
+
+
+def explorable(project: Project, job: str) -> str:
+    """"" if the explorer can show that job, else why not."""
+    try:
+        find_sources(project, job)
+    except InputError as error:
+        return f"{error.argument} {error.rule}"
+    return ""
+
+
+def find_sources(project: Project, name: str) -> Sources:
+    """The files of a job. Raises InputError if it has no model and latents (yet)."""
+    job = project.job(name)
+    if job.job_type not in EXPLORABLE:
+        raise InputError("job", "must be a Train, Analyze or Decode job", name, "Explore the Train job.")
+    values = job.values()
+    train = name
+    if job.job_type == "train":
+        weights, latents = newest_weights(job.directory)
+    else:
+        weights = _there(project.root, values, "model_weight") or Path()
+        given = _there(project.root, values, "latent")
+        latents = given or weights.with_name(weights.name.replace(".pkl", ".output.pkl"))
+        train = _maker(project, weights)
+    if not weights.is_file() or not latents.is_file():
+        raise InputError("job", "must have written a model and latents", name, "Wait until an epoch of it is done.")
+    cfg = _there(project.root, values, "cfg")
+    if cfg is None:
+        raise InputError("job", "must have its cfg.json", values.get("cfg", "nothing"), "Restore the Preprocess job.")
+    gaussians = _there(project.root, values, "gaussians" if "gaussians" in values else "point")
+    train_values = project.job(train).values() if train else values
+    beside = cfg.parent
+    found = {
+        "stack": _there(project.root, train_values, "particle_name", ".mrcs"),
+        "poses": _there(project.root, train_values, "pose") or beside / "poses.npy",
+        "ctf": _there(project.root, train_values, "ctf") or beside / "ctf.npy",
+    }
+    preprocess = _maker(project, cfg)
+    original, passthrough, options = _original(project, preprocess, beside)
+    return Sources(
+        job=job.name, title=f"{job.type_label and project.info(job).title} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
+        directory=job.directory, root=project.root, weights=weights, latents=latents, cfg=cfg, gaussians=gaussians,
+        mask=_there(project.root, train_values, "mask"), original=original, passthrough=passthrough,
+        analysis=_analysis(project, job.name, train), train_job=train, preprocess_job=preprocess,
+        preprocess_options=options, **{k: v if v is not None and v.is_file() else None for k, v in found.items()},
+    )  # fmt: skip
+
+
+def newest_weights(directory: Path) -> tuple[Path, Path]:
+    """weights.N.pkl with the greatest N that has latents beside it, and these; empty paths if there is none."""
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            match = _WEIGHTS.fullmatch(entry.name)
+            if match and (directory / f"weights.{match[1]}.output.pkl").is_file():
+                found.append(int(match[1]))
+    if not found:
+        return Path(), Path()
+    return directory / f"weights.{max(found)}.pkl", directory / f"weights.{max(found)}.output.pkl"
+
+
+def _there(root: Path, values: dict[str, Any], option: str, ending: str = "") -> Path | None:
+    """The file that an option names, looked for as the engine does."""
+    value = str(values.get(option) or "")
+    if not value:
+        return None
+    for place in (root / in_project(values, value), root / value):
+        for candidate in (place, place.with_name(place.name + ending)):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _maker(project: Project, path: Path) -> str:
+    """The job in whose directory a file lies, "" if in none."""
+    try:
+        parts = path.resolve().relative_to(project.root.resolve()).parts
+    except ValueError:
+        return ""
+    name = "/".join(parts[:2]) + "/" if len(parts) > 2 else ""
+    return name if name in project.graph().processes else ""
+
+
+def _original(project: Project, preprocess: str, beside: Path) -> tuple[Path | None, tuple[Path, ...], dict[str, Any]]:
+    values: dict[str, Any] = {}
+    if preprocess:
+        values = project.job(preprocess).values()
+        star = _there(project.root, values, "star_file")
+        more = [project.root / in_project(values, str(p)) for p in values.get("passthrough") or ()]
+        if star is not None:
+            return star, tuple(p for p in more if p.is_file()), values
+    copy = beside / "particles.star"  # the rows as they were, where the original has gone
+    return (copy if copy.is_file() else None), (), values
+
+
+def _analysis(project: Project, job: str, train: str) -> Path | None:
+    """Directory of this analysis, else of the newest one of the same training."""
+    names = [job, *sorted(project.children(train), reverse=True)] if train else [job]
+    for name in names:
+        directory = project.root / name
+        if (directory / "analysis.npz").is_file():
+            return directory
+    return None

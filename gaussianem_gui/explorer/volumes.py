@@ -1,0 +1,123 @@
+"""Volumes and Gaussians as views need them: read, made smaller where the screen is slow, contoured. No Qt, no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.mrc import read_map
+
+DEFAULT_CONTOUR = 3.0  # sigma above the mean where no better level is known
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A volume ready to show: ``values`` (Z, Y, X) float32, centre at index D//2 of the original box."""
+
+    path: Path
+    values: np.ndarray
+    voxel_angstrom: float
+    box: int  # of the file
+    mean: float
+    sigma: float
+    top: float  # greatest value, in sigma above the mean
+
+    @property
+    def offset_angstrom(self) -> float:
+        """Position of the first voxel's centre when the origin is the box's centre D//2."""
+        binning = self.box / self.values.shape[0]
+        return (-(self.box // 2) + (binning - 1) / 2) * self.voxel_angstrom / binning
+
+
+def load_volume(path: Path, longest: int) -> Picture:
+    """Read an MRC volume, averaged down until no side exceeds ``longest`` voxels. Raises InputError."""
+    volume = read_map(path)
+    values = volume.values
+    box = values.shape[0]
+    factor = -(-max(values.shape) // longest)
+    mean, sigma = float(values.mean()), float(values.std())
+    if factor > 1:
+        nz, ny, nx = (n // factor for n in values.shape)
+        values = values[: nz * factor, : ny * factor, : nx * factor]
+        values = values.reshape(nz, factor, ny, factor, nx, factor).mean(axis=(1, 3, 5))
+    sigma = sigma or 1.0
+    return Picture(
+        path,
+        np.ascontiguousarray(values, dtype=np.float32),
+        volume.pixel_size_angstrom * factor,
+        box,
+        mean,
+        sigma,
+        (float(values.max()) - mean) / sigma,
+    )
+
+
+def surface(picture: Picture, level_sigma: float) -> tuple[np.ndarray, np.ndarray]:  # (V, 3), (F, 3)
+    """Isosurface at ``mean + level_sigma * sigma``: vertices z, y, x in A from the box's centre, and faces.
+
+    Empty arrays if the level lies outside the volume's values.
+    """
+    from skimage.measure import marching_cubes
+
+    level = picture.mean + level_sigma * picture.sigma
+    low, high = float(picture.values.min()), float(picture.values.max())
+    if not low < level < high:
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
+    padded = np.pad(picture.values, 1, constant_values=min(low, level))  # closes surfaces at the border
+    vertices, faces, _, _ = marching_cubes(padded, level)
+    placed = (vertices - 1) * picture.voxel_angstrom + picture.offset_angstrom
+    return placed.astype(np.float32), faces.astype(np.int32)
+
+
+def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
+    """Positions z, y, x in [-1, 1] and densities (softplus of the raw value) in a Gaussians file. Raises InputError."""
+    from plyfile import PlyData, PlyParseError
+
+    try:
+        vertex = PlyData.read(str(path))["vertex"]
+        positions = np.stack([np.asarray(vertex[axis], dtype=np.float32) for axis in "zyx"], axis=1)
+        names = [p.name for p in vertex.properties]
+        raw = np.asarray(vertex["density"], dtype=np.float32) if "density" in names else np.zeros(len(positions))
+    except (OSError, KeyError, ValueError, PlyParseError) as error:
+        raise InputError(
+            str(path), "must be a PLY file of Gaussians", type(error).__name__, "Choose another file."
+        ) from None
+    return positions, np.logaddexp(raw, 0.0)
+
+
+def natural_key(name: str) -> list[object]:
+    """Sorts "vol_2" before "vol_10"."""
+    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
+
+
+def series(directory: Path) -> list[Path]:
+    """MRC volumes of a directory in natural order."""
+    return sorted((p for p in directory.glob("*.mrc") if p.is_file()), key=lambda p: natural_key(p.name))
+
+
+def read_table(path: Path) -> dict[str, object]:
+    """A JSON summary as a flat table of names and values."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    flat: dict[str, object] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix} · {key}" if prefix else str(key), inner)
+        elif isinstance(value, list):
+            flat[prefix] = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value[:12]) + (
+                " …" if len(value) > 12 else ""
+            )
+        else:
+            flat[prefix] = f"{value:.5g}" if isinstance(value, float) else value
+
+    walk("", values)
+    return flat

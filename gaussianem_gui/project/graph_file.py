@@ -1,0 +1,86 @@
+"""The graph file on disk: read with care, replaced as a whole, a last good copy kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import write_atomically
+from gaussianem_gui.project.project import lock as _lock
+from gaussianem_gui.project.graph import GRAPH, Graph, damage, graph_from_text, graph_text
+
+CHANGED = ".pipeline_has_changed"
+OWN = ".gaussianem"  # our own folder in a project: last good graph, settings
+GOOD = f"{OWN}/{GRAPH}.good"
+
+
+def write_graph(root: Path, graph: Graph) -> None:
+    """Replace the graph file by a whole new one, keep a copy as the last good one, and tell others."""
+    text = graph_text(graph).encode(errors="surrogateescape")
+    for target in (root / GRAPH, root / GOOD):
+        target.parent.mkdir(exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
+    (root / CHANGED).touch()
+
+
+def _good_copy(root: Path) -> Graph | None:
+    with contextlib.suppress(OSError, ValueError):
+        return graph_from_text((root / GOOD).read_text(errors="surrogateescape"))
+    return None
+
+
+def load_graph(root: Path, read_only: bool, locked: bool = False) -> tuple[Graph, str]:
+    """Graph of the project in ``root`` and a note: "" unless it was damaged and taken from the last good copy.
+
+    A program that writes in place (not by renaming) leaves a damaged file for a moment: it is read a few times.
+    """
+    wrong, text = "", ""
+    good: Graph | None = None
+    for attempt in range(6):
+        try:
+            text = (root / GRAPH).read_text(errors="surrogateescape")
+        except FileNotFoundError:
+            text = ""
+        except OSError as error:
+            raise InputError("project", "must be readable", root, f"{error.strerror}.") from error
+        try:
+            graph = graph_from_text(text)
+            # Comparing with the copy costs a second read: only where the end looks as if it were cut, or much is gone.
+            if text.endswith(("\n \n", "\n\n")) and graph.nodes and graph.output_edges:
+                return graph, ""
+        except InputError:
+            raise
+        except ValueError:
+            pass
+        good = good or _good_copy(root)
+        wrong = damage(text, good, lambda name: (root / name).is_dir())
+        if not wrong:
+            return graph_from_text(text), ""
+        if good is None and attempt == 5:
+            raise InputError(
+                GRAPH, "must be whole", wrong,
+                f"No good copy is kept in {OWN}; run `gaussianem project repair`, or take it from a backup.",
+            )
+        time.sleep(0.0 if locked else 0.15)
+    assert good is not None
+    note = f"{GRAPH} was damaged ({wrong}); the last good copy is used"
+    if read_only:
+        return good, note
+    with contextlib.nullcontext() if locked else _lock.locked(root, "restores the graph"):
+        kept = root / f"{GRAPH}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        with contextlib.suppress(OSError):
+            write_atomically(kept, text.encode(errors="surrogateescape"))
+        write_graph(root, good)
+    return good, f"{note}, the damaged file is kept as {kept.name}; run `gaussianem project repair` to find newer jobs"

@@ -1,0 +1,119 @@
+"""The Import job: files from elsewhere, checked, linked into the job's directory and reported as outputs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from gaussianem_core import __version__
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
+from gaussianem_core.options import ImportOptions, explain, load_options
+from gaussianem_gui.project.inputs import guess_kind
+
+
+def run(options: ImportOptions, log: JobLog) -> None:
+    """Check and link (or copy) each file; raises InputError naming the first that cannot be used."""
+    names = [os.path.basename(path.rstrip("/")) for path in options.files]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if not options.files or double is not None:
+        raise InputError("option files", "must name files with different names", double or "nothing", "Rename one.")
+    kinds = [check(Path(path), options.kind) for path in options.files]
+    for number, (path, name, kind) in enumerate(zip(options.files, names, kinds)):
+        target = log.directory / name
+        source = Path(path).resolve()
+        if target.is_symlink() or target.exists():
+            target.unlink()
+        if options.copy_files:
+            shutil.copyfile(source, target)
+        else:
+            inside = source.is_relative_to(Path.cwd())
+            os.symlink(os.path.relpath(source, log.directory.resolve()) if inside else source, target)
+        log.artifact(kind, name, source=str(path))
+        log.progress("import", number + 1, len(names), "files")
+    log.message(", ".join(f"{name} ({kind})" for name, kind in zip(names, kinds)))
+
+
+def check(path: Path, kind: str) -> str:
+    """The kind of a file that exists and is what it is said to be. Raises InputError."""
+    if not path.is_file():
+        raise InputError("option files", "must be files that exist", path, "Correct the path.")
+    found = guess_kind(str(path))
+    if not found:
+        remedy = "Import the .star or .cs file that names the images." if path.suffix == ".mrcs" else "Choose another."
+        raise InputError("option files", "must be .star, .cs, .mrc, .map, .cif, .pdb", path.name, remedy)
+    if found in ("map", "mask"):
+        found = check_map(path, kind)
+    elif kind not in ("auto", found):
+        raise InputError("option kind", f"must fit the file: {path.name} holds {found}", kind, "Use kind auto.")
+    if found == "particles" and path.suffix == ".star":
+        with path.open(errors="replace") as file:
+            if not any("_rlnImageName" in line for line, _ in zip(file, range(100_000))):
+                raise InputError(
+                    "option files", "must hold a column rlnImageName", path.name,
+                    "Choose the particles of a refinement (run_data.star), not a model or micrograph file.",
+                )
+    return found
+
+
+def check_map(path: Path, kind: str) -> str:
+    """``map`` or ``mask`` for a cubic MRC volume: a mask lies in 0..1, and most of it is 0 or 1."""
+    import mrcfile
+
+    try:
+        with mrcfile.mmap(path, mode="r", permissive=False) as file:
+            data = np.asarray(file.data)
+            if data.ndim != 3 or len(set(data.shape)) != 1:
+                raise InputError("option files", "must be cubic maps", f"{path.name}, {data.shape}", "Choose another.")
+            low, high = float(data.min()), float(data.max())
+            middle = data[data.shape[0] // 2]
+            flat = float(np.mean((middle <= 0.001) | (middle >= 0.999)))
+    except (ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("option files", "must be readable MRC files", path, f"{error}.") from error
+    is_mask = low >= -1e-3 and high <= 1.001 and high > 0.5 and flat > 0.5
+    if kind == "mask" and not (low >= -1e-3 and high <= 1.001):
+        raise InputError("option kind", "must be map for values outside 0..1", f"{low:g}..{high:g}", "Use kind map.")
+    if kind not in ("auto", "map", "mask"):
+        raise InputError("option kind", f"must fit the file: {path.name} is a volume", kind, "Use kind auto.")
+    return ("mask" if is_mask else "map") if kind == "auto" else kind
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``gaussianem import FILE...`` and, as a job, ``--options FILE --job_dir DIR``; the exit code as in events."""
+    parser = argparse.ArgumentParser(prog="gaussianem import", description=ImportOptions.__doc__)
+    fields = ImportOptions.model_fields
+    parser.add_argument("files", nargs="*", help=fields["files"].description)
+    parser.add_argument("--kind", help=fields["kind"].description)
+    parser.add_argument("--copy_files", action="store_true", default=None, help=fields["copy_files"].description)
+    parser.add_argument("--output", help=fields["output"].description)
+    parser.add_argument("--options", help="take the options from this file")
+    parser.add_argument("--job_dir", help=fields["job_dir"].description)
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v not in (None, [])}
+    try:
+        source = given.pop("options", None)
+        values = load_options(ImportOptions, source) if source else {}
+        options = ImportOptions(**{**values, **given})
+        with JobLog(options.output_directory(), ["gaussianem", "import", *options.files], __version__) as log:
+            run(options, log)
+    except ValidationError as error:
+        print(f"gaussianem import: {explain(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except InputError as error:
+        print(f"gaussianem import: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        print(f"gaussianem import: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    return EXIT_SUCCESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

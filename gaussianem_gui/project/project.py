@@ -1,0 +1,717 @@
+"""A project: a directory with RELION's graph file, numbered job directories, aliases, trash.
+
+The graph is changed only under the lock: read again, change, write to a temporary name, rename. A job's directory is
+made before the graph names it, so that a crash between two writes leaves a project that opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.events import ABORT, ARTIFACTS, FAILURE, SUCCESS, write_atomically
+from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_gui.project.project import inputs as _inputs
+from gaussianem_gui.project.project import lock as _lock
+from gaussianem_gui.project.graph_file import GOOD, OWN, load_graph, write_graph
+from gaussianem_gui.project.inputs import Choice
+from gaussianem_gui.project.job import EXIT_FILES, LABEL, PIPELINE_STAR, Job, State, Status, folder_of, job_type_of
+from gaussianem_gui.project.lock import Holder
+from gaussianem_gui.project.graph import GRAPH, Graph, Process, graph_text
+
+MARKER, NODES, TRASH = ".gui_projectdir", ".Nodes", "Trash"
+DELETED = "deleted_pipeline.star"
+_ALIAS_FORBIDDEN = set("*?()/\"'\\|#<>&%{}$`;[]!~\n\r\t")
+_COARSE_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """A row of the job list."""
+
+    name: str
+    number: int
+    type_label: str
+    job_type: str
+    title: str
+    alias: str
+    status: Status
+    missing: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """True for jobs of this program, False for RELION's and others'."""
+        return bool(self.job_type)
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """A job in the trash: name, when it was deleted (Unix seconds), where it lies, whether it can come back."""
+
+    name: str
+    deleted: float
+    path: Path
+    restorable: bool
+
+
+class Project:
+    """Open with ``Project.open``, ``create`` or ``find``. ``notes`` holds sentences that the user should see."""
+
+    def __init__(self, root: Path, read_only: bool) -> None:
+        self.root, self.read_only, self.notes = root, read_only, [] if not read_only else ["the project is read-only"]
+        self._stamp: tuple[int, int, int] | None = None
+        self._graph = Graph()
+        self._finished: dict[str, tuple[str, Status]] = {}
+        self._drafts: dict[str, tuple[tuple[int, str], Status]] = {}
+
+    def __repr__(self) -> str:
+        return f"Project({self.root})"
+
+    # --- open ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def is_project(directory: Path | str) -> bool:
+        """True if a graph file, or our copy of one, is there."""
+        return (Path(directory) / GRAPH).is_file() or (Path(directory) / GOOD).is_file()
+
+    @classmethod
+    def create(cls, directory: Path | str) -> Project:
+        """Make a project (and the directory). Raises InputError if there is one already or nothing can be written."""
+        root = Path(directory).expanduser().resolve()
+        if cls.is_project(root):
+            raise InputError("project", "must not exist yet", root, "Open it instead.")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with _lock.locked(root, "makes the project"):
+                (root / OWN).mkdir(exist_ok=True)
+                (root / NODES).mkdir(exist_ok=True)
+                (root / TRASH).mkdir(exist_ok=True)
+                (root / MARKER).touch()
+                write_graph(root, Graph())
+        except OSError as error:
+            raise InputError("project", "must be a writable directory", root, f"{error.strerror}.") from error
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, directory: Path | str) -> Project:
+        """Open a project of this program, RELION or ccpem-pipeliner.
+
+        A damaged graph is restored from the last good copy (see ``notes``). Raises InputError if there is no project.
+        """
+        root = Path(directory).expanduser().resolve()
+        if not cls.is_project(root):
+            raise InputError(
+                "project", f"must hold a {GRAPH}", root, "Make one with `gaussianem project new`, or choose another."
+            )
+        project = cls(root, not os.access(root, os.W_OK))
+        project.graph()
+        return project
+
+    @classmethod
+    def find(cls, start: Path | str = ".") -> Project:
+        """The project that holds ``start``, looking upward. Raises InputError if there is none."""
+        here = Path(start).expanduser().resolve()
+        for directory in (here, *here.parents):
+            if cls.is_project(directory):
+                return cls.open(directory)
+        raise InputError(
+            "project", "must be this directory or one above it", here,
+            "Change to the project, name it with --project, or make one with `gaussianem project new`.",
+        )
+
+    # --- the graph -------------------------------------------------------------------------------------------------
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            found = (self.root / GRAPH).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def changed(self) -> bool:
+        """True if the graph file is not the one read last. One stat."""
+        return self._stat() != self._stamp
+
+    def graph(self) -> Graph:
+        """The graph, read again only if the file changed. Do not change it: use the methods of the project."""
+        stamp = self._stat()
+        if stamp is None or stamp != self._stamp:
+            graph, note = load_graph(self.root, self.read_only)
+            if note:
+                self.notes.append(note)
+            self._graph, self._stamp = graph, self._stat()
+        return self._graph
+
+    @contextlib.contextmanager
+    def change(self, doing: str) -> Iterator[Graph]:
+        """Hold the lock and change the graph; it is written at the end if it differs. ``doing`` is for others to see.
+
+        Raises LockHeld if another program keeps the lock, InputError if the project is read-only.
+        """
+        if self.read_only:
+            raise InputError("project", "must be writable", self.root, "Ask its owner, or work on a copy.")
+        with _lock.locked(self.root, doing):
+            graph, note = load_graph(self.root, False, locked=True)
+            if note:
+                self.notes.append(note)
+            before = graph_text(graph)
+            yield graph
+            if graph_text(graph) != before:
+                write_graph(self.root, graph)
+            self._graph, self._stamp = graph, self._stat()
+
+    # --- the list --------------------------------------------------------------------------------------------------
+
+    def jobs(self, details: int = 50) -> list[JobInfo]:
+        """All jobs in order of number.
+
+        Unfinished jobs are looked at in their directories; of finished ones the graph's state is taken, and at most
+        ``details`` of them per call, newest first, are read for times and reasons (and then remembered).
+        """
+        graph = self.graph()
+        there = _directories(self.root, {name.split("/", 1)[0] for name in graph.processes})
+        rows = []
+        for process in sorted(graph.processes.values(), key=lambda p: -p.number):
+            missing = process.name not in there
+            state = _state(process.status)
+            known = self._finished.get(process.name)
+            if self._open(process):
+                status = self._look(process)
+                self._finished.pop(process.name, None)
+            elif not state.finished:
+                status = foreign_status(self.root, process)
+                self._finished.pop(process.name, None)
+            elif known is not None and known[0] == process.status and not missing:
+                status = known[1]
+            elif details > 0 and not missing and job_type_of(process.type_label):
+                details -= 1
+                status = self._job(process).status()
+                self._finished[process.name] = (process.status, status)
+            else:
+                status = Status(state, "its directory is gone" if missing else foreign_word(process))
+            rows.append(_info(process, status, missing))
+        return rows[::-1]
+
+    def _open(self, process: Process) -> bool:
+        """True for a job of ours that is unfinished, or Failed without the file that says so.
+
+        Such a one is Lost, and may be heard of again: its host, or the disk between, was silent for a while.
+        """
+        if not job_type_of(process.type_label):
+            return False
+        failed = process.status == State.FAILED.value
+        return not _state(process.status).finished or (
+            failed and not os.path.exists(f"{self.root}/{process.name}{FAILURE}")
+        )
+
+    def _look(self, process: Process) -> Status:
+        """State of an unfinished job of ours; a draft is read again only when its directory was written to."""
+        try:
+            stamp = os.stat(f"{self.root}/{process.name}").st_mtime_ns
+        except OSError:
+            stamp = 0
+        known = self._drafts.get(process.name)
+        if known is not None and known[0] == (stamp, process.status):
+            return known[1]
+        job = self._job(process)
+        status = job.status()
+        # A time just now may stay the same over the next change: clocks of file systems are coarse.
+        quiet = abs(time.time_ns() - stamp) > _COARSE_NS
+        if status.state is State.SCHEDULED and quiet and not job.record().get("requested"):
+            self._drafts[process.name] = (stamp, process.status), status
+        else:
+            self._drafts.pop(process.name, None)
+        return status
+
+    def asked(self) -> list[Job]:
+        """Jobs of ours that were asked to run and are not finished in the graph; drafts cost one stat each."""
+        found = []
+        for process in self.graph().processes.values():
+            if job_type_of(process.type_label) and not _state(process.status).finished:
+                self._look(process)
+                if process.name not in self._drafts:
+                    job = self._job(process)
+                    if job.record().get("requested"):
+                        found.append(job)
+        return found
+
+    def info(self, job: Job | str | int) -> JobInfo:
+        """One row of the list, looked at anew."""
+        found = self.job(job)
+        process = self.graph().processes[found.name]
+        status = found.status() if found.job_type else foreign_status(self.root, process)
+        return _info(process, status, not found.exists())
+
+    def job(self, key: Job | str | int) -> Job:
+        """The job with a name ("Train/job003/"), number (3, "3", "job003") or alias. InputError if there is none."""
+        graph = self.graph()
+        if isinstance(key, Job):
+            key = key.name
+        word = str(key).strip().rstrip("/")
+        process = graph.find(word)
+        if process is None and (match := re.fullmatch(r"(?:job)?(\d+)", word)):
+            number = int(match.group(1))
+            process = next((p for p in graph.processes.values() if p.number == number), None)
+        if process is None:
+            named = [p for p in graph.processes.values() if p.alias.rstrip("/").endswith("/" + word)]
+            process = named[0] if len(named) == 1 else None
+        if process is None:
+            raise InputError("job", "must be in the project", key, "See `gaussianem job list` for names and aliases.")
+        return self._job(process)
+
+    def _job(self, process: Process) -> Job:
+        return Job(self.root, process.name, process.type_label, process.status)
+
+    # --- new jobs --------------------------------------------------------------------------------------------------
+
+    def fill(self, job_type: str, jobs: Sequence[Job | str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Options for a form of ``job_type`` whose inputs come from ``jobs`` (nearest first); nothing is written."""
+        self._known(job_type)
+        names = [self.job(job).name for job in jobs]
+        return _inputs.fill(self.graph(), job_type, names, values or {}, self._values_of())
+
+    def _values_of(self) -> Mapping[str, Mapping[str, Any]]:
+        return _LazyValues(self)
+
+    def _known(self, job_type: str) -> None:
+        if job_type not in JOB_OPTIONS:
+            raise InputError("job type", "must be one of " + ", ".join(JOB_OPTIONS), job_type, "Choose one of them.")
+
+    def new_job(
+        self, job_type: str, values: Mapping[str, Any] | None = None, *, inputs_from: Sequence[Job | str] = (),
+        alias: str = "", note: str = "",
+    ) -> Job:
+        """Make a Scheduled job: number, directory, options, edges. ``values`` win over what ``inputs_from`` fill."""
+        self._known(job_type)
+        filled = self.fill(job_type, inputs_from, values) if inputs_from else dict(values or {})
+        with self.change(f"adds a {job_type} job") as graph:
+            job = self._add(graph, job_type, filled, alias, note)
+            if inputs_from:  # filled again when those jobs are done, except for what the user gave
+                names = [self.job(other).name for other in inputs_from]
+                same = _inputs.fill(graph, job_type, names, {}, self._values_of())
+                given = sorted(k for k, v in (values or {}).items() if same.get(k) != v)
+                job.write_record(inputs_from=names, given=given)
+            return job
+
+    def bind(self, job: Job | str) -> None:
+        """Fill the inputs of a waiting job again, now that the jobs before it are done; what the user gave stays.
+
+        A file that was expected under another name than the one that was written is found by its kind.
+        """
+        found = self.job(job)
+        if found.model is None:
+            return
+        record, values, graph = found.record(), found.values(), self.graph()
+        names = [name for name in record.get("inputs_from") or () if graph.find(name)]
+        filled = dict(values)
+        if names:
+            given = set(record.get("given") or ())
+            filled = self.fill(found.job_type, names, {k: v for k, v in values.items() if k in given})
+        maker = {node: process for process, node in graph.output_edges}
+        for option, kind in _inputs.input_fields(found.model).items():
+            path = _inputs.in_project(filled, str(filled.get(option) or "."))
+            if path in maker and not (self.root / path).exists():
+                filled[option] = _inputs.output_of(graph, maker[path], kind, self.root) or filled[option]
+        news = {k: v for k, v in filled.items() if values.get(k) != v}
+        if news:
+            self.update(found, news)
+
+    def _add(self, graph: Graph, job_type: str, values: Mapping[str, Any], alias: str = "", note: str = "") -> Job:
+        nodes = _inputs.input_nodes(self.root, job_type, values)
+        job = self._make(graph, job_type, folder_of(job_type), alias)
+        job.write_options(values)
+        job.write_record(version=1, created=time.time())
+        if note:
+            job.add_note(note)
+        for node, label in nodes.items():
+            graph.add_input(job.name, node, label)
+        self._expect(graph, job, values)
+        self._write_part(graph, job)
+        return job
+
+    def _make(self, graph: Graph, job_type: str, folder: str, alias: str) -> Job:
+        """Give out a number and make the directory; the graph in memory gets the job."""
+        number = graph.counter
+        folders = [e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith(".")]
+        if TRASH in folders:
+            folders += [f"{TRASH}/{e.name}" for e in os.scandir(self.root / TRASH) if e.is_dir()]
+        while any((self.root / f / f"job{number:03d}").exists() for f in folders):
+            number += 1  # a directory that a crash left without an entry: never use its number again
+        name = f"{folder}/job{number:03d}/"
+        job = Job(self.root, name, LABEL + job_type)
+        if (self.root / folder).is_symlink():
+            raise InputError("job", "must be a directory inside the project", folder, "Remove that link.")
+        clean = check_alias(graph, name, alias) if alias else ""
+        job.directory.mkdir(parents=True)
+        graph.processes[name] = Process(name, job.type_label, State.SCHEDULED.value, "")
+        graph.counter = number + 1
+        if clean:
+            self._link_alias(graph, job, clean)
+        return job
+
+    def _write_part(self, graph: Graph, job: Job) -> None:
+        part = Graph()
+        part.counter = graph.counter
+        part.processes[job.name] = graph.processes[job.name]
+        part.input_edges = {e: None for e in graph.input_edges if e[1] == job.name}
+        part.output_edges = {e: None for e in graph.output_edges if e[0] == job.name}
+        touched = [n for n, _ in part.input_edges] + [n for _, n in part.output_edges]
+        part.nodes = {n: graph.nodes[n] for n in touched if n in graph.nodes}
+        write_atomically(job.directory / PIPELINE_STAR, graph_text(part))
+
+    def clone(self, job: Job | str, changes: Mapping[str, Any] | None = None) -> Job:
+        """A new Scheduled job with the options of ``job`` and some of them changed."""
+        old = self.job(job)
+        if old.model is None:
+            raise InputError("job", "must be one of GaussianEM's", old.name, "Clone it in the program that made it.")
+        values = {k: v for k, v in old.values().items() if k != "job_dir"}
+        if values.get("resume"):
+            values["resume"] = False
+        return self.new_job(old.job_type, {**values, **(changes or {})}, note=f"Cloned from {old.name}")
+
+    def update(self, job: Job | str, values: Mapping[str, Any], *, again: bool = False) -> None:
+        """Change options of a job that does not run; inputs in the graph follow.
+
+        ``again``: it is to run again, so that the files it will then write are expected of it though it has ended.
+        """
+        found = self.job(job)
+        found.check_directory()
+        if found.status().state is State.RUNNING:
+            raise InputError("job", "must not be running", found.name, "Abort it first, or clone it.")
+        with self.change(f"changes {found.name}") as graph:
+            merged = {**found.values(), **values}
+            nodes = _inputs.input_nodes(self.root, found.job_type, merged)
+            found.write_options(merged)
+            maker = {node: process for process, node in graph.output_edges}
+            makers = {maker[node] for node in graph.inputs(found.name) if node in maker}
+            graph.drop_inputs(found.name)
+            for node, label in nodes.items():
+                graph.add_input(found.name, node, label)
+            for name in makers:  # files that were expected of a finished job, and that nobody waits for any more
+                if name in graph.processes and _state(graph.processes[name].status).finished:
+                    graph.drop_outputs(name, keep=lambda node: (self.root / node).exists())
+            if again or not found.exit_state():
+                self._expect(graph, found, merged)
+            self._write_part(graph, found)
+
+    def _expect(self, graph: Graph, job: Job, values: Mapping[str, Any]) -> None:
+        """Enter the files that a job will write; those expected before and read by nobody are forgotten."""
+        graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
+        for output, kind in _inputs.expected_outputs(job.job_type, values).items():
+            if kind:
+                graph.add_output(job.name, job.name + output, ARTIFACTS[kind])
+
+    def record(
+        self, title: str, write: Callable[[Path], Sequence[tuple[str, str]]], *, inputs: Sequence[str] = (),
+        note: str = "", alias: str = "",
+    ) -> Job:
+        """A job that is done at once, e.g. a selection or a mask made by eye.
+
+        ``write`` gets the new directory, writes files there and returns their (name, kind); they become outputs.
+        ``inputs`` are project-relative files it was made from.
+        """
+        folder = title.replace(" ", "")
+        with self.change(f"adds a {title} job") as graph:
+            job = self._make(graph, title.lower().replace(" ", ""), folder, alias)
+            try:
+                made = list(write(job.directory))
+            except BaseException:
+                shutil.rmtree(job.directory, ignore_errors=True)
+                raise
+            for node in inputs:
+                graph.add_input(job.name, node, ARTIFACTS.get(_inputs.guess_kind(node), "ProcessData"))
+            for name, kind in made:
+                graph.add_output(job.name, job.name + name, ARTIFACTS[kind])
+            if note:
+                job.add_note(note)
+            (job.directory / SUCCESS).touch()
+            graph.processes[job.name].status = State.SUCCEEDED.value
+            self._write_part(graph, job)
+        return job
+
+    # --- relations -------------------------------------------------------------------------------------------------
+
+    def choices(self, kind: str) -> list[Choice]:
+        """Files that can fill an input whose ``hints()["produces"]`` is ``kind``; newest job first."""
+        return _inputs.choices(self.graph(), kind)
+
+    def input_jobs(self, job_type: str) -> list[JobInfo]:
+        """Jobs that fill every required input of ``job_type`` (with the jobs before them): the newest 200."""
+        self._known(job_type)
+        graph = self.graph()
+        names = _inputs.sources(graph, job_type)
+        return [_info(graph.processes[name], Status(_state(graph.processes[name].status)), False) for name in names]
+
+    def suggestions(self, job: Job | str) -> list[str]:
+        """Job types that make sense after ``job``."""
+        return _inputs.next_types(self.graph(), self.job(job).name)
+
+    def inputs(self, job: Job | str) -> list[str]:
+        """Files that ``job`` reads, as the graph has them."""
+        return self.graph().inputs(self.job(job).name)
+
+    def outputs(self, job: Job | str) -> list[Choice]:
+        """Files that ``job`` made, as the graph has them."""
+        graph, name = self.graph(), self.job(job).name
+        return [Choice(n, _inputs.kind_of(graph.nodes.get(n, "")), graph.nodes.get(n, ""), name)
+                for n in graph.outputs(name)]
+
+    def parents(self, job: Job | str) -> list[str]:
+        """Jobs whose files ``job`` reads."""
+        return self.graph().links()[0].get(self.job(job).name, [])
+
+    def children(self, job: Job | str) -> list[str]:
+        """Jobs that read files of ``job``."""
+        return self.graph().links()[1].get(self.job(job).name, [])
+
+    def dependents(self, job: Job | str) -> list[str]:
+        """All jobs that depend on ``job``, directly or through others, in order of number."""
+        return dependents(self.graph(), self.job(job).name)
+
+    # --- names, states ---------------------------------------------------------------------------------------------
+
+    def set_alias(self, job: Job | str, alias: str) -> None:
+        """Give a job a readable name (a link beside its directory); "" removes it. Raises InputError if forbidden."""
+        found = self.job(job)
+        found.check_directory()
+        with self.change(f"names {found.name}") as graph:
+            clean = check_alias(graph, found.name, alias) if alias else ""
+            self._link_alias(graph, found, clean)
+
+    def _link_alias(self, graph: Graph, job: Job, alias: str) -> None:
+        folder = job.name.split("/", 1)[0]
+        process = graph.processes[job.name]
+        if process.alias:
+            old = self.root / process.alias.rstrip("/")
+            if old.is_symlink():
+                old.unlink()
+        process.alias = f"{folder}/{alias}/" if alias else ""
+        if alias:
+            os.symlink(f"../{job.name}", self.root / folder / alias)
+
+    def mark(self, job: Job | str, state: State) -> None:
+        """Set the state of a job that does not run by hand, as RELION's "mark as finished" does."""
+        found = self.job(job)
+        found.check_directory()
+        if state not in EXIT_FILES or found.status().state is State.RUNNING:
+            raise InputError(
+                "state", "must be Succeeded, Failed or Aborted, of a job that does not run", state, "Abort it first."
+            )
+        with self.change(f"marks {found.name}") as graph:
+            for name in (SUCCESS, FAILURE, EXIT_FILES[State.ABORTED], ABORT):
+                (found.directory / name).unlink(missing_ok=True)
+            found.write_record(requested=None, waiting=None, scheduler_state=None)
+            (found.directory / EXIT_FILES[state]).touch()
+            graph.processes[found.name].status = state.value
+        self._finished.pop(found.name, None)
+
+    def sync(self) -> bool:
+        """Write to the graph what the directories of our unfinished jobs say: states and finished jobs' outputs."""
+        graph = self.graph()
+        news: dict[str, Status] = {}
+        for process in graph.processes.values():
+            if not self._open(process):
+                continue
+            status = self._look(process)
+            if graph_state(status.state) != process.status:
+                news[process.name] = status
+        if not news:
+            return False
+        with self.change("notes states") as graph:
+            for name, status in news.items():
+                if name in graph.processes:
+                    job = self._job(graph.processes[name])
+                    graph.processes[name].status = graph_state(job.status().state)
+                    if status.state.finished:
+                        self.add_outputs(graph, job)
+                    if job.exists():
+                        self._write_part(graph, job)
+        return True
+
+    def add_outputs(self, graph: Graph, job: Job) -> None:
+        """Enter a finished job's files into ``graph`` and ``.Nodes``; folders are no nodes in RELION.
+
+        Files that were expected and are not there go, unless another job names them as its input.
+        """
+        graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
+        for artifact in job.artifacts():
+            path = self.root / artifact.path
+            known = artifact.kind in ARTIFACTS and artifact.kind not in _inputs.FOLDER_KINDS
+            if known and not artifact.path.startswith("..") and path.is_file():
+                graph.add_output(job.name, artifact.path, ARTIFACTS[artifact.kind])
+                node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
+                node.parent.mkdir(parents=True, exist_ok=True)
+                node.touch()
+
+    # --- trash, repair: see the rooms of that name -----------------------------------------------------------------
+
+    def delete(self, job: Job | str, *, with_dependents: bool = False) -> list[str]:
+        """Move a job to the trash; return the names moved. InputError naming jobs that depend on it, unless told."""
+        from gaussianem_gui.project.project import trash
+
+        return trash.delete(self, self.job(job), with_dependents)
+
+    def trash(self) -> list[Trashed]:
+        """Jobs in the trash, newest first."""
+        from gaussianem_gui.project.project import trash
+
+        return trash.contents(self)
+
+    def restore(self, name: str) -> Job:
+        """Bring a job back from the trash."""
+        from gaussianem_gui.project.project import trash
+
+        return trash.restore(self, name)
+
+    def empty_trash(self) -> int:
+        """Delete what is in the trash for good; return the bytes freed."""
+        from gaussianem_gui.project.project import trash
+
+        return trash.empty(self)
+
+    def cleanup(self, job: Job | str, *, harsh: bool = False, dry_run: bool = False) -> list[str]:
+        """Move files that are no longer needed of a succeeded job to the trash; return their paths."""
+        from gaussianem_gui.project.project import trash
+
+        return trash.cleanup(self, self.job(job), harsh, dry_run)
+
+    def repair(self, break_lock: bool = False) -> list[str]:
+        """Mend what a crash or a hand has left; return a sentence for each thing done or noticed."""
+        from gaussianem_gui.project.project import repair
+
+        return repair.repair(self, break_lock)
+
+    def lock_holder(self) -> Holder | None:
+        """Who holds the project's lock, or None."""
+        return _lock.holder(self.root)
+
+    def break_lock(self) -> str:
+        """Remove the lock, whoever holds it; return who did."""
+        return _lock.break_lock(self.root)
+
+    def disk(self) -> tuple[int, int]:
+        """Bytes free and in all on the project's file system."""
+        usage = shutil.disk_usage(self.root)
+        return usage.free, usage.total
+
+
+class _LazyValues(dict[str, Mapping[str, Any]]):
+    """Options of jobs of ours, read when asked for."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            try:
+                job = self._project.job(name)
+                self[name] = {"job_type": job.job_type, **job.values()} if job.model is not None else {}
+            except InputError:
+                self[name] = {}
+        return self[name]
+
+
+def graph_state(state: State) -> str:
+    """RELION's word for a state: it has no Lost."""
+    return State.FAILED.value if state is State.LOST else state.value
+
+
+def _state(label: str) -> State:
+    try:
+        return State(label)
+    except ValueError:
+        return State.FAILED
+
+
+def foreign_status(root: Path, process: Process) -> Status:
+    """State of another program's job: its exit file, else what the graph says."""
+    state = _state(process.status)
+    if state is State.RUNNING:
+        for candidate, name in EXIT_FILES.items():
+            word = "FAILED" if candidate is State.FAILED else name.rsplit("_", 1)[-1]
+            if any((root / process.name / f).exists() for f in (name, f"PIPELINER_JOB_EXIT_{word}")):
+                return Status(candidate)
+    return Status(state, foreign_word(process))
+
+
+def foreign_word(process: Process) -> str:
+    """A state that is not one of RELION's, as a clause; "" for one that is."""
+    return "" if process.status in State._value2member_map_ else f"its program calls it {process.status}"
+
+
+def _info(process: Process, status: Status, missing: bool) -> JobInfo:
+    job_type = job_type_of(process.type_label)
+    alias = process.alias.rstrip("/").rsplit("/", 1)[-1]
+    model = JOB_OPTIONS.get(job_type)
+    title = model.title if model is not None else process.name.split("/", 1)[0]
+    return JobInfo(process.name, process.number, process.type_label, job_type, title, alias, status, missing)
+
+
+def _directories(root: Path, folders: set[str]) -> set[str]:
+    """Names of the job directories that are there: one listing per type."""
+    found: set[str] = set()
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+            found.update(f"{folder}/{entry.name}/" for entry in entries if entry.name.startswith("job"))
+    return found
+
+
+def dependents(graph: Graph, name: str) -> list[str]:
+    """All jobs that depend on ``name``, in order of number."""
+    _, children = graph.links()
+    found: list[str] = []
+    level = [name]
+    while level:
+        level = [c for n in level for c in children.get(n, ()) if c not in found and c != name]
+        level = list(dict.fromkeys(level))
+        found += level
+    return sorted(found, key=lambda n: graph.processes[n].number)
+
+
+def check_alias(graph: Graph, name: str, alias: str) -> str:
+    """The alias as RELION would have it (blanks become ``_``). Raises InputError saying which rule is broken."""
+    clean = re.sub(r"\s+", "_", alias.strip())
+    folder = name.split("/", 1)[0]
+    rule = ""
+    if len(clean) < 2:
+        rule = "must have at least 2 characters"
+    elif clean.startswith("job"):
+        rule = "must not start with job"
+    elif clean[0] in ".-" or set(clean) & _ALIAS_FORBIDDEN:
+        rule = "must not hold any of * ? ( ) / \" ' \\ | # < > & % { } $ ; ` nor begin with . or -"
+    elif any(p.alias.rstrip("/") == f"{folder}/{clean}" for p in graph.processes.values() if p.name != name):
+        rule = f"must be unique among the {folder} jobs"
+    if rule:
+        raise InputError("alias", rule, alias, "Choose another name.")
+    return clean
+
+
+def recent_projects() -> list[Path]:
+    """Projects opened lately by this user, newest first; those that are gone are left out."""
+    try:
+        lines = _recent_file().read_text().splitlines()
+    except OSError:
+        return []
+    return [Path(line) for line in lines if line and Project.is_project(line)]
+
+
+def remember_project(path: Path | str) -> None:
+    """Put a project at the head of the list of recent ones."""
+    new = str(Path(path).resolve())
+    lines = [new, *(str(p) for p in recent_projects() if str(p) != new)][:20]
+    with contextlib.suppress(OSError):
+        _recent_file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_recent_file(), "\n".join(lines) + "\n")
+
+
+def _recent_file() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "gaussianem" / "recent.txt"

@@ -1,0 +1,160 @@
+"""Two trainings of the same particles: latents aligned, the same particles highlighted, options that differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
+
+from gaussianem_core.io.checkpoint import load_latents
+from gaussianem_core.errors import InputError
+from gaussianem_core.analysis.latent_space import principal_components
+from gaussianem_gui.explorer.sources import find_sources
+from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.plot import ExplorerPlot
+from gaussianem_gui.views.project_model import job_label
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Another training's latents in this one's components: scores (N, k), canonical correlations (k,)."""
+
+    scores: np.ndarray
+    correlations: np.ndarray
+
+
+def align(mine: np.ndarray, other: np.ndarray) -> Alignment:  # (N, a), (N, b)
+    """Least-squares linear map of ``other`` onto the principal components of ``mine``; canonical correlations tell how
+    much the two agree, whatever the coordinates (Hotelling, Biometrika 28, 1936).
+
+    Raises InputError if they are not of the same particles.
+    """
+    if len(mine) != len(other):
+        raise InputError("job", f"must be of the same {len(mine)} particles", len(other), "Choose another training.")
+    scores = principal_components(mine).scores(mine)
+    a, b = scores - scores.mean(axis=0), other - other.mean(axis=0, dtype=np.float64)
+    left = _whitened(a)
+    right = _whitened(b)
+    correlations = np.linalg.svd(left.T @ right, compute_uv=False)
+    return Alignment(right @ (right.T @ a), np.clip(correlations, 0, 1))
+
+
+def _whitened(centred: np.ndarray) -> np.ndarray:
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(u[:, s > 1e-6 * max(float(s.max()), 1e-30)])
+
+
+class ComparePanel(Panel):
+    """Chooses the other job and shows it."""
+
+    room = 0.52
+
+    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(explorer)
+        self.job = QComboBox()
+        self.job.setAccessibleName("Job to compare with")
+        self.job.setMinimumWidth(160)
+        self.go = button("Compare", "primary", "compare", self.start, name="compareGo")
+        self.text = Elided("Choose another training of the same particles.", "hint")
+        self.plot = ExplorerPlot()
+        self.plot.set_histograms(False)
+        self.plot.fix_axes("Other training, turned onto this one")
+        self.plot.canvas.shaped.connect(self._shaped)
+        self.plot.save.clicked.connect(self.save)
+        self.table = QTableWidget(0, 3)
+        self.table.setAccessibleName("Options that differ")
+        self.table.verticalHeader().hide()
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        split = QSplitter()
+        split.addWidget(self.plot)
+        split.addWidget(self.table)
+        split.setSizes([260, 220])
+        layout = column(spacing=6, margins=(6, 8, 6, 4))
+        layout.addLayout(row(self.job, self.go, None, spacing=6))
+        layout.addWidget(split, 1)
+        layout.addWidget(self.text)
+        self.setLayout(layout)
+        self.found: Alignment | None = None
+
+    def opened(self) -> None:
+        self.found = None
+        self.table.setRowCount(0)
+        self.plot.set_points(np.zeros((0, 2), np.float32), "PC 1", "PC 2")
+        self.shown()
+
+    def shown(self) -> None:
+        explorer, chosen = self.explorer, self.job.currentData()
+        self.job.clear()
+        for info in explorer.model.jobs:
+            if info.job_type == "train" and info.name not in (explorer.sources.job, explorer.sources.train_job):
+                self.job.addItem(job_label(info), info.name)
+        if chosen is not None and self.job.findData(chosen) >= 0:
+            self.job.setCurrentIndex(self.job.findData(chosen))
+        self.go.setEnabled(self.job.count() > 0)
+        if not self.job.count():
+            self.text.setText("There is no other Train job in this project.")
+
+    def selection_changed(self) -> None:
+        if self.found is not None:
+            self.plot.set_mask(self.explorer.selections.mask)
+
+    def start(self) -> None:
+        """Read and align in a worker."""
+        explorer, name = self.explorer, self.job.currentData()
+        if explorer.table is None or not name:
+            return
+        project, z, own = explorer.model.project, explorer.table.z, explorer.sources.train_job or explorer.sources.job
+
+        def work() -> tuple[Alignment, dict[str, tuple[Any, Any]]]:
+            other = find_sources(project, name)
+            latents = np.asarray(load_latents(other.latents)["z_mu"])
+            first, second = project.job(own).values(), project.job(name).values()
+            differ = {
+                key: (first.get(key), second.get(key)) for key in sorted({*first, *second})
+                if first.get(key) != second.get(key) and key not in ("job_dir",)
+            }  # fmt: skip
+            return align(z, latents), differ
+
+        self.background.run("compare", work, self._take, self.say_error)
+
+    def _take(self, found: tuple[Alignment, dict[str, tuple[Any, Any]]]) -> None:
+        self.found, differ = found
+        scores = self.found.scores
+        columns = [scores[:, 0], scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))]
+        self.plot.set_points(np.stack(columns, axis=1), "PC 1", "PC 2")
+        self.plot.set_colouring(self.explorer.colouring)
+        self.plot.set_mask(self.explorer.selections.mask)
+        self.plot.canvas.set_tool("lasso")
+        best = ", ".join(f"{c:.2f}" for c in self.found.correlations[:4])
+        word = "agree" if self.found.correlations[0] > 0.8 else "agree in part" if (
+            self.found.correlations[0] > 0.5) else "hardly agree"
+        self.text.setText(f"The two trainings {word}: canonical correlations {best}. Lasso here selects in all plots.")
+        self.table.setHorizontalHeaderLabels(["Option", "This job", "Other"])
+        self.table.setRowCount(len(differ))
+        for place, (key, values) in enumerate(differ.items()):
+            for number, text in enumerate((key.replace("_", " "), *map(str, values))):
+                self.table.setItem(place, number, QTableWidgetItem(text))
+
+    def _shaped(self, kind: str, outline: np.ndarray) -> None:
+        import time
+
+        self.explorer.select(self.plot.inside(kind, outline), {
+            "shape": kind, "x": "PC 1", "y": f"PC 2 of {self.job.currentText()}", "time": time.time(),
+            "outline": np.round(outline, 6).tolist(), "job": self.explorer.sources.job,
+        })  # fmt: skip
+
+    def save(self) -> None:
+        """The aligned latents as a figure."""
+        from gaussianem_gui.explorer.particle_columns import figures
+
+        path = self.explorer.ask_figure("comparison.pdf")
+        if path is not None and self.found is not None:
+            points, column_ = self.plot.points, self.explorer.colouring.column
+            mask = self.explorer.selections.mask.copy()
+            self.explorer.save_figure(lambda: figures.scatter(
+                path, points, ("PC 1", "PC 2"), column_, mask if mask.any() else None, title=self.job.currentText()
+            ))  # fmt: skip

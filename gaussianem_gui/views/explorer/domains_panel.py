@@ -1,0 +1,175 @@
+"""Rigid domains of the Gaussians, shown in colour and saved as masks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PySide6.QtWidgets import QComboBox, QListWidget, QListWidgetItem
+
+from gaussianem_core.analysis.rigid_domains import Domains, domain_mask, find_domains
+from gaussianem_core.io.mrc import read_header, write_map
+from gaussianem_gui.explorer.decoder_client import Decoded
+from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
+
+CONFORMATIONS = 24
+REACH_ANGSTROM, EDGE_ANGSTROM = 6.0, 8.0
+
+
+class DomainsPanel(Panel):
+    """Decodes conformations over the dataset, finds domains, saves them."""
+
+    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(explorer)
+        self.count = QComboBox()
+        self.count.setAccessibleName("Number of domains")
+        self.count.addItem("As many as are worth it", 0)
+        for number in range(2, 9):
+            self.count.addItem(f"{number} domains", number)
+        self.over = QComboBox()
+        self.over.setAccessibleName("Over which particles")
+        self.over.addItem("Over all particles", "all")
+        self.over.addItem("Over the selection", "selection")
+        self.over.addItem("Along the path", "path")
+        self.go = button("Find domains", "primary", "", self.start, name="domainsGo")
+        self.list = QListWidget()
+        self.list.setAccessibleName("Rigid domains")
+        self.text = label("", "hint", wrap=True)
+        self.status = Elided("", "hint")
+        tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"
+        self.save = button("Save as masks", "", "job-mask", self.save_job, tip, name="saveDomains")
+        layout = column(spacing=6, margins=(6, 8, 6, 4))
+        layout.addLayout(row(self.count, self.over, self.go, None, spacing=6))
+        layout.addWidget(self.list, 1)
+        layout.addWidget(self.text)
+        last = row(spacing=6)
+        last.addWidget(self.status, 1)
+        last.addWidget(self.save)
+        layout.addLayout(last)
+        self.setLayout(layout)
+        self.found: Domains | None = None
+        self._number = -1
+        self._frames: dict[int, np.ndarray] = {}
+        self.save.setEnabled(False)
+
+    def opened(self) -> None:
+        self.found = None
+        self.list.clear()
+        self.text.setText("Gaussians that move together over the dataset are grouped into rigid bodies.")
+        self.explorer.viewer.show_domains(None)
+        self.save.setEnabled(False)
+
+    def start(self) -> None:
+        """Decode conformations spread over the particles."""
+        explorer = self.explorer
+        if explorer.table is None or explorer.decoder is None:
+            return
+        z = explorer.table.z
+        kind = self.over.currentData()
+        if kind == "path" and len(explorer.panels["Trajectory"].path):
+            chosen = explorer.panels["Trajectory"].path
+        else:
+            mask = explorer.selections.mask if kind == "selection" and explorer.selections.selected else None
+            chosen = spread(z if mask is None else z[mask], CONFORMATIONS)
+        self._frames = {}
+        self.go.setEnabled(False)
+        self.status.setText("Decoding …")
+        self._number = explorer.decoder.request(chosen, channel="motion", volumes=False)
+
+    def decoded(self, answer: Decoded) -> None:
+        if answer.channel != "motion" or answer.id != self._number or answer.positions is None:
+            return
+        self._frames[answer.index] = answer.positions
+        self.status.setText(f"{len(self._frames)} of {answer.count} conformations")
+        if len(self._frames) < answer.count:
+            return
+        model, count = self.explorer.consensus, int(self.count.currentData())
+        frames = np.stack([self._frames[i] for i in sorted(self._frames)])
+        self.status.setText("Finding domains …")
+        self.background.run(
+            "domains", lambda: find_domains(model.positions, frames, model.densities, count), self._take, self._failed
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self.go.setEnabled(True)
+        self.status.setText("")
+        self.say_error(error)
+
+    def _take(self, found: Domains) -> None:
+        self.found = found
+        self.go.setEnabled(True)
+        self.save.setEnabled(found.count > 1)
+        explorer = self.explorer
+        half = explorer.consensus.half_angstrom
+        self.list.clear()
+        for domain in range(found.count):
+            own = found.labels == domain
+            misfit = float(np.sqrt(np.square(found.misfit[own]).mean())) * half
+            cosine = (np.trace(found.rotations[:, domain], axis1=1, axis2=2) - 1) / 2
+            turn = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+            item = QListWidgetItem(dot(theme.series(domain)),
+                                   f"Domain {domain + 1}   {100 * found.shares[domain]:.0f} % of the density, "
+                                   f"turns up to {turn.max():.1f}°, {misfit:.1f} Å not rigid")  # fmt: skip
+            self.list.addItem(item)
+        if found.count == 1:
+            self.text.setText("One rigid body describes the motion as well as several would: there are no separate "
+                              "domains, or the motion is a bend without hinges.")  # fmt: skip
+        else:
+            self.text.setText(f"{found.count} rigid bodies explain {100 * found.explained:.0f} % of the motion "
+                              "(the whole molecule's own turn and shift left out). The rest is bending, or density "
+                              "that comes and goes.")  # fmt: skip
+        self.status.setText("")
+        explorer.viewer.show_domains(found.labels)
+
+    def save_job(self) -> None:
+        """A Mask job with a mask for each domain."""
+        explorer, found = self.explorer, self.found
+        if found is None or explorer.model is None:
+            return
+        model, sources = explorer.consensus, explorer.sources
+        consensus = str(sources.preprocess_options.get("consensus_map") or "")
+
+        def work(project: Any) -> Any:
+            box, pixel, origin = model.box, model.pixel_size_angstrom, model.origin_angstrom
+            start = (0, 0, 0)
+            path = project.root / consensus
+            if consensus and path.is_file():  # on the grid of the refinement, for focused refinement
+                header = read_header(path)
+                box, origin, start = header.shape[0], header.origin_angstrom, header.start_voxels
+                pixel = model.box * model.pixel_size_angstrom / box
+
+            def write(directory: Path) -> list[tuple[str, str]]:
+                voxels = box // 2 + model.positions * box / 2
+                made = []
+                for domain in range(found.count):
+                    mask = domain_mask(voxels, found.labels, domain, box, reach_voxels=REACH_ANGSTROM / pixel,
+                                       edge_voxels=EDGE_ANGSTROM / pixel)  # fmt: skip
+                    write_map(directory / f"domain{domain + 1}_mask.mrc", mask, pixel, origin, start)
+                    np.save(directory / f"domain{domain + 1}_gaussians.npy",
+                            (found.labels == domain).astype(np.uint8), allow_pickle=False)  # fmt: skip
+                    made.append((f"domain{domain + 1}_mask.mrc", "mask"))
+                return made
+
+            relative = os.path.relpath(sources.weights, project.root)
+            inputs = [] if relative.startswith("..") else [relative]
+            return project.record("Mask", write, inputs=inputs, note=f"{found.count} rigid domains of {sources.job}")
+
+        explorer.model.do("Save the domains", work, lambda job: explorer.noted.emit(
+            "success", f"{job.name} written", f"{found.count} masks, and 0/1 files that Train takes as --mask."
+        ))  # fmt: skip
+
+
+def spread(z: np.ndarray, count: int, seed: int = 0) -> np.ndarray:  # (N, zdim) -> (count, zdim)
+    """Latents that cover the particles evenly: class middles where particles are, never empty space."""
+    from scipy.cluster.vq import kmeans2
+
+    generator = np.random.default_rng(seed)
+    part = z if len(z) <= 20_000 else z[generator.choice(len(z), 20_000, replace=False)]
+    count = min(count, len(part))
+    centres, member = kmeans2(part.astype(np.float64), count, minit="++", seed=generator)
+    return centres[np.unique(member)]

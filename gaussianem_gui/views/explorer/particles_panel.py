@@ -1,0 +1,236 @@
+"""Images of the selected particles, and their averages by view."""
+
+from __future__ import annotations
+
+import numpy as np
+from PySide6.QtCore import QRect, Qt, Signal
+from PySide6.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QComboBox, QWidget
+
+from gaussianem_gui.explorer.particle_columns import LIKELIHOODS
+from gaussianem_gui.explorer.particle_images import Average, Looks, averages_by_view, read_images
+from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.plots.montage import grey_image
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, icon_button, label, row
+
+TILE, LEAST_TILE = 74, 44
+CAPTION = 13  # pixels below a tile
+LOW_PASS = (0.0, 8.0, 12.0, 20.0, 30.0)
+
+
+class Tiles(QWidget):
+    """Images in rows that fill the width; a click picks one."""
+
+    picked = Signal(int)  # place in the list
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setMinimumHeight(TILE)
+        self._tile = TILE
+        self.images: list[QImage] = []
+        self.titles: list[str] = []
+        self.chosen = -1
+        self.setAccessibleName("Images of the particles")
+        theme.changed.connect(self.update)
+
+    def set_images(self, images: np.ndarray, titles: list[str], *, fit: bool = False) -> None:  # (n, D, D)
+        """Show other images; ``fit`` makes them smaller until all have room."""
+        self._tile = TILE
+        while fit and len(images) > self.capacity() and self._tile > LEAST_TILE:
+            self._tile -= 2
+        self.images, self.titles, self.chosen = [grey_image(image) for image in images], titles, -1
+        self.setAccessibleDescription(f"{len(images)} images")
+        self.update()
+
+    def capacity(self) -> int:
+        """How many images fit."""
+        return max(1, self._columns() * max(1, (self.height() + 2) // (self._tile + CAPTION)))
+
+    def _columns(self) -> int:
+        return max(1, self.width() // (self._tile + 3))
+
+    def _rect(self, place: int) -> QRect:
+        columns, tile = self._columns(), self._tile
+        return QRect((place % columns) * (tile + 3), (place // columns) * (tile + CAPTION), tile, tile)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+        font = painter.font()
+        font.setPointSizeF(7)
+        painter.setFont(font)
+        for place, image in enumerate(self.images):
+            box = self._rect(place)
+            if box.top() > self.height():
+                break
+            painter.drawImage(box, image)
+            painter.setPen(QColor(theme.colour("faint")))
+            below = box.adjusted(0, self._tile, 0, CAPTION - 1)
+            painter.drawText(below, Qt.AlignmentFlag.AlignCenter, self.titles[place])
+            if place == self.chosen:
+                painter.setPen(QPen(QColor(theme.colour("accent")), 2))
+                painter.drawRect(box)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        for place in range(len(self.images)):
+            if self._rect(place).contains(event.position().toPoint()):
+                self.chosen = place
+                self.update()
+                self.picked.emit(place)
+
+
+class ParticlesPanel(Panel):
+    """A montage of the selection (or of the particles around the one clicked)."""
+
+    room = 0.46
+
+    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(explorer)
+        self.which = QComboBox()
+        self.which.setAccessibleName("Which particles")
+        self.which.addItem("Selected particles", "selection")
+        self.which.addItem("Around the one clicked", "near")
+        self.which.currentIndexChanged.connect(self._restart)
+        self.order = QComboBox()
+        self.order.setAccessibleName("Order")
+        self.order.currentIndexChanged.connect(self._restart)
+        self.filter = QComboBox()
+        self.filter.setAccessibleName("Low-pass filter")
+        for value in LOW_PASS:
+            self.filter.addItem(f"Low-pass {value:g} Å" if value else "Unfiltered", value)
+        self.filter.currentIndexChanged.connect(self._again)
+        self.ctf = Switch("CTF-corrected")
+        self.ctf.setToolTip("Correct the CTF (Wiener filter)")
+        self.ctf.toggled.connect(self._again)
+        self.averages = Switch("Averages by view")
+        self.averages.setToolTip("Averages of the chosen particles in groups of viewing directions")
+        self.averages.toggled.connect(self._restart)
+        self.tiles = Tiles()
+        self.tiles.picked.connect(self._picked)
+        self.text = Elided("", "hint")
+        self.before = icon_button("chevron-left", "Earlier images", lambda: self._turn(-1))
+        self.after = icon_button("chevron-right", "More images", lambda: self._turn(1))
+        self.export = button("Figure …", "", "download", self.save, name="saveMontage")
+        first = row(self.which, self.order, None, spacing=6)
+        second = row(self.filter, label("CTF-corrected", "muted"), self.ctf, 6, label("Averages by view", "muted"),
+                     self.averages, None, spacing=6)  # fmt: skip
+        for box, width in ((self.which, 190), (self.order, 220), (self.filter, 150)):
+            box.setMinimumWidth(width)
+        last = row(spacing=4)
+        last.addWidget(self.text, 1)
+        for part in (self.before, self.after, self.export):
+            last.addWidget(part)
+        layout = column(spacing=6, margins=(6, 8, 6, 4))
+        layout.addLayout(first)
+        layout.addLayout(second)
+        layout.addWidget(self.tiles, 1)
+        layout.addLayout(last)
+        self.setLayout(layout)
+        self._row, self._first = -1, 0
+        self._rows = np.zeros(0, np.int64)
+        self._shown: tuple[np.ndarray, list[str]] = (np.zeros((0, 1, 1)), [])
+
+    def opened(self) -> None:
+        self.order.blockSignals(True)
+        self.order.clear()
+        self.order.addItem("File order", "")
+        for name in [v for v in (*LIKELIHOODS.values(), "Uncertainty") if v in self.explorer.table.columns]:
+            self.order.addItem(f"{name}, best first", f"-{name}" if name != "Uncertainty" else name)
+            self.order.addItem(f"{name}, worst first", name if name != "Uncertainty" else f"-{name}")
+        self.order.blockSignals(False)
+        self._row, self._first = -1, 0
+
+    def shown(self) -> None:
+        self._restart()
+
+    def selection_changed(self) -> None:
+        if self.isVisible():
+            self._restart()
+
+    def particle_changed(self, row: int) -> None:
+        self._row = row
+        if self.isVisible() and self.which.currentData() == "near":
+            self._restart()
+
+    def _restart(self) -> None:
+        self._first = 0
+        self._again()
+
+    def _turn(self, pages: int) -> None:
+        step = self.tiles.capacity()
+        self._first = int(np.clip(self._first + pages * step, 0, max(len(self._rows) - 1, 0)))
+        self._again()
+
+    def rows(self) -> np.ndarray:
+        """The particles to show, in order."""
+        explorer = self.explorer
+        if self.which.currentData() == "near":
+            if self._row < 0 or explorer.crowd is None:
+                return np.zeros(0, np.int64)
+            return explorer.crowd.nearest(explorer.table.z[self._row], 64)
+        rows = np.flatnonzero(explorer.selections.mask)
+        key = self.order.currentData()
+        if key and len(rows):
+            values = explorer.table.column(key.lstrip("-")).values[rows]
+            rows = rows[np.argsort(-values if key.startswith("-") else values, kind="stable")]
+        return rows
+
+    def _again(self) -> None:
+        explorer = self.explorer
+        if explorer.table is None or not self.isVisible():
+            return
+        self._rows = self.rows()
+        sources, rows = explorer.sources, self._rows
+        if not len(rows):
+            self.tiles.set_images(np.zeros((0, 1, 1)), [])
+            self.text.setText("Select particles in a plot, or click one.")
+            return
+        if self.averages.isChecked():
+            self.text.setText("Averaging …")
+            self.background.run("images", lambda: averages_by_view(sources, rows), self._take_averages, self._failed)
+            return
+        part = rows[self._first : self._first + self.tiles.capacity()]
+        looks = Looks(float(self.filter.currentData()), self.ctf.isChecked())
+        self.background.run(
+            "images", lambda: (part, read_images(sources, part, looks)), self._take_images, self._failed
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self.tiles.set_images(np.zeros((0, 1, 1)), [])
+        self.text.setText(str(error))
+
+    def _take_images(self, found: tuple[np.ndarray, np.ndarray]) -> None:
+        part, images = found
+        titles = [f"{i + 1:,}" for i in part]
+        self._shown = (images, titles)
+        self.tiles.set_images(images, titles)
+        self.text.setText(f"{self._first + 1:,}–{self._first + len(part):,} of {len(self._rows):,} particles")
+
+    def _take_averages(self, found: list[Average]) -> None:
+        images = np.stack([average.image for average in found])
+        titles = [f"n = {average.count}" for average in found]
+        self._shown = (images, titles)
+        self.tiles.set_images(images, titles, fit=True)
+        used = sum(average.count for average in found)
+        text = f"{len(found)} views of {used:,} particles"
+        self.text.setText(text + (f" (a random part of {len(self._rows):,})" if used < len(self._rows) else ""))
+
+    def _picked(self, place: int) -> None:
+        if not self.averages.isChecked() and self._first + place < len(self._rows):
+            row_ = int(self._rows[self._first + place])
+            self.explorer.particle = row_
+            self.explorer.show_latent(self.explorer.table.z[row_].astype(np.float64))
+
+    def save(self) -> None:
+        """The montage as a figure."""
+        from gaussianem_gui.explorer.particle_columns import figures
+
+        images, titles = self._shown
+        if not len(images):
+            return
+        path = self.explorer.ask_figure("particles.pdf")
+        if path is not None:
+            model = self.explorer.consensus
+            pixel = model.box * model.pixel_size_angstrom / images.shape[-1] if model is not None else 0.0
+            self.explorer.save_figure(lambda: figures.montage(path, images, titles, pixel_angstrom=pixel))

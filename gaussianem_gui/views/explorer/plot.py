@@ -1,0 +1,699 @@
+"""One linked plot of the explorer: points or a density picture, the selection on top, markers, and tools for the mouse.
+
+Left button: what the chosen tool does. Wheel: zoom. Right or middle button: move. Everything drawn or picked concerns
+all points; above ``DENSE_FROM`` they are drawn as counts per cell, and as single points again where one zooms in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QEvent, QObject, QPointF, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QKeyEvent, QLinearGradient, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
+from PySide6.QtWidgets import QComboBox, QFrame, QGraphicsPathItem, QGridLayout, QWidget
+
+from gaussianem_gui.explorer.particle_columns import Column
+from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
+from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, row
+
+DENSE_FROM = 50_000
+CELL_PIXELS = 2.0
+SHADES = 256
+SHAPES = ("lasso", "polygon", "rectangle")
+CLOSE_PIXELS = 12  # a polygon ends with a click this near to its first corner
+STAMP = 2  # radius in pixels of points drawn one by one from a large table
+
+
+@dataclass
+class Colouring:
+    """How points are coloured: ``column`` or None (one colour), range of a continuous one."""
+
+    column: Column | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    @classmethod
+    def of(cls, column: Column | None) -> Colouring:
+        """With the range of the middle 98 % of the values."""
+        if column is None or column.classes:
+            return cls(column)
+        values = column.values[np.isfinite(column.values)]
+        step = max(1, len(values) // 100_000)  # the range of colours alone is taken from a part
+        low, high = np.percentile(values[::step], [1, 99]) if len(values) else (0.0, 1.0)
+        return cls(column, float(low), float(high) if high > low else float(low) + 1.0)
+
+
+class ColourLegend(QWidget):
+    """What the colours mean: a ramp with its ends, or a swatch and name a class; a click on a class chooses it."""
+
+    classPicked = Signal(int)
+    MOST = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("colourLegend")
+        self.setFixedHeight(22)
+        self._colouring = Colouring()
+        self._places: list[QRectF] = []
+        self.hide()
+        theme.changed.connect(self.update)
+
+    def set_colouring(self, colouring: Colouring) -> None:
+        """Explain other colours; without a column there is nothing to explain."""
+        self._colouring = colouring
+        column = colouring.column
+        self.setVisible(column is not None)
+        if column is not None:
+            ends = f"{_short(colouring.low)} to {_short(colouring.high)}"
+            meaning = ", ".join(column.names[: self.MOST]) if column.classes else ends
+            self.setAccessibleName(f"Colours: {column.name}, {meaning}")
+            self.setToolTip("Click a class to select its particles" if column.classes else
+                            "Colours span the middle 98 % of the values")  # fmt: skip
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        column = self._colouring.column
+        if column is None:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        font = painter.font()
+        font.setPointSizeF(8)
+        painter.setFont(font)
+        painter.setPen(QColor(theme.colour("muted")))
+        self._places = self._paint_classes(painter, column) if column.classes else self._paint_ramp(painter, column)
+
+    def _paint_ramp(self, painter: QPainter, column: Column) -> list[QRectF]:
+        metrics, middle = painter.fontMetrics(), self.height() / 2
+        low, high = _short(self._colouring.low), _short(self._colouring.high)
+        left = 8.0
+        for text in (column.name, low):
+            painter.drawText(QPointF(left, middle + 4), text)
+            left += metrics.horizontalAdvance(text) + 8
+        long = max(40.0, min(160.0, self.width() - left - metrics.horizontalAdvance(high) - 16))
+        ramp = QLinearGradient(left, 0, left + long, 0)
+        for place in np.linspace(0, 1, 17):
+            ramp.setColorAt(float(place), QColor(*map(int, value_colours()[int(place * (SHADES - 1))])))
+        painter.fillRect(QRectF(left, middle - 4, long, 8), ramp)
+        painter.drawText(QPointF(left + long + 8, middle + 4), high)
+        return []
+
+    def _paint_classes(self, painter: QPainter, column: Column) -> list[QRectF]:
+        metrics, middle, left = painter.fontMetrics(), self.height() / 2, 8.0
+        places = []
+        for code, name in enumerate(column.names[: self.MOST]):
+            long = metrics.horizontalAdvance(name)
+            if left + long + 60 > self.width() and code + 1 < len(column.names):
+                break
+            painter.setBrush(QColor(theme.series(code % 10)))
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.drawEllipse(QPointF(left + 4, middle), 4, 4)
+            painter.setPen(QColor(theme.colour("muted")))
+            painter.drawText(QPointF(left + 12, middle + 4), name)
+            places.append(QRectF(left - 2, 0, long + 18, self.height()))
+            left += long + 24
+        if len(places) < len(column.names):
+            painter.drawText(QPointF(left, middle + 4), f"+ {len(column.names) - len(places)}")
+        return places
+
+    def place(self, code: int) -> QPointF:
+        """Where a class stands, as it was painted last."""
+        return self._places[code].center()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        for code, box in enumerate(self._places):
+            if box.contains(event.position()):
+                self.classPicked.emit(code)
+
+
+def _short(value: float) -> str:
+    """Four digits, without an exponent where it reads well so."""
+    text = f"{value:.4g}"
+    return f"{float(text):,.0f}" if "e+0" in text and abs(value) < 1e7 else text
+
+
+def value_colours() -> np.ndarray:  # (SHADES, 3) uint8
+    """The ramp of continuous quantities in the present theme."""
+    name = "viridis" if theme.name == "dark" else "cividis"
+    return np.asarray(pg.colormap.get(name).getLookupTable(0.0, 1.0, SHADES))[:, :3]
+
+
+class Canvas(pg.PlotWidget):
+    """The plot itself: drawing and mouse."""
+
+    placed = Signal(float, float, bool)  # decode tool: place, True when the button was released
+    anchored = Signal(float, float)
+    shaped = Signal(str, object)  # kind, outline (V, 2)
+    resized = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setMenuEnabled(False)
+        self.setMinimumSize(150, 120)
+        self.setAccessibleName("Plot of the particles")
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.tool = "decode"
+        self._outline: list[QPointF] = []
+        self._pressed = False
+        self._sketch = QGraphicsPathItem()
+        self._sketch.setZValue(50)
+        self.getPlotItem().vb.addItem(self._sketch, ignoreBounds=True)
+        self.viewport().installEventFilter(self)
+
+    def set_tool(self, tool: str) -> None:
+        """decode, lasso, polygon, rectangle, anchor or pan."""
+        self.tool = tool
+        self._abandon()
+        shape = {"pan": Qt.CursorShape.OpenHandCursor, "decode": Qt.CursorShape.PointingHandCursor}
+        self.viewport().setCursor(shape.get(tool, Qt.CursorShape.CrossCursor))
+
+    def place(self, position: QPointF) -> QPointF:
+        """A position on the widget in the plot's units."""
+        return self.getPlotItem().vb.mapSceneToView(self.mapToScene(position.toPoint()))
+
+    def position(self, x: float, y: float) -> QPointF:
+        """A place of the plot on the widget, in pixels."""
+        return QPointF(self.mapFromScene(self.getPlotItem().vb.mapViewToScene(QPointF(x, y))))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if watched is self.viewport() and isinstance(event, QMouseEvent) and self.tool != "pan":
+            return self._mouse(event)
+        return super().eventFilter(watched, event)
+
+    def _mouse(self, event: QMouseEvent) -> bool:
+        kind, left = event.type(), event.button() == Qt.MouseButton.LeftButton
+        inside = self.getPlotItem().vb.sceneBoundingRect().contains(self.mapToScene(event.position().toPoint()))
+        if kind == QEvent.Type.MouseButtonPress and left and inside:
+            self.setFocus()
+            self._press(event)
+            return True
+        if kind == QEvent.Type.MouseButtonDblClick and left:
+            if self.tool == "polygon":
+                self._finish()
+            return True
+        if kind == QEvent.Type.MouseMove and (self._pressed or (self.tool == "polygon" and self._outline)):
+            self._move(event)
+            return True
+        if kind == QEvent.Type.MouseButtonRelease and left and self._pressed:
+            self._pressed = False
+            self._release(event)
+            return True
+        return False
+
+    def _press(self, event: QMouseEvent) -> None:
+        place = self.place(event.position())
+        self._pressed = True
+        if self.tool == "decode":
+            self.placed.emit(place.x(), place.y(), False)
+        elif self.tool == "anchor":
+            self.anchored.emit(place.x(), place.y())
+        elif self.tool == "polygon":
+            first = self.position(self._outline[0].x(), self._outline[0].y()) if len(self._outline) > 2 else None
+            if first is not None and (first - event.position()).manhattanLength() < CLOSE_PIXELS:
+                self._finish()
+            else:
+                self._outline.append(place)
+                self._draw_sketch(place)
+        else:
+            self._outline = [place]
+
+    def _move(self, event: QMouseEvent) -> None:
+        place = self.place(event.position())
+        if self.tool == "decode":
+            self.placed.emit(place.x(), place.y(), False)
+        elif self.tool == "lasso":
+            self._outline.append(place)
+            self._draw_sketch()
+        elif self.tool in ("rectangle", "polygon"):
+            self._draw_sketch(place)
+
+    def _release(self, event: QMouseEvent) -> None:
+        place = self.place(event.position())
+        if self.tool == "decode":
+            self.placed.emit(place.x(), place.y(), True)
+        elif self.tool == "rectangle" and self._outline:
+            self._outline.append(place)
+            self._finish()
+        elif self.tool == "lasso":
+            self._finish()
+
+    def _finish(self) -> None:
+        outline = np.array([[p.x(), p.y()] for p in self._outline])
+        self._abandon()
+        if self.tool == "rectangle" and len(outline) == 2 and (outline[0] != outline[1]).all():
+            self.shaped.emit("rectangle", outline)
+        elif self.tool in ("lasso", "polygon") and len(outline) > 2:
+            self.shaped.emit(self.tool, outline)
+
+    def _abandon(self) -> None:
+        self._outline, self._pressed = [], False
+        self._sketch.setPath(QPainterPath())
+
+    def _draw_sketch(self, hover: QPointF | None = None) -> None:
+        path = QPainterPath()
+        if self.tool == "rectangle" and self._outline and hover is not None:
+            path.addRect(QRectF(self._outline[0], hover).normalized())
+        elif self._outline:
+            path.moveTo(self._outline[0])
+            for point in self._outline[1:]:
+                path.lineTo(point)
+            if hover is not None:
+                path.lineTo(hover)
+            if self.tool == "lasso":
+                path.closeSubpath()
+        pen = QPen(QColor(theme.colour("text")), 1.6)
+        pen.setCosmetic(True)
+        self._sketch.setPen(pen)
+        fill = QColor(theme.colour("accent"))
+        fill.setAlpha(40)
+        self._sketch.setBrush(fill)
+        self._sketch.setPath(path)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_Escape and self._outline:
+            self._abandon()
+        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.tool == "polygon" and self._outline:
+            self._finish()
+        else:
+            super().keyPressEvent(event)
+
+    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        super().resizeEvent(event)
+        self.resized.emit()
+
+
+class ExplorerPlot(QWidget):
+    """A canvas with its axes' menus, histograms at the sides, and the drawing of points, selection and markers."""
+
+    axesChanged = Signal(object)  # self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("explorerPlot")
+        self.points = np.empty((0, 2), np.float32)
+        self.x_name = self.y_name = ""
+        self._mask: np.ndarray | None = None
+        self._colouring = Colouring()
+        self._nearest: Nearest | None = None
+        self._background = Background(self)
+        # corner, corner, bins, counts (None: single points), cell of each point
+        self._cells: tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray | None, np.ndarray] | None = None
+        self.canvas = Canvas()
+        self.x_menu, self.y_menu = QComboBox(), QComboBox()
+        self.x_menu.setAccessibleName("Horizontal axis of the plot")
+        self.y_menu.setAccessibleName("Vertical axis of the plot")
+        for box in (self.x_menu, self.y_menu):
+            box.setMinimumWidth(78)
+            box.setMaximumWidth(170)
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(6)
+            box.view().setMinimumWidth(220)  # the list shows whole names, however narrow the box is
+            box.setStyleSheet("min-height: 14px; padding: 2px 12px 2px 6px;")
+            box.activated.connect(lambda _i: self.axesChanged.emit(self))
+        self.count_text = label("", "faint")
+        self.fit = icon_button("fit", "Show all points", self.show_all, size=14)
+        self.save = icon_button("download", "Save this plot as PNG, SVG or PDF", size=14, name="savePlot")
+        head = QWidget()
+        self._times = label("×", "faint")
+        head.setLayout(
+            row(self.x_menu, self._times, self.y_menu, None, self.count_text, self.fit, self.save, spacing=4,
+                margins=(8, 4, 6, 2))
+        )  # fmt: skip
+        self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
+        for plot in (self.top, self.side):
+            plot.setFrameShape(QFrame.Shape.NoFrame)
+            plot.setMenuEnabled(False)
+            plot.setMouseEnabled(False, False)
+            plot.hideButtons()
+            plot.getPlotItem().setContentsMargins(0, 0, 0, 0)
+        self.top.setFixedHeight(38)
+        self.side.setFixedWidth(38)
+        self.top.hideAxis("bottom")
+        self.side.hideAxis("left")
+        for axis in (self.top.getAxis("left"), self.side.getAxis("bottom")):
+            axis.setStyle(showValues=False, tickLength=0)
+            axis.setTicks([])
+        self.canvas.getAxis("left").setWidth(46)
+        self.top.getAxis("left").setWidth(46)
+        self.top.setXLink(self.canvas)
+        self.side.setYLink(self.canvas)
+        grid = QGridLayout()
+        grid.setContentsMargins(4, 0, 4, 4)
+        grid.setSpacing(0)
+        grid.addWidget(self.top, 0, 0)
+        grid.addWidget(self.canvas, 1, 0)
+        grid.addWidget(self.side, 1, 1)
+        body = QWidget()
+        body.setLayout(grid)
+        layout = column(head, spacing=0)
+        layout.addWidget(body, 1)
+        self.setLayout(layout)
+
+        self._image, self._over = pg.ImageItem(), pg.ImageItem()
+        self._dots = pg.ScatterPlotItem(pxMode=True, pen=None)
+        self._chosen = pg.ScatterPlotItem(pxMode=True, pen=None)
+        self._way = pg.PlotCurveItem()
+        self._anchors = pg.ScatterPlotItem(symbol="d", size=13)
+        self._other = pg.ScatterPlotItem(symbol="s", size=12)
+        self._marker = pg.ScatterPlotItem(symbol="o", size=16)
+        for item in (self._image, self._dots, self._over, self._chosen, self._way, self._anchors, self._other,
+                     self._marker):  # fmt: skip
+            self.canvas.addItem(item, ignoreBounds=True)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(15)
+        self._timer.timeout.connect(self.redraw_image)
+        self.canvas.getPlotItem().vb.sigRangeChanged.connect(lambda *_a: self._range_changed())
+        self.canvas.resized.connect(self._range_changed)
+        theme.changed.connect(self.restyle)
+        self.restyle()
+
+    # --- what is shown ---------------------------------------------------------------------------------------------
+
+    def set_axes(self, names: dict[str, list[str]], x: str, y: str) -> None:
+        """Fill the menus of the axes."""
+        for box, chosen in ((self.x_menu, x), (self.y_menu, y)):
+            box.blockSignals(True)
+            box.clear()
+            for place, items in enumerate(names.values()):
+                if place:
+                    box.insertSeparator(box.count())
+                for name in items:
+                    box.addItem(name)
+            box.setCurrentText(chosen)
+            box.blockSignals(False)
+
+    def fix_axes(self, title: str) -> None:
+        """A title in place of the menus."""
+        for box in (self.x_menu, self.y_menu):
+            box.hide()
+        self._times.setText(title)
+
+    def set_points(self, points: np.ndarray, x: str, y: str) -> None:  # (N, 2)
+        """Show other columns."""
+        self.points, self.x_name, self.y_name = np.ascontiguousarray(points, np.float32), x, y
+        self.x_menu.setCurrentText(x)
+        self.y_menu.setCurrentText(y)
+        self._cells = None
+        nearest = Nearest(self.points)
+        self._nearest = nearest
+        if len(points) > DENSE_FROM:
+            self._background.run("tree", nearest.build, lambda _r: None)
+        self._restyle()
+        self.show_all()
+
+    def set_colouring(self, colouring: Colouring) -> None:
+        """Colour the points by another column."""
+        self._colouring = colouring
+        self.redraw()
+
+    def set_mask(self, mask: np.ndarray | None) -> None:  # (N,) bool
+        """Show a selection."""
+        self._mask = mask if mask is not None and mask.any() else None
+        self._draw_selection()
+        self._draw_histograms()
+
+    def set_marker(self, place: np.ndarray | None) -> None:  # (2,)
+        """Ring the latent that is shown in 3D."""
+        self._marker.setData(*_one(place))
+
+    def set_other(self, place: np.ndarray | None) -> None:  # (2,)
+        """Mark the state that is kept for comparison."""
+        self._other.setData(*_one(place))
+
+    def set_way(self, way: np.ndarray | None, anchors: np.ndarray | None) -> None:  # (P, 2), (A, 2)
+        """Draw a path and its anchors."""
+        self._way.setData(*(way.T if way is not None and len(way) else ([], [])))
+        self._anchors.setData(*(anchors.T if anchors is not None and len(anchors) else ([], [])))
+
+    def dense(self) -> bool:
+        """True if counts per cell stand for the points."""
+        return len(self.points) > DENSE_FROM
+
+    def nearest(self, x: float, y: float) -> int:
+        """Row of the particle nearest to a place, -1 if there is none."""
+        return self._nearest.find(x, y) if self._nearest is not None else -1
+
+    def inside(self, kind: str, outline: np.ndarray) -> np.ndarray:  # -> (N,) bool
+        """The particles in a shape, all of them looked at."""
+        if kind == "rectangle":
+            return inside_rectangle(self.points, outline[0], outline[1])
+        return inside_polygon(self.points, outline)
+
+    def show_all(self) -> None:
+        """Zoom to all points."""
+        good = self.points[np.isfinite(self.points).all(axis=1)]
+        if not len(good):
+            self.canvas.setRange(xRange=(0, 1), yRange=(0, 1))
+        else:
+            low, high = good.min(axis=0).astype(float), good.max(axis=0).astype(float)
+            pad = 0.04 * np.maximum(high - low, 1e-6)
+            self.canvas.setRange(xRange=(low[0] - pad[0], high[0] + pad[0]), yRange=(low[1] - pad[1], high[1] + pad[1]),
+                                 padding=0)  # fmt: skip
+        self.redraw()
+
+    # --- drawing ---------------------------------------------------------------------------------------------------
+
+    def _range_changed(self) -> None:
+        if self.dense() and not self._timer.isActive():
+            self._timer.start()
+
+    def redraw(self) -> None:
+        """Draw everything anew."""
+        dense = self.dense()
+        for item in (self._image, self._over):
+            item.setVisible(dense)
+        for dots in (self._dots, self._chosen):
+            dots.setVisible(not dense)
+        if dense:
+            self._cells = None
+            self.redraw_image()
+        else:
+            good = np.asarray(np.isfinite(self.points).all(axis=1))
+            self._dots.setData(
+                self.points[good, 0], self.points[good, 1], brush=self._brushes(good), size=self._size(), pen=None
+            )
+            self._draw_selection()
+        self._draw_histograms()
+        missing = len(self.points) - int(np.isfinite(self.points).all(axis=1).sum())
+        self.count_text.setText(f"{missing:,} without a place" if missing else "")
+
+    def _size(self) -> float:
+        count = len(self.points)
+        return 7.0 if count < 3000 else 5.0 if count < 15_000 else 3.5
+
+    def _grid(self) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        (x0, x1), (y0, y1) = self.canvas.getPlotItem().vb.viewRange()
+        size = self.canvas.getPlotItem().vb.size()
+        bins = (max(8, int(size.width() / CELL_PIXELS)), max(8, int(size.height() / CELL_PIXELS)))
+        return np.array([x0, y0]), np.array([x1, y1]), bins
+
+    def redraw_image(self) -> None:
+        """Count the points in each cell of what is visible, and draw the counts (or the points, if few are visible)."""
+        if not self.dense():
+            return
+        low, high, bins = self._grid()
+        cells = bin_points(self.points, low, high, bins)
+        counts: np.ndarray | None = count_cells(cells, bins)
+        assert counts is not None
+        visible = int(counts.sum())
+        if visible <= DENSE_FROM:
+            bins = (int(bins[0] * CELL_PIXELS), int(bins[1] * CELL_PIXELS))
+            cells = bin_points(self.points, low, high, bins)
+            picture = self._stamped(cells, bins)
+            counts = None
+        else:
+            picture = self._shaded(cells, bins, counts, self._colouring.column)
+        self._cells = (low, high, bins, counts, cells)
+        self._image.setImage(picture, levels=(0, 255), autoLevels=False)
+        self._image.setRect(QRectF(low[0], low[1], *(high - low)))
+        self._draw_selection()
+
+    def _shaded(
+        self, cells: np.ndarray, bins: tuple[int, int], counts: np.ndarray, column: Column | None
+    ) -> np.ndarray:  # (n,) -> (w, h, 4) uint8
+        """Counts as brightness; the colour is a ramp, or that of ``column``, whose values are the cells' points'."""
+        strength = np.log1p(counts)
+        strength /= max(float(strength.max()), 1e-9)
+        picture = np.zeros((*bins, 4), np.uint8)
+        if column is None:
+            picture[..., :3] = value_colours()[(SHADES * (0.12 + 0.88 * strength)).astype(int).clip(0, SHADES - 1)]
+            picture[..., 3] = np.where(counts > 0, 255, 0)
+            return picture
+        if column.classes:
+            names = min(len(column.names), 64)
+            flat = cells.astype(np.int64) * names + np.minimum(column.values, names - 1)
+            each = np.bincount(flat, minlength=(bins[0] * bins[1] + 1) * names)[: bins[0] * bins[1] * names]
+            picture[..., :3] = self._class_colours(names)[each.reshape(*bins, names).argmax(axis=-1)]
+        else:
+            values = np.nan_to_num(column.values.astype(np.float32))
+            mean = count_cells(cells, bins, values) / np.maximum(counts, 1)
+            picture[..., :3] = value_colours()[self._index(mean)]
+        picture[..., 3] = np.where(counts > 0, 70 + 185 * strength, 0)
+        return picture
+
+    def _stamped(self, cells: np.ndarray, bins: tuple[int, int]) -> np.ndarray:
+        rows = np.flatnonzero(cells < bins[0] * bins[1])
+        picture = np.zeros((*bins, 4), np.uint8)
+        colours = self._colours(rows)
+        _stamp(picture, cells[rows], bins, colours)
+        return picture
+
+    def _draw_selection(self) -> None:
+        mask, column = self._mask, self._colouring.column
+        accent = QColor(theme.colour("warning"))
+        faded = 0.45 if column is None else 0.15  # chosen particles keep the colours of a column, so the others fade
+        if not self.dense():
+            if mask is None:
+                self._chosen.setData([], [])
+                self._dots.setOpacity(1.0)
+                return
+            good = np.asarray(mask & np.isfinite(self.points).all(axis=1))
+            brush = pg.mkBrush(accent) if column is None else self._brushes(good)
+            self._chosen.setData(*self.points[good].T, brush=brush, size=self._size() + 1, pen=None)
+            self._dots.setOpacity(faded)
+            return
+        if mask is None or self._cells is None:
+            self._over.clear()
+            self._image.setOpacity(1.0)
+            return
+        low, high, bins, counts, cells = self._cells
+        tint = np.array([[accent.red(), accent.green(), accent.blue()]], np.uint8)
+        picture = np.zeros((*bins, 4), np.uint8)
+        picture[..., :3] = tint
+        if counts is None:
+            rows = np.flatnonzero(mask & (cells < bins[0] * bins[1]))
+            _stamp(picture, cells[rows], bins, tint if column is None else self._colours(rows))
+        elif column is not None:
+            own = replace(column, values=column.values[mask])
+            picture = self._shaded(cells[mask], bins, count_cells(cells[mask], bins), own)
+        else:
+            inside = count_cells(cells[mask], bins)
+            strength = np.log1p(inside) / max(float(np.log1p(counts.max())), 1e-9)
+            picture[..., 3] = np.where(inside > 0, 90 + 165 * strength, 0)
+        self._over.setImage(picture, levels=(0, 255), autoLevels=False)
+        self._over.setRect(QRectF(low[0], low[1], *(high - low)))
+        self._image.setOpacity(faded)
+
+    def _draw_histograms(self) -> None:
+        for plot, axis in ((self.top, 0), (self.side, 1)):
+            plot.clear()
+            if not plot.isVisibleTo(self) or not len(self.points):
+                continue
+            values = self.points[:, axis]
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            low, high = float(values.min()), float(values.max())
+            bins = np.linspace(low, high if high > low else low + 1, 81)
+            shown = [(values, "faint")]
+            if self._mask is not None:
+                chosen = self.points[self._mask, axis]
+                shown.append((chosen[np.isfinite(chosen)], "warning"))
+            for data, colour in shown:
+                counts, edges = _histogram(data, bins), bins
+                tint = QColor(theme.colour(colour))
+                tint.setAlpha(150)
+                centres, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
+                if axis == 0:
+                    bars = pg.BarGraphItem(x=centres, height=counts, width=width, brush=tint, pen=None)
+                else:
+                    bars = pg.BarGraphItem(x0=0, y=centres, width=counts, height=width, brush=tint, pen=None)
+                plot.addItem(bars, ignoreBounds=False)
+            if axis == 0:
+                plot.enableAutoRange(axis="y")
+            else:
+                plot.enableAutoRange(axis="x")
+
+    def set_histograms(self, shown: bool) -> None:
+        """Show or hide the histograms at the sides."""
+        self.top.setVisible(shown)
+        self.side.setVisible(shown)
+        self._draw_histograms()
+
+    # --- colours ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _class_colours(count: int) -> np.ndarray:  # (count, 3) uint8
+        tints = [QColor(theme.series(i)) for i in range(count)]
+        return np.array([[c.red(), c.green(), c.blue()] for c in tints], np.uint8)
+
+    def _index(self, values: np.ndarray) -> np.ndarray:
+        share = (values - self._colouring.low) / (self._colouring.high - self._colouring.low)
+        return np.clip(np.nan_to_num(share) * (SHADES - 1), 0, SHADES - 1).astype(np.int64)
+
+    def _colours(self, rows: np.ndarray) -> np.ndarray:  # -> (n, 3) or (1, 3) uint8
+        column = self._colouring.column
+        if column is None:
+            tint = QColor(theme.colour("accent"))
+            return np.array([[tint.red(), tint.green(), tint.blue()]], np.uint8)
+        if column.classes:
+            return self._class_colours(10)[column.values[rows] % 10]
+        return value_colours()[self._index(column.values[rows])]
+
+    def _brushes(self, good: np.ndarray) -> object:
+        column = self._colouring.column
+        if column is None:
+            tint = QColor(theme.colour("accent"))
+            tint.setAlpha(190)
+            return pg.mkBrush(tint)
+        if column.classes:
+            table = [pg.mkBrush(theme.series(n)) for n in range(10)]
+            return [table[int(v) % 10] for v in column.values[good]]
+        table = [pg.mkBrush(int(r), int(g), int(b), 210) for r, g, b in value_colours()]
+        return [table[i] for i in self._index(column.values[good])]
+
+    def restyle(self) -> None:
+        """Take the theme's colours and draw anew."""
+        self._restyle()
+        if len(self.points):
+            self.redraw()
+
+    def _restyle(self) -> None:
+        for plot in (self.canvas, self.top, self.side):
+            style_plot(plot)
+        for plot in (self.top, self.side):
+            plot.showGrid(x=False, y=False)
+            for side in ("left", "bottom"):
+                plot.getAxis(side).setPen(pg.mkPen(None))
+        for side, text in (("bottom", self.x_name), ("left", self.y_name)):
+            self.canvas.setLabel(side, text, color=theme.colour("muted"))
+        text, none = theme.colour("text"), pg.mkBrush(None)
+        self._marker.setPen(pg.mkPen(text, width=2.5))
+        self._marker.setBrush(none)
+        self._other.setPen(pg.mkPen(theme.colour("info"), width=2.5))
+        self._other.setBrush(none)
+        self._anchors.setPen(pg.mkPen(theme.colour("window"), width=1))
+        self._anchors.setBrush(pg.mkBrush(text))
+        self._way.setPen(pg.mkPen(text, width=2))
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Counts between evenly spaced edges; several times faster than searching for each value."""
+    cells = ((values - edges[0]) * ((len(edges) - 1) / (edges[-1] - edges[0]))).astype(np.int32)
+    return np.bincount(np.clip(cells, 0, len(edges) - 2), minlength=len(edges) - 1)
+
+
+def _one(place: np.ndarray | None) -> tuple[list[float], list[float]]:
+    """x and y of one marker, or of none."""
+    return ([float(place[0])], [float(place[1])]) if place is not None and np.isfinite(place).all() else ([], [])
+
+
+def _stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colours: np.ndarray) -> None:
+    """Draw discs of radius STAMP at flat cells into (w, h, 4); colours (n, 3) or (1, 3)."""
+    flat = picture.reshape(-1, 4)
+    x, y = np.divmod(cells, bins[1])
+    rgba = np.concatenate([colours, np.full((len(colours), 1), 235, np.uint8)], axis=1)
+    reach = STAMP if len(cells) < 8000 else 1
+    for dx in range(-reach, reach + 1):
+        for dy in range(-reach, reach + 1):
+            if dx * dx + dy * dy > reach * reach + (reach > 1):
+                continue
+            inside = (x + dx >= 0) & (x + dx < bins[0]) & (y + dy >= 0) & (y + dy < bins[1])
+            flat[((x + dx) * bins[1] + y + dy)[inside]] = rgba[inside] if len(rgba) > 1 else rgba[0]

@@ -1,0 +1,410 @@
+"""The Results tab: what a job made, sorted by kind, and the one chosen shown beside it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtGui import QImage, QImageReader, QPixmap
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QHeaderView,
+    QLabel,
+    QSplitter,
+    QStackedWidget,
+    QTableWidget,
+    QTableWidgetItem,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QWidget,
+)
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui.project.project import JobInfo
+from gaussianem_gui.views.job.fields import sentence
+from gaussianem_gui.views.project_model import ProjectModel
+from gaussianem_gui.views.plots.scatter import Scatter
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.plots.viewer import Viewer
+from gaussianem_gui.views.toolkit.widgets import EmptyState, column, frame, label, row
+from gaussianem_gui.explorer.volumes import natural_key, read_table, series
+from gaussianem_gui.execution.history import History
+
+SECTIONS = (
+    ("Volumes", ("volume", "map", "mask"), "cube"),
+    ("Series", ("volume_series",), "cube"),
+    ("Gaussians", ("gaussians",), "points"),
+    ("Latents", ("latents",), "job-analyze"),
+    ("Plots", ("plot",), "image"),
+    ("Summary", ("summary",), "list"),
+)
+
+
+FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to show: a file, or several volumes of one folder."""
+
+    kind: str
+    title: str
+    paths: tuple[Path, ...]
+    names: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[Item]]:
+    """Artifacts by section, volumes of one folder as one series in natural order."""
+    found: dict[str, list[Item]] = {}
+    for section, kinds, _ in SECTIONS:
+        mine = [a for a in artifacts if a.get("kind") in kinds]
+        if section == "Volumes":
+            folders: dict[str, list[dict[str, Any]]] = {}
+            for artifact in mine:
+                folders.setdefault(str(Path(str(artifact["path"])).parent), []).append(artifact)
+            for folder, members in folders.items():
+                members.sort(key=lambda a: natural_key(str(a["path"])))
+                if len(members) > 2 and folder != ".":
+                    paths = tuple(directory / str(a["path"]) for a in members)
+                    names = tuple(str(a.get("label") or Path(str(a["path"])).stem) for a in members)
+                    found.setdefault(section, []).append(
+                        Item("volume_series", f"{FOLDERS.get(folder, folder)} ({len(paths)})", paths, names)
+                    )
+                else:
+                    found.setdefault(section, []).extend(_item(a, directory) for a in members)
+        else:
+            found.setdefault(section, []).extend(_item(a, directory) for a in mine)
+    return {
+        section: sorted(members, key=lambda i: natural_key(i.title)) for section, members in found.items() if members
+    }
+
+
+def _item(artifact: dict[str, Any], directory: Path) -> Item:
+    path = str(artifact["path"])
+    title = str(artifact.get("label") or Path(path).name)
+    info = artifact.get("info")
+    return Item(str(artifact["kind"]), title, (directory / path,), (), info if isinstance(info, dict) else {})
+
+
+class Picture(QLabel):
+    """An image file scaled to the room there is."""
+
+    def __init__(self) -> None:
+        super().__init__(alignment=Qt.AlignmentFlag.AlignCenter)
+        self._pixmap = QPixmap()
+        self.setMinimumSize(QSize(120, 100))
+        self.setAccessibleName("Plot")
+
+    def set_image(self, image: QImage) -> None:
+        """Show another image."""
+        self._pixmap = QPixmap.fromImage(image)
+        self._fit()
+
+    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        self._fit()
+
+    def _fit(self) -> None:
+        if not self._pixmap.isNull():
+            ratio = self.devicePixelRatioF()
+            size = (self.size() - QSize(24, 24)) * ratio
+            shown = self._pixmap.scaled(
+                size.boundedTo(self._pixmap.size() * 2),
+                Qt.AspectRatioMode.KeepAspectRatio,
+                Qt.TransformationMode.SmoothTransformation,
+            )
+            shown.setDevicePixelRatio(ratio)
+            self.setPixmap(shown)
+
+
+def read_image(path: Path) -> QImage:
+    """An image file; a null image if it is none. For a worker thread."""
+    reader = QImageReader(str(path))
+    reader.setAutoTransform(True)
+    return reader.read()
+
+
+class LatentPanel(QWidget):
+    """Latents of all particles as a scatter of two components."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scatter = Scatter("PC 1", "PC 2")
+        self.scatter.setObjectName("latentScatter")
+        self.x_axis, self.y_axis = QComboBox(), QComboBox()
+        for combo, name in ((self.x_axis, "Horizontal axis"), (self.y_axis, "Vertical axis")):
+            combo.setAccessibleName(name)
+            combo.currentIndexChanged.connect(self._draw)
+        self.count = label("", "muted")
+        self.picked = label("", "hint")
+        layout = column(spacing=8, margins=(14, 10, 14, 10))
+        layout.addLayout(row(label("Axes", "muted"), self.x_axis, self.y_axis, None, self.count, spacing=8))
+        layout.addWidget(self.scatter, 1)
+        layout.addWidget(self.picked)
+        self.setLayout(layout)
+        self._columns: dict[str, np.ndarray] = {}
+        self._values: np.ndarray | None = None
+        self.scatter.pointPicked.connect(self._say)
+
+    def set_table(self, columns: dict[str, np.ndarray], classes: np.ndarray | None) -> None:
+        """Show (N,) columns; ``classes`` (N,) colour the points."""
+        self._columns, self._values = columns, classes
+        for combo, place in ((self.x_axis, 0), (self.y_axis, 1)):
+            combo.blockSignals(True)
+            combo.clear()
+            combo.addItems(list(columns))
+            combo.setCurrentIndex(min(place, len(columns) - 1))
+            combo.blockSignals(False)
+        self._draw()
+
+    def _draw(self) -> None:
+        x, y = self.x_axis.currentText(), self.y_axis.currentText()
+        if x not in self._columns or y not in self._columns:
+            return
+        points = np.column_stack([self._columns[x], self._columns[y]])
+        self.scatter.set_labels(x, y)
+        self.scatter.set_points(points, self._values, classes=self._values is not None)
+        self.count.setText(f"{len(points):,} particles")
+        self.picked.setText("Click a point to see which particle it is")
+
+    def _say(self, index: int) -> None:
+        x, y = self.x_axis.currentText(), self.y_axis.currentText()
+        group = f", class {int(self._values[index]) + 1}" if self._values is not None else ""
+        self.picked.setText(
+            f"Particle {index + 1:,}{group}: {x} {self._columns[x][index]:.3g}, {y} {self._columns[y][index]:.3g}"
+        )
+
+
+def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Columns to plot, and classes if there are any, from a latents file (.pkl, or .npz/.npy). Raises InputError."""
+    classes = None
+    try:
+        if path.suffix == ".pkl":
+            from gaussianem_core.io.checkpoint import load_latents
+
+            z = np.asarray(load_latents(path)["z_mu"], dtype=float)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                z = np.asarray(file["z_mu" if "z_mu" in file.files else "z"], dtype=float)
+                classes = file["labels"].astype(int) if "labels" in file.files else None
+        else:
+            z = np.atleast_2d(np.load(path, allow_pickle=False)).astype(float)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(str(path), "must hold latents", type(error).__name__, "Choose another file.") from error
+    z = z.reshape(len(z), -1)
+    columns: dict[str, np.ndarray] = {}
+    if z.shape[1] > 1:
+        from gaussianem_core.analysis.latent_space import principal_components  # scikit-learn takes a second to start
+
+        components = principal_components(z)
+        scores = components.scores(z)
+        columns = {f"PC {n + 1}": scores[:, n] for n in range(min(components.used, 6))}
+    columns |= {f"z {n + 1}": z[:, n] for n in range(z.shape[1])}
+    return columns, classes
+
+
+class Results(QWidget):
+    """List of results and the view of the one chosen."""
+
+    shown = Signal(str)  # kind of what is shown now
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("resultsView")
+        self._background = Background(self)
+        self.history: History | None = None
+        self._seen: object = None
+        self._job = ""
+        self.tree = QTreeWidget()
+        self.tree.setObjectName("resultList")
+        self.tree.setAccessibleName("Results")
+        self.tree.setHeaderHidden(True)
+        self.tree.setRootIsDecorated(False)
+        self.tree.setIndentation(0)
+        self.tree.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.tree.setMinimumWidth(150)
+        self.tree.currentItemChanged.connect(self._chosen)
+        self.viewer = Viewer()
+        self.picture = Picture()
+        self.latents = LatentPanel()
+        self.table = QTableWidget(0, 2)
+        self.table.setAccessibleName("Summary")
+        self.table.horizontalHeader().hide()
+        self.table.verticalHeader().hide()
+        self.table.setShowGrid(False)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.problem = EmptyState("warning", "This could not be shown", "")
+        self.stack = QStackedWidget()
+        for page in (self.viewer, self.picture, self.latents, self.table, self.problem):
+            self.stack.addWidget(page)
+        side, main = frame("card"), frame("card")
+        side.setLayout(column(self.tree, margins=(8, 8, 4, 8)))
+        main.setLayout(column(self.stack, margins=(1, 1, 1, 1)))
+        self.split = QSplitter()
+        self.split.addWidget(side)
+        self.split.addWidget(main)
+        self.split.setStretchFactor(1, 1)
+        self.split.setSizes([246, 764])
+        self.split.setHandleWidth(12)
+        self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
+        self.empty = EmptyState(
+            "cube", "No results yet", "Volumes, Gaussians and plots appear here as the job writes them."
+        )
+        layout = column(spacing=0, margins=(20, 14, 20, 16))
+        layout.addWidget(self.split, 1)
+        layout.addWidget(self.empty, 1)
+        self.setLayout(layout)
+        theme.changed.connect(self._restyle)
+
+    def set_job(self, model: ProjectModel, info: JobInfo) -> None:
+        """Show another job's results."""
+        self.history = model.history(info.name)
+        self._job, self._seen = info.name, None
+        self.tree.clear()
+        self.viewer.clear()
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take up new artifacts; True if there were any."""
+        if self.history is None:
+            return False
+        artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds))
+        state = [(a["path"], a.get("t")) for a in artifacts]
+        if state == self._seen:
+            return False
+        self._seen = state
+        self._fill(items(artifacts, self.history.directory))
+        return True
+
+    def _fill(self, found: dict[str, list[Item]]) -> None:
+        chosen = self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole) if self.tree.currentItem() else None
+        self.tree.blockSignals(True)
+        self.tree.clear()
+        again: QTreeWidgetItem | None = None
+        first: QTreeWidgetItem | None = None
+        for section, _, icon in SECTIONS:
+            if section not in found:
+                continue
+            head = QTreeWidgetItem([section.upper()])
+            head.setFlags(Qt.ItemFlag.ItemIsEnabled)
+            head.setForeground(0, _brush("faint"))
+            font = head.font(0)
+            font.setPointSizeF(8.5)
+            head.setFont(0, font)
+            self.tree.addTopLevelItem(head)
+            for item in found[section]:
+                node = QTreeWidgetItem([sentence(item.title)])
+                node.setIcon(0, theme.icon(icon))
+                node.setData(0, Qt.ItemDataRole.UserRole, item)
+                node.setToolTip(0, "\n".join(str(p) for p in item.paths[:4]))
+                head.addChild(node)
+                first = first or node
+                again = node if item == chosen else again
+            head.setExpanded(True)
+        self.tree.blockSignals(False)
+        self.split.setVisible(first is not None)
+        self.empty.setVisible(first is None)
+        if again is not None:
+            self.tree.blockSignals(True)
+            self.tree.setCurrentItem(again)
+            self.tree.blockSignals(False)
+        elif first is not None and self.isVisible():
+            self.tree.setCurrentItem(first)
+
+    def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        super().showEvent(event)
+        if self.tree.currentItem() is None and self.tree.topLevelItemCount():
+            self.tree.setCurrentItem(self.tree.topLevelItem(0).child(0))  # type: ignore[arg-type]
+
+    def choose(self, test: Callable[[Item], bool]) -> bool:
+        """Show the first result that passes ``test``; False if there is none."""
+        for place in range(self.tree.topLevelItemCount()):
+            head = self.tree.topLevelItem(place)
+            for number in range(head.childCount()):
+                if test(head.child(number).data(0, Qt.ItemDataRole.UserRole)):
+                    self.tree.setCurrentItem(head.child(number))  # type: ignore[arg-type]
+                    return True
+        return False
+
+    def _chosen(self, node: QTreeWidgetItem | None, _before: object = None) -> None:
+        item = node.data(0, Qt.ItemDataRole.UserRole) if node is not None else None
+        if isinstance(item, Item):
+            self.show_item(item)
+
+    def show_item(self, item: Item) -> None:
+        """Show one result; what is still being read for one chosen before is dropped."""
+        path = item.paths[0]
+        for reading in ("picture", "latents", "table", "series"):
+            self._background.cancel(reading)
+        if item.kind in ("volume", "map", "mask"):
+            self._volumes([path], None)
+        elif item.kind == "volume_series":
+            self._series(item)
+        elif item.kind == "gaussians":
+            self.stack.setCurrentWidget(self.viewer)
+            self.viewer.show_gaussians(path, alone=True)
+        elif item.kind == "plot":
+            self._background.run("picture", lambda: read_image(path), lambda image: self._take_image(path, image))
+        elif item.kind == "latents":
+            self._background.run(
+                "latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e))
+            )
+        elif item.kind == "summary":
+            self._background.run("table", lambda: read_table(path), self._take_table)
+        self.shown.emit(item.kind)
+
+    def _series(self, item: Item) -> None:
+        if len(item.paths) > 1:
+            self._volumes(list(item.paths), list(item.names) or None)
+            return
+        folder = item.paths[0]
+        self._background.run(
+            "series",
+            lambda: series(folder),
+            lambda paths: self._volumes(paths, None) if paths else self._problem(f"There are no volumes in {folder}."),
+        )
+
+    def _volumes(self, paths: list[Path], names: list[str] | None) -> None:
+        self.stack.setCurrentWidget(self.viewer)
+        self.viewer.show_volumes(paths, names)
+        gaussians = self.history.artifacts_of("gaussians") if self.history is not None else []
+        beside = [self.history.directory / str(a["path"]) for a in gaussians] if self.history is not None else []
+        self.viewer.show_gaussians(beside[0] if len(beside) == 1 else None)
+
+    def _take_image(self, path: Path, image: QImage) -> None:
+        if image.isNull():
+            self._problem(f"{path} is no picture that can be read.")
+            return
+        self.picture.set_image(image)
+        self.stack.setCurrentWidget(self.picture)
+
+    def _take_latents(self, found: tuple[dict[str, np.ndarray], np.ndarray | None]) -> None:
+        self.latents.set_table(*found)
+        self.stack.setCurrentWidget(self.latents)
+
+    def _take_table(self, values: dict[str, object]) -> None:
+        self.table.setRowCount(len(values))
+        for number, (name, value) in enumerate(values.items()):
+            self.table.setItem(number, 0, QTableWidgetItem(sentence(name.replace("_", " "))))
+            self.table.setItem(number, 1, QTableWidgetItem(str(value)))
+        self.stack.setCurrentWidget(self.table)
+
+    def _problem(self, text: str) -> None:
+        self.problem.set_text("This could not be shown", text)
+        self.stack.setCurrentWidget(self.problem)
+
+    def _restyle(self) -> None:
+        self._seen = None
+
+
+def _brush(name: str):  # type: ignore[no-untyped-def]
+    from PySide6.QtGui import QBrush, QColor
+
+    return QBrush(QColor(theme.colour(name)))

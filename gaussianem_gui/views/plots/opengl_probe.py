@@ -1,0 +1,80 @@
+"""Asks the graphics driver who it is, in a process of its own: a driver that crashes takes only this process along.
+
+Run as ``python -m gaussianem_gui.views.plots.opengl_probe``; prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software", "swiftshader", "gdi generic", "swr")
+TIMEOUT_SECONDS = 40
+REMEDIES = {
+    "none": "3D needs OpenGL. On a remote computer use a desktop with OpenGL (VirtualGL, TurboVNC, NoMachine or an X "
+    "server with GLX); slices work without it.",
+    "software": "3D is drawn by the processor, so volumes are shown coarser. Connect with VirtualGL or work at the "
+    "computer itself to use its graphics card.",
+}
+
+
+@dataclass(frozen=True)
+class OpenGL:
+    """What draws 3D here: ``renderer`` in the driver's words, or why there is none."""
+
+    available: bool
+    renderer: str = ""
+    version: str = ""
+    reason: str = ""
+
+    @property
+    def software(self) -> bool:
+        """True if the processor draws."""
+        return any(word in self.renderer.lower() for word in SOFTWARE)
+
+    @property
+    def remedy(self) -> str:
+        """What the user can do about it, or ""."""
+        return REMEDIES["none"] if not self.available else (REMEDIES["software"] if self.software else "")
+
+
+def probe() -> OpenGL:
+    """Ask in another process; for a worker thread. Never raises."""
+    command = [sys.executable, "-m", "gaussianem_gui.views.plots.opengl_probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=dict(os.environ))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return OpenGL(False, reason=f"the graphics driver did not answer ({type(error).__name__})")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode < 0:
+        return OpenGL(False, reason=f"the graphics driver crashed (signal {-done.returncode})")
+    if not lines:
+        return OpenGL(False, reason=(done.stderr.strip().splitlines() or ["no answer from the graphics driver"])[-1])
+    return OpenGL(**json.loads(lines[-1]))
+
+
+def main() -> int:
+    """Make a context and print what it says."""
+    from PySide6.QtGui import QGuiApplication, QOffscreenSurface, QOpenGLContext
+
+    app = QGuiApplication([])
+    context, surface = QOpenGLContext(), QOffscreenSurface()
+    answer: dict[str, object] = {"available": False, "reason": f"Qt's {app.platformName()} platform has no OpenGL"}
+    if context.create():
+        surface.create()
+        if context.makeCurrent(surface):
+            functions = context.functions()
+            renderer, version = functions.glGetString(0x1F01), functions.glGetString(0x1F02)
+            answer = {"available": bool(renderer), "renderer": str(renderer), "version": str(version), "reason": ""}
+            context.doneCurrent()
+        else:
+            answer["reason"] = "an OpenGL context was made but could not be used"
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

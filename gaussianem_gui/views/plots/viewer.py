@@ -1,0 +1,551 @@
+"""Volumes and Gaussians in 3D: an embedded napari canvas with its controls in plain sight, slices where 3D cannot be.
+
+napari is loaded when a volume is first shown. If it or OpenGL fails, the reason and the remedy are said in words and
+slices take its place; nothing else of the window is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtGui import QImage
+from PySide6.QtWidgets import QComboBox, QFileDialog, QFrame, QSlider, QStackedWidget, QWidget
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui.project.settings import program_file
+from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
+from gaussianem_gui.views.plots.slices import Slices
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import Banner, EmptyState, Switch, clear, column, icon_button, keep_icon, label, row
+from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gaussians, load_volume, surface
+
+LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
+LONGEST_SLICES = 400
+PLAY_MILLISECONDS = 120
+SLIDER_STEPS = 400
+SHADED = (2, 98)  # percentiles that get the darkest and the brightest colour of points
+_FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
+
+
+class Viewer(QWidget):
+    """One volume of a series at a time, with a common contour level, and Gaussians as points."""
+
+    frameChanged = Signal(int)
+    drawn = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("viewer")
+        self._background = Background(self)
+        self.opengl: OpenGL | None = _FOUND[0] if _FOUND else None
+        self.failure = ""
+        self._paths: list[Path] = []
+        self._names: list[str] = []
+        self._gaussians_path: Path | None = None
+        self._gaussians: tuple[np.ndarray, np.ndarray] | None = None
+        self._cache: dict[Path, Picture] = {}
+        self._meshes: dict[tuple[Path, float], tuple[np.ndarray, np.ndarray]] = {}
+        self.picture: Picture | None = None
+        self._viewer: Any = None
+        self._canvas: Any = None
+        self._fresh = True
+        self._said = False
+
+        self.mode = QComboBox()
+        self.mode.setAccessibleName("How to draw")
+        self.mode.addItem("Surface", "surface")
+        self.mode.addItem("Projection", "mip")
+        self.mode.addItem("Slices", "slices")
+        self.level = QSlider(Qt.Orientation.Horizontal)
+        self.level.setRange(0, SLIDER_STEPS)
+        self.level.setValue(round(DEFAULT_CONTOUR * 20))
+        self.level.setMinimumWidth(120)
+        self.level.setAccessibleName("Contour level in sigma")
+        self.level_text = label("", "muted")
+        self.level_text.setMinimumWidth(52)
+        self.points = Switch("Show Gaussians")
+        self.points.setToolTip("Show the Gaussians as points")
+        self._points_label = label("Gaussians", "muted")
+        self._level_label = label("Contour", "muted")
+        tools = row(
+            self.mode,
+            6,
+            self._level_label,
+            self.level,
+            self.level_text,
+            6,
+            self._points_label,
+            self.points,
+            None,
+            icon_button("fit", "Show all of it (reset the view)", self.reset_view, name="resetView"),
+            icon_button("camera", "Save a picture", self.save_picture, name="savePicture"),
+            spacing=8,
+            margins=(12, 8, 8, 8),
+        )
+        self.bar = QFrame()
+        self.bar.setProperty("role", "header")
+        self.bar.setLayout(tools)
+
+        self.play = icon_button("play", "Play the series (Space)", self._toggle_play, name="playSeries")
+        self.frame = QSlider(Qt.Orientation.Horizontal)
+        self.frame.setAccessibleName("Volume of the series")
+        self.frame_text = label("", "muted")
+        self.frame_text.setMinimumWidth(150)
+        self.series_bar = QFrame()
+        self.series_bar.setProperty("role", "footer")
+        self.series_bar.setLayout(row(self.play, self.frame, self.frame_text, spacing=10, margins=(8, 6, 14, 6)))
+        self.series_bar.hide()
+
+        self.stack = QStackedWidget()
+        self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
+        self.loading = EmptyState("clock", "Loading the 3D view", "This takes a moment the first time.")
+        self.slices = Slices()
+        self.canvas_page = QWidget()
+        self.canvas_page.setLayout(column(spacing=0))
+        for page in (self.empty, self.loading, self.slices, self.canvas_page):
+            self.stack.addWidget(page)
+        self._notice = column(spacing=0)
+        layout = column(spacing=0)
+        layout.addWidget(self.bar)
+        layout.addLayout(self._notice)
+        layout.addWidget(self.stack, 1)
+        layout.addWidget(self.series_bar)
+        self.setLayout(layout)
+        self.bar.setEnabled(False)
+
+        self._timer = QTimer(self)
+        self._timer.setInterval(PLAY_MILLISECONDS)
+        self._timer.timeout.connect(self._next)
+        self.mode.currentIndexChanged.connect(self._mode_changed)
+        self.level.valueChanged.connect(self._level_changed)
+        self.points.toggled.connect(self._draw_points)
+        self.frame.valueChanged.connect(self._frame_changed)
+        theme.changed.connect(self._restyle)
+        self._show_level()
+
+    # --- what to show ----------------------------------------------------------------------------------------------
+
+    def show_volumes(self, paths: list[Path], names: list[str] | None = None, *, start: int = 0) -> None:
+        """Show one volume, or a series with a slider and a play button."""
+        self._stop()
+        self._paths, self._names = paths, names or [path.stem for path in paths]
+        self._fresh = True
+        self.frame.blockSignals(True)
+        self.frame.setRange(0, max(len(paths) - 1, 0))
+        self.frame.setValue(start)
+        self.frame.blockSignals(False)
+        self.series_bar.setVisible(len(paths) > 1)
+        self.bar.setEnabled(bool(paths))
+        self._load_current()
+
+    def show_gaussians(self, path: Path | None, *, alone: bool = False) -> None:
+        """Offer Gaussians as points; ``alone`` shows them without a volume."""
+        self._gaussians_path, self._gaussians = path, None
+        if alone:
+            self._stop()
+            self._paths, self.picture, self._fresh = [], None, True
+            self.series_bar.hide()
+            self.bar.setEnabled(True)
+        for part in (self.points, self._points_label):
+            part.setVisible(path is not None)
+        if path is None:
+            self._draw_points()
+            return
+        if alone:
+            for name in ("surface", "projection"):
+                if self._viewer is not None and (layer := self._layer(name)) is not None:
+                    layer.visible = False
+            self.points.setChecked(True)
+        self._background.run("gaussians", lambda: load_gaussians(path), self._take_gaussians, self._failed)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self._stop()
+        self._paths, self.picture, self._gaussians = [], None, None
+        self.bar.setEnabled(False)
+        self.series_bar.hide()
+        self.stack.setCurrentWidget(self.empty)
+
+    def set_frame(self, index: int) -> None:
+        """Show volume ``index`` of the series."""
+        self.frame.setValue(index)
+
+    def is_3d(self) -> bool:
+        """True if the napari canvas is what is shown."""
+        return self.stack.currentWidget() is self.canvas_page
+
+    def contour(self) -> float:
+        """Contour level in sigma above the mean."""
+        return self.level.value() / 20
+
+    def layers(self) -> list[str]:
+        """Names of the visible layers in 3D."""
+        return [] if self._viewer is None else [layer.name for layer in self._viewer.layers if layer.visible]
+
+    # --- loading ---------------------------------------------------------------------------------------------------
+
+    def _longest(self) -> int:
+        if self.opengl is None or not self.opengl.available or self.failure:
+            return LONGEST_SLICES
+        return LONGEST["software" if self.opengl.software else "hardware"]
+
+    def _load_current(self) -> None:
+        if not self._paths:
+            return
+        if self.opengl is None:
+            self.stack.setCurrentWidget(self.loading)
+            if not self._background.busy("probe"):
+                self._background.run("probe", probe, self._take_opengl)
+            return
+        self._say(self.opengl)
+        if self._viewer is None and self.opengl.available and not self.failure:
+            self._load_napari()
+            return
+        path = self._paths[self.frame.value()]
+        longest = self._longest()
+        if path in self._cache:
+            self._take_picture(self._cache[path])
+        else:
+            self._background.run("volume", lambda: load_volume(path, longest), self._take_picture, self._failed)
+
+    def _take_opengl(self, found: OpenGL) -> None:
+        _FOUND[:] = [found]
+        self.opengl = found
+        self._load_current()
+        if self._gaussians is not None and not self._paths:
+            self._take_gaussians(self._gaussians)
+
+    def _load_napari(self) -> None:
+        self.stack.setCurrentWidget(self.loading)
+        if not self._background.busy("napari"):
+            self._background.run("napari", _import_napari, lambda _r: self._make_canvas(), self._napari_failed)
+
+    def _say(self, found: OpenGL) -> None:
+        """Tell once what the driver cannot do."""
+        if self._said:
+            return
+        self._said = True
+        if not found.available:
+            self._warn(f"No 3D: {found.reason}. {found.remedy}")
+        elif found.software:
+            name = found.renderer.split("(")[0].strip()
+            self._warn(f"3D is drawn by the processor ({name}): volumes are shown coarser.", found.remedy)
+
+    def _warn(self, text: str, more: str = "") -> None:
+        clear(self._notice)
+        holder = QWidget()
+        banner = Banner("warning", text, "Hide", lambda: clear(self._notice))
+        banner.setToolTip(more)
+        holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
+        self._notice.addWidget(holder)
+
+    def _make_canvas(self) -> None:
+        try:
+            from napari.components import ViewerModel
+            from napari.qt import QtViewer
+
+            self._viewer = ViewerModel(ndisplay=3)
+            self._canvas = QtViewer(self._viewer)
+            self._canvas.dims.hide()
+            self.canvas_page.layout().addWidget(self._canvas)
+            self._canvas.setAccessibleName("3D view")
+            self._restyle()
+        except Exception as error:  # napari may fail in ways of its own; the rest of the window must live on
+            self._napari_failed(error)
+            return
+        self._load_current()
+        if not self._paths and self._gaussians is not None:
+            self._draw_points()
+
+    def _napari_failed(self, error: Exception) -> None:
+        self.failure = f"{type(error).__name__}: {error}"
+        self._viewer = self._canvas = None
+        text = (
+            f"The 3D view could not start ({self.failure}). Slices take its place. "
+            "Reinstall it with: pip install 'napari==0.9.*' PySide6"
+        )
+        self._warn(text)
+        self._load_current()
+
+    def _take_picture(self, picture: Picture) -> None:
+        if len(self._cache) > 60:
+            self._cache.clear()
+            self._meshes.clear()
+        self._cache[picture.path] = picture
+        self.picture = picture
+        index = self.frame.value()
+        self.frame_text.setText(f"{self._names[index]}   {index + 1} of {len(self._paths)}")
+        self._show_level()
+        self._draw()
+        self.frameChanged.emit(index)
+
+    def _take_gaussians(self, found: tuple[np.ndarray, np.ndarray]) -> None:
+        self._gaussians = found
+        if not self._paths:
+            if self.opengl is None:
+                self.stack.setCurrentWidget(self.loading)
+                if not self._background.busy("probe"):
+                    self._background.run("probe", probe, self._take_opengl)
+                return
+            if self._viewer is None and self.opengl.available and not self.failure:
+                self._load_napari()
+                return
+        self._draw_points()
+
+    def _failed(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        self.empty.set_text("This could not be shown", text)
+        self.stack.setCurrentWidget(self.empty)
+
+    # --- drawing ---------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        if self.picture is None:
+            return
+        if self._viewer is None or self.mode.currentData() == "slices":
+            self.slices.set_picture(self.picture)
+            self.stack.setCurrentWidget(self.slices)
+            self.drawn.emit()
+            return
+        if self.mode.currentData() == "mip":
+            self._show_image(self.picture)
+            return
+        picture, level = self.picture, self.contour()
+        mesh = self._meshes.get((picture.path, level))
+        if mesh is not None:
+            self._show_mesh(mesh)
+        else:
+            self._background.run(
+                "mesh", lambda: surface(picture, level), lambda m: self._take_mesh(picture, level, m), self._failed
+            )
+
+    def _take_mesh(self, picture: Picture, level: float, mesh: tuple[np.ndarray, np.ndarray]) -> None:
+        if len(self._meshes) > 200:
+            self._meshes.clear()
+        self._meshes[picture.path, level] = mesh
+        if picture is self.picture and self.mode.currentData() == "surface":
+            self._show_mesh(mesh)
+
+    def _layer(self, name: str) -> Any:
+        return next((layer for layer in self._viewer.layers if layer.name == name), None)
+
+    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray]) -> None:
+        vertices, faces = mesh
+        if (image := self._layer("projection")) is not None:
+            image.visible = False
+        layer = self._layer("surface")
+        if not len(faces):
+            if layer is not None:
+                layer.visible = False
+        else:
+            values = np.full(len(vertices), 0.5, np.float32)
+            if layer is None:
+                from napari.utils import Colormap
+
+                tint = [*(0.3 + 0.7 * part for part in _rgb(theme.colour("accent"))), 1.0]
+                layer = self._viewer.add_surface(
+                    (vertices, faces, values),
+                    name="surface",
+                    shading="smooth",
+                    contrast_limits=(0, 1),
+                    colormap=Colormap([tint, tint], name="accent"),
+                )
+                self._brighten(layer)
+            else:
+                layer.data = (vertices, faces, values)
+                layer.visible = True
+        self._shown()
+
+    def _brighten(self, layer: Any) -> None:
+        """More light from all sides: the parts in shade stay readable."""
+        with contextlib.suppress(AttributeError, KeyError):  # only looks depend on it
+            light = self._canvas.canvas.layer_to_visual[layer].node.shading_filter
+            light.ambient_light = (1.0, 1.0, 1.0, 0.5)
+            light.diffuse_light = (1.0, 1.0, 1.0, 0.6)
+
+    def _show_image(self, picture: Picture) -> None:
+        if (mesh := self._layer("surface")) is not None:
+            mesh.visible = False
+        scale, start = [picture.voxel_angstrom] * 3, [picture.offset_angstrom] * 3
+        top = picture.mean + max(picture.top, 1e-3) * picture.sigma
+        limits = (min(picture.mean + self.contour() * 0.5 * picture.sigma, top - 1e-6 * abs(top) - 1e-9), top)
+        layer = self._layer("projection")
+        if layer is None:
+            layer = self._viewer.add_image(
+                picture.values,
+                name="projection",
+                rendering="mip",
+                colormap="magma" if theme.name == "dark" else "gray_r",
+                scale=scale,
+                translate=start,
+                contrast_limits=limits,
+                blending="translucent",
+            )
+        else:
+            layer.data, layer.scale, layer.translate, layer.visible = picture.values, scale, start, True
+            layer.contrast_limits = limits
+        self._shown()
+
+    def _draw_points(self) -> None:
+        if self._viewer is None:
+            if (
+                not self._paths
+                and self._gaussians is not None
+                and (self.failure or (self.opengl and not self.opengl.available))
+            ):
+                self.empty.set_text("Gaussians need 3D", (self.opengl.remedy if self.opengl else "") or self.failure)
+                self.stack.setCurrentWidget(self.empty)
+            return
+        layer = self._layer("gaussians")
+        wanted = self._gaussians is not None and self.points.isChecked()
+        if not wanted:
+            if layer is not None:
+                layer.visible = False
+            return
+        assert self._gaussians is not None
+        positions, density = self._gaussians
+        half = self.picture.box * self._pixel() / 2 if self.picture is not None else 50.0
+        colours = _shade(density)
+        size = half / 40
+        if layer is None or len(layer.data) != len(positions):
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+            layer = self._viewer.add_points(
+                positions * half,
+                name="gaussians",
+                size=size,
+                border_width=0,
+                face_color=colours,
+                shading="spherical",
+                antialiasing=0,
+            )
+        else:
+            layer.data, layer.size, layer.visible = positions * half, size, True
+            layer.face_color = colours
+        if (mesh := self._layer("surface")) is not None:
+            mesh.opacity = 0.35
+        self._shown()
+
+    def _pixel(self) -> float:
+        assert self.picture is not None
+        return self.picture.voxel_angstrom * self.picture.values.shape[0] / self.picture.box
+
+    def _shown(self) -> None:
+        if not self.points.isChecked() and (mesh := self._layer("surface")) is not None:
+            mesh.opacity = 1.0
+        self.stack.setCurrentWidget(self.canvas_page)
+        if self._fresh:
+            self._fresh = False
+            self.reset_view()
+        self.drawn.emit()
+
+    def reset_view(self) -> None:
+        """Centre and fit what is shown."""
+        if self._viewer is not None and len(self._viewer.layers):
+            self._viewer.reset_view()
+            self._viewer.scene.camera.angles = (0, 25, 65)
+            self._viewer.scene.camera.zoom *= 0.72
+
+    def picture_of_view(self) -> QImage:
+        """What is on the screen."""
+        if self.is_3d():
+            shot = np.ascontiguousarray(self._canvas.screenshot(flash=False))
+            return QImage(
+                shot.data, shot.shape[1], shot.shape[0], 4 * shot.shape[1], QImage.Format.Format_RGBA8888
+            ).copy()
+        return self.stack.currentWidget().grab().toImage()
+
+    def save_picture(self) -> None:
+        """Ask for a file name and save what is shown."""
+        path, _ = QFileDialog.getSaveFileName(self, "Save a picture", "view.png", "PNG (*.png)")
+        if path:
+            self.picture_of_view().save(path)
+
+    def _restyle(self) -> None:
+        if self._canvas is None:
+            return
+        self._viewer.theme = theme.name
+        self._viewer.canvas.background_color_override = theme.colour("plot")
+        for name in ("surface", "projection"):
+            if (layer := self._layer(name)) is not None:
+                self._viewer.layers.remove(layer)
+        if self.picture is not None:
+            self._draw()
+
+    # --- controls --------------------------------------------------------------------------------------------------
+
+    def _show_level(self) -> None:
+        self.level_text.setText(f"{self.contour():.1f} σ")
+
+    def _level_changed(self) -> None:
+        self._show_level()
+        if self.picture is not None and self.mode.currentData() != "slices":
+            self._draw()
+
+    def _mode_changed(self) -> None:
+        slices = self.mode.currentData() == "slices"
+        for part in (self.level, self.level_text, self._level_label):
+            part.setVisible(not slices)
+        self._draw()
+
+    def _frame_changed(self) -> None:
+        self._load_current()
+
+    def _toggle_play(self) -> None:
+        if self._timer.isActive():
+            self._stop()
+        else:
+            self._timer.start()
+            keep_icon(self.play, "stop", "accent")
+
+    def _stop(self) -> None:
+        self._timer.stop()
+        keep_icon(self.play, "play", "muted")
+
+    def _next(self) -> None:
+        if self._background.busy("volume") or self._background.busy("mesh"):
+            return  # the picture before is not there yet: skip rather than pile up
+        self.frame.setValue((self.frame.value() + 1) % max(len(self._paths), 1))
+
+    def keyPressEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        if event.key() == Qt.Key.Key_Space and len(self._paths) > 1:
+            self._toggle_play()
+        else:
+            super().keyPressEvent(event)
+
+    def shut_down(self) -> None:
+        """Let go of the canvas before the window goes: some drivers crash otherwise."""
+        self._stop()
+        if self._canvas is not None:
+            self._viewer.layers.clear()
+            self._canvas.close()
+            self._canvas.deleteLater()
+            self._canvas = self._viewer = None
+
+
+def _import_napari() -> None:
+    """The slow part of loading napari, in a worker; widgets are made on the window's thread afterwards."""
+    os.environ.setdefault("NAPARI_CONFIG", str(program_file().with_name("napari.yaml")))
+    for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers"):
+        importlib.import_module(name)
+
+
+def _rgb(colour: str) -> list[float]:
+    return [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+
+
+def _shade(values: np.ndarray) -> np.ndarray:  # (N,) -> (N, 4)
+    from gaussianem_gui.views.plots.scatter import SHADES, colour_map
+
+    low, high = np.percentile(values, SHADED) if len(values) else (0.0, 1.0)
+    index = np.clip((values - low) / max(high - low, 1e-9) * (SHADES - 1), 0, SHADES - 1).astype(int)
+    ends = (0.25, 1.0) if theme.name == "dark" else (0.0, 0.85)  # never the background's colour
+    table = colour_map().getLookupTable(*ends, SHADES) / 255.0
+    return np.column_stack([table[index], np.ones(len(values))])
