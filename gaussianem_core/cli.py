@@ -137,17 +137,10 @@ def checked(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
 
 def run_job(options: JobOptions, command: list[str]) -> int:
     """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
-    from gaussianem_core.job.events import (
-        EXIT_ABORTED,
-        EXIT_BAD_INPUT,
-        EXIT_FAILURE,
-        EXIT_SUCCESS,
-        OPTIONS,
-        JobLog,
-        write_atomically,
-    )
-    from gaussianem_core.options import options_json
+    from gaussianem_core.job.events import EXIT_ABORTED, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, OPTIONS, JobLog
     from gaussianem_core.job.terminal import Terminal
+    from gaussianem_core.options import options_json
+    from gaussianem_core.runtime.files import write_atomically
 
     directory = options.output_directory()
     prefix = f"gaussianem {options.job_type}"

@@ -14,9 +14,9 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from gaussianem_gui.project.job import State
+from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit import widgets
 from gaussianem_gui.views.window.main_window import MainWindow
-from gaussianem_gui.views.project_model import ProjectModel
 
 
 def use(root: str, journal: str, seed: int) -> None:

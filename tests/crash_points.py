@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gaussianem_gui.execution import runner
-from gaussianem_gui.project.job import State
 from gaussianem_gui.project.graph import job_number
+from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"}

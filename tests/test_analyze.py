@@ -13,15 +13,17 @@ import torch
 from trained import BOX, CONFIGURATION, PIXEL, make_gaussians, write_model
 
 from gaussianem_core.commands import analyze
-from gaussianem_core.io.checkpoint import load_latents, save_checkpoint, save_latents
+from gaussianem_core.commands.volume_series import contour_level
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, read_events
-from gaussianem_core.model.gaussians import load_gaussians
-from gaussianem_core.io.particle_table import read_particle_column, write_star
-from gaussianem_core.model.trained_model import contour_level, load_model
-from gaussianem_core.options import AnalyzeOptions
 from gaussianem_core.imaging.pose import pack_poses, random_rotations
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.io.checkpoint import save_checkpoint
+from gaussianem_core.io.latents import load_latents, save_latents
+from gaussianem_core.io.particle_table import read_particle_column, write_star
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.gaussians import load_gaussians
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.options import AnalyzeOptions
 
 N = 300
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.io.checkpoint import load_checkpoint, load_latents, save_checkpoint, save_latents
 from gaussianem_core.errors import InputError
-from gaussianem_core.model.gaussians import load_configuration, load_gaussians, write_configuration, write_gaussians
+from gaussianem_core.io.checkpoint import load_checkpoint, save_checkpoint
+from gaussianem_core.io.latents import load_latents, save_latents
+from gaussianem_core.model.configuration import load_configuration, write_configuration
+from gaussianem_core.model.gaussians import load_gaussians, write_gaussians
 from gaussianem_core.model.network import build_network, load_network
 
 

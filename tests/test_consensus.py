@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from gaussianem_core.training import consensus_fit
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
-from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.training import consensus_fit
 
 BOX, COUNT, POINTS = 24, 160, 40
 BOUNDS = (1.0 / BOX, 3.0 / BOX)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch_ctf
 
-from gaussianem_core.imaging.ctf import apply_ctf, ctf, load_ctf, wavelength_angstrom
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.ctf import apply_ctf, ctf, load_ctf, wavelength_angstrom
 
 BOX = 64
 #        box  A/px  U      V      angle kV   Cs   w    phase

@@ -12,13 +12,13 @@ import torch
 from trained import BOX, PIXEL, write_model
 
 from gaussianem_core.commands import decode
-from gaussianem_core.io.checkpoint import load_latents
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.latents import load_latents, read_latent_rows
 from gaussianem_core.job.events import JobLog, read_events
-from gaussianem_core.model.gaussians import load_configuration, write_configuration
-from gaussianem_core.model.trained_model import load_model, read_latent_rows
-from gaussianem_core.options import DecodeOptions
 from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.model.configuration import load_configuration, write_configuration
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.options import DecodeOptions
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import gemmi
 import numpy as np
 import pytest
 
-from gaussianem_gui.execution import workflow
-from gaussianem_gui.demo.run import DEMO
 from gaussianem_gui.demo.molecule import CORE_RADIUS_ANGSTROM, SWING_DEGREES, frames, write_molecule
+from gaussianem_gui.demo.run import DEMO
+from gaussianem_gui.execution import workflow
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 

@@ -9,8 +9,6 @@ import pytest
 import torch
 from trained import BOX, write_model
 
-from gaussianem_core.io.checkpoint import load_checkpoint, save_checkpoint
-from gaussianem_core.model.detail import missing_detail
 from gaussianem_core.imaging.fourier import (
     centred_irfftn,
     centred_rfftn,
@@ -19,6 +17,8 @@ from gaussianem_core.imaging.fourier import (
     frequency_grid,
     fsc_area,
 )
+from gaussianem_core.io.checkpoint import load_checkpoint, save_checkpoint
+from gaussianem_core.model.detail import missing_detail
 from gaussianem_core.model.trained_model import load_model
 
 SIDE = 32

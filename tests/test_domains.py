@@ -9,8 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from gaussianem_core.analysis.rigid_domains import domain_mask, find_domains
 from gaussianem_core.errors import InputError
-from gaussianem_core.model.gaussians import Configuration, Gaussians, load_mask
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gaussians import Gaussians, load_mask
 
 
 def arm_and_core(frames: int = 12, noise: float = 0.0, lid: bool = False):

@@ -12,10 +12,10 @@ from trained import BOX, PIXEL, make_gaussians, write_model
 
 from gaussianem_core.commands import evaluate
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
-from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import EvaluateOptions
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, save_truth
 
@@ -72,7 +72,7 @@ def test_perfect_model_reaches_the_limit(perfect: Path) -> None:
 
 def test_ignorant_latents_get_the_consensus(perfect: Path) -> None:
     # The latents of other particles: the state is not recovered and neither is the volume.
-    from gaussianem_core.io.checkpoint import load_latents, save_latents
+    from gaussianem_core.io.latents import load_latents, save_latents
 
     latents = load_latents(perfect / "weights.0.output.pkl")
     order = np.random.default_rng(1).permutation(N)

@@ -17,21 +17,18 @@ sys.path.insert(0, str(Path(__file__).parent / "gui"))
 
 import exploring
 
-from gaussianem_core.imaging import ctf
+from gaussianem_core.analysis import latent_paths
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging import ctf
+from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
-from gaussianem_core.imaging.pose import rotations_from_angles
-from gaussianem_gui.explorer.particle_columns import figures
-from gaussianem_gui.explorer.particle_columns import particle_images
-from gaussianem_gui.explorer.particle_columns import mask_job
-from gaussianem_gui.explorer.particle_columns import movies
-from gaussianem_core.analysis import latent_paths
-from gaussianem_gui.explorer.particle_columns import FILE, Column, Selections, describe, load_table
+from gaussianem_gui.explorer.particle_columns import Column, figures, load_table, mask_job, movies, particle_images
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
-from gaussianem_gui.project.project import Project
 from gaussianem_gui.explorer.select_job import export_selection
+from gaussianem_gui.explorer.selections import FILE, Selections, describe
 from gaussianem_gui.explorer.sources import find_sources, newest_weights
+from gaussianem_gui.project.project import Project
 
 
 @pytest.fixture(scope="module")

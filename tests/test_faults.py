@@ -17,8 +17,8 @@ from running import kill_jobs, kill_runners, project
 from gaussianem_core.job.events import read_events
 from gaussianem_gui.execution import runner
 from gaussianem_gui.execution.gpus import processes_of
-from gaussianem_gui.project.job import State
 from gaussianem_gui.project.graph import job_number
+from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import TRASH, Project
 
 __all__ = ["project"]

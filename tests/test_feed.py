@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gaussianem_core.errors import InputError, ResourceError
-from gaussianem_core.training.image_feed import ImageFeed
 from gaussianem_core.runtime.scratch import scratch_copy
+from gaussianem_core.training.image_feed import ImageFeed
 
 IMAGES = np.random.default_rng(0).normal(size=(50, 8, 8)).astype(np.float32)
 CPU = torch.device("cpu")

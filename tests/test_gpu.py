@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.training import mixture_prior
-from gaussianem_core.io.checkpoint import load_latents
 from gaussianem_core.cli import main
 from gaussianem_core.commands.evaluate import latent_error
-from gaussianem_core.job.events import NullLog
+from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
+from gaussianem_core.job.events import NullLog
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.commands.train import load_problem, resolve_stack
-from gaussianem_core.training.trainer import Trainer
 from gaussianem_core.simulation.ground_truth import load_truth
+from gaussianem_core.training import mixture_prior
+from gaussianem_core.training.problem import load_problem, resolve_stack
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

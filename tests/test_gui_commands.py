@@ -13,11 +13,11 @@ import pytest
 from running import project
 
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.terminal import commands
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, action
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.project.settings import Settings
+from gaussianem_gui.terminal import commands
 
 __all__ = ["project"]
 
@@ -100,7 +100,7 @@ def test_following_stopping_continuing(project: Project) -> None:
 
 def test_relion_can_start_a_job_of_ours(project: Project) -> None:
     """RELION's External calls: EXECUTABLE --o Type/jobNNN/ --j THREADS, from the project's directory."""
-    from gaussianem_gui.project.job import read_job_star
+    from gaussianem_gui.project.job_star import read_job_star
 
     job = project.new_job("simulate", {"model": "m", "output": "ok"})
     executable = read_job_star(job.directory / "job.star")[1]["fn_exe"].split()

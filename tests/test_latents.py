@@ -10,12 +10,11 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from gaussianem_core.analysis import latent_space
+from gaussianem_core.analysis import diagnostics, latent_paths, latent_space
 from gaussianem_core.commands import simulate
-from gaussianem_core.analysis import diagnostics
-from gaussianem_core.imaging.fourier import signal_fit
-from gaussianem_core.options import SimulateOptions
+from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.imaging.pose import random_rotations
+from gaussianem_core.options import SimulateOptions
 from gaussianem_core.simulation.trajectory import read_trajectory
 
 
@@ -43,7 +42,7 @@ def test_collapsed_latents() -> None:
     # Nothing learned: every latent the same. No division by zero, all figures finite.
     components = latent_space.principal_components(np.ones((30, 4)))
     assert np.isfinite(components.ratios).all() and components.used == 1
-    line = latent_space.component_line(np.ones((30, 4)), components, 0, 5, 95, 3)
+    line = latent_paths.component_line(np.ones((30, 4)), components, 0, 5, 95, 3)
     np.testing.assert_allclose(line, 1)
     classes, centres = latent_space.k_means(np.ones((30, 4)), 3, 0)
     assert classes.shape == (30,) and np.isfinite(centres).all()
@@ -76,10 +75,10 @@ def test_populated_path_follows_a_curve() -> None:
     z = np.stack([t, t**2, 0 * t], axis=1) + 0.1 * generator.normal(size=(3000, 3))
     components = latent_space.principal_components(z)
     along = int(np.abs(components.axes[:2, 0]).argmax())
-    path = latent_space.populated_path(z, components, along, 5, 95, 9)
+    path = latent_paths.populated_path(z, components, along, 5, 95, 9)
     np.testing.assert_allclose(path[:, 1], path[:, 0] ** 2, atol=0.25)
     # along the component it stands where the straight line stands
-    line = latent_space.component_line(z, components, along, 5, 95, 9)
+    line = latent_paths.component_line(z, components, along, 5, 95, 9)
     np.testing.assert_allclose(components.scores(path)[:, along], components.scores(line)[:, along], atol=1e-9)
 
 

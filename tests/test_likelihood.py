@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gaussianem_core.imaging.ctf import apply_ctf, ctf
-from gaussianem_core.imaging.likelihood import image_likelihood, image_likelihood_reference, shells
+from gaussianem_core.imaging.fourier import shells
+from gaussianem_core.imaging.likelihood import image_likelihood, image_likelihood_reference
 
 
 def make_case(box: int, batch: int, device: str = "cpu", seed: int = 0) -> tuple[torch.Tensor, ...]:

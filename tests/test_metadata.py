@@ -12,6 +12,9 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.imaging.pose import rotations_from_angles
+from gaussianem_core.io.cryosparc import load_cs, pose_to_angles
+from gaussianem_core.io.particle_rows import write_cs_rows, write_star, write_star_rows
 from gaussianem_core.io.particle_table import (
     column_names,
     read_particle_column,
@@ -21,11 +24,8 @@ from gaussianem_core.io.particle_table import (
     write_particles_star,
     write_star_subset,
 )
-from gaussianem_core.io.cryosparc import load_cs, pose_to_angles
 from gaussianem_core.io.relion import CTF_COLUMNS, POSE_COLUMNS
 from gaussianem_core.io.star import find_particle_table, quote, read_column, scan_star, split_row
-from gaussianem_core.io.particle_rows import write_cs_rows, write_star, write_star_rows
-from gaussianem_core.imaging.pose import rotations_from_angles
 
 
 def make_stack(path: Path, n: int, box: int) -> Path:

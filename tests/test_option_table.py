@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gaussianem_core.job import option_table
 from gaussianem_core.cli import COMMANDS, parse
 from gaussianem_core.errors import InputError
+from gaussianem_core.job import option_table
 from gaussianem_core.options import JOB_OPTIONS, TrainOptions
 
 README = Path(__file__).parents[1] / "README.md"

@@ -11,11 +11,11 @@ from scipy.ndimage import map_coordinates
 
 from gaussianem_core.imaging.ctf import apply_ctf, ctf
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
-from gaussianem_core.io.particle_table import ParticleTable, read_particles
 from gaussianem_core.imaging.pose import random_rotations, rotations_from_angles
 from gaussianem_core.imaging.projection import project
-from gaussianem_core.io.image_stack import ImageStack, read_map
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.io.image_stack import ImageStack, read_map
+from gaussianem_core.io.particle_table import ParticleTable, read_particles
 
 BOX = 32
 ROTATIONS = random_rotations(6, np.random.default_rng(3))

@@ -18,13 +18,14 @@ import torch
 from scipy.spatial.transform import Rotation
 from small_data import BOX, COUNT, PIXEL, RESULTS, preprocess, simulate
 
-from gaussianem_core.job.events import EVENTS, FAILURE, OPTIONS, SUCCESS, read_events
 from gaussianem_core.imaging.fourier import fourier_crop
-from gaussianem_core.model.gaussians import load_configuration, load_gaussians
-from gaussianem_core.io.particle_table import read_particles, write_star
-from gaussianem_core.io.mrc import read_header, read_map, write_map
 from gaussianem_core.imaging.pose import load_poses, rotations_from_angles
 from gaussianem_core.io.image_stack import ImageStack, StackWriter
+from gaussianem_core.io.mrc import read_header, read_map, write_map
+from gaussianem_core.io.particle_table import read_particles, write_star
+from gaussianem_core.job.events import EVENTS, FAILURE, OPTIONS, SUCCESS, read_events
+from gaussianem_core.model.configuration import load_configuration
+from gaussianem_core.model.gaussians import load_gaussians
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +299,9 @@ def test_cryosparc_input(source: Path, tmp_path: Path) -> None:
 
 def test_real_cryosparc_and_relion_files(shared_data: Path, tmp_path: Path) -> None:
     """Files from the wild, read as far as their images allow: they are refused for what they lack, by name."""
+    from gaussianem_core.commands.preprocess import read_table
     from gaussianem_core.errors import InputError
     from gaussianem_core.options import PreprocessOptions
-    from gaussianem_core.commands.preprocess import read_table
 
     star = shared_data / "star"
     given = {"consensus_map": "m.mrc", "data_dir": str(star)}

@@ -18,10 +18,10 @@ from gaussianem_core.job.events import ABORT
 from gaussianem_gui.execution import gpus as gpus_room
 from gaussianem_gui.execution import runner
 from gaussianem_gui.execution.gpus import Gpu, processes_of, reservations
+from gaussianem_gui.execution.runner import Launch, Runner
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.lock import Holder, LockHeld
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.execution.runner import Launch, Runner
 
 __all__ = ["project"]
 

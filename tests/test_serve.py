@@ -12,9 +12,9 @@ import pytest
 import torch
 from trained import write_model
 
+from gaussianem_core.commands.serve import shrink
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.runtime.pipe import PipeClosed, read_message, write_message
-from gaussianem_core.commands.serve import shrink
 from gaussianem_gui.explorer.decoder_client import Callbacks, Decoded, Decoder
 from gaussianem_gui.explorer.sources import Sources
 

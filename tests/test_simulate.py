@@ -11,15 +11,15 @@ import torch
 
 from gaussianem_core.commands import simulate
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.imaging.fourier import fourier_crop
-from gaussianem_core.io.particle_table import read_particles
-from gaussianem_core.options import SimulateOptions
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.image_stack import ImageStack, read_map
-from gaussianem_core.simulation.trajectory import read_trajectory, select_part, sigma_of_resolution
+from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.options import SimulateOptions
 from gaussianem_core.simulation.ground_truth import load_truth, mean_volume, true_volumes
+from gaussianem_core.simulation.trajectory import read_trajectory, select_part, sigma_of_resolution
 
 
 def arm(path: Path, frames: int = 5) -> Path:

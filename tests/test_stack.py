@@ -12,12 +12,13 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gaussianem_core.runtime import files
-from gaussianem_core.io import image_stack
 from gaussianem_core.errors import InputError, ResourceError
-from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.imaging.window import background_statistics, window_mask
+from gaussianem_core.io import image_stack
+from gaussianem_core.io.image_stack import ImageStack, StackWriter, measure_stack
 from gaussianem_core.io.mrc import new_header, read_header, read_map, write_map
-from gaussianem_core.io.image_stack import ImageStack, StackWriter, background_statistics, measure_stack, window_mask
+from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.runtime import files
 
 
 def images_of(n: int, box: int = 8, seed: int = 0) -> np.ndarray:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from small_data import preprocess, simulate
 
-from gaussianem_core.training import linear_model
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.commands.train import load_problem, resolve_stack
-from gaussianem_core.training.trainer import TERMS, Trainer
 from gaussianem_core.simulation.ground_truth import load_truth
+from gaussianem_core.training import linear_model
+from gaussianem_core.training.problem import load_problem, resolve_stack
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.training.trainer import TERMS, Trainer
 
 
 def make_trainer(folder: Path, log: JobLog) -> Trainer:

@@ -18,21 +18,22 @@ import pytest
 import torch
 from plyfile import PlyData
 
-from gaussianem_core.training import latent_refinement
-from gaussianem_core.training import regularisers
-from gaussianem_core.training import latent_posterior
-from gaussianem_core.io.checkpoint import load_checkpoint, load_latents, save_checkpoint
 from gaussianem_core.cli import main
-from gaussianem_core.errors import InputError
 from gaussianem_core.commands.evaluate import probe_accuracy
-from gaussianem_core.job.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging import fourier, likelihood
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
-from gaussianem_core.model.gaussians import load_configuration, load_gaussians, load_mask
-from gaussianem_core.model.trained_model import load_model
-from gaussianem_core.io.mrc import read_map, write_map
-from gaussianem_core.model.network import load_network
-from gaussianem_core.options import TrainOptions
+from gaussianem_core.io.checkpoint import load_checkpoint, save_checkpoint
 from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.io.latents import load_latents
+from gaussianem_core.io.mrc import read_map, write_map
+from gaussianem_core.job.events import ABORT, ABORTED, SUCCESS, JobLog, read_events
+from gaussianem_core.model.configuration import load_configuration
+from gaussianem_core.model.gaussians import load_gaussians, load_mask
+from gaussianem_core.model.network import load_network
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.training import latent_posterior, latent_refinement, regularisers
 from gaussianem_core.training.trainer import Trainer, encoder_window
 
 SMALL = [
@@ -292,7 +293,7 @@ def test_gauss_newton_solves_a_linear_model() -> None:
     directions = torch.randn(zdim, box, box, generator=generator)
     truth = torch.randn(5, zdim, generator=generator)
     images = torch.einsum("bz,zyx->byx", truth, directions) + noise * torch.randn(5, box, box, generator=generator)
-    weight = regularisers.half_plane_weight(box).expand(box, -1) / noise**2
+    weight = fourier.half_plane_weight(box).expand(box, -1) / noise**2
 
     def render(z: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(torch.einsum("bmz,zyx->bmyx", z, directions), norm="ortho")
@@ -329,9 +330,9 @@ def test_likelihood_is_the_pixel_sum() -> None:
     """Parseval: half the weighted squared residual over the half plane is that over pixels."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 3, 16, 16, generator=generator)
-    weight = regularisers.half_plane_weight(16).expand(16, -1)
+    weight = fourier.half_plane_weight(16).expand(16, -1)
     spectra = [torch.fft.rfft2(x, norm="ortho") for x in (a, b)]
-    torch.testing.assert_close(regularisers.squared_error(*spectra, weight), 0.5 * (a - b).square().sum((-2, -1)))
+    torch.testing.assert_close(likelihood.squared_error(*spectra, weight), 0.5 * (a - b).square().sum((-2, -1)))
 
 
 def test_rigid_motion_costs_nothing() -> None:

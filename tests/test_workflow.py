@@ -9,11 +9,10 @@ import pytest
 from running import project, until
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.execution import runner
-from gaussianem_gui.execution import workflow
+from gaussianem_gui.execution import runner, workflow
+from gaussianem_gui.execution.workflow import OUTSIDE, Step, Workflow
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.execution.workflow import OUTSIDE, Step, Workflow
 
 __all__ = ["project"]
 FILES = {"preprocess.star_file": "raw/p.star", "preprocess.consensus_map": "raw/m.mrc"}

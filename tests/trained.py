@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core.io.checkpoint import save_checkpoint, save_latents
-from gaussianem_core.model.gaussians import Configuration, Gaussians, inverse_softplus, write_configuration, write_gaussians
+from gaussianem_core.io.checkpoint import save_checkpoint
+from gaussianem_core.io.latents import save_latents
+from gaussianem_core.model.configuration import Configuration, write_configuration
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus, write_gaussians
 from gaussianem_core.model.network import build_network
 
 BOX, PIXEL = 24, 4.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.analysis.latent_space import neighbour_distance
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.imaging.pose import angles_from_rotations
 
 PERMUTATIONS = 99

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from gaussianem_core.analysis import latent_space
+from gaussianem_core.analysis.latent_space import Components, principal_components
 from gaussianem_core.errors import InputError
 
 GRAPH_POINTS = 12_000
@@ -16,13 +16,13 @@ GRAPH_NEIGHBOURS = 12
 
 def along_component(z: np.ndarray, number: int, points: int, low: float = 5.0, high: float = 95.0) -> np.ndarray:
     """From percentile ``low`` to ``high`` of component ``number`` (from 0), straight through the mean: (P, zdim)."""
-    return latent_space.component_line(z, latent_space.principal_components(z), number, low, high, points)
+    return component_line(z, principal_components(z), number, low, high, points)
 
 
 def along_populated(z: np.ndarray, number: int, points: int, low: float = 5.0, high: float = 95.0) -> np.ndarray:
     """As :func:`along_component`, but by a :func:`geodesic` between the populated middles of its two ends: where there
     are several populations the path keeps to one as long as it can, and does not jump between them."""
-    ends = latent_space.populated_path(z, latent_space.principal_components(z), number, low, high, 2)
+    ends = populated_path(z, principal_components(z), number, low, high, 2)
     return geodesic(z, ends, points)
 
 
@@ -43,7 +43,7 @@ def class_order(centres: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K,)
     """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt."""
     count = len(centres)
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-    order = list(np.argsort(latent_space.principal_components(centres).scores(centres)[:, 0]))
+    order = list(np.argsort(principal_components(centres).scores(centres)[:, 0]))
     improved = count > 3
     while improved:
         improved = False
@@ -155,3 +155,38 @@ class Crowd:
             nearest = (-2 * part @ path.T.astype(np.float32) + np.square(path).sum(axis=1)).argmin(axis=1)
             total += np.bincount(nearest, minlength=len(path))
         return total
+
+
+def component_line(
+    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int
+) -> np.ndarray:  # -> (points, zdim)
+    """Points along component ``number`` through the mean, from percentile ``low`` to ``high`` of the particles."""
+    scores = (z - components.mean) @ components.axes[number]
+    first, last = np.percentile(scores, [low, high])
+    return components.mean + np.linspace(first, last, points)[:, None] * components.axes[number]
+
+
+def populated_path(
+    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int, share: float = 0.02
+) -> np.ndarray:  # -> (points, zdim)
+    """As :func:`component_line`, but following the particles: at each place along the component, their dense middle.
+
+    The other components take the mean of the particles in a slab across the component (``share`` of all, at least
+    20), drawn three times to the half of them that is nearest.
+    """
+    along = (z - components.mean) @ components.axes[number]
+    order = np.argsort(along)
+    size = min(len(z), max(20, int(share * len(z))))
+    path = []
+    first, last = np.percentile(along, [low, high])
+    for place in np.linspace(first, last, points):
+        middle = np.searchsorted(along[order], place)
+        start = int(np.clip(middle - size // 2, 0, len(z) - size))
+        slab = z[order[start : start + size]]
+        across = slab - np.outer((slab - components.mean) @ components.axes[number], components.axes[number])
+        centre = across.mean(axis=0)
+        for _ in range(3):
+            distance = np.linalg.norm(across - centre, axis=1)
+            centre = across[distance <= np.median(distance)].mean(axis=0)
+        path.append(centre + place * components.axes[number])
+    return np.array(path)

@@ -74,41 +74,6 @@ def neighbour_distance(z: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(distance)[:, 0]
 
 
-def component_line(
-    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int
-) -> np.ndarray:  # -> (points, zdim)
-    """Points along component ``number`` through the mean, from percentile ``low`` to ``high`` of the particles."""
-    scores = (z - components.mean) @ components.axes[number]
-    first, last = np.percentile(scores, [low, high])
-    return components.mean + np.linspace(first, last, points)[:, None] * components.axes[number]
-
-
-def populated_path(
-    z: np.ndarray, components: Components, number: int, low: float, high: float, points: int, share: float = 0.02
-) -> np.ndarray:  # -> (points, zdim)
-    """As :func:`component_line`, but following the particles: at each place along the component, their dense middle.
-
-    The other components take the mean of the particles in a slab across the component (``share`` of all, at least
-    20), drawn three times to the half of them that is nearest.
-    """
-    along = (z - components.mean) @ components.axes[number]
-    order = np.argsort(along)
-    size = min(len(z), max(20, int(share * len(z))))
-    path = []
-    first, last = np.percentile(along, [low, high])
-    for place in np.linspace(first, last, points):
-        middle = np.searchsorted(along[order], place)
-        start = int(np.clip(middle - size // 2, 0, len(z) - size))
-        slab = z[order[start : start + size]]
-        across = slab - np.outer((slab - components.mean) @ components.axes[number], components.axes[number])
-        centre = across.mean(axis=0)
-        for _ in range(3):
-            distance = np.linalg.norm(across - centre, axis=1)
-            centre = across[distance <= np.median(distance)].mean(axis=0)
-        path.append(centre + place * components.axes[number])
-    return np.array(path)
-
-
 def umap_available() -> bool:
     """Whether the package umap-learn can be imported."""
     return find_spec("umap") is not None

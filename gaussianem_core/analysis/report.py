@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.analysis import diagnostics
-from gaussianem_core.io.checkpoint import load_latents
 from gaussianem_core.imaging.ctf import load_ctf
-from gaussianem_core.job.events import JobLog
+from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_rows import write_star_rows
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model
 from gaussianem_core.options import AnalyzeOptions
-from gaussianem_core.job.input_paths import resolve_input
-from gaussianem_core.imaging.pose import load_poses
 
 FIT_ARRAYS = {
     "signal_fit": "Signal found less signal expected (standard deviations)",

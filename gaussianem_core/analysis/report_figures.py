@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from gaussianem_core.analysis.figures import annotate_classes, cloud, figure, label_component
+from gaussianem_core.analysis.latent_space import Components
 from gaussianem_core.analysis.report import Trust
 from gaussianem_core.io.chimerax import COLOURS
-from gaussianem_core.analysis.latent_space import Components
 from gaussianem_core.io.mrc import read_map
-from gaussianem_core.analysis.figures import annotate_classes, cloud, figure, label_component
 
 SHOWN_CLASSES = 24
 SHOWN_POINTS = 20_000

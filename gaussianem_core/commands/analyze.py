@@ -13,22 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from gaussianem_core.analysis import report_figures
-from gaussianem_core.analysis import report
-from gaussianem_core.analysis import latent_space
-from gaussianem_core.io.checkpoint import load_latents
-from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
-from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.analysis import latent_paths, latent_space, report, report_figures
+from gaussianem_core.analysis.diagnostics import loneliness, stretch_counts
+from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, refuse_existing, write_atomically
-from gaussianem_core.runtime.files import atomic_write, check_free_space
+from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
+from gaussianem_core.io.latents import load_latents
+from gaussianem_core.io.particle_rows import write_star_rows
 from gaussianem_core.io.particle_table import column_names, write_star
 from gaussianem_core.io.star import find_particle_table, scan_star
-from gaussianem_core.io.particle_rows import write_star_rows
-from gaussianem_core.model.trained_model import TrainedModel, check_latents, contour_level, load_model_of, write_series
-from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input
-from gaussianem_core.analysis.diagnostics import loneliness, stretch_counts
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically
 
 UMAP_SAMPLE = 50_000
 """UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
@@ -161,9 +160,9 @@ def write_trajectory(
 ) -> dict[str, Any]:  # fmt: skip
     """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve."""
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
-    path, kind = latent_space.component_line(z, components, *span), "line"
+    path, kind = latent_paths.component_line(z, components, *span), "line"
     lonely = loneliness(z, path)
-    curved = latent_space.populated_path(z, components, *span)
+    curved = latent_paths.populated_path(z, components, *span)
     of_curve = loneliness(z, curved)
     if of_curve.max() < BETTER * lonely.max():
         path, kind, lonely = curved, "populated", of_curve

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gaussianem_core.io.checkpoint import load_latents
-from gaussianem_core.io.chimerax import write_volumes_script
-from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.chimerax import write_volumes_script
+from gaussianem_core.io.latents import load_latents, read_latent_rows
 from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.runtime.files import check_free_space
-from gaussianem_core.model.trained_model import check_latents, contour_level, load_model_of, read_latent_rows, write_series
-from gaussianem_core.options import DecodeOptions
 from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.model.trained_model import check_latents, load_model_of
+from gaussianem_core.options import DecodeOptions
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.runtime.files import check_free_space
 
 LISTED = 50
 """Up to this many volumes each is an output of its own; more are one series."""

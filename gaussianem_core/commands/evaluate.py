@@ -17,16 +17,17 @@ import torch
 from scipy.spatial import cKDTree
 
 from gaussianem_core.analysis import figures as plots
-from gaussianem_core.io.checkpoint import load_latents
-from gaussianem_core.model.detail import soft_mask
-from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, refuse_existing, write_atomically
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
-from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
-from gaussianem_core.options import EvaluateOptions
+from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.model.detail import soft_mask
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.options import EvaluateOptions
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, true_volumes
 
 NEIGHBOURS = 100

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from gaussianem_core.runtime.device import choose_device
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.runtime.files import temporary_name
-from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of, read_latent_rows
-from gaussianem_core.options import MorphOptions
-from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.io.atomic_model import read_structure
+from gaussianem_core.io.latents import read_latent_rows
+from gaussianem_core.job.events import JobLog, refuse_existing
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.options import MorphOptions
+from gaussianem_core.runtime.device import choose_device
+from gaussianem_core.runtime.files import temporary_name
 
 ROTATION_NEIGHBOURS = 6
 """The local rotation is taken from this many times the Gaussians that carry an atom: it is noisier than the shift."""

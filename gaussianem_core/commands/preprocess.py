@@ -14,29 +14,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core.training import consensus_fit
-from gaussianem_core.model.detail import CONSENSUS_MAP
-from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
-from gaussianem_core.model.gaussians import (
+from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
+from gaussianem_core.imaging.resampling import Plan, resample, resample_plan
+from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read_map
+from gaussianem_core.io.mrc import write_map
+from gaussianem_core.io.particle_table import ParticleTable, read_particles, write_particles_star
+from gaussianem_core.job.events import JobLog, refuse_existing
+from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.model.configuration import (
     LENGTH_TOLERANCE,
     NETWORK_KEYS,
     WORLD,
     Configuration,
-    Gaussians,
     write_configuration,
-    write_gaussians,
 )
-from gaussianem_core.io.particle_table import ParticleTable, read_particles, write_particles_star
-from gaussianem_core.io.mrc import write_map
+from gaussianem_core.model.detail import CONSENSUS_MAP
+from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
-from gaussianem_core.job.input_paths import optional_input, resolve_input
-from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
-from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read_map
-from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
+from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
+from gaussianem_core.training import consensus_fit
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
@@ -234,67 +234,6 @@ def map_origin(volume: Volume) -> tuple[float, float, float]:
 
 
 # -- resampling ------------------------------------------------------------------------------------------------
-
-
-class Plan(tuple[int, int, float]):
-    """How one group of images comes to the common box: pad to ``padded``, Fourier-crop to ``cropped``, cut out."""
-
-    @property
-    def padded(self) -> int:
-        return self[0]
-
-    @property
-    def cropped(self) -> int:
-        return self[1]
-
-    @property
-    def pixel(self) -> float:
-        return self[2]
-
-
-def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) -> Plan:
-    """Even padded and cropped boxes whose ratio brings ``group_pixel`` nearest to the common ``pixel``.
-
-    Raises InputError if no padding up to twice the box comes within 0.05 %, or the images are too small or too coarse
-    (there is nothing to put at the frequencies that they lack).
-    """
-    if group_box % 2:
-        raise InputError("particle images", "must have an even box", group_box, "Extract them again with an even box.")
-    exact = group_box * group_pixel / pixel
-    if abs(exact - box) < 1e-4 * box and group_box >= box:
-        return Plan((group_box, box, pixel))
-    padded = np.arange(group_box, 2 * group_box + 1, 2)
-    cropped = (padded * group_pixel / pixel / 2).round().astype(int) * 2
-    error = np.abs(padded * group_pixel / cropped / pixel - 1)
-    usable = np.flatnonzero((error < 5e-4) & (cropped <= padded))
-    if len(usable) == 0 or exact < 0.9 * box:
-        raise InputError(
-            "optics groups", f"must be rescalable to {pixel:.4g} A/px in a box of {box}",
-            f"{group_box} px at {group_pixel:.4g} A/px",
-            "Extract all particles at one pixel size and box, or choose another --downsample_size"
-            + (f", {int(box * pixel / group_pixel) // 2 * 2} or less." if group_pixel > pixel else "."),
-        )  # fmt: skip
-    best = usable[0]
-    return Plan((int(padded[best]), int(cropped[best]), float(padded[best] * group_pixel / cropped[best])))
-
-
-def resample(images: torch.Tensor, plan: Plan, box: int) -> torch.Tensor:  # (n, d, d) -> (n, box, box)
-    """Bring images to the common box; the centre stays at D // 2."""
-    return fit_box(fourier_crop(fit_box(images, plan.padded), plan.cropped), box)
-
-
-def fit_box(images: torch.Tensor, box: int) -> torch.Tensor:  # (n, d, d) -> (n, box, box)
-    """Cut images to ``box`` about their centre, or fill up with the mean of each one's edge, which is solvent."""
-    old = images.shape[-1]
-    start = abs(box // 2 - old // 2)
-    if box < old:
-        return images[..., start : start + box, start : start + box]
-    if box == old:
-        return images
-    sides = (images[..., 0, :], images[..., -1, :], images[..., :, 0], images[..., :, -1])
-    level = torch.cat(sides, dim=-1).mean(-1)[..., None, None]
-    rest = box - old - start
-    return torch.nn.functional.pad(images - level, (start, rest, start, rest)) + level
 
 
 def read_sample(

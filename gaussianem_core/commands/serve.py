@@ -76,8 +76,8 @@ class Decoder:
     """Decodes latents of one model into plain arrays."""
 
     def __init__(self, cfg: Path, gaussians: Path | None, weights: Path, mask: Path | None, device: str) -> None:
-        from gaussianem_core.runtime.device import choose_device
         from gaussianem_core.model.trained_model import load_model
+        from gaussianem_core.runtime.device import choose_device
 
         self.model = load_model(cfg, gaussians, weights, mask, choose_device(device))  # type: ignore[arg-type]
 

@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from gaussianem_core.imaging.ctf import apply_ctf, ctf
-from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.runtime.files import check_free_space
+from gaussianem_core.imaging.ctf import apply_ctf, ctf
 from gaussianem_core.imaging.fourier import fourier_crop
-from gaussianem_core.io.particle_table import write_star
-from gaussianem_core.options import Projector, SimulateOptions
-from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.imaging.pose import angles_from_rotations, random_rotations
 from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.image_stack import StackWriter, write_map
-from gaussianem_core.simulation.trajectory import Trajectory, read_trajectory, select_part, sigma_of_resolution
+from gaussianem_core.io.particle_table import write_star
+from gaussianem_core.job.events import JobLog, refuse_existing
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.options import Projector, SimulateOptions
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.runtime.files import check_free_space
 from gaussianem_core.simulation.ground_truth import Truth, frame_densities, mean_volume, oversampling, save_truth
+from gaussianem_core.simulation.trajectory import Trajectory, read_trajectory, select_part, sigma_of_resolution
 
 RESULTS = ["particles.star", "particles.mrcs", "consensus.mrc", "truth.npz"]
 SIGNAL_SAMPLE = 512

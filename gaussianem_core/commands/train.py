@@ -16,30 +16,27 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
-from gaussianem_core.training import latent_refinement
-from gaussianem_core.training import linear_model
-from gaussianem_core.io.checkpoint import load_tensors, save_checkpoint, save_latents
-from gaussianem_core.imaging.ctf import load_ctf
-from gaussianem_core.model.detail import CONSENSUS_MAP, VOLUMES, missing_detail
-from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
-from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.job.events import JobLog, refuse_existing, write_atomically
-from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.errors import AbortRequested
 from gaussianem_core.imaging.fourier import fourier_resample
-from gaussianem_core.model.gaussians import load_configuration, load_gaussians, load_mask, write_gaussians
-from gaussianem_core.io.particle_table import column_names, read_particle_column
-from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.io.checkpoint import load_tensors, save_checkpoint
+from gaussianem_core.io.latents import save_latents
 from gaussianem_core.io.mrc import read_map
-from gaussianem_core.options import TrainOptions
+from gaussianem_core.io.particle_table import column_names, read_particle_column
+from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import resolve_input
-from gaussianem_core.imaging.pose import load_poses
-from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.model.detail import CONSENSUS_MAP, VOLUMES, missing_detail
+from gaussianem_core.model.gaussians import write_gaussians
+from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.scratch import scratch_copy
-from gaussianem_core.io.image_stack import ImageStack
-from gaussianem_core.training.trainer import Problem, Trainer
+from gaussianem_core.training import latent_refinement, linear_model
+from gaussianem_core.training.problem import load_problem, resolve_stack
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.training.trainer import Trainer
 
 STATE = "training_state.pt"
 WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
@@ -52,46 +49,6 @@ LATENTS = {
     "free": "free for each particle", "both": "from the encoder, then refined one by one",
 }
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
-
-
-def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
-    """Read and check everything against each other before any work."""
-    configuration = load_configuration(resolve_input(options, "cfg"))
-    gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
-    movable = None
-    if options.mask:
-        movable = load_mask(resolve_input(options, "mask"), gaussians, configuration)
-        log.message(f"{int(movable.sum())} of {len(gaussians)} Gaussians may move")
-    rotations, shifts = load_poses(resolve_input(options, "pose"))
-    parameters = load_ctf(resolve_input(options, "ctf"))
-    stack = ImageStack.from_file(stack_path)
-    box = configuration.box
-    if stack.headers[0].shape[1] != box:
-        raise InputError("particle_name", f"must have the configuration's box {box}", stack.headers[0].shape[1],
-                         "Use the stack and cfg.json of one preprocess run.")  # fmt: skip
-    for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
-        if count != len(stack):
-            raise InputError(name, f"must have one row for each of the {len(stack)} images", count,
-                             "Use the files of one preprocess run.")  # fmt: skip
-    if len(stack) < 2:
-        raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
-    # Box and pixel size of older files are those before downsampling: the physical length is what counts.
-    parameters[:, 1] *= parameters[:, 0] / box
-    feed = ImageFeed(
-        stack.read, len(stack), box, -1.0 if configuration.invert_contrast else 1.0, device, options.stack_in_memory,
-        psutil.virtual_memory().available, lambda done: log.progress("load images", done, len(stack)),
-    )  # fmt: skip
-    rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
-    if movable is not None:
-        movable = movable.to(device)
-    return Problem(configuration, gaussians.to(device), movable, rotation, shift, transfer, feed)
-
-
-def resolve_stack(options: TrainOptions) -> Path:
-    """The particle stack; the manual's command lines leave its ending out."""
-    if Path(options.particle_name).suffix in (".mrcs", ".mrc"):
-        return resolve_input(options, "particle_name")
-    return resolve_input(options.model_copy(update={"particle_name": options.particle_name + ".mrcs"}), "particle_name")
 
 
 def run(options: TrainOptions, log: JobLog) -> None:

@@ -6,6 +6,8 @@ The origin in real space is the voxel D // 2 in every dimension (RELION's); spec
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 
@@ -112,24 +114,27 @@ def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...
     return torch.trapezoid(fsc, frequency, dim=-1)
 
 
-def signal_fit(model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # (B,)
-    """How much of the signal that a model predicts is in its image: (<m, i> - <m, m>) / sqrt(<m, m>), noise-weighted.
-
-    About standard normal for an image of the model plus noise, and -sqrt(<m, m>) for noise alone: it tells junk where
-    the likelihood, which the noise rules, cannot.
-
-    Parameters
-    ----------
-    model, image : (B, D, D//2+1) spectra (orthonormal ``rfft2``), the model with its CTF, at scale 1.
-    weight : (D, D//2+1), multiplicity in the half plane divided by the noise power.
-    """
-    cross = ((model * image.conj()).real * weight).sum(dim=(-2, -1))
-    power = (model.abs().square() * weight).sum(dim=(-2, -1))
-    return (cross - power) / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt()
-
-
 def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D/2)
     """Mean power per Fourier component in shells 0 .. D/2 - 1, for the orthonormal transform."""
     box = images.shape[-1]
     power = centred_rfftn(images, 2).abs().square() / box**2
     return shell_sum(power, box, 2) / shell_sum(torch.ones_like(power[(0,) * (power.ndim - 2)]), box, 2)
+
+
+def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
+    """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
+    column = torch.arange(box // 2 + 1, device=device)
+    return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
+
+
+@lru_cache(maxsize=16)
+def shells(box: int, device: torch.device | str) -> torch.Tensor:  # (D, D//2+1)
+    """Shell of every component; the last, D//2, holds the corners too."""
+    return shell_index(box, 2, device).clamp_max(box // 2)
+
+
+@lru_cache(maxsize=16)
+def shell_sizes(box: int, device: torch.device | str) -> torch.Tensor:  # (D//2+1,)
+    """Number of components of the full plane in each shell."""
+    weight = half_plane_weight(box, device).expand(box, box // 2 + 1)
+    return torch.zeros(box // 2 + 1, device=device).index_add_(0, shells(box, device).flatten(), weight.flatten())

@@ -13,15 +13,13 @@ prior is N(1, 1/t). The gradient treats a as fixed, which by its optimality (t =
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.imaging.fourier import shell_index
-from gaussianem_core.training.regularisers import half_plane_weight, image_scale, squared_error
-from gaussianem_core.imaging.projection import triton_available
+from gaussianem_core.imaging.fourier import half_plane_weight, shell_sizes, shells
+from gaussianem_core.kernels.support import triton_available
 
 RESIDUAL_IMAGES = 4  # of each batch: over an epoch they are enough to measure the noise spectrum
 
@@ -31,19 +29,6 @@ class Likelihood(NamedTuple):
 
     data: torch.Tensor
     residual: torch.Tensor
-
-
-@lru_cache(maxsize=16)
-def shells(box: int, device: torch.device | str) -> torch.Tensor:  # (D, D//2+1)
-    """Shell of every component; the last, D//2, holds the corners too."""
-    return shell_index(box, 2, device).clamp_max(box // 2)
-
-
-@lru_cache(maxsize=16)
-def shell_sizes(box: int, device: torch.device | str) -> torch.Tensor:  # (D//2+1,)
-    """Number of components of the full plane in each shell."""
-    weight = half_plane_weight(box, device).expand(box, box // 2 + 1)
-    return torch.zeros(box // 2 + 1, device=device).index_add_(0, shells(box, device).flatten(), weight.flatten())
 
 
 def image_likelihood(
@@ -65,7 +50,9 @@ def image_likelihood(
     if fused:
         from gaussianem_core.kernels.likelihood_triton import FusedLikelihood
 
-        return Likelihood(*FusedLikelihood.apply(projection, image, parameters, shell_weight, scale_prior))
+        counted = min(RESIDUAL_IMAGES, len(image))
+        data, power = FusedLikelihood.apply(projection, image, parameters, shell_weight, scale_prior, counted)
+        return Likelihood(data, power / (counted * shell_sizes(projection.shape[-2], projection.device)))
     return image_likelihood_reference(projection, image, parameters, shell_weight, scale_prior)
 
 
@@ -85,3 +72,40 @@ def image_likelihood_reference(
         power = (model - image)[:RESIDUAL_IMAGES].abs().square().mean(0) * multiplicity
         residual = torch.zeros_like(shell_weight).index_add_(0, index.flatten(), power.flatten())
     return Likelihood(squared_error(model, image, weight), residual / shell_sizes(box, projection.device))
+
+
+def image_scale(
+    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, prior_width: float
+) -> torch.Tensor:  # (B,)
+    """Scale of each image against its model in closed form, with a Gaussian prior of ``prior_width`` around 1.
+
+    ``model``, ``image``: (B, D, D//2+1) complex; ``weight``: (D, D//2+1), 1 / noise power times multiplicity.
+    """
+    precision = prior_width**-2
+    cross = ((model.conj() * image).real * weight).sum((-2, -1))
+    power = (model.abs().square() * weight).sum((-2, -1))
+    return (cross + precision) / (power + precision)
+
+
+def squared_error(
+    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:  # (B, D, D//2+1) x 2 -> (B,)
+    """Negative log-likelihood under Gaussian noise, without its constant: half the weighted squared residual (nats)."""
+    residual = torch.view_as_real(model - image)
+    return 0.5 * (residual.square().sum(-1) * weight).sum((-2, -1))
+
+
+def signal_fit(model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # (B,)
+    """How much of the signal that a model predicts is in its image: (<m, i> - <m, m>) / sqrt(<m, m>), noise-weighted.
+
+    About standard normal for an image of the model plus noise, and -sqrt(<m, m>) for noise alone: it tells junk where
+    the likelihood, which the noise rules, cannot.
+
+    Parameters
+    ----------
+    model, image : (B, D, D//2+1) spectra (orthonormal ``rfft2``), the model with its CTF, at scale 1.
+    weight : (D, D//2+1), multiplicity in the half plane divided by the noise power.
+    """
+    cross = ((model * image.conj()).real * weight).sum(dim=(-2, -1))
+    power = (model.abs().square() * weight).sum(dim=(-2, -1))
+    return (cross - power) / power.clamp_min(torch.finfo(power.dtype).tiny).sqrt()

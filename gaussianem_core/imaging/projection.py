@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.kernels.support import triton_available, triton_interpreted
 
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
 
-WINDOW_SIGMAS = 4.0
 """Half width of the fast kernels' window; the largest term left out is exp(-8) = 3.4e-4 of a peak."""
 
 _CHUNK_ELEMENTS = 2**24  # elements of one temporary of the reference; 64 MiB in float32
@@ -149,21 +149,6 @@ def choose_backend(backend: str, positions: Tensor) -> str:
     if backend == "cpu" and on_gpu:
         raise InputError("projector", "cpu needs tensors on the CPU", positions.device, "Use auto.")
     return backend
-
-
-def triton_available() -> bool:
-    """Whether the package triton can be imported."""
-    from importlib.util import find_spec
-
-    return find_spec("triton") is not None
-
-
-def triton_interpreted() -> bool:
-    """Whether Triton runs its kernels in its interpreter, on the CPU (the environment variable
-    TRITON_INTERPRET=1, read when the kernels are imported)."""
-    import os
-
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def _separable_sum(pixels: Tensor, amplitudes: Tensor, sigma_pixels: Tensor, box: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gaussianem_core.job.events import write_atomically
+from gaussianem_core.runtime.files import write_atomically
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Colours that people with colour-blindness tell apart (Tol, SRON technical note, 2021)."""

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.io.star import refuse_rows
 from gaussianem_core.imaging.pose import angles_from_rotations
+from gaussianem_core.io.star import refuse_rows
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import atomic_write
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.star import (
     StarTable,
@@ -29,6 +28,7 @@ from gaussianem_core.io.star import (
     value_span,
     values_end,
 )
+from gaussianem_core.runtime.files import atomic_write
 
 
 def write_star_rows(

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
-from gaussianem_core.io.stack_paths import resolve_stacks
-from gaussianem_core.io.relion import read_relion
-from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
-from gaussianem_core.io.particle_rows import selection_mask, write_cs_rows, write_star, write_star_rows
 from gaussianem_core.io.mrc import MrcHeader, read_header
+from gaussianem_core.io.particle_rows import selection_mask, write_cs_rows, write_star, write_star_rows
+from gaussianem_core.io.relion import read_relion
+from gaussianem_core.io.stack_paths import resolve_stacks
+from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
 
 __all__ = [
     "ParticleTable", "column_names", "read_particle_column", "read_particles", "selection_mask", "table_to_star",

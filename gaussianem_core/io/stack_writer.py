@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import check_free_space, disk_errors, temporary_name
 from gaussianem_core.io.mrc import HEADER_BYTES, new_header
+from gaussianem_core.runtime.files import check_free_space, disk_errors, temporary_name
 
 
 class StackWriter:

@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 
 from gaussianem_core.errors import AbortRequested, InputError
+from gaussianem_core.runtime.files import write_atomically
 
 EVENTS = "events.jsonl"
 OPTIONS = "options.json"
@@ -66,17 +67,6 @@ ARTIFACTS = {
     "script": "ProcessData.cxc.chimerax",
     "probe": "ProcessData.npz.gaussianem.probe",
 }
-
-
-def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:

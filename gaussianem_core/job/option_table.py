@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
+from gaussianem_core.runtime.files import write_atomically
 
 BEGIN, END = "<!-- options -->", "<!-- /options -->"
 

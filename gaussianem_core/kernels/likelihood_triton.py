@@ -9,8 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES, shell_sizes
-
 _BLOCK = {"BLOCK": 1024, "num_warps": 4}
 _PI = tl.constexpr(3.141592653589793)
 
@@ -84,11 +82,14 @@ def _gradient(
 
 
 class FusedLikelihood(torch.autograd.Function):
-    """``image_likelihood`` on Triton; the gradient is made in the forward pass, where the residual is at hand."""
+    """``image_likelihood`` on Triton; the gradient is made in the forward pass, where the residual is at hand.
+
+    Returns the data term (B,) and the residual's power summed over each shell of the first ``counted`` images.
+    """
 
     @staticmethod
     def forward(ctx: Any, projection: Tensor, image: Tensor, parameters: Tensor, shell_weight: Tensor,
-                scale_prior: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+                scale_prior: float, counted: int) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, box, half = projection.shape
         f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
         p, w = parameters.float().contiguous(), shell_weight.contiguous()
@@ -100,14 +101,12 @@ class FusedLikelihood(torch.autograd.Function):
         scale = (cross + precision) / (power + precision) if scale_prior else torch.ones_like(cross)
         gradient = torch.empty_like(f)
         residual = torch.zeros_like(w)
-        counted = min(RESIDUAL_IMAGES, batch)
         _gradient[grid](f, y, p, w, scale, gradient, residual, box, half, counted, **_BLOCK)
         ctx.save_for_backward(gradient)
-        residual = residual / (counted * shell_sizes(box, f.device))
         ctx.mark_non_differentiable(residual)
         return 0.5 * (scale * scale * power - 2 * scale * cross + own), residual
 
     @staticmethod
     def backward(ctx: Any, grad_data: Tensor, grad_residual: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None
+        return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None, None

@@ -21,8 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gaussianem_core.imaging.projection import triton_interpreted
-from gaussianem_core.kernels.projection_triton import multiprocessors
+from gaussianem_core.kernels.support import multiprocessors, triton_interpreted
 
 _PADDING = 128  # Gaussians of an activation buffer come in multiples of this: the largest ROWS
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussianem_core.imaging.projection import WINDOW_SIGMAS
+from gaussianem_core.kernels.support import WINDOW_SIGMAS
 
 _ROOT = math.sqrt(2 * math.pi)
 _LOCK = threading.Lock()  # numba's simplest threading layer must not be entered twice at a time

@@ -12,7 +12,6 @@ addresses.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -21,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gaussianem_core.imaging.projection import WINDOW_SIGMAS
+from gaussianem_core.kernels.support import WINDOW_SIGMAS, multiprocessors
 
 _SCATTER = {"LANES": 128, "GAUSSIANS": 2, "num_warps": 1}  # window pixels at once, Gaussians per program
 _GATHER = {"LANES": 128, "GAUSSIANS": 8, "num_warps": 1}
@@ -260,12 +259,6 @@ def _launch(kernel: Any, tensors: list[Tensor], outputs: tuple[Tensor, ...], box
 def _strides(tensors: list[Tensor]) -> list[int]:
     """Elements from one image's positions, densities and sigmas to the next's: 0 where images share them."""
     return [t.stride(0) if t.ndim == n and t.shape[0] > 1 else 0 for t, n in zip(tensors, (3, 2, 2))]
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 2 for the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
 def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaussianem_core.imaging.projection import WINDOW_SIGMAS
 from gaussianem_core.kernels.projection_numba import call, parallel_kernel, profile, window_of
+from gaussianem_core.kernels.support import WINDOW_SIGMAS
 
 _SLABS = 16  # tasks per volume; each reads all Gaussians and writes only its own planes
 _BLOCKS = 64  # tasks per volume of the backward pass, over Gaussians

@@ -7,31 +7,23 @@ configuration's ``scale_min`` and ``scale_max`` are fractions of the box; world 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from plyfile import PlyData, PlyElement, PlyParseError
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
 from gaussianem_core.io.mrc import read_map
+from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
 
-WORLD = 2.0
 """Length of the box in world units (``sVoxel``)."""
 
-LENGTH_TOLERANCE = 2e-3
 """Headers round pixel sizes: lengths that differ by less than this share are one length."""
 
 PLY_FIELDS = ("x", "y", "z", "nx", "ny", "nz", "density", "scale_0", "rot_0", "rot_1", "rot_2", "rot_3")
-NETWORK_KEYS = (
-    "gaussian_embedding_dim", "qlayers", "qdim", "zdim", "gaussian_kdim", "gaussian_klayers", "feature_dim",
-    "feature_kdim", "feature_klayers",
-)
 
 
 @dataclass(frozen=True)
@@ -76,65 +68,6 @@ class Gaussians:
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
     """x with softplus(x) = value, for value > 0."""
     return value + torch.log(-torch.expm1(-value))
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What ``cfg.json`` says. ``box`` in pixels, ``pixel_size_angstrom`` of the written stack, ``std`` of its pixels.
-
-    ``scale_min``, ``scale_max`` are world units (file: fractions of the box). ``invert_contrast``: the stack's
-    protein is white and its images are multiplied by -1 when read. ``window``: the encoder sees windowed images.
-    ``network`` holds the sizes in NETWORK_KEYS. ``extra`` keeps the file's other entries.
-    """
-
-    box: int
-    pixel_size_angstrom: float
-    scale_min: float
-    scale_max: float
-    std: float
-    invert_contrast: bool
-    window: bool
-    network: dict[str, int]
-    extra: dict[str, Any]
-
-
-def load_configuration(path: Path | str) -> Configuration:
-    """Read ``cfg.json``, published or ours. Raises InputError naming the entry that is missing or wrong."""
-    try:
-        content = json.loads(Path(path).read_text())
-        cfg = dict(content["cfg"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path,
-                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
-    try:
-        return Configuration(
-            box=int(cfg["nDetector"][0]),
-            pixel_size_angstrom=float(cfg["pixelSize"]),
-            scale_min=float(cfg["scale_min"]) * WORLD,
-            scale_max=float(cfg["scale_max"]) * WORLD,
-            std=float(cfg["std"]),
-            invert_contrast=bool(cfg.get("invert_contrast", True)),
-            window=bool(cfg.get("window", True)),
-            network={key: int(cfg[key]) for key in NETWORK_KEYS},
-            extra=cfg,
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError("cfg", "must hold every entry of the configuration", f"{path}: {error!r}",
-                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
-
-
-def write_configuration(configuration: Configuration, path: Path | str) -> None:
-    """Write ``cfg.json`` in the published layout, atomically."""
-    c, box = configuration, configuration.box
-    length = box * c.pixel_size_angstrom
-    cfg: dict[str, Any] = {
-        "mode": "parallel", "filter": None, "DSD": 7.0, "DSO": 5.0, "nDetector": [box, box],
-        "sDetector": [length, length], "nVoxel": [box, box, box], "sVoxel": [WORLD] * 3, "offOrigin": [0, 0, 0],
-        "offDetector": [0, 0, 0], "accuracy": 0.5, "ctf": True, **c.extra,
-        "invert_contrast": c.invert_contrast, "window": c.window, "pixelSize": c.pixel_size_angstrom,
-        "scale_min": c.scale_min / WORLD, "scale_max": c.scale_max / WORLD, "std": c.std, **c.network,
-    }  # fmt: skip
-    write_atomically(path, json.dumps({"bbox": [[-1, -1, -1], [1, 1, 1]], "cfg": cfg}) + "\n")
 
 
 def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaussians:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
-from gaussianem_core.model.gaussians import Configuration, Gaussians
 
 
 def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:

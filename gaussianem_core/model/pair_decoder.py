@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaussianem_core.imaging.projection import triton_available, triton_interpreted
+from gaussianem_core.kernels.support import triton_available, triton_interpreted
 
 FUSED_WIDTHS = (32, 64, 128)  # hidden widths k whose weight gradients fit in registers
 

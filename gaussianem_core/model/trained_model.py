@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gaussianem_core.io.checkpoint import load_checkpoint
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog
 from gaussianem_core.imaging.fourier import fourier_resample
-from gaussianem_core.model.gaussians import (
-    Configuration,
-    Gaussians,
-    load_configuration,
-    load_gaussians,
-    load_mask,
-    write_gaussians,
-)
-from gaussianem_core.io.mrc import write_map
+from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.io.checkpoint import load_checkpoint
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.model.configuration import Configuration, load_configuration
+from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.model.network import Deformed, Network, load_network
 from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
-from gaussianem_core.job.input_paths import resolve_input
-from gaussianem_core.imaging.voxelization import voxelize
 
 _CHUNK_ELEMENTS = 2**27
 """Elements of one temporary of the decoder: 512 MiB in float32."""
@@ -192,55 +185,3 @@ def check_latents(z: np.ndarray, model: TrainedModel, argument: str) -> np.ndarr
     return z.astype(np.float32)
 
 
-def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
-    """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment."""
-    try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            text = path.read_text().replace(",", " ").splitlines()
-            values = np.loadtxt(text, ndmin=2)
-        return np.atleast_2d(np.asarray(values, dtype=np.float64))
-    except (OSError, ValueError) as error:
-        raise InputError("z", "must be .npy or text with one row of numbers a volume", path,
-                         f"It was not read ({error}). Use z.txt of an analysis as a pattern.") from error  # fmt: skip
-
-
-def write_latent_rows(z: np.ndarray, path: Path) -> None:
-    """Latents as text, one row a volume."""
-    np.savetxt(path, z, fmt="%.7g")
-
-
-def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
-    """The level above which ``share`` of a volume's density lies: one contour for all volumes of a model."""
-    values = volume[volume > 0].flatten().sort(descending=True).values
-    if not len(values):
-        return 0.0
-    total = values.double().cumsum(0)
-    return float(values[int(torch.searchsorted(total, share * total[-1]))])
-
-
-def write_series(
-    model: TrainedModel, z: np.ndarray, directory: Path, box: int | None, log: JobLog, stage: str,
-) -> list[tuple[Path, Path]]:  # fmt: skip
-    """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced
-        for old in directory.glob(pattern):
-            old.unlink()
-    box = box or model.configuration.box
-    digits = max(3, len(str(len(z))))
-    written = []
-    for rows, deformed in model.chunks(z):
-        for i, positions, densities, change in zip(
-            range(rows.start + 1, rows.stop + 1), deformed.positions, deformed.densities, deformed.density_change
-        ):
-            paths = directory / f"vol_{i:0{digits}d}.mrc", directory / f"gaussians_{i:0{digits}d}.ply"
-            volume = model.volume(positions, densities, box).cpu().numpy()
-            write_map(paths[0], volume, model.pixel_size(box), model.origin(box))
-            moved = replace(model.gaussians, positions=positions, raw_density=model.gaussians.raw_density + change)
-            write_gaussians(moved, paths[1])
-            written.append(paths)
-            log.progress(stage, i, len(z), "volumes")
-    write_latent_rows(z, directory / "z.txt")
-    return written

@@ -98,3 +98,14 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(error) from error
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

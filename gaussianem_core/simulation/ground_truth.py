@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
-from gaussianem_core.runtime.files import read_arrays
 from gaussianem_core.imaging.fourier import fourier_crop
-from gaussianem_core.options import Projector
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.options import Projector
+from gaussianem_core.runtime.files import read_arrays, write_atomically
 
 SAMPLED_SIGMA_PIXELS = 0.9
 """A Gaussian at least this wide (pixels) is sampled without aliasing: its transform at Nyquist is exp(-4)."""

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import read_arrays
-from gaussianem_core.model.gaussians import load_configuration, load_gaussians
 from gaussianem_core.io.atomic_model import read_structure
+from gaussianem_core.model.configuration import load_configuration
+from gaussianem_core.model.gaussians import load_gaussians
+from gaussianem_core.runtime.files import read_arrays
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from scipy.ndimage import map_coordinates
 
-from gaussianem_core.training import regularisers
-from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import JobLog
-from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.imaging import fourier, likelihood
+from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.projection import Projector, project
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.training import regularisers
 
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
@@ -154,7 +155,7 @@ def spectra(
 
 def plane_weight(box: int, device: torch.device) -> torch.Tensor:  # (D, D//2+1)
     """Multiplicity of each component, without the mean value, which normalisation leaves arbitrary."""
-    weight = regularisers.half_plane_weight(box, device).repeat(box, 1)
+    weight = fourier.half_plane_weight(box, device).repeat(box, 1)
     weight[0, 0] = 0.0
     return weight
 
@@ -268,7 +269,7 @@ def fit(
         g, total = current(), 0.0
         for rows in held.split(64):
             model, image = spectra(g, data, rows, backend)
-            total += float(regularisers.squared_error(model, image, weight).sum())
+            total += float(likelihood.squared_error(model, image, weight).sum())
         return total / (len(held) * data.box**2)
 
     best, best_error, stale, step = gaussians, held_out_error(), 0, 0
@@ -284,7 +285,7 @@ def fit(
                 loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
             else:
                 prior = variance * regularisers.anchor_term(fitted.features, anchor) / len(train)
-                loss = (regularisers.squared_error(model, image, weight).mean() + prior) / data.box**2
+                loss = (likelihood.squared_error(model, image, weight).mean() + prior) / data.box**2
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -6,12 +6,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gaussianem_core.training import regularisers
-from gaussianem_core.training import mixture_prior
-from gaussianem_core.training import latent_posterior
+from gaussianem_core.imaging import likelihood
 from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.job.events import JobLog
-from gaussianem_core.imaging.fourier import signal_fit
+from gaussianem_core.training import latent_posterior, mixture_prior
 from gaussianem_core.training.trainer import Trainer
 
 TEACH_BATCH, TEACH_RATE = (32, 256), 3e-4
@@ -72,7 +71,7 @@ def refine(
     done = 0
 
     def energy(spectrum: torch.Tensor, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return regularisers.squared_error(spectrum, image, weight) - people.log_density(z.view(-1, table.zdim)[:, active])
+        return likelihood.squared_error(spectrum, image, weight) - people.log_density(z.view(-1, table.zdim)[:, active])
 
     for block in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(many):
         images = torch.fft.rfft2(problem.feed.get(block), norm="ortho")
@@ -93,7 +92,7 @@ def refine(
             first = torch.fft.rfft2(trainer.render(start[piece], rows, embedding)[0], norm="ortho") * transfer
             scale = torch.ones(len(rows), device=device)
             if trainer.recipe.scale_prior:
-                scale = regularisers.image_scale(first, image, weight, trainer.recipe.scale_prior)
+                scale = likelihood.image_scale(first, image, weight, trainer.recipe.scale_prior)
 
             def spectra(z: torch.Tensor, rows: torch.Tensor = rows, transfer: torch.Tensor = transfer,
                         scale: torch.Tensor = scale) -> torch.Tensor:  # fmt: skip

@@ -31,12 +31,11 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 from torch import nn
 
-from gaussianem_core.training import regularisers
-from gaussianem_core.training import mixture_prior
-from gaussianem_core.training import latent_posterior
-from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.errors import AbortRequested
+from gaussianem_core.imaging import likelihood
+from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.training import latent_posterior, mixture_prior
 from gaussianem_core.training.trainer import Trainer
 
 GAUSSIANS_PER_POINT, MOST_POINTS = 12, 400
@@ -239,7 +238,7 @@ def visit(
                 noise = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
                 drawn = e.mean + (e.spread @ noise)[..., 0]  # the covariance is spread spread^T
                 spectrum = render(trainer, fields.all(), drawn, rows) * transfer * e.scale
-                error = (regularisers.squared_error(spectrum, image, weight) * ~held[rows]).mean()
+                error = (likelihood.squared_error(spectrum, image, weight) * ~held[rows]).mean()
                 error = error + 0.5 * (fields.values / WIDTH).square().sum() / problem.count
                 optimiser.zero_grad()
                 error.backward()
@@ -309,7 +308,7 @@ def expect(
     spectra = spectra * transfer[:, None]
     scale = torch.ones(len(rows), 1, 1, device=device)
     if trainer.recipe.scale_prior:
-        scale = regularisers.image_scale(spectra[:, 0], image, weight, trainer.recipe.scale_prior)[:, None, None]
+        scale = likelihood.image_scale(spectra[:, 0], image, weight, trainer.recipe.scale_prior)[:, None, None]
     difference = spectra[:, 0] * scale - image
     power = trainer.shell_power(difference.abs().square().mean(0))
     root = weight.sqrt()

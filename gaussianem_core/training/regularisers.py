@@ -18,33 +18,6 @@ ANCHOR_DENSITY, ANCHOR_SCALE, ANCHOR_POSITION = 0.2, 0.5, 0.5
 COMPOSITION_WIDTH = 0.1  # of raw density: differences of neighbours' changes below it cost their square
 
 
-def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
-    """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
-    column = torch.arange(box // 2 + 1, device=device)
-    return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
-
-
-def image_scale(
-    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, prior_width: float
-) -> torch.Tensor:  # (B,)
-    """Scale of each image against its model in closed form, with a Gaussian prior of ``prior_width`` around 1.
-
-    ``model``, ``image``: (B, D, D//2+1) complex; ``weight``: (D, D//2+1), 1 / noise power times multiplicity.
-    """
-    precision = prior_width**-2
-    cross = ((model.conj() * image).real * weight).sum((-2, -1))
-    power = (model.abs().square() * weight).sum((-2, -1))
-    return (cross + precision) / (power + precision)
-
-
-def squared_error(
-    model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:  # (B, D, D//2+1) x 2 -> (B,)
-    """Negative log-likelihood under Gaussian noise, without its constant: half the weighted squared residual (nats)."""
-    residual = torch.view_as_real(model - image)
-    return 0.5 * (residual.square().sum(-1) * weight).sum((-2, -1))
-
-
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:  # (B, zdim) x 2 -> (B, zdim)
     """KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent dimension (Kingma and Welling, 2014, appendix B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -8,31 +8,32 @@ in one buffer, and all then make the same update.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from gaussianem_core.training import regularisers
-from gaussianem_core.training import mixture_prior
-from gaussianem_core.training import latent_posterior
-from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.runtime.device import distributed
 from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.job.events import JobLog
-from gaussianem_core.training.image_feed import ImageFeed
-from gaussianem_core.model.gaussians import Configuration, Gaussians
-from gaussianem_core.imaging.likelihood import image_likelihood, shell_sizes, shells
-from gaussianem_core.model.network import Deformed, Network, build_network
-from gaussianem_core.options import TrainOptions
+from gaussianem_core.imaging import fourier
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.fourier import shell_sizes, shells
+from gaussianem_core.imaging.likelihood import image_likelihood
 from gaussianem_core.imaging.projection import project
+from gaussianem_core.imaging.window import window_mask
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.network import Deformed, build_network
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.runtime.device import distributed
+from gaussianem_core.training import latent_posterior, mixture_prior, regularisers
+from gaussianem_core.training.forward_model import Model
+from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.recipe import Recipe, automatic_epochs
-from gaussianem_core.io.image_stack import window_mask
+from gaussianem_core.training.schedule import RATES, ramp
 
 TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", "rigidity", "composition", "anchor",
          "latent")  # fmt: skip
-RATES = ("network", "density", "position", "latent", "beta", "band")
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
 DRAWS = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
 BANK = 6400  # latents that the latent neighbour term looks at (published)
@@ -40,52 +41,6 @@ WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one piece of work outside the steps
-
-
-@dataclass
-class Problem:
-    """Everything that training reads, on the compute device. N particles, box D, M Gaussians."""
-
-    configuration: Configuration
-    gaussians: Gaussians
-    movable: torch.Tensor | None  # (M,) bool
-    rotations: torch.Tensor  # (N, 3, 3)
-    shifts: torch.Tensor  # (N, 2) pixels
-    ctf: torch.Tensor  # (N, 9)
-    feed: ImageFeed
-
-    @property
-    def count(self) -> int:
-        return self.rotations.shape[0]
-
-    def subset(self, rows: np.ndarray) -> Problem:
-        """The same problem for some of its particles."""
-        index = torch.from_numpy(rows).to(self.rotations.device)
-        arrays = (self.rotations[index], self.shifts[index], self.ctf[index])
-        return Problem(self.configuration, self.gaussians, self.movable, *arrays, self.feed.subset(rows))
-
-
-class Model(torch.nn.Module):
-    """What is learnt: the network, and the consensus Gaussians' raw parameters."""
-
-    def __init__(self, network: Network, gaussians: Gaussians, train_gaussians: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.bounds = (gaussians.scale_min, gaussians.scale_max)
-        self.positions = torch.nn.Parameter(gaussians.positions.clone(), train_gaussians)
-        self.raw_density = torch.nn.Parameter(gaussians.raw_density.clone(), train_gaussians)
-        self.raw_scale = torch.nn.Parameter(gaussians.raw_scale.clone(), train_gaussians)
-
-    @property
-    def gaussians(self) -> Gaussians:
-        return Gaussians(self.positions, self.raw_density, self.raw_scale, *self.bounds)
-
-    def embed(self) -> torch.Tensor:
-        """Gaussian embedding; the consensus parameters are data here, they learn from the images alone."""
-        g = self.gaussians
-        return self.network.embed(
-            Gaussians(g.positions.detach(), g.raw_density.detach(), g.raw_scale.detach(), *self.bounds)
-        )
 
 
 class Trainer:
@@ -168,7 +123,7 @@ class Trainer:
 
     def _make_buffers(self) -> None:
         box, device, zdim = self.box, self.device, self.model.network.zdim
-        self.multiplicity = regularisers.half_plane_weight(box, device).expand(box, box // 2 + 1)
+        self.multiplicity = fourier.half_plane_weight(box, device).expand(box, box // 2 + 1)
         self.frequency = torch.arange(box // 2 + 1, device=device) / box
         self.image_power = 1.0
         self.noise_power = torch.ones_like(self.frequency)
@@ -579,12 +534,6 @@ class Trainer:
         if self.problem.movable is not None:
             content["movable"] = self.problem.movable.cpu()
         return content
-
-
-def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:
-    """From ``start`` to ``end`` (geometrically) over the share ``full`` of training, then ``end``."""
-    share = (done / full).clamp_max(1.0) if full > 0 else torch.ones_like(done)
-    return start * (end / start) ** share
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaussianem_gui.execution import runner
-from gaussianem_gui.demo.run import DEMO, MODEL
 from gaussianem_gui.demo.molecule import write_molecule
+from gaussianem_gui.demo.run import DEMO, MODEL
+from gaussianem_gui.execution import runner
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.project.settings import Settings
 

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.execution import runner
-from gaussianem_gui.execution import workflow
 from gaussianem_gui.demo.molecule import LID, SWING_DEGREES, write_molecule
+from gaussianem_gui.execution import runner, workflow
+from gaussianem_gui.execution.workflow import Step, Workflow
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import JobInfo, Project, remember_project
-from gaussianem_gui.execution.workflow import Step, Workflow
 
 MODEL, FIGURE = "molecule.cif", "demo.png"
 RECOVERED = 0.7  # correlation of the found with the true angle that counts as recovered
@@ -123,7 +122,7 @@ def _progress(info: JobInfo) -> str:
 
 def recovered(project: Project, jobs: dict[str, Job]) -> dict[str, Any]:
     """True angles and those that a quadratic fit of the latents gives, each particle's by a fit to the others."""
-    from gaussianem_core.io.checkpoint import load_latents
+    from gaussianem_core.io.latents import load_latents
 
     with np.load(jobs["simulate"].directory / "truth.npz", allow_pickle=False) as truth:
         frame, present = truth["frame"], truth["present"].astype(bool)

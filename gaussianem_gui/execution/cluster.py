@@ -24,8 +24,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, HEARTBEAT, write_atomically
+from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, HEARTBEAT
 from gaussianem_core.options import explain, option
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.project.job import ERR, EXIT, OUT, Job, read_json
 
 SCRIPT = "run_submit.script"

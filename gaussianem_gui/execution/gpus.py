@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
-from gaussianem_gui.project.job import Job, State, is_waiting, read_json
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.execution.launch import MARK
-from gaussianem_gui.project.lock import alive, start_ticks
+from gaussianem_gui.project.job import Job, State, is_waiting, read_json
+from gaussianem_gui.project.processes import alive, start_ticks
 
 if TYPE_CHECKING:
     from gaussianem_gui.project.project import Project

@@ -14,12 +14,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import ARTIFACTS, write_atomically
+from gaussianem_core.job.events import ARTIFACTS
 from gaussianem_core.options import JOB_OPTIONS, explain
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.execution import runner
+from gaussianem_gui.project.graph import Graph, Process
 from gaussianem_gui.project.inputs import expected_outputs, fill, in_project, input_fields, is_path_field
 from gaussianem_gui.project.job import Job
-from gaussianem_gui.project.graph import Graph, Process
 from gaussianem_gui.project.project import Project
 
 OUTSIDE = "inputs"  # in ``inputs_from``: jobs that are named when the workflow is started

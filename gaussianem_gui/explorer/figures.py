@@ -13,8 +13,8 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from gaussianem_core.io.chimerax import COLOURS
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.chimerax import COLOURS
 from gaussianem_core.runtime.files import temporary_name
 from gaussianem_gui.explorer.particle_columns import Column
 

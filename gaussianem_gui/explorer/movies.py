@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gaussianem_core.io.chimerax import write_trajectory_script
 from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import temporary_name
+from gaussianem_core.io.chimerax import write_trajectory_script
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.runtime.files import temporary_name
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, Decoder
+from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.explorer.sources import Sources
 
 Frame = np.ndarray  # (H, W, 3) uint8
 WAIT_SECONDS = 900.0

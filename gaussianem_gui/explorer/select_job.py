@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
-from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
 from gaussianem_core.io.particle_rows import write_cs_rows
-from gaussianem_gui.explorer.particle_columns import describe, row_count
+from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.runtime.files import write_atomically
+from gaussianem_gui.explorer.particle_columns import row_count
+from gaussianem_gui.explorer.selections import describe
+from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.explorer.sources import Sources
 
 
 @dataclass(frozen=True)

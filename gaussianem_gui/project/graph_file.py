@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
-from gaussianem_gui.project.project import lock as _lock
+from gaussianem_core.runtime.files import write_atomically
+from gaussianem_gui.project import lock as _lock
 from gaussianem_gui.project.graph import GRAPH, Graph, damage, graph_from_text, graph_text
 
 CHANGED = ".pipeline_has_changed"

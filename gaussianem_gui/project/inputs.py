@@ -18,8 +18,8 @@ from pydantic_core import PydanticUndefined
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ARTIFACTS
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
-from gaussianem_gui.project.job import job_type_of
 from gaussianem_gui.project.graph import Graph, job_number
+from gaussianem_gui.project.job import job_type_of
 
 # First words of RELION's labels (version 4 and 5) that an input of a kind takes.
 _FOREIGN = {

@@ -21,11 +21,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gaussianem_core.job import events
 from gaussianem_core.errors import InputError
+from gaussianem_core.job import events
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, command_line, explain, load_options, options_json
-from gaussianem_gui.project.lock import alive
-from gaussianem_gui.project.graph import Table, job_number, parse, render
+from gaussianem_core.runtime import files
+from gaussianem_gui.project.graph import job_number
+from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star
+from gaussianem_gui.project.processes import alive
 
 LABEL = "relion.external.gaussianem."
 JOB_STAR, PIPELINE_STAR, NOTE, OUT, ERR = "job.star", "job_pipeline.star", "note.txt", "run.out", "run.err"
@@ -35,7 +37,6 @@ LOST_SECONDS = 120.0  # a heartbeat comes every 5 s; network disks show a file l
 
 # Options of a job.star that are not the engine's: what RELION's External job needs to find.
 _NAME = re.compile(r"[^/\x00-\x1f]+/job\d{3,}/\Z")
-RELION_OPTIONS = {"fn_exe": "gaussianem job exec", "do_queue": "No", "min_dedicated": "1", "nr_threads": "1"}
 
 
 class State(StrEnum):
@@ -119,56 +120,6 @@ def tail(path: Path, offset: int = 0, limit: int = 1_000_000) -> tuple[str, int]
     return data[:keep].decode(errors="replace"), start + keep
 
 
-def star_value(value: Any) -> str:
-    """An option's value as job.star has it: Yes/No, "" for nothing, JSON for a list."""
-    if isinstance(value, bool):
-        return "Yes" if value else "No"
-    if value is None:
-        return ""
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
-
-
-def values_from_star(model: type[JobOptions], pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Options of ``model`` in a job.star; empty words of numbers mean the default, other names are left out."""
-    values: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if name not in pairs:
-            continue
-        word = pairs[name]
-        kind = str(field.annotation)
-        if field.annotation is bool:
-            values[name] = word.lower() in ("yes", "true", "1")
-        elif kind.startswith("list"):
-            values[name] = json.loads(word) if word.startswith("[") else ([word] if word else [])
-        elif word == "" and field.annotation is not str:
-            continue
-        else:
-            values[name] = word
-    return values
-
-
-def read_job_star(path: Path) -> tuple[str, dict[str, str]]:
-    """Type label and options of a job.star. Raises InputError if it cannot be understood."""
-    try:
-        blocks = parse(path.read_text(errors="surrogateescape"))
-        table = blocks["joboptions_values"]
-        pairs = dict(zip(table.column("rlnJobOptionVariable"), table.column("rlnJobOptionValue")))
-        return blocks["job"].get("rlnJobTypeLabel"), pairs
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError("job.star", "must be a job file of RELION 4 or newer", path, f"{error}.") from error
-
-
-def job_star_text(type_label: str, values: Mapping[str, Any], is_continue: bool = False, tomo: str = "0") -> str:
-    """The text of a job.star: RELION's own options first, then ours."""
-    pairs = {**RELION_OPTIONS, **{name: star_value(value) for name, value in values.items()}}
-    return render({
-        "job": Table(
-            ["rlnJobTypeLabel", "rlnJobIsContinue", "rlnJobIsTomo"], [[type_label, str(int(is_continue)), tomo]], True
-        ),
-        "joboptions_values": Table(["rlnJobOptionVariable", "rlnJobOptionValue"], [[k, v] for k, v in pairs.items()]),
-    })
-
-
 class Job:
     """A job directory ``root/name``; reads files at every call and remembers nothing.
 
@@ -236,10 +187,10 @@ class Job:
                 for n, f in self.model.model_fields.items() if n in values or not f.is_required()}
         full = json.loads(json.dumps({**full, "job_dir": self.name.rstrip("/")}, default=str))
         star = job_star_text(self.type_label, full, is_continue)
-        events.write_atomically(
+        files.write_atomically(
             self.directory / events.OPTIONS, json.dumps({"job_type": self.job_type, **full}, indent=1) + "\n"
         )
-        events.write_atomically(self.directory / JOB_STAR, star)
+        files.write_atomically(self.directory / JOB_STAR, star)
 
     def command(self) -> list[str]:
         """The command that does the same in a terminal, as a list of words (quote them before pasting)."""
@@ -260,7 +211,7 @@ class Job:
         """Change some of our notes; None removes one. What other processes change at the same time is kept."""
         with self._alone():
             record = {k: v for k, v in {**self.record(), **changes}.items() if v is not None}
-            events.write_atomically(self.directory / RECORD, json.dumps(record, indent=1) + "\n")
+            files.write_atomically(self.directory / RECORD, json.dumps(record, indent=1) + "\n")
         return record
 
     @contextlib.contextmanager
@@ -346,7 +297,7 @@ class Job:
     def set_note(self, text: str) -> None:
         """Replace note.txt."""
         self.check_directory()
-        events.write_atomically(self.directory / NOTE, text)
+        files.write_atomically(self.directory / NOTE, text)
 
     def add_note(self, text: str) -> None:
         """Append a dated block to note.txt."""

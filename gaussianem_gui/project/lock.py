@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from gaussianem_core.errors import InputError
+from gaussianem_gui.project.processes import alive, identity
 
 LOCK = ".relion_lock"
 MESSAGE = "lock_default_pipeline.star"
@@ -56,50 +55,6 @@ class LockHeld(InputError):
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         return LockHeld, (self.path, self.holder)
-
-
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot (a changed clock does not move it); 0 if it is gone.
-
-    A zombie that only waits for its parent counts as gone.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return 0 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def identity() -> dict[str, object]:
-    """Host, boot, pid and start of this process: together they name it for good."""
-    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "ticks": start_ticks(os.getpid())}
-
-
-def boot_id() -> str:
-    """A name of this boot of this machine; "" where the system has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def alive(who: dict[str, object]) -> bool | None:
-    """Whether the process that ``identity`` described still runs; None if it is on another host."""
-    pid, ticks = who.get("pid"), who.get("ticks")
-    if who.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
-        return None
-    if who.get("boot") and who["boot"] != boot_id():
-        return False
-    if ticks:
-        return start_ticks(pid) == ticks
-    started = who.get("started")  # written by the engine: seconds, a clock that jumped moves it
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return not isinstance(started, int | float) or abs(process.create_time() - started) < 60.0
-    except psutil.Error:
-        return False
 
 
 def holder(root: Path) -> Holder | None:

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import ABORT, ARTIFACTS, FAILURE, SUCCESS, write_atomically
+from gaussianem_core.job.events import ABORT, ARTIFACTS, FAILURE, SUCCESS
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.project.project import inputs as _inputs
-from gaussianem_gui.project.project import lock as _lock
+from gaussianem_core.runtime.files import write_atomically
+from gaussianem_gui.project import inputs as _inputs
+from gaussianem_gui.project import lock as _lock
+from gaussianem_gui.project.graph import GRAPH, Graph, Process, graph_text
 from gaussianem_gui.project.graph_file import GOOD, OWN, load_graph, write_graph
 from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.job import EXIT_FILES, LABEL, PIPELINE_STAR, Job, State, Status, folder_of, job_type_of
 from gaussianem_gui.project.lock import Holder
-from gaussianem_gui.project.graph import GRAPH, Graph, Process, graph_text
 
 MARKER, NODES, TRASH = ".gui_projectdir", ".Nodes", "Trash"
 DELETED = "deleted_pipeline.star"
@@ -555,37 +556,37 @@ class Project:
 
     def delete(self, job: Job | str, *, with_dependents: bool = False) -> list[str]:
         """Move a job to the trash; return the names moved. InputError naming jobs that depend on it, unless told."""
-        from gaussianem_gui.project.project import trash
+        from gaussianem_gui.project import trash
 
         return trash.delete(self, self.job(job), with_dependents)
 
     def trash(self) -> list[Trashed]:
         """Jobs in the trash, newest first."""
-        from gaussianem_gui.project.project import trash
+        from gaussianem_gui.project import trash
 
         return trash.contents(self)
 
     def restore(self, name: str) -> Job:
         """Bring a job back from the trash."""
-        from gaussianem_gui.project.project import trash
+        from gaussianem_gui.project import trash
 
         return trash.restore(self, name)
 
     def empty_trash(self) -> int:
         """Delete what is in the trash for good; return the bytes freed."""
-        from gaussianem_gui.project.project import trash
+        from gaussianem_gui.project import trash
 
         return trash.empty(self)
 
     def cleanup(self, job: Job | str, *, harsh: bool = False, dry_run: bool = False) -> list[str]:
         """Move files that are no longer needed of a succeeded job to the trash; return their paths."""
-        from gaussianem_gui.project.project import trash
+        from gaussianem_gui.project import trash
 
         return trash.cleanup(self, self.job(job), harsh, dry_run)
 
     def repair(self, break_lock: bool = False) -> list[str]:
         """Mend what a crash or a hand has left; return a sentence for each thing done or noticed."""
-        from gaussianem_gui.project.project import repair
+        from gaussianem_gui.project import repair
 
         return repair.repair(self, break_lock)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import OPTIONS
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.project.project import lock as _lock
+from gaussianem_gui.project import lock as _lock
+from gaussianem_gui.project.graph import GRAPH, Graph, Process, job_number, read_graph
 from gaussianem_gui.project.graph_file import write_graph
 from gaussianem_gui.project.inputs import input_nodes
-from gaussianem_gui.project.job import JOB_STAR, LABEL, PIPELINE_STAR, Job, State, read_job_star, read_json
-from gaussianem_gui.project.graph import GRAPH, Graph, Process, job_number, read_graph
+from gaussianem_gui.project.job import JOB_STAR, LABEL, PIPELINE_STAR, Job, State, read_json
+from gaussianem_gui.project.job_star import read_job_star
 from gaussianem_gui.project.project import DELETED, TRASH, Project, graph_state
 
 _STALE_SECONDS = 3600.0

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gaussianem_core.job.events import write_atomically
 from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_core.runtime.files import write_atomically
 
 PROJECT_FILE = ".gaussianem/settings.json"
 SHIPPED: dict[str, Any] = {

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.job.events import write_atomically
-from gaussianem_gui.project.job import PIPELINE_STAR, Job, State
+from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.project.graph import Graph, graph_text, job_number, read_graph
+from gaussianem_gui.project.job import PIPELINE_STAR, Job, State
 from gaussianem_gui.project.project import (
     DELETED,
     NODES,

@@ -16,16 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
-from gaussianem_gui.execution import cluster
-from gaussianem_gui.execution import estimates
-from gaussianem_gui.project.project import repair
-from gaussianem_gui.execution import runner
+from gaussianem_gui.execution import cluster, estimates, runner, workflow
 from gaussianem_gui.forms import validation
-from gaussianem_gui.execution import workflow
 from gaussianem_gui.forms.actions import action
 from gaussianem_gui.project.inputs import is_path_field
 from gaussianem_gui.project.job import ERR, OUT, Job, State, tail
-from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project
+from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project, repair
 from gaussianem_gui.project.settings import CHOICES, PROGRAM_ONLY, SHIPPED, Settings
 from gaussianem_gui.units import bytes_text
 

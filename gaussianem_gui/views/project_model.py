@@ -17,12 +17,12 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from gaussianem_gui.execution import runner
 from gaussianem_gui.execution.estimates import Machine
-from gaussianem_gui.project.job import State
+from gaussianem_gui.execution.history import History, Watcher
 from gaussianem_gui.execution.logfile import LogFile
+from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo, Project
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.views.toolkit.tasks import Background
-from gaussianem_gui.execution.history import History, Watcher
 
 JOBS_MILLISECONDS = 1000
 MACHINE_MILLISECONDS = 2500

@@ -126,8 +126,8 @@ def write_antibody(path: Path, ply: str) -> Path:
 
 def write_two_states(folder: Path, data: Path) -> list[str]:
     """truth.npz and the mean map of the two assembly states; returns the words of preprocess."""
-    from gaussianem_core.io.particle_table import read_particles
     from gaussianem_core.io.mrc import read_map, write_map
+    from gaussianem_core.io.particle_table import read_particles
     from gaussianem_core.simulation.ground_truth import Truth, save_truth
 
     star = next(data.glob("*_both_*.star"))

@@ -103,8 +103,10 @@ def plot_figures(application, count: int) -> None:
 
 def write_large_model(folder: Path) -> None:
     """A model of the default size with random weights."""
-    from gaussianem_core.io.checkpoint import save_checkpoint, save_latents
-    from gaussianem_core.model.gaussians import Configuration, Gaussians, write_configuration, write_gaussians
+    from gaussianem_core.io.checkpoint import save_checkpoint
+    from gaussianem_core.io.latents import save_latents
+    from gaussianem_core.model.configuration import Configuration, write_configuration
+    from gaussianem_core.model.gaussians import Gaussians, write_gaussians
     from gaussianem_core.model.network import build_network
     from gaussianem_core.options import PreprocessOptions
 
@@ -131,11 +133,11 @@ def write_large_model(folder: Path) -> None:
 
 def decode_figures(application, folder: Path, small: Path) -> None:
     """From request to answer, and to the painted picture; play rate."""
+    from gaussianem_gui.execution.history import Watcher
     from gaussianem_gui.project.project import Project
     from gaussianem_gui.project.settings import Settings
     from gaussianem_gui.views.explorer.page import Explorer
     from gaussianem_gui.views.project_model import ProjectModel
-    from gaussianem_gui.execution.history import Watcher
 
     def wait(test: Callable[[], bool], seconds: float = 180) -> None:
         end = time.time() + seconds

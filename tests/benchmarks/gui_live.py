@@ -75,8 +75,8 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
 
     from gaussianem_gui.app import spare_the_collector
     from gaussianem_gui.project.project import Project
-    from gaussianem_gui.views.window.main_window import MainWindow
     from gaussianem_gui.views.toolkit.theme import theme
+    from gaussianem_gui.views.window.main_window import MainWindow
 
     app = QApplication.instance() or QApplication([])
     theme.apply("dark")
@@ -141,9 +141,9 @@ def plots() -> dict[str, float]:
     import numpy as np
     from PySide6.QtWidgets import QApplication
 
+    from gaussianem_gui.execution.history import Growing, History
     from gaussianem_gui.views.plots.loss_plot import LossPlot
     from gaussianem_gui.views.plots.scatter import Scatter
-    from gaussianem_gui.execution.history import Growing, History
 
     app = QApplication.instance() or QApplication([])
     history = History("/nonexistent")

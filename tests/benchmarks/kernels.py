@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gaussianem_core.model.pair_decoder import decode_pairs
 from gaussianem_core.imaging.likelihood import image_likelihood
 from gaussianem_core.imaging.projection import project
 from gaussianem_core.imaging.voxelization import voxelize
+from gaussianem_core.model.pair_decoder import decode_pairs
 
 WIDTH, HEADS, LAYERS = 128, 512, 2
 

@@ -20,21 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core.training import latent_refinement
-from gaussianem_core.training import regularisers
 from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.runtime.device import choose_device, distributed
-from gaussianem_core.job.events import NullLog
-from gaussianem_core.training.image_feed import ImageFeed
-from gaussianem_core.model.gaussians import Configuration, Gaussians
-from gaussianem_core.model.trained_model import TrainedModel
-from gaussianem_core.model.network import build_network
-from gaussianem_core.options import TrainOptions
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.imaging.projection import project
+from gaussianem_core.job.events import NullLog
+from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gaussians import Gaussians
+from gaussianem_core.model.network import build_network
+from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.runtime.device import choose_device, distributed
+from gaussianem_core.training import latent_refinement, regularisers
+from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import RECIPES, choose_recipe
-from gaussianem_core.commands.train import load_problem, resolve_stack
-from gaussianem_core.training.trainer import Problem, Trainer
+from gaussianem_core.training.trainer import Trainer
 
 NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
            "gaussian_klayers": 3, "feature_dim": 256, "feature_kdim": 128, "feature_klayers": 2}  # fmt: skip

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from trained import BOX, PIXEL, write_model
 
-from gaussianem_core.io.mrc import write_map
 from gaussianem_core.imaging.pose import angles_from_rotations, pack_poses, random_rotations
+from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.stack_writer import StackWriter
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gaussianem_core.errors import AbortRequested
-from gaussianem_core.job.events import JobLog
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.job.events import JobLog
 
 EPOCHS, STEPS = 3, 20
 GAUSSIANS = (

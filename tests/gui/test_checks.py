@@ -12,13 +12,13 @@ import pytest
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.options import JOB_OPTIONS, DecodeOptions, PreprocessOptions, TrainOptions, command_line
 from gaussianem_gui.execution import estimates
+from gaussianem_gui.execution.estimates import GIB, Machine
 from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.actions import JOB_ACTIONS
-from gaussianem_gui.execution.estimates import GIB, Machine
+from gaussianem_gui.forms.next_steps import next_steps
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.project.settings import Settings
-from gaussianem_gui.forms.next_steps import next_steps
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
 
 

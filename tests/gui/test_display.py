@@ -19,8 +19,8 @@ from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWi
 from gaussianem_core.io.mrc import write_map
 from gaussianem_gui.views.plots import viewer as viewer_room
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
-from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.plots.viewer import Viewer
+from gaussianem_gui.views.toolkit.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
 pytestmark = [

@@ -14,11 +14,12 @@ from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication
 
 from gaussianem_core.io.particle_table import column_names, read_particle_column
-from gaussianem_gui.explorer.particle_columns import Column, describe
-from gaussianem_gui.project.project import Project
+from gaussianem_gui.explorer.particle_columns import Column
+from gaussianem_gui.explorer.selections import describe
 from gaussianem_gui.explorer.sources import find_sources
-from gaussianem_gui.views.explorer.page import page as explorer_view
-from gaussianem_gui.views.explorer.page import plot as explorer_plot
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.explorer import page as explorer_view
+from gaussianem_gui.views.explorer import plot as explorer_plot
 from gaussianem_gui.views.explorer.plot import Colouring
 from gaussianem_gui.views.toolkit.theme import theme
 
@@ -261,7 +262,7 @@ def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_
     qtbot.mouseClick(panel.keep_button, LEFT)
     assert [s.name for s in book.named] == ["The others"] and panel.list.count() == 1
     # kept in the job: another explorer reads it back
-    from gaussianem_gui.explorer.particle_columns import Selections
+    from gaussianem_gui.explorer.selections import Selections
 
     again = Selections(len(x), find_sources(window.model.project, explorer.job).directory)
     assert np.array_equal(again.find("The others").mask, ~both)
@@ -517,8 +518,8 @@ def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
-    from gaussianem_core.io.checkpoint import save_latents
     from gaussianem_core.errors import InputError
+    from gaussianem_core.io.latents import save_latents
     from gaussianem_gui.views.explorer.compare_panel import align
 
     window, explorer, second = explored

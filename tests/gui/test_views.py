@@ -12,22 +12,22 @@ from conftest import LONG
 from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
 from PySide6.QtGui import QColor, QImage
 
-from gaussianem_core.job.events import JobLog
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.job.events import JobLog
+from gaussianem_gui.execution.history import History
 from gaussianem_gui.execution.logfile import LogFile
+from gaussianem_gui.explorer.volumes import load_gaussians, load_volume, series, surface
 from gaussianem_gui.views.job import results
 from gaussianem_gui.views.job.compare import differences
 from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
-from gaussianem_gui.views.plots.loss_plot import LossPlot
-from gaussianem_gui.views.window.palette import Entry, Palette, score
 from gaussianem_gui.views.job.progress import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
+from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
-from gaussianem_gui.explorer.volumes import load_gaussians, load_volume, series, surface
-from gaussianem_gui.execution.history import History
+from gaussianem_gui.views.window.palette import Entry, Palette, score
 
 
 def test_signals_do_not_eat_references(themed) -> None:

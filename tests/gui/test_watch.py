@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gaussianem_core.job.events import EVENTS, JobLog
-from gaussianem_gui.execution.logfile import LogFile
 from gaussianem_gui.execution.history import History, Watcher, average, smooth, thin
+from gaussianem_gui.execution.logfile import LogFile
 
 
 def test_a_history_has_every_number_that_a_job_wrote(tmp_path: Path) -> None:

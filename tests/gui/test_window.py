@@ -15,18 +15,16 @@ from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLine
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.execution import runner
-from gaussianem_gui.execution import workflow
-from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.gpus import Gpu
+from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project, recent_projects
-from gaussianem_gui.views.window import dialogs
-from gaussianem_gui.views.window import main_window
-from gaussianem_gui.views.toolkit import widgets
-from gaussianem_gui.views.window.errors import ErrorDialog
 from gaussianem_gui.views.job.job_pane import TABS
+from gaussianem_gui.views.toolkit import widgets
 from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.window import dialogs, main_window
+from gaussianem_gui.views.window.errors import ErrorDialog
 
 
 def inputs(project: Project) -> None:

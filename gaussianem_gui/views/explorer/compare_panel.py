@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
 
-from gaussianem_core.io.checkpoint import load_latents
-from gaussianem_core.errors import InputError
 from gaussianem_core.analysis.latent_space import principal_components
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.latents import load_latents
 from gaussianem_gui.explorer.sources import find_sources
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.plot import ExplorerPlot
@@ -149,7 +149,7 @@ class ComparePanel(Panel):
 
     def save(self) -> None:
         """The aligned latents as a figure."""
-        from gaussianem_gui.explorer.particle_columns import figures
+        from gaussianem_gui.explorer import figures
 
         path = self.explorer.ask_figure("comparison.pdf")
         if path is not None and self.found is not None:

@@ -226,7 +226,7 @@ class LandscapePanel(Panel):
 
     def save_figure(self) -> None:
         """The landscape or profile as a figure."""
-        from gaussianem_gui.explorer.particle_columns import figures
+        from gaussianem_gui.explorer import figures
 
         path = self.explorer.ask_figure("landscape.pdf")
         if path is None:

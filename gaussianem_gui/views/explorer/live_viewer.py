@@ -14,10 +14,10 @@ from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.explorer.decoder_client import Consensus
-from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
-from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
 from gaussianem_gui.explorer.volumes import Picture, surface
+from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
 
 MAX_ARROWS = 1500
 LEAST_ROOM = 40  # pixels; below it the view is folded away

@@ -9,12 +9,13 @@ import numpy as np
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QSlider
 
+from gaussianem_core.analysis.masks import COMBINE, Recipe, Shape, make_mask, shrunk
 from gaussianem_core.io.mrc import Volume, read_map
-from gaussianem_gui.explorer.mask_job import COMBINE, Recipe, Shape, make_mask, save_mask, shrunk
+from gaussianem_gui.explorer.mask_job import save_mask
+from gaussianem_gui.explorer.volumes import Picture, surface
 from gaussianem_gui.views.explorer.panel import Number, Panel
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, label, row
-from gaussianem_gui.explorer.volumes import Picture, surface
 
 PREVIEW_VOXELS = 72
 PREVIEW_MILLISECONDS = 60

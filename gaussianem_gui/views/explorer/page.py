@@ -24,20 +24,21 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from gaussianem_core.analysis.latent_paths import Crowd
 from gaussianem_core.errors import InputError
-from gaussianem_gui.explorer.particle_columns import figures
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, Decoder
-from gaussianem_gui.explorer.particle_columns import Selections, Table, class_step, load_table
+from gaussianem_gui.explorer.particle_columns import Table, figures, load_table
 from gaussianem_gui.explorer.select_job import Exported
+from gaussianem_gui.explorer.selections import Selections, class_step
 from gaussianem_gui.explorer.sources import Sources, find_sources
+from gaussianem_gui.views.explorer.live_viewer import LiveViewer, binned, surface_of
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.particles_panel import ParticlesPanel
 from gaussianem_gui.views.explorer.plot import Colouring, ColourLegend, ExplorerPlot
 from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
-from gaussianem_gui.views.explorer.live_viewer import LiveViewer, binned, surface_of
-from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.plots.slices import PLANES
+from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import (
@@ -50,7 +51,6 @@ from gaussianem_gui.views.toolkit.widgets import (
     line,
     row,
 )
-from gaussianem_core.analysis.latent_paths import Crowd
 
 TOOLS = (
     ("decode", "tool-show", "Show", "Click or drag: the molecule at that place appears in 3D"),
@@ -308,10 +308,10 @@ class Explorer(QWidget):
 
     def _make_panels(self) -> list[tuple[str, Panel]]:
         from gaussianem_gui.views.explorer.compare_panel import ComparePanel
+        from gaussianem_gui.views.explorer.diagnostics_panel import TrustPanel
         from gaussianem_gui.views.explorer.domains_panel import DomainsPanel
         from gaussianem_gui.views.explorer.landscape_panel import LandscapePanel
         from gaussianem_gui.views.explorer.mask_panel import MaskPanel
-        from gaussianem_gui.views.explorer.diagnostics_panel import TrustPanel
 
         return [
             ("Selections", SelectionsPanel(self)), ("Trajectory", TrajectoryPanel(self)),

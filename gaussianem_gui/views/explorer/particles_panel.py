@@ -224,7 +224,7 @@ class ParticlesPanel(Panel):
 
     def save(self) -> None:
         """The montage as a figure."""
-        from gaussianem_gui.explorer.particle_columns import figures
+        from gaussianem_gui.explorer import figures
 
         images, titles = self._shown
         if not len(images):

@@ -16,8 +16,9 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.explorer.particle_columns import Column, class_step, describe
+from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.select_job import Exported, export_selection
+from gaussianem_gui.explorer.selections import class_step, describe
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.plots.loss_plot import dot
 from gaussianem_gui.views.toolkit.theme import theme

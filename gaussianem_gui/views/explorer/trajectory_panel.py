@@ -12,15 +12,15 @@ from PySide6.QtCore import QPointF, Qt, QTimer
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QMenu, QSlider, QWidget
 
-from gaussianem_core.errors import InputError
 from gaussianem_core.analysis import latent_paths
+from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.movies import Frame, export_movie, export_series
-from gaussianem_gui.views.explorer.panel import Number, Panel
+from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.explorer.live_viewer import Prepared, picture_of, prepare
+from gaussianem_gui.views.explorer.panel import Number, Panel
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, keep_icon, label, row
-from gaussianem_gui.explorer.volumes import Picture
 
 KINDS = {
     "anchors": "Through my points",
@@ -456,7 +456,7 @@ class TrajectoryPanel(Panel):
 
     def save_counts(self) -> None:
         """The particles per frame as a figure."""
-        from gaussianem_gui.explorer.particle_columns import figures
+        from gaussianem_gui.explorer import figures
 
         path = self.explorer.ask_figure("particles_per_frame.pdf")
         if path is not None:

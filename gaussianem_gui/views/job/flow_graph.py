@@ -6,8 +6,8 @@ from PySide6.QtCore import QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QPen, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import QGraphicsItem, QGraphicsObject, QGraphicsPathItem, QGraphicsScene, QGraphicsView
 
-from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.forms.next_steps import picture
+from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.theme import theme
 

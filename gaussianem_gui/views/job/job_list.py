@@ -15,8 +15,8 @@ from PySide6.QtCore import (
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette
 from PySide6.QtWidgets import QAbstractItemView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTreeView
 
-from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.forms.next_steps import picture
+from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
 from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.toolkit.theme import STATES, theme

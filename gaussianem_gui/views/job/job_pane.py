@@ -8,18 +8,28 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_gui.forms.next_steps import Step, next_steps, picture, purpose
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
-from gaussianem_gui.forms.next_steps import Step, next_steps, picture, purpose
 from gaussianem_gui.views.job.files_notes import Files, Notes
 from gaussianem_gui.views.job.job_list import subtitle
 from gaussianem_gui.views.job.log_view import LogView
 from gaussianem_gui.views.job.parameters import Parameters
 from gaussianem_gui.views.job.progress import Progress
-from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.job.results import Results
+from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Badge, Elided, EmptyState, button, clear, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import (
+    Badge,
+    Elided,
+    EmptyState,
+    button,
+    clear,
+    column,
+    icon_button,
+    label,
+    row,
+)
 
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
 

@@ -13,15 +13,14 @@ from PySide6.QtWidgets import QComboBox, QFrame, QLabel, QPlainTextEdit, QSplitt
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
-from gaussianem_gui.execution import estimates
-from gaussianem_gui.execution import runner
-from gaussianem_gui.forms import validation
+from gaussianem_gui.execution import estimates, runner
 from gaussianem_gui.execution.cluster import load_settings
 from gaussianem_gui.execution.estimates import Check
+from gaussianem_gui.execution.runner import Launch
+from gaussianem_gui.forms import validation
+from gaussianem_gui.forms.next_steps import BEFORE
 from gaussianem_gui.project.job import State, folder_of
 from gaussianem_gui.project.project import JobInfo, Project
-from gaussianem_gui.execution.runner import Launch
-from gaussianem_gui.forms.next_steps import BEFORE
 from gaussianem_gui.views.job.fields import Choice, Context, field_label
 from gaussianem_gui.views.job.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label

@@ -10,13 +10,14 @@ import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
 
+from gaussianem_gui.execution.history import History
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import bytes_text, seconds_text
 from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.montage import Montage
-from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, state_word
 from gaussianem_gui.views.plots.scatter import Scatter
+from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import (
@@ -31,7 +32,6 @@ from gaussianem_gui.views.toolkit.widgets import (
     restyle,
     row,
 )
-from gaussianem_gui.execution.history import History
 
 MESSAGES = 200  # last messages shown
 ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other

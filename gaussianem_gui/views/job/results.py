@@ -25,16 +25,16 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
+from gaussianem_gui.execution.history import History
+from gaussianem_gui.explorer.volumes import natural_key, read_table, series
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.fields import sentence
-from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.plots.scatter import Scatter
+from gaussianem_gui.views.plots.viewer import Viewer
+from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.widgets import EmptyState, column, frame, label, row
-from gaussianem_gui.explorer.volumes import natural_key, read_table, series
-from gaussianem_gui.execution.history import History
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "mask"), "cube"),
@@ -186,7 +186,7 @@ def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None
     classes = None
     try:
         if path.suffix == ".pkl":
-            from gaussianem_core.io.checkpoint import load_latents
+            from gaussianem_core.io.latents import load_latents
 
             z = np.asarray(load_latents(path)["z_mu"], dtype=float)
         elif path.suffix == ".npz":

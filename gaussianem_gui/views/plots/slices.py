@@ -7,9 +7,9 @@ import pyqtgraph as pg
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QComboBox, QFrame, QSlider, QWidget
 
+from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import column, label, row
-from gaussianem_gui.explorer.volumes import Picture
 
 PLANES = (("XY", 0), ("XZ", 1), ("YZ", 2))
 

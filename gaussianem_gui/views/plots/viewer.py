@@ -18,13 +18,23 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QComboBox, QFileDialog, QFrame, QSlider, QStackedWidget, QWidget
 
 from gaussianem_core.errors import InputError
+from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gaussians, load_volume, surface
 from gaussianem_gui.project.settings import program_file
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Banner, EmptyState, Switch, clear, column, icon_button, keep_icon, label, row
-from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gaussians, load_volume, surface
+from gaussianem_gui.views.toolkit.widgets import (
+    Banner,
+    EmptyState,
+    Switch,
+    clear,
+    column,
+    icon_button,
+    keep_icon,
+    label,
+    row,
+)
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400

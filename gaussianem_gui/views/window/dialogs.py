@@ -31,9 +31,7 @@ from PySide6.QtWidgets import (
 
 from gaussianem_core import __version__
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.execution import cluster
-from gaussianem_gui.execution import runner
-from gaussianem_gui.execution import workflow
+from gaussianem_gui.execution import cluster, runner, workflow
 from gaussianem_gui.project.project import Project, Trashed
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.units import ago_text, bytes_text, count_text

@@ -15,9 +15,9 @@ from gaussianem_gui.execution.cluster import load_settings
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.units import count_text
-from gaussianem_gui.views.window import dialogs
-from gaussianem_gui.views.toolkit import widgets
 from gaussianem_gui.views.project_model import job_label
+from gaussianem_gui.views.toolkit import widgets
+from gaussianem_gui.views.window import dialogs
 
 _Window: Any = object  # the main window; mixed in, so its attributes are there
 

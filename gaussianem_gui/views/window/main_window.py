@@ -26,33 +26,32 @@ from PySide6.QtWidgets import (
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.project.project import repair
 from gaussianem_gui.execution import workflow
-from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
 from gaussianem_gui.execution.estimates import disk_warning
+from gaussianem_gui.execution.history import Watcher
+from gaussianem_gui.explorer.sources import EXPLORABLE
+from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
+from gaussianem_gui.forms.next_steps import BEFORE, ORDER, Step, picture, purpose
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.lock import LockHeld
-from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project
+from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project, repair
 from gaussianem_gui.project.settings import Settings
-from gaussianem_gui.explorer.sources import EXPLORABLE
-from gaussianem_gui.forms.next_steps import BEFORE, ORDER, Step, picture, purpose
 from gaussianem_gui.units import bytes_text, count_text
-from gaussianem_gui.views.window import dialogs
 from gaussianem_gui.views.job.compare import Compare
-from gaussianem_gui.views.window.errors import Guard, explain
-from gaussianem_gui.views.window.job_actions import JobActions
 from gaussianem_gui.views.job.job_pane import TABS, JobPane
 from gaussianem_gui.views.job.jobs_panel import JobsPanel
-from gaussianem_gui.views.window.machine import MachinePanel
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
-from gaussianem_gui.views.window.palette import Entry, Palette
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import STATES, logo, theme
-from gaussianem_gui.views.window.welcome import Home, Welcome
 from gaussianem_gui.views.toolkit.widgets import ToastStack, ask, button, icon_button, keep_icon, label, row
+from gaussianem_gui.views.window import dialogs
+from gaussianem_gui.views.window.errors import Guard, explain
+from gaussianem_gui.views.window.job_actions import JobActions
+from gaussianem_gui.views.window.machine import MachinePanel
+from gaussianem_gui.views.window.palette import Entry, Palette
 from gaussianem_gui.views.window.view_actions import ICONS, VIEW_ACTIONS
-from gaussianem_gui.execution.history import Watcher
+from gaussianem_gui.views.window.welcome import Home, Welcome
 
 if TYPE_CHECKING:
     from gaussianem_gui.views.explorer.page import Explorer
@@ -403,7 +402,7 @@ class MainWindow(JobActions, QMainWindow):
         if Project.is_project(path):
             self.open_project(path)
             return
-        from gaussianem_gui.demo.run import project as demo_project
+        from gaussianem_gui.demo import project as demo_project
 
         self.welcome.setEnabled(False)
         self.toasts.show_toast("info", "Making the demo project", str(path), 4)

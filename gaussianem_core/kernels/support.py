@@ -1,0 +1,30 @@
+"""What every kernel needs to know: the window of a Gaussian, and whether Triton can run here."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+WINDOW_SIGMAS = 4.0
+
+
+def triton_available() -> bool:
+    """Whether the package triton can be imported."""
+    from importlib.util import find_spec
+
+    return find_spec("triton") is not None
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on the CPU (the environment variable
+    TRITON_INTERPRET=1, read when the kernels are imported)."""
+    import os
+
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 2 for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -1,0 +1,84 @@
+"""Everything that training reads: particles, Gaussians, configuration, images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.ctf import load_ctf
+from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.model.configuration import Configuration, load_configuration
+from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.training.image_feed import ImageFeed
+
+
+@dataclass
+class Problem:
+    """Everything that training reads, on the compute device. N particles, box D, M Gaussians."""
+
+    configuration: Configuration
+    gaussians: Gaussians
+    movable: torch.Tensor | None  # (M,) bool
+    rotations: torch.Tensor  # (N, 3, 3)
+    shifts: torch.Tensor  # (N, 2) pixels
+    ctf: torch.Tensor  # (N, 9)
+    feed: ImageFeed
+
+    @property
+    def count(self) -> int:
+        return self.rotations.shape[0]
+
+    def subset(self, rows: np.ndarray) -> Problem:
+        """The same problem for some of its particles."""
+        index = torch.from_numpy(rows).to(self.rotations.device)
+        arrays = (self.rotations[index], self.shifts[index], self.ctf[index])
+        return Problem(self.configuration, self.gaussians, self.movable, *arrays, self.feed.subset(rows))
+
+
+def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
+    """Read and check everything against each other before any work."""
+    configuration = load_configuration(resolve_input(options, "cfg"))
+    gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
+    movable = None
+    if options.mask:
+        movable = load_mask(resolve_input(options, "mask"), gaussians, configuration)
+        log.message(f"{int(movable.sum())} of {len(gaussians)} Gaussians may move")
+    rotations, shifts = load_poses(resolve_input(options, "pose"))
+    parameters = load_ctf(resolve_input(options, "ctf"))
+    stack = ImageStack.from_file(stack_path)
+    box = configuration.box
+    if stack.headers[0].shape[1] != box:
+        raise InputError("particle_name", f"must have the configuration's box {box}", stack.headers[0].shape[1],
+                         "Use the stack and cfg.json of one preprocess run.")  # fmt: skip
+    for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
+        if count != len(stack):
+            raise InputError(name, f"must have one row for each of the {len(stack)} images", count,
+                             "Use the files of one preprocess run.")  # fmt: skip
+    if len(stack) < 2:
+        raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
+    # Box and pixel size of older files are those before downsampling: the physical length is what counts.
+    parameters[:, 1] *= parameters[:, 0] / box
+    feed = ImageFeed(
+        stack.read, len(stack), box, -1.0 if configuration.invert_contrast else 1.0, device, options.stack_in_memory,
+        psutil.virtual_memory().available, lambda done: log.progress("load images", done, len(stack)),
+    )  # fmt: skip
+    rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
+    if movable is not None:
+        movable = movable.to(device)
+    return Problem(configuration, gaussians.to(device), movable, rotation, shift, transfer, feed)
+
+
+def resolve_stack(options: TrainOptions) -> Path:
+    """The particle stack; the manual's command lines leave its ending out."""
+    if Path(options.particle_name).suffix in (".mrcs", ".mrc"):
+        return resolve_input(options, "particle_name")
+    return resolve_input(options.model_copy(update={"particle_name": options.particle_name + ".mrcs"}), "particle_name")

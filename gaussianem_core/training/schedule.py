@@ -1,0 +1,13 @@
+"""How rates and weights change over a training."""
+
+from __future__ import annotations
+
+import torch
+
+RATES = ("network", "density", "position", "latent", "beta", "band")
+
+
+def ramp(done: torch.Tensor, start: float, end: float, full: float) -> torch.Tensor:
+    """From ``start`` to ``end`` (geometrically) over the share ``full`` of training, then ``end``."""
+    share = (done / full).clamp_max(1.0) if full > 0 else torch.ones_like(done)
+    return start * (end / start) ** share
