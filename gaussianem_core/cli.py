@@ -92,9 +92,13 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
         del arguments[i : i + (1 if equals else 2)]
         break
     values: Any = tyro.cli(
-        _plain(model, defaults), args=arguments, prog=f"gaussianem {model.job_type}", description=model.__doc__,
-        use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,),
-    )  # fmt: skip
+        _plain(model, defaults),
+        args=arguments,
+        prog=f"gaussianem {model.job_type}",
+        description=model.__doc__,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     try:
         return model(**vars(values))
     except ValidationError as error:
@@ -183,8 +187,11 @@ def run_job(options: JobOptions, command: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             raise
-        print(f"{prefix}: {error.strerror} ({error.filename or directory}). "
-              "Free some space or choose another output directory.", file=sys.stderr)  # fmt: skip
+        print(
+            f"{prefix}: {error.strerror} ({error.filename or directory}). "
+            "Free some space or choose another output directory.",
+            file=sys.stderr,
+        )
         return EXIT_FAILURE
 
 
@@ -197,7 +204,9 @@ def refuse_finished(directory: Path, options: JobOptions) -> None:
 
     if (directory / SUCCESS).exists() and not options.overwrite and not getattr(options, "resume", False):
         raise InputError(
-            "output", "must not hold the results of a finished job", directory,
+            "output",
+            "must not hold the results of a finished job",
+            directory,
             "Choose another --output, or give --overwrite to replace them.",
         )
 
@@ -212,8 +221,12 @@ def visible_gpus(wanted: list[str], visible: str | None) -> str:
         return ",".join(wanted)
     if all(int(gpu) < len(present) for gpu in wanted):
         return ",".join(present[int(gpu)] for gpu in wanted)
-    raise InputError("--gpus", "must be among those that CUDA_VISIBLE_DEVICES leaves", ",".join(wanted),
-                     f"Choose from {','.join(present) or 'none'}.")  # fmt: skip
+    raise InputError(
+        "--gpus",
+        "must be among those that CUDA_VISIBLE_DEVICES leaves",
+        ",".join(wanted),
+        f"Choose from {','.join(present) or 'none'}.",
+    )
 
 
 def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
@@ -230,9 +243,7 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
     program = [sys.executable, "-m", "gaussianem_core", *command]
-    ranks = [
-        subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)
-    ]
+    ranks = [subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)]
     asked = []
 
     def stop(number: int, frame: object) -> None:
@@ -271,7 +282,9 @@ def _run_silent_rank(options: JobOptions) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    importlib.import_module(f"gaussianem_core.commands.{options.job_type}").run(options, NullLog(options.output_directory()))
+    importlib.import_module(f"gaussianem_core.commands.{options.job_type}").run(
+        options, NullLog(options.output_directory())
+    )
     return 0
 
 

@@ -46,9 +46,7 @@ def option(
 ) -> Any:
     """Declare one option: default (``...`` = required), help text, form hints and pydantic bounds (ge, le, gt)."""
     hints = {"group": group, "unit": unit, "widget": widget, "filter": filter, "produces": produces}
-    return Field(
-        default, description=help, json_schema_extra={**hints, "advanced": advanced, "alias": alias}, **bounds
-    )
+    return Field(default, description=help, json_schema_extra={**hints, "advanced": advanced, "alias": alias}, **bounds)
 
 
 class JobOptions(BaseModel):
@@ -60,8 +58,11 @@ class JobOptions(BaseModel):
     title: ClassVar[str] = ""
 
     job_dir: str = option(
-        "", "write everything into this directory, whatever the output option says", group="Output",
-        widget="directory", advanced=True,
+        "",
+        "write everything into this directory, whatever the output option says",
+        group="Output",
+        widget="directory",
+        advanced=True,
     )
     overwrite: bool = option(False, "replace output that exists", group="Output", advanced=True)
 
@@ -79,9 +80,7 @@ class NetworkOptions(BaseModel):
     qlayers: int = option(3, "hidden layers of the image encoder", group="Network", ge=1, le=16, advanced=True)
     qdim: int = option(1024, "nodes in image encoding layers", group="Network", ge=8, le=16384, advanced=True)
     zdim: int = option(10, "dimensions of the latent space", group="Network", ge=1, le=256)
-    gaussian_kdim: int = option(
-        128, "nodes in Gaussian encoding layers", group="Network", ge=8, le=4096, advanced=True
-    )
+    gaussian_kdim: int = option(128, "nodes in Gaussian encoding layers", group="Network", ge=8, le=4096, advanced=True)
     gaussian_klayers: int = option(
         3, "hidden layers of the Gaussian encoder", group="Network", ge=1, le=16, advanced=True
     )
@@ -102,7 +101,9 @@ class ComputeOptions(BaseModel):
 
     device: Device = option("auto", "compute on the GPU if there is one, or as told", group="Compute")
     projector: Projector = option(
-        "auto", "which projector renders the Gaussians (auto picks the fastest that runs here)", group="Compute",
+        "auto",
+        "which projector renders the Gaussians (auto picks the fastest that runs here)",
+        group="Compute",
         advanced=True,
     )
     threads: int = option(0, "CPU threads; 0 takes all cores", group="Compute", ge=0, le=1024, advanced=True)
@@ -118,36 +119,55 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         ".", "directory of the project; other paths are relative to it", group="Input", widget="directory", alias="-s"
     )
     star_file: str = option(
-        ..., "particles after refinement: RELION .star or cryoSPARC .cs", group="Input", widget="file",
-        filter="*.star *.cs", produces="particles",
+        ...,
+        "particles after refinement: RELION .star or cryoSPARC .cs",
+        group="Input",
+        widget="file",
+        filter="*.star *.cs",
+        produces="particles",
     )
     data_dir: str = option(
-        "", "directory of the particle stacks, when the paths in the metadata are not found", group="Input",
+        "",
+        "directory of the particle stacks, when the paths in the metadata are not found",
+        group="Input",
         widget="directory",
     )
     passthrough: list[str] = option(
         [], "cryoSPARC passthrough .cs files, joined on uid", group="Input", widget="file", filter="*.cs", advanced=True
     )
     consensus_map: str = option(
-        ..., "consensus density map of the refinement", group="Input", widget="file", filter="*.mrc *.map",
+        ...,
+        "consensus density map of the refinement",
+        group="Input",
+        widget="file",
+        filter="*.mrc *.map",
         produces="map",
     )
     size: int | None = option(
-        None, "box of the particle images; checked when given, else read from them", group="Images", unit="px",
-        ge=8, advanced=True,
+        None,
+        "box of the particle images; checked when given, else read from them",
+        group="Images",
+        unit="px",
+        ge=8,
+        advanced=True,
     )
     apix: float | None = option(
-        None, "pixel size of the particle images; checked when given, else read", group="Images", unit="A/px", gt=0,
+        None,
+        "pixel size of the particle images; checked when given, else read",
+        group="Images",
+        unit="A/px",
+        gt=0,
         advanced=True,
     )
     downsample_size: int | None = option(
-        None, "box after Fourier cropping; without it 128, or the box if that is smaller", group="Images", unit="px",
+        None,
+        "box after Fourier cropping; without it 128, or the box if that is smaller",
+        group="Images",
+        unit="px",
         ge=8,
     )
     downsample_batch: int = option(5000, "images cropped at once", group="Images", ge=1, advanced=True)
-    no_invert: bool = option(
-        False, "leave the sign of the images alone (the protein is dark in them)", group="Images"
-    )
+    no_invert: bool = option(False, "leave the sign of the images alone (the protein is dark in them)", group="Images")
     no_window: bool = option(
         False, "no soft round window on the images that the encoder sees", group="Images", advanced=True
     )
@@ -159,7 +179,10 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         None,
         "grid spacing of the initial Gaussians in voxels of the map; without it 2 above a box of 256, else 1, but no "
         "finer than a pixel after downsampling, and wider where max_gaussians demands it at the automatic level",
-        group="Gaussians", unit="voxel", ge=1, le=16,
+        group="Gaussians",
+        unit="voxel",
+        ge=1,
+        le=16,
     )
     max_gaussians: int = option(
         20000, "never more Gaussians than this", group="Gaussians", ge=16, le=200000, advanced=True
@@ -169,8 +192,10 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     epoch: int = option(2, "epochs of the consensus fit", group="Consensus fit", ge=0, le=1000)
     batch_size: int = option(4, "images per step of the consensus fit", group="Consensus fit", ge=1, advanced=True)
     consensus_recipe: Literal["default", "published"] = option(
-        "default", "to the map, then to images by the squared error; or the published L1 error alone",
-        group="Consensus fit", advanced=True,
+        "default",
+        "to the map, then to images by the squared error; or the published L1 error alone",
+        group="Consensus fit",
+        advanced=True,
     )
     output: str = option(
         "preprocess", "name of the output folder under the project directory", group="Output", widget="directory"
@@ -208,12 +233,20 @@ class TrainOptions(ComputeOptions, JobOptions):
     title: ClassVar[str] = "Train"
 
     source_dir: str = option(
-        ".", "directory of the prepared data; other paths are relative to it", group="Input", widget="directory",
-        produces="preprocessed", alias="-s",
+        ".",
+        "directory of the prepared data; other paths are relative to it",
+        group="Input",
+        widget="directory",
+        produces="preprocessed",
+        alias="-s",
     )
     particle_name: str = option(
-        "img_stack", "particle stack (.mrcs; the ending may be left out)", group="Input", widget="file",
-        filter="*.mrcs *.mrc", produces="stack",
+        "img_stack",
+        "particle stack (.mrcs; the ending may be left out)",
+        group="Input",
+        widget="file",
+        filter="*.mrcs *.mrc",
+        produces="stack",
     )
     pose: str = option(
         "poses.npy", "orientations of the particles", group="Input", widget="file", filter="*.npy", produces="poses"
@@ -225,12 +258,20 @@ class TrainOptions(ComputeOptions, JobOptions):
         "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
     )
     cfg: str = option(
-        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        "cfg.json",
+        "configuration of Gaussians and network",
+        group="Input",
+        widget="file",
+        filter="*.json",
         produces="configuration",
     )
     mask: str = option(
-        "", "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask on the consensus map's grid",
-        group="Input", widget="mask", filter="*.npy *.txt *.mrc", produces="mask",
+        "",
+        "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask on the consensus map's grid",
+        group="Input",
+        widget="mask",
+        filter="*.npy *.txt *.mrc",
+        produces="mask",
     )
     output: str = option("train", "directory of the output", group="Output", widget="directory")
     resume: bool = option(
@@ -241,20 +282,26 @@ class TrainOptions(ComputeOptions, JobOptions):
         None, "passes over the particles; without it 6 to 60, by recipe and number", group="Training", ge=1, le=10000
     )
     recipe: Literal["default", "published"] = option(
-        "default", "default: squared error, latents refined per particle; published: losses and rates of the paper",
+        "default",
+        "default: squared error, latents refined per particle; published: losses and rates of the paper",
         group="Training",
     )
     lr: float | None = option(
         None, "learning rate of the network; without it the recipe's", group="Training", gt=0, advanced=True
     )
     lr_latent: float | None = option(
-        None, "learning rate of the per-particle latents; without it the recipe's", group="Training", gt=0,
+        None,
+        "learning rate of the per-particle latents; without it the recipe's",
+        group="Training",
+        gt=0,
         advanced=True,
     )
     latents: Literal["auto", "linear", "encoder", "free", "both"] = option(
-        "auto", "latents from a linear model and the population of all particles, from the image encoder, free per "
+        "auto",
+        "latents from a linear model and the population of all particles, from the image encoder, free per "
         "particle, or encoder first and then refined",
-        group="Training", advanced=True,
+        group="Training",
+        advanced=True,
     )
     warmup_steps: int = option(200, "steps of linear learning-rate warm-up", group="Training", ge=0, advanced=True)
     beta: float | None = option(
@@ -277,22 +324,27 @@ class TrainOptions(ComputeOptions, JobOptions):
         None, "neighbour pairs drawn per step, 0 for all; without it the recipe's", group="Losses", ge=0, advanced=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "arithmetic of the decoder: auto is bfloat16 where that is faster, else float32", group="Compute",
+        "auto",
+        "arithmetic of the decoder: auto is bfloat16 where that is faster, else float32",
+        group="Compute",
         advanced=True,
     )
-    gpus: str = option(
-        "", "GPUs to train on, e.g. 0,1,2,3; without it the first", group="Compute", widget="gpu"
-    )
+    gpus: str = option("", "GPUs to train on, e.g. 0,1,2,3; without it the first", group="Compute", widget="gpu")
     scratch_dir: str = option(
-        "", "copy the stack to this local directory first, and remove it at the end", group="Compute",
-        widget="directory", advanced=True,
+        "",
+        "copy the stack to this local directory first, and remove it at the end",
+        group="Compute",
+        widget="directory",
+        advanced=True,
     )
     stack_in_memory: Literal["auto", "gpu", "host", "disk"] = option(
         "auto", "where the images stay during training", group="Compute", advanced=True
     )
     half_sets: bool = option(
-        False, "train the two half sets (rlnRandomSubset) independently as well, to tell signal from noise",
-        group="Trust", advanced=True,
+        False,
+        "train the two half sets (rlnRandomSubset) independently as well, to tell signal from noise",
+        group="Trust",
+        advanced=True,
     )
     seed: int = option(0, "seed of every random choice", group="Compute", ge=0, advanced=True)
 
@@ -314,11 +366,19 @@ class ModelOptions(BaseModel):
         "point_cloud.ply", "consensus Gaussians", group="Input", widget="file", filter="*.ply", produces="gaussians"
     )
     cfg: str = option(
-        "cfg.json", "configuration of Gaussians and network", group="Input", widget="file", filter="*.json",
+        "cfg.json",
+        "configuration of Gaussians and network",
+        group="Input",
+        widget="file",
+        filter="*.json",
         produces="configuration",
     )
     model_weight: str = option(
-        ..., "trained parameters of the network (.pkl)", group="Input", widget="file", filter="*.pkl",
+        ...,
+        "trained parameters of the network (.pkl)",
+        group="Input",
+        widget="file",
+        filter="*.pkl",
         produces="checkpoint",
     )
 
@@ -327,8 +387,12 @@ class MaskOptions(BaseModel):
     """Which part of the molecule may move."""
 
     mask: str = option(
-        "", "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask", group="Input", widget="mask",
-        filter="*.npy *.txt *.mrc", produces="mask",
+        "",
+        "Gaussians that may move: 0 or 1 for each (.npy, .txt), or an MRC mask",
+        group="Input",
+        widget="mask",
+        filter="*.npy *.txt *.mrc",
+        produces="mask",
     )
 
 
@@ -336,7 +400,9 @@ class DetailOptions(BaseModel):
     """What volumes show."""
 
     no_detail: bool = option(
-        False, "volumes of the Gaussians alone, without what only the consensus map shows", group="Volumes",
+        False,
+        "volumes of the Gaussians alone, without what only the consensus map shows",
+        group="Volumes",
         advanced=True,
     )
 
@@ -348,26 +414,44 @@ class AnalyzeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, J
     title: ClassVar[str] = "Analyze"
 
     latent: str = option(
-        ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
+        ...,
+        "latents of the particles (.output.pkl)",
+        group="Input",
+        widget="file",
+        filter="*.pkl",
         produces="latents",
     )
     star_file: str = option(
-        "", "particles.star of the preprocess job: adds classes and latents to its rows", group="Input",
-        widget="file", filter="*.star", produces="particles",
+        "",
+        "particles.star of the preprocess job: adds classes and latents to its rows",
+        group="Input",
+        widget="file",
+        filter="*.star",
+        produces="particles",
     )
     output: str = option("analyze", "directory of the output", group="Output", widget="directory")
     nclass: int = option(10, "number of k-means classes", group="Analysis", ge=1, le=1000)
     components: int = option(3, "principal components with a trajectory", group="Analysis", ge=0, le=64)
     trajectory_points: int = option(10, "volumes along each component", group="Analysis", ge=2, le=500)
     trajectory_low: float = option(
-        5.0, "percentile of the component where its trajectory starts", group="Analysis", ge=0, le=100, unit="%",
+        5.0,
+        "percentile of the component where its trajectory starts",
+        group="Analysis",
+        ge=0,
+        le=100,
+        unit="%",
         advanced=True,
     )
     trajectory_high: float = option(
         95.0, "percentile where it ends", group="Analysis", ge=0, le=100, unit="%", advanced=True
     )
     box: int | None = option(
-        None, "box of the volumes; without it the training box", group="Analysis", unit="px", ge=8, le=1024,
+        None,
+        "box of the volumes; without it the training box",
+        group="Analysis",
+        unit="px",
+        ge=8,
+        le=1024,
         advanced=True,
     )
     no_umap: bool = option(False, "skip UMAP even if it is installed", group="Analysis", advanced=True)
@@ -388,16 +472,26 @@ class DecodeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, Jo
     title: ClassVar[str] = "Decode"
 
     z: str = option(
-        "", "latents to decode: text or .npy, one row a volume", group="What to decode", widget="file",
+        "",
+        "latents to decode: text or .npy, one row a volume",
+        group="What to decode",
+        widget="file",
         filter="*.txt *.npy *.csv",
     )
     latent: str = option(
-        "", "latents of the particles (.output.pkl), needed with particle_indices", group="What to decode",
-        widget="file", filter="*.pkl", produces="latents",
+        "",
+        "latents of the particles (.output.pkl), needed with particle_indices",
+        group="What to decode",
+        widget="file",
+        filter="*.pkl",
+        produces="latents",
     )
     particle_indices: str = option(
-        "", "particles to decode, counted from 0: a text file with numbers or ranges such as 10-20",
-        group="What to decode", widget="file", filter="*.txt",
+        "",
+        "particles to decode, counted from 0: a text file with numbers or ranges such as 10-20",
+        group="What to decode",
+        widget="file",
+        filter="*.txt",
     )
     output: str = option("decode", "directory of the output", group="Output", widget="directory")
     box: int | None = option(
@@ -420,7 +514,10 @@ class SimulateOptions(ComputeOptions, JobOptions):
     title: ClassVar[str] = "Simulate"
 
     model: str = option(
-        ..., "multi-model .pdb/.cif, trajectory .npz (xyz, weight) or Gaussians .ply", group="Input", widget="file",
+        ...,
+        "multi-model .pdb/.cif, trajectory .npz (xyz, weight) or Gaussians .ply",
+        group="Input",
+        widget="file",
         filter="*.pdb *.cif *.npz *.ply",
     )
     output: str = option("simulated", "directory of the output", group="Output", widget="directory")
@@ -440,7 +537,8 @@ class SimulateOptions(ComputeOptions, JobOptions):
     amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", ge=0, le=1)
     shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0)
     missing: str = option(
-        "", "part that is absent in some particles: residues as 122-159, or the name of a mask array in the .npz",
+        "",
+        "part that is absent in some particles: residues as 122-159, or the name of a mask array in the .npz",
         group="Composition",
     )
     missing_fraction: float = option(
@@ -462,12 +560,21 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         ..., "truth.npz of the simulation", group="Input", widget="file", filter="*.npz", produces="truth"
     )
     latent: str = option(
-        ..., "latents of the particles (.output.pkl)", group="Input", widget="file", filter="*.pkl",
+        ...,
+        "latents of the particles (.output.pkl)",
+        group="Input",
+        widget="file",
+        filter="*.pkl",
         produces="latents",
     )
     volumes: int = option(100, "particles whose volume is compared with the truth", group="Evaluation", ge=1)
-    mask: str = option("", "MRC mask for the masked figures; without it one around the consensus", group="Input",
-                       widget="mask", filter="*.mrc")
+    mask: str = option(
+        "",
+        "MRC mask for the masked figures; without it one around the consensus",
+        group="Input",
+        widget="mask",
+        filter="*.mrc",
+    )
     output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
 
@@ -479,12 +586,20 @@ class MorphOptions(ModelOptions, ComputeOptions, JobOptions):
     title: ClassVar[str] = "Morph"
 
     model: str = option(
-        ..., "atomic model fitted to the consensus map", group="Input", widget="file", filter="*.cif *.pdb",
+        ...,
+        "atomic model fitted to the consensus map",
+        group="Input",
+        widget="file",
+        filter="*.cif *.pdb",
         produces="model",
     )
     z: str = option(
-        ..., "latents along the trajectory: text or .npy, one row a frame", group="Input", widget="file",
-        filter="*.txt *.npy *.csv", produces="trajectory",
+        ...,
+        "latents along the trajectory: text or .npy, one row a frame",
+        group="Input",
+        widget="file",
+        filter="*.txt *.npy *.csv",
+        produces="trajectory",
     )
     output: str = option("morph", "directory of the output", group="Output", widget="directory")
     format: Literal["cif", "pdb"] = option("cif", "format of the multi-model file", group="Output")
@@ -498,7 +613,10 @@ class ImportOptions(JobOptions):
     title: ClassVar[str] = "Import"
 
     files: list[str] = option(
-        ..., "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)", group="Input", widget="file",
+        ...,
+        "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)",
+        group="Input",
+        widget="file",
         filter="*.star *.cs *.mrc *.map *.cif *.pdb",
     )
     kind: Literal["auto", "particles", "map", "mask", "model"] = option(
@@ -512,7 +630,13 @@ JOB_OPTIONS: dict[str, type[JobOptions]] = {
     model.job_type: model
     for model in (
         ImportOptions,
-        PreprocessOptions, TrainOptions, AnalyzeOptions, DecodeOptions, SimulateOptions, EvaluateOptions, MorphOptions,
+        PreprocessOptions,
+        TrainOptions,
+        AnalyzeOptions,
+        DecodeOptions,
+        SimulateOptions,
+        EvaluateOptions,
+        MorphOptions,
     )
 }
 

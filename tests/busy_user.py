@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui.execution import runner
+from gaussianem_gui.project import trash
 from gaussianem_gui.project.project import Project
 
 
@@ -38,13 +39,16 @@ def main(root: str, journal: str, seed: int) -> None:
                 if done and chance.random() < 0.4:
                     name = chance.choice(done).name
                     told("deletes", name)
-                    project.delete(name)
+                    trash.delete(project, name)
                     if chance.random() < 0.5:
-                        project.restore(name)
+                        trash.restore(project, name)
                 waiting = [i for i in project.jobs(details=0) if not i.status.state.finished]
                 while len(waiting) > 12:  # let them run down
-                    waiting = [i for i in project.jobs(details=0) if project.job(i.name).record().get("requested")
-                               and not i.status.state.finished]
+                    waiting = [
+                        i
+                        for i in project.jobs(details=0)
+                        if project.job(i.name).record().get("requested") and not i.status.state.finished
+                    ]
             except InputError as error:
                 told("error", " ".join(str(error).split()))
 

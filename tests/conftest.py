@@ -48,9 +48,13 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GAUSSIANEM_STATE_DIR")
     own = {name: str(folder) for name in places}
     done = subprocess.run(
-        [sys.executable, "-m", "gaussianem_core", "demo", "demo"], cwd=folder, capture_output=True, text=True,
-        check=False, env={**os.environ, **own},
-    )  # fmt: skip
+        [sys.executable, "-m", "gaussianem_core", "demo", "demo"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **own},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "demo.out").write_text(done.stdout)
     return folder / "demo"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gaussianem_gui.execution import runner
+from gaussianem_gui.project import repair, trash
 from gaussianem_gui.project.graph import job_number
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
@@ -34,7 +35,7 @@ def _writes(mode: object, flags: object) -> bool:
 
 
 def _names(project: Project) -> set[str]:
-    return {info.name for info in project.jobs()} | {item.name for item in project.trash()}
+    return {info.name for info in project.jobs()} | {item.name for item in trash.contents(project)}
 
 
 def prepare(root: Path) -> None:
@@ -42,7 +43,7 @@ def prepare(root: Path) -> None:
     project = Project.create(root)
     first = project.new_job("preprocess", {"star_file": "p.star", "consensus_map": "m.mrc"}, alias="first")
     project.new_job("train", inputs_from=[first])
-    project.delete(project.new_job("simulate", {"model": "m"}, alias="gone"))
+    trash.delete(project, project.new_job("simulate", {"model": "m"}, alias="gone"))
     done = project.new_job("simulate", {"model": "m"})
     done.write_record(run=1, requested=1.0)
     (done.directory / "consensus.mrc").write_text("x")
@@ -58,10 +59,10 @@ ACTS: dict[str, Callable[[Project], object]] = {
     "alias": lambda p: p.set_alias(1, "other"),
     "mark": lambda p: p.mark(2, State.FAILED),
     "sync": lambda p: p.sync(),
-    "delete": lambda p: p.delete(1, with_dependents=True),
-    "restore": lambda p: p.restore("Simulate/job003"),
+    "delete": lambda p: trash.delete(p, 1, with_dependents=True),
+    "restore": lambda p: trash.restore(p, "Simulate/job003"),
     "request": lambda p: runner.request(p, 1),
-    "repair": lambda p: p.repair(),
+    "repair": lambda p: repair.repair(p),
 }
 
 
@@ -71,7 +72,7 @@ def check(root: Path, name: str) -> None:
     assert not project.notes, project.notes
     holder = project.lock_holder()
     assert holder is None or holder.dead, holder
-    project.repair(break_lock=True)
+    repair.repair(project, break_lock=True)
     names = _names(project)
     kept = {"Preprocess/job001/", "Train/job002/", "Simulate/job003/", "Simulate/job004/"}
     assert kept <= names, kept - names
@@ -88,7 +89,7 @@ def check(root: Path, name: str) -> None:
     if {"Preprocess/job001/", "Train/job002/"} <= {info.name for info in project.jobs()}:
         assert project.parents(2) == ["Preprocess/job001/"]
     again = Project.open(root)
-    assert (told := again.repair()) == [], told
+    assert (told := repair.repair(again)) == [], told
 
 
 def main(folder: Path) -> None:

@@ -9,12 +9,35 @@ import numpy as np
 from gaussianem_core.cli import main
 
 BOX, PIXEL, COUNT = 32, 4.0, 40
-RESULTS = ("img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
-           "consensus_map.mrc")
+RESULTS = (
+    "img_stack.mrcs",
+    "poses.npy",
+    "ctf.npy",
+    "point_cloud.ply",
+    "cfg.json",
+    "particles.star",
+    "consensus_map.mrc",
+)
 NETWORK = (
-    "--qdim", "16", "--qlayers", "1", "--zdim", "2", "--gaussian_kdim", "16", "--gaussian_klayers", "1",
-    "--gaussian_embedding_dim", "8", "--feature_kdim", "16", "--feature_klayers", "1", "--feature_dim", "16",
-)  # fmt: skip
+    "--qdim",
+    "16",
+    "--qlayers",
+    "1",
+    "--zdim",
+    "2",
+    "--gaussian_kdim",
+    "16",
+    "--gaussian_klayers",
+    "1",
+    "--gaussian_embedding_dim",
+    "8",
+    "--feature_kdim",
+    "16",
+    "--feature_klayers",
+    "1",
+    "--feature_dim",
+    "16",
+)
 
 
 def write_molecule(path: Path, frames: int = 3) -> Path:

@@ -62,8 +62,10 @@ def test_failed_step_is_told(tmp_path: Path) -> None:
 
 
 def test_table_has_a_line_a_run_and_a_mean() -> None:
-    runs = [{"case": "adk", "seed": seed, "area_model": area, "seconds": {"train": 10.0 * seed}}
-            for seed, area in ((1, 0.4), (2, 0.5))]  # fmt: skip
+    runs = [
+        {"case": "adk", "seed": seed, "area_model": area, "seconds": {"train": 10.0 * seed}}
+        for seed, area in ((1, 0.4), (2, 0.5))
+    ]
     lines = accuracy.table([*runs, {"case": "igg", "seed": 1, "error": "train: too hot"}])
     assert len(lines) == 2 + 3 + 1
     assert "0.400" in lines[2] and "mean   0.450" in lines[4] and " 15 " in lines[4] and "too hot" in lines[5]

@@ -16,11 +16,17 @@ from gaussianem_core.job.events import JobLog
 
 OUTPUTS = {
     "preprocess": {
-        "img_stack.mrcs": "stack", "poses.npy": "poses", "ctf.npy": "ctf", "point_cloud.ply": "gaussians",
-        "cfg.json": "configuration", "particles.star": "particles",
+        "img_stack.mrcs": "stack",
+        "poses.npy": "poses",
+        "ctf.npy": "ctf",
+        "point_cloud.ply": "gaussians",
+        "cfg.json": "configuration",
+        "particles.star": "particles",
     },
     "train": {
-        "weights.0.pkl": "checkpoint", "weights.0.output.pkl": "latents", "weights.1.pkl": "checkpoint",
+        "weights.0.pkl": "checkpoint",
+        "weights.0.output.pkl": "latents",
+        "weights.1.pkl": "checkpoint",
         "weights.1.output.pkl": "latents",
     },
     "simulate": {"particles.star": "particles", "consensus.mrc": "map"},

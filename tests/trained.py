@@ -15,9 +15,16 @@ from gaussianem_core.model.network import build_network
 
 BOX, PIXEL = 24, 4.0
 NETWORK = {
-    "gaussian_embedding_dim": 8, "qlayers": 1, "qdim": 16, "zdim": 3, "gaussian_kdim": 16, "gaussian_klayers": 1,
-    "feature_dim": 16, "feature_kdim": 16, "feature_klayers": 1,
-}  # fmt: skip
+    "gaussian_embedding_dim": 8,
+    "qlayers": 1,
+    "qdim": 16,
+    "zdim": 3,
+    "gaussian_kdim": 16,
+    "gaussian_klayers": 1,
+    "feature_dim": 16,
+    "feature_kdim": 16,
+    "feature_klayers": 1,
+}
 CONFIGURATION = Configuration(BOX, PIXEL, 1.0 / BOX, 4.0 / BOX, 1.0, True, True, NETWORK, {})
 
 
@@ -30,9 +37,14 @@ def make_gaussians(count: int = 60) -> Gaussians:
 
 
 def write_model(
-    folder: Path, z: np.ndarray, *, motion: float = 0.2, density: bool = False, store_gaussians: bool = False,
+    folder: Path,
+    z: np.ndarray,
+    *,
+    motion: float = 0.2,
+    density: bool = False,
+    store_gaussians: bool = False,
     **latents: np.ndarray,
-) -> Path:  # fmt: skip
+) -> Path:
     """cfg.json, point_cloud.ply, weights.0.pkl and weights.0.output.pkl: random weights, output scaled to ``motion``.
 
     Without ``density`` latents change positions alone.

@@ -45,7 +45,7 @@ class Dependence:
 
     @property
     def level(self) -> str:
-        """"fine", "look" or "warning"."""
+        """ "fine", "look" or "warning"."""
         return "fine" if self.excess < WEAK else "look" if self.excess < STRONG else "warning"
 
     @property
@@ -166,9 +166,13 @@ class HalfAgreement:
 
 
 def half_agreement(
-    region: int, first: torch.Tensor, second: torch.Tensor, first_mean: torch.Tensor, second_mean: torch.Tensor,
+    region: int,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    first_mean: torch.Tensor,
+    second_mean: torch.Tensor,
     pixel_size_angstrom: float,
-) -> HalfAgreement:  # fmt: skip
+) -> HalfAgreement:
     """Compare the halves' volumes (D, D, D) of a region, and their differences from the halves' mean volumes."""
     fsc = fourier_shell_correlation(first, second).cpu().numpy()
     below = np.flatnonzero(fsc[1:] < 0.143)

@@ -17,9 +17,15 @@ from matplotlib.figure import Figure
 from gaussianem_core.io.chimerax import COLOURS
 
 STYLE: Any = {
-    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "legend.fontsize": 8, "axes.linewidth": 0.8,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.8,
+}
 DPI = 200
 DENSE = 20_000
 """Above this many points a scatter becomes a density image."""
@@ -52,8 +58,14 @@ def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
         frequency = shells / (2 * len(shells)) / fsc["pixel_size_angstrom"]
         for i, (name, label) in enumerate((("model", "Decoded volumes"), ("consensus", "Consensus"))):
             ax.plot(frequency, fsc[name]["curve"], color=COLOURS[i], label=f"{label}: area {fsc[name]['area']:.3f}")
-            ax.plot(frequency, fsc[f"{name}_masked"]["curve"], color=COLOURS[i], linestyle="--", linewidth=1,
-                    label=f"{label}, masked: {fsc[f'{name}_masked']['area']:.3f}")  # fmt: skip
+            ax.plot(
+                frequency,
+                fsc[f"{name}_masked"]["curve"],
+                color=COLOURS[i],
+                linestyle="--",
+                linewidth=1,
+                label=f"{label}, masked: {fsc[f'{name}_masked']['area']:.3f}",
+            )
         ax.set(xlabel="Spatial frequency (1/Å)", ylabel="Mean FSC with the true volume", ylim=(-0.05, 1.05))
         ax.axhline(0.5, color="0.7", linewidth=0.6, zorder=0)
         ax.legend(loc="lower left")

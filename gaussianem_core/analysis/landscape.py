@@ -103,9 +103,13 @@ class Landscape:
 
 
 def estimate(
-    data: Measurements, *, grid: int = 0, resampled: int = RESAMPLED, seed: int = 0,
+    data: Measurements,
+    *,
+    grid: int = 0,
+    resampled: int = RESAMPLED,
+    seed: int = 0,
     progress: Callable[[float], object] = lambda share: None,
-) -> Landscape:  # fmt: skip
+) -> Landscape:
     """The landscape of d = 1 or 2 axes. Raises InputError for fewer than 50 particles or other dimensions."""
     count, d = data.places.shape
     if d not in GRID:
@@ -129,16 +133,19 @@ def estimate(
         return [_transfer(np.hypot(scale * s / steps, np.sqrt(1 / 12)), size, d) for s in sigmas]
 
     def histograms(weights: np.ndarray) -> np.ndarray:
-        return np.stack([
-            np.bincount(flat[classes == c], weights[classes == c], minlength=size**d).reshape((size,) * d)
-            for c in range(len(sigmas))
-        ])  # fmt: skip
+        return np.stack(
+            [
+                np.bincount(flat[classes == c], weights[classes == c], minlength=size**d).reshape((size,) * d)
+                for c in range(len(sigmas))
+            ]
+        )
 
     half = generator.random(count) < 0.5
     halves = [(histograms(part.astype(float)), histograms((~part).astype(float))) for part in (half, ~half)]
     tried = [[_best_iteration(*pair, kernels_of(scale)) for pair in halves] for scale in SCALES]
-    chosen = _first_as_good([np.concatenate([fit.gain for fit in fits]) for fits in tried],
-                            np.concatenate([fit.counts for fit in tried[0]]))  # fmt: skip
+    chosen = _first_as_good(
+        [np.concatenate([fit.gain for fit in fits]) for fits in tried], np.concatenate([fit.counts for fit in tried[0]])
+    )
     best = max(1, round(0.5 * sum(fit.iterations for fit in tried[chosen])))
     scale = SCALES[chosen]
     kernels = kernels_of(scale)
@@ -373,8 +380,14 @@ class Profile:
 
 
 def along_path(
-    mean: np.ndarray, log_variance: np.ndarray | None, path: np.ndarray, *, grid: int = 64, seed: int = 0,
-    resampled: int = RESAMPLED, unshrink: bool = True,
+    mean: np.ndarray,
+    log_variance: np.ndarray | None,
+    path: np.ndarray,
+    *,
+    grid: int = 64,
+    seed: int = 0,
+    resampled: int = RESAMPLED,
+    unshrink: bool = True,
 ) -> Profile:  # (N, zdim), (N, zdim), (P, zdim)
     """Every particle is put to the nearest place of the path (prolonged straight at both ends); its width along the
     path is its posterior's in that direction. Then as :func:`estimate` in one dimension."""
@@ -433,13 +446,16 @@ def statement(landscape: Landscape, found: list[State]) -> list[str]:
             most = np.log(landscape.density[state.cell] / landscape.floor)
             empty = state.barrier > most - 0.1
             text += (
-                f", behind a barrier of more than {state.barrier:.0f} kT (no particle tells what lies between)" if empty
+                f", behind a barrier of more than {state.barrier:.0f} kT (no particle tells what lies between)"
+                if empty
                 else f", behind a barrier of {state.barrier:.1f} ± {state.barrier_error:.1f} kT"
             )
         sentences.append(text + ".")
     if len(found) == 1:
-        sentences.append("One basin: the data do not show separate states along these axes. A continuous motion, or "
-                         "states that the uncertainty of the latents hides.")  # fmt: skip
+        sentences.append(
+            "One basin: the data do not show separate states along these axes. A continuous motion, or "
+            "states that the uncertainty of the latents hides."
+        )
     spans = [float(e[-1] - e[0]) for e in landscape.edges]
     worst = max(b / s for b, s in zip(landscape.blur, spans))
     if worst > 0.15:

@@ -124,8 +124,12 @@ COMBINE = {"union": union, "difference": difference, "intersection": intersectio
 
 def _same(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if first.shape != second.shape:
-        raise InputError("mask", f"must have the other's {first.shape[0]} voxels a side", second.shape[0],
-                         "Make both from maps of one size.")  # fmt: skip
+        raise InputError(
+            "mask",
+            f"must have the other's {first.shape[0]} voxels a side",
+            second.shape[0],
+            "Make both from maps of one size.",
+        )
     return first, second
 
 

@@ -22,7 +22,7 @@ FIT_ARRAYS = {
     "signal_fit": "Signal found less signal expected (standard deviations)",
     "log_likelihood_gain": "Log-likelihood of the image over noise alone (nats)",
     "log_likelihood": "Log-likelihood of the image (nats)",
-}  # fmt: skip
+}
 """Arrays of the latents file that say how well each image fits, the most telling first."""
 
 SMALL_REGION = 10
@@ -43,9 +43,14 @@ class Trust:
 
 
 def assess(
-    model: TrainedModel, z: np.ndarray, arrays: dict[str, np.ndarray], classes: np.ndarray, options: AnalyzeOptions,
-    star: Path | None, log: JobLog,
-) -> Trust:  # fmt: skip
+    model: TrainedModel,
+    z: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    classes: np.ndarray,
+    options: AnalyzeOptions,
+    star: Path | None,
+    log: JobLog,
+) -> Trust:
     """Dependences on pose, defocus and shift; outliers; agreement of half sets: each where its data are at hand."""
     found = Trust()
     _dependences(found, z, options)
@@ -102,8 +107,9 @@ def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Pat
         log.artifact("particles", "outliers.star", "images that fit badly", particles=flagged)
         if flagged < count:
             write_star_rows(star, log.directory / "without_outliers.star", ~found.flagged)
-            log.artifact("particles", "without_outliers.star", "particles without the outliers",
-                         particles=count - flagged)  # fmt: skip
+            log.artifact(
+                "particles", "without_outliers.star", "particles without the outliers", particles=count - flagged
+            )
 
 
 def half_models(weights: Path) -> tuple[Path, Path] | None:
@@ -125,9 +131,10 @@ def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: Ana
         stored = load_latents(path.with_name(path.name.replace(".pkl", ".output.pkl")))
         halves.append((half, check_latents(stored["z_mu"], half, "latent"), stored["ind"].reshape(-1).astype(int)))
     regions = [
-        region for region in range(classes.max() + 1)
+        region
+        for region in range(classes.max() + 1)
         if all((classes[rows] == region).sum() >= SMALL_REGION for _, _, rows in halves)
-    ]  # fmt: skip
+    ]
     if not regions:
         return
     for half, z, rows in halves:
@@ -136,14 +143,21 @@ def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: Ana
         means.append(volumes[0])
         everything.append(volumes[1:])
     for i, region in enumerate(regions):
-        found.halves.append(diagnostics.half_agreement(
-            region, everything[0][i], everything[1][i], means[0], means[1], model.configuration.pixel_size_angstrom
-        ))  # fmt: skip
+        found.halves.append(
+            diagnostics.half_agreement(
+                region, everything[0][i], everything[1][i], means[0], means[1], model.configuration.pixel_size_angstrom
+            )
+        )
         log.progress("half sets", i + 1, len(regions), "classes")
     found.figures["half_sets"] = [
-        {"class": h.region + 1, "fsc": h.fsc.tolist(), "resolution_angstrom": h.resolution_angstrom,
-         "difference_correlation": h.difference_correlation} for h in found.halves
-    ]  # fmt: skip
+        {
+            "class": h.region + 1,
+            "fsc": h.fsc.tolist(),
+            "resolution_angstrom": h.resolution_angstrom,
+            "difference_correlation": h.difference_correlation,
+        }
+        for h in found.halves
+    ]
     agreeing = sum(h.difference_correlation > 0.5 for h in found.halves)
     found.sentences.append(
         f"Two halves of the data, trained independently, show the same change of the molecule in {agreeing} of "
@@ -154,19 +168,28 @@ def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: Ana
 def report(summary: dict[str, Any], found: Trust) -> str:
     """report.md: the analysis in words."""
     lines = [
-        "# Analysis", "",
+        "# Analysis",
+        "",
         f"{summary['particles']:,} particles, {summary['gaussians']:,} Gaussians, {summary['zdim']} latent dimensions. "
         f"Volumes: box {summary['box']}, {summary['pixel_size_angstrom']:.4g} Å/px, contour level "
-        f"{summary['contour_level']:.4g} for all.", "",
-        "## Classes", "", "| class | particles | share | volume |", "|---|---|---|---|",
+        f"{summary['contour_level']:.4g} for all.",
+        "",
+        "## Classes",
+        "",
+        "| class | particles | share | volume |",
+        "|---|---|---|---|",
         *[
             f"| {c['class']} | {c['particles']:,} | {100 * c['share']:.1f} % | {c['volume']} |"
             for c in summary["classes"]
         ],
-        "", "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
+        "",
+        "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
         "first component. Many classes cut a continuous motion into pieces: that they exist does not prove separate "
-        "states.", "", "## Trajectories", "",
-    ]  # fmt: skip
+        "states.",
+        "",
+        "## Trajectories",
+        "",
+    ]
     for t in summary["trajectories"]:
         kind = "a straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
         text = (

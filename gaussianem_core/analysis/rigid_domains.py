@@ -103,18 +103,22 @@ def _fit(
 
 
 def _start(
-    rest: np.ndarray, frames: np.ndarray, weights: np.ndarray, count: int, generator: np.random.Generator,
+    rest: np.ndarray,
+    frames: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+    generator: np.random.Generator,
     near: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Seeds far apart in place and motion (k-means++), each Gaussian to the nearest."""
     if count == 1:
         return np.zeros(len(rest), np.int64)
     moved = (frames - rest).transpose(1, 0, 2).reshape(len(rest), -1)
     moved = moved[near].mean(axis=1)
     left, size, _ = np.linalg.svd(moved - moved.mean(axis=0), full_matrices=False)
-    features = np.concatenate([
-        left[:, :6] * size[:6] / max(size[0], 1e-30) * np.sqrt(len(rest)), 0.5 * rest / max(rest.std(), 1e-30)
-    ], axis=1)  # fmt: skip
+    features = np.concatenate(
+        [left[:, :6] * size[:6] / max(size[0], 1e-30) * np.sqrt(len(rest)), 0.5 * rest / max(rest.std(), 1e-30)], axis=1
+    )
     probability = weights / weights.sum()
     seeds = [int(generator.choice(len(rest), p=probability))]
     distance = np.square(features - features[seeds[0]]).sum(axis=1)
@@ -177,7 +181,12 @@ def _tidy(labels: np.ndarray, square: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def domain_mask(
-    positions_voxels: np.ndarray, labels: np.ndarray, domain: int, box: int, *, reach_voxels: float = 3.0,
+    positions_voxels: np.ndarray,
+    labels: np.ndarray,
+    domain: int,
+    box: int,
+    *,
+    reach_voxels: float = 3.0,
     edge_voxels: float = 4.0,
 ) -> np.ndarray:  # (N, 3) x, y, z in voxels, (N,) -> (box, box, box) float32
     """A soft mask of one domain: voxels within ``reach_voxels`` of its Gaussians and nearer to them than to others',

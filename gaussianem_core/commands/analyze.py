@@ -43,8 +43,9 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     arrays = load_latents(resolve_input(options, "latent"))
     z = check_latents(arrays["z_mu"], model, "latent")
     if len(z) < max(2, options.nclass):
-        raise InputError("option nclass", f"must not exceed the {len(z)} particles", options.nclass,
-                         "Give fewer classes.")  # fmt: skip
+        raise InputError(
+            "option nclass", f"must not exceed the {len(z)} particles", options.nclass, "Give fewer classes."
+        )
     star = particle_star(options, len(z))
     refuse_existing(out, ["summary.json", "kmeans", "pc1"], options.overwrite)
     box = options.box or model.configuration.box
@@ -59,10 +60,14 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     nearest = latent_space.nearest_particles(z, centres)
     umap, umap_rows = embed(z, options, log)
     summary: dict[str, Any] = {
-        "particles": len(z), "gaussians": len(model.gaussians), "zdim": model.zdim, "box": box,
-        "pixel_size_angstrom": model.pixel_size(box), "contour_level": level,
+        "particles": len(z),
+        "gaussians": len(model.gaussians),
+        "zdim": model.zdim,
+        "box": box,
+        "pixel_size_angstrom": model.pixel_size(box),
+        "contour_level": level,
         "variance_share": components.ratios.tolist(),
-    }  # fmt: skip
+    }
     with memory_errors("Use a smaller --box"):
         summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, out, log)
         summary["trajectories"] = [
@@ -72,9 +77,15 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     summary["trust"] = trust.figures
     with atomic_write(out / "analysis.npz") as file:
         np.savez_compressed(
-            file, z_mu=z, scores=scores.astype(np.float32), labels=classes.astype(np.int32) + 1, umap=umap,
-            umap_rows=umap_rows, centres=centres.astype(np.float32), class_particles=nearest,
-        )  # fmt: skip
+            file,
+            z_mu=z,
+            scores=scores.astype(np.float32),
+            labels=classes.astype(np.int32) + 1,
+            umap=umap,
+            umap_rows=umap_rows,
+            centres=centres.astype(np.float32),
+            class_particles=nearest,
+        )
     if star is not None:
         write_labelled(star, out / "particles.star", z, scores[:, :3], classes)
         log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
@@ -101,8 +112,12 @@ def particle_star(options: AnalyzeOptions, count: int) -> Path | None:
         return path
     if given is None:
         return None
-    raise InputError("star_file", f"must have the {count} particles of the latents", f"{rows} rows",
-                     "Use the particles.star of the preprocess job that was trained on.")  # fmt: skip
+    raise InputError(
+        "star_file",
+        f"must have the {count} particles of the latents",
+        f"{rows} rows",
+        "Use the particles.star of the preprocess job that was trained on.",
+    )
 
 
 def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarray, np.ndarray]:
@@ -124,9 +139,16 @@ def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarr
 
 
 def write_classes(
-    model: TrainedModel, z: np.ndarray, classes: np.ndarray, nearest: np.ndarray, box: int, level: float,
-    star: Path | None, out: Path, log: JobLog,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: TrainedModel,
+    z: np.ndarray,
+    classes: np.ndarray,
+    nearest: np.ndarray,
+    box: int,
+    level: float,
+    star: Path | None,
+    out: Path,
+    log: JobLog,
+) -> list[dict[str, Any]]:
     """kmeans/: volume and Gaussians of each class (from 1), a script, and each class's particles as STAR."""
     directory = out / "kmeans"
     written = write_series(model, z[nearest], directory, box, log, "class volumes")
@@ -137,10 +159,14 @@ def write_classes(
     entries = []
     for i, (volume, gaussians) in enumerate(written):
         entry: dict[str, Any] = {
-            "class": i + 1, "particles": int(counts[i]), "share": float(counts[i] / len(z)),
-            "shown_particle": int(nearest[i]), "z": z[nearest[i]].tolist(),
-            "volume": f"kmeans/{volume.name}", "gaussians": f"kmeans/{gaussians.name}",
-        }  # fmt: skip
+            "class": i + 1,
+            "particles": int(counts[i]),
+            "share": float(counts[i] / len(z)),
+            "shown_particle": int(nearest[i]),
+            "z": z[nearest[i]].tolist(),
+            "volume": f"kmeans/{volume.name}",
+            "gaussians": f"kmeans/{gaussians.name}",
+        }
         log.artifact("volume", volume, f"class {i + 1} ({counts[i]} particles)", level=level)
         if star is not None and counts[i]:
             target = directory / f"class_{volume.stem[4:]}.star"
@@ -155,9 +181,15 @@ def write_classes(
 
 
 def write_trajectory(
-    model: TrainedModel, z: np.ndarray, components: latent_space.Components, number: int, options: AnalyzeOptions, box: int,
-    level: float, log: JobLog,
-) -> dict[str, Any]:  # fmt: skip
+    model: TrainedModel,
+    z: np.ndarray,
+    components: latent_space.Components,
+    number: int,
+    options: AnalyzeOptions,
+    box: int,
+    level: float,
+    log: JobLog,
+) -> dict[str, Any]:
     """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve."""
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
     path, kind = latent_paths.component_line(z, components, *span), "line"
@@ -169,19 +201,25 @@ def write_trajectory(
     name = f"pc{number + 1}"
     directory = log.directory / name
     written = write_series(model, path, directory, box, log, f"trajectory {name}")
-    write_trajectory_script(directory / "play.cxc", [volume.name for volume, _ in written], level,
-                            f"Component {number + 1}")  # fmt: skip
+    write_trajectory_script(
+        directory / "play.cxc", [volume.name for volume, _ in written], level, f"Component {number + 1}"
+    )
     empty = [i + 1 for i in np.flatnonzero(lonely > 1)]
     share = float(components.ratios[number])
     log.artifact("volume_series", directory, f"component {number + 1}", count=len(path), level=level, z=f"{name}/z.txt")
     log.artifact("trajectory", directory / "z.txt", f"latents along component {number + 1}", points=len(path))
     log.artifact("script", directory / "play.cxc", f"ChimeraX: component {number + 1} as a movie")
     return {
-        "component": number + 1, "directory": name, "variance_share": share, "path": kind, "points": len(path),
+        "component": number + 1,
+        "directory": name,
+        "variance_share": share,
+        "path": kind,
+        "points": len(path),
         "percentiles": [options.trajectory_low, options.trajectory_high],
-        "particles_per_point": stretch_counts(z, path).tolist(), "unpopulated_points": [int(i) for i in empty],
+        "particles_per_point": stretch_counts(z, path).tolist(),
+        "unpopulated_points": [int(i) for i in empty],
         **changes(model, path),
-    }  # fmt: skip
+    }
 
 
 def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
@@ -190,10 +228,12 @@ def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
     moved = (ends.positions[1] - ends.positions[0]).norm(dim=-1).quantile(0.99)
     exchanged = (ends.densities[1] - ends.densities[0]).abs().sum() / ends.densities.amax(dim=0).sum()
     return {
-        "largest_displacement_angstrom": float(moved) * model.configuration.box / 2
+        "largest_displacement_angstrom": float(moved)
+        * model.configuration.box
+        / 2
         * model.configuration.pixel_size_angstrom,
         "density_exchanged": float(exchanged),
-    }  # fmt: skip
+    }
 
 
 def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
@@ -210,10 +250,17 @@ def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, 
 
 
 def write_plots(
-    options: AnalyzeOptions, log: JobLog, components: latent_space.Components, scores: np.ndarray,
-    classes: np.ndarray, nearest: np.ndarray, umap: np.ndarray, umap_rows: np.ndarray, summary: dict[str, Any],
+    options: AnalyzeOptions,
+    log: JobLog,
+    components: latent_space.Components,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    nearest: np.ndarray,
+    umap: np.ndarray,
+    umap_rows: np.ndarray,
+    summary: dict[str, Any],
     trust: report.Trust,
-) -> None:  # fmt: skip
+) -> None:
     """plots/*.png."""
     folder = log.directory / "plots"
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")

@@ -68,8 +68,12 @@ def read_particle_indices(path: Path, count: int) -> np.ndarray:  # -> (B,) int6
             match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
             if match is None or first > last or last >= count:
-                raise InputError(f"particle_indices, line {number}", f"must be numbers or ranges from 0 to {count - 1}",
-                                 word, "Write numbers such as 7 or ranges such as 10-20.")  # fmt: skip
+                raise InputError(
+                    f"particle_indices, line {number}",
+                    f"must be numbers or ranges from 0 to {count - 1}",
+                    word,
+                    "Write numbers such as 7 or ranges such as 10-20.",
+                )
             rows.extend(range(first, last + 1))
     if not rows:
         raise InputError("particle_indices", "must name at least one particle", path, "Write numbers or ranges.")

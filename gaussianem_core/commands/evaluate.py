@@ -47,8 +47,12 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
     if (path := optional_input(options, "mask")) is not None:
         given_mask = torch.from_numpy(read_map(path).values).to(device)
         if given_mask.shape != (model.configuration.box,) * 3:
-            raise InputError("mask", f"must have the model's box {model.configuration.box}", tuple(given_mask.shape),
-                             "Resample the mask.")  # fmt: skip
+            raise InputError(
+                "mask",
+                f"must have the model's box {model.configuration.box}",
+                tuple(given_mask.shape),
+                "Resample the mask.",
+            )
     refuse_existing(log.directory, ["evaluate.json"], options.overwrite)
     generator = np.random.default_rng(options.seed)
     result: dict[str, Any] = {"particles": len(z), "gaussians": len(model.gaussians), "box": model.configuration.box}
@@ -71,8 +75,12 @@ def check_truth(truth: Truth, count: int) -> None:
     for name in ("label", "state", "frame", "present"):
         values = getattr(truth, name)
         if values is not None and values.shape != (count,):
-            raise InputError("truth", f"must have one {name} for each of the {count} latents", values.shape,
-                             "Use the truth of the particles that the latents belong to.")  # fmt: skip
+            raise InputError(
+                "truth",
+                f"must have one {name} for each of the {count} latents",
+                values.shape,
+                "Use the truth of the particles that the latents belong to.",
+            )
 
 
 def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, seed: int) -> dict[str, Any]:
@@ -83,8 +91,12 @@ def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, 
     if truth.present is not None and 0 < truth.present.mean() < 1:
         figures["occupancy_accuracy"] = probe_accuracy(z, truth.present.astype(int), seed)
         figures["occupancy_chance"] = float(max(truth.present.mean(), 1 - truth.present.mean()))
-    same = truth.present is not None and truth.label is not None and len(np.unique(truth.label)) == 2 and (
-        np.array_equal(truth.label > 0, ~truth.present) or np.array_equal(truth.label > 0, truth.present))  # fmt: skip
+    same = (
+        truth.present is not None
+        and truth.label is not None
+        and len(np.unique(truth.label)) == 2
+        and (np.array_equal(truth.label > 0, ~truth.present) or np.array_equal(truth.label > 0, truth.present))
+    )
     if truth.label is not None and len(np.unique(truth.label)) > 1 and not same:
         figures["label_accuracy"] = probe_accuracy(z, truth.label, seed)
         figures["label_chance"] = float(np.bincount(truth.label).max() / len(truth.label))
@@ -154,16 +166,22 @@ def volume_figures(
         log.progress("FSC", number, len(rows), "volumes")
     states = np.full(len(rows), np.nan) if truth.state is None else truth.state[rows].astype(float)
     result: dict[str, Any] = {
-        "pixel_size_angstrom": model.configuration.pixel_size_angstrom, "limit": (box // 2 - 1) / box,
-        "rows": rows.tolist(), "states": states.tolist(), "mask_share_of_box": float((mask > 0.5).float().mean()),
-    }  # fmt: skip
+        "pixel_size_angstrom": model.configuration.pixel_size_angstrom,
+        "limit": (box // 2 - 1) / box,
+        "rows": rows.tolist(),
+        "states": states.tolist(),
+        "mask_share_of_box": float((mask > 0.5).float().mean()),
+    }
     for name, several in curves.items():
         fsc = torch.stack(several)
         area = fsc_area(fsc, box)
         result[name] = {
-            "area": float(area.mean()), "area_std": float(area.std(correction=0)), "areas": area.tolist(),
-            "curve": fsc.mean(0).tolist(), "resolution_angstrom": resolution(fsc.mean(0), model.pixel_size(box)),
-        }  # fmt: skip
+            "area": float(area.mean()),
+            "area_std": float(area.std(correction=0)),
+            "areas": area.tolist(),
+            "curve": fsc.mean(0).tolist(),
+            "resolution_angstrom": resolution(fsc.mean(0), model.pixel_size(box)),
+        }
     return result
 
 
@@ -193,8 +211,12 @@ def table(result: dict[str, Any]) -> list[str]:
     if "fsc" in result:
         fsc = result["fsc"]
         lines.append(f"FSC area over {len(fsc['rows'])} particles (limit {fsc['limit']:.3f})   unmasked   masked")
-        labels = {"model": "decoded volumes", "gaussians": "their Gaussians alone",
-                  "consensus": "consensus Gaussians", "mean_map": "mean of the true maps"}  # fmt: skip
+        labels = {
+            "model": "decoded volumes",
+            "gaussians": "their Gaussians alone",
+            "consensus": "consensus Gaussians",
+            "mean_map": "mean of the true maps",
+        }
         for name, label in labels.items():
             lines.append(f"  {label:<44} {fsc[name]['area']:8.4f} {fsc[f'{name}_masked']['area']:8.4f}")
     if "latent_error" in result:

@@ -51,8 +51,12 @@ def run(options: MorphOptions, log: JobLog) -> None:
     centres = gaussian_positions(model, model.gaussians.positions)
     far = cKDTree(centres).query(atoms)[0] > NEAR_ANGSTROM
     if far.all():
-        raise InputError("model", "must be fitted to the consensus map", f"no atom is within {NEAR_ANGSTROM:g} A of it",
-                         "Fit it to the map (ChimeraX: fitmap) and save it in the map's frame.")  # fmt: skip
+        raise InputError(
+            "model",
+            "must be fitted to the consensus map",
+            f"no atom is within {NEAR_ANGSTROM:g} A of it",
+            "Fit it to the map (ChimeraX: fitmap) and save it in the map's frame.",
+        )
     if far.any():
         log.message(f"{int(far.sum())} of {len(atoms)} atoms lie outside the map; they follow what is near.", "warning")
     densities = model.gaussians.densities.cpu().numpy().astype(np.float64)
@@ -66,8 +70,10 @@ def run(options: MorphOptions, log: JobLog) -> None:
     steps = [float(np.sqrt(np.square(b - a).sum(axis=1).mean())) for a, b in pairwise(frames)]
     ends = float(np.sqrt(np.square(frames[-1] - frames[0]).sum(axis=1).mean()))
     log.artifact("model", name, f"{len(z)} models along the trajectory", models=len(z), rmsd_of_ends_angstrom=ends)
-    log.message(f"{len(atoms)} atoms, {len(z)} models; first to last {ends:.2f} A RMSD"
-                + (f", largest step {max(steps):.2f} A" if steps else ""))  # fmt: skip
+    log.message(
+        f"{len(atoms)} atoms, {len(z)} models; first to last {ends:.2f} A RMSD"
+        + (f", largest step {max(steps):.2f} A" if steps else "")
+    )
 
 
 def gaussian_positions(model: TrainedModel, positions: torch.Tensor) -> np.ndarray:  # (N, 3) world -> (N, 3) A
@@ -162,8 +168,12 @@ def write_models(structure: gemmi.Structure, frames: list[np.ndarray], path: Pat
             site.atom.aniso = gemmi.SMat33f(0, 0, 0, 0, 0, 0)
         result.add_model(one)
     if kind == "pdb" and (len(frames[0]) > 99_999 or max(len(chain.name) for chain in template) > 2):
-        raise InputError("option format", "must be cif for models of more than 99,999 atoms or long chain names",
-                         "pdb", "Give --format cif.")  # fmt: skip
+        raise InputError(
+            "option format",
+            "must be cif for models of more than 99,999 atoms or long chain names",
+            "pdb",
+            "Give --format cif.",
+        )
     temporary = temporary_name(path)
     try:
         if kind == "pdb":

@@ -39,8 +39,13 @@ from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_e
 from gaussianem_core.training import consensus_fit
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
-    "img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json", "particles.star",
-)  # fmt: skip
+    "img_stack.mrcs",
+    "poses.npy",
+    "ctf.npy",
+    "point_cloud.ply",
+    "cfg.json",
+    "particles.star",
+)
 DEFAULT_BOX = 128
 STAGE = ".preprocess"
 SAMPLED_IMAGES = 1000
@@ -88,9 +93,11 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         f"contour level {level:.4g} of the consensus map gives {len(gaussians)} Gaussians, {spacing:.3g} voxels apart"
     )
     geometry = Geometry(
-        rotations_from_angles(table.angles_deg), table.shifts_angstrom / pixel,
-        ctf_parameters(table, images, plans, box, pixel), not options.no_invert,
-    )  # fmt: skip
+        rotations_from_angles(table.angles_deg),
+        table.shifts_angstrom / pixel,
+        ctf_parameters(table, images, plans, box, pixel),
+        not options.no_invert,
+    )
     rows, sample = read_sample(images, plans, box, options.seed)
     factor = 1.0 / measure_std(sample)
     gaussians = gaussians.to(device)
@@ -122,11 +129,14 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         )
         write_configuration(configuration, stage / CFG)
     labels = {
-        "stack": (STACK, "particle images"), "poses": (POSES, "orientations"), "ctf": (CTF, "CTF parameters"),
-        "gaussians": (GAUSSIANS, "consensus Gaussians"), "configuration": (CFG, "configuration"),
+        "stack": (STACK, "particle images"),
+        "poses": (POSES, "orientations"),
+        "ctf": (CTF, "CTF parameters"),
+        "gaussians": (GAUSSIANS, "consensus Gaussians"),
+        "configuration": (CFG, "configuration"),
         "particles": (STAR, "input particles, in order"),
         "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
-    }  # fmt: skip
+    }
     for kind, (name, label) in labels.items():
         log.artifact(kind, out / name, label)
     log.artifact("preprocessed", CFG, "prepared data", particles=len(table), gaussians=len(gaussians), box=box)
@@ -170,14 +180,21 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     if len(table) < 2:
         raise InputError("star_file", "must list at least two particles", len(table), "Give more particles.")
     if table.ctf_premultiplied.any():
-        raise InputError("star_file", "must not hold CTF-premultiplied images", given,
-                         "Extract the particles again without premultiplying them by the CTF.")  # fmt: skip
+        raise InputError(
+            "star_file",
+            "must not hold CTF-premultiplied images",
+            given,
+            "Extract the particles again without premultiplying them by the CTF.",
+        )
     sign = 1 if options.no_invert else -1
     known = table.data_sign[table.data_sign != 0]
     if len(known) and (known == sign).mean() > 0.5:
-        raise InputError("--no_invert", "must match the images' contrast, given as blob/sign",
-                         "white protein" if sign > 0 else "dark protein",
-                         "Leave --no_invert out." if sign > 0 else "Give --no_invert.")  # fmt: skip
+        raise InputError(
+            "--no_invert",
+            "must match the images' contrast, given as blob/sign",
+            "white protein" if sign > 0 else "dark protein",
+            "Leave --no_invert out." if sign > 0 else "Give --no_invert.",
+        )
     return table
 
 
@@ -190,8 +207,9 @@ def reference_sampling(images: ImageStack, options: PreprocessOptions) -> tuple[
     if options.size is not None and options.size != box:
         raise InputError("--size", f"must be the images' box, {box}", options.size, "Leave it out or correct it.")
     if options.apix is not None and abs(options.apix - pixel) > LENGTH_TOLERANCE * pixel:
-        raise InputError("--apix", f"must be the images' pixel size, {pixel:.4g} A", options.apix,
-                         "Leave it out or correct it.")  # fmt: skip
+        raise InputError(
+            "--apix", f"must be the images' pixel size, {pixel:.4g} A", options.apix, "Leave it out or correct it."
+        )
     return box, pixel
 
 
@@ -216,9 +234,11 @@ def read_consensus(options: PreprocessOptions, raw_box: int, raw_pixel: float, l
         return replace(volume, pixel_size_angstrom=raw_pixel)
     if not np.isfinite(pixel) or abs(shape[0] * pixel / (raw_box * raw_pixel) - 1) > LENGTH_TOLERANCE:
         raise InputError(
-            "consensus_map", f"must span the images' {raw_box} x {raw_pixel:.4g} A = {raw_box * raw_pixel:.1f} A",
-            f"{shape[0]} x {pixel:.4g} A", "Give the map of this refinement, or resample it to the images' box.",
-        )  # fmt: skip
+            "consensus_map",
+            f"must span the images' {raw_box} x {raw_pixel:.4g} A = {raw_box * raw_pixel:.1f} A",
+            f"{shape[0]} x {pixel:.4g} A",
+            "Give the map of this refinement, or resample it to the images' box.",
+        )
     return volume
 
 
@@ -257,15 +277,22 @@ def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
     """Standard deviation of a sample's pixels: the written stack is divided by it. Refuses constant images."""
     std = float(sample.std(dtype=np.float64))
     if not std > 1e-6 * float(np.abs(sample).max()):  # rounding alone
-        raise InputError("particle images", "must not be constant", f"a standard deviation of {std:.3g}",
-                         "Check the stacks.")  # fmt: skip
+        raise InputError(
+            "particle images", "must not be constant", f"a standard deviation of {std:.3g}", "Check the stacks."
+        )
     return std
 
 
 def write_stack(
-    images: ImageStack, plans: list[Plan], box: int, pixel: float, factor: float, target: Path,
-    options: PreprocessOptions, log: JobLog,
-) -> float:  # fmt: skip
+    images: ImageStack,
+    plans: list[Plan],
+    box: int,
+    pixel: float,
+    factor: float,
+    target: Path,
+    options: PreprocessOptions,
+    log: JobLog,
+) -> float:
     """Write the resampled images times ``factor`` in the input's order; returns their standard deviation.
 
     Each of as many threads as there are cores reads, crops and writes a block at a time, so that disk and cores are
@@ -317,9 +344,16 @@ def ctf_parameters(
     for group, plan in zip(images.groups(), plans):
         sizes[group.rows] = plan.pixel
     columns = [
-        np.full(len(table), box), sizes, table.defocus_u_angstrom, table.defocus_v_angstrom, table.defocus_angle_deg,
-        table.voltage_kv, table.cs_mm, table.amplitude_contrast, table.phase_shift_deg,
-    ]  # fmt: skip
+        np.full(len(table), box),
+        sizes,
+        table.defocus_u_angstrom,
+        table.defocus_v_angstrom,
+        table.defocus_angle_deg,
+        table.voltage_kv,
+        table.cs_mm,
+        table.amplitude_contrast,
+        table.phase_shift_deg,
+    ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -350,25 +384,33 @@ def fit_consensus(
         rows = np.sort(np.random.default_rng(options.seed).permutation(len(images))[:most])
         data = consensus_data(geometry, images.read(rows), rows, device)
     return consensus_fit.fit(
-        gaussians, data, log, epochs=options.epoch, batch=options.batch_size, recipe=options.consensus_recipe,
-        backend=options.projector, seed=options.seed,
-    )  # fmt: skip
+        gaussians,
+        data,
+        log,
+        epochs=options.epoch,
+        batch=options.batch_size,
+        recipe=options.consensus_recipe,
+        backend=options.projector,
+        seed=options.seed,
+    )
 
 
 def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) -> None:
     """Raise InputError if the map does not show in the images, or with the wrong sign."""
     if sigmas < -CONTRAST_SIGMAS:
         raise InputError(
-            "--no_invert", "must match the images' contrast",
+            "--no_invert",
+            "must match the images' contrast",
             f"the map correlates with the images at {sigmas:.0f} standard deviations",
             "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
-        )  # fmt: skip
+        )
     if sigmas < CONTRAST_SIGMAS:
         raise InputError(
-            "consensus_map", "must show in the images when projected with their poses",
+            "consensus_map",
+            "must show in the images when projected with their poses",
             f"a correlation of {sigmas:.1f} standard deviations",
             "Check that map, poses and particles come from one refinement, and the handedness and origin of the map.",
-        )  # fmt: skip
+        )
 
 
 def map_in_box(volume: Volume, box: int, device: torch.device) -> torch.Tensor:  # -> (D, D, D)
@@ -381,9 +423,7 @@ def report_fsc(gaussians: Gaussians, density: torch.Tensor, length: float, pixel
     """Say how well the Gaussians stand for the consensus map ``density`` (D, D, D), ``length`` Angstrom wide."""
     box = density.shape[-1]
     with torch.no_grad():
-        made = voxelize(
-            gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max
-        )
+        made = voxelize(gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max)
     fsc = fourier_shell_correlation(made, density).cpu()
     below = np.flatnonzero(fsc.numpy()[1:] < 0.5)
     resolution = length / (below[0] + 1) if len(below) else 2 * pixel

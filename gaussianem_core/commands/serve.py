@@ -87,11 +87,17 @@ class Decoder:
         box = model.configuration.box
         volume = model.consensus_volume().cpu().numpy()
         header = {
-            "type": "ready", "zdim": model.zdim, "box": box, "pixel_size_angstrom": model.pixel_size(box),
-            "origin_angstrom": list(model.origin(box)), "gaussians": len(model.gaussians),
-            "device": str(model.device), "mean": float(volume.mean()), "sigma": float(volume.std()),
+            "type": "ready",
+            "zdim": model.zdim,
+            "box": box,
+            "pixel_size_angstrom": model.pixel_size(box),
+            "origin_angstrom": list(model.origin(box)),
+            "gaussians": len(model.gaussians),
+            "device": str(model.device),
+            "mean": float(volume.mean()),
+            "sigma": float(volume.std()),
             "movable": -1 if model.movable is None else int(model.movable.sum()),
-        }  # fmt: skip
+        }
         g = model.gaussians
         arrays = {name: getattr(g, name).detach().cpu().numpy() for name in ("positions", "densities", "sigmas")}
         return header, {**arrays, "volume": volume}
@@ -115,8 +121,15 @@ class Decoder:
             if header.get("volumes", True):
                 volume = self.model.volume(positions, densities, box)
                 made["volume"] = shrink(volume, int(header.get("longest") or 0)).cpu().numpy()
-            reply = {"type": "decoded", "id": header.get("id"), "channel": header.get("channel", FIRST_CHANNEL),
-                     "index": index, "count": len(z), "box": box, "seconds": time.perf_counter() - began}  # fmt: skip
+            reply = {
+                "type": "decoded",
+                "id": header.get("id"),
+                "channel": header.get("channel", FIRST_CHANNEL),
+                "index": index,
+                "count": len(z),
+                "box": box,
+                "seconds": time.perf_counter() - began,
+            }
             yield reply, made
 
 

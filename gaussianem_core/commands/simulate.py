@@ -93,8 +93,12 @@ def draw_truth(trajectory: Trajectory, options: SimulateOptions, generator: np.r
     reach = float(np.linalg.norm(positions, axis=-1).max())
     if reach >= 1:
         needed = 2 * int(np.ceil(reach * options.box / 2))
-        raise InputError("option box", f"must hold the molecule, {reach * options.box * options.apix:.0f} A across",
-                         f"{options.box * options.apix:.0f} A", f"Give --box {needed} or more.")  # fmt: skip
+        raise InputError(
+            "option box",
+            f"must hold the molecule, {reach * options.box * options.apix:.0f} A across",
+            f"{options.box * options.apix:.0f} A",
+            f"Give --box {needed} or more.",
+        )
     sigma = trajectory.sigmas_angstrom
     if options.resolution is not None or sigma is None:
         sigma = np.full(len(mass), sigma_of_resolution(options.resolution or 2 * options.apix))
@@ -102,14 +106,22 @@ def draw_truth(trajectory: Trajectory, options: SimulateOptions, generator: np.r
     steps = frames if trajectory.periodic else max(frames - 1, 1)
     label = (~present).astype(np.int32) + (2 * (frame > 0) if options.states == "endpoints" else 0)
     return Truth(
-        label=np.unique(label, return_inverse=True)[1].astype(np.int32), state=(frame / steps).astype(np.float32),
-        frame=frame.astype(np.int32), present=present, positions=positions.astype(np.float32),
+        label=np.unique(label, return_inverse=True)[1].astype(np.int32),
+        state=(frame / steps).astype(np.float32),
+        frame=frame.astype(np.int32),
+        present=present,
+        positions=positions.astype(np.float32),
         densities=(mass / mass.mean() / (sigma / sigma.mean()) ** 3).astype(np.float32),
-        sigmas=sigma.astype(np.float32), removable=removable,
+        sigmas=sigma.astype(np.float32),
+        removable=removable,
         rotations=random_rotations(n, generator).astype(np.float32),
-        shifts=generator.normal(0, options.shift, (n, 2)).astype(np.float32), offset_angstrom=centre,
-        box=options.box, apix=options.apix, snr=options.snr, periodic=trajectory.periodic,
-    )  # fmt: skip
+        shifts=generator.normal(0, options.shift, (n, 2)).astype(np.float32),
+        offset_angstrom=centre,
+        box=options.box,
+        apix=options.apix,
+        snr=options.snr,
+        periodic=trajectory.periodic,
+    )
 
 
 def draw_ctf(options: SimulateOptions, generator: np.random.Generator) -> np.ndarray:  # -> (N, 9)
@@ -122,8 +134,16 @@ def draw_ctf(options: SimulateOptions, generator: np.random.Generator) -> np.nda
     if options.no_ctf:
         defocus, half, angle, cs, contrast = defocus * 0, half * 0, angle * 0, 0.0, 1.0
     columns: list[Any] = [
-        options.box, options.apix, defocus + half, defocus - half, angle, options.voltage, cs, contrast, 0.0,
-    ]  # fmt: skip
+        options.box,
+        options.apix,
+        defocus + half,
+        defocus - half,
+        angle,
+        options.voltage,
+        cs,
+        contrast,
+        0.0,
+    ]
     return np.stack([np.broadcast_to(column, n) for column in columns], axis=1).astype(np.float32)
 
 
@@ -143,10 +163,15 @@ def clean_images(
     largest = float(truth.sigmas.max())
     factor = oversampling(float(truth.sigmas.min()) * truth.box / 2)
     images = project(
-        positions, densities, sigmas.expand_as(densities), torch.as_tensor(truth.rotations[index], device=device),
-        torch.as_tensor(truth.shifts[index], device=device) * factor, truth.box * factor, backend=backend,
+        positions,
+        densities,
+        sigmas.expand_as(densities),
+        torch.as_tensor(truth.rotations[index], device=device),
+        torch.as_tensor(truth.shifts[index], device=device) * factor,
+        truth.box * factor,
+        backend=backend,
         sigma_max=largest,
-    )  # fmt: skip
+    )
     return -apply_ctf(fourier_crop(images, truth.box), ctf(transfer[rows.to(transfer.device)].to(device), truth.box))
 
 
@@ -157,9 +182,7 @@ def batch_size(truth: Truth, device: torch.device) -> int:
     return max(1, min(BATCH[device.type], BATCH_PIXELS // pixels))
 
 
-def scale_signal(
-    truth: Truth, transfer: np.ndarray, snr: float, device: torch.device, backend: Projector
-) -> Truth:
+def scale_signal(truth: Truth, transfer: np.ndarray, snr: float, device: torch.device, backend: Projector) -> Truth:
     """Scale the densities so that the clean images' variance is ``snr`` (the noise has variance 1)."""
     assert truth.frame is not None and truth.densities is not None
     sample = torch.arange(min(len(truth.frame), SIGNAL_SAMPLE), device=device)
@@ -202,18 +225,29 @@ def star_tables(
     assert truth.rotations is not None and truth.shifts is not None
     rot, tilt, psi = angles_from_rotations(truth.rotations).T
     optics = {
-        "rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"], "rlnVoltage": [options.voltage],
+        "rlnOpticsGroup": [1],
+        "rlnOpticsGroupName": ["opticsGroup1"],
+        "rlnVoltage": [options.voltage],
         "rlnSphericalAberration": [round(float(transfer[0, 6]), 6)],
         "rlnAmplitudeContrast": [round(float(transfer[0, 7]), 6)],
-        "rlnImagePixelSize": [options.apix], "rlnMicrographOriginalPixelSize": [options.apix],
-        "rlnImageSize": [options.box], "rlnImageDimensionality": [2], "rlnCtfDataAreCtfPremultiplied": [0],
-    }  # fmt: skip
+        "rlnImagePixelSize": [options.apix],
+        "rlnMicrographOriginalPixelSize": [options.apix],
+        "rlnImageSize": [options.box],
+        "rlnImageDimensionality": [2],
+        "rlnCtfDataAreCtfPremultiplied": [0],
+    }
     half_sets = generator.permutation(np.arange(n) % 2 + 1)
     decimals = {
-        "rlnDefocusU": transfer[:, 2], "rlnDefocusV": transfer[:, 3], "rlnDefocusAngle": transfer[:, 4],
-        "rlnPhaseShift": transfer[:, 8], "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi,
-        "rlnOriginXAngst": truth.shifts[:, 0] * options.apix, "rlnOriginYAngst": truth.shifts[:, 1] * options.apix,
-    }  # fmt: skip
+        "rlnDefocusU": transfer[:, 2],
+        "rlnDefocusV": transfer[:, 3],
+        "rlnDefocusAngle": transfer[:, 4],
+        "rlnPhaseShift": transfer[:, 8],
+        "rlnAngleRot": rot,
+        "rlnAngleTilt": tilt,
+        "rlnAnglePsi": psi,
+        "rlnOriginXAngst": truth.shifts[:, 0] * options.apix,
+        "rlnOriginYAngst": truth.shifts[:, 1] * options.apix,
+    }
     particles: dict[str, Any] = {
         "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(n)],
         "rlnMicrographName": [f"micrographs/simulated_{i // 200 + 1:05d}.mrc" for i in range(n)],

@@ -45,8 +45,10 @@ PROBE_LATENTS, PROBE_IMAGES = 2000, 4
 
 # What was chosen, in words.
 LATENTS = {
-    "linear": "from a linear model, with a population estimated from all", "encoder": "from the encoder",
-    "free": "free for each particle", "both": "from the encoder, then refined one by one",
+    "linear": "from a linear model, with a population estimated from all",
+    "encoder": "from the encoder",
+    "free": "free for each particle",
+    "both": "from the encoder, then refined one by one",
 }
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 
@@ -169,9 +171,13 @@ def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
     renderings = trainer.render(z[: len(rows)], rows, trainer.model.embed())[0]
     buffer = io.BytesIO()
     np.savez(
-        buffer, rows=chosen, z=z.cpu().numpy(), epoch=trainer.epoch,
-        images=trainer.problem.feed.get(rows).cpu().numpy(), renderings=renderings.cpu().numpy(),
-    )  # fmt: skip
+        buffer,
+        rows=chosen,
+        z=z.cpu().numpy(),
+        epoch=trainer.epoch,
+        images=trainer.problem.feed.get(rows).cpu().numpy(),
+        renderings=renderings.cpu().numpy(),
+    )
     folder = out / "probes"
     folder.mkdir(exist_ok=True)
     path = folder / f"epoch_{trainer.epoch:03d}.npz"
@@ -191,9 +197,14 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     configuration, network = trainer.problem.configuration, trainer.model.network
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
     model = TrainedModel(
-        configuration, trainer.model.gaussians, network, trainer.model.embed().detach(), trainer.problem.movable,
-        trainer.device, backend,
-    )  # fmt: skip
+        configuration,
+        trainer.model.gaussians,
+        network,
+        trainer.model.embed().detach(),
+        trainer.problem.movable,
+        trainer.device,
+        backend,
+    )
     density = torch.from_numpy(read_map(path).values).to(trainer.device)
     mean = reduce(torch.add, model.volumes(z)) / len(z)
     detail = missing_detail(fourier_resample(density, configuration.box), mean)

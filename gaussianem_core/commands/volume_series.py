@@ -25,8 +25,13 @@ def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
 
 
 def write_series(
-    model: TrainedModel, z: np.ndarray, directory: Path, box: int | None, log: JobLog, stage: str,
-) -> list[tuple[Path, Path]]:  # fmt: skip
+    model: TrainedModel,
+    z: np.ndarray,
+    directory: Path,
+    box: int | None,
+    log: JobLog,
+    stage: str,
+) -> list[tuple[Path, Path]]:
     """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced

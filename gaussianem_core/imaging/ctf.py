@@ -19,8 +19,15 @@ import torch
 from gaussianem_core.errors import InputError
 
 COLUMNS = (
-    "box", "pixel size (A)", "defocus U (A)", "defocus V (A)", "defocus angle (deg)", "voltage (kV)", "Cs (mm)",
-    "amplitude contrast", "phase shift (deg)",
+    "box",
+    "pixel size (A)",
+    "defocus U (A)",
+    "defocus V (A)",
+    "defocus angle (deg)",
+    "voltage (kV)",
+    "Cs (mm)",
+    "amplitude contrast",
+    "phase shift (deg)",
 )
 
 

@@ -32,9 +32,13 @@ class Likelihood(NamedTuple):
 
 
 def image_likelihood(
-    projection: torch.Tensor, image: torch.Tensor, parameters: torch.Tensor, shell_weight: torch.Tensor,
-    scale_prior: float, fused: bool | None = None,
-) -> Likelihood:  # fmt: skip
+    projection: torch.Tensor,
+    image: torch.Tensor,
+    parameters: torch.Tensor,
+    shell_weight: torch.Tensor,
+    scale_prior: float,
+    fused: bool | None = None,
+) -> Likelihood:
     """Negative log-likelihood of images; differentiable with respect to ``projection``.
 
     Parameters
@@ -57,9 +61,12 @@ def image_likelihood(
 
 
 def image_likelihood_reference(
-    projection: torch.Tensor, image: torch.Tensor, parameters: torch.Tensor, shell_weight: torch.Tensor,
+    projection: torch.Tensor,
+    image: torch.Tensor,
+    parameters: torch.Tensor,
+    shell_weight: torch.Tensor,
     scale_prior: float,
-) -> Likelihood:  # fmt: skip
+) -> Likelihood:
     """The definition, in plain torch. Parameters as for :func:`image_likelihood`."""
     box = projection.shape[-2]
     index = shells(box, projection.device)

@@ -176,9 +176,11 @@ def _check(positions: Tensor, densities: Tensor, sigmas: Tensor, rotations: Tens
         )
     if positions.ndim == 3 and positions.shape[0] not in (1, images):
         raise InputError(
-            "positions", f"must have {images} batches, as rotations", tuple(positions.shape),
+            "positions",
+            f"must have {images} batches, as rotations",
+            tuple(positions.shape),
             "Give one set per image, or one for all.",
-        )  # fmt: skip
+        )
     gaussians = positions.shape[-2]
     for name, value in (("densities", densities), ("sigmas", sigmas)):
         if (
@@ -187,6 +189,8 @@ def _check(positions: Tensor, densities: Tensor, sigmas: Tensor, rotations: Tens
             or (value.ndim == 2 and value.shape[0] not in (1, images))
         ):
             raise InputError(
-                name, f"must have shape ({gaussians},) or ({images}, {gaussians})", tuple(value.shape),
+                name,
+                f"must have shape ({gaussians},) or ({images}, {gaussians})",
+                tuple(value.shape),
                 "Give one value per Gaussian.",
-            )  # fmt: skip
+            )

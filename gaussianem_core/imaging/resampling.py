@@ -42,11 +42,12 @@ def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) ->
     usable = np.flatnonzero((error < 5e-4) & (cropped <= padded))
     if len(usable) == 0 or exact < 0.9 * box:
         raise InputError(
-            "optics groups", f"must be rescalable to {pixel:.4g} A/px in a box of {box}",
+            "optics groups",
+            f"must be rescalable to {pixel:.4g} A/px in a box of {box}",
             f"{group_box} px at {group_pixel:.4g} A/px",
             "Extract all particles at one pixel size and box, or choose another --downsample_size"
             + (f", {int(box * pixel / group_pixel) // 2 * 2} or less." if group_pixel > pixel else "."),
-        )  # fmt: skip
+        )
     best = usable[0]
     return Plan((int(padded[best]), int(cropped[best]), float(padded[best] * group_pixel / cropped[best])))
 

@@ -115,6 +115,8 @@ def _check(positions: Tensor, densities: Tensor, sigmas: Tensor, box: int) -> No
     for name, value in (("densities", densities), ("sigmas", sigmas)):
         if value.ndim < 1 or value.shape[-1] != positions.shape[-2]:
             raise InputError(
-                name, f"must have shape (..., {positions.shape[-2]})", tuple(value.shape),
+                name,
+                f"must have shape (..., {positions.shape[-2]})",
+                tuple(value.shape),
                 "Give one value per Gaussian.",
-            )  # fmt: skip
+            )

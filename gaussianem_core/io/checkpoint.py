@@ -36,10 +36,16 @@ def load_tensors(path: Path | str, argument: str, needed: Collection[str], remed
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         # torch's own words advise to load the file unsafely.
         wanted = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"the file wants to run {wanted[1].rstrip('.')}" if wanted else error.strerror if isinstance(
-            error, OSError) else "it is damaged, or something else"  # fmt: skip
-        raise InputError(argument, "must be a checkpoint of plain tensors", path,
-                         f"It was not loaded ({reason}). {remedy}") from error  # fmt: skip
+        reason = (
+            f"the file wants to run {wanted[1].rstrip('.')}"
+            if wanted
+            else error.strerror
+            if isinstance(error, OSError)
+            else "it is damaged, or something else"
+        )
+        raise InputError(
+            argument, "must be a checkpoint of plain tensors", path, f"It was not loaded ({reason}). {remedy}"
+        ) from error
     lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
     if lacking:
         raise InputError(argument, f"must hold {lacking[0]}", path, remedy)
@@ -53,5 +59,3 @@ def save_checkpoint(content: dict[str, Any], path: Path | str) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
-
-

@@ -13,16 +13,21 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 
 def write_trajectory_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:
     """A script that opens ``maps`` (names beside it) as a series, one contour for all, and plays it to and fro."""
-    write_atomically(path, "\n".join([
-        f"# {title}: open this file in ChimeraX (File > Open, or drag it in).",
-        f"open {' '.join(maps)} vseries true",
-        f"volume #1 style surface step 1 level {level:.6g} color {COLOURS[0]}",
-        "lighting soft",
-        "set bgColor white",
-        "view",
-        "vseries play #1 direction oscillate loop true maxFrameRate 8",
-        "",
-    ]))  # fmt: skip
+    write_atomically(
+        path,
+        "\n".join(
+            [
+                f"# {title}: open this file in ChimeraX (File > Open, or drag it in).",
+                f"open {' '.join(maps)} vseries true",
+                f"volume #1 style surface step 1 level {level:.6g} color {COLOURS[0]}",
+                "lighting soft",
+                "set bgColor white",
+                "view",
+                "vseries play #1 direction oscillate loop true maxFrameRate 8",
+                "",
+            ]
+        ),
+    )
 
 
 def write_volumes_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:

@@ -25,13 +25,24 @@ Texts = tuple[list[str], npt.NDArray[np.int32]]
 
 POSE_FIELDS = ("alignments3D/pose", "alignments3D/shift")
 CTF_FIELDS = (
-    "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast",
-)  # fmt: skip
+    "ctf/df1_A",
+    "ctf/df2_A",
+    "ctf/df_angle_rad",
+    "ctf/accel_kv",
+    "ctf/cs_mm",
+    "ctf/amp_contrast",
+)
 _PASSED_ON = {
-    "ctf/df1_A": "defocus_u_angstrom", "ctf/df2_A": "defocus_v_angstrom", "ctf/accel_kv": "voltage_kv",
-    "ctf/cs_mm": "cs_mm", "ctf/amp_contrast": "amplitude_contrast", "ctf/bfactor": "bfactor_angstrom2",
-    "ctf/scale": "ctf_scale", "ctf/exp_group_id": "optics_group", "blob/psize_A": "pixel_size_angstrom",
-}  # fmt: skip
+    "ctf/df1_A": "defocus_u_angstrom",
+    "ctf/df2_A": "defocus_v_angstrom",
+    "ctf/accel_kv": "voltage_kv",
+    "ctf/cs_mm": "cs_mm",
+    "ctf/amp_contrast": "amplitude_contrast",
+    "ctf/bfactor": "bfactor_angstrom2",
+    "ctf/scale": "ctf_scale",
+    "ctf/exp_group_id": "optics_group",
+    "blob/psize_A": "pixel_size_angstrom",
+}
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -50,14 +61,17 @@ def load_cs(path: str | os.PathLike[str], mmap: bool = False) -> npt.NDArray[np.
         raise InputError(str(path), "must be a readable .cs file", error.strerror, "Check the path.") from None
     if magic == _CSDAT_MAGIC:
         raise InputError(
-            str(path), "must be in cryoSPARC's numpy format", "its CSDAT stream format",
+            str(path),
+            "must be in cryoSPARC's numpy format",
+            "its CSDAT stream format",
             "Save it again with cryosparc-tools: Dataset.load(file).save(file, format=1).",
         )
     try:
         data = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(
-            str(path), "must be a cryoSPARC dataset (structured numpy array without objects)",
+            str(path),
+            "must be a cryoSPARC dataset (structured numpy array without objects)",
             str(error).partition("\n")[0],
             "Export the particles again; the file may be cut off.",
         ) from None
@@ -94,8 +108,10 @@ def join_passthrough(
         lacking = extra["uid"][place] != data["uid"]
         if lacking.any():
             raise InputError(
-                f"passthrough {path}", f"must hold every particle of {particles} (joined on uid)",
-                f"{int(lacking.sum())} of {len(data)} uids lacking", "Give the passthrough file of the same job.",
+                f"passthrough {path}",
+                f"must hold every particle of {particles} (joined on uid)",
+                f"{int(lacking.sum())} of {len(data)} uids lacking",
+                "Give the passthrough file of the same job.",
             )
         fields.update({name: extra[name][place] for name in new})
     return fields
@@ -149,7 +165,9 @@ def read_cryosparc(
     missing = [name for name in needed if name not in fields]
     if missing:
         raise InputError(
-            str(path), "must have the fields of images, poses and CTF", f"no {', '.join(missing)}",
+            str(path),
+            "must have the fields of images, poses and CTF",
+            f"no {', '.join(missing)}",
             "Give the particles of a refinement, and the job's passthrough file with --passthrough.",
         )
     n = len(fields["uid"])

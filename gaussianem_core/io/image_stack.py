@@ -24,9 +24,17 @@ from gaussianem_core.io.particle_table import ParticleTable
 from gaussianem_core.io.stack_writer import StackWriter
 
 __all__ = [
-    "ImageGroup", "ImageStack", "StackStatistics", "StackWriter", "Volume", "background_statistics",
-    "measure_stack", "read_map", "window_mask", "write_map",
-]  # fmt: skip
+    "ImageGroup",
+    "ImageStack",
+    "StackStatistics",
+    "StackWriter",
+    "Volume",
+    "background_statistics",
+    "measure_stack",
+    "read_map",
+    "window_mask",
+    "write_map",
+]
 
 _OPEN_FILES = 64
 
@@ -66,7 +74,9 @@ class ImageStack:
         for header in self.headers:
             if header.shape[1] != header.shape[2]:
                 raise InputError(
-                    str(header.path), "must hold square images", f"{header.shape[2]} x {header.shape[1]}",
+                    str(header.path),
+                    "must hold square images",
+                    f"{header.shape[2]} x {header.shape[1]}",
                     "Extract the particles again.",
                 )
         self.box_size = np.array([header.shape[1] for header in self.headers], np.int64)[self.stack_index]
@@ -75,8 +85,10 @@ class ImageStack:
         if len(beyond):
             row = beyond[0]
             raise InputError(
-                f"row {row + 1}", f"must name one of the {counts[row]} images of {self._header(row).path}",
-                f"image {self.image_index[row] + 1}", "The stack is incomplete or belongs to another particle file.",
+                f"row {row + 1}",
+                f"must name one of the {counts[row]} images of {self._header(row).path}",
+                f"image {self.image_index[row] + 1}",
+                "The stack is incomplete or belongs to another particle file.",
             )
         self._files: OrderedDict[int, int] = OrderedDict()
         self._users: dict[int, int] = {}
@@ -208,7 +220,9 @@ class ImageStack:
                 got = os.preadv(descriptor, [view[done : done + (1 << 30)]], start + done)
                 if got <= 0:
                     raise InputError(
-                        str(header.path), f"must hold {header.shape[0]} images", f"only {start + done:,} bytes",
+                        str(header.path),
+                        f"must hold {header.shape[0]} images",
+                        f"only {start + done:,} bytes",
                         "The file was cut off while it was read.",
                     )
                 done += got
@@ -225,8 +239,9 @@ class ImageStack:
         if len(bad):
             shown = ", ".join(f"{row + 1} ({self.image_index[row] + 1}@{self._header(row).path})" for row in bad[:5])
             raise InputError(
-                "particle images", "must hold finite values", f"NaN or infinite pixels in row {shown}"
-                + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""),
+                "particle images",
+                "must hold finite values",
+                f"NaN or infinite pixels in row {shown}" + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""),
                 "Remove these particles or extract them again.",
             )
 

@@ -13,11 +13,16 @@ from gaussianem_core.runtime.files import write_atomically
 
 # What a published latents file needs: numpy arrays and nothing else (old and new module names of numpy).
 _ARRAY_GLOBALS = {
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-}  # fmt: skip
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -41,8 +46,12 @@ def load_latents(path: Path | str) -> dict[str, np.ndarray]:
             content = _ArrayUnpickler(file).load()
     except Exception as error:
         # A hostile or damaged pickle can fail in any way; none of them may pass as a traceback.
-        raise InputError("latent", "must be a file of numpy arrays", path,
-                         f"It was not loaded ({error}). Use a weights.N.output.pkl of train.") from error  # fmt: skip
+        raise InputError(
+            "latent",
+            "must be a file of numpy arrays",
+            path,
+            f"It was not loaded ({error}). Use a weights.N.output.pkl of train.",
+        ) from error
     arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
     if "z_mu" not in arrays or arrays["z_mu"].ndim != 2:
         raise InputError("latent", "must hold z_mu of shape (N, zdim)", path, "Use a weights.N.output.pkl of train.")
@@ -52,9 +61,11 @@ def load_latents(path: Path | str) -> dict[str, np.ndarray]:
 def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray, **more: np.ndarray) -> None:
     """Write latents in row order, (N, zdim) each, in the published layout plus the log-variances, atomically."""
     content = {
-        "z_mu": np.asarray(z_mu, dtype=np.float32), "ind": np.arange(len(z_mu))[:, None],
-        "z_logvar": np.asarray(z_logvar, dtype=np.float32), **more,
-    }  # fmt: skip
+        "z_mu": np.asarray(z_mu, dtype=np.float32),
+        "ind": np.arange(len(z_mu))[:, None],
+        "z_logvar": np.asarray(z_logvar, dtype=np.float32),
+        **more,
+    }
     write_atomically(path, pickle.dumps(content, protocol=4))
 
 
@@ -68,8 +79,12 @@ def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
             values = np.loadtxt(text, ndmin=2)
         return np.atleast_2d(np.asarray(values, dtype=np.float64))
     except (OSError, ValueError) as error:
-        raise InputError("z", "must be .npy or text with one row of numbers a volume", path,
-                         f"It was not read ({error}). Use z.txt of an analysis as a pattern.") from error  # fmt: skip
+        raise InputError(
+            "z",
+            "must be .npy or text with one row of numbers a volume",
+            path,
+            f"It was not read ({error}). Use z.txt of an analysis as a pattern.",
+        ) from error
 
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:

@@ -21,8 +21,12 @@ from gaussianem_core.runtime.files import atomic_write
 
 HEADER_BYTES = 1024
 _MODES: dict[int, np.dtype[Any]] = {
-    0: np.dtype("i1"), 1: np.dtype("i2"), 2: np.dtype("f4"), 6: np.dtype("u2"), 12: np.dtype("f2"),
-}  # fmt: skip
+    0: np.dtype("i1"),
+    1: np.dtype("i2"),
+    2: np.dtype("f4"),
+    6: np.dtype("u2"),
+    12: np.dtype("f2"),
+}
 _IMOD_STAMP = 1146047817
 _LARGEST_SIDE = 1 << 24
 _TEMPLATE = np.dtype(HEADER_DTYPE)
@@ -72,15 +76,19 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
         raise InputError(str(path), "must not be compressed", "gzip or bzip2", "Decompress it first.")
     if len(head) < HEADER_BYTES:
         raise InputError(
-            str(path), f"must hold an MRC header of {HEADER_BYTES} bytes", f"{len(head)} bytes",
+            str(path),
+            f"must hold an MRC header of {HEADER_BYTES} bytes",
+            f"{len(head)} bytes",
             "The file is cut off or no MRC file.",
         )
     fields, order = _parse(head, path)
     nx, ny, nz, mode = (int(fields[name]) for name in ("nx", "ny", "nz", "mode"))
     if mode not in _MODES:
         raise InputError(
-            str(path), "must be of mode 0, 1, 2, 6 or 12 (8 or 16 bit integers, 32 or 16 bit floats)",
-            f"mode {mode}", "Convert it, for example with relion_image_handler.",
+            str(path),
+            "must be of mode 0, 1, 2, 6 or 12 (8 or 16 bit integers, 32 or 16 bit floats)",
+            f"mode {mode}",
+            "Convert it, for example with relion_image_handler.",
         )
     dtype = _MODES[mode].newbyteorder(order)
     imod = np.frombuffer(head, f"{order}i4", 2, 152)
@@ -90,8 +98,11 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
     expected = offset + nx * ny * nz * dtype.itemsize
     if actual < expected:
         raise InputError(
-            str(path), f"must be {expected:,} bytes long ({nz} x {ny} x {nx} values of {dtype.itemsize} bytes "
-            f"behind {offset} bytes of header)", f"{actual:,} bytes", "The file is cut off: copy or extract it again.",
+            str(path),
+            f"must be {expected:,} bytes long ({nz} x {ny} x {nx} values of {dtype.itemsize} bytes "
+            f"behind {offset} bytes of header)",
+            f"{actual:,} bytes",
+            "The file is cut off: copy or extract it again.",
         )
     intervals = [int(fields[name]) for name in ("mx", "my", "mz")]
     cell = [float(fields["cella"][axis]) for axis in "xyz"]
@@ -100,8 +111,13 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
     starts = tuple(int(fields[name]) for name in ("nxstart", "nystart", "nzstart"))
     origin = tuple(float(fields["origin"][axis]) for axis in "xyz")
     return MrcHeader(
-        path, (nz, ny, nx), dtype, offset, (sizes[0], sizes[1], sizes[2]),
-        (origin[0], origin[1], origin[2]), (starts[0], starts[1], starts[2]),
+        path,
+        (nz, ny, nx),
+        dtype,
+        offset,
+        (sizes[0], sizes[1], sizes[2]),
+        (origin[0], origin[1], origin[2]),
+        (starts[0], starts[1], starts[2]),
         (axes[0], axes[1], axes[2]) if sorted(axes) == [1, 2, 3] else (1, 2, 3),
         int(fields["ispg"]) == 0,
     )
@@ -191,7 +207,9 @@ def read_map(path: str | os.PathLike[str]) -> Volume:
     values = np.ascontiguousarray(values.transpose(order), dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError(
-            str(path), "must hold finite values", f"{np.count_nonzero(~np.isfinite(values))} NaN or infinite voxels",
+            str(path),
+            "must hold finite values",
+            f"{np.count_nonzero(~np.isfinite(values))} NaN or infinite voxels",
             "Make the map again.",
         )
     starts = dict(zip(header.axes, header.start_voxels, strict=True))
@@ -221,8 +239,13 @@ def write_map(
     wide = data.astype(np.float64)
     statistics = (float(data.min()), float(data.max()), float(wide.mean()), float(wide.std()))
     head = new_header(
-        (data.shape[0], data.shape[1], data.shape[2]), np.float32, pixel_size_angstrom, is_stack=False,
-        origin_angstrom=origin_angstrom, start_voxels=start_voxels, statistics=statistics,
+        (data.shape[0], data.shape[1], data.shape[2]),
+        np.float32,
+        pixel_size_angstrom,
+        is_stack=False,
+        origin_angstrom=origin_angstrom,
+        start_voxels=start_voxels,
+        statistics=statistics,
     )
     with atomic_write(path) as file:
         file.write(head)

@@ -96,8 +96,10 @@ def selection_mask(rows: npt.ArrayLike | None, n_rows: int, what: str) -> npt.ND
             raise InputError(f"selection from {what}", "must be a list of row numbers", chosen.dtype, "Give integers.")
         if chosen.size and (chosen.min() < 0 or chosen.max() >= n_rows):
             raise InputError(
-                f"selection from {what}", f"must hold row numbers from 0 to {n_rows - 1}",
-                f"{chosen.min()} to {chosen.max()}", "Select rows of this very file.",
+                f"selection from {what}",
+                f"must hold row numbers from 0 to {n_rows - 1}",
+                f"{chosen.min()} to {chosen.max()}",
+                "Select rows of this very file.",
             )
         mask = np.zeros(n_rows, bool)
         mask[chosen.astype(np.int64)] = True
@@ -207,7 +209,9 @@ def write_cs_rows(
         lacking = ~np.isin(uids, data["uid"])
         if lacking.any():
             raise InputError(
-                f"selection from {source}", "must hold uids of the file", f"{int(lacking.sum())} uids not in it",
+                f"selection from {source}",
+                "must hold uids of the file",
+                f"{int(lacking.sum())} uids not in it",
                 "Give the passthrough file of the same job.",
             )
         rows = np.isin(data["uid"], uids)

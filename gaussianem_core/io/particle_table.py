@@ -24,21 +24,39 @@ from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
 
 __all__ = [
-    "ParticleTable", "column_names", "read_particle_column", "read_particles", "selection_mask", "table_to_star",
-    "write_cs_subset", "write_particles_star", "write_star", "write_star_subset",
-]  # fmt: skip
+    "ParticleTable",
+    "column_names",
+    "read_particle_column",
+    "read_particles",
+    "selection_mask",
+    "table_to_star",
+    "write_cs_subset",
+    "write_particles_star",
+    "write_star",
+    "write_star_subset",
+]
 
 Floats = npt.NDArray[np.float64]
 _HEADER_THREADS = 8  # headers of many stacks on a network disk wait for the disk, not for the processor
 _DEFAULTS = {
-    "defocus_u_angstrom": np.nan, "defocus_v_angstrom": np.nan, "defocus_angle_deg": np.nan, "voltage_kv": np.nan,
-    "cs_mm": np.nan, "amplitude_contrast": np.nan, "phase_shift_deg": 0.0, "bfactor_angstrom2": 0.0, "ctf_scale": 1.0,
-}  # fmt: skip
+    "defocus_u_angstrom": np.nan,
+    "defocus_v_angstrom": np.nan,
+    "defocus_angle_deg": np.nan,
+    "voltage_kv": np.nan,
+    "cs_mm": np.nan,
+    "amplitude_contrast": np.nan,
+    "phase_shift_deg": 0.0,
+    "bfactor_angstrom2": 0.0,
+    "ctf_scale": 1.0,
+}
 
 _CTF_WORDS = {
-    "defocus_u_angstrom": "defocus U", "defocus_v_angstrom": "defocus V", "defocus_angle_deg": "defocus angle",
-    "cs_mm": "spherical aberration", "amplitude_contrast": "amplitude contrast",
-}  # fmt: skip
+    "defocus_u_angstrom": "defocus U",
+    "defocus_v_angstrom": "defocus V",
+    "defocus_angle_deg": "defocus angle",
+    "cs_mm": "spherical aberration",
+    "amplitude_contrast": "amplitude contrast",
+}
 
 
 @dataclass(frozen=True)
@@ -185,8 +203,10 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
             return np.full(n, float(given))
         if required:
             raise InputError(
-                str(path), "must tell the pixel size",
-                "none of rlnImagePixelSize, rlnDetectorPixelSize, rlnPixelSize", "Give it with --apix.",
+                str(path),
+                "must tell the pixel size",
+                "none of rlnImagePixelSize, rlnDetectorPixelSize, rlnPixelSize",
+                "Give it with --apix.",
             )
         return np.full(n, np.nan)
     usable = (found > 0) & (found < np.inf)
@@ -194,7 +214,11 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
     if given is not None:
         # files round pixel sizes to 3-6 digits
         refuse_rows(
-            abs(found / given - 1) > 1e-3, path, "pixel size", f"must agree with the {given} A/px given", found,
+            abs(found / given - 1) > 1e-3,
+            path,
+            "pixel size",
+            f"must agree with the {given} A/px given",
+            found,
             "Leave --apix out to use the file's.",
         )
     return found
@@ -233,14 +257,22 @@ def _check_stacks(
     if bad.any():
         first = headers[index[np.flatnonzero(bad)[0]]]
         refuse_rows(
-            bad, path, "image number", f"must not exceed the {first.shape[0]} images of {first.path}", image_index + 1,
+            bad,
+            path,
+            "image number",
+            f"must not exceed the {first.shape[0]} images of {first.path}",
+            image_index + 1,
             "The stack and the particle file belong to different jobs, or the stack is incomplete.",
         )
     wrong = (box > 0) & (box != real)
     if wrong.any():
         first = headers[index[np.flatnonzero(wrong)[0]]]
         refuse_rows(
-            wrong, path, "image size", f"must be the {first.shape[1]} pixels of {first.path}", box,
+            wrong,
+            path,
+            "image size",
+            f"must be the {first.shape[1]} pixels of {first.path}",
+            box,
             "The stack and the particle file belong to different jobs: check --data_dir.",
         )
     return real
@@ -316,10 +348,12 @@ def table_to_star(
     """
     keep = np.flatnonzero(selection_mask(rows, len(table), str(table.source)))
     constants = {
-        "rlnVoltage": table.voltage_kv, "rlnSphericalAberration": table.cs_mm,
-        "rlnAmplitudeContrast": table.amplitude_contrast, "rlnImagePixelSize": table.pixel_size_angstrom,
+        "rlnVoltage": table.voltage_kv,
+        "rlnSphericalAberration": table.cs_mm,
+        "rlnAmplitudeContrast": table.amplitude_contrast,
+        "rlnImagePixelSize": table.pixel_size_angstrom,
         "rlnImageSize": table.box_size,
-    }  # fmt: skip
+    }
     key = np.stack([values[keep].astype(np.float64) for values in (table.optics_group, *constants.values())], axis=1)
     _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)
     optics: dict[str, Sequence[object] | npt.NDArray[np.generic]] = {
@@ -333,12 +367,16 @@ def table_to_star(
     if table.micrographs:
         particles["rlnMicrographName"] = [table.micrographs[table.micrograph_index[i]] for i in keep]
     numbers = {
-        "rlnAngleRot": table.angles_deg[:, 0], "rlnAngleTilt": table.angles_deg[:, 1],
-        "rlnAnglePsi": table.angles_deg[:, 2], "rlnOriginXAngst": table.shifts_angstrom[:, 0],
-        "rlnOriginYAngst": table.shifts_angstrom[:, 1], "rlnDefocusU": table.defocus_u_angstrom,
-        "rlnDefocusV": table.defocus_v_angstrom, "rlnDefocusAngle": table.defocus_angle_deg,
+        "rlnAngleRot": table.angles_deg[:, 0],
+        "rlnAngleTilt": table.angles_deg[:, 1],
+        "rlnAnglePsi": table.angles_deg[:, 2],
+        "rlnOriginXAngst": table.shifts_angstrom[:, 0],
+        "rlnOriginYAngst": table.shifts_angstrom[:, 1],
+        "rlnDefocusU": table.defocus_u_angstrom,
+        "rlnDefocusV": table.defocus_v_angstrom,
+        "rlnDefocusAngle": table.defocus_angle_deg,
         "rlnPhaseShift": table.phase_shift_deg,
-    }  # fmt: skip
+    }
     particles.update({name: values[keep] for name, values in numbers.items() if np.isfinite(values).all()})
     particles["rlnOpticsGroup"] = group.reshape(-1) + 1
     if table.random_subset.any():

@@ -31,16 +31,38 @@ Texts = tuple[list[str], npt.NDArray[np.int32]]
 
 POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 CTF_COLUMNS = (
-    "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-)  # fmt: skip
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+)
 _OPTICS_NUMBERS = (
-    *CTF_COLUMNS[3:], "rlnOpticsGroup", "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality",
-    "rlnDetectorPixelSize", "rlnMagnification", "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped",
-)  # fmt: skip
+    *CTF_COLUMNS[3:],
+    "rlnOpticsGroup",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnCtfDataArePhaseFlipped",
+)
 _PARTICLE_NUMBERS = (
-    *_OPTICS_NUMBERS, *POSE_COLUMNS, *CTF_COLUMNS[:3], "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
-    "rlnOriginYAngst", "rlnPhaseShift", "rlnRandomSubset", "rlnCtfBfactor", "rlnCtfScalefactor", "rlnPixelSize",
-)  # fmt: skip
+    *_OPTICS_NUMBERS,
+    *POSE_COLUMNS,
+    *CTF_COLUMNS[:3],
+    "rlnOriginX",
+    "rlnOriginY",
+    "rlnOriginXAngst",
+    "rlnOriginYAngst",
+    "rlnPhaseShift",
+    "rlnRandomSubset",
+    "rlnCtfBfactor",
+    "rlnCtfScalefactor",
+    "rlnPixelSize",
+)
 
 
 def read_relion(
@@ -68,7 +90,9 @@ def read_relion(
         numbers = _with_optics(numbers, particles, optics)
     if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
         raise InputError(
-            str(path), "must hold 2D images (rlnImageDimensionality 2)", "subtomograms",
+            str(path),
+            "must hold 2D images (rlnImageDimensionality 2)",
+            "subtomograms",
             "Extract 2D particle images; subtomograms cannot be used.",
         )
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName")
@@ -80,7 +104,8 @@ def _require(particles: StarTable, optics: StarTable | None, require_pose: bool,
         missing = [name for name in needed if name not in particles and (optics is None or name not in optics)]
         if missing and required:
             raise InputError(
-                f"{particles.path}, table data_{particles.name}", f"must have the columns of {what}",
+                f"{particles.path}, table data_{particles.name}",
+                f"must have the columns of {what}",
                 f"no {', '.join(missing)}",
                 "Give the STAR file of a refinement (Refine3D's run_data.star) of particles with CTF estimates.",
             )
@@ -88,8 +113,10 @@ def _require(particles: StarTable, optics: StarTable | None, require_pose: bool,
         present = [name for name in pair if name in particles]
         if len(present) == 1 and require_pose:
             raise InputError(
-                f"{particles.path}, table data_{particles.name}", f"must have both or neither of {' and '.join(pair)}",
-                f"only {present[0]}", "Add the missing column.",
+                f"{particles.path}, table data_{particles.name}",
+                f"must have both or neither of {' and '.join(pair)}",
+                f"only {present[0]}",
+                "Add the missing column.",
             )
 
 
@@ -106,7 +133,9 @@ def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: Star
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(
-            where, "must list each optics group once", f"group {unique[counts > 1][0]:g} {counts.max()} times",
+            where,
+            "must list each optics group once",
+            f"group {unique[counts > 1][0]:g} {counts.max()} times",
             "Remove or renumber the repeated groups.",
         )
     if "rlnOpticsGroup" in numbers:
@@ -116,13 +145,18 @@ def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: Star
     else:
         raise InputError(
             f"{particles.path}, table data_{particles.name}",
-            f"must have the column rlnOpticsGroup, as there are {len(ids)} optics groups", "none", "Add the column.",
+            f"must have the column rlnOpticsGroup, as there are {len(ids)} optics groups",
+            "none",
+            "Add the column.",
         )
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids, of_row, sorter=order), len(ids) - 1)]
     refuse_rows(
-        ids[place] != of_row, particles.path, "rlnOpticsGroup",
-        f"must be one of the groups in data_optics ({', '.join(f'{i:g}' for i in unique)})", of_row,
+        ids[place] != of_row,
+        particles.path,
+        "rlnOpticsGroup",
+        f"must be one of the groups in data_optics ({', '.join(f'{i:g}' for i in unique)})",
+        of_row,
         "Add the group to data_optics.",
     )
     spread = {name: values[place] for name, values in groups.items()}
@@ -134,13 +168,21 @@ def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: Star
 def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, Numbers]:
     """Rename RELION's columns and work out pixel sizes and shifts."""
     names = {
-        "rlnDefocusU": "defocus_u_angstrom", "rlnDefocusV": "defocus_v_angstrom",
-        "rlnDefocusAngle": "defocus_angle_deg", "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm",
-        "rlnAmplitudeContrast": "amplitude_contrast", "rlnPhaseShift": "phase_shift_deg",
-        "rlnCtfBfactor": "bfactor_angstrom2", "rlnCtfScalefactor": "ctf_scale", "rlnOpticsGroup": "optics_group",
-        "rlnRandomSubset": "random_subset", "rlnImageSize": "box_size",
-        "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied", "rlnCtfDataArePhaseFlipped": "phase_flipped",
-    }  # fmt: skip
+        "rlnDefocusU": "defocus_u_angstrom",
+        "rlnDefocusV": "defocus_v_angstrom",
+        "rlnDefocusAngle": "defocus_angle_deg",
+        "rlnVoltage": "voltage_kv",
+        "rlnSphericalAberration": "cs_mm",
+        "rlnAmplitudeContrast": "amplitude_contrast",
+        "rlnPhaseShift": "phase_shift_deg",
+        "rlnCtfBfactor": "bfactor_angstrom2",
+        "rlnCtfScalefactor": "ctf_scale",
+        "rlnOpticsGroup": "optics_group",
+        "rlnRandomSubset": "random_subset",
+        "rlnImageSize": "box_size",
+        "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied",
+        "rlnCtfDataArePhaseFlipped": "phase_flipped",
+    }
     columns = {ours: numbers[theirs] for theirs, ours in names.items() if theirs in numbers}
     columns["image_index"] = numbers["rlnImageName"] - 1
     if all(name in numbers for name in POSE_COLUMNS):
@@ -148,14 +190,20 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
     pixel_size = _pixel_size(numbers)
     if pixel_size is not None:
         columns["pixel_size_angstrom"] = pixel_size
-    for name, pair in (("shifts_angstrom", ("rlnOriginXAngst", "rlnOriginYAngst")),
-                       ("shifts_pixels", ("rlnOriginX", "rlnOriginY"))):  # fmt: skip
+    for name, pair in (
+        ("shifts_angstrom", ("rlnOriginXAngst", "rlnOriginYAngst")),
+        ("shifts_pixels", ("rlnOriginX", "rlnOriginY")),
+    ):
         if all(axis in numbers for axis in pair):
             columns[name] = np.stack([numbers[axis] for axis in pair], axis=-1)
             break
     refuse_rows(
-        ~(columns["image_index"] >= 0), particles.path, "rlnImageName", "must number images from 1",
-        columns["image_index"] + 1, "Write the row's image as number@stack.",
+        ~(columns["image_index"] >= 0),
+        particles.path,
+        "rlnImageName",
+        "must number images from 1",
+        columns["image_index"] + 1,
+        "Write the row's image as number@stack.",
     )
     return columns
 

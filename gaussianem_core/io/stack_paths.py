@@ -48,7 +48,8 @@ def resolve_stacks(
     if lost:
         tried = "; ".join(dict.fromkeys(map(str, _candidates(lost[0], source, data, project_dir, len(names)))))
         raise InputError(
-            f"{source}, rlnImageName or blob/path", "must name stacks that exist",
+            f"{source}, rlnImageName or blob/path",
+            "must name stacks that exist",
             f"{lost[0]!r}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else "") + f"; tried {tried}",
             "Give --data_dir, the directory that holds the stacks, or --source_dir, the project's directory.",
         )
@@ -87,7 +88,8 @@ def _refuse_shared(names: Sequence[str], found: Sequence[Path]) -> None:
         other = owner.setdefault(key, name)
         if other != name and os.path.normpath(other.lstrip(">")) != os.path.normpath(name.lstrip(">")):
             raise InputError(
-                "data_dir", "must lead each stack of the particle file to a file of its own",
+                "data_dir",
+                "must lead each stack of the particle file to a file of its own",
                 f"{other!r} and {name!r} both lead to {path}",
                 "Keep the stacks in folders named as in the particle file, and give their parent as --data_dir.",
             )

@@ -76,15 +76,19 @@ class StackWriter:
         places = np.atleast_1d(np.asarray(rows, np.int64))
         if images.shape != (len(places), self.box_size, self.box_size):
             raise InputError(
-                f"images for {self.path}", f"must be ({len(places)}, {self.box_size}, {self.box_size})", images.shape,
+                f"images for {self.path}",
+                f"must be ({len(places)}, {self.box_size}, {self.box_size})",
+                images.shape,
                 "Crop them to the box first.",
             )
         if len(places) == 0:
             return
         if places.min() < 0 or places.max() >= self.n_images:
             raise InputError(
-                f"images for {self.path}", f"must go to free places from 0 to {self.n_images - 1}",
-                f"{places.min()} to {places.max()}", "Write every image once.",
+                f"images for {self.path}",
+                f"must go to free places from 0 to {self.n_images - 1}",
+                f"{places.min()} to {places.max()}",
+                "Write every image once.",
             )
         with np.errstate(over="ignore", invalid="ignore"):
             data = np.ascontiguousarray(images, dtype=self.dtype)
@@ -95,7 +99,8 @@ class StackWriter:
             sums[suspects] = flat[suspects].sum(axis=1, dtype=np.float64)  # a sum of large values may overflow
         if not np.isfinite(sums).all():
             raise InputError(
-                f"images for {self.path}", f"must be finite in {self.dtype.itemsize * 8} bits",
+                f"images for {self.path}",
+                f"must be finite in {self.dtype.itemsize * 8} bits",
                 f"images {places[~np.isfinite(sums)][:5].tolist()}",
                 "Normalise the images, or write them without --float16.",
             )
@@ -104,8 +109,10 @@ class StackWriter:
         with self._lock:
             if self._written[places].any():
                 raise InputError(
-                    f"images for {self.path}", "must go to free places",
-                    f"a place from {places.min()} to {places.max()} is taken", "Write every image once.",
+                    f"images for {self.path}",
+                    "must go to free places",
+                    f"a place from {places.min()} to {places.max()} is taken",
+                    "Write every image once.",
                 )
             self._written[places] = True
             self._minimum, self._maximum = min(self._minimum, lowest), max(self._maximum, highest)
@@ -141,7 +148,10 @@ class StackWriter:
             count = self.n_images * self.box_size**2
             mean, std = self._sum / count, self.std
             head = new_header(
-                (self.n_images, self.box_size, self.box_size), self.dtype, self.pixel_size_angstrom, is_stack=True,
+                (self.n_images, self.box_size, self.box_size),
+                self.dtype,
+                self.pixel_size_angstrom,
+                is_stack=True,
                 statistics=(float(self._minimum), float(self._maximum), mean, std),
             )
             with disk_errors(self.path):

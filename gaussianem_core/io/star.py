@@ -123,7 +123,9 @@ def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
                 block.in_rows, block.rows_start, block.n_rows = True, start, 1
             else:
                 raise InputError(
-                    f"{path}, table data_{block.name}", "must hold columns before rows", _text(line.strip()[:60]),
+                    f"{path}, table data_{block.name}",
+                    "must hold columns before rows",
+                    _text(line.strip()[:60]),
                     "Repair the file or write it again with RELION.",
                 )
     if block is not None:
@@ -149,14 +151,23 @@ class _OpenBlock:
         repeated = {name for name in self.columns if self.columns.count(name) > 1}
         if repeated:
             raise InputError(
-                f"{path}, table data_{self.name}", "must name each column once",
-                ", ".join(sorted(repeated)), "Remove the repeated columns.",
+                f"{path}, table data_{self.name}",
+                "must name each column once",
+                ", ".join(sorted(repeated)),
+                "Remove the repeated columns.",
             )
         rows = self.n_rows if self.is_loop else 1
         return [
             StarTable(
-                path, self.name, tuple(self.columns), self.is_loop, rows, self.header_end,
-                self.rows_start if self.n_rows else self.header_end, self.numbered, tuple(self.values),
+                path,
+                self.name,
+                tuple(self.columns),
+                self.is_loop,
+                rows,
+                self.header_end,
+                self.rows_start if self.n_rows else self.header_end,
+                self.numbered,
+                tuple(self.values),
             )
         ]
 
@@ -172,7 +183,9 @@ def find_particle_table(tables: Sequence[StarTable]) -> StarTable:
     if not candidates:
         found = "; ".join(f"data_{t.name} with {len(t.columns)} columns" for t in tables)
         raise InputError(
-            str(tables[0].path), "must hold a table with the column rlnImageName", found,
+            str(tables[0].path),
+            "must hold a table with the column rlnImageName",
+            found,
             "Give the particles' STAR file (run_data.star or particles.star).",
         )
     table = next((t for t in candidates if t.name == "particles"), candidates[0])
@@ -200,7 +213,8 @@ def iter_rows(table: StarTable, chunk_rows: int = CHUNK_ROWS) -> Iterator[list[l
             if len(row) != width:
                 raise InputError(
                     f"{table.path}, table data_{table.name}, row {done + number + 1}",
-                    f"must hold {width} values, one for each column", f"{len(row)} values",
+                    f"must hold {width} values, one for each column",
+                    f"{len(row)} values",
                     "The file may be cut off, or a value with a blank in it may lack quotes.",
                 )
         done += len(rows)
@@ -268,7 +282,9 @@ def _to_numbers(values: list[bytes], table: StarTable, name: str, first: int) ->
                 result[i] = _number(value)
             except ValueError:
                 raise InputError(
-                    f"{table.path}, column {name}, row {first + i + 1}", "must be a number", _text(value),
+                    f"{table.path}, column {name}, row {first + i + 1}",
+                    "must be a number",
+                    _text(value),
                     "Repair the row.",
                 ) from None
         return result
@@ -341,6 +357,4 @@ def refuse_rows(
         shown = ", ".join(str(row + 1) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         value = values[rows[0]]
         found = f"{value:.10g}" if isinstance(value, float | np.floating) else str(value)
-        raise InputError(
-            f"{source}, column {column}", rule, f"{found} in row{'s' * (len(rows) > 1)} {shown}", remedy
-        )
+        raise InputError(f"{source}, column {column}", rule, f"{found} in row{'s' * (len(rows) > 1)} {shown}", remedy)

@@ -74,7 +74,9 @@ def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
     present = [name for name in names if (directory / name).exists()]
     if present and not overwrite:
         raise InputError(
-            "output", "must not hold results already", directory / present[0],
+            "output",
+            "must not hold results already",
+            directory / present[0],
             "Choose another --output, or give --overwrite to replace them.",
         )
 
@@ -95,7 +97,10 @@ class JobLog:
     """
 
     def __init__(
-        self, directory: Path | str, command: list[str], version: str = "",
+        self,
+        directory: Path | str,
+        command: list[str],
+        version: str = "",
         echo: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.directory = Path(directory)
@@ -113,8 +118,12 @@ class JobLog:
                 (self.directory / name).unlink(missing_ok=True)
             self._file = (self.directory / EVENTS).open("a", buffering=1)
         except OSError as error:
-            raise InputError("output", "must be a writable directory", f"{self.directory}: {error.strerror}",
-                             "Choose a directory that you may write to.") from error  # fmt: skip
+            raise InputError(
+                "output",
+                "must be a writable directory",
+                f"{self.directory}: {error.strerror}",
+                "Choose a directory that you may write to.",
+            ) from error
         self._began = time.time()
         identity = process_identity()
         self._beat(identity)

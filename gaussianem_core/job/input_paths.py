@@ -29,8 +29,12 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
             if candidate.is_file() if endings else candidate.exists():
                 return candidate
     where = " nor ".join(str(place.absolute()) for place in places)
-    raise InputError(f"option {field}", "must name something that exists", value, f"Found neither {where}."
-                     if len(places) > 1 else f"There is no {where}.")  # fmt: skip
+    raise InputError(
+        f"option {field}",
+        "must name something that exists",
+        value,
+        f"Found neither {where}." if len(places) > 1 else f"There is no {where}.",
+    )
 
 
 def optional_input(options: JobOptions, field: str) -> Path | None:

@@ -28,9 +28,11 @@ def job_table(model: type[JobOptions]) -> str:
     """One job's options: name, what it does, default, what may be given; a job's own options first."""
     names = sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
     lines = [
-        f"<details><summary><b>gaussianem {model.job_type}</b>: {_escape((model.__doc__ or '').strip())}</summary>", "",
-        "| Option | What it does | Default | Values |", "|---|---|---|---|",
-    ]  # fmt: skip
+        f"<details><summary><b>gaussianem {model.job_type}</b>: {_escape((model.__doc__ or '').strip())}</summary>",
+        "",
+        "| Option | What it does | Default | Values |",
+        "|---|---|---|---|",
+    ]
     for name in names:
         field, extra = model.model_fields[name], hints(model, name)
         flag = f"`--{name}`" + (f", `{extra['alias']}`" if extra["alias"] else "")

@@ -17,9 +17,13 @@ class Terminal:
         self._progress: Progress | None = None
         if self._console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=self._console,
-            )  # fmt: skip
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
         self._tasks: dict[str, Any] = {}
         self._tenths: dict[str, int] = {}
 

@@ -60,9 +60,18 @@ def _sums(projection, image, parameters, shell_weight, sums, box, half, BLOCK: t
 
 @triton.jit
 def _gradient(
-    projection, image, parameters, shell_weight, scales, gradient, residual, box, half, counted,
+    projection,
+    image,
+    parameters,
+    shell_weight,
+    scales,
+    gradient,
+    residual,
+    box,
+    half,
+    counted,
     BLOCK: tl.constexpr,
-):  # fmt: skip
+):
     """dData/dProjection = w a ctf (a m - y) (times the multiplicity), and the residual's power by shell."""
     batch = tl.program_id(0)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -88,8 +97,15 @@ class FusedLikelihood(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, projection: Tensor, image: Tensor, parameters: Tensor, shell_weight: Tensor,
-                scale_prior: float, counted: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def forward(
+        ctx: Any,
+        projection: Tensor,
+        image: Tensor,
+        parameters: Tensor,
+        shell_weight: Tensor,
+        scale_prior: float,
+        counted: int,
+    ) -> tuple[Tensor, Tensor]:
         batch, box, half = projection.shape
         f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
         p, w = parameters.float().contiguous(), shell_weight.contiguous()

@@ -42,8 +42,17 @@ def _load_out_weight(pointer, first, HEADS: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _load_parts(z_part, gaussian_part, tile, tiles_per_image, count, column, ROWS: tl.constexpr,
-                COLUMNS: tl.constexpr, STRIDE: tl.constexpr):  # fmt: skip
+def _load_parts(
+    z_part,
+    gaussian_part,
+    tile,
+    tiles_per_image,
+    count,
+    column,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr,
+):
     """Some columns of a tile's two summands in the first layer: (COLUMNS,) and (ROWS, COLUMNS)."""
     columns = column + tl.arange(0, COLUMNS)
     n = (tile % tiles_per_image) * ROWS + tl.arange(0, ROWS)
@@ -90,9 +99,15 @@ def _store_rows(pointer, rows, x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _resident(
-    hidden_weights, head_weight, out_weight,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, LAYERS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr,
-):  # fmt: skip
+    hidden_weights,
+    head_weight,
+    out_weight,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    LAYERS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
     """All weights as tuples of tiles, loaded before the loop over tiles so that they stay in shared memory:
     the first matrix in two halves of its columns, as its input; the other layers; head and output chunks."""
     HALF: tl.constexpr = WIDTH // 2
@@ -114,12 +129,27 @@ def _resident(
 
 @triton.jit
 def _forward(
-    z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_bias, out,
+    z_part,
+    gaussian_part,
+    hidden_weights,
+    hidden_biases,
+    head_weight,
+    head_bias,
+    out_weight,
+    out_bias,
+    out,
     activations,  # (images * padded, WIDTH), h_L written where SAVE
-    images, count, tiles_per_image,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, LAYERS: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr, SAVE: tl.constexpr,
-):  # fmt: skip
+    images,
+    count,
+    tiles_per_image,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    LAYERS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    SAVE: tl.constexpr,
+):
     HALF: tl.constexpr = WIDTH // 2
     k = tl.arange(0, WIDTH)
     o = tl.arange(0, 16)
@@ -174,11 +204,20 @@ def _forward(
 @triton.jit
 def _head_input_gradients(
     activations,  # (images * padded, WIDTH), h_L
-    head_weight, head_bias, out_weight, out_gradient,
+    head_weight,
+    head_bias,
+    out_weight,
+    out_gradient,
     gradients,  # (images * padded, WIDTH), written: with respect to the input of the relu that made h_L
-    images, count, tiles_per_image,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, RESIDENT: tl.constexpr,
-):  # fmt: skip
+    images,
+    count,
+    tiles_per_image,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
     k = tl.arange(0, WIDTH)
     _, _, heads, outs = _resident(head_weight, head_weight, out_weight, WIDTH, HEADS, 0, CHUNK, RESIDENT)
     tile = tl.program_id(0)
@@ -211,15 +250,23 @@ def _head_input_gradients(
 @triton.jit
 def _head_weight_gradients(
     activations,  # (images * padded, WIDTH), h_L
-    head_weight, head_bias, out_weight, out_gradient,
+    head_weight,
+    head_bias,
+    out_weight,
+    out_gradient,
     d_head_weight,  # (HEADS, WIDTH) float32; this and the following are added to
     d_head_bias,  # (HEADS,)
     d_out_weight,  # (4, HEADS)
     d_out_bias,  # (4,)
-    images, count, tiles_per_image,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    images,
+    count,
+    tiles_per_image,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
-):  # fmt: skip
+):
     # Transposed throughout, (CHUNK, ROWS), so that each product's left operand is the previous one's result.
     first = tl.program_id(0) * CHUNK
     c = first + tl.arange(0, CHUNK)
@@ -253,16 +300,25 @@ def _head_weight_gradients(
 
 @triton.jit
 def _layer_gradients(
-    z_part, gaussian_part, hidden_weights, hidden_biases,
+    z_part,
+    gaussian_part,
+    hidden_weights,
+    hidden_biases,
     gradients,  # (images * padded, WIDTH), with respect to the input of relu LAYER
     before,  # (images * padded, WIDTH), written where LAYER > 1: the same for relu LAYER - 1
     d_weights,  # (LAYERS, WIDTH, WIDTH) float32; this and the following are added to
     d_biases,  # (LAYERS, WIDTH)
     d_z_part,  # (images, WIDTH)
     d_gaussian_part,  # (count, WIDTH)
-    images, count, padded,
-    WIDTH: tl.constexpr, LAYER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
+    images,
+    count,
+    padded,
+    WIDTH: tl.constexpr,
+    LAYER: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     # A program makes COLUMNS of the layer's inputs. Its tiles come in the order of Gaussians, then images, so
     # that gradients of a Gaussian's part add up in registers.
     column = tl.program_id(1) * COLUMNS
@@ -325,9 +381,16 @@ class FusedDecoder(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, save: bool, z_part: Tensor, gaussian_part: Tensor, head_weight: Tensor, head_bias: Tensor,
-        out_weight: Tensor, out_bias: Tensor, *hidden: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        save: bool,
+        z_part: Tensor,
+        gaussian_part: Tensor,
+        head_weight: Tensor,
+        head_bias: Tensor,
+        out_weight: Tensor,
+        out_bias: Tensor,
+        *hidden: Tensor,
+    ) -> Tensor:
         layers = len(hidden) // 2
         operand = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
         # bfloat16 for what a matrix unit reads; float32 for what is added.
@@ -354,10 +417,18 @@ class FusedDecoder(torch.autograd.Function):
 
 
 def launch_forward(
-    z_part: Tensor, gaussian_part: Tensor, hidden_weights: Tensor, hidden_biases: Tensor,
-    head_weight: Tensor, head_bias: Tensor, out_weight: Tensor, out_bias: Tensor, *, save: bool,
+    z_part: Tensor,
+    gaussian_part: Tensor,
+    hidden_weights: Tensor,
+    hidden_biases: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    *,
+    save: bool,
     **override: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Forward kernel -> (B, N, 4) float32 and, where `save`, the last hidden activations (B, Np, k) for the
     backward kernels; `override` replaces block sizes, for benchmarks."""
     (images, width), count, heads = z_part.shape, gaussian_part.shape[0], head_weight.shape[0]
@@ -369,10 +440,25 @@ def launch_forward(
         tiles = triton.cdiv(padded if save else count, blocks["ROWS"])
         programs = min(images * tiles, multiprocessors(z_part.device) * blocks.pop("per_multiprocessor"))
         _forward[(programs,)](
-            z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, out_bias,
-            out, activations, images, count, tiles,
-            WIDTH=width, HEADS=heads, LAYERS=hidden_weights.shape[0], SAVE=save, **blocks,
-        )  # fmt: skip
+            z_part,
+            gaussian_part,
+            hidden_weights,
+            hidden_biases,
+            head_weight,
+            head_bias,
+            out_weight,
+            out_bias,
+            out,
+            activations,
+            images,
+            count,
+            tiles,
+            WIDTH=width,
+            HEADS=heads,
+            LAYERS=hidden_weights.shape[0],
+            SAVE=save,
+            **blocks,
+        )
     return out, activations
 
 
@@ -400,17 +486,40 @@ def launch_backward(saved: Sequence[Tensor], d_out: Tensor, **override: dict[str
     tiles = images * padded // inputs["ROWS"]
     programs = min(tiles, multiprocessors(device) * inputs.pop("per_multiprocessor"))
     _head_input_gradients[(programs,)](
-        activations, head_weight, head_bias, out_weight, d_out, gradients, images, count, tiles // images,
-        WIDTH=width, HEADS=heads, **inputs,
-    )  # fmt: skip
+        activations,
+        head_weight,
+        head_bias,
+        out_weight,
+        d_out,
+        gradients,
+        images,
+        count,
+        tiles // images,
+        WIDTH=width,
+        HEADS=heads,
+        **inputs,
+    )
 
     tiles = images * padded // head["ROWS"]
     chunks = heads // head["CHUNK"]
     programs = max(1, min(tiles, multiprocessors(device) * head.pop("per_multiprocessor") // chunks))
     _head_weight_gradients[(chunks, programs)](
-        activations, head_weight, head_bias, out_weight, d_out, d_head, d_head_bias, d_out_weight, d_out_bias,
-        images, count, tiles // images, WIDTH=width, HEADS=heads, **head,
-    )  # fmt: skip
+        activations,
+        head_weight,
+        head_bias,
+        out_weight,
+        d_out,
+        d_head,
+        d_head_bias,
+        d_out_weight,
+        d_out_bias,
+        images,
+        count,
+        tiles // images,
+        WIDTH=width,
+        HEADS=heads,
+        **head,
+    )
 
     for layer in range(layers, 0, -1):
         stage = "layer" if layer > 1 else "first"
@@ -420,10 +529,23 @@ def launch_backward(saved: Sequence[Tensor], d_out: Tensor, **override: dict[str
         columns = width // hidden["COLUMNS"]
         programs = max(1, min(tiles, multiprocessors(device) * hidden.pop("per_multiprocessor") // columns))
         _layer_gradients[(programs, columns)](
-            z_part, gaussian_part, hidden_weights, hidden_biases, gradients, before,
-            d_hidden, d_hidden_bias, d_z, d_gaussian, images, count, padded,
-            WIDTH=width, LAYER=layer, **hidden,
-        )  # fmt: skip
+            z_part,
+            gaussian_part,
+            hidden_weights,
+            hidden_biases,
+            gradients,
+            before,
+            d_hidden,
+            d_hidden_bias,
+            d_z,
+            d_gaussian,
+            images,
+            count,
+            padded,
+            WIDTH=width,
+            LAYER=layer,
+            **hidden,
+        )
         gradients = before
     return results
 
@@ -432,12 +554,21 @@ def forward_blocks(width: int, heads: int, layers: int, hopper: bool = True) -> 
     """Block sizes of the forward kernel: measured on Hopper, small enough for any GPU elsewhere."""
     if hopper and _weights_fit(layers * width + heads, width, heads):
         return {
-            "ROWS": 128, "CHUNK": min(128, heads), "RESIDENT": True, "num_warps": 8, "num_stages": 1,
+            "ROWS": 128,
+            "CHUNK": min(128, heads),
+            "RESIDENT": True,
+            "num_warps": 8,
+            "num_stages": 1,
             "per_multiprocessor": 1,
-        }  # fmt: skip
+        }
     return {
-        "ROWS": 64, "CHUNK": 64, "RESIDENT": False, "num_warps": 4, "num_stages": 1, "per_multiprocessor": 2,
-    }  # fmt: skip
+        "ROWS": 64,
+        "CHUNK": 64,
+        "RESIDENT": False,
+        "num_warps": 4,
+        "num_stages": 1,
+        "per_multiprocessor": 2,
+    }
 
 
 def backward_blocks(width: int, heads: int, hopper: bool = True) -> dict[str, dict[str, Any]]:
@@ -447,21 +578,30 @@ def backward_blocks(width: int, heads: int, hopper: bool = True) -> dict[str, di
         small = {"ROWS": 32, "COLUMNS": columns, "STAGES": 2, "num_warps": 4, "per_multiprocessor": 2}
         return {
             "inputs": {
-                "ROWS": 64, "CHUNK": 64, "RESIDENT": False, "num_warps": 4, "num_stages": 1, "per_multiprocessor": 2,
+                "ROWS": 64,
+                "CHUNK": 64,
+                "RESIDENT": False,
+                "num_warps": 4,
+                "num_stages": 1,
+                "per_multiprocessor": 2,
             },
             "head": {"ROWS": 64, "CHUNK": 64, "STAGES": 2, "num_warps": 4, "per_multiprocessor": 2},
             "layer": small,
             "first": small,
-        }  # fmt: skip
+        }
     return {
         "inputs": {
-            "ROWS": 128, "CHUNK": 64, "RESIDENT": _weights_fit(heads, width, heads), "num_warps": 8, "num_stages": 1,
+            "ROWS": 128,
+            "CHUNK": 64,
+            "RESIDENT": _weights_fit(heads, width, heads),
+            "num_warps": 8,
+            "num_stages": 1,
             "per_multiprocessor": 1,
         },
         "head": {"ROWS": 64, "CHUNK": min(128, heads), "STAGES": 3, "num_warps": 8, "per_multiprocessor": 1},
         "layer": {"ROWS": 64, "COLUMNS": columns, "STAGES": 3, "num_warps": 4, "per_multiprocessor": 2},
         "first": {"ROWS": 64, "COLUMNS": width, "STAGES": 3, "num_warps": 8, "per_multiprocessor": 1},
-    }  # fmt: skip
+    }
 
 
 def _on_hopper(device: torch.device) -> bool:

@@ -94,9 +94,18 @@ def _scatter(positions, densities, sigmas, rotations, shifts, images, reach_sigm
 
 @parallel_kernel
 def _gather(  # type: ignore[no-untyped-def]
-    positions, densities, sigmas, rotations, shifts, d_images, d_positions, d_densities, d_sigmas, d_shifts,
+    positions,
+    densities,
+    sigmas,
+    rotations,
+    shifts,
+    d_images,
+    d_positions,
+    d_densities,
+    d_sigmas,
+    d_shifts,
     reach_sigmas,
-):  # fmt: skip
+):
     box = d_images.shape[1]
     half = 0.5 * box
     for b in numba.prange(d_images.shape[0]):
@@ -151,9 +160,14 @@ def _gather(  # type: ignore[no-untyped-def]
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, densities: Tensor, sigmas: Tensor, rotations: Tensor, shifts: Tensor,
+        ctx: Any,
+        positions: Tensor,
+        densities: Tensor,
+        sigmas: Tensor,
+        rotations: Tensor,
+        shifts: Tensor,
         box: int,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         ctx.save_for_backward(positions, densities, sigmas, rotations, shifts)
         images = torch.zeros(rotations.shape[0], box, box)
         if images.numel() and positions.numel():

@@ -56,10 +56,23 @@ def _window(u, v, inside, lane, box, WINDOW: tl.constexpr):
 
 @triton.jit
 def _scatter(
-    positions, densities, sigmas, rotations, shifts, images,
-    count, box, half_box, centre, position_stride, density_stride, sigma_stride,
-    WINDOW: tl.constexpr, LANES: tl.constexpr, GAUSSIANS: tl.constexpr,
-):  # fmt: skip
+    positions,
+    densities,
+    sigmas,
+    rotations,
+    shifts,
+    images,
+    count,
+    box,
+    half_box,
+    centre,
+    position_stride,
+    density_stride,
+    sigma_stride,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    GAUSSIANS: tl.constexpr,
+):
     image = tl.program_id(1)
     n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
     inside = n < count
@@ -78,10 +91,23 @@ def _scatter(
 
 @triton.jit
 def _multiply(
-    positions, densities, sigmas, rotations, shifts, images,
-    count, box, half_box, centre, position_stride, density_stride, sigma_stride,
-    TILE: tl.constexpr, TILES: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
+    positions,
+    densities,
+    sigmas,
+    rotations,
+    shifts,
+    images,
+    count,
+    box,
+    half_box,
+    centre,
+    position_stride,
+    density_stride,
+    sigma_stride,
+    TILE: tl.constexpr,
+    TILES: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     split = tl.program_id(0)
     image = tl.program_id(1)
     top = tl.program_id(2) // TILES * TILE
@@ -120,14 +146,28 @@ def _multiply(
 
 @triton.jit
 def _gather(
-    positions, densities, sigmas, rotations, shifts, d_images,
+    positions,
+    densities,
+    sigmas,
+    rotations,
+    shifts,
+    d_images,
     d_positions,  # (B, N, 3)
     d_densities,  # (B, N)
     d_sigmas,  # (B, N)
     d_shifts,  # (B, 2), added to
-    count, box, half_box, centre, position_stride, density_stride, sigma_stride,
-    WINDOW: tl.constexpr, LANES: tl.constexpr, GAUSSIANS: tl.constexpr, SHIFTS: tl.constexpr,
-):  # fmt: skip
+    count,
+    box,
+    half_box,
+    centre,
+    position_stride,
+    density_stride,
+    sigma_stride,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    GAUSSIANS: tl.constexpr,
+    SHIFTS: tl.constexpr,
+):
     image = tl.program_id(1)
     n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
     inside = n < count
@@ -169,9 +209,15 @@ def _gather(
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, densities: Tensor, sigmas: Tensor, rotations: Tensor, shifts: Tensor,
-        box: int, window: int,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        positions: Tensor,
+        densities: Tensor,
+        sigmas: Tensor,
+        rotations: Tensor,
+        shifts: Tensor,
+        box: int,
+        window: int,
+    ) -> Tensor:
         tensors = [t.float().contiguous() for t in (positions, densities, sigmas, rotations, shifts)]
         images = rotations.new_zeros(rotations.shape[0], box, box, dtype=torch.float32)
         ctx.save_for_backward(*tensors)
@@ -239,9 +285,17 @@ def launch_dense(tensors: list[Tensor], images: Tensor, box: int) -> None:
     programs = _DENSE_PROGRAMS * multiprocessors(images.device)
     splits = max(1, min(programs // (batch * tiles**2), triton.cdiv(count, _DENSE["CHUNK"])))
     _multiply[(splits, batch, tiles**2)](
-        *tensors, images, count, box, box / 2, float(box // 2), *_strides(tensors),
-        TILE=tile, TILES=tiles, **_DENSE,
-    )  # fmt: skip
+        *tensors,
+        images,
+        count,
+        box,
+        box / 2,
+        float(box // 2),
+        *_strides(tensors),
+        TILE=tile,
+        TILES=tiles,
+        **_DENSE,
+    )
 
 
 def _dense_tiles(box: int) -> tuple[int, int]:

@@ -36,10 +36,12 @@ def project_xray(
     """
     if find_spec(PACKAGE) is None:
         raise InputError(
-            "projector", f"xray needs the package {PACKAGE}", "not installed",
+            "projector",
+            f"xray needs the package {PACKAGE}",
+            "not installed",
             "Build it from the published GaussianEM: pip install -e "
             "submodules/xray-gaussian-rasterization-voxelization; or take auto.",
-        )  # fmt: skip
+        )
     if positions.device.type != "cuda":
         raise InputError("projector", "xray needs a CUDA device", positions.device, "Take auto.")
     package = import_module(PACKAGE)
@@ -51,18 +53,30 @@ def project_xray(
     points = rotated + torch.cat([offset, depth], 1)[:, None]
     identity = torch.eye(4, device=positions.device)
     settings = package.GaussianRasterizationSettings(
-        image_height=box, image_width=box, tanfovx=1.0, tanfovy=1.0, scale_modifier=1.0, viewmatrix=identity,
-        projmatrix=identity, campos=identity[3, :3], prefiltered=False, mode=0, debug=False,
-    )  # fmt: skip
+        image_height=box,
+        image_width=box,
+        tanfovx=1.0,
+        tanfovy=1.0,
+        scale_modifier=1.0,
+        viewmatrix=identity,
+        projmatrix=identity,
+        campos=identity[3, :3],
+        prefiltered=False,
+        mode=0,
+        debug=False,
+    )
     rasterizer = package.GaussianRasterizer(raster_settings=settings)
     quaternions = identity[:1].expand(count, 4).contiguous()
     densities, sigmas = (t.expand(images, count).float() for t in (densities, sigmas))
     drawn = [
         rasterizer(
-            means3D=points[b].contiguous(), means2D=torch.zeros_like(points[b]), cov3D_precomp=None,
-            opacities=densities[b, :, None].contiguous(), rotations=quaternions,
+            means3D=points[b].contiguous(),
+            means2D=torch.zeros_like(points[b]),
+            cov3D_precomp=None,
+            opacities=densities[b, :, None].contiguous(),
+            rotations=quaternions,
             scales=sigmas[b, :, None].expand(count, 3).contiguous(),
         )[0]
         for b in range(images)
-    ]  # fmt: skip
+    ]
     return torch.cat(drawn).reshape(images, box, box) if drawn else points.new_zeros(0, box, box)

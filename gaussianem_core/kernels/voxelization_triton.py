@@ -34,9 +34,18 @@ def _plane(x, y, z, inside, lane, step, box, WINDOW: tl.constexpr):
 
 @triton.jit
 def _scatter(
-    positions, densities, sigmas, volumes, count, box, half_box, centre,
-    WINDOW: tl.constexpr, LANES: tl.constexpr, GAUSSIANS: tl.constexpr,
-):  # fmt: skip
+    positions,
+    densities,
+    sigmas,
+    volumes,
+    count,
+    box,
+    half_box,
+    centre,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    GAUSSIANS: tl.constexpr,
+):
     volume = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
     inside = n < count
@@ -58,9 +67,21 @@ def _scatter(
 
 @triton.jit
 def _gather(
-    positions, densities, sigmas, d_volumes, d_positions, d_densities, d_sigmas, count, box, half_box, centre,
-    WINDOW: tl.constexpr, LANES: tl.constexpr, GAUSSIANS: tl.constexpr,
-):  # fmt: skip
+    positions,
+    densities,
+    sigmas,
+    d_volumes,
+    d_positions,
+    d_densities,
+    d_sigmas,
+    count,
+    box,
+    half_box,
+    centre,
+    WINDOW: tl.constexpr,
+    LANES: tl.constexpr,
+    GAUSSIANS: tl.constexpr,
+):
     volume = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
     inside = n < count
@@ -132,6 +153,14 @@ def _launch(kernel: Any, tensors: list[Tensor], outputs: tuple[Tensor, ...], box
     if batch * count == 0:
         return
     kernel[(triton.cdiv(count, _GAUSSIANS), batch)](
-        *tensors, *outputs, count, box, box / 2, float(box // 2),
-        WINDOW=window, LANES=_LANES, GAUSSIANS=_GAUSSIANS, num_warps=4,
-    )  # fmt: skip
+        *tensors,
+        *outputs,
+        count,
+        box,
+        box / 2,
+        float(box // 2),
+        WINDOW=window,
+        LANES=_LANES,
+        GAUSSIANS=_GAUSSIANS,
+        num_warps=4,
+    )

@@ -17,8 +17,15 @@ LENGTH_TOLERANCE = 2e-3
 
 
 NETWORK_KEYS = (
-    "gaussian_embedding_dim", "qlayers", "qdim", "zdim", "gaussian_kdim", "gaussian_klayers", "feature_dim",
-    "feature_kdim", "feature_klayers",
+    "gaussian_embedding_dim",
+    "qlayers",
+    "qdim",
+    "zdim",
+    "gaussian_kdim",
+    "gaussian_klayers",
+    "feature_dim",
+    "feature_kdim",
+    "feature_klayers",
 )
 
 
@@ -48,8 +55,9 @@ def load_configuration(path: Path | str) -> Configuration:
         content = json.loads(Path(path).read_text())
         cfg = dict(content["cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path,
-                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
+        raise InputError(
+            "cfg", 'must be a JSON file with an entry "cfg"', path, "Use the cfg.json that preprocess wrote."
+        ) from error
     try:
         return Configuration(
             box=int(cfg["nDetector"][0]),
@@ -63,8 +71,12 @@ def load_configuration(path: Path | str) -> Configuration:
             extra=cfg,
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError("cfg", "must hold every entry of the configuration", f"{path}: {error!r}",
-                         "Use the cfg.json that preprocess wrote.") from error  # fmt: skip
+        raise InputError(
+            "cfg",
+            "must hold every entry of the configuration",
+            f"{path}: {error!r}",
+            "Use the cfg.json that preprocess wrote.",
+        ) from error
 
 
 def write_configuration(configuration: Configuration, path: Path | str) -> None:
@@ -72,10 +84,25 @@ def write_configuration(configuration: Configuration, path: Path | str) -> None:
     c, box = configuration, configuration.box
     length = box * c.pixel_size_angstrom
     cfg: dict[str, Any] = {
-        "mode": "parallel", "filter": None, "DSD": 7.0, "DSO": 5.0, "nDetector": [box, box],
-        "sDetector": [length, length], "nVoxel": [box, box, box], "sVoxel": [WORLD] * 3, "offOrigin": [0, 0, 0],
-        "offDetector": [0, 0, 0], "accuracy": 0.5, "ctf": True, **c.extra,
-        "invert_contrast": c.invert_contrast, "window": c.window, "pixelSize": c.pixel_size_angstrom,
-        "scale_min": c.scale_min / WORLD, "scale_max": c.scale_max / WORLD, "std": c.std, **c.network,
-    }  # fmt: skip
+        "mode": "parallel",
+        "filter": None,
+        "DSD": 7.0,
+        "DSO": 5.0,
+        "nDetector": [box, box],
+        "sDetector": [length, length],
+        "nVoxel": [box, box, box],
+        "sVoxel": [WORLD] * 3,
+        "offOrigin": [0, 0, 0],
+        "offDetector": [0, 0, 0],
+        "accuracy": 0.5,
+        "ctf": True,
+        **c.extra,
+        "invert_contrast": c.invert_contrast,
+        "window": c.window,
+        "pixelSize": c.pixel_size_angstrom,
+        "scale_min": c.scale_min / WORLD,
+        "scale_max": c.scale_max / WORLD,
+        "std": c.std,
+        **c.network,
+    }
     write_atomically(path, json.dumps({"bbox": [[-1, -1, -1], [1, 1, 1]], "cfg": cfg}) + "\n")

@@ -60,7 +60,9 @@ class Gaussians:
     def to(self, device: torch.device | str) -> Gaussians:
         """The same Gaussians on another device."""
         return replace(
-            self, positions=self.positions.to(device), raw_density=self.raw_density.to(device),
+            self,
+            positions=self.positions.to(device),
+            raw_density=self.raw_density.to(device),
             raw_scale=self.raw_scale.to(device),
         )
 
@@ -79,8 +81,12 @@ def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaus
         vertex = PlyData.read(str(path))["vertex"]
         columns = {name: np.array(vertex[name], dtype=np.float32) for name in ("x", "y", "z", "density", "scale_0")}
     except (OSError, PlyParseError, KeyError, ValueError) as error:
-        raise InputError("gaussians", "must be a PLY file with x y z density scale_0", path,
-                         f"It was not read ({error}). Use the point_cloud.ply of preprocess.") from error  # fmt: skip
+        raise InputError(
+            "gaussians",
+            "must be a PLY file with x y z density scale_0",
+            path,
+            f"It was not read ({error}). Use the point_cloud.ply of preprocess.",
+        ) from error
     values = np.stack(list(columns.values()))
     if not np.isfinite(values).all() or values.shape[1] == 0:
         raise InputError("gaussians", "must hold Gaussians and finite values", path, "Run preprocess again.")
@@ -105,9 +111,7 @@ def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_mask(
-    path: Path | str, gaussians: Gaussians, configuration: Configuration
-) -> torch.Tensor:  # -> (N,) bool
+def load_mask(path: Path | str, gaussians: Gaussians, configuration: Configuration) -> torch.Tensor:  # -> (N,) bool
     """Which Gaussians may move: 0 or 1 for each (.npy or .txt), or an MRC mask sampled at their positions (> 0.5).
 
     An MRC mask must be a cube that spans the consensus map's length, in any box.
@@ -133,9 +137,12 @@ def load_mask(
         # Programs that write no pixel size leave 0 or 1 in the header.
         told = np.isfinite(pixel) and abs(pixel - 1.0) > 1e-3
         if len(set(volume.shape)) != 1 or (told and abs(box * pixel / length - 1) > LENGTH_TOLERANCE):
-            raise InputError("mask", f"must be a cube of {length:.1f} A, as the consensus map",
-                             f"{' x '.join(map(str, volume.shape))} voxels of {pixel:.4g} A",
-                             "Make the mask on the consensus map's grid.")  # fmt: skip
+            raise InputError(
+                "mask",
+                f"must be a cube of {length:.1f} A, as the consensus map",
+                f"{' x '.join(map(str, volume.shape))} voxels of {pixel:.4g} A",
+                "Make the mask on the consensus map's grid.",
+            )
         index = (box // 2 + gaussians.positions.cpu() * box / 2).round().long()
         inside = ((index >= 0) & (index < box)).all(dim=1)
         x, y, z = index.clamp(0, box - 1).T

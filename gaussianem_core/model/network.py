@@ -76,10 +76,19 @@ class Network(nn.Module):
     """The two encoders and the decoder. ``forward`` is not used: training calls the parts."""
 
     def __init__(
-        self, box: int, *, zdim: int = 10, qlayers: int = 3, qdim: int = 1024, gaussian_klayers: int = 3,
-        gaussian_kdim: int = 128, gaussian_embedding_dim: int = 32, feature_klayers: int = 2, feature_kdim: int = 128,
+        self,
+        box: int,
+        *,
+        zdim: int = 10,
+        qlayers: int = 3,
+        qdim: int = 1024,
+        gaussian_klayers: int = 3,
+        gaussian_kdim: int = 128,
+        gaussian_embedding_dim: int = 32,
+        feature_klayers: int = 2,
+        feature_kdim: int = 128,
         feature_dim: int = 256,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.zdim = zdim
         self.encoder = ImageEncoder(box * box, qdim, qlayers, zdim)
@@ -140,9 +149,13 @@ class Network(nn.Module):
         return density[..., 0], position
 
     def deform(
-        self, gaussians: Gaussians, z: torch.Tensor, embedding: torch.Tensor, movable: torch.Tensor | None = None,
+        self,
+        gaussians: Gaussians,
+        z: torch.Tensor,
+        embedding: torch.Tensor,
+        movable: torch.Tensor | None = None,
         precision: str = "float32",
-    ) -> Deformed:  # fmt: skip
+    ) -> Deformed:
         """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus."""
         density_change, displacement = self.decode(z, embedding, precision)
         if movable is not None:
@@ -168,10 +181,18 @@ def load_network(configuration: Configuration, state: dict[str, torch.Tensor]) -
     own = network.state_dict()
     for name, tensor in own.items():
         if name not in state:
-            raise InputError("model_weight", "must hold every parameter of the configuration's network",
-                             f"no {name}", "Use the cfg.json the model was trained with.")  # fmt: skip
+            raise InputError(
+                "model_weight",
+                "must hold every parameter of the configuration's network",
+                f"no {name}",
+                "Use the cfg.json the model was trained with.",
+            )
         if state[name].shape != tensor.shape:
-            raise InputError("model_weight", f"{name} must have shape {tuple(tensor.shape)} by the configuration",
-                             tuple(state[name].shape), "Use the cfg.json the model was trained with.")  # fmt: skip
+            raise InputError(
+                "model_weight",
+                f"{name} must have shape {tuple(tensor.shape)} by the configuration",
+                tuple(state[name].shape),
+                "Use the cfg.json the model was trained with.",
+            )
     network.load_state_dict({name: state[name] for name in own})
     return network.eval()

@@ -61,8 +61,9 @@ class TrainedModel:
     @torch.no_grad()
     def volume(self, positions: torch.Tensor, densities: torch.Tensor, box: int) -> torch.Tensor:
         """Volume (box, box, box) [z, y, x] of positions (N, 3) and densities (N,), and the detail."""
-        volume = voxelize(positions, densities, self.gaussians.sigmas, box, backend=self.backend,
-                          sigma_max=self.gaussians.scale_max)  # fmt: skip
+        volume = voxelize(
+            positions, densities, self.gaussians.sigmas, box, backend=self.backend, sigma_max=self.gaussians.scale_max
+        )
         detail = self.detail_in(box)
         return volume if detail is None else volume + detail
 
@@ -101,9 +102,15 @@ class TrainedModel:
 
 
 def load_model(
-    cfg: Path, gaussians: Path | None, model_weight: Path, mask: Path | None, device: torch.device,
-    backend: Projector = "auto", log: JobLog | None = None, detail: bool = True,
-) -> TrainedModel:  # fmt: skip
+    cfg: Path,
+    gaussians: Path | None,
+    model_weight: Path,
+    mask: Path | None,
+    device: torch.device,
+    backend: Projector = "auto",
+    log: JobLog | None = None,
+    detail: bool = True,
+) -> TrainedModel:
     """Read configuration, Gaussians and checkpoint, checked against each other.
 
     A checkpoint that holds the Gaussians it was trained with (ours do) overrules ``gaussians``, which may then be
@@ -119,8 +126,12 @@ def load_model(
         given = load_gaussians(gaussians, configuration.scale_min, configuration.scale_max)
     trained = _gaussians_of(content, configuration)
     if trained is not None and given is not None and len(given) != len(trained):
-        raise InputError("gaussians", f"must hold the {len(trained)} Gaussians of the checkpoint", len(given),
-                         "Use the point_cloud.ply that the model was trained with.")  # fmt: skip
+        raise InputError(
+            "gaussians",
+            f"must hold the {len(trained)} Gaussians of the checkpoint",
+            len(given),
+            "Use the point_cloud.ply that the model was trained with.",
+        )
     if trained is not None and given is not None and log is not None:
         if not torch.equal(given.features, trained.features):
             log.message("The Gaussians were refined in training: those in the checkpoint are used.")
@@ -142,9 +153,11 @@ def load_model(
 
 
 def load_model_of(
-    options: AnalyzeOptions | DecodeOptions | EvaluateOptions | MorphOptions, mask: Path | None, device: torch.device,
+    options: AnalyzeOptions | DecodeOptions | EvaluateOptions | MorphOptions,
+    mask: Path | None,
+    device: torch.device,
     log: JobLog | None = None,
-) -> TrainedModel:  # fmt: skip
+) -> TrainedModel:
     """:func:`load_model` from a job's options cfg, gaussians, model_weight and projector.
 
     The default ``gaussians`` may be absent where the checkpoint holds the Gaussians.
@@ -158,9 +171,15 @@ def load_model_of(
             raise
         gaussians = None
     return load_model(
-        resolve_input(options, "cfg"), gaussians, resolve_input(options, "model_weight"), mask, device,
-        options.projector, log, not getattr(options, "no_detail", True),
-    )  # fmt: skip
+        resolve_input(options, "cfg"),
+        gaussians,
+        resolve_input(options, "model_weight"),
+        mask,
+        device,
+        options.projector,
+        log,
+        not getattr(options, "no_detail", True),
+    )
 
 
 def _gaussians_of(content: dict[str, Any], configuration: Configuration) -> Gaussians | None:
@@ -170,18 +189,21 @@ def _gaussians_of(content: dict[str, Any], configuration: Configuration) -> Gaus
     try:
         values = [stored[name].float() for name in ("positions", "raw_density", "raw_scale")]
     except (KeyError, AttributeError) as error:
-        raise InputError("model_weight", "must hold positions, raw_density and raw_scale of its Gaussians", error,
-                         "Use a weights.N.pkl of train.") from error  # fmt: skip
+        raise InputError(
+            "model_weight",
+            "must hold positions, raw_density and raw_scale of its Gaussians",
+            error,
+            "Use a weights.N.pkl of train.",
+        ) from error
     return Gaussians(values[0], values[1], values[2], configuration.scale_min, configuration.scale_max)
 
 
 def check_latents(z: np.ndarray, model: TrainedModel, argument: str) -> np.ndarray:  # (B, zdim)
     """``z`` as float32. Raises InputError if it has another number of columns or values that are not finite."""
     if z.ndim != 2 or z.shape[1] != model.zdim or not len(z):
-        raise InputError(argument, f"must have {model.zdim} values a row (zdim)", z.shape,
-                         "Use the latents of this model.")  # fmt: skip
+        raise InputError(
+            argument, f"must have {model.zdim} values a row (zdim)", z.shape, "Use the latents of this model."
+        )
     if not np.isfinite(z).all():
         raise InputError(argument, "must be finite", f"row {int(np.argmin(np.isfinite(z).all(axis=1)))}", "Repair it.")
     return z.astype(np.float32)
-
-

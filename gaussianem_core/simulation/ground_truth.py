@@ -76,8 +76,9 @@ def load_truth(path: Path | str) -> Truth:
         known = {f.name for f in fields(Truth)}
         content: dict[str, Any] = {name: array for name, array in read_arrays(path).items() if name in known}
     except ValueError as error:
-        raise InputError("truth", "must be a readable .npz file", path,
-                         f"It was not read ({error}). Use the truth.npz of simulate.") from error  # fmt: skip
+        raise InputError(
+            "truth", "must be a readable .npz file", path, f"It was not read ({error}). Use the truth.npz of simulate."
+        ) from error
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
@@ -112,8 +113,9 @@ def true_volumes(
     present = np.ones(len(rows), bool) if truth.present is None else truth.present[rows]
     positions = torch.as_tensor(truth.positions[truth.frame[rows]], device=device)
     densities = frame_densities(truth, torch.as_tensor(present, device=device))
-    return band_limited_volumes(positions, densities, torch.as_tensor(truth.sigmas, device=device), truth.box, box,
-                                backend)  # fmt: skip
+    return band_limited_volumes(
+        positions, densities, torch.as_tensor(truth.sigmas, device=device), truth.box, box, backend
+    )
 
 
 def mean_volume(truth: Truth, device: torch.device | str = "cpu", backend: Projector = "auto") -> torch.Tensor:
@@ -140,7 +142,11 @@ def mean_volume(truth: Truth, device: torch.device | str = "cpu", backend: Proje
 
 
 def band_limited_volumes(
-    positions: torch.Tensor, densities: torch.Tensor, sigmas: torch.Tensor, native_box: int, box: int,
+    positions: torch.Tensor,
+    densities: torch.Tensor,
+    sigmas: torch.Tensor,
+    native_box: int,
+    box: int,
     backend: Projector = "auto",
 ) -> torch.Tensor:  # (B, A, 3), (B, A), (A,) -> (B, box, box, box)
     """Volumes of Gaussians too narrow for their grid: sampled on a finer one, then cropped in Fourier space."""

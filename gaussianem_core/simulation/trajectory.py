@@ -46,16 +46,26 @@ def read_trajectory(path: Path | str) -> Trajectory:
     Raises InputError for another kind of file, frames with different atoms, or values that are not finite.
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".ply": _read_ply, ".pdb": _read_model, ".cif": _read_model, ".ent": _read_model,
-               ".mmcif": _read_model}  # fmt: skip
+    readers = {
+        ".npz": _read_npz,
+        ".ply": _read_ply,
+        ".pdb": _read_model,
+        ".cif": _read_model,
+        ".ent": _read_model,
+        ".mmcif": _read_model,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError("model", "must end in .pdb, .cif, .npz or .ply", path.name, "Give a file of one of these.")
     trajectory = reader(path)
     xyz, weights = trajectory.positions_angstrom, trajectory.weights
     if xyz.ndim != 3 or xyz.shape[2] != 3 or not xyz.shape[0] or weights.shape != xyz.shape[1:2] or not weights.size:
-        raise InputError("model", "must hold frames (F, A, 3) and weights (A,)", (xyz.shape, weights.shape),
-                         "Check the arrays of the file.")  # fmt: skip
+        raise InputError(
+            "model",
+            "must hold frames (F, A, 3) and weights (A,)",
+            (xyz.shape, weights.shape),
+            "Check the arrays of the file.",
+        )
     if not (np.isfinite(xyz).all() and np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
         raise InputError("model", "must hold finite positions and weights, none negative", path, "Repair the file.")
     return trajectory
@@ -71,16 +81,25 @@ def _read_npz(path: Path) -> Trajectory:
     masks = {name: array for name, array in arrays.items() if array.dtype == bool and array.shape == weight.shape}
     sigma = arrays.get("sigma")
     return Trajectory(
-        xyz, weight, None if sigma is None else np.broadcast_to(np.asarray(sigma, np.float64), weight.shape),
-        arrays.get("resid"), None, masks, bool(arrays.get("periodic", False)),
-    )  # fmt: skip
+        xyz,
+        weight,
+        None if sigma is None else np.broadcast_to(np.asarray(sigma, np.float64), weight.shape),
+        arrays.get("resid"),
+        None,
+        masks,
+        bool(arrays.get("periodic", False)),
+    )
 
 
 def _read_ply(path: Path) -> Trajectory:
     cfg = path.with_name("cfg.json")
     if not cfg.exists():
-        raise InputError("model", "must have a cfg.json beside it (pixel size and widths of the Gaussians)", path,
-                         "Copy the cfg.json of the same model there.")  # fmt: skip
+        raise InputError(
+            "model",
+            "must have a cfg.json beside it (pixel size and widths of the Gaussians)",
+            path,
+            "Copy the cfg.json of the same model there.",
+        )
     configuration = load_configuration(cfg)
     gaussians = load_gaussians(path, configuration.scale_min, configuration.scale_max)
     angstrom = configuration.box * configuration.pixel_size_angstrom / 2  # of one world unit
@@ -100,8 +119,12 @@ def _read_model(path: Path) -> Trajectory:
         labels.append([(a.chain.name, a.residue.seqid.num, a.residue.name, a.atom.name) for a in atoms])
     for number, label in enumerate(labels[1:], start=2):
         if label != labels[0]:
-            raise InputError("model", "must have the same atoms in every model",
-                             f"model {number} differs from the first", "Keep the common atoms only.")  # fmt: skip
+            raise InputError(
+                "model",
+                "must have the same atoms in every model",
+                f"model {number} differs from the first",
+                "Keep the common atoms only.",
+            )
     atoms = list(structure[0].all())
     weight = np.array([atom.atom.element.atomic_number * atom.atom.occ for atom in atoms], np.float64)
     residues = np.array([label[1] for label in labels[0]])
@@ -121,16 +144,24 @@ def select_part(trajectory: Trajectory, text: str) -> np.ndarray:  # -> (A,) boo
             match = re.fullmatch(r"\s*(?:(\w+):)?(-?\d+)(?:-(-?\d+))?\s*", word)
             if match is None or trajectory.residues is None or (match[1] and trajectory.chains is None):
                 known = ", ".join(sorted(trajectory.masks)) or "none"
-                raise InputError("missing", f"must be residues as 122-159, or a mask of the file ({known})", text,
-                                 "Name a part that the model has.")  # fmt: skip
+                raise InputError(
+                    "missing",
+                    f"must be residues as 122-159, or a mask of the file ({known})",
+                    text,
+                    "Name a part that the model has.",
+                )
             first, last = int(match[2]), int(match[3] or match[2])
             part = (trajectory.residues >= first) & (trajectory.residues <= last)
             if match[1] and trajectory.chains is not None:
                 part &= trajectory.chains == match[1]
             chosen |= part
     if not chosen.any() or chosen.all():
-        raise InputError("missing", "must name a part of the model, neither nothing nor all of it", text,
-                         f"It selects {chosen.sum()} of {chosen.size} atoms.")  # fmt: skip
+        raise InputError(
+            "missing",
+            "must name a part of the model, neither nothing nor all of it",
+            text,
+            f"It selects {chosen.sum()} of {chosen.size} atoms.",
+        )
     return chosen
 
 

@@ -69,9 +69,14 @@ def sample_positions(
 
 
 def place_gaussians(
-    density: np.ndarray, threshold: str, interval: int | None, cap: int, target_box: int, scale_min: float,
+    density: np.ndarray,
+    threshold: str,
+    interval: int | None,
+    cap: int,
+    target_box: int,
+    scale_min: float,
     scale_max: float,
-) -> tuple[Gaussians, float, float]:  # fmt: skip
+) -> tuple[Gaussians, float, float]:
     """Initial Gaussians above the contour level, with the map's own values as densities (unscaled).
 
     Parameters
@@ -106,13 +111,15 @@ def place_gaussians(
         usable = f"{level_for(density, spacing, cap):.4g} to {level_for(density, spacing, min(100, cap)):.4g}"
         found = "no Gaussians" if len(positions) == 0 else f"{len(positions)} Gaussians, over the cap of {cap}"
         raise InputError(
-            "--map_thres", "must leave a usable number of Gaussians",
+            "--map_thres",
+            "must leave a usable number of Gaussians",
             f"level {level:.4g}, the map's {share:.2f}th percentile: {found}",
             "The map does not rise above its own solvent: check that it is the refined map, or give a level from "
-            f"{usable}." if automatic and len(positions) == 0 else
-            f"Give a level from {usable}{'' if automatic else ', or auto'}"
+            f"{usable}."
+            if automatic and len(positions) == 0
+            else f"Give a level from {usable}{'' if automatic else ', or auto'}"
             + ("." if len(positions) == 0 else "; a larger --sample_interval or --max_gaussians serves too."),
-        )  # fmt: skip
+        )
     raw_scale = torch.zeros(len(positions))
     raw_density = inverse_softplus(torch.from_numpy(np.maximum(values, 1e-6)))
     return Gaussians(torch.from_numpy(positions), raw_density, raw_scale, scale_min, scale_max), level, spacing
@@ -146,9 +153,15 @@ def spectra(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # 2 x (B, D, D//2+1)
     """Orthonormal spectra of the CTF-filtered projections and of the images of ``rows``."""
     model = project(
-        gaussians.positions, gaussians.densities, gaussians.sigmas, data.rotations[rows], data.shifts[rows], data.box,
-        backend=backend, sigma_max=gaussians.scale_max,
-    )  # fmt: skip
+        gaussians.positions,
+        gaussians.densities,
+        gaussians.sigmas,
+        data.rotations[rows],
+        data.shifts[rows],
+        data.box,
+        backend=backend,
+        sigma_max=gaussians.scale_max,
+    )
     transfer = ctf(data.ctf[rows], data.box)
     return torch.fft.rfft2(model, norm="ortho") * transfer, torch.fft.rfft2(data.images[rows].float(), norm="ortho")
 
@@ -224,9 +237,16 @@ def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaus
 
 
 def fit(
-    gaussians: Gaussians, data: ConsensusData, log: JobLog, *, epochs: int, batch: int, recipe: str, backend: Projector,
+    gaussians: Gaussians,
+    data: ConsensusData,
+    log: JobLog,
+    *,
+    epochs: int,
+    batch: int,
+    recipe: str,
+    backend: Projector,
     seed: int,
-) -> Gaussians:  # fmt: skip
+) -> Gaussians:
     """Fit densities, widths and positions of the consensus Gaussians to the images.
 
     Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term`` about

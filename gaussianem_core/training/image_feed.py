@@ -32,9 +32,16 @@ class ImageFeed:
     """
 
     def __init__(
-        self, read: Reader, count: int, box: int, sign: float, device: torch.device, place: str, free_host_bytes: int,
+        self,
+        read: Reader,
+        count: int,
+        box: int,
+        sign: float,
+        device: torch.device,
+        place: str,
+        free_host_bytes: int,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._read, self.count, self.box, self.sign, self.device = read, count, box, sign, device
         half_size = 2 * count * box * box
         if place == "auto":

@@ -65,9 +65,14 @@ class LatentTable:
 
 
 def new_table(
-    count: int, zdim: int, generator: torch.Generator, device: torch.device, spread: float, width: float,
+    count: int,
+    zdim: int,
+    generator: torch.Generator,
+    device: torch.device,
+    spread: float,
+    width: float,
     free: bool = True,
-) -> LatentTable:  # fmt: skip
+) -> LatentTable:
     """A table whose means are N(0, spread^2), drawn on the CPU for reproducibility, and whose widths are ``width``."""
     mean = torch.randn(count, zdim, generator=generator) * spread
     log_variance = torch.full((count, zdim), 2 * torch.tensor(width).log().item())
@@ -94,9 +99,16 @@ class Refined(NamedTuple):
 
 
 def gauss_newton(
-    render: Render, image: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, active: torch.Tensor,
-    prior_precision: float = 1.0, iterations: int = 3, difference: float = 0.1, largest_step: float = 1.0,
-) -> Refined:  # fmt: skip
+    render: Render,
+    image: torch.Tensor,
+    weight: torch.Tensor,
+    z: torch.Tensor,
+    active: torch.Tensor,
+    prior_precision: float = 1.0,
+    iterations: int = 3,
+    difference: float = 0.1,
+    largest_step: float = 1.0,
+) -> Refined:
     """Bring latents to the maximum a posteriori of their images.
 
     Parameters

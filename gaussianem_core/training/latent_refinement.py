@@ -26,16 +26,16 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> None:
     for rows in torch.arange(ranks.rank, count, ranks.world).split(batch):
         images = trainer.problem.feed.get(rows)
         mean, log_variance = trainer.model.network.encoder(trainer.encoder_view(images))
-        values[rows.to(trainer.device)] = torch.cat([mean, log_variance.clamp(*latent_posterior.LOG_VARIANCE_RANGE)], dim=1)
+        values[rows.to(trainer.device)] = torch.cat(
+            [mean, log_variance.clamp(*latent_posterior.LOG_VARIANCE_RANGE)], dim=1
+        )
         log.progress("encode", min(len(rows) * ranks.world + int(rows[0]), count), count)
     ranks.sum_(values)
     trainer.table.values.copy_(values)
 
 
 @torch.no_grad()
-def refine(
-    trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float
-) -> dict[str, torch.Tensor]:
+def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float) -> dict[str, torch.Tensor]:
     """Bring every latent to what its image says, with the present network.
 
     Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
@@ -94,8 +94,12 @@ def refine(
             if trainer.recipe.scale_prior:
                 scale = likelihood.image_scale(first, image, weight, trainer.recipe.scale_prior)
 
-            def spectra(z: torch.Tensor, rows: torch.Tensor = rows, transfer: torch.Tensor = transfer,
-                        scale: torch.Tensor = scale) -> torch.Tensor:  # fmt: skip
+            def spectra(
+                z: torch.Tensor,
+                rows: torch.Tensor = rows,
+                transfer: torch.Tensor = transfer,
+                scale: torch.Tensor = scale,
+            ) -> torch.Tensor:
                 batch, several, zdim = z.shape
                 repeated = rows.repeat_interleave(several)
                 projections = trainer.render(z.reshape(-1, zdim), repeated, embedding)[0]

@@ -213,9 +213,15 @@ class Visit(NamedTuple):
 
 
 def visit(
-    trainer: Trainer, fields: SmoothFields, log: JobLog, some: np.ndarray, epoch: int, epochs: int,
-    optimiser: torch.optim.Optimizer | None, stage: str = "linear model",
-) -> Visit:  # fmt: skip
+    trainer: Trainer,
+    fields: SmoothFields,
+    log: JobLog,
+    some: np.ndarray,
+    epoch: int,
+    epochs: int,
+    optimiser: torch.optim.Optimizer | None,
+    stage: str = "linear model",
+) -> Visit:
     """One pass over the particles ``some``: E and M steps, or E alone without an optimiser. Raises AbortRequested."""
     problem, table, ranks, device = trainer.problem, trainer.table, trainer.ranks, trainer.device
     count, batch = len(fields.values), batch_size(trainer)
@@ -258,9 +264,7 @@ def visit(
     return Visit(gains, mixture_prior.Measured(linear, information))
 
 
-def batches(
-    trainer: Trainer, order: np.ndarray, batch: int
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:  # fmt: skip
+def batches(trainer: Trainer, order: np.ndarray, batch: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
     """This process's share of each step: particles done in all, rows, images, and how many rows are there first.
 
     The first particles come again where the last step is not full: so each process has the same number of steps.
@@ -289,9 +293,13 @@ class Expectation(NamedTuple):
 
 
 def expect(
-    trainer: Trainer, fields: torch.Tensor, rows: torch.Tensor, image: torch.Tensor, transfer: torch.Tensor,
+    trainer: Trainer,
+    fields: torch.Tensor,
+    rows: torch.Tensor,
+    image: torch.Tensor,
+    transfer: torch.Tensor,
     weight: torch.Tensor,
-) -> Expectation:  # fmt: skip
+) -> Expectation:
     """One Gauss-Newton step of the latents of ``rows`` (B,) from the table; ``fields`` (K, M, 4).
 
     With J the derivative of the image and r the residual at z, the model linear about z has at 0 the residual r - J z;

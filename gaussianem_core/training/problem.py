@@ -57,20 +57,34 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     stack = ImageStack.from_file(stack_path)
     box = configuration.box
     if stack.headers[0].shape[1] != box:
-        raise InputError("particle_name", f"must have the configuration's box {box}", stack.headers[0].shape[1],
-                         "Use the stack and cfg.json of one preprocess run.")  # fmt: skip
+        raise InputError(
+            "particle_name",
+            f"must have the configuration's box {box}",
+            stack.headers[0].shape[1],
+            "Use the stack and cfg.json of one preprocess run.",
+        )
     for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
         if count != len(stack):
-            raise InputError(name, f"must have one row for each of the {len(stack)} images", count,
-                             "Use the files of one preprocess run.")  # fmt: skip
+            raise InputError(
+                name,
+                f"must have one row for each of the {len(stack)} images",
+                count,
+                "Use the files of one preprocess run.",
+            )
     if len(stack) < 2:
         raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
     # Box and pixel size of older files are those before downsampling: the physical length is what counts.
     parameters[:, 1] *= parameters[:, 0] / box
     feed = ImageFeed(
-        stack.read, len(stack), box, -1.0 if configuration.invert_contrast else 1.0, device, options.stack_in_memory,
-        psutil.virtual_memory().available, lambda done: log.progress("load images", done, len(stack)),
-    )  # fmt: skip
+        stack.read,
+        len(stack),
+        box,
+        -1.0 if configuration.invert_contrast else 1.0,
+        device,
+        options.stack_in_memory,
+        psutil.virtual_memory().available,
+        lambda done: log.progress("load images", done, len(stack)),
+    )
     rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
     if movable is not None:
         movable = movable.to(device)

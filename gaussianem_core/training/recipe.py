@@ -45,21 +45,52 @@ class Recipe:
 
 RECIPES = {
     "default": Recipe(
-        likelihood="squared", latents="linear", lr=5e-4, lr_latent=1e-2, lr_density=5e-3, lr_position=2e-4, beta=1.0,
-        w_rigidity=10.0, w_composition=1.0, anchor=16.0, scale_prior=0.2, final_rate=0.02, head_scale=0.1,
-        encoder_share=0.5, refine=2, refinements=1, pairs=8192, epochs=6, least_steps=400,
+        likelihood="squared",
+        latents="linear",
+        lr=5e-4,
+        lr_latent=1e-2,
+        lr_density=5e-3,
+        lr_position=2e-4,
+        beta=1.0,
+        w_rigidity=10.0,
+        w_composition=1.0,
+        anchor=16.0,
+        scale_prior=0.2,
+        final_rate=0.02,
+        head_scale=0.1,
+        encoder_share=0.5,
+        refine=2,
+        refinements=1,
+        pairs=8192,
+        epochs=6,
+        least_steps=400,
     ),
     "published": Recipe(
-        likelihood="l1", latents="encoder", lr=1e-4, lr_latent=5e-2, lr_density=0.0, lr_position=0.0, beta=1 / 5e4,
-        w_embedding=1e-5, w_distance=1e-2, w_direction=1e-5, w_spacing=1e-3, w_latent=1e-6,
+        likelihood="l1",
+        latents="encoder",
+        lr=1e-4,
+        lr_latent=5e-2,
+        lr_density=0.0,
+        lr_position=0.0,
+        beta=1 / 5e4,
+        w_embedding=1e-5,
+        w_distance=1e-2,
+        w_direction=1e-5,
+        w_spacing=1e-3,
+        w_latent=1e-6,
     ),
-}  # fmt: skip
+}
 # Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
 # The rest is as it was when they were measured (README).
 UNLED: dict[str, Any] = {
-    "beta": 0.3, "beta_start": 0.1, "beta_full": 0.3, "candidates": 24, "anchor": 0.0,
-    "epochs": 20, "least_steps": 1600,
-}  # fmt: skip
+    "beta": 0.3,
+    "beta_start": 0.1,
+    "beta_full": 0.3,
+    "candidates": 24,
+    "anchor": 0.0,
+    "epochs": 20,
+    "least_steps": 1600,
+}
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:

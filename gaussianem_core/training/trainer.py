@@ -32,8 +32,19 @@ from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.recipe import Recipe, automatic_epochs
 from gaussianem_core.training.schedule import RATES, ramp
 
-TERMS = ("loss", "data", "kl", "embedding", "distance", "direction", "spacing", "rigidity", "composition", "anchor",
-         "latent")  # fmt: skip
+TERMS = (
+    "loss",
+    "data",
+    "kl",
+    "embedding",
+    "distance",
+    "direction",
+    "spacing",
+    "rigidity",
+    "composition",
+    "anchor",
+    "latent",
+)
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
 DRAWS = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
 BANK = 6400  # latents that the latent neighbour term looks at (published)
@@ -241,9 +252,15 @@ class Trainer:
         """Projections (B, D, D) of Gaussians, shared (M, 3) or one set a row (B, M, 3), in the poses of ``rows``."""
         gaussians = self.model.gaussians
         return project(
-            positions, densities, gaussians.sigmas, self.problem.rotations[rows], self.problem.shifts[rows], self.box,
-            backend=self.options.projector, sigma_max=gaussians.scale_max,
-        )  # fmt: skip
+            positions,
+            densities,
+            gaussians.sigmas,
+            self.problem.rotations[rows],
+            self.problem.shifts[rows],
+            self.box,
+            backend=self.options.projector,
+            sigma_max=gaussians.scale_max,
+        )
 
     def losses(
         self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
@@ -262,9 +279,12 @@ class Trainer:
             data = (torch.fft.irfft2(model, s=(self.box, self.box), norm="ortho") - images).abs().mean()
         else:
             found = image_likelihood(
-                projection, torch.fft.rfft2(images, norm="ortho"), parameters, self.shell_weight(self.rate("band")),
+                projection,
+                torch.fft.rfft2(images, norm="ortho"),
+                parameters,
+                self.shell_weight(self.rate("band")),
                 recipe.scale_prior,
-            )  # fmt: skip
+            )
             data = found.data.mean() / pixels
             self.residual_power += found.residual
             self.residual_count += 1
@@ -400,11 +420,13 @@ class Trainer:
         rise = ((step + 1) / max(warm, 1)).clamp_max(1.0)
         fall = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + torch.cos(torch.pi * done))
         columns = {
-            "network": recipe.lr * rise * fall, "density": recipe.lr_density * rise * fall,
-            "position": recipe.lr_position * rise * fall, "latent": recipe.lr_latent * fall,
+            "network": recipe.lr * rise * fall,
+            "density": recipe.lr_density * rise * fall,
+            "position": recipe.lr_position * rise * fall,
+            "latent": recipe.lr_latent * fall,
             "beta": recipe.beta * ramp(done, recipe.beta_start, 1.0, recipe.beta_full),
             "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
-        }  # fmt: skip
+        }
         self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
         if self.led:
             self.drawn.copy_(self.draws[epoch % DRAWS])
@@ -446,8 +468,12 @@ class Trainer:
         """Write the mean terms since the last report; stop here if asked to."""
         means = {name: value / max(sums[-1], 1) for name, value in zip(TERMS, sums[:-1])}
         if not np.isfinite(means["loss"]):
-            raise InputError("training", "must keep a finite loss", means["loss"],
-                             "Lower --lr, or check the images and CTF for outliers.")  # fmt: skip
+            raise InputError(
+                "training",
+                "must keep a finite loss",
+                means["loss"],
+                "Lower --lr, or check the images and CTF for outliers.",
+            )
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch
         shown = {name: value for name, value in means.items() if value != 0.0}
         if self.recipe.likelihood == "squared":
@@ -470,15 +496,27 @@ class Trainer:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "epoch": self.epoch, "step_in_epoch": self.step_in_epoch, "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "table": self.table.state(), "noise_power": self.noise_power,
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "table": self.table.state(),
+            "noise_power": self.noise_power,
             "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
-            "residual_power": self.residual_power, "residual_count": self.residual_count, "rng": rng,
-            "bank": self.bank if self.bank is not None else torch.zeros(0), "seed": self.options.seed,
-            "count": self.problem.count, "batch": self.batch * self.ranks.world, "epochs": self.epochs,
-            "handover": self.handover, "active": self.active, "moves": self.moves, "draws": self.draws,
+            "residual_power": self.residual_power,
+            "residual_count": self.residual_count,
+            "rng": rng,
+            "bank": self.bank if self.bank is not None else torch.zeros(0),
+            "seed": self.options.seed,
+            "count": self.problem.count,
+            "batch": self.batch * self.ranks.world,
+            "epochs": self.epochs,
+            "handover": self.handover,
+            "active": self.active,
+            "moves": self.moves,
+            "draws": self.draws,
             "population": list(self.population or ()),
-        }  # fmt: skip
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`, with more epochs if the options ask for them; latents that are free stay free.
@@ -488,13 +526,21 @@ class Trainer:
         own = {"count": self.problem.count, "batch": self.batch * self.ranks.world, "seed": self.options.seed}
         for name, now in own.items():
             if state[name] != now:
-                raise InputError(f"--resume: {name}", f"must be that of the checkpoint, {state[name]}", now,
-                                 "Resume with the options of the first run.")  # fmt: skip
+                raise InputError(
+                    f"--resume: {name}",
+                    f"must be that of the checkpoint, {state[name]}",
+                    now,
+                    "Resume with the options of the first run.",
+                )
         if self.options.epoch is None:
             self.epochs = int(state["epochs"])
         if self.epochs < state["epoch"]:
-            raise InputError("--epoch", f"must not be less than the {state['epoch']} epochs behind the checkpoint",
-                             self.epochs, "Give more, or leave it out.")  # fmt: skip
+            raise InputError(
+                "--epoch",
+                f"must not be less than the {state['epoch']} epochs behind the checkpoint",
+                self.epochs,
+                "Give more, or leave it out.",
+            )
         if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
             self.handover = int(state["handover"])
         if not state["moves"]:
@@ -505,8 +551,12 @@ class Trainer:
             if self.encoder_optimiser:
                 self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError("--resume", "must find a checkpoint of this configuration", str(error).splitlines()[0],
-                             "Use the cfg.json and Gaussians of the first run.") from error  # fmt: skip
+            raise InputError(
+                "--resume",
+                "must find a checkpoint of this configuration",
+                str(error).splitlines()[0],
+                "Use the cfg.json and Gaussians of the first run.",
+            ) from error
         for optimiser in (self.optimiser, self.encoder_optimiser):
             for group in optimiser.param_groups if optimiser else ():
                 cuda = self.device.type == "cuda"

@@ -34,10 +34,14 @@ def bundle(radius_angstrom: float, axis: np.ndarray, seed: int) -> np.ndarray:  
             if len(along) < 8:
                 continue
             angle = np.radians(TURN_DEGREES) * np.arange(len(along)) + generator.uniform(0, 2 * np.pi)
-            helix = np.stack([
-                centre[0] + HELIX_RADIUS_ANGSTROM * np.cos(angle), centre[1] + HELIX_RADIUS_ANGSTROM * np.sin(angle),
-                along,
-            ], axis=1)
+            helix = np.stack(
+                [
+                    centre[0] + HELIX_RADIUS_ANGSTROM * np.cos(angle),
+                    centre[1] + HELIX_RADIUS_ANGSTROM * np.sin(angle),
+                    along,
+                ],
+                axis=1,
+            )
             atoms.append(helix @ frame)
     return np.concatenate(atoms)
 

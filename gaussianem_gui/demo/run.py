@@ -24,24 +24,46 @@ from gaussianem_gui.project.project import JobInfo, Project, remember_project
 MODEL, FIGURE = "molecule.cif", "demo.png"
 RECOVERED = 0.7  # correlation of the found with the true angle that counts as recovered
 
-DEMO = Workflow(name="Demo", steps=[
-    Step(id="simulate", job_type="simulate", values={
-        "model": MODEL, "particles": 1000, "box": 32, "apix": 5.0, "snr": 1.0, "missing": LID, "missing_fraction": 0.3,
-    }),
-    Step(id="preprocess", job_type="preprocess", inputs_from=["simulate"], values={
-        "sample_interval": 2, "scale_max": 1.5, "zdim": 4, "qdim": 256, "batch_size": 16,
-    }),
-    Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16, "epoch": 24}),
-    Step(id="analyze", job_type="analyze", inputs_from=["train"], values={"nclass": 4, "no_umap": True}),
-    Step(id="evaluate", job_type="evaluate", inputs_from=["train"], values={"volumes": 50}),
-])
+DEMO = Workflow(
+    name="Demo",
+    steps=[
+        Step(
+            id="simulate",
+            job_type="simulate",
+            values={
+                "model": MODEL,
+                "particles": 1000,
+                "box": 32,
+                "apix": 5.0,
+                "snr": 1.0,
+                "missing": LID,
+                "missing_fraction": 0.3,
+            },
+        ),
+        Step(
+            id="preprocess",
+            job_type="preprocess",
+            inputs_from=["simulate"],
+            values={
+                "sample_interval": 2,
+                "scale_max": 1.5,
+                "zdim": 4,
+                "qdim": 256,
+                "batch_size": 16,
+            },
+        ),
+        Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16, "epoch": 24}),
+        Step(id="analyze", job_type="analyze", inputs_from=["train"], values={"nclass": 4, "no_umap": True}),
+        Step(id="evaluate", job_type="evaluate", inputs_from=["train"], values={"volumes": 50}),
+    ],
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo in a directory; 0 if the truth was recovered, 1 if not, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="gaussianem demo", description="Simulate a small moving molecule and recover its motion: under five "
-        "minutes on two CPU cores.",
+        prog="gaussianem demo",
+        description="Simulate a small moving molecule and recover its motion: under five minutes on two CPU cores.",
     )
     parser.add_argument("directory", nargs="?", default="gaussianem-demo", help="new directory for the project")
     try:
@@ -61,8 +83,10 @@ def run(directory: Path) -> int:
     remember_project(project.root)
     atoms = write_molecule(project.root / MODEL)
     print(f"Project {project.root}")
-    print(f"A molecule of {atoms} residues: an arm swings by {2 * SWING_DEGREES:.0f} degrees, a lid is absent in 30 % "
-          "of the particles.")
+    print(
+        f"A molecule of {atoms} residues: an arm swings by {2 * SWING_DEGREES:.0f} degrees, a lid is absent in 30 % "
+        "of the particles."
+    )
     jobs = workflow.start(project, DEMO, {})
     if not follow(project, jobs):
         return 1
@@ -72,15 +96,15 @@ def run(directory: Path) -> int:
     good = found["angle_correlation"] >= RECOVERED
     evaluated = json.loads((by_type["evaluate"].directory / "evaluate.json").read_text())
     print(f"""
-The truth was {'recovered' if good else 'NOT recovered'} in {time.monotonic() - began:.0f} s:
-  angle of the arm, from the latents alone   correlation with the truth {found['angle_correlation']:.2f}
-  lid there or not, from the latents alone   right for {100 * evaluated['occupancy_accuracy']:.0f} % of the particles \
-({100 * evaluated['occupancy_chance']:.0f} % by guessing)
-  latent error                               {evaluated['latent_error']:.2f}  (0 perfect, 1 nothing learned)
+The truth was {"recovered" if good else "NOT recovered"} in {time.monotonic() - began:.0f} s:
+  angle of the arm, from the latents alone   correlation with the truth {found["angle_correlation"]:.2f}
+  lid there or not, from the latents alone   right for {100 * evaluated["occupancy_accuracy"]:.0f} % of the particles \
+({100 * evaluated["occupancy_chance"]:.0f} % by guessing)
+  latent error                               {evaluated["latent_error"]:.2f}  (0 perfect, 1 nothing learned)
 
 Look at
   {project.root / FIGURE}
-  {by_type['analyze'].directory}   classes, trajectories, figures
+  {by_type["analyze"].directory}   classes, trajectories, figures
   gaussianem gui {directory}       the project in the application
   gaussianem job --project {directory} list""")
     return 0 if good else 1
@@ -139,7 +163,10 @@ def recovered(project: Project, jobs: dict[str, Job]) -> dict[str, Any]:
         guess[fold == k] = design[fold == k] @ np.linalg.lstsq(design[fold != k], angle[fold != k], rcond=None)[0]
     spread = guess.std() > 0
     return {
-        "components": components, "angle": angle, "guess": guess, "present": present,
+        "components": components,
+        "angle": angle,
+        "guess": guess,
+        "present": present,
         "angle_correlation": float(np.corrcoef(guess, angle)[0, 1]) if spread else 0.0,
     }
 
@@ -156,15 +183,26 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, Any], path: Pa
     components, angle, present = found["components"], found["angle"], found["present"]
     for there, marker, label in ((True, "o", "with lid"), (False, "^", "without lid")):
         chosen = present == there
-        points = left.scatter(*components[chosen, :2].T, c=angle[chosen], s=12, marker=marker, label=label,
-                              cmap="coolwarm", vmin=-SWING_DEGREES, vmax=SWING_DEGREES)
+        points = left.scatter(
+            *components[chosen, :2].T,
+            c=angle[chosen],
+            s=12,
+            marker=marker,
+            label=label,
+            cmap="coolwarm",
+            vmin=-SWING_DEGREES,
+            vmax=SWING_DEGREES,
+        )
     left.set(xlabel="component 1", ylabel="component 2", title="What the images alone told")
     left.legend(fontsize=8)
     figure.colorbar(points, ax=left, label="true angle of the arm (degrees)")
     middle.plot([-SWING_DEGREES, SWING_DEGREES], [-SWING_DEGREES, SWING_DEGREES], color="0.6", lw=1)
     middle.scatter(angle, found["guess"], s=8, alpha=0.6)
-    middle.set(xlabel="true angle (degrees)", ylabel="angle found (degrees)",
-               title=f"Correlation {found['angle_correlation']:.2f}")
+    middle.set(
+        xlabel="true angle (degrees)",
+        ylabel="angle found (degrees)",
+        title=f"Correlation {found['angle_correlation']:.2f}",
+    )
     series = [a for a in jobs["analyze"].artifacts() if a.kind == "volume_series"]
     files = sorted((project.root / series[0].path).glob("*.mrc")) if series else []
     if files:

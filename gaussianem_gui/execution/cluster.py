@@ -44,8 +44,11 @@ class ClusterSettings(BaseModel):
         "slurm", "the cluster's scheduler", group="Cluster"
     )
     template: str = option(
-        "", "submission template of your site (as for RELION); without it the one that ships", group="Cluster",
-        widget="file", filter="*.sh *.bash *.csh *.script *.template",
+        "",
+        "submission template of your site (as for RELION); without it the one that ships",
+        group="Cluster",
+        widget="file",
+        filter="*.sh *.bash *.csh *.script *.template",
     )
     submit: str = option("", "command that submits; without it the scheduler's usual one", group="Cluster")
     queue: str = option("", "queue or partition (XXXqueueXXX)", group="Cluster")
@@ -94,42 +97,110 @@ class Preset:
 
 
 _SLURM = {
-    "PENDING": "pending", "CONFIGURING": "pending", "SUSPENDED": "running", "RUNNING": "running",
-    "COMPLETING": "running", "STAGE_OUT": "running", "COMPLETED": "done", "FAILED": "failed", "TIMEOUT": "timeout",
-    "DEADLINE": "timeout", "OUT_OF_MEMORY": "memory", "CANCELLED": "cancelled", "NODE_FAIL": "lost",
-    "BOOT_FAIL": "lost", "PREEMPTED": "lost", "REQUEUED": "pending", "REVOKED": "cancelled",
+    "PENDING": "pending",
+    "CONFIGURING": "pending",
+    "SUSPENDED": "running",
+    "RUNNING": "running",
+    "COMPLETING": "running",
+    "STAGE_OUT": "running",
+    "COMPLETED": "done",
+    "FAILED": "failed",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "OUT_OF_MEMORY": "memory",
+    "CANCELLED": "cancelled",
+    "NODE_FAIL": "lost",
+    "BOOT_FAIL": "lost",
+    "PREEMPTED": "lost",
+    "REQUEUED": "pending",
+    "REVOKED": "cancelled",
 }
 PRESETS: dict[str, Preset] = {
     "slurm": Preset(
-        "Slurm", ("sbatch",), ("scancel",), ("squeue", "--noheader", "--states=all", "--format=%i %T", "--jobs"),
-        r"Submitted batch job (\d+)|^(\d+)", r"^(\d+) (\w+)", _SLURM, "slurm.sh", join=",",
+        "Slurm",
+        ("sbatch",),
+        ("scancel",),
+        ("squeue", "--noheader", "--states=all", "--format=%i %T", "--jobs"),
+        r"Submitted batch job (\d+)|^(\d+)",
+        r"^(\d+) (\w+)",
+        _SLURM,
+        "slurm.sh",
+        join=",",
     ),
     "pbs": Preset(
-        "PBS", ("qsub",), ("qdel",), ("qstat", "-x"), r"^(\d+(?:\[\])?(?:\.\S+)?)\s*$",
+        "PBS",
+        ("qsub",),
+        ("qdel",),
+        ("qstat", "-x"),
+        r"^(\d+(?:\[\])?(?:\.\S+)?)\s*$",
         r"^(\d+\S*)\s.*\s([A-Z])\s+\S+\s*$",
-        {"Q": "pending", "H": "pending", "W": "pending", "T": "pending", "S": "running", "R": "running",
-         "E": "running", "C": "done", "F": "done", "X": "done"}, "pbs.sh",
+        {
+            "Q": "pending",
+            "H": "pending",
+            "W": "pending",
+            "T": "pending",
+            "S": "running",
+            "R": "running",
+            "E": "running",
+            "C": "done",
+            "F": "done",
+            "X": "done",
+        },
+        "pbs.sh",
         resources=("select={nodes}:ncpus={cores}", ":ngpus={gpus}", ":mem={memory}gb"),
     ),
     "sge": Preset(
-        "Grid Engine", ("qsub",), ("qdel",), ("qstat",), r"Your job (\d+)",
+        "Grid Engine",
+        ("qsub",),
+        ("qdel",),
+        ("qstat",),
+        r"Your job (\d+)",
         r"^\s*(\d+)\s+\S+\s+\S+\s+\S+\s+(\w+)\s",
-        {"qw": "pending", "hqw": "pending", "Eqw": "failed", "r": "running", "t": "running", "dr": "running",
-         "s": "running", "S": "running", "T": "running"}, "sge.sh",
+        {
+            "qw": "pending",
+            "hqw": "pending",
+            "Eqw": "failed",
+            "r": "running",
+            "t": "running",
+            "dr": "running",
+            "s": "running",
+            "S": "running",
+            "T": "running",
+        },
+        "sge.sh",
     ),
     "lsf": Preset(
-        "LSF", ("bsub",), ("bkill",), ("bjobs", "-noheader", "-o", "jobid stat"), r"Job <(\d+)>", r"^(\d+)\s+(\w+)",
-        {"PEND": "pending", "PSUSP": "pending", "WAIT": "pending", "RUN": "running", "USUSP": "running",
-         "SSUSP": "running", "DONE": "done", "EXIT": "failed", "ZOMBI": "lost"}, "lsf.sh", by_stdin=True,
+        "LSF",
+        ("bsub",),
+        ("bkill",),
+        ("bjobs", "-noheader", "-o", "jobid stat"),
+        r"Job <(\d+)>",
+        r"^(\d+)\s+(\w+)",
+        {
+            "PEND": "pending",
+            "PSUSP": "pending",
+            "WAIT": "pending",
+            "RUN": "running",
+            "USUSP": "running",
+            "SSUSP": "running",
+            "DONE": "done",
+            "EXIT": "failed",
+            "ZOMBI": "lost",
+        },
+        "lsf.sh",
+        by_stdin=True,
     ),
 }
 # The same commands; but -x has another meaning, and resources have other names.
 PRESETS["torque"] = replace(
-    PRESETS["pbs"], title="Torque", query=("qstat",),
+    PRESETS["pbs"],
+    title="Torque",
+    query=("qstat",),
     resources=("nodes={nodes}:ppn={cores}", ":gpus={gpus}", ",mem={memory}gb"),
 )
 _ENDED = {
-    "failed": "{who} says it failed; see run.err", "timeout": "{who} ended it at its time limit",
+    "failed": "{who} says it failed; see run.err",
+    "timeout": "{who} ended it at its time limit",
     "memory": "out of memory: {who} ended it, ask for more memory",
 }
 
@@ -143,7 +214,8 @@ def load_settings(root: Path) -> ClusterSettings:
     """The project's settings; without them RELION's environment variables (RELION_QSUB_TEMPLATE, ...) count."""
     path = root / SETTINGS
     environment = {
-        "template": os.environ.get("RELION_QSUB_TEMPLATE", ""), "queue": os.environ.get("RELION_QUEUE_NAME", ""),
+        "template": os.environ.get("RELION_QSUB_TEMPLATE", ""),
+        "queue": os.environ.get("RELION_QUEUE_NAME", ""),
         "submit": os.environ.get("RELION_QSUB_COMMAND", ""),
     }
     try:
@@ -180,12 +252,21 @@ def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> di
     """Values of the template's variables, RELION's names first."""
     cores = settings.mpi * settings.threads
     values = {
-        "name": job.name.rstrip("/").replace("/", "_"), "outfile": job.path(OUT), "errfile": job.path(ERR),
-        "queue": settings.queue, "mpinodes": str(settings.mpi), "threads": str(settings.threads),
-        "cores": str(cores), "dedicated": str(settings.dedicated),
+        "name": job.name.rstrip("/").replace("/", "_"),
+        "outfile": job.path(OUT),
+        "errfile": job.path(ERR),
+        "queue": settings.queue,
+        "mpinodes": str(settings.mpi),
+        "threads": str(settings.threads),
+        "cores": str(cores),
+        "dedicated": str(settings.dedicated),
         "nodes": str(settings.nodes or max(1, math.ceil(cores / max(settings.dedicated, cores)))),
-        "command": shlex.join(command), "extra1": settings.extra1, "extra2": settings.extra2,
-        "extra3": settings.extra3, "gpus": str(settings.gpus or ""), "memory": str(settings.memory_gb or ""),
+        "command": shlex.join(command),
+        "extra1": settings.extra1,
+        "extra2": settings.extra2,
+        "extra3": settings.extra3,
+        "gpus": str(settings.gpus or ""),
+        "memory": str(settings.memory_gb or ""),
         "time": settings.time,
     }
     parts = PRESETS[settings.preset].resources
@@ -219,7 +300,9 @@ def check(settings: ClusterSettings, root: Path) -> None:
     program = _submit_words(settings)[0]
     if shutil.which(program) is None:
         raise InputError(
-            "cluster", "must be reachable from this machine", f"no command {program}",
+            "cluster",
+            "must be reachable from this machine",
+            f"no command {program}",
             "Log in to the cluster's login node, choose the right scheduler, or run the job here.",
         )
 
@@ -235,7 +318,12 @@ def _submit_words(settings: ClusterSettings) -> list[str]:
 def _call(words: Sequence[str], cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            list(words), cwd=cwd, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS,
+            list(words),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_SECONDS,
             **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),  # type: ignore[arg-type]
         )
     except (OSError, subprocess.TimeoutExpired) as error:

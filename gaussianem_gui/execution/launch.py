@@ -47,7 +47,7 @@ def claim(path: Path, content: dict[str, object]) -> bool:
 def main(argv: list[str]) -> int:
     """Run the program that follows ``--`` and return its exit code."""
     root, directory, run = Path(argv[0]), Path(argv[0]) / argv[1], int(argv[2])
-    command = argv[argv.index("--") + 1:]
+    command = argv[argv.index("--") + 1 :]
     path = directory / f".gaussianem_run_{run}.json"
     if not claim(path, identity()):
         return 0
@@ -59,8 +59,13 @@ def main(argv: list[str]) -> int:
     with open(directory / OUT, "ab") as out, open(directory / ERR, "ab") as err:
         try:
             child = subprocess.Popen(
-                command, cwd=root, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                preexec_fn=_default_signals, env=environment,
+                command,
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                preexec_fn=_default_signals,
+                env=environment,
             )
         except OSError as error:
             reason = f"{command[0]} could not be started: {error.strerror}"
@@ -82,8 +87,14 @@ def _default_signals() -> None:
 def _note_end(directory: Path, run: int, code: int, reason: str) -> None:
     """Keep the exit code, and an exit file where the program could not write one."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    note = {"run": run, "code": code, "signal": -code if code < 0 else 0, "ended": time.time(),
-            "max_memory_bytes": peak, "reason": reason}
+    note = {
+        "run": run,
+        "code": code,
+        "signal": -code if code < 0 else 0,
+        "ended": time.time(),
+        "max_memory_bytes": peak,
+        "reason": reason,
+    }
     with contextlib.suppress(OSError, ValueError):
         if json.loads((directory / RECORD).read_text()).get("run") != run:
             return  # another run was asked for meanwhile: these files are its

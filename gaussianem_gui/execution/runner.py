@@ -58,8 +58,19 @@ ENGINE = "GAUSSIANEM_ENGINE"
 KILL_SECONDS = 10.0  # from SIGTERM to SIGKILL
 
 __all__ = [
-    "Gpu", "Launch", "Zombie", "abort", "continue_job", "ensure_runner", "gpus", "kill_zombie", "request",
-    "runner_alive", "unrequest", "wait", "zombies",
+    "Gpu",
+    "Launch",
+    "Zombie",
+    "abort",
+    "continue_job",
+    "ensure_runner",
+    "gpus",
+    "kill_zombie",
+    "request",
+    "runner_alive",
+    "unrequest",
+    "wait",
+    "zombies",
 ]
 
 
@@ -133,12 +144,25 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
         raise taken
     found.clear_control_files()
     found.write_record(
-        run=run, requested=time.time(), after=after, where=launch.where,
+        run=run,
+        requested=time.time(),
+        after=after,
+        where=launch.where,
         # Of the session that asks, not of the one that happened to start the runner.
-        engine=os.environ.get(ENGINE, ""), visible=os.environ.get(VISIBLE),
-        host=identity()["host"] if launch.where == "local" else None, gpus_wanted=launch.gpus, gpus=None,
-        events_from=size, waiting=None, scheduler=None, scheduler_id=None, scheduler_state=None, scheduler_note=None,
-        cluster=settings.model_dump() if settings is not None else None, started_at=None, abort_at=None,
+        engine=os.environ.get(ENGINE, ""),
+        visible=os.environ.get(VISIBLE),
+        host=identity()["host"] if launch.where == "local" else None,
+        gpus_wanted=launch.gpus,
+        gpus=None,
+        events_from=size,
+        waiting=None,
+        scheduler=None,
+        scheduler_id=None,
+        scheduler_state=None,
+        scheduler_note=None,
+        cluster=settings.model_dump() if settings is not None else None,
+        started_at=None,
+        abort_at=None,
     )
     found.add_note(f"with the following command:\n{shlex.join(command)}")
     if _state(project.graph().processes[found.name].status).finished:
@@ -204,7 +228,11 @@ def continue_job(
 
 
 def abort(
-    project: Project, job: Job | str, *, grace_seconds: float = 20.0, wait: bool = False,
+    project: Project,
+    job: Job | str,
+    *,
+    grace_seconds: float = 20.0,
+    wait: bool = False,
 ) -> None:
     """Stop a job: first the abort file, which it obeys at a safe point; then SIGTERM, then SIGKILL to its processes.
 
@@ -362,7 +390,16 @@ def start_local(project: Project, job: Job, indices: list[int]) -> None:
     if indices:
         environment[VISIBLE] = ",".join(str(i) for i in indices)
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's numbers, which are ours
-    above = [sys.executable, "-m", "gaussianem_gui.execution.launch", str(project.root), job.name, str(run), "--", *command]
+    above = [
+        sys.executable,
+        "-m",
+        "gaussianem_gui.execution.launch",
+        str(project.root),
+        job.name,
+        str(run),
+        "--",
+        *command,
+    ]
     _children.append((job.directory, _detach(above, project.root, environment, subprocess.DEVNULL)))
 
 
@@ -372,7 +409,12 @@ _children: list[tuple[Path, threading.Thread]] = []
 def _detach(command: list[str], cwd: Path, environment: Mapping[str, str] | None, output: Any) -> threading.Thread:
     """Start a program as a session of its own, so that it outlives this one; a thread collects it if it ends first."""
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
     )
     thread = threading.Thread(target=process.wait, daemon=True, name=f"waits for {process.pid}")
@@ -456,7 +498,8 @@ class Runner:
         usable = named or usable
         if any(i not in present for i in named) or count > len(usable):
             raise InputError(
-                "option gpus", f"must be among the {len((named and present) or usable)} GPUs of this machine",
+                "option gpus",
+                f"must be among the {len((named and present) or usable)} GPUs of this machine",
                 named or count,
                 "Choose fewer or others, set device to cpu, or submit it to a cluster.",
             )

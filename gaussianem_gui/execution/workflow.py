@@ -116,15 +116,21 @@ def save(workflow: Workflow, path: Path | str) -> None:
 
 def builtin() -> dict[str, Workflow]:
     """Workflows that come with the program, by name."""
-    chain = Workflow(name="Preprocess, train, analyze", steps=[
-        Step(id="preprocess", job_type="preprocess", inputs_from=[OUTSIDE]),
-        Step(id="train", job_type="train", inputs_from=["preprocess"]),
-        Step(id="analyze", job_type="analyze", inputs_from=["train"]),
-    ])
-    rest = Workflow(name="Train, analyze", steps=[
-        Step(id="train", job_type="train", inputs_from=[OUTSIDE]),
-        Step(id="analyze", job_type="analyze", inputs_from=["train"]),
-    ])
+    chain = Workflow(
+        name="Preprocess, train, analyze",
+        steps=[
+            Step(id="preprocess", job_type="preprocess", inputs_from=[OUTSIDE]),
+            Step(id="train", job_type="train", inputs_from=["preprocess"]),
+            Step(id="analyze", job_type="analyze", inputs_from=["train"]),
+        ],
+    )
+    rest = Workflow(
+        name="Train, analyze",
+        steps=[
+            Step(id="train", job_type="train", inputs_from=[OUTSIDE]),
+            Step(id="analyze", job_type="analyze", inputs_from=["train"]),
+        ],
+    )
     return {"preprocess-train-analyze": chain, "train-analyze": rest}
 
 
@@ -158,14 +164,23 @@ def from_jobs(project: Project, jobs: Sequence[Job | str], name: str = "Workflow
             kept[option] = value
         # Nearest first: the job made last knows the others through its own inputs.
         sources = [ids[n] for n in sorted(parents, key=lambda n: -project.job(n).number)]
-        steps.append(Step(
-            id=ids[job.name], job_type=job.job_type, values=kept, inputs_from=sources + ([OUTSIDE] if outside else [])
-        ))
+        steps.append(
+            Step(
+                id=ids[job.name],
+                job_type=job.job_type,
+                values=kept,
+                inputs_from=sources + ([OUTSIDE] if outside else []),
+            )
+        )
     return check(Workflow(name=name, steps=steps))
 
 
 def start(
-    project: Project, workflow: Workflow, values: Mapping[str, Any] | None = None, *, inputs: Sequence[Job | str] = (),
+    project: Project,
+    workflow: Workflow,
+    values: Mapping[str, Any] | None = None,
+    *,
+    inputs: Sequence[Job | str] = (),
     launch: runner.Launch | None = None,
 ) -> list[Job]:
     """Make all jobs of a workflow and ask for their run. ``values`` are ``{"step.option": value}``.

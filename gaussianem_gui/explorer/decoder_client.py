@@ -99,7 +99,9 @@ class Decoder:
             if path is not None:
                 words += [flag, str(path)]
         engine = shlex.split(os.environ.get("GAUSSIANEM_ENGINE", ""))
-        command = [*engine, "serve", *words] if engine else [sys.executable, "-m", "gaussianem_core.commands.serve", *words]
+        command = (
+            [*engine, "serve", *words] if engine else [sys.executable, "-m", "gaussianem_core.commands.serve", *words]
+        )
         self._errors = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
@@ -123,15 +125,28 @@ class Decoder:
         return self._process is not None and self._process.poll() is None
 
     def request(
-        self, z: np.ndarray, *, channel: str = "live", box: int = 0, longest: int = 0, volumes: bool = True,
+        self,
+        z: np.ndarray,
+        *,
+        channel: str = "live",
+        box: int = 0,
+        longest: int = 0,
+        volumes: bool = True,
         gaussians: bool = True,
     ) -> int:  # z (zdim,) or (B, zdim)
         """Ask for one picture a row; returns the request's number. Earlier requests of the channel are dropped."""
         with self._changed:
             self._count += 1
             number = self._count
-            header = {"op": "decode", "id": number, "channel": channel, "box": box, "longest": longest,
-                      "volumes": volumes, "gaussians": gaussians}  # fmt: skip
+            header = {
+                "op": "decode",
+                "id": number,
+                "channel": channel,
+                "box": box,
+                "longest": longest,
+                "volumes": volumes,
+                "gaussians": gaussians,
+            }
             self.dropped += channel in self._outbox
             self._outbox[channel] = (header, np.atleast_2d(np.asarray(z, np.float32)))
             self._newest[channel] = number
@@ -202,11 +217,18 @@ class Decoder:
         kind = header.get("type")
         if kind == "ready":
             model = Consensus(
-                int(header["zdim"]), int(header["box"]), float(header["pixel_size_angstrom"]),
-                tuple(header["origin_angstrom"]), str(header["device"]), float(header["mean"]),
-                float(header["sigma"]) or 1.0, arrays["positions"], arrays["densities"], arrays["sigmas"],
+                int(header["zdim"]),
+                int(header["box"]),
+                float(header["pixel_size_angstrom"]),
+                tuple(header["origin_angstrom"]),
+                str(header["device"]),
+                float(header["mean"]),
+                float(header["sigma"]) or 1.0,
+                arrays["positions"],
+                arrays["densities"],
+                arrays["sigmas"],
                 arrays["volume"],
-            )  # fmt: skip
+            )
             self._callbacks.ready(model)
             with self._changed:
                 self.ready = True
@@ -217,10 +239,20 @@ class Decoder:
                 self.dropped += 1
                 return
             waited = time.perf_counter() - self._sent.get(number, time.perf_counter())
-            self._callbacks.decoded(Decoded(
-                number, channel, int(header["index"]), int(header["count"]), int(header["box"]), arrays.get("volume"),
-                arrays.get("positions"), arrays.get("densities"), float(header["seconds"]), waited,
-            ))  # fmt: skip
+            self._callbacks.decoded(
+                Decoded(
+                    number,
+                    channel,
+                    int(header["index"]),
+                    int(header["count"]),
+                    int(header["box"]),
+                    arrays.get("volume"),
+                    arrays.get("positions"),
+                    arrays.get("densities"),
+                    float(header["seconds"]),
+                    waited,
+                )
+            )
         elif kind == "error":
             self._callbacks.refused(int(header["id"]), str(header["text"]))
         elif kind == "failed":

@@ -64,8 +64,13 @@ def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
 
 @styled
 def scatter(
-    path: Path, points: np.ndarray, names: tuple[str, str], column: Column | None = None,
-    mask: np.ndarray | None = None, way: np.ndarray | None = None, title: str = "",
+    path: Path,
+    points: np.ndarray,
+    names: tuple[str, str],
+    column: Column | None = None,
+    mask: np.ndarray | None = None,
+    way: np.ndarray | None = None,
+    title: str = "",
 ) -> Path:  # points (N, 2), mask (N,) bool, way (P, 2)
     """All points of a plot, coloured by a column; the selection on top (the others fade); a path."""
     figure = new_figure(4.2 if column is not None else WIDTH_INCHES)
@@ -83,15 +88,24 @@ def scatter(
         for part, alpha in parts:
             _points(axes, points, part, column, {**look, "alpha": alpha})
         if column is not None and column.classes:
-            marks = [axes.scatter([], [], color=f"C{code % 10}", s=12, label=name)
-                     for code, name in enumerate(column.names[:MOST_CLASSES])]  # fmt: skip
+            marks = [
+                axes.scatter([], [], color=f"C{code % 10}", s=12, label=name)
+                for code, name in enumerate(column.names[:MOST_CLASSES])
+            ]
             axes.legend(handles=marks, fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         elif column is not None:
             figure.colorbar(axes.collections[-1], ax=axes, label=column.name, shrink=0.8)
     if chosen is not None and column is None:
         places = points[good & chosen]
-        axes.scatter(places[:, 0], places[:, 1], s=3, color=COLOURS[1], linewidths=0,
-                     rasterized=bool(len(places) > RASTER_FROM), label=f"{int(chosen.sum()):,} selected")  # fmt: skip
+        axes.scatter(
+            places[:, 0],
+            places[:, 1],
+            s=3,
+            color=COLOURS[1],
+            linewidths=0,
+            rasterized=bool(len(places) > RASTER_FROM),
+            label=f"{int(chosen.sum()):,} selected",
+        )
         axes.legend(fontsize=7, frameon=False, markerscale=2)
     if way is not None and len(way):
         axes.plot(*way.T, color="black", linewidth=1, marker="o", markersize=2)
@@ -115,7 +129,11 @@ def _points(axes: Any, points: np.ndarray, part: np.ndarray, column: Column | No
 
 @styled
 def plane(
-    path: Path, values: np.ndarray, extent: tuple[float, float, float, float], names: tuple[str, str], label: str,
+    path: Path,
+    values: np.ndarray,
+    extent: tuple[float, float, float, float],
+    names: tuple[str, str],
+    label: str,
     states: Sequence[tuple[float, float, str]] = (),
 ) -> Path:  # values (X, Y)
     """A quantity over two axes, with named places."""

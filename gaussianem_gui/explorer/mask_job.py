@@ -22,9 +22,16 @@ from gaussianem_gui.project.project import Project
 
 
 def save_mask(
-    project: Project, mask: np.ndarray, like: Volume, source: Path, recipe: Recipe | None = None, *, name: str = "mask",
-    note: str = "", more: Sequence[tuple[str, np.ndarray]] = (),
-) -> Job:  # fmt: skip
+    project: Project,
+    mask: np.ndarray,
+    like: Volume,
+    source: Path,
+    recipe: Recipe | None = None,
+    *,
+    name: str = "mask",
+    note: str = "",
+    more: Sequence[tuple[str, np.ndarray]] = (),
+) -> Job:
     """Write a mask (and ``more`` named ones) as a Mask job on the grid, origin and pixel size of ``like``."""
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1 or not mask.any():
         raise InputError("mask", "must have values from 0 to 1, not all 0", (mask.min(), mask.max()), "Make it anew.")
@@ -32,8 +39,9 @@ def save_mask(
     def write(directory: Path) -> list[tuple[str, str]]:
         made = []
         for title, values in ((name, mask), *more):
-            write_map(directory / f"{title}.mrc", values, like.pixel_size_angstrom, like.origin_angstrom,
-                      like.start_voxels)  # fmt: skip
+            write_map(
+                directory / f"{title}.mrc", values, like.pixel_size_angstrom, like.origin_angstrom, like.start_voxels
+            )
             made.append((f"{title}.mrc", "mask"))
         if recipe is not None:
             content = {"source": str(source), **asdict(recipe)}

@@ -117,13 +117,20 @@ def _write_mp4(path: Path, pictures: Sequence[Frame], rate: int) -> None:
     try:
         import imageio_ffmpeg
     except ImportError:
-        raise InputError("movie", "needs imageio-ffmpeg for .mp4", "not installed",
-                         "pip install imageio-ffmpeg, or write a .gif.") from None  # fmt: skip
+        raise InputError(
+            "movie", "needs imageio-ffmpeg for .mp4", "not installed", "pip install imageio-ffmpeg, or write a .gif."
+        ) from None
     height, width = pictures[0].shape[:2]
     writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=rate, codec="libx264", pix_fmt_out="yuv420p", quality=8, macro_block_size=2,
+        str(path),
+        (width, height),
+        fps=rate,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=8,
+        macro_block_size=2,
         output_params=["-f", "mp4", "-movflags", "+faststart"],
-    )  # fmt: skip
+    )
     writer.send(None)
     try:
         for picture in pictures:

@@ -162,7 +162,9 @@ def load_table(sources: Sources) -> Table:
         rows = row_count(sources.original)
         if rows != len(z):
             raise InputError(
-                str(sources.original), f"must have the {len(z)} rows of the latents", rows,
+                str(sources.original),
+                f"must have the {len(z)} rows of the latents",
+                rows,
                 "The particle file was changed after Preprocess: bring the old one back.",
             )
         table.star = column_names(sources.original)
@@ -222,5 +224,3 @@ def _column_of(name: str, group: str, values: np.ndarray, count: int) -> Column:
 
 
 # --- selections -----------------------------------------------------------------------------------------------------
-
-

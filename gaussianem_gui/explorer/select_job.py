@@ -36,8 +36,14 @@ class Exported:
 
 
 def export_selection(
-    project: Project, sources: Sources, mask: np.ndarray, *, name: str = "", steps: Sequence[dict[str, Any]] = (),
-    complement: bool = False, alias: str = "",
+    project: Project,
+    sources: Sources,
+    mask: np.ndarray,
+    *,
+    name: str = "",
+    steps: Sequence[dict[str, Any]] = (),
+    complement: bool = False,
+    alias: str = "",
 ) -> Exported:  # mask (N,) bool
     """Write the selected particles (and the others, with ``complement``) as a Select job of the project.
 
@@ -74,9 +80,15 @@ def export_selection(
         _link_images(project.root, original, directory)
         np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
         note = {
-            "name": name, "particles": int(np.count_nonzero(mask)), "of": len(mask), "source": str(original),
-            "job": sources.job, "latents": str(sources.latents), "made": time.time(), "steps": list(steps),
-        }  # fmt: skip
+            "name": name,
+            "particles": int(np.count_nonzero(mask)),
+            "of": len(mask),
+            "source": str(original),
+            "job": sources.job,
+            "latents": str(sources.latents),
+            "made": time.time(),
+            "steps": list(steps),
+        }
         write_atomically(directory / "selection.json", json.dumps(note, indent=1) + "\n")
         return [(target, "particles") for target, _ in written]
 

@@ -183,16 +183,22 @@ class Selections:
         if self._path is None:
             return
         content = {
-            "version": 1, "job": self.job, "particles": self.count, "host": socket.gethostname(),
+            "version": 1,
+            "job": self.job,
+            "particles": self.count,
+            "host": socket.gethostname(),
             "selections": [
                 {
-                    "name": s.name, "count": s.count, "created": s.created, "colour": s.colour,
+                    "name": s.name,
+                    "count": s.count,
+                    "created": s.created,
+                    "colour": s.colour,
                     "steps": list(s.steps),
                     "rows": base64.b64encode(zlib.compress(np.packbits(s.mask).tobytes())).decode(),
                 }
                 for s in self.named
             ],
-        }  # fmt: skip
+        }
         try:
             write_atomically(self._path, json.dumps(content, indent=1) + "\n")
             self.problem = ""
@@ -241,8 +247,11 @@ def describe(steps: Sequence[dict[str, Any]]) -> str:
     for step in steps:
         shape = str(step.get("shape", ""))
         text = {
-            "lasso": "lasso", "polygon": "polygon", "rectangle": "rectangle", "invert": "inverted",
-        }.get(shape, shape)  # fmt: skip
+            "lasso": "lasso",
+            "polygon": "polygon",
+            "rectangle": "rectangle",
+            "invert": "inverted",
+        }.get(shape, shape)
         if step.get("x"):
             text += f" in {step['x']} / {step['y']}"
         if shape == "range":

@@ -45,7 +45,7 @@ class Sources:
 
 
 def explorable(project: Project, job: str) -> str:
-    """"" if the explorer can show that job, else why not."""
+    """ "" if the explorer can show that job, else why not."""
     try:
         find_sources(project, job)
     except InputError as error:
@@ -83,12 +83,23 @@ def find_sources(project: Project, name: str) -> Sources:
     preprocess = _maker(project, cfg)
     original, passthrough, options = _original(project, preprocess, beside)
     return Sources(
-        job=job.name, title=f"{job.type_label and project.info(job).title} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
-        directory=job.directory, root=project.root, weights=weights, latents=latents, cfg=cfg, gaussians=gaussians,
-        mask=_there(project.root, train_values, "mask"), original=original, passthrough=passthrough,
-        analysis=_analysis(project, job.name, train), train_job=train, preprocess_job=preprocess,
-        preprocess_options=options, **{k: v if v is not None and v.is_file() else None for k, v in found.items()},
-    )  # fmt: skip
+        job=job.name,
+        title=f"{job.type_label and project.info(job).title} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
+        directory=job.directory,
+        root=project.root,
+        weights=weights,
+        latents=latents,
+        cfg=cfg,
+        gaussians=gaussians,
+        mask=_there(project.root, train_values, "mask"),
+        original=original,
+        passthrough=passthrough,
+        analysis=_analysis(project, job.name, train),
+        train_job=train,
+        preprocess_job=preprocess,
+        preprocess_options=options,
+        **{k: v if v is not None and v.is_file() else None for k, v in found.items()},
+    )
 
 
 def newest_weights(directory: Path) -> tuple[Path, Path]:

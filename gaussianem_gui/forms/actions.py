@@ -87,51 +87,132 @@ _DONE = (State.SUCCEEDED, State.FAILED, State.ABORTED, State.LOST)
 
 JOB_ACTIONS: tuple[Action, ...] = (
     Action("run", "Run", "Ctrl+R", "Run the job here, as soon as its inputs and a GPU are there", "Job", _startable),
-    Action("submit", "Submit to cluster …", "Ctrl+Shift+R", "Hand the job to the cluster's scheduler", "Job",
-           _startable),
-    Action("continue", "Continue …", "Ctrl+Return", "Run the job again in its directory; a training goes on from its "
-           "last checkpoint", "Job", _needs(*_DONE)),
-    Action("abort", "Abort", "Ctrl+.", "Stop the job: at a safe point first, by force if it does not obey", "Job",
-           _stoppable),
+    Action(
+        "submit", "Submit to cluster …", "Ctrl+Shift+R", "Hand the job to the cluster's scheduler", "Job", _startable
+    ),
+    Action(
+        "continue",
+        "Continue …",
+        "Ctrl+Return",
+        "Run the job again in its directory; a training goes on from its last checkpoint",
+        "Job",
+        _needs(*_DONE),
+    ),
+    Action(
+        "abort",
+        "Abort",
+        "Ctrl+.",
+        "Stop the job: at a safe point first, by force if it does not obey",
+        "Job",
+        _stoppable,
+    ),
     Action("unrequest", "Take out of the queue", "", "Do not start the job; it stays scheduled", "Job", _waiting),
-    Action("clone", "Clone …", "Ctrl+D", "Make a new job with the same options, some of them changed", "Job",
-           _needs(present=True)),
-    Action("alias", "Rename …", "F2", "Give the job a readable name beside its number", "Job",
-           _needs(ours=False)),
+    Action(
+        "clone",
+        "Clone …",
+        "Ctrl+D",
+        "Make a new job with the same options, some of them changed",
+        "Job",
+        _needs(present=True),
+    ),
+    Action("alias", "Rename …", "F2", "Give the job a readable name beside its number", "Job", _needs(ours=False)),
     Action("note", "Edit note …", "Ctrl+E", "Write down what the job was for", "Job", _needs(ours=False)),
-    Action("command", "Copy command", "Ctrl+Shift+C", "Copy the command that does the same in a terminal", "Job",
-           _selected),
+    Action(
+        "command", "Copy command", "Ctrl+Shift+C", "Copy the command that does the same in a terminal", "Job", _selected
+    ),
     Action("folder", "Open folder", "Ctrl+Shift+O", "Show the job's files", "Job", _selected),
-    Action("mark_succeeded", "Mark as succeeded", "", "Treat the job as succeeded from now on", "Job/Mark",
-           _needs(*_DONE, State.SCHEDULED)),
-    Action("mark_failed", "Mark as failed", "", "Treat the job as failed from now on", "Job/Mark",
-           _needs(*_DONE, State.SCHEDULED)),
-    Action("mark_aborted", "Mark as aborted", "", "Treat the job as aborted from now on", "Job/Mark",
-           _needs(*_DONE, State.SCHEDULED)),
-    Action("cleanup", "Clean up", "", "Move superseded checkpoints and leftovers of a succeeded job to the trash",
-           "Job", _needs(State.SUCCEEDED)),
-    Action("cleanup_harsh", "Clean up harshly", "", "Move its particle stack to the trash as well; Continue makes it "
-           "again", "Job", _needs(State.SUCCEEDED)),
-    Action("delete", "Delete", "Del", "Move the job to the trash, from where it can be restored", "Job",
-           _needs(*_DONE, State.SCHEDULED, ours=False, present=False)),
+    Action(
+        "mark_succeeded",
+        "Mark as succeeded",
+        "",
+        "Treat the job as succeeded from now on",
+        "Job/Mark",
+        _needs(*_DONE, State.SCHEDULED),
+    ),
+    Action(
+        "mark_failed",
+        "Mark as failed",
+        "",
+        "Treat the job as failed from now on",
+        "Job/Mark",
+        _needs(*_DONE, State.SCHEDULED),
+    ),
+    Action(
+        "mark_aborted",
+        "Mark as aborted",
+        "",
+        "Treat the job as aborted from now on",
+        "Job/Mark",
+        _needs(*_DONE, State.SCHEDULED),
+    ),
+    Action(
+        "cleanup",
+        "Clean up",
+        "",
+        "Move superseded checkpoints and leftovers of a succeeded job to the trash",
+        "Job",
+        _needs(State.SUCCEEDED),
+    ),
+    Action(
+        "cleanup_harsh",
+        "Clean up harshly",
+        "",
+        "Move its particle stack to the trash as well; Continue makes it again",
+        "Job",
+        _needs(State.SUCCEEDED),
+    ),
+    Action(
+        "delete",
+        "Delete",
+        "Del",
+        "Move the job to the trash, from where it can be restored",
+        "Job",
+        _needs(*_DONE, State.SCHEDULED, ours=False, present=False),
+    ),
 )
 
 PROJECT_ACTIONS: tuple[Action, ...] = (
     Action("new_project", "New project …", "Ctrl+Shift+N", "Make a project in a directory", "Project", _any),
     Action("open_project", "Open project …", "Ctrl+O", "Open a project of this program or of RELION", "Project", _any),
     Action("new_job", "New job …", "Ctrl+N", "Add a job to the project", "Project", _writable),
-    Action("import", "Import files …", "Ctrl+I", "Bring particles, maps, masks or models into the project", "Project",
-           _writable),
-    Action("workflow", "Start workflow …", "Ctrl+Shift+W", "Preprocess, train and analyze in one go, or steps of your "
-           "own", "Project", _writable),
+    Action(
+        "import",
+        "Import files …",
+        "Ctrl+I",
+        "Bring particles, maps, masks or models into the project",
+        "Project",
+        _writable,
+    ),
+    Action(
+        "workflow",
+        "Start workflow …",
+        "Ctrl+Shift+W",
+        "Preprocess, train and analyze in one go, or steps of your own",
+        "Project",
+        _writable,
+    ),
     Action("trash", "Trash …", "", "Look at deleted jobs and restore them", "Project", _project),
     Action("empty_trash", "Empty trash", "", "Delete what is in the trash for good", "Project", _writable),
     Action("cluster", "Cluster settings …", "", "How jobs are submitted to your cluster", "Project", _writable),
-    Action("repair", "Repair project", "", "Mend what a crash or a full disk has left; nothing is deleted", "Project",
-           _writable),
-    Action("break_lock", "Break lock", "", "Remove the lock that a program which is gone has left", "Project",
-           lambda info, project: _writable(info, project)
-           or ("" if project is not None and project.lock_holder() else "the project is not locked")),
+    Action(
+        "repair",
+        "Repair project",
+        "",
+        "Mend what a crash or a full disk has left; nothing is deleted",
+        "Project",
+        _writable,
+    ),
+    Action(
+        "break_lock",
+        "Break lock",
+        "",
+        "Remove the lock that a program which is gone has left",
+        "Project",
+        lambda info, project: (
+            _writable(info, project)
+            or ("" if project is not None and project.lock_holder() else "the project is not locked")
+        ),
+    ),
 )
 
 

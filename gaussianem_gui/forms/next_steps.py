@@ -47,8 +47,14 @@ NATURAL = {
 
 
 # The job type whose output a new job usually reads.
-BEFORE = {"train": "preprocess", "analyze": "train", "decode": "train", "morph": "train", "evaluate": "train",
-          "preprocess": "simulate"}
+BEFORE = {
+    "train": "preprocess",
+    "analyze": "train",
+    "decode": "train",
+    "morph": "train",
+    "evaluate": "train",
+    "preprocess": "simulate",
+}
 
 
 @dataclass(frozen=True)

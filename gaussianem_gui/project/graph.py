@@ -53,7 +53,10 @@ def quote(value: str) -> str:
         if mark not in value or not re.search(mark + r"(\s|$)", value):
             return mark + value + mark
     raise InputError(
-        "value", "must not hold both kinds of quotes before a blank", value, "Rename the file or change the text.",
+        "value",
+        "must not hold both kinds of quotes before a blank",
+        value,
+        "Rename the file or change the text.",
     )
 
 
@@ -147,8 +150,12 @@ def job_number(name: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-_PROCESS = ["rlnPipeLineProcessName", "rlnPipeLineProcessAlias", "rlnPipeLineProcessTypeLabel",
-            "rlnPipeLineProcessStatusLabel"]
+_PROCESS = [
+    "rlnPipeLineProcessName",
+    "rlnPipeLineProcessAlias",
+    "rlnPipeLineProcessTypeLabel",
+    "rlnPipeLineProcessStatusLabel",
+]
 _NODE = ["rlnPipeLineNodeName", "rlnPipeLineNodeTypeLabel"]
 _INPUT = ["rlnPipeLineEdgeFromNode", "rlnPipeLineEdgeProcess"]
 _OUTPUT = ["rlnPipeLineEdgeProcess", "rlnPipeLineEdgeToNode"]
@@ -296,7 +303,9 @@ def graph_from_text(text: str) -> Graph:
         if name == "pipeline_processes" and "rlnPipeLineProcessTypeLabel" not in table.columns:
             if "rlnPipeLineProcessType" in table.columns and table.rows:
                 raise InputError(
-                    GRAPH, "must be of RELION 4 or newer", "the format of RELION 3",
+                    GRAPH,
+                    "must be of RELION 4 or newer",
+                    "the format of RELION 3",
                     "Open the project once in RELION 5, which converts it.",
                 )
         missing = [column for column in wanted if column not in table.columns]
@@ -346,7 +355,8 @@ def graph_text(graph: Graph) -> str:
             rows.append([known.get(c, "None") for c in graph.node_columns])
         blocks["pipeline_nodes"] = Table(graph.node_columns, rows)
     for name, columns, edges in (
-        ("pipeline_input_edges", _INPUT, graph.input_edges), ("pipeline_output_edges", _OUTPUT, graph.output_edges),
+        ("pipeline_input_edges", _INPUT, graph.input_edges),
+        ("pipeline_output_edges", _OUTPUT, graph.output_edges),
     ):
         if edges:
             blocks[name] = Table(columns, [list(edge) for edge in edges])
@@ -377,8 +387,10 @@ def damage(text: str, good: Graph | None = None, exists: Callable[[str], bool] =
     # Every writer ends a block with a blank line, so a last line with words in it is where the file was cut.
     cut = bool(text.rstrip("\n").rsplit("\n", 1)[-1].strip()) and not text.endswith("\n\n")
     tables = (
-        ("jobs", graph.processes, good.processes), ("files", graph.nodes, good.nodes),
-        ("input edges", graph.input_edges, good.input_edges), ("output edges", graph.output_edges, good.output_edges),
+        ("jobs", graph.processes, good.processes),
+        ("files", graph.nodes, good.nodes),
+        ("input edges", graph.input_edges, good.input_edges),
+        ("output edges", graph.output_edges, good.output_edges),
     )
     if cut and (lost or any(len(here) < len(there) for _, here, there in tables)):
         return "its end is missing"

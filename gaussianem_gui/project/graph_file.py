@@ -70,7 +70,9 @@ def load_graph(root: Path, read_only: bool, locked: bool = False) -> tuple[Graph
             return graph_from_text(text), ""
         if good is None and attempt == 5:
             raise InputError(
-                GRAPH, "must be whole", wrong,
+                GRAPH,
+                "must be whole",
+                wrong,
                 f"No good copy is kept in {OWN}; run `gaussianem project repair`, or take it from a backup.",
             )
         time.sleep(0.0 if locked else 0.15)

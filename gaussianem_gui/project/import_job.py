@@ -56,7 +56,9 @@ def check(path: Path, kind: str) -> str:
         with path.open(errors="replace") as file:
             if not any("_rlnImageName" in line for line, _ in zip(file, range(100_000))):
                 raise InputError(
-                    "option files", "must hold a column rlnImageName", path.name,
+                    "option files",
+                    "must hold a column rlnImageName",
+                    path.name,
                     "Choose the particles of a refinement (run_data.star), not a model or micrograph file.",
                 )
     return found

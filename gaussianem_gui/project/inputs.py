@@ -54,8 +54,12 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
     """
     if job_type == "preprocess":
         return {
-            "img_stack.mrcs": "stack", "poses.npy": "poses", "ctf.npy": "ctf", "point_cloud.ply": "gaussians",
-            "cfg.json": "configuration", "particles.star": "particles",
+            "img_stack.mrcs": "stack",
+            "poses.npy": "poses",
+            "ctf.npy": "ctf",
+            "point_cloud.ply": "gaussians",
+            "cfg.json": "configuration",
+            "particles.star": "particles",
             "consensus_map.mrc": "map",
         }
     if job_type == "train":
@@ -134,7 +138,10 @@ def output_of(graph: Graph, job: str, kind: str, root: Path | None = None) -> st
 
 
 def fill(
-    graph: Graph, job_type: str, jobs: Sequence[str], values: Mapping[str, Any],
+    graph: Graph,
+    job_type: str,
+    jobs: Sequence[str],
+    values: Mapping[str, Any],
     values_of: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Options of a new job whose inputs come from ``jobs``, and from the jobs before them where those have none.
@@ -149,7 +156,10 @@ def fill(
 
 
 def _fill_from(
-    graph: Graph, model: type[JobOptions], order: Sequence[str], values: Mapping[str, Any],
+    graph: Graph,
+    model: type[JobOptions],
+    order: Sequence[str],
+    values: Mapping[str, Any],
     values_of: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     filled: dict[str, Any] = {}
@@ -263,7 +273,9 @@ def input_nodes(root: Path, job_type: str, values: Mapping[str, Any]) -> dict[st
                 path = inside
             if path == ".." or path.startswith("../"):
                 raise InputError(
-                    f"option {name}", "must not lead out of the project with ..", word,
+                    f"option {name}",
+                    "must not lead out of the project with ..",
+                    word,
                     "Give the whole path from /, or import the file first.",
                 )
             kind = hints(model, name).get("produces") or ""

@@ -92,8 +92,8 @@ def folder_of(job_type: str) -> str:
 
 
 def job_type_of(type_label: str) -> str:
-    """"train" for ``relion.external.gaussianem.train``; "" for another program's label."""
-    return type_label[len(LABEL):].split(".")[0] if type_label.startswith(LABEL) else ""
+    """ "train" for ``relion.external.gaussianem.train``; "" for another program's label."""
+    return type_label[len(LABEL) :].split(".")[0] if type_label.startswith(LABEL) else ""
 
 
 def tail(path: Path, offset: int = 0, limit: int = 1_000_000) -> tuple[str, int]:
@@ -143,14 +143,19 @@ class Job:
     def check_directory(self) -> None:
         """Raise InputError if the directory is gone, or is no plain one inside the project (a link that leads out)."""
         folder = self.root / self.name.split("/", 1)[0]
-        if not _NAME.match(self.name) or ".." in self.name.split("/") or folder.is_symlink() or (
-            self.directory.is_symlink() or not self.directory.resolve().is_relative_to(self.root.resolve())
+        if (
+            not _NAME.match(self.name)
+            or ".." in self.name.split("/")
+            or folder.is_symlink()
+            or (self.directory.is_symlink() or not self.directory.resolve().is_relative_to(self.root.resolve()))
         ):
             rule = "must be a directory inside the project"
             raise InputError("job", rule, self.name, "Move it back into the project.")
         if not self.exists():
             raise InputError(
-                "job", "must have its directory", f"{self.name}, which is gone",
+                "job",
+                "must have its directory",
+                f"{self.name}, which is gone",
                 "Put it back, or delete the job to take it out of the list.",
             )
 
@@ -183,8 +188,11 @@ class Job:
             remedy = f"{self.model.title} has no such option."
             raise InputError(f"option {unknown[0]}", "is unknown", values[unknown[0]], remedy)
         values = {name: value for name, value in values.items() if name != "job_dir"}
-        full = {n: values[n] if n in values else f.get_default(call_default_factory=True)
-                for n, f in self.model.model_fields.items() if n in values or not f.is_required()}
+        full = {
+            n: values[n] if n in values else f.get_default(call_default_factory=True)
+            for n, f in self.model.model_fields.items()
+            if n in values or not f.is_required()
+        }
         full = json.loads(json.dumps({**full, "job_dir": self.name.rstrip("/")}, default=str))
         star = job_star_text(self.type_label, full, is_continue)
         files.write_atomically(
@@ -329,8 +337,11 @@ def _artifact(job: Job, event: Mapping[str, Any]) -> Artifact | None:
         return None
     info = event.get("info")
     return Artifact(
-        str(event.get("kind", "")), os.path.normpath(job.name + event["path"]), str(event.get("label", "")),
-        info if isinstance(info, dict) else {}, float(event.get("t", 0.0)),
+        str(event.get("kind", "")),
+        os.path.normpath(job.name + event["path"]),
+        str(event.get("label", "")),
+        info if isinstance(info, dict) else {},
+        float(event.get("t", 0.0)),
     )
 
 
@@ -361,7 +372,9 @@ def _derive(job: Job, record: dict[str, Any]) -> Status:
     scheduler_id = str(record.get("scheduler_id", ""))
     began: dict[str, Any] = next((e for e in reversed(last) if e.get("type") == "start"), {})
     common: dict[str, Any] = {
-        "started": began.get("t") or record.get("started_at"), "gpus": gpus, "scheduler_id": scheduler_id,
+        "started": began.get("t") or record.get("started_at"),
+        "gpus": gpus,
+        "scheduler_id": scheduler_id,
         "host": str(began.get("host", "") or record.get("host", "")),
     }
     finished = _finished(job, last, common)
@@ -540,7 +553,7 @@ class Monitor:
                 setattr(self, attribute, "")
             self._offsets[name] = after
             if text:
-                setattr(self, attribute, (getattr(self, attribute) + text)[-self._keep:])
+                setattr(self, attribute, (getattr(self, attribute) + text)[-self._keep :])
                 changed = True
         return changed
 
@@ -552,7 +565,7 @@ class Monitor:
             return  # many, and only the last counts
         if kind == "metric":
             values = event.get("values")
-            for name, value in (values.items() if isinstance(values, dict) else ()):
+            for name, value in values.items() if isinstance(values, dict) else ():
                 if value is not None:
                     curve = self.metrics.setdefault((str(event.get("stage", "")), name), [])
                     curve.append((float(event.get("epoch") or 0.0), float(value)))

@@ -56,9 +56,15 @@ def read_job_star(path: Path) -> tuple[str, dict[str, str]]:
 def job_star_text(type_label: str, values: Mapping[str, Any], is_continue: bool = False, tomo: str = "0") -> str:
     """The text of a job.star: RELION's own options first, then ours."""
     pairs = {**RELION_OPTIONS, **{name: star_value(value) for name, value in values.items()}}
-    return render({
-        "job": Table(
-            ["rlnJobTypeLabel", "rlnJobIsContinue", "rlnJobIsTomo"], [[type_label, str(int(is_continue)), tomo]], True
-        ),
-        "joboptions_values": Table(["rlnJobOptionVariable", "rlnJobOptionValue"], [[k, v] for k, v in pairs.items()]),
-    })
+    return render(
+        {
+            "job": Table(
+                ["rlnJobTypeLabel", "rlnJobIsContinue", "rlnJobIsTomo"],
+                [[type_label, str(int(is_continue)), tomo]],
+                True,
+            ),
+            "joboptions_values": Table(
+                ["rlnJobOptionVariable", "rlnJobOptionValue"], [[k, v] for k, v in pairs.items()]
+            ),
+        }
+    )

@@ -47,7 +47,8 @@ class LockHeld(InputError):
     def __init__(self, path: Path, holder: Holder) -> None:
         self.holder, self.path = holder, path
         remedy = (
-            "That process is gone: break the lock (gaussianem project repair --break_lock)." if holder.dead
+            "That process is gone: break the lock (gaussianem project repair --break_lock)."
+            if holder.dead
             else "Wait until that program is done; if it is gone for sure, break the lock "
             "(gaussianem project repair --break_lock)."
         )
@@ -74,7 +75,10 @@ def holder(root: Path) -> Holder | None:
     host, pid = who.get("host"), who.get("pid")
     return Holder(
         f"held by {name}, since {when}" + (", a process that is gone" if dead else ""),
-        host if isinstance(host, str) else "", pid if isinstance(pid, int) else 0, since, dead,
+        host if isinstance(host, str) else "",
+        pid if isinstance(pid, int) else 0,
+        since,
+        dead,
     )
 
 

@@ -124,7 +124,9 @@ class Project:
             if cls.is_project(directory):
                 return cls.open(directory)
         raise InputError(
-            "project", "must be this directory or one above it", here,
+            "project",
+            "must be this directory or one above it",
+            here,
             "Change to the project, name it with --project, or make one with `gaussianem project new`.",
         )
 
@@ -287,8 +289,13 @@ class Project:
             raise InputError("job type", "must be one of " + ", ".join(JOB_OPTIONS), job_type, "Choose one of them.")
 
     def new_job(
-        self, job_type: str, values: Mapping[str, Any] | None = None, *, inputs_from: Sequence[Job | str] = (),
-        alias: str = "", note: str = "",
+        self,
+        job_type: str,
+        values: Mapping[str, Any] | None = None,
+        *,
+        inputs_from: Sequence[Job | str] = (),
+        alias: str = "",
+        note: str = "",
     ) -> Job:
         """Make a Scheduled job: number, directory, options, edges. ``values`` win over what ``inputs_from`` fill."""
         self._known(job_type)
@@ -411,8 +418,13 @@ class Project:
                 graph.add_output(job.name, job.name + output, ARTIFACTS[kind])
 
     def record(
-        self, title: str, write: Callable[[Path], Sequence[tuple[str, str]]], *, inputs: Sequence[str] = (),
-        note: str = "", alias: str = "",
+        self,
+        title: str,
+        write: Callable[[Path], Sequence[tuple[str, str]]],
+        *,
+        inputs: Sequence[str] = (),
+        note: str = "",
+        alias: str = "",
     ) -> Job:
         """A job that is done at once, e.g. a selection or a mask made by eye.
 
@@ -462,8 +474,10 @@ class Project:
     def outputs(self, job: Job | str) -> list[Choice]:
         """Files that ``job`` made, as the graph has them."""
         graph, name = self.graph(), self.job(job).name
-        return [Choice(n, _inputs.kind_of(graph.nodes.get(n, "")), graph.nodes.get(n, ""), name)
-                for n in graph.outputs(name)]
+        return [
+            Choice(n, _inputs.kind_of(graph.nodes.get(n, "")), graph.nodes.get(n, ""), name)
+            for n in graph.outputs(name)
+        ]
 
     def parents(self, job: Job | str) -> list[str]:
         """Jobs whose files ``job`` reads."""
@@ -551,44 +565,6 @@ class Project:
                 node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
                 node.parent.mkdir(parents=True, exist_ok=True)
                 node.touch()
-
-    # --- trash, repair: see the rooms of that name -----------------------------------------------------------------
-
-    def delete(self, job: Job | str, *, with_dependents: bool = False) -> list[str]:
-        """Move a job to the trash; return the names moved. InputError naming jobs that depend on it, unless told."""
-        from gaussianem_gui.project import trash
-
-        return trash.delete(self, self.job(job), with_dependents)
-
-    def trash(self) -> list[Trashed]:
-        """Jobs in the trash, newest first."""
-        from gaussianem_gui.project import trash
-
-        return trash.contents(self)
-
-    def restore(self, name: str) -> Job:
-        """Bring a job back from the trash."""
-        from gaussianem_gui.project import trash
-
-        return trash.restore(self, name)
-
-    def empty_trash(self) -> int:
-        """Delete what is in the trash for good; return the bytes freed."""
-        from gaussianem_gui.project import trash
-
-        return trash.empty(self)
-
-    def cleanup(self, job: Job | str, *, harsh: bool = False, dry_run: bool = False) -> list[str]:
-        """Move files that are no longer needed of a succeeded job to the trash; return their paths."""
-        from gaussianem_gui.project import trash
-
-        return trash.cleanup(self, self.job(job), harsh, dry_run)
-
-    def repair(self, break_lock: bool = False) -> list[str]:
-        """Mend what a crash or a hand has left; return a sentence for each thing done or noticed."""
-        from gaussianem_gui.project import repair
-
-        return repair.repair(self, break_lock)
 
     def lock_holder(self) -> Holder | None:
         """Who holds the project's lock, or None."""

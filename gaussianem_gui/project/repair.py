@@ -21,7 +21,10 @@ _STALE_SECONDS = 3600.0
 
 
 def repair(project: Project, break_lock: bool = False) -> list[str]:
-    """See ``Project.repair``. Raises LockHeld if the project is locked and ``break_lock`` is not given."""
+    """Mend what a crash or a hand has left; return a sentence for each thing done or noticed.
+
+    Raises LockHeld if the project is locked and ``break_lock`` is not given.
+    """
     told: list[str] = []
     holder = project.lock_holder()
     if holder is not None and break_lock:
@@ -64,7 +67,8 @@ def _job_directories(root: Path) -> list[str]:
         if folder.name == TRASH or folder.name.startswith(".") or not folder.is_dir(follow_symlinks=False):
             continue
         names += [
-            f"{folder.name}/{entry.name}/" for entry in os.scandir(folder.path)
+            f"{folder.name}/{entry.name}/"
+            for entry in os.scandir(folder.path)
             if job_number(entry.name) and entry.is_dir(follow_symlinks=False)
         ]
     return sorted(names, key=job_number)

@@ -28,16 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def delete(project: Project, job: Job, with_dependents: bool = False) -> list[str]:
+def delete(project: Project, job: Job | str | int, *, with_dependents: bool = False) -> list[str]:
     """Move ``job`` (and what depends on it) to the trash; the names moved, last job first.
 
     Raises InputError where other jobs depend on it and that was not asked for, or where one of them runs.
     """
+    job = project.job(job)
     with project.change(f"deletes {job.name}") as graph:
         below = dependents(graph, job.name)
         if below and not with_dependents:
             raise InputError(
-                "job", "must have no jobs that depend on it", f"{job.name}, needed by {', '.join(below)}",
+                "job",
+                "must have no jobs that depend on it",
+                f"{job.name}, needed by {', '.join(below)}",
                 "Delete those too (--with_dependents), or keep it.",
             )
         names = [job.name, *below][::-1]
@@ -158,11 +161,12 @@ def empty(project: Project) -> int:
     return freed
 
 
-def cleanup(project: Project, job: Job, harsh: bool = False, dry_run: bool = False) -> list[str]:
+def cleanup(project: Project, job: Job | str | int, *, harsh: bool = False, dry_run: bool = False) -> list[str]:
     """Files of a succeeded job that can go: superseded checkpoints and latents, leftovers of writing.
 
     ``harsh`` takes the particle stack too: Continue makes it again. Returned are project-relative paths.
     """
+    job = project.job(job)
     job.check_directory()
     if job.status().state is not State.SUCCEEDED:
         raise InputError("job", "must have succeeded", job.name, "Clean up finished jobs only.")

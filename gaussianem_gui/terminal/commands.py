@@ -19,9 +19,10 @@ from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
 from gaussianem_gui.execution import cluster, estimates, runner, workflow
 from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.actions import action
+from gaussianem_gui.project import repair, trash
 from gaussianem_gui.project.inputs import is_path_field
 from gaussianem_gui.project.job import ERR, OUT, Job, State, tail
-from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project, repair
+from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.project.settings import CHOICES, PROGRAM_ONLY, SHIPPED, Settings
 from gaussianem_gui.units import bytes_text
 
@@ -72,7 +73,8 @@ def typed(model: type[JobOptions], given: dict[str, Any]) -> dict[str, Any]:
     """``given`` with the types of ``model``; required options may still be missing. Raises InputError."""
     blank: dict[str, Any] = {
         name: ["-"] if str(field.annotation).startswith("list") else "-"
-        for name, field in model.model_fields.items() if field.is_required() and name not in given
+        for name, field in model.model_fields.items()
+        if field.is_required() and name not in given
     }
     try:
         return {k: v for k, v in model(**{**blank, **given}).model_dump(mode="json").items() if k in given}
@@ -98,10 +100,21 @@ def row(info: JobInfo) -> dict[str, Any]:
     """A job as ``--json`` prints it."""
     status = info.status
     return {
-        "name": info.name, "number": info.number, "type": info.job_type or info.type_label, "title": info.title,
-        "alias": info.alias, "state": status.state.value, "detail": status.detail, "stage": status.stage,
-        "fraction": status.fraction, "left_seconds": status.left_seconds, "started": status.started,
-        "ended": status.ended, "host": status.host, "gpus": list(status.gpus), "scheduler_id": status.scheduler_id,
+        "name": info.name,
+        "number": info.number,
+        "type": info.job_type or info.type_label,
+        "title": info.title,
+        "alias": info.alias,
+        "state": status.state.value,
+        "detail": status.detail,
+        "stage": status.stage,
+        "fraction": status.fraction,
+        "left_seconds": status.left_seconds,
+        "started": status.started,
+        "ended": status.ended,
+        "host": status.host,
+        "gpus": list(status.gpus),
+        "scheduler_id": status.scheduler_id,
         "missing": info.missing,
     }
 
@@ -150,8 +163,14 @@ def _project_parser() -> argparse.ArgumentParser:
     add("empty_trash", action("empty_trash").tip)
     sub = add("settings", "Settings of this project; without --set, show those in force")
     sub.add_argument("--all_projects", action="store_true", help="change them for all projects of this user instead")
-    sub.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="values",
-                     help="NAME= removes a value; TYPE.OPTION=VALUE presets an option in the forms of new jobs")
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="values",
+        help="NAME= removes a value; TYPE.OPTION=VALUE presets an option in the forms of new jobs",
+    )
     sub.add_argument("--json", action="store_true")
     sub = add("cluster", action("cluster").tip + "; without options, show it")
     sub.add_argument("--json", action="store_true")
@@ -179,11 +198,11 @@ def _project_command(given: argparse.Namespace) -> int:
     else:
         project = Project.open(given.directory)
     if given.command == "repair":
-        told = project.notes + project.repair(given.break_lock)
+        told = project.notes + repair.repair(project, given.break_lock)
         print("\n".join(dict.fromkeys(told)) or "nothing was wrong")
         return 0
     if given.command == "empty_trash":
-        print(f"{project.empty_trash() / 2**20:.1f} MiB freed")
+        print(f"{trash.empty(project) / 2**20:.1f} MiB freed")
         return 0
     if given.command == "cluster":
         return _cluster_command(project, given)
@@ -194,8 +213,16 @@ def _project_command(given: argparse.Namespace) -> int:
     counts = {state.value: sum(i.status.state is state for i in rows) for state in State}
     holder = project.lock_holder()
     if given.json:
-        _print_json({"root": str(project.root), "jobs": len(rows), "states": counts, "read_only": project.read_only,
-                     "notes": project.notes, "lock": holder.text if holder else ""})
+        _print_json(
+            {
+                "root": str(project.root),
+                "jobs": len(rows),
+                "states": counts,
+                "read_only": project.read_only,
+                "notes": project.notes,
+                "lock": holder.text if holder else "",
+            }
+        )
         return 0
     _tell_notes(project)
     print(f"{project.root}: {len(rows)} jobs" + "".join(f", {n} {s.lower()}" for s, n in counts.items() if n))
@@ -267,9 +294,11 @@ def _cluster_command(project: Project, given: argparse.Namespace) -> int:
 def _job_parser() -> argparse.ArgumentParser:
     types = ", ".join(JOB_OPTIONS)
     parser = argparse.ArgumentParser(
-        prog="gaussianem job", description="Make, run, watch and undo jobs of a project.",
+        prog="gaussianem job",
+        description="Make, run, watch and undo jobs of a project.",
         epilog=f"Job types: {types}. JOB is a name (Train/job003), a number or an alias. The options of a type are "
-        "those of `gaussianem TYPE --help`.", allow_abbrev=False,
+        "those of `gaussianem TYPE --help`.",
+        allow_abbrev=False,
     )
     parser.add_argument("--project", default="", help="directory of the project; without it this one or one above it")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -283,8 +312,9 @@ def _job_parser() -> argparse.ArgumentParser:
         return sub
 
     def make(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--from", dest="inputs_from", nargs="+", default=[], metavar="JOB",
-                         help="jobs whose files fill the inputs")
+        sub.add_argument(
+            "--from", dest="inputs_from", nargs="+", default=[], metavar="JOB", help="jobs whose files fill the inputs"
+        )
         sub.add_argument("--alias", default="", help=action("alias").tip)
         sub.add_argument("--note", default="", help=action("note").tip)
 
@@ -300,10 +330,14 @@ def _job_parser() -> argparse.ArgumentParser:
         launch(sub)
         if name == "run":
             sub.add_argument("--gpu_count", type=int, default=None, help="GPUs to give the job")
-    sub = add("check", "Say before it runs whether a job can: inputs, particles, disk, GPU memory, time. JOB, or TYPE "
-              "and its options", "job")
-    sub.add_argument("--from", dest="inputs_from", nargs="+", default=[], metavar="JOB",
-                     help="jobs whose files fill the inputs")
+    sub = add(
+        "check",
+        "Say before it runs whether a job can: inputs, particles, disk, GPU memory, time. JOB, or TYPE and its options",
+        "job",
+    )
+    sub.add_argument(
+        "--from", dest="inputs_from", nargs="+", default=[], metavar="JOB", help="jobs whose files fill the inputs"
+    )
     sub = add("continue", action("continue").tip + "; options change it", "job")
     launch(sub)
     sub.add_argument("--submit", action="store_true", help=action("submit").tip)
@@ -318,8 +352,9 @@ def _job_parser() -> argparse.ArgumentParser:
     add("restore", "Bring a job back from the trash", "jobs+")
     sub = add("list", "List the jobs of the project")
     sub.add_argument("--json", action="store_true")
-    sub.add_argument("--full", action="store_true",
-                     help=f"times and reasons of all finished jobs, not of the newest {NEWEST} alone")
+    sub.add_argument(
+        "--full", action="store_true", help=f"times and reasons of all finished jobs, not of the newest {NEWEST} alone"
+    )
     sub.add_argument("--trash", action="store_true", help=action("trash").tip)
     sub.add_argument("--state", default="", help="only jobs in this state")
     sub = add("show", "Show all about a job", "job")
@@ -479,20 +514,20 @@ def _unrequest(project: Project, given: argparse.Namespace, rest: list[str]) -> 
 def _delete(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     for word in given.jobs:
         gone = {info.name for info in project.jobs(details=0) if info.missing}
-        for name in project.delete(word, with_dependents=given.with_dependents):
+        for name in trash.delete(project, word, with_dependents=given.with_dependents):
             print(f"{name} " + ("taken out of the list" if name in gone else "moved to the trash"))
     return 0
 
 
 def _restore(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     for name in given.jobs:
-        print(project.restore(name).name)
+        print(trash.restore(project, name).name)
     return 0
 
 
 def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if given.trash:
-        gone = project.trash()
+        gone = trash.contents(project)
         if given.json:
             _print_json([{"name": t.name, "deleted": t.deleted, "restorable": t.restorable} for t in gone])
         else:
@@ -500,8 +535,11 @@ def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if not project.read_only:
         project.sync()
-    rows = [i for i in project.jobs(details=1_000_000 if given.full else NEWEST)
-            if given.state.lower() in ("", i.status.state.value.lower())]
+    rows = [
+        i
+        for i in project.jobs(details=1_000_000 if given.full else NEWEST)
+        if given.state.lower() in ("", i.status.state.value.lower())
+    ]
     if given.json:
         _print_json([row(info) for info in rows])
     elif rows:
@@ -512,10 +550,14 @@ def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 def _show(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job, info = project.job(given.job), project.info(given.job)
     about = {
-        **row(info), "inputs": project.inputs(job), "outputs": [choice.path for choice in project.outputs(job)],
-        "parents": project.parents(job), "children": project.children(job),
+        **row(info),
+        "inputs": project.inputs(job),
+        "outputs": [choice.path for choice in project.outputs(job)],
+        "parents": project.parents(job),
+        "children": project.children(job),
         "values": job.values() if job.exists() else {},
-        "next": project.suggestions(job), "size_bytes": job.size_bytes(),
+        "next": project.suggestions(job),
+        "size_bytes": job.size_bytes(),
     }
     if given.json:
         _print_json(about)
@@ -588,7 +630,7 @@ def _mark(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 
 def _cleanup(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     for word in given.jobs:
-        print("\n".join(project.cleanup(word, harsh=given.harsh, dry_run=given.dry_run)))
+        print("\n".join(trash.cleanup(project, word, harsh=given.harsh, dry_run=given.dry_run)))
     return 0
 
 
@@ -657,8 +699,26 @@ def _exec(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 
 
 _JOB_COMMANDS: dict[str, Callable[[Project, argparse.Namespace, list[str]], int]] = {
-    "new": _new, "run": _run, "submit": _run, "check": _check, "continue": _continue, "clone": _clone, "abort": _abort,
-    "unrequest": _unrequest, "delete": _delete, "restore": _restore, "list": _list, "show": _show, "log": _log,
-    "wait": _wait, "alias": _alias, "note": _note, "mark": _mark, "cleanup": _cleanup, "gpus": _gpus,
-    "zombies": _zombies, "workflow": _workflow, "exec": _exec,
+    "new": _new,
+    "run": _run,
+    "submit": _run,
+    "check": _check,
+    "continue": _continue,
+    "clone": _clone,
+    "abort": _abort,
+    "unrequest": _unrequest,
+    "delete": _delete,
+    "restore": _restore,
+    "list": _list,
+    "show": _show,
+    "log": _log,
+    "wait": _wait,
+    "alias": _alias,
+    "note": _note,
+    "mark": _mark,
+    "cleanup": _cleanup,
+    "gpus": _gpus,
+    "zombies": _zombies,
+    "workflow": _workflow,
+    "exec": _exec,
 }

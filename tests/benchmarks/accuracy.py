@@ -37,8 +37,10 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
 FRAMES = 72  # of the antibody's full turn: 5 degrees apart
-QUICK_NETWORK = "--qdim 16 --qlayers 1 --zdim 2 --gaussian_kdim 16 --gaussian_klayers 1 --gaussian_embedding_dim 8 " \
-                "--feature_kdim 16 --feature_klayers 1 --feature_dim 16 --epoch 0"  # fmt: skip
+QUICK_NETWORK = (
+    "--qdim 16 --qlayers 1 --zdim 2 --gaussian_kdim 16 --gaussian_klayers 1 --gaussian_embedding_dim 8 "
+    "--feature_kdim 16 --feature_klayers 1 --feature_dim 16 --epoch 0"
+)
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,32 @@ class Case:
 
 
 CASES = {
-    "adk": Case("AdK motion, SNR 0.1", "adk", "--particles 32000 --box 96 --apix 1.5 --snr 0.1",
-                "--particles 120 --box 24 --apix 5 --snr 1"),
-    "adk-low": Case("AdK motion, SNR 0.01", "adk", "--particles 100000 --box 96 --apix 1.5 --snr 0.01",
-                    "--particles 120 --box 24 --apix 5 --snr 0.5"),
-    "adk-lid": Case("AdK motion, LID missing in 30 %", "adk",
-                    "--particles 32000 --box 96 --apix 1.5 --snr 0.1 --missing lid --missing_fraction 0.3",
-                    "--particles 120 --box 24 --apix 5 --snr 1 --missing lid --missing_fraction 0.3"),
-    "igg": Case("IgG, one arm turning through 360 degrees", "igg", "--particles 32000 --box 96 --apix 3 --snr 0.1",
-                "--particles 120 --box 24 --apix 12 --snr 1"),
+    "adk": Case(
+        "AdK motion, SNR 0.1",
+        "adk",
+        "--particles 32000 --box 96 --apix 1.5 --snr 0.1",
+        "--particles 120 --box 24 --apix 5 --snr 1",
+    ),
+    "adk-low": Case(
+        "AdK motion, SNR 0.01",
+        "adk",
+        "--particles 100000 --box 96 --apix 1.5 --snr 0.01",
+        "--particles 120 --box 24 --apix 5 --snr 0.5",
+    ),
+    "adk-lid": Case(
+        "AdK motion, LID missing in 30 %",
+        "adk",
+        "--particles 32000 --box 96 --apix 1.5 --snr 0.1 --missing lid --missing_fraction 0.3",
+        "--particles 120 --box 24 --apix 5 --snr 1 --missing lid --missing_fraction 0.3",
+    ),
+    "igg": Case(
+        "IgG, one arm turning through 360 degrees",
+        "igg",
+        "--particles 32000 --box 96 --apix 3 --snr 0.1",
+        "--particles 120 --box 24 --apix 12 --snr 1",
+    ),
     "empiar10076": Case("EMPIAR-10076, two assembly states", "empiar"),
-}  # fmt: skip
+}
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
@@ -138,8 +155,15 @@ def write_two_states(folder: Path, data: Path) -> list[str]:
     save_truth(Truth(label=label, volumes=volumes), folder / "truth.npz")
     mean = np.tensordot(np.bincount(label) / len(label), volumes, 1)
     write_map(folder / "consensus.mrc", mean, float(table.pixel_size_angstrom[0]))
-    return ["--star_file", str(star), "--data_dir", str(data), "--consensus_map", str(folder / "consensus.mrc"),
-            "--no_invert"]  # fmt: skip
+    return [
+        "--star_file",
+        str(star),
+        "--data_dir",
+        str(data),
+        "--consensus_map",
+        str(folder / "consensus.mrc"),
+        "--no_invert",
+    ]
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
@@ -183,8 +207,17 @@ def run_case(
     seconds["train"] = step(folder, "train", [*prepared, *train, *shlex.split(given.train), *common], environment)
     last = max((folder / "train").glob("weights.*.output.pkl"), key=lambda path: int(path.name.split(".")[1]))
     weights = last.with_name(last.name.replace(".output", ""))
-    evaluate = [*prepared, "--truth", str(source / "truth.npz"), "--model_weight", str(weights), "--latent", str(last),
-                "--volumes", "3" if given.quick else str(given.volumes)]  # fmt: skip
+    evaluate = [
+        *prepared,
+        "--truth",
+        str(source / "truth.npz"),
+        "--model_weight",
+        str(weights),
+        "--latent",
+        str(last),
+        "--volumes",
+        "3" if given.quick else str(given.volumes),
+    ]
     seconds["evaluate"] = step(folder, "evaluate", [*evaluate, *common], environment)
     figures = json.loads((folder / "evaluate" / "evaluate.json").read_text())
     line = {**summary(figures), "seconds": seconds, "images_per_second": training_rate(folder / "train")}
@@ -198,8 +231,10 @@ def run_case(
 
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of a line of the table, from evaluate.json."""
-    line = {name: figures.get(name) for name in ("particles", "gaussians", "box", "latent_error", "occupancy_accuracy",
-                                                 "label_accuracy")}  # fmt: skip
+    line = {
+        name: figures.get(name)
+        for name in ("particles", "gaussians", "box", "latent_error", "occupancy_accuracy", "label_accuracy")
+    }
     fsc = figures.get("fsc", {})
     line["limit"] = fsc.get("limit")
     for name in ("model", "gaussians", "consensus", "mean_map"):
@@ -212,8 +247,11 @@ def training_rate(folder: Path) -> float | None:
     """Images a second that the training reported last."""
     from gaussianem_core.job.events import read_events
 
-    rates = [e["rate"] for e in read_events(folder / "events.jsonl")[0]
-             if e["type"] == "progress" and e["stage"] == "train" and e["rate"]]  # fmt: skip
+    rates = [
+        e["rate"]
+        for e in read_events(folder / "events.jsonl")[0]
+        if e["type"] == "progress" and e["stage"] == "train" and e["rate"]
+    ]
     return rates[-1] if rates else None
 
 
@@ -221,26 +259,33 @@ def training_rate(folder: Path) -> float | None:
 
 Column = tuple[str, int, Callable[[dict[str, Any]], Any], str]
 COLUMNS: tuple[Column, ...] = (
-    ("case", 12, lambda r: r["case"], ""), ("seed", 5, lambda r: r["seed"], ""),
-    ("model", 7, lambda r: r.get("area_model"), ".3f"), ("masked", 7, lambda r: r.get("area_model_masked"), ".3f"),
+    ("case", 12, lambda r: r["case"], ""),
+    ("seed", 5, lambda r: r["seed"], ""),
+    ("model", 7, lambda r: r.get("area_model"), ".3f"),
+    ("masked", 7, lambda r: r.get("area_model_masked"), ".3f"),
     ("consens.", 9, lambda r: r.get("area_mean_map"), ".3f"),
-    ("masked", 7, lambda r: r.get("area_mean_map_masked"), ".3f"), ("limit", 6, lambda r: r.get("limit"), ".3f"),
+    ("masked", 7, lambda r: r.get("area_mean_map_masked"), ".3f"),
+    ("limit", 6, lambda r: r.get("limit"), ".3f"),
     ("latent", 7, lambda r: r.get("latent_error"), ".3f"),
     ("bound", 6, lambda r: r.get("bound", {}).get("latent_error"), ".3f"),
     ("occup.", 7, lambda r: r.get("occupancy_accuracy"), ".3f"),
     ("bound", 6, lambda r: r.get("bound", {}).get("occupancy_accuracy"), ".3f"),
     ("label", 6, lambda r: r.get("label_accuracy"), ".3f"),
-    *((name[:8], 9, lambda r, name=name: r.get("seconds", {}).get(name), ",.0f")
-      for name in ("simulate", "preprocess", "train")),
+    *(
+        (name[:8], 9, lambda r, name=name: r.get("seconds", {}).get(name), ",.0f")
+        for name in ("simulate", "preprocess", "train")
+    ),
     ("images/s", 9, lambda r: r.get("images_per_second"), ",.0f"),
-)  # fmt: skip
+)
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """One line a run, and of cases with several seeds their mean."""
-    lines = ["FSC area: model, masked, consensus map, masked, limit; latent error and occupancy, each with the "
-             "bound of an observer who knows all maps; label; seconds of each step",
-             " ".join(title.rjust(width) for title, width, _, _ in COLUMNS)]  # fmt: skip
+    lines = [
+        "FSC area: model, masked, consensus map, masked, limit; latent error and occupancy, each with the "
+        "bound of an observer who knows all maps; label; seconds of each step",
+        " ".join(title.rjust(width) for title, width, _, _ in COLUMNS),
+    ]
     for case in dict.fromkeys(run["case"] for run in runs):
         several = [run for run in runs if run["case"] == case]
         for run in several:

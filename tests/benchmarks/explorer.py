@@ -111,15 +111,25 @@ def write_large_model(folder: Path) -> None:
     from gaussianem_core.options import PreprocessOptions
 
     fields = PreprocessOptions.model_fields
-    network = {name: fields[name].default for name in (
-        "gaussian_embedding_dim", "qlayers", "qdim", "zdim", "gaussian_kdim", "gaussian_klayers", "feature_dim",
-        "feature_kdim", "feature_klayers",
-    )}  # fmt: skip
+    network = {
+        name: fields[name].default
+        for name in (
+            "gaussian_embedding_dim",
+            "qlayers",
+            "qdim",
+            "zdim",
+            "gaussian_kdim",
+            "gaussian_klayers",
+            "feature_dim",
+            "feature_kdim",
+            "feature_klayers",
+        )
+    }
     configuration = Configuration(128, 2.0, 1.0 / 128, 2.0 / 128, 1.0, True, True, network, {})
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(10_000, 3, generator=generator)
-    positions = 0.55 * direction / direction.norm(dim=1, keepdim=True) * torch.rand(10_000, 1, generator=generator) ** (
-        1 / 3
+    positions = (
+        0.55 * direction / direction.norm(dim=1, keepdim=True) * torch.rand(10_000, 1, generator=generator) ** (1 / 3)
     )
     gaussians = Gaussians(positions, torch.ones(10_000), torch.full((10_000,), 3.0), 1.0 / 128, 2.0 / 128)
     torch.manual_seed(0)
@@ -188,8 +198,11 @@ def decode_figures(application, folder: Path, small: Path) -> None:
             panel.stop()
             gaps = np.diff(panel.shown_at[10:])
             report(f"{name}: play rate", 1 / float(np.mean(gaps)), "frames/s", ">= 20")
-        report(f"{name}: memory of window and worker", memory() + psutil.Process(
-            explorer.decoder.pid).memory_info().rss / 2**20, "MiB")  # fmt: skip
+        report(
+            f"{name}: memory of window and worker",
+            memory() + psutil.Process(explorer.decoder.pid).memory_info().rss / 2**20,
+            "MiB",
+        )
         explorer.shut_down()
         explorer.close()
         model.close()
@@ -218,7 +231,7 @@ def main() -> None:
         if not options.skip_plots:
             plot_figures(application, options.points)
         if not options.skip_decode:
-            sys.path.insert(0, str(Path(__file__).parents[1] / "gui"))
+            sys.path.insert(0, str(Path(__file__).parents[1] / "gui" / "views"))
             import exploring
 
             for root in ("small", "large"):

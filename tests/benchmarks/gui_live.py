@@ -92,7 +92,9 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     spare_the_collector()
     window.open_job(job.name, "Progress")
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(job.directory), str(seconds), str(rate)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", WRITER, str(job.directory), str(seconds), str(rate)],
+        stdout=subprocess.PIPE,
+        text=True,
         env=environment(folder),
     )
     gaps: list[float] = []
@@ -129,8 +131,11 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     app.processEvents()
     values = np.array(gaps)
     return {
-        "events written": written, "events shown": seen, "longest stall (ms)": values.max(),
-        "99.9th percentile (ms)": np.percentile(values, 99.9), "stalls over 50 ms": float((values > 50).sum()),
+        "events written": written,
+        "events shown": seen,
+        "longest stall (ms)": values.max(),
+        "99.9th percentile (ms)": np.percentile(values, 99.9),
+        "stalls over 50 ms": float((values > 50).sum()),
         "longest processor time in a gap (ms)": max(busy),
         "gaps with over 50 ms of it": float((np.array(busy) > 50).sum()),
     }
@@ -175,7 +180,8 @@ def plots() -> dict[str, float]:
     begin = time.perf_counter()
     scatter.nearest(0.5, -0.5)
     return {
-        "redraw of 4 curves of 1,000,000 steps (ms)": 1e3 * curves, "scatter of 1,000,000 points (ms)": 1e3 * shown,
+        "redraw of 4 curves of 1,000,000 steps (ms)": 1e3 * curves,
+        "scatter of 1,000,000 points (ms)": 1e3 * shown,
         "nearest of 1,000,000 points (ms)": 1e3 * (time.perf_counter() - begin),
     }
 

@@ -40,12 +40,17 @@ def posteriors(
     device, found = images.device, []
     for image, row in zip(images, rows):
         one = replace(
-            truth, present=states[0], frame=states[1], rotations=np.repeat(truth.rotations[row : row + 1],
-            len(states[1]), axis=0), shifts=np.repeat(truth.shifts[row : row + 1], len(states[1]), axis=0),
-        )  # fmt: skip
+            truth,
+            present=states[0],
+            frame=states[1],
+            rotations=np.repeat(truth.rotations[row : row + 1], len(states[1]), axis=0),
+            shifts=np.repeat(truth.shifts[row : row + 1], len(states[1]), axis=0),
+        )
         optics = transfer[row : row + 1].expand(len(states[1]), -1)
-        energy = [0.5 * (clean_images(one, optics, part) - image).square().sum((1, 2)).double()
-                  for part in torch.arange(len(states[1]), device=device).split(RENDERED_AT_ONCE)]  # fmt: skip
+        energy = [
+            0.5 * (clean_images(one, optics, part) - image).square().sum((1, 2)).double()
+            for part in torch.arange(len(states[1]), device=device).split(RENDERED_AT_ONCE)
+        ]
         found.append(torch.softmax(-torch.cat(energy), 0).view(len(presence), len(frames)).cpu().numpy())
     return np.stack(found)
 

@@ -36,8 +36,17 @@ from gaussianem_core.training.problem import Problem, load_problem, resolve_stac
 from gaussianem_core.training.recipe import RECIPES, choose_recipe
 from gaussianem_core.training.trainer import Trainer
 
-NETWORK = {"gaussian_embedding_dim": 32, "qlayers": 3, "qdim": 1024, "zdim": 10, "gaussian_kdim": 128,
-           "gaussian_klayers": 3, "feature_dim": 256, "feature_kdim": 128, "feature_klayers": 2}  # fmt: skip
+NETWORK = {
+    "gaussian_embedding_dim": 32,
+    "qlayers": 3,
+    "qdim": 1024,
+    "zdim": 10,
+    "gaussian_kdim": 128,
+    "gaussian_klayers": 3,
+    "feature_dim": 256,
+    "feature_kdim": 128,
+    "feature_klayers": 2,
+}
 GPU_CASES = [(5965, 128, 32, 32768), (5965, 128, 128, 32768), (20000, 256, 32, 8192), (20000, 256, 128, 8192)]
 CPU_CASES = [(600, 32, 32, 512), (1200, 64, 32, 256)]
 
@@ -103,9 +112,14 @@ def plain_images_per_second(problem: Problem, batch: int, device: torch.device, 
         change, _, displacement = network.d_density(feature), network.d_scaling(feature), network.d_xyz(feature)
         positions = gaussians.positions + displacement
         projection = project(
-            positions, torch.nn.functional.softplus(gaussians.raw_density + change[..., 0]), gaussians.sigmas,
-            problem.rotations[rows], problem.shifts[rows], box, backend="reference",
-        )  # fmt: skip
+            positions,
+            torch.nn.functional.softplus(gaussians.raw_density + change[..., 0]),
+            gaussians.sigmas,
+            problem.rotations[rows],
+            problem.shifts[rows],
+            box,
+            backend="reference",
+        )
         model = torch.fft.irfft2(torch.fft.rfft2(projection) * ctf(problem.ctf[rows], box), s=(box, box))
         loss = (model - images).abs().mean() + recipe.beta * regularisers.kl_divergence(mean, log_variance).mean()
         loss = loss + recipe.w_embedding * regularisers.embedding_term(embedding, pairs)
@@ -230,8 +244,10 @@ def main() -> None:
     first = ranks.rank == 0
     if first:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        print(f"{ranks.world} x {name}, torch {torch.__version__}: bf16 {rate / 1e12:.0f} TFLOP/s, copy "
-              f"{bandwidth / 1e9:.0f} GB/s")  # fmt: skip
+        print(
+            f"{ranks.world} x {name}, torch {torch.__version__}: bf16 {rate / 1e12:.0f} TFLOP/s, copy "
+            f"{bandwidth / 1e9:.0f} GB/s"
+        )
         print("| Gaussians | box | batch | latents | images/s | ms a step | floor ms | share of floor | peak GiB |")
         print("|---|---|---|---|---|---|---|---|---|")
     cases = GPU_CASES if device.type == "cuda" else CPU_CASES
@@ -246,11 +262,16 @@ def main() -> None:
             floor = floor_seconds(problem.configuration.network, gaussians, batch, rate)
             step = batch * ranks.world / speed
             if first:
-                print(f"| {gaussians} | {box} | {batch} | {latents} | {speed:,.0f} | {1e3 * step:.2f} | "
-                      f"{1e3 * floor:.2f} | {floor / step:.0%} | {memory:.1f} |", flush=True)  # fmt: skip
+                print(
+                    f"| {gaussians} | {box} | {batch} | {latents} | {speed:,.0f} | {1e3 * step:.2f} | "
+                    f"{1e3 * floor:.2f} | {floor / step:.0%} | {memory:.1f} |",
+                    flush=True,
+                )
         if first and ranks.world == 1 and box == 128 and batch == 32:
-            print(f"encoding {problem.count:,} images: {encoding(problem, batch, device):.2f} s; "
-                  f"one decode to a volume of {box} voxels: {decoding(problem, device):.1f} ms")  # fmt: skip
+            print(
+                f"encoding {problem.count:,} images: {encoding(problem, batch, device):.2f} s; "
+                f"one decode to a volume of {box} voxels: {decoding(problem, device):.1f} ms"
+            )
             if arguments.breakdown:
                 breakdown(problem, batch, device)
         if first and ranks.world == 1 and batch <= 32 and box <= 128:

@@ -114,9 +114,10 @@ class ComparePanel(Panel):
             latents = np.asarray(load_latents(other.latents)["z_mu"])
             first, second = project.job(own).values(), project.job(name).values()
             differ = {
-                key: (first.get(key), second.get(key)) for key in sorted({*first, *second})
+                key: (first.get(key), second.get(key))
+                for key in sorted({*first, *second})
                 if first.get(key) != second.get(key) and key not in ("job_dir",)
-            }  # fmt: skip
+            }
             return align(z, latents), differ
 
         self.background.run("compare", work, self._take, self.say_error)
@@ -130,8 +131,13 @@ class ComparePanel(Panel):
         self.plot.set_mask(self.explorer.selections.mask)
         self.plot.canvas.set_tool("lasso")
         best = ", ".join(f"{c:.2f}" for c in self.found.correlations[:4])
-        word = "agree" if self.found.correlations[0] > 0.8 else "agree in part" if (
-            self.found.correlations[0] > 0.5) else "hardly agree"
+        word = (
+            "agree"
+            if self.found.correlations[0] > 0.8
+            else "agree in part"
+            if (self.found.correlations[0] > 0.5)
+            else "hardly agree"
+        )
         self.text.setText(f"The two trainings {word}: canonical correlations {best}. Lasso here selects in all plots.")
         self.table.setHorizontalHeaderLabels(["Option", "This job", "Other"])
         self.table.setRowCount(len(differ))
@@ -142,10 +148,17 @@ class ComparePanel(Panel):
     def _shaped(self, kind: str, outline: np.ndarray) -> None:
         import time
 
-        self.explorer.select(self.plot.inside(kind, outline), {
-            "shape": kind, "x": "PC 1", "y": f"PC 2 of {self.job.currentText()}", "time": time.time(),
-            "outline": np.round(outline, 6).tolist(), "job": self.explorer.sources.job,
-        })  # fmt: skip
+        self.explorer.select(
+            self.plot.inside(kind, outline),
+            {
+                "shape": kind,
+                "x": "PC 1",
+                "y": f"PC 2 of {self.job.currentText()}",
+                "time": time.time(),
+                "outline": np.round(outline, 6).tolist(),
+                "job": self.explorer.sources.job,
+            },
+        )
 
     def save(self) -> None:
         """The aligned latents as a figure."""
@@ -155,6 +168,8 @@ class ComparePanel(Panel):
         if path is not None and self.found is not None:
             points, column_ = self.plot.points, self.explorer.colouring.column
             mask = self.explorer.selections.mask.copy()
-            self.explorer.save_figure(lambda: figures.scatter(
-                path, points, ("PC 1", "PC 2"), column_, mask if mask.any() else None, title=self.job.currentText()
-            ))  # fmt: skip
+            self.explorer.save_figure(
+                lambda: figures.scatter(
+                    path, points, ("PC 1", "PC 2"), column_, mask if mask.any() else None, title=self.job.currentText()
+                )
+            )

@@ -45,8 +45,10 @@ class TrustPanel(Panel):
         clear(self.rows)
         for level, text in found:
             self.rows.addWidget(Banner(level, text))
-        text = ("Density along the path is shown below the time slider of Trajectory; a click where hardly any "
-                "particle is brings a warning under the 3D view.")  # fmt: skip
+        text = (
+            "Density along the path is shown below the time slider of Trajectory; a click where hardly any "
+            "particle is brings a warning under the 3D view."
+        )
         self.rows.addWidget(label(text, "hint", wrap=True))
         self.rows.addStretch(1)
 
@@ -60,16 +62,26 @@ def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
         if halves:
             good = sum(h["difference_correlation"] > 0.5 for h in halves)
             kind = "success" if good == len(halves) else "warning"
-            found.append((kind, f"Half sets: {good} of {len(halves)} classes change the same way in two halves of the "
-                                "data that were trained independently."))  # fmt: skip
+            found.append(
+                (
+                    kind,
+                    f"Half sets: {good} of {len(halves)} classes change the same way in two halves of the "
+                    "data that were trained independently.",
+                )
+            )
         for what, entry in trust.get("dependence", {}).items():
             sentence = _dependence(f"the {what}", entry["explained"], entry["chance"], entry["level"])
             found.append((LEVELS.get(entry["level"], "info"), sentence))
         outliers = trust.get("outliers")
         if outliers and outliers["flagged"]:
             share = f"{outliers['flagged']:,} images ({100 * outliers['share']:.1f} %)"
-            found.append(("info", f"{share} fit badly: colour by fit, look at them under Particles, and leave them out "
-                                  "if they are junk."))  # fmt: skip
+            found.append(
+                (
+                    "info",
+                    f"{share} fit badly: colour by fit, look at them under Particles, and leave them out "
+                    "if they are junk.",
+                )
+            )
     if not any("follows" in text for _, text in found):
         for group, what in GROUPS:
             columns = [c for c in table.columns.values() if c.group == group]
@@ -90,9 +102,10 @@ def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
 
 def _dependence(what: str, explained: float, chance: float, level: str) -> str:
     meaning = {
-        "fine": "no reason for concern.", "look": "a weak link; see whether the molecule itself differs.",
+        "fine": "no reason for concern.",
+        "look": "a weak link; see whether the molecule itself differs.",
         "warning": "a strong link: the latents may describe it and not the molecule.",
-    }[level]  # fmt: skip
+    }[level]
     by_chance = f" (chance: {100 * chance:.1f} %)" if chance else ""
     return f"{100 * explained:.1f} % of the variation follows {what}{by_chance}: {meaning}"
 

@@ -112,17 +112,23 @@ class DomainsPanel(Panel):
             misfit = float(np.sqrt(np.square(found.misfit[own]).mean())) * half
             cosine = (np.trace(found.rotations[:, domain], axis1=1, axis2=2) - 1) / 2
             turn = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-            item = QListWidgetItem(dot(theme.series(domain)),
-                                   f"Domain {domain + 1}   {100 * found.shares[domain]:.0f} % of the density, "
-                                   f"turns up to {turn.max():.1f}°, {misfit:.1f} Å not rigid")  # fmt: skip
+            item = QListWidgetItem(
+                dot(theme.series(domain)),
+                f"Domain {domain + 1}   {100 * found.shares[domain]:.0f} % of the density, "
+                f"turns up to {turn.max():.1f}°, {misfit:.1f} Å not rigid",
+            )
             self.list.addItem(item)
         if found.count == 1:
-            self.text.setText("One rigid body describes the motion as well as several would: there are no separate "
-                              "domains, or the motion is a bend without hinges.")  # fmt: skip
+            self.text.setText(
+                "One rigid body describes the motion as well as several would: there are no separate "
+                "domains, or the motion is a bend without hinges."
+            )
         else:
-            self.text.setText(f"{found.count} rigid bodies explain {100 * found.explained:.0f} % of the motion "
-                              "(the whole molecule's own turn and shift left out). The rest is bending, or density "
-                              "that comes and goes.")  # fmt: skip
+            self.text.setText(
+                f"{found.count} rigid bodies explain {100 * found.explained:.0f} % of the motion "
+                "(the whole molecule's own turn and shift left out). The rest is bending, or density "
+                "that comes and goes."
+            )
         self.status.setText("")
         explorer.viewer.show_domains(found.labels)
 
@@ -147,11 +153,20 @@ class DomainsPanel(Panel):
                 voxels = box // 2 + model.positions * box / 2
                 made = []
                 for domain in range(found.count):
-                    mask = domain_mask(voxels, found.labels, domain, box, reach_voxels=REACH_ANGSTROM / pixel,
-                                       edge_voxels=EDGE_ANGSTROM / pixel)  # fmt: skip
+                    mask = domain_mask(
+                        voxels,
+                        found.labels,
+                        domain,
+                        box,
+                        reach_voxels=REACH_ANGSTROM / pixel,
+                        edge_voxels=EDGE_ANGSTROM / pixel,
+                    )
                     write_map(directory / f"domain{domain + 1}_mask.mrc", mask, pixel, origin, start)
-                    np.save(directory / f"domain{domain + 1}_gaussians.npy",
-                            (found.labels == domain).astype(np.uint8), allow_pickle=False)  # fmt: skip
+                    np.save(
+                        directory / f"domain{domain + 1}_gaussians.npy",
+                        (found.labels == domain).astype(np.uint8),
+                        allow_pickle=False,
+                    )
                     made.append((f"domain{domain + 1}_mask.mrc", "mask"))
                 return made
 
@@ -159,9 +174,13 @@ class DomainsPanel(Panel):
             inputs = [] if relative.startswith("..") else [relative]
             return project.record("Mask", write, inputs=inputs, note=f"{found.count} rigid domains of {sources.job}")
 
-        explorer.model.do("Save the domains", work, lambda job: explorer.noted.emit(
-            "success", f"{job.name} written", f"{found.count} masks, and 0/1 files that Train takes as --mask."
-        ))  # fmt: skip
+        explorer.model.do(
+            "Save the domains",
+            work,
+            lambda job: explorer.noted.emit(
+                "success", f"{job.name} written", f"{found.count} masks, and 0/1 files that Train takes as --mask."
+            ),
+        )
 
 
 def spread(z: np.ndarray, count: int, seed: int = 0) -> np.ndarray:  # (N, zdim) -> (count, zdim)

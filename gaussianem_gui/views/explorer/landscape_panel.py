@@ -26,8 +26,14 @@ class LandscapePanel(Panel):
         self.axes = QComboBox()
         self.axes.setAccessibleName("Axes of the landscape")
         self.go = button("Work out", "primary", "", self.start, name="landscapeGo")
-        self.profile_button = button("Profile along the path", "", "", self.start_profile,
-                                     "Energy-like profile along the trajectory's path", name="profileGo")  # fmt: skip
+        self.profile_button = button(
+            "Profile along the path",
+            "",
+            "",
+            self.start_profile,
+            "Energy-like profile along the trajectory's path",
+            name="profileGo",
+        )
         self.plot = pg.PlotWidget()
         self.plot.setMenuEnabled(False)
         self.plot.setMinimumSize(150, 120)
@@ -189,8 +195,15 @@ class LandscapePanel(Panel):
         state, explorer = self.states[number], self.explorer
         mask = self.members(number)
         names = " / ".join(f"PC {i + 1}" for i in self._used)
-        explorer.select(mask, {"shape": f"state {number + 1} of the landscape in {names}", "time": time.time(),
-                               "job": explorer.sources.job}, "replace")  # fmt: skip
+        explorer.select(
+            mask,
+            {
+                "shape": f"state {number + 1} of the landscape in {names}",
+                "time": time.time(),
+                "job": explorer.sources.job,
+            },
+            "replace",
+        )
         table, scores = explorer.table, self.measured
         near = np.argsort(np.square(scores - state.place).sum(axis=1))[: max(16, len(scores) // 200)]
         explorer.particle = -1
@@ -246,7 +259,13 @@ class LandscapePanel(Panel):
         found, states, used = self.result, self.states, self._used
         (x0, x1), (y0, y1) = ((float(e[0]), float(e[-1])) for e in found.edges)
         marks = [(float(s.place[0]), float(s.place[1]), f"{i + 1}") for i, s in enumerate(states)]
-        self.explorer.save_figure(lambda: figures.plane(
-            path, -np.minimum(found.energy, 6.0), (x0, x1, y0, y1), (f"PC {used[0] + 1}", f"PC {used[1] + 1}"),
-            "log density (kT)", marks,
-        ))  # fmt: skip
+        self.explorer.save_figure(
+            lambda: figures.plane(
+                path,
+                -np.minimum(found.energy, 6.0),
+                (x0, x1, y0, y1),
+                (f"PC {used[0] + 1}", f"PC {used[1] + 1}"),
+                "log density (kT)",
+                marks,
+            )
+        )

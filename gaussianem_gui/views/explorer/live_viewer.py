@@ -29,17 +29,20 @@ def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
     means the same in every picture."""
     binning = model.box // values.shape[0]
     return Picture(
-        Path(name), np.ascontiguousarray(values, np.float32), model.pixel_size_angstrom * binning,
-        model.box, model.mean, model.sigma, (float(values.max()) - model.mean) / model.sigma,
-    )  # fmt: skip
+        Path(name),
+        np.ascontiguousarray(values, np.float32),
+        model.pixel_size_angstrom * binning,
+        model.box,
+        model.mean,
+        model.sigma,
+        (float(values.max()) - model.mean) / model.sigma,
+    )
 
 
 def surface_of(values: np.ndarray, level: float, model: Consensus) -> tuple[np.ndarray, np.ndarray]:
     """The surface of (d, d, d) values in the model's box at an absolute ``level``; for a worker."""
     pixel = model.pixel_size_angstrom * model.box / values.shape[0]
-    return surface(
-        Picture(Path(), values.astype(np.float32), pixel, model.box, 0.0, 1.0, float(values.max())), level
-    )
+    return surface(Picture(Path(), values.astype(np.float32), pixel, model.box, 0.0, 1.0, float(values.max())), level)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ def prepare(picture: Picture, level_sigma: float, most_faces: int = 0) -> Prepar
         return Prepared((vertices, faces), None)
     # napari hands x, y, z to vispy
     data = MeshData(
-        vertices=np.ascontiguousarray(vertices[:, ::-1]), faces=np.ascontiguousarray(faces[:, ::-1]),
+        vertices=np.ascontiguousarray(vertices[:, ::-1]),
+        faces=np.ascontiguousarray(faces[:, ::-1]),
         vertex_values=np.full(len(vertices), 0.5, np.float32),
-    )  # fmt: skip
+    )
     for read in (data.get_vertices, data.get_vertex_normals, data.get_vertex_values):
         read(indexed="faces")
     data.get_bounds()
@@ -111,9 +115,16 @@ class LiveViewer(Viewer):
         self.shades = label("", "faint")
         self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
         self.more = row(
-            label("Colour", "muted"), self.colour_by, self.shades, self.arrows, None, label("Cut", "muted"), self.clip,
-            spacing=8, margins=(12, 4, 12, 4),
-        )  # fmt: skip
+            label("Colour", "muted"),
+            self.colour_by,
+            self.shades,
+            self.arrows,
+            None,
+            label("Cut", "muted"),
+            self.clip,
+            spacing=8,
+            margins=(12, 4, 12, 4),
+        )
         self.tools = QFrame()
         self.tools.setLayout(self.more)
         self.layout().insertWidget(1, self.tools)
@@ -209,9 +220,13 @@ class LiveViewer(Viewer):
             data = np.stack([start, end - start], axis=1)
             if layer is None:
                 self._viewer.add_vectors(
-                    data, name="model", vector_style="line", edge_color=theme.colour("success"), length=1.0,
+                    data,
+                    name="model",
+                    vector_style="line",
+                    edge_color=theme.colour("success"),
+                    length=1.0,
                     edge_width=self.model.half_angstrom / 70,
-                )  # fmt: skip
+                )
             else:
                 layer.data, layer.visible = data, True
         self._let_see()
@@ -382,9 +397,11 @@ class LiveViewer(Viewer):
         if mesh is None:
             return
         inside = (
-            self.points.isChecked() or bool({"gain", "loss"} & set(self._extra)) or bool(self.arrows.currentData())
+            self.points.isChecked()
+            or bool({"gain", "loss"} & set(self._extra))
+            or bool(self.arrows.currentData())
             or self.segments is not None
-        )  # fmt: skip
+        )
         mesh.opacity = 0.35 if inside else 1.0
         mesh.blending = "translucent_no_depth" if inside else "opaque"
 
@@ -420,9 +437,13 @@ class LiveViewer(Viewer):
             layer.data, layer.visible = data, True
             return
         self._viewer.add_vectors(
-            data, name="arrows", edge_color=theme.colour("warning"), edge_width=self.model.half_angstrom / 90,
-            vector_style="arrow", length=1.0,
-        )  # fmt: skip
+            data,
+            name="arrows",
+            edge_color=theme.colour("warning"),
+            edge_width=self.model.half_angstrom / 90,
+            vector_style="arrow",
+            length=1.0,
+        )
 
     def _draw_extra(self, key: str) -> None:
         """Draw or hide a second surface. Layers stay once they are there: some drivers crash where one is removed."""
@@ -442,10 +463,14 @@ class LiveViewer(Viewer):
 
             tint = [*_rgb(colour), 1.0]
             self._viewer.add_surface(
-                (vertices, faces, np.full(len(vertices), 0.5, np.float32)), name=key, shading="smooth",
-                contrast_limits=(0, 1), colormap=Colormap([tint, tint], name=key), opacity=opacity,
+                (vertices, faces, np.full(len(vertices), 0.5, np.float32)),
+                name=key,
+                shading="smooth",
+                contrast_limits=(0, 1),
+                colormap=Colormap([tint, tint], name=key),
+                opacity=opacity,
                 blending="translucent_no_depth" if key in ("mask", "reference") else "translucent",
-            )  # fmt: skip
+            )
 
     def _after_drawing(self) -> None:
         for key in list(self._extra):

@@ -270,5 +270,3 @@ class MaskPanel(Panel):
     def _saved(self, job: Any) -> None:
         self.text.setText(f"Saved: {job.name}mask.mrc")
         self.explorer.noted.emit("success", f"{job.name} written", f"{job.name}mask.mrc can be chosen as a mask now.")
-
-

@@ -26,8 +26,9 @@ from PySide6.QtWidgets import (
 
 from gaussianem_core.analysis.latent_paths import Crowd
 from gaussianem_core.errors import InputError
+from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, Decoder
-from gaussianem_gui.explorer.particle_columns import Table, figures, load_table
+from gaussianem_gui.explorer.particle_columns import Table, load_table
 from gaussianem_gui.explorer.select_job import Exported
 from gaussianem_gui.explorer.selections import Selections, class_step
 from gaussianem_gui.explorer.sources import Sources, find_sources
@@ -149,8 +150,14 @@ class Explorer(QWidget):
         first.addWidget(self.count_text)
         for part in (self.undo_button, self.redo_button):
             first.addWidget(part)
-        self.export = button("Export …", "primary", "download", self.export_selection,
-                             "Write the selected particles as a Select job", name="exportSelection")  # fmt: skip
+        self.export = button(
+            "Export …",
+            "primary",
+            "download",
+            self.export_selection,
+            "Write the selected particles as a Select job",
+            name="exportSelection",
+        )
         first.addWidget(self.export)
 
         self.tool_buttons: dict[str, QToolButton] = {}
@@ -191,8 +198,9 @@ class Explorer(QWidget):
             self.place_kind.addItem(text, key)
         self.layouts: dict[int, QToolButton] = {}
         layouts = QButtonGroup(self)
-        second = row(label("Colour", "muted"), self.colour, 4, label("Click", "muted"), self.place_kind, None,
-                     spacing=5)  # fmt: skip
+        second = row(
+            label("Colour", "muted"), self.colour, 4, label("Click", "muted"), self.place_kind, None, spacing=5
+        )
         for count, name in ((1, "One plot"), (2, "Two plots"), (4, "Four plots")):
             item = self._tool(f"plots-{count}", "", name)
             item.setObjectName(f"plots-{count}")
@@ -314,10 +322,15 @@ class Explorer(QWidget):
         from gaussianem_gui.views.explorer.mask_panel import MaskPanel
 
         return [
-            ("Selections", SelectionsPanel(self)), ("Trajectory", TrajectoryPanel(self)),
-            ("Particles", ParticlesPanel(self)), ("Mask", MaskPanel(self)), ("Landscape", LandscapePanel(self)),
-            ("Domains", DomainsPanel(self)), ("Compare", ComparePanel(self)), ("Trust", TrustPanel(self)),
-        ]  # fmt: skip
+            ("Selections", SelectionsPanel(self)),
+            ("Trajectory", TrajectoryPanel(self)),
+            ("Particles", ParticlesPanel(self)),
+            ("Mask", MaskPanel(self)),
+            ("Landscape", LandscapePanel(self)),
+            ("Domains", DomainsPanel(self)),
+            ("Compare", ComparePanel(self)),
+            ("Trust", TrustPanel(self)),
+        ]
 
     @staticmethod
     def _tool(icon: str, text: str, tip: str) -> QToolButton:
@@ -577,9 +590,7 @@ class Explorer(QWidget):
         column_, points = self.colouring.column, plot.points
         mask = self.selections.mask.copy() if self.selections.selected else None
         way = self.panels["Trajectory"].way_in(plot)
-        self.save_figure(
-            lambda: figures.scatter(path, points, (plot.x_name, plot.y_name), column_, mask, way)
-        )
+        self.save_figure(lambda: figures.scatter(path, points, (plot.x_name, plot.y_name), column_, mask, way))
 
     def ask_figure(self, name: str) -> Path | None:
         """Ask where to write a figure."""
@@ -589,9 +600,11 @@ class Explorer(QWidget):
     def save_figure(self, write: Any) -> None:
         """Write a figure in a worker and say where it is."""
         self._background.run(
-            f"figure-{time.monotonic_ns()}", write, lambda path: self.noted.emit("success", "Saved", str(path)),
+            f"figure-{time.monotonic_ns()}",
+            write,
+            lambda path: self.noted.emit("success", "Saved", str(path)),
             self._say_error,
-        )  # fmt: skip
+        )
 
     # --- decoding --------------------------------------------------------------------------------------------------
 
@@ -820,15 +833,18 @@ class Explorer(QWidget):
 
         if path.suffix.lower() in (".mrc", ".map"):
             self._background.run(
-                "reference", lambda: surface(load_volume(path, longest), level),
-                lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35), failed,
-            )  # fmt: skip
+                "reference",
+                lambda: surface(load_volume(path, longest), level),
+                lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35),
+                failed,
+            )
         else:
             self._background.run(
                 "reference",
                 lambda: place_in_box(read_backbone(path), model.box, model.pixel_size_angstrom, model.origin_angstrom),
-                self.viewer.show_model, failed,
-            )  # fmt: skip
+                self.viewer.show_model,
+                failed,
+            )
 
     def save_view(self) -> None:
         """Ask for a file and write the 3D view on white with a scale bar."""
@@ -861,8 +877,14 @@ class Explorer(QWidget):
         if self.sources is None:
             return
         mask = plot.inside(kind, outline)
-        step = {"shape": kind, "x": plot.x_name, "y": plot.y_name, "outline": np.round(outline, 6).tolist(),
-                "job": self.sources.job, "time": time.time()}  # fmt: skip
+        step = {
+            "shape": kind,
+            "x": plot.x_name,
+            "y": plot.y_name,
+            "outline": np.round(outline, 6).tolist(),
+            "job": self.sources.job,
+            "time": time.time(),
+        }
         self.select(mask, step)
 
     def select(self, mask: np.ndarray, step: dict[str, Any], mode: str = "") -> None:

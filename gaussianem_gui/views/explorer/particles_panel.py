@@ -113,8 +113,16 @@ class ParticlesPanel(Panel):
         self.after = icon_button("chevron-right", "More images", lambda: self._turn(1))
         self.export = button("Figure …", "", "download", self.save, name="saveMontage")
         first = row(self.which, self.order, None, spacing=6)
-        second = row(self.filter, label("CTF-corrected", "muted"), self.ctf, 6, label("Averages by view", "muted"),
-                     self.averages, None, spacing=6)  # fmt: skip
+        second = row(
+            self.filter,
+            label("CTF-corrected", "muted"),
+            self.ctf,
+            6,
+            label("Averages by view", "muted"),
+            self.averages,
+            None,
+            spacing=6,
+        )
         for box, width in ((self.which, 190), (self.order, 220), (self.filter, 150)):
             box.setMinimumWidth(width)
         last = row(spacing=4)

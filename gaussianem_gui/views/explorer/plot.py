@@ -72,8 +72,11 @@ class ColourLegend(QWidget):
             ends = f"{_short(colouring.low)} to {_short(colouring.high)}"
             meaning = ", ".join(column.names[: self.MOST]) if column.classes else ends
             self.setAccessibleName(f"Colours: {column.name}, {meaning}")
-            self.setToolTip("Click a class to select its particles" if column.classes else
-                            "Colours span the middle 98 % of the values")  # fmt: skip
+            self.setToolTip(
+                "Click a class to select its particles"
+                if column.classes
+                else "Colours span the middle 98 % of the values"
+            )
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -322,9 +325,18 @@ class ExplorerPlot(QWidget):
         head = QWidget()
         self._times = label("×", "faint")
         head.setLayout(
-            row(self.x_menu, self._times, self.y_menu, None, self.count_text, self.fit, self.save, spacing=4,
-                margins=(8, 4, 6, 2))
-        )  # fmt: skip
+            row(
+                self.x_menu,
+                self._times,
+                self.y_menu,
+                None,
+                self.count_text,
+                self.fit,
+                self.save,
+                spacing=4,
+                margins=(8, 4, 6, 2),
+            )
+        )
         self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
         for plot in (self.top, self.side):
             plot.setFrameShape(QFrame.Shape.NoFrame)
@@ -362,8 +374,16 @@ class ExplorerPlot(QWidget):
         self._anchors = pg.ScatterPlotItem(symbol="d", size=13)
         self._other = pg.ScatterPlotItem(symbol="s", size=12)
         self._marker = pg.ScatterPlotItem(symbol="o", size=16)
-        for item in (self._image, self._dots, self._over, self._chosen, self._way, self._anchors, self._other,
-                     self._marker):  # fmt: skip
+        for item in (
+            self._image,
+            self._dots,
+            self._over,
+            self._chosen,
+            self._way,
+            self._anchors,
+            self._other,
+            self._marker,
+        ):
             self.canvas.addItem(item, ignoreBounds=True)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -454,8 +474,9 @@ class ExplorerPlot(QWidget):
         else:
             low, high = good.min(axis=0).astype(float), good.max(axis=0).astype(float)
             pad = 0.04 * np.maximum(high - low, 1e-6)
-            self.canvas.setRange(xRange=(low[0] - pad[0], high[0] + pad[0]), yRange=(low[1] - pad[1], high[1] + pad[1]),
-                                 padding=0)  # fmt: skip
+            self.canvas.setRange(
+                xRange=(low[0] - pad[0], high[0] + pad[0]), yRange=(low[1] - pad[1], high[1] + pad[1]), padding=0
+            )
         self.redraw()
 
     # --- drawing ---------------------------------------------------------------------------------------------------

@@ -44,10 +44,14 @@ class ExportDialog(QDialog):
             ("Into", target),
         ]
         layout = column(label("Export the selected particles", "heading"), spacing=10, margins=(22, 20, 22, 18))
-        layout.addWidget(label(
-            "The original rows are copied as they are: unbinned image paths, all columns, optics groups and order. "
-            "The new Select job can be the input of RELION's next job.", "muted", wrap=True,
-        ))  # fmt: skip
+        layout.addWidget(
+            label(
+                "The original rows are copied as they are: unbinned image paths, all columns, optics groups and order. "
+                "The new Select job can be the input of RELION's next job.",
+                "muted",
+                wrap=True,
+            )
+        )
         for title, text in lines:
             entry = row(label(title, "muted"), spacing=10)
             entry.itemAt(0).widget().setFixedWidth(76)
@@ -74,15 +78,17 @@ class SelectionsPanel(Panel):
         self.name.setAccessibleName("Name of the selection")
         self.name.setObjectName("selectionName")
         self.name.returnPressed.connect(self.keep)
-        self.keep_button = button("Save", "", "plus", self.keep, "Keep the current selection under this name",
-                                  name="keepSelection")  # fmt: skip
+        self.keep_button = button(
+            "Save", "", "plus", self.keep, "Keep the current selection under this name", name="keepSelection"
+        )
         self.list = QListWidget()
         self.list.setObjectName("selectionList")
         self.list.setAccessibleName("Named selections")
         self.list.itemDoubleClicked.connect(lambda _i: self.use())
         self.list.itemSelectionChanged.connect(self._enable)
-        self.use_button = button("Use", "", "", self.use, "Combine it with the current selection, as the mode says",
-                                 name="useSelection")  # fmt: skip
+        self.use_button = button(
+            "Use", "", "", self.use, "Combine it with the current selection, as the mode says", name="useSelection"
+        )
         self.remove_button = icon_button("trash", "Forget this selection", self.remove, name="removeSelection")
         self.export_button = button("Export …", "", "download", self.ask_export, name="exportFromPanel")
         self.how = label("", "hint", wrap=True)
@@ -142,8 +148,9 @@ class SelectionsPanel(Panel):
         self.list.clear()
         for selection in self.explorer.selections.named:
             share = 100 * selection.count / max(self.explorer.selections.count, 1)
-            item = QListWidgetItem(dot(theme.series(selection.colour)),
-                                   f"{selection.name}    {selection.count:,}  ({share:.1f} %)")  # fmt: skip
+            item = QListWidgetItem(
+                dot(theme.series(selection.colour)), f"{selection.name}    {selection.count:,}  ({share:.1f} %)"
+            )
             item.setData(Qt.ItemDataRole.UserRole, selection.name)
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(selection.created))
             item.setToolTip(f"{describe(selection.steps)}\n{made}")
@@ -241,8 +248,17 @@ class SelectionsPanel(Panel):
             return
         with np.errstate(invalid="ignore"):
             mask = (found.values >= low) & (found.values <= high)
-        explorer.select(mask, {"column": found.name, "job": explorer.sources.job, "time": time.time(),
-                               "shape": "range", "low": low, "high": high})  # fmt: skip
+        explorer.select(
+            mask,
+            {
+                "column": found.name,
+                "job": explorer.sources.job,
+                "time": time.time(),
+                "shape": "range",
+                "low": low,
+                "high": high,
+            },
+        )
 
     # --- export ----------------------------------------------------------------------------------------------------
 

@@ -63,8 +63,13 @@ class CountBar(QWidget):
             colour = QColor(theme.colour("danger" if self.lonely[i] else "accent"))
             colour.setAlpha(255 if i == self.frame else 130)
             high = max(1.0, count / top * (self.height() - foot - 2))
-            painter.fillRect(int(margin + i * step - max(step * 0.38, 1)), int(self.height() - foot - high),
-                             int(max(step * 0.76, 2)), int(high) + 1, colour)  # fmt: skip
+            painter.fillRect(
+                int(margin + i * step - max(step * 0.38, 1)),
+                int(self.height() - foot - high),
+                int(max(step * 0.76, 2)),
+                int(high) + 1,
+                colour,
+            )
         painter.setPen(QColor(theme.colour("muted")))
         font = painter.font()
         font.setPointSizeF(8)
@@ -255,8 +260,9 @@ class TrajectoryPanel(Panel):
         empty = np.flatnonzero(lonely) + 1
         self.warning.setText(
             f"⚠ Hardly any particle is near frame{'s' * (len(empty) > 1)} {_ranges(empty)}: the network's guess."
-            if len(empty) else ""
-        )  # fmt: skip
+            if len(empty)
+            else ""
+        )
         self.slider.blockSignals(True)
         self.slider.setRange(0, len(self.path) - 1)
         self.slider.setValue(0)
@@ -402,10 +408,13 @@ class TrajectoryPanel(Panel):
             lambda project: export_series(project, sources, path, level, note),
             lambda job: (
                 self.text.setText(f"Written: {job.name}"),
-                explorer.noted.emit("success", f"{job.name} written",
-                                    f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays."),
+                explorer.noted.emit(
+                    "success",
+                    f"{job.name} written",
+                    f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays.",
+                ),
             ),
-        )  # fmt: skip
+        )
 
     def ask_movie(self) -> None:
         """Ask for a file and record what the 3D view shows."""
@@ -428,9 +437,11 @@ class TrajectoryPanel(Panel):
                 rate = int(self.speed.currentData())
                 swing = self.loop.currentData() == "swing"
                 self.background.run(
-                    "movie", lambda: export_movie(target, pictures, rate, swing),
-                    lambda path: self.explorer.noted.emit("success", "Movie saved", str(path)), self.say_error,
-                )  # fmt: skip
+                    "movie",
+                    lambda: export_movie(target, pictures, rate, swing),
+                    lambda path: self.explorer.noted.emit("success", "Movie saved", str(path)),
+                    self.say_error,
+                )
                 return
             index = self._recording.pop(0)
             self.slider.setValue(index)

@@ -260,8 +260,17 @@ class LogView(QWidget):
         self.copy = icon_button("copy", "Copy the selected lines (Ctrl+C)", self.text.copy)
         self.length = label("", "hint")
         tools = row(
-            self.which, 8, self.search, previous, following, self.found, None,
-            self.length, self.copy, self.end, spacing=6,
+            self.which,
+            8,
+            self.search,
+            previous,
+            following,
+            self.found,
+            None,
+            self.length,
+            self.copy,
+            self.end,
+            spacing=6,
         )
         layout = column(spacing=10, margins=(20, 14, 20, 16))
         layout.addLayout(tools)

@@ -32,6 +32,7 @@ from PySide6.QtWidgets import (
 from gaussianem_core import __version__
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.execution import cluster, runner, workflow
+from gaussianem_gui.project import trash
 from gaussianem_gui.project.project import Project, Trashed
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.units import ago_text, bytes_text, count_text
@@ -203,7 +204,7 @@ class TrashDialog(Dialog):
         self._load()
 
     def _load(self, _result: object = None) -> None:
-        self.model.ask("trash", lambda p: p.trash(), self._take, self.background)
+        self.model.ask("trash", lambda p: trash.contents(p), self._take, self.background)
 
     def _take(self, found: list[Trashed] | None) -> None:
         chosen = self.list.currentRow()
@@ -229,13 +230,13 @@ class TrashDialog(Dialog):
         item = self.list.currentItem()
         if item is not None:
             name = item.data(Qt.ItemDataRole.UserRole).name
-            self.model.do("Restore the job", lambda p: p.restore(name), while_alive(self, self._load))
+            self.model.do("Restore the job", lambda p: trash.restore(p, name), while_alive(self, self._load))
 
     def _empty(self) -> None:
         count = self.list.count()
         text = f"{count_text(count, 'job')} will be deleted for good. This cannot be undone."
         if ask(self, "Empty the trash?", text, "Delete for good", danger=True):
-            self.model.do("Empty the trash", lambda p: p.empty_trash(), while_alive(self, self._emptied))
+            self.model.do("Empty the trash", lambda p: trash.empty(p), while_alive(self, self._emptied))
 
     def _emptied(self, freed: int) -> None:
         self._load()

@@ -12,6 +12,7 @@ from PySide6.QtGui import QDesktopServices, QGuiApplication
 from gaussianem_core.options import command_line
 from gaussianem_gui.execution import runner
 from gaussianem_gui.execution.cluster import load_settings
+from gaussianem_gui.project import trash
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.units import count_text
@@ -158,10 +159,10 @@ class JobActions(_Window):
                 "Clean up",
                 details=listed,
             ):
-                self._each("Clean up", lambda p, name: p.cleanup(name, harsh=harsh))
+                self._each("Clean up", lambda p, name: trash.cleanup(p, name, harsh=harsh))
 
         self.model.ask(
-            "cleanup", lambda p: [f for n in names for f in p.cleanup(n, harsh=harsh, dry_run=True)], confirm
+            "cleanup", lambda p: [f for n in names for f in trash.cleanup(p, n, harsh=harsh, dry_run=True)], confirm
         )
 
     def _do_delete(self) -> None:
@@ -180,7 +181,7 @@ class JobActions(_Window):
             moved: list[str] = []
             for name in names:
                 if name not in moved:
-                    moved += project.delete(name, with_dependents=bool(dependents))
+                    moved += trash.delete(project, name, with_dependents=bool(dependents))
             return moved
 
         self.model.do("Delete the job", work, self._deleted)
@@ -199,7 +200,7 @@ class JobActions(_Window):
         if self.model is not None:
             self.model.do(
                 "Restore the job",
-                lambda p: [p.restore(name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])],
+                lambda p: [trash.restore(p, name) for name in sorted(names, key=lambda n: n.rsplit("/job", 1)[-1])],
             )
 
     def _dependents(self, name: str) -> set[str]:

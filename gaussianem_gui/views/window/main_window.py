@@ -32,9 +32,10 @@ from gaussianem_gui.execution.history import Watcher
 from gaussianem_gui.explorer.sources import EXPLORABLE
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
 from gaussianem_gui.forms.next_steps import BEFORE, ORDER, Step, picture, purpose
+from gaussianem_gui.project import repair, trash
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.lock import LockHeld
-from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project, repair
+from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views.job.compare import Compare
@@ -800,7 +801,7 @@ class MainWindow(JobActions, QMainWindow):
         ):
             self.model.do(
                 "Empty the trash",
-                lambda p: p.empty_trash(),
+                lambda p: trash.empty(p),
                 lambda freed: self.toasts.show_toast("success", "The trash is empty", f"{bytes_text(freed)} freed."),
             )
 
@@ -811,7 +812,7 @@ class MainWindow(JobActions, QMainWindow):
 
     def _do_repair(self) -> None:
         if self.model is not None:
-            self.model.do("Repair the project", lambda p: p.repair(), self._repaired)
+            self.model.do("Repair the project", lambda p: repair.repair(p), self._repaired)
 
     def _repaired(self, sentences: list[str]) -> None:
         self.toasts.show_toast(
@@ -1005,7 +1006,12 @@ class MainWindow(JobActions, QMainWindow):
 
 def _import_explorer() -> None:
     """The slow libraries behind the explorer, in a worker; widgets are made on the window's thread afterwards."""
-    rooms = ("gaussianem_gui.explorer.particle_columns", "gaussianem_core.analysis.latent_paths", "gaussianem_gui.explorer.mask_job", "gaussianem_core.analysis.landscape")
+    rooms = (
+        "gaussianem_gui.explorer.particle_columns",
+        "gaussianem_core.analysis.latent_paths",
+        "gaussianem_gui.explorer.mask_job",
+        "gaussianem_core.analysis.landscape",
+    )
     for name in rooms:
         importlib.import_module(name)
 

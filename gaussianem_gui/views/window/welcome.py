@@ -48,8 +48,11 @@ class Way(QWidget):
     """What leads from particles to motion, in four steps, for somebody who sees the program for the first time."""
 
     STEPS = (
-        ("preprocess", "Preprocess", "Refined particles and their map: the images are cropped, the molecule becomes "
-         "soft spheres."),
+        (
+            "preprocess",
+            "Preprocess",
+            "Refined particles and their map: the images are cropped, the molecule becomes soft spheres.",
+        ),
         ("train", "Train", "A network learns how the spheres move in every single particle."),
         ("analyze", "Analyze", "Classes, components, and volumes along the motion."),
         ("explore", "Explore", "Click a particle and see its molecule; select, play, take particles back."),
@@ -196,9 +199,7 @@ class Home(QWidget):
         grid.setSpacing(14)
         order = ["import", *ORDER, *(t for t in JOB_OPTIONS if t not in (*ORDER, "import"))]
         for place, job_type in enumerate(t for t in order if t in JOB_OPTIONS):
-            _, why = STEPS.get(
-                job_type, (JOB_OPTIONS[job_type].title, purpose(job_type))
-            )
+            _, why = STEPS.get(job_type, (JOB_OPTIONS[job_type].title, purpose(job_type)))
             if job_type == "import":
                 why = "Bring particles, maps, masks or models into the project."
             tile = Tile(picture(job_type), JOB_OPTIONS[job_type].title, why, f"new-{job_type}")

@@ -1,0 +1,189 @@
+"""Figures against known truth: perfect models get perfect scores, ignorant ones get chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trained import BOX, PIXEL, make_gaussians, write_model
+
+from gaussianem_core.commands import evaluate
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
+from gaussianem_core.io.mrc import write_map
+from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.trained_model import load_model
+from gaussianem_core.options import EvaluateOptions
+from gaussianem_core.simulation.ground_truth import Truth, load_truth, save_truth
+
+N = 60
+
+
+@pytest.fixture
+def perfect(tmp_path: Path) -> Path:
+    """A model, and a truth whose frames are exactly what the model decodes."""
+    generator = np.random.default_rng(0)
+    state = np.linspace(0, 1, N)
+    z = np.stack([6 * state - 3, np.zeros(N), np.zeros(N)], axis=1) + 0.01 * generator.normal(size=(N, 3))
+    folder = write_model(tmp_path / "model", z.astype(np.float32), motion=0.25)
+    model = load_model(
+        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
+    )
+    moved = model.deform(z)
+    gaussians = make_gaussians()
+    truth = Truth(
+        state=state.astype(np.float32),
+        frame=np.arange(N),
+        positions=moved.positions.numpy(),
+        densities=gaussians.densities.numpy(),
+        sigmas=gaussians.sigmas.numpy(),
+        present=np.arange(N) % 3 > 0,
+        label=(np.arange(N) % 2).astype(np.int32),
+        box=BOX,
+        apix=PIXEL,
+        snr=1.0,
+    )
+    save_truth(truth, folder / "truth.npz")
+    return folder
+
+
+def run(folder: Path, **values) -> dict:  # type: ignore[no-untyped-def]
+    options = EvaluateOptions(
+        **{
+            "source_dir": str(folder),
+            "truth": "truth.npz",
+            "model_weight": "weights.0.pkl",
+            "latent": "weights.0.output.pkl",
+            "volumes": 12,
+            "device": "cpu",
+            "job_dir": str(folder / "evaluate"),
+            "overwrite": True,
+            **values,
+        }
+    )
+    with JobLog(options.output_directory(), ["evaluate"]) as log:
+        evaluate.run(options, log)
+    return json.loads((folder / "evaluate" / "evaluate.json").read_text())
+
+
+def test_perfect_model_reaches_the_limit(perfect: Path) -> None:
+    result = run(perfect)
+    limit = (BOX // 2 - 1) / BOX
+    assert result["fsc"]["limit"] == pytest.approx(limit)
+    for name in ("model", "model_masked"):
+        assert result["fsc"][name]["area"] == pytest.approx(limit, abs=1e-4)
+        assert result["fsc"][name]["resolution_angstrom"] is None
+    assert result["fsc"]["gaussians"]["area"] == result["fsc"]["model"]["area"]  # this model has no detail
+    for name in ("consensus", "mean_map"):
+        assert 0.05 < result["fsc"][name]["area"] < limit - 0.05
+        assert result["fsc"][name]["resolution_angstrom"] > 2 * PIXEL
+    assert result["latent_error"] < 0.1
+    assert (perfect / "evaluate" / "fsc.png").read_bytes().startswith(b"\x89PNG")
+    events, _ = read_events(perfect / "evaluate" / "events.jsonl")
+    assert any("decoded volumes" in e["text"] for e in events if e["type"] == "message")
+
+
+def test_ignorant_latents_get_the_consensus(perfect: Path) -> None:
+    # The latents of other particles: the state is not recovered and neither is the volume.
+    from gaussianem_core.io.latents import load_latents, save_latents
+
+    latents = load_latents(perfect / "weights.0.output.pkl")
+    order = np.random.default_rng(1).permutation(N)
+    save_latents(perfect / "shuffled.pkl", latents["z_mu"][order], latents["z_logvar"])
+    good, bad = run(perfect), run(perfect, latent="shuffled.pkl")
+    assert bad["fsc"]["model"]["area"] < good["fsc"]["model"]["area"] - 0.05
+    assert bad["fsc"]["consensus"]["area"] == pytest.approx(good["fsc"]["consensus"]["area"])
+
+
+def test_latent_error_limits() -> None:
+    generator = np.random.default_rng(0)
+    state = generator.random(4000).astype(np.float32)
+    z = np.stack([state, 0 * state], axis=1)
+    perfect = evaluate.latent_error(z, state, False, generator)
+    # 100 of 4000 neighbours on a line lie within 1/80 of the state: mean 1/160, against 1/3 for random pairs
+    assert perfect == pytest.approx(3 / 160, rel=0.1)
+    ignorant = evaluate.latent_error(generator.normal(size=(4000, 2)), state, False, generator)
+    assert ignorant == pytest.approx(1, abs=0.03)
+    circle = np.stack([np.cos(2 * np.pi * state), np.sin(2 * np.pi * state)], axis=1)
+    assert evaluate.latent_error(circle, state, True, generator) == pytest.approx(4 / 160, rel=0.1)
+    assert evaluate.latent_error(circle, state, False, generator) > 1.2 * 3 / 160  # the ends are neighbours
+    same = evaluate.latent_error(np.zeros((3000, 2)), state[:3000], False, generator)
+    assert np.isfinite(same) and same > 0.8
+
+
+def test_probe_is_held_out() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 600)
+    z = generator.normal(size=(600, 40))
+    assert evaluate.probe_accuracy(z, labels, 0) == pytest.approx(0.5, abs=0.08)  # a fit would reach 0.6
+    z[:, 0] += 10 * labels
+    assert evaluate.probe_accuracy(z, labels, 0) == 1.0
+
+
+def test_labels_and_maps_alone(perfect: Path) -> None:
+    # Real data with class labels and a map per class (two assembly states): no frames, no states.
+    generator = np.random.default_rng(3)
+    maps = generator.normal(size=(2, 2 * BOX, 2 * BOX, 2 * BOX)).astype(np.float32)
+    save_truth(Truth(label=(np.arange(N) > 30).astype(int), volumes=maps), perfect / "labels.npz")
+    result = run(perfect, truth="labels.npz", volumes=4)
+    assert result["label_accuracy"] > 0.9 and "latent_error" not in result
+    assert abs(result["fsc"]["model"]["area"]) < 0.1
+    save_truth(Truth(label=(np.arange(N) > 30).astype(int)), perfect / "only.npz")
+    assert "fsc" not in run(perfect, truth="only.npz")
+
+
+def test_mask_restricts(perfect: Path) -> None:
+    everything = np.ones((BOX, BOX, BOX), np.float32)
+    write_map(perfect / "all.mrc", everything, PIXEL)
+    result = run(perfect, mask="all.mrc")
+    assert result["fsc"]["consensus_masked"]["area"] == pytest.approx(result["fsc"]["consensus"]["area"], abs=1e-6)
+    made = run(perfect)["fsc"]
+    assert 0.005 < made["mask_share_of_box"] < 0.9
+    write_map(perfect / "other.mrc", everything[:20, :20, :20], PIXEL)
+    with pytest.raises(InputError, match="must have the model's box 24"):
+        run(perfect, mask="other.mrc")
+
+
+def test_soft_mask_covers_the_molecule() -> None:
+    volume = torch.zeros(32, 32, 32)
+    volume[12:20, 12:20, 12:20] = 1
+    mask = evaluate.soft_mask(volume)
+    assert (mask[12:20, 12:20, 12:20] == 1).all() and mask[0, 0, 0] == 0
+    assert ((mask > 0) & (mask < 1)).any()
+
+
+def test_resolution() -> None:
+    curve = torch.linspace(1, 0, 11)[:10]
+    # FSC 0.5 at shell 5 of 10, box 20, 2 A/px: 20 * 2 / 5
+    assert evaluate.resolution(curve, 2.0) == pytest.approx(8.0)
+    assert evaluate.resolution(torch.ones(10), 2.0) is None
+
+
+def test_area_of_known_pair() -> None:
+    volume = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert fsc_area(fourier_shell_correlation(volume, volume), 16) == pytest.approx(7 / 16)
+
+
+def test_truth_of_other_particles(perfect: Path) -> None:
+    truth = load_truth(perfect / "truth.npz")
+    assert truth.state is not None
+    save_truth(Truth(state=truth.state[:-1]), perfect / "short.npz")
+    with pytest.raises(InputError, match="one state for each of the 60 latents"):
+        run(perfect, truth="short.npz")
+    np.savez(perfect / "odd.npz", nothing=np.zeros(3))
+    with pytest.raises(InputError, match="must hold state or label"):
+        run(perfect, truth="odd.npz")
+
+
+def test_damaged_truth(perfect: Path) -> None:
+    whole = (perfect / "truth.npz").read_bytes()
+    for content in (whole[:-100], b"no archive", b""):
+        (perfect / "truth.npz").write_bytes(content)
+        with pytest.raises(InputError, match="truth: must be a readable"):
+            run(perfect)
+    np.save(perfect / "truth.npy", np.zeros(3))
+    with pytest.raises(InputError, match="a single array"):
+        run(perfect, truth="truth.npy")

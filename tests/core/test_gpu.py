@@ -1,0 +1,85 @@
+"""The engine on CUDA: the same numbers as on the CPU, and every command from images to volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gaussianem_core.cli import main
+from gaussianem_core.commands.evaluate import latent_error
+from gaussianem_core.io.latents import load_latents
+from gaussianem_core.io.mrc import read_map
+from gaussianem_core.job.events import NullLog
+from gaussianem_core.options import TrainOptions
+from gaussianem_core.simulation.ground_truth import load_truth
+from gaussianem_core.training import mixture_prior
+from gaussianem_core.training.problem import load_problem, resolve_stack
+from gaussianem_core.training.recipe import choose_recipe
+from gaussianem_core.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+
+@pytest.mark.parametrize("recipe", ["default", "published"])
+def test_loss_and_gradients_are_those_of_the_cpu(moving: Path, tmp_path: Path, recipe: str) -> None:
+    found = []
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        options = TrainOptions(
+            source_dir=str(moving / "pre"), device=name, batch=20, recipe=recipe, precision="float32", pairs=0
+        )
+        problem = load_problem(options, device, NullLog(tmp_path), resolve_stack(options))
+        trainer = Trainer(problem, choose_recipe(options), options, device)
+        trainer.estimate_noise()
+        trainer.begin_epoch()
+        trainer.rates.copy_(trainer.schedule[0])
+        rows = torch.arange(20, device=device)
+        z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(device)
+        total, terms = trainer.losses(rows, problem.feed.get(rows), z, z.square())
+        gradients = torch.autograd.grad(total, [p for p, _ in trainer.learnt])
+        found.append([total.detach().cpu(), terms.cpu(), *(g.cpu() for g in gradients)])
+    for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared
+        assert float((cuda - cpu).norm()) <= 2e-3 * float(cpu.norm())
+
+
+@pytest.mark.parametrize("more", [[], ["--latents", "both"], ["--recipe", "published"], ["--projector", "reference"]])
+def test_every_command(moving: Path, tmp_path: Path, more: list[str]) -> None:
+    """Preprocess, train past the capture of its graph, stop and go on, evaluate, analyze, decode."""
+    source, device = ["-s", str(moving / "pre")], ["--device", "cuda"]
+    train = ["train", *source, *device, "--job_dir", str(tmp_path / "train"), "--batch", "20", *more]
+    assert main([*train, "--epoch", "2"]) == 0
+    assert main([*train, "--epoch", "3", "--resume"]) == 0
+    latents = tmp_path / "train" / "weights.2.output.pkl"
+    z, truth = load_latents(latents)["z_mu"], load_truth(moving / "sim" / "truth.npz")
+    assert z.shape == (600, 4) and np.isfinite(z).all()
+    if not more or more[0] == "--projector":
+        assert truth.state is not None
+        assert latent_error(z, truth.state, False, np.random.default_rng(0)) < 0.5
+    model = ["--model_weight", str(tmp_path / "train" / "weights.2.pkl"), "--latent", str(latents)]
+    evaluate = ["evaluate", *source, *model, "--truth", str(moving / "sim" / "truth.npz"), "--volumes", "3"]
+    assert main([*evaluate, *device, "--job_dir", str(tmp_path / "evaluate")]) == 0
+    assert main(["analyze", *source, *model, *device, "--job_dir", str(tmp_path / "analyze")]) == 0
+    (tmp_path / "rows.txt").write_text("0\n5\n")
+    decode = ["decode", *source, *model, *device, "--particle_indices", str(tmp_path / "rows.txt")]
+    assert main([*decode, "--job_dir", str(tmp_path / "decode")]) == 0
+    maps = sorted((tmp_path / "decode").rglob("*.mrc"))
+    assert maps and all(np.isfinite(read_map(path).values).all() for path in maps)
+
+
+def test_population_is_that_of_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(500, 3, 3, generator=generator)
+    information = root @ root.mT
+    linear = (information @ torch.randn(500, 3, 1, generator=generator))[..., 0]
+    cpu = mixture_prior.Measured(linear, information)
+    cuda = mixture_prior.Measured(linear.cuda(), information.cuda())
+    first, second = (mixture_prior.fit(measured, 0)[0] for measured in (cpu, cuda))
+    assert len(first.share) == len(second.share)
+    for a, b in zip(mixture_prior.summary(first, cpu), mixture_prior.summary(second, cuda)):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-2, atol=1e-2)
