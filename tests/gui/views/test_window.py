@@ -361,9 +361,9 @@ def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot, monkeypatc
         opened.pane.parameters.submit(run=False)
         opened.open_job(job.name)  # the form is gone before the job is made
         qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
-        trash = dialogs.TrashDialog(opened, opened.model)
-        trash.show()
-        trash.accept()
+        dialog = dialogs.TrashDialog(opened, opened.model)
+        dialog.show()
+        dialog.accept()
         trash.delete(opened.model.project, job.name)
         qtbot.waitUntil(lambda: len(opened.model.jobs) == 1, timeout=LONG)
         QThreadPool.globalInstance().waitForDone(LONG)
