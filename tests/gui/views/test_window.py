@@ -27,6 +27,8 @@ from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.window import dialogs, main_window
 from gaussianem_gui.views.window.errors import ErrorDialog
 
+GUIDE = Path(__file__).parents[3] / "resources" / "guide"
+
 
 def inputs(project: Project) -> None:
     """Files that a Preprocess job can take."""
@@ -706,7 +708,7 @@ def test_leftover_processes_are_listed(opened, qtbot) -> None:
 
 def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
     window.show_guide()
-    assert len(window._guide.pages) == 6
+    assert len(window._guide.pages) == len(list(GUIDE.glob("*.md"))) >= 6
     for number, (title, _) in enumerate(window._guide.pages):
         window._guide.list.setCurrentRow(number)
         assert title in window._guide.text.toPlainText()
