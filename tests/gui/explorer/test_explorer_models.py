@@ -376,9 +376,7 @@ def test_shapes_dust_holes_and_combinations():
     half = masks.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
     cut = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(half,)))
     assert cut[20, 20, :20].sum() == 0 and cut[20, 20, 22] == 1
-    inside = masks.make_mask(
-        volume, masks.Recipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),))
-    )
+    inside = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
     assert inside.sum() == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.15)
     assert np.array_equal(masks.union(cut, solid), np.maximum(cut, solid))
     assert not masks.difference(cut, cut).any()
