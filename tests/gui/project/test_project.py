@@ -15,6 +15,7 @@ import pytest
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution import runner
 from gaussianem_gui.project import lock as lock_room
 from gaussianem_gui.project import repair, trash
@@ -35,7 +36,6 @@ from gaussianem_gui.project.graph_file import GOOD
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.job_star import job_star_text, read_job_star
 from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, locked
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
 from gaussianem_gui.project.repair import rebuild
 
