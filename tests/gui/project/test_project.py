@@ -415,7 +415,7 @@ def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: P
     job.directory.rename(outside / "job001")
     job.directory.symlink_to(outside / "job001")
     for act in (
-        project.delete,
+        lambda j: trash.delete(project, j),
         lambda j: project.set_alias(j, "name"),
         lambda j: project.mark(j, State.FAILED),
         lambda j: j.add_note("x"),
