@@ -644,8 +644,12 @@ JOB_OPTIONS: dict[str, type[JobOptions]] = {
 def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
     """Form hints of field ``name``: group, unit, widget, filter, produces, advanced, alias."""
     extra = model.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return dict(extra)
+    return dict(extra) if isinstance(extra, dict) else {}
+
+
+def own_options_first(model: type[BaseModel]) -> list[str]:
+    """Names of a job's options: its own first, those that it shares with others last."""
+    return sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
 
 
 def explain(error: ValidationError) -> InputError:
