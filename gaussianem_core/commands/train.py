@@ -33,7 +33,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.scratch import scratch_copy
-from gaussianem_core.training import latent_refinement, linear_model, mixture_prior, noise_model, teaching
+from gaussianem_core.training import joint_posterior, latent_refinement, linear_fit, noise_model, nuisances, teaching
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import Recipe, choose_recipe
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
@@ -151,14 +151,17 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     if recipe.latents != "linear":
         return Trainer(problem, recipe, options, forward, noise)
-    linear = linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
-    if not linear.moves:
-        forward.leave_motion_out()
+    held = () if recipe.nuisances else nuisances.KINDS
+    linear = linear_fit.fit(problem, forward, noise, held, recipe.weigh_junk, options.seed, log)
+    forward.leave_out(linear.moves, linear.count > 0)
+    forward.set_gaussians(linear.model.gaussians)
+    forward.gauge = linear.model.fields.gauge
     noise.power.copy_(linear.noise_power)
     active = torch.arange(forward.zdim, device=problem.device) < linear.count
-    latents = mixture_prior.estimate_latents(linear.measured, active, options.seed, 0, log)
-    trainer = Trainer(problem, recipe, options, forward, noise, latents)
-    teaching.teach_decoder(trainer, linear.fields, log)
+    found = joint_posterior.estimate(linear.measured, linear.widths, linear.junk, active, options.seed, 0, log)
+    trainer = Trainer(problem, recipe, options, forward, noise, *found, linear.model.consensus)
+    if linear.count:
+        teaching.teach_decoder(trainer, linear.model.fields, log)
     return trainer
 
 
@@ -167,8 +170,7 @@ def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) 
     forward = new_forward_model(problem, recipe, options)
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     state = load_tensors(path, "--resume", STATE_ENTRIES, "Start again without --resume, with --overwrite.")
-    if not state["moves"]:
-        forward.leave_motion_out()
+    forward.leave_out(state["moves"], state["changes"])
     trainer = Trainer(problem, recipe, options, forward, noise)
     trainer.restore(state)
     return trainer
@@ -191,8 +193,8 @@ def refine_if_due(trainer: Trainer, log: JobLog) -> None:
 def refine_latents(trainer: Trainer, log: JobLog, rounds: int, prior: float) -> dict[str, torch.Tensor]:
     """Refine the trainer's latents; returns the figures of each particle (see ``latent_refinement``)."""
     found = latent_refinement.refine(trainer, log, rounds, trainer.recipe.candidates, prior)
-    if found.latents is not None:
-        trainer.set_latents(found.latents)
+    if found.latents is not None and found.corrections is not None:
+        trainer.set_latents(found.latents, found.corrections)
     else:
         trainer.table.values.copy_(found.values)
     return found.figures
@@ -243,6 +245,7 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
         trainer.problem.movable,
         trainer.device,
         backend,
+        gauge=forward.gauge,
     )
     density = torch.from_numpy(read_map(path).values).to(trainer.device)
     mean = reduce(torch.add, model.volumes(z)) / len(z)

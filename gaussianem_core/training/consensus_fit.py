@@ -14,7 +14,7 @@ from gaussianem_core.imaging import fourier, likelihood
 from gaussianem_core.imaging.projection import Projector
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.job.events import JobLog
-from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus, scale_densities
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, project_gaussians, spectrum
 
@@ -186,12 +186,6 @@ def fit_amplitude(
     white = np.sqrt(power * noise / (len(rows) * data.box**2))
     spread = np.sqrt(len(rows)) * float(each.std(correction=0))
     return total / power, total / max(white, spread, 1e-30)
-
-
-def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:
-    """The Gaussians with all densities times ``factor`` (positive)."""
-    raw = inverse_softplus((gaussians.densities * factor).clamp_min(1e-6))
-    return Gaussians(gaussians.positions, raw, gaussians.raw_scale, gaussians.scale_min, gaussians.scale_max)
 
 
 def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaussians:  # (D, D, D)

@@ -35,6 +35,8 @@ class Recipe:
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
+    nuisances: bool = False  # poses, contrast and defocus are estimated with the latents, where these are "linear", ...
+    weigh_junk: bool = False  # ... and images that hold no particle count less
     refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
     refinements: int = 1  # ... after equal parts of the epochs with free latents, and after the encoder's epochs
     candidates: int = 0  # latents of other particles that each particle tries first
@@ -56,6 +58,8 @@ RECIPES = {
         w_composition=1.0,
         anchor=16.0,
         scale_prior=0.2,
+        nuisances=True,
+        weigh_junk=True,
         final_rate=0.02,
         head_scale=0.1,
         encoder_share=0.5,
