@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gaussianem_core import __version__
-from gaussianem_core.errors import AbortRequested, InputError, ResourceError
+from gaussianem_core.errors import AbortRequested, InputError, ResourceError, ResultError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints, load_options
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
@@ -181,7 +181,7 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the others say the same
             print(f"{prefix}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (ResourceError, MemoryError) as error:
+    except (ResourceError, ResultError, MemoryError) as error:
         print(f"{prefix}: {error or 'out of memory'}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:

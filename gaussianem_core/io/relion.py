@@ -22,9 +22,9 @@ from gaussianem_core.io.star import (
     find_optics_table,
     find_particle_table,
     read_columns,
-    refuse_rows,
     scan_star,
 )
+from gaussianem_core.ranges import refuse_outside, refuse_rows
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]
@@ -197,14 +197,7 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         if all(axis in numbers for axis in pair):
             columns[name] = np.stack([numbers[axis] for axis in pair], axis=-1)
             break
-    refuse_rows(
-        ~(columns["image_index"] >= 0),
-        particles.path,
-        "rlnImageName",
-        "must number images from 1",
-        columns["image_index"] + 1,
-        "Write the row's image as number@stack.",
-    )
+    refuse_outside("image number", numbers["rlnImageName"], particles.path, "rlnImageName")
     return columns
 
 
