@@ -15,6 +15,7 @@ import pytest
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution import runner
 from gaussianem_gui.project import lock as lock_room
 from gaussianem_gui.project import repair, trash
@@ -35,7 +36,6 @@ from gaussianem_gui.project.graph_file import GOOD
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.job_star import job_star_text, read_job_star
 from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, locked
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
 from gaussianem_gui.project.repair import rebuild
 
@@ -415,7 +415,7 @@ def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: P
     job.directory.rename(outside / "job001")
     job.directory.symlink_to(outside / "job001")
     for act in (
-        project.delete,
+        lambda j: trash.delete(project, j),
         lambda j: project.set_alias(j, "name"),
         lambda j: project.mark(j, State.FAILED),
         lambda j: j.add_note("x"),
@@ -657,7 +657,8 @@ def test_a_directory_deleted_by_hand(project: Project) -> None:
 
 def test_a_read_only_project_can_be_looked_at() -> None:
     script = (
-        "import os, sys\nfrom gaussianem_gui.project.project import Project\nfrom gaussianem_core.errors import InputError\n"
+        "import os, sys\nfrom gaussianem_gui.project.project import Project\n"
+        "from gaussianem_core.errors import InputError\n"
         "os.setuid(65534) if os.getuid() == 0 else None\np = Project.open(sys.argv[1])\n"
         "print(p.read_only, len(p.jobs()), p.notes[0])\n"
         "try:\n    p.new_job('train', {})\nexcept InputError as error:\n    print(error)\n"
