@@ -8,7 +8,6 @@ to that of random pairs: 0 perfect, 1 nothing learned. Below 2,000 particles it 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
 from gaussianem_core.options import EvaluateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.files import write_json
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, true_volumes
 
 NEIGHBOURS = 100
@@ -63,7 +62,7 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
             result["fsc"] = volume_figures(model, z, truth, rows, given_mask, log)
         plots.fsc_curves(result["fsc"], log.directory / "fsc.png")
         log.artifact("plot", "fsc.png", "FSC with the true volumes")
-    write_atomically(log.directory / "evaluate.json", json.dumps(result, indent=1) + "\n")
+    write_json(log.directory / "evaluate.json", result)
     log.artifact("summary", "evaluate.json", "figures against the truth")
     log.metric("evaluate", 0, 0.0, **headline(result))
     for line in table(result):
@@ -164,12 +163,12 @@ def volume_figures(
             masked = fourier_shell_correlation(volume * mask, true * mask).cpu()
             curves.setdefault(f"{name}_masked", []).append(masked)
         log.progress("FSC", number, len(rows), "volumes")
-    states = np.full(len(rows), np.nan) if truth.state is None else truth.state[rows].astype(float)
+    states = [None] * len(rows) if truth.state is None else truth.state[rows].astype(float).tolist()
     result: dict[str, Any] = {
         "pixel_size_angstrom": model.configuration.pixel_size_angstrom,
         "limit": (box // 2 - 1) / box,
         "rows": rows.tolist(),
-        "states": states.tolist(),
+        "states": states,
         "mask_share_of_box": float((mask > 0.5).float().mean()),
     }
     for name, several in curves.items():
