@@ -29,6 +29,9 @@ NUMBERS = "biuf"
 LARGEST_TEXT = 64 << 20
 """Bytes of a JSON or text file, at most: in memory it takes some twenty times its size."""
 
+LARGEST_HEADER = 1 << 20
+"""Bytes of a .npy header, at most; each class of a 3D classification adds fields to those of cryoSPARC."""
+
 SMALL_ARCHIVE, LARGEST_EXPANSION, MOST_MEMBERS = 64 << 20, 64, 4096
 """An archive may hold SMALL_ARCHIVE bytes, or LARGEST_EXPANSION times its own size; data never shrink that far."""
 
@@ -164,7 +167,7 @@ def _npy_header(file: BinaryIO, size: int, kinds: str) -> tuple[tuple[int, ...],
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"version {version} of the format is not known")
-    found: Any = readers[version](file)  # type: ignore[no-untyped-call]
+    found: Any = readers[version](file, max_header_size=LARGEST_HEADER)  # type: ignore[no-untyped-call]
     shape, in_columns, dtype = found
     if dtype.kind not in kinds or dtype.hasobject:
         raise ValueError(f"it holds {'Python objects' if dtype.hasobject else f'values of type {dtype}'[:80]}")
