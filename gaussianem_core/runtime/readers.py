@@ -63,7 +63,7 @@ def refusing(path: str | os.PathLike[str], argument: str, what: str, remedy: str
         raise InputError(argument, f"must be {what}", path, f"It was not read ({reason}). {remedy}") from error
 
 
-def read_text(path: str | os.PathLike[str], argument: str, remedy: str, what: str = "a text file") -> str:
+def read_text(path: str | os.PathLike[str], argument: str, remedy: str, what: str = "a readable text file") -> str:
     """The text (UTF-8) of a file of at most LARGEST_TEXT bytes. Raises InputError."""
     with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
         data = file.read(LARGEST_TEXT + 1)
@@ -74,8 +74,8 @@ def read_text(path: str | os.PathLike[str], argument: str, remedy: str, what: st
 
 def read_json(path: str | os.PathLike[str], argument: str, remedy: str) -> Any:
     """The content of a JSON file. Raises InputError."""
-    text = read_text(path, argument, remedy, "a JSON file")
-    with refusing(path, argument, "a JSON file", remedy):
+    text = read_text(path, argument, remedy, "a readable JSON file")
+    with refusing(path, argument, "a readable JSON file", remedy):
         return json.loads(text)
 
 
@@ -91,8 +91,8 @@ def read_rows(
     path: str | os.PathLike[str], argument: str, remedy: str, ndmin: Literal[1, 2] = 2
 ) -> npt.NDArray[np.float64]:
     """Numbers of a text file, a row a line, blanks or commas between; # starts a comment. Raises InputError."""
-    text = read_text(path, argument, remedy, "text with numbers").replace(",", " ")
-    with refusing(path, argument, "text with numbers", remedy):
+    text = read_text(path, argument, remedy, "readable text with numbers").replace(",", " ")
+    with refusing(path, argument, "readable text with numbers", remedy):
         return np.loadtxt(text.splitlines(), ndmin=ndmin)
 
 
