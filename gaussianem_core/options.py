@@ -660,6 +660,20 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         widget="mask",
         filter="*.mrc",
     )
+    consensus_map: str = option(
+        "",
+        "map that the refinement gave, to compare with; without it consensus.mrc beside the truth, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.mrc *.map",
+    )
+    particles: str = option(
+        "",
+        "particles with corrected poses, to be scored; without it particles.star beside the latents, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.star",
+    )
     output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
 
