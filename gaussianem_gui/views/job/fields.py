@@ -20,7 +20,7 @@ from gaussianem_gui.views.toolkit.widgets import Flow, Switch, column, icon_butt
 
 
 @dataclass(frozen=True)
-class Choice:
+class OfferedFile:
     """Something that can fill a path: shown as ``label``, worth ``path``."""
 
     path: str
@@ -32,7 +32,7 @@ class Context:
     """What editors need to know about the project: where paths start, what earlier jobs made, which GPUs there are."""
 
     root: Path
-    choices: Callable[[str], list[Choice]]
+    choices: Callable[[str], list[OfferedFile]]
     gpus: Callable[[], list[tuple[int, str]]]
     expected: Callable[[], frozenset[str]] = frozenset  # files that jobs will write
     sweeps: bool = True  # several values may be given, for a job each

@@ -22,7 +22,7 @@ SAVE_PAUSE = 900  # milliseconds after the last key before the notes are kept
 
 
 @dataclass(frozen=True)
-class Entry:
+class JobFile:
     """A file or folder of a job: path relative to the job, bytes, time of change (Unix seconds)."""
 
     path: str
@@ -31,9 +31,9 @@ class Entry:
     folder: bool
 
 
-def entries(directory: Path) -> list[Entry]:
+def entries(directory: Path) -> list[JobFile]:
     """Files and folders below ``directory``, hidden ones left out, at most MOST_FILES."""
-    found: list[Entry] = []
+    found: list[JobFile] = []
     for root, folders, names in os.walk(directory):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in [*folders, *sorted(names)]:
@@ -44,7 +44,7 @@ def entries(directory: Path) -> list[Entry]:
                 stat = full.stat()
             except OSError:
                 continue
-            found.append(Entry(str(full.relative_to(directory)), stat.st_size, stat.st_mtime, full.is_dir()))
+            found.append(JobFile(str(full.relative_to(directory)), stat.st_size, stat.st_mtime, full.is_dir()))
             if len(found) >= MOST_FILES:
                 return found
     return found
@@ -102,7 +102,7 @@ class Files(QWidget):
         if directory is not None:
             self._background.run("files", lambda: entries(directory), self._take)
 
-    def _take(self, found: list[Entry]) -> None:
+    def _take(self, found: list[JobFile]) -> None:
         state = [(e.path, e.size) for e in found]
         if state == getattr(self, "_shown", None) and self.tree.topLevelItemCount():
             return

@@ -21,7 +21,7 @@ from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.next_steps import BEFORE
 from gaussianem_gui.project.job import State, folder_of
 from gaussianem_gui.project.project import JobInfo, Project
-from gaussianem_gui.views.job.fields import Choice, Context, field_label
+from gaussianem_gui.views.job.fields import Context, OfferedFile, field_label
 from gaussianem_gui.views.job.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
 from gaussianem_gui.views.toolkit.tasks import Background, while_alive
@@ -312,13 +312,13 @@ class Parameters(QWidget):
 
     # --- inputs of other jobs --------------------------------------------------------------------------------------
 
-    def _choices(self, kind: str) -> list[Choice]:
+    def _choices(self, kind: str) -> list[OfferedFile]:
         found = []
         for choice in self.model.project.choices(kind):
             info = self.model.info(choice.job)
             where = job_label(info) if info is not None else (choice.job or "file")
             later = "" if getattr(choice, "ready", True) else " (not there yet)"
-            found.append(Choice(choice.path, f"{where}: {choice.path.rsplit('/', 1)[-1]}{later}"))
+            found.append(OfferedFile(choice.path, f"{where}: {choice.path.rsplit('/', 1)[-1]}{later}"))
         return found
 
     def _gpus(self) -> list[tuple[int, str]]:

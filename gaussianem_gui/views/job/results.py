@@ -93,7 +93,7 @@ def _item(artifact: dict[str, Any], directory: Path) -> Item:
     return Item(str(artifact["kind"]), title, (directory / path,), (), info if isinstance(info, dict) else {})
 
 
-class Picture(QLabel):
+class ImageView(QLabel):
     """An image file scaled to the room there is."""
 
     def __init__(self) -> None:
@@ -231,7 +231,7 @@ class Results(QWidget):
         self.tree.setMinimumWidth(150)
         self.tree.currentItemChanged.connect(self._chosen)
         self.viewer = Viewer()
-        self.picture = Picture()
+        self.picture = ImageView()
         self.latents = LatentPanel()
         self.table = QTableWidget(0, 2)
         self.table.setAccessibleName("Summary")

@@ -104,6 +104,17 @@ def icon_button(
     return widget
 
 
+def tool_button(icon: str, text: str, tip: str) -> QToolButton:
+    """A button of a tool bar that stays pressed; ``text`` stands below the icon."""
+    item = icon_button(icon, tip, checkable=True)
+    if text:
+        item.setText(text)
+        item.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
+        item.setAccessibleName(text)
+        item.setStyleSheet("font-size: 8pt; padding: 3px 1px; min-width: 44px; min-height: 36px;")
+    return item
+
+
 def keep_icon(widget: QAbstractButton, icon: str, tint: str = "muted") -> None:
     """Give ``widget`` a themed icon that follows the theme; call again to change it."""
     fresh = widget.property("themed_icon") is None

@@ -31,7 +31,7 @@ from gaussianem_gui.execution.estimates import disk_warning
 from gaussianem_gui.execution.history import Watcher
 from gaussianem_gui.explorer.sources import EXPLORABLE
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, Action
-from gaussianem_gui.forms.next_steps import BEFORE, ORDER, Step, picture, purpose
+from gaussianem_gui.forms.next_steps import BEFORE, ORDER, NextStep, picture, purpose
 from gaussianem_gui.project import repair, trash
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.lock import LockHeld
@@ -50,7 +50,7 @@ from gaussianem_gui.views.window import dialogs
 from gaussianem_gui.views.window.errors import Guard, explain
 from gaussianem_gui.views.window.job_actions import JobActions
 from gaussianem_gui.views.window.machine import MachinePanel
-from gaussianem_gui.views.window.palette import Entry, Palette
+from gaussianem_gui.views.window.palette import Palette, PaletteEntry
 from gaussianem_gui.views.window.view_actions import ICONS, VIEW_ACTIONS
 from gaussianem_gui.views.window.welcome import Home, Welcome
 
@@ -301,7 +301,7 @@ class MainWindow(JobActions, QMainWindow):
         self.pane.notes.keep()
         self.pane.name = ""
         if self.explorer is not None:
-            self.explorer.leave()
+            self.explorer.session.leave()
         self.model.close()
         self.model.deleteLater()
         self.model = None
@@ -495,11 +495,13 @@ class MainWindow(JobActions, QMainWindow):
             self.explorer = Explorer()
             self.middle.addWidget(self.explorer)
             self.explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
-            self.explorer.noted.connect(
+            self.explorer.session.noted.connect(
                 lambda kind, title, text: self.toasts.show_toast(kind, title, text, 5 if kind == "success" else 10)
             )
-            self.explorer.morphRequested.connect(
-                lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [self.explorer.job] if self.explorer else [])
+            self.explorer.session.morphRequested.connect(
+                lambda job: self.new_job(
+                    "morph", {"z": f"{job}z.txt"}, [self.explorer.session.job] if self.explorer else []
+                )
             )
         self.explorer.open(self.model, name)
         self.middle.setCurrentWidget(self.explorer)
@@ -827,7 +829,7 @@ class MainWindow(JobActions, QMainWindow):
         if ask(self, "Break the lock?", text, "Break the lock", danger=True):
             self.model.do("Break the lock", lambda p: p.break_lock())
 
-    def _take_step(self, step: Step) -> None:
+    def _take_step(self, step: NextStep) -> None:
         if step.kind == "job":
             self.new_job(step.job_type, {}, [self.pane.name] if self.pane.name else None)
         elif step.kind == "results":
@@ -866,13 +868,13 @@ class MainWindow(JobActions, QMainWindow):
 
     # --- view ------------------------------------------------------------------------------------------------------
 
-    def palette_entries(self) -> list[Entry]:
+    def palette_entries(self) -> list[PaletteEntry]:
         """Everything that the command palette can jump to."""
-        found: list[Entry] = []
+        found: list[PaletteEntry] = []
         if self.model is not None:
             for info in reversed(self.model.jobs):
                 found.append(
-                    Entry(
+                    PaletteEntry(
                         job_label(info),
                         f"{info.title} · {STATES[state_word(info)][2]}",
                         picture(info.job_type),
@@ -881,7 +883,7 @@ class MainWindow(JobActions, QMainWindow):
                 )
             for job_type, options in JOB_OPTIONS.items():
                 found.append(
-                    Entry(
+                    PaletteEntry(
                         f"New {options.title} job",
                         purpose(job_type),
                         picture(job_type),
@@ -891,14 +893,14 @@ class MainWindow(JobActions, QMainWindow):
             if self.middle.currentWidget() is self.pane and self.pane.name:
                 for tab in TABS:
                     found.append(
-                        Entry(
+                        PaletteEntry(
                             f"Show {tab}", self.pane.title.text(), "chevron-right", lambda t=tab: self.pane.show_tab(t)
                         )
                     )
         current, project = self._current(), self.model.project if self.model is not None else None
         for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
             found.append(
-                Entry(
+                PaletteEntry(
                     action.text,
                     action.tip,
                     ICONS.get(action.id, "more"),
@@ -909,7 +911,7 @@ class MainWindow(JobActions, QMainWindow):
             )
         for view in VIEW_ACTIONS:
             found.append(
-                Entry(
+                PaletteEntry(
                     view.text,
                     view.tip,
                     view.icon,
@@ -919,7 +921,9 @@ class MainWindow(JobActions, QMainWindow):
                 )
             )
         for path in recent_projects():
-            found.append(Entry(f"Open {path.name}", str(path.parent), "folder", lambda p=path: self.open_project(p)))
+            found.append(
+                PaletteEntry(f"Open {path.name}", str(path.parent), "folder", lambda p=path: self.open_project(p))
+            )
         return found
 
     def show_palette(self) -> None:
@@ -1008,6 +1012,7 @@ def _import_explorer() -> None:
     """The slow libraries behind the explorer, in a worker; widgets are made on the window's thread afterwards."""
     rooms = (
         "gaussianem_gui.explorer.particle_columns",
+        "gaussianem_core.analysis.latent_density",
         "gaussianem_core.analysis.latent_paths",
         "gaussianem_gui.explorer.mask_job",
         "gaussianem_core.analysis.landscape",

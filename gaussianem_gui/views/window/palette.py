@@ -26,7 +26,7 @@ CORNER = 12  # pixels, as in the style sheet
 
 
 @dataclass(frozen=True)
-class Entry:
+class PaletteEntry:
     """Something to jump to: ``reason`` says why it is not possible now, "" if it is."""
 
     title: str
@@ -64,7 +64,7 @@ class _Delegate(QStyledItemDelegate):
         return QSize(200, 40)
 
     def paint(self, painter: QPainter, option, index) -> None:  # type: ignore[no-untyped-def]
-        entry: Entry = index.data(Qt.ItemDataRole.UserRole)
+        entry: PaletteEntry = index.data(Qt.ItemDataRole.UserRole)
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box = option.rect.adjusted(4, 1, -4, -1)
@@ -106,7 +106,7 @@ class _Delegate(QStyledItemDelegate):
 class Palette(QDialog):
     """A search field over a list; Enter runs what is chosen."""
 
-    def __init__(self, parent: QWidget, entries: list[Entry]) -> None:
+    def __init__(self, parent: QWidget, entries: list[PaletteEntry]) -> None:
         super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
         self.setObjectName("palette")
         self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
@@ -168,7 +168,7 @@ class Palette(QDialog):
     def _run(self, item: QListWidgetItem | None) -> None:
         if item is None:
             return
-        entry: Entry = item.data(Qt.ItemDataRole.UserRole)
+        entry: PaletteEntry = item.data(Qt.ItemDataRole.UserRole)
         if entry.reason:
             return
         self.close()
