@@ -318,7 +318,9 @@ def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[Stabl
         cell = tuple(int(i) for i in np.unravel_index(peaks[label], density.shape))
         place = np.array([c[i] for c, i in zip(landscape.centres, cell)])
         shares = total[:, inside].sum(axis=1)
-        found.append(StableState(cell, place, float(density.reshape(-1)[inside].sum()), float(shares.std()), *barrier[label]))
+        found.append(
+            StableState(cell, place, float(density.reshape(-1)[inside].sum()), float(shares.std()), *barrier[label])
+        )
     order = sorted(range(len(found)), key=lambda i: -found[i].share)
     return [found[i] for i in order], np.argsort(order)[final]
 

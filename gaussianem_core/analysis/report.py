@@ -127,7 +127,7 @@ def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: Ana
     means, everything = [], []
     halves = []
     for path in pair:
-        half = load_model(cfg, ply if ply.exists() else None, path, None, model.device, model.backend)
+        half = load_model(cfg, path, ply if ply.exists() else None, None, model.device, model.backend)
         stored = load_latents(path.with_name(path.name.replace(".pkl", ".output.pkl")))
         halves.append((half, check_latents(stored["z_mu"], half, "latent"), stored["ind"].reshape(-1).astype(int)))
     regions = [

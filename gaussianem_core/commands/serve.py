@@ -77,9 +77,8 @@ class Decoder:
 
     def __init__(self, cfg: Path, gaussians: Path | None, weights: Path, mask: Path | None, device: str) -> None:
         from gaussianem_core.model.trained_model import load_model
-        from gaussianem_core.runtime.device import choose_device
 
-        self.model = load_model(cfg, gaussians, weights, mask, choose_device(device))  # type: ignore[arg-type]
+        self.model = load_model(cfg, weights, gaussians, mask, device)
 
     def greeting(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What the model is, and its consensus: positions (N, 3), densities (N,), sigmas (N,), volume (D, D, D)."""

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.ctf import apply_ctf, ctf
 from gaussianem_core.imaging.fourier import fourier_resample
+from gaussianem_core.imaging.projection import project
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.checkpoint import load_checkpoint
 from gaussianem_core.job.events import JobLog
@@ -20,6 +22,7 @@ from gaussianem_core.model.configuration import Configuration, load_configuratio
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.model.network import Deformed, Network, load_network
 from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
+from gaussianem_core.runtime.device import choose_device
 
 _CHUNK_ELEMENTS = 2**27
 """Elements of one temporary of the decoder: 512 MiB in float32."""
@@ -82,6 +85,41 @@ class TrainedModel:
             for positions, densities in zip(deformed.positions, deformed.densities):
                 yield self.volume(positions, densities, box or self.configuration.box)
 
+    @torch.no_grad()
+    def project(
+        self,
+        z: np.ndarray | torch.Tensor,  # (B, zdim)
+        rotations: np.ndarray | torch.Tensor,  # (B, 3, 3)
+        shifts: np.ndarray | torch.Tensor,  # (B, 2)
+        parameters: np.ndarray | torch.Tensor | None = None,  # (B, 9)
+    ) -> torch.Tensor:  # (B, D, D)
+        """Images of the molecule at latents ``z``, one a pose, in the training box, without noise.
+
+        Parameters
+        ----------
+        z : one latent an image.
+        rotations, shifts : poses as :func:`gaussianem_core.imaging.pose.load_poses` reads them; shifts in pixels.
+        parameters : rows of ``ctf.npy``; without them no CTF. With it the protein is dark, as in the published code:
+            times -1 they compare with RELION's particles (``configuration.invert_contrast``).
+        """
+        deformed = self.deform(z)
+        rotation, shift = (torch.as_tensor(a, dtype=torch.float32, device=self.device) for a in (rotations, shifts))
+        box, gaussians = self.configuration.box, self.gaussians
+        images = project(
+            deformed.positions,
+            deformed.densities,
+            gaussians.sigmas,
+            rotation,
+            shift,
+            box,
+            backend=self.backend,
+            sigma_max=gaussians.scale_max,
+        )
+        if parameters is None:
+            return images
+        rows = torch.as_tensor(parameters, dtype=torch.float32, device=self.device)
+        return apply_ctf(images, ctf(rows, box))
+
     def consensus_volume(self, box: int | None = None) -> torch.Tensor:
         """Volume of the consensus Gaussians."""
         return self.volume(self.gaussians.positions, self.gaussians.densities, box or self.configuration.box)
@@ -102,22 +140,36 @@ class TrainedModel:
 
 
 def load_model(
-    cfg: Path,
-    gaussians: Path | None,
-    model_weight: Path,
-    mask: Path | None,
-    device: torch.device,
+    cfg: Path | str,
+    model_weight: Path | str,
+    gaussians: Path | str | None = None,
+    mask: Path | str | None = None,
+    device: torch.device | str = "auto",
     backend: Projector = "auto",
     log: JobLog | None = None,
     detail: bool = True,
 ) -> TrainedModel:
-    """Read configuration, Gaussians and checkpoint, checked against each other.
+    """A trained model from its files, which are checked against each other.
 
-    A checkpoint that holds the Gaussians it was trained with (ours do) overrules ``gaussians``, which may then be
-    None; one trained with a mask (``movable``) keeps it, and ``mask`` restricts it further. Without ``detail``, the
-    volumes are those of the Gaussians alone.
-    Raises InputError if a file is missing, damaged or belongs to another configuration.
+    Parameters
+    ----------
+    cfg : cfg.json of preprocess.
+    model_weight : weights.N.pkl of train. One that holds the Gaussians it was trained with (those of this program do)
+        overrules ``gaussians``; one trained with a mask keeps it.
+    gaussians : point_cloud.ply, needed for a checkpoint of the published program.
+    mask : Gaussians that may move (.npy, .txt or .mrc), beside the mask of the training.
+    device : "auto", "cpu", "cuda" or a torch device.
+    backend : projector, see :func:`gaussianem_core.imaging.projection.project`.
+    log : receives a message where the checkpoint's Gaussians overrule those given.
+    detail : False leaves the volumes to the Gaussians alone.
+
+    Raises
+    ------
+    InputError : a file is missing, damaged or belongs to another configuration.
+    ResourceError : "cuda" without a usable GPU.
     """
+    if isinstance(device, str):
+        device = choose_device(device)
     configuration = load_configuration(cfg)
     content = load_checkpoint(model_weight)
     network = load_network(configuration, content["model_state_dict"]).to(device)
@@ -172,8 +224,8 @@ def load_model_of(
         gaussians = None
     return load_model(
         resolve_input(options, "cfg"),
-        gaussians,
         resolve_input(options, "model_weight"),
+        gaussians,
         mask,
         device,
         options.projector,

@@ -118,7 +118,9 @@ VIEW_ACTIONS = (
         "settings",
         "show_settings",
     ),
-    ViewAction("guide", "Guide", "F1", "From particles to volumes in five short pages", "Help", "book", "show_guide"),
+    ViewAction(
+        "guide", "Guide", "F1", "From particles to volumes, and how the method works", "Help", "book", "show_guide"
+    ),
     ViewAction(
         "leftovers",
         "Leftover processes …",

@@ -104,9 +104,7 @@ def test_layout_and_events(folder: Path) -> None:
 def test_class_volumes_are_of_the_nearest_particles(folder: Path) -> None:
     out, summary = run(folder)
     z, gaussians = load_latents(folder / "weights.0.output.pkl")["z_mu"], make_gaussians()
-    model = load_model(
-        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", device="cpu")
     content = np.load(out / "analysis.npz")
     assert sum(entry["particles"] for entry in summary["classes"]) == N
     for entry in summary["classes"]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-import torch
 from trained import BOX, PIXEL, write_model
 
 from gaussianem_core.commands import decode
@@ -43,9 +42,7 @@ def run(folder: Path, **values) -> Path:  # type: ignore[no-untyped-def]
 
 
 def volumes(folder: Path, z: np.ndarray, box: int = BOX) -> list[np.ndarray]:
-    model = load_model(
-        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", device="cpu")
     return [volume.numpy() for volume in model.volumes(z, box)]
 
 
@@ -138,9 +135,7 @@ def test_published_model(shared_data: Path, tmp_path: Path) -> None:
     expected = np.load(source / "expected.npz")
     np.save(tmp_path / "z.npy", expected["z"])
     out = run(source, z=str(tmp_path / "z.npy"), job_dir=str(tmp_path / "decode"))
-    model = load_model(
-        source / "cfg.json", source / "point_cloud.ply", source / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(source / "cfg.json", source / "weights.0.pkl", source / "point_cloud.ply", device="cpu")
     deformed = model.deform(expected["z"])
     np.testing.assert_allclose(deformed.displacement, expected["d_xyz"], atol=1e-5)
     np.testing.assert_allclose(deformed.density_change, expected["d_density"][..., 0], atol=1e-5)

@@ -29,9 +29,7 @@ def perfect(tmp_path: Path) -> Path:
     state = np.linspace(0, 1, N)
     z = np.stack([6 * state - 3, np.zeros(N), np.zeros(N)], axis=1) + 0.01 * generator.normal(size=(N, 3))
     folder = write_model(tmp_path / "model", z.astype(np.float32), motion=0.25)
-    model = load_model(
-        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", device="cpu")
     moved = model.deform(z)
     gaussians = make_gaussians()
     truth = Truth(

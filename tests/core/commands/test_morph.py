@@ -7,7 +7,6 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
-import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from trained import write_model
@@ -143,9 +142,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["cif", "pdb"])
 def test_atoms_on_gaussians_move_with_them(folder: Path, kind: str) -> None:
     # An atom exactly on a Gaussian, carried by one Gaussian, goes where the network says, in the maps' frame.
-    model = load_model(
-        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", device="cpu")
     here = morph.gaussian_positions(model, model.gaussians.positions)
     # voxel index times pixel size: box 24, 4 A
     np.testing.assert_allclose(here, (12 + model.gaussians.positions.numpy() * 12) * 4, atol=1e-5)

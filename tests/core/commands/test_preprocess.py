@@ -129,7 +129,8 @@ def test_half_precision_and_any_number_of_threads(source: Path, tmp_path: Path) 
 
 PEAK_MEMORY = """
 import resource, sys
-from gaussianem_core import cli, preprocess
+from gaussianem_core import cli
+from gaussianem_core.commands import preprocess
 preprocess.BLOCK_BYTES = 1 << 20
 assert cli.main(sys.argv[1:]) == 0
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

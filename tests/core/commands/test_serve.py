@@ -90,9 +90,7 @@ def test_messages_survive_the_pipe_and_others_are_refused():
 
 
 def test_the_consensus_and_every_picture_are_the_models(client, folder):
-    model = load_model(
-        folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu")
-    )
+    model = load_model(folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", device="cpu")
     consensus = client.models[0]
     assert np.array_equal(consensus.positions, model.gaussians.positions.numpy())
     assert (consensus.zdim, consensus.box) == (3, 24)

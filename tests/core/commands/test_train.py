@@ -270,7 +270,7 @@ def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothin
     given = torch.from_numpy(read_map(pre / "consensus_map.mrc").values)
 
     def agreement(detail: bool) -> float:
-        model = load_model(pre / "cfg.json", None, out / "weights.1.pkl", None, torch.device("cpu"), detail=detail)
+        model = load_model(pre / "cfg.json", out / "weights.1.pkl", device="cpu", detail=detail)
         return float(fsc_area(fourier_shell_correlation(reduce(torch.add, model.volumes(z)) / len(z), given), 16))
 
     assert agreement(True) > max(agreement(False), 0.42)  # 7/16 at most

@@ -75,7 +75,7 @@ def test_noise_of_the_map_stays_out(truth: torch.Tensor) -> None:
 def test_volumes_of_a_model_show_it_in_every_box(tmp_path: Path) -> None:
     z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     folder = write_model(tmp_path, z)
-    files = (folder / "cfg.json", folder / "point_cloud.ply", folder / "weights.0.pkl", None, torch.device("cpu"))
+    files = (folder / "cfg.json", folder / "weights.0.pkl", folder / "point_cloud.ply", None, "cpu")
     bare = list(load_model(*files).volumes(z))
     detail = torch.randn(BOX, BOX, BOX, generator=torch.Generator().manual_seed(0))
     content = load_checkpoint(folder / "weights.0.pkl")

@@ -17,14 +17,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "views"))
 
 import exploring
 
-from gaussianem_core.analysis import latent_paths
+from gaussianem_core.analysis import latent_paths, masks
 from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging import ctf
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
-from gaussianem_gui.explorer.particle_columns import Column, figures, load_table, mask_job, movies, particle_images
+from gaussianem_gui.explorer import figures, mask_job, movies, particle_images
+from gaussianem_gui.explorer.particle_columns import Column, load_table
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
 from gaussianem_gui.explorer.select_job import export_selection
 from gaussianem_gui.explorer.selections import FILE, Selections, describe
@@ -350,14 +351,14 @@ def ball(box: int = 40, radius: float = 9.0) -> Volume:
 
 def test_a_mask_is_dilated_and_soft_as_told(made):
     volume = ball()
-    mask = mask_job.make_mask(volume, mask_job.MaskRecipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
+    mask = masks.make_mask(volume, masks.MaskRecipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
     along = mask[20, 20, 20:]
     # radius 9 (the last voxel inside is 8), 3 voxels more, then 4 of cosine
     assert (along[:12] == 1).all() and (along[16:] == 0).all()
     wanted = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
     assert along[11:16] == pytest.approx(wanted, abs=0.01)
     project, _, _, _ = made
-    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", mask_job.MaskRecipe(0.5))
+    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.MaskRecipe(0.5))
     back = read_map(job.directory / "mask.mrc")
     assert np.array_equal(back.values, mask) and back.origin_angstrom == (1.0, 2.0, 3.0)
     assert "consensus.mrc" in project.inputs(job) and Project.open(project.root).outputs(job)[0].kind == "mask"
@@ -370,25 +371,23 @@ def test_shapes_dust_holes_and_combinations():
     values[2:4, 2:4, 2:4] = 1.0
     values[20, 20, 20] = 0.0
     dusty = Volume(values, 2.0)
-    plain = mask_job.MaskRecipe(0.5, 0, 0)
-    solid = mask_job.make_mask(dusty, plain)
+    plain = masks.MaskRecipe(0.5, 0, 0)
+    solid = masks.make_mask(dusty, plain)
     assert solid[3, 3, 3] == 0 and solid[20, 20, 20] == 1
-    half = mask_job.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
-    cut = mask_job.make_mask(volume, mask_job.MaskRecipe(0.5, 0, 0, shapes=(half,)))
+    half = masks.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
+    cut = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(half,)))
     assert cut[20, 20, :20].sum() == 0 and cut[20, 20, 22] == 1
-    inside = mask_job.make_mask(
-        volume, mask_job.MaskRecipe(0.5, 0, 0, shapes=(mask_job.Shape("sphere", (0, 0, 0), (6, 6, 6)),))
-    )
+    inside = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
     assert inside.sum() == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.15)
-    assert np.array_equal(mask_job.union(cut, solid), np.maximum(cut, solid))
-    assert not mask_job.difference(cut, cut).any()
-    assert np.array_equal(mask_job.intersection(cut, solid), np.minimum(cut, solid))
-    eroded = mask_job.dilate(volume.values > 0.5, -3)
+    assert np.array_equal(masks.union(cut, solid), np.maximum(cut, solid))
+    assert not masks.difference(cut, cut).any()
+    assert np.array_equal(masks.intersection(cut, solid), np.minimum(cut, solid))
+    eroded = masks.dilate(volume.values > 0.5, -3)
     assert np.array_equal(eroded, ndimage.distance_transform_edt(volume.values > 0.5) > 3)
     with pytest.raises(InputError, match="maximum"):
-        mask_job.make_mask(volume, mask_job.MaskRecipe(7.0))
+        masks.make_mask(volume, masks.MaskRecipe(7.0))
     with pytest.raises(InputError, match="voxels a side"):
-        mask_job.union(cut, cut[:10, :10, :10])
+        masks.union(cut, cut[:10, :10, :10])
 
 
 # --- images

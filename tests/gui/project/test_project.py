@@ -657,7 +657,8 @@ def test_a_directory_deleted_by_hand(project: Project) -> None:
 
 def test_a_read_only_project_can_be_looked_at() -> None:
     script = (
-        "import os, sys\nfrom gaussianem_gui.project.project import Project\nfrom gaussianem_core.errors import InputError\n"
+        "import os, sys\nfrom gaussianem_gui.project.project import Project\n"
+        "from gaussianem_core.errors import InputError\n"
         "os.setuid(65534) if os.getuid() == 0 else None\np = Project.open(sys.argv[1])\n"
         "print(p.read_only, len(p.jobs()), p.notes[0])\n"
         "try:\n    p.new_job('train', {})\nexcept InputError as error:\n    print(error)\n"

@@ -18,8 +18,8 @@ from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.selections import describe
 from gaussianem_gui.explorer.sources import find_sources
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.views.explorer import scene as explorer_scene
 from gaussianem_gui.views.explorer import plot as explorer_plot
+from gaussianem_gui.views.explorer import scene as explorer_scene
 from gaussianem_gui.views.explorer.colours import Colouring
 from gaussianem_gui.views.toolkit.theme import theme
 

@@ -27,6 +27,8 @@ from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.window import dialogs, main_window
 from gaussianem_gui.views.window.errors import ErrorDialog
 
+GUIDE = Path(__file__).parents[3] / "resources" / "guide"
+
 
 def inputs(project: Project) -> None:
     """Files that a Preprocess job can take."""
@@ -361,9 +363,9 @@ def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot, monkeypatc
         opened.pane.parameters.submit(run=False)
         opened.open_job(job.name)  # the form is gone before the job is made
         qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
-        trash = dialogs.TrashDialog(opened, opened.model)
-        trash.show()
-        trash.accept()
+        dialog = dialogs.TrashDialog(opened, opened.model)
+        dialog.show()
+        dialog.accept()
         trash.delete(opened.model.project, job.name)
         qtbot.waitUntil(lambda: len(opened.model.jobs) == 1, timeout=LONG)
         QThreadPool.globalInstance().waitForDone(LONG)
@@ -706,7 +708,7 @@ def test_leftover_processes_are_listed(opened, qtbot) -> None:
 
 def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
     window.show_guide()
-    assert len(window._guide.pages) == 6
+    assert len(window._guide.pages) == len(list(GUIDE.glob("*.md"))) >= 6
     for number, (title, _) in enumerate(window._guide.pages):
         window._guide.list.setCurrentRow(number)
         assert title in window._guide.text.toPlainText()
