@@ -11,7 +11,8 @@ from gaussianem_gui.explorer.particle_columns import ParticleColumns
 from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.toolkit.widgets import Banner, clear, column, label, scrolled
+from gaussianem_gui.views.toolkit.notices import Banner
+from gaussianem_gui.views.toolkit.widgets import clear, column, label, scrolled
 
 GROUPS = (("Pose", "the pose"), ("CTF", "the defocus"))
 STRONG, WEAK = 0.2, 0.05

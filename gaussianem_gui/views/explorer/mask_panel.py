@@ -19,9 +19,10 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.surfaces import Mesh
+from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.number_field import NumberField
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
 
 PREVIEW_VOXELS = 72
 PREVIEW_MILLISECONDS = 60

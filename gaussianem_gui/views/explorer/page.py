@@ -22,7 +22,8 @@ from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
 from gaussianem_gui.views.project_model import ProjectModel
-from gaussianem_gui.views.toolkit.widgets import Elided, EmptyState, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.notices import EmptyState
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
 
 
 class Explorer(QWidget):

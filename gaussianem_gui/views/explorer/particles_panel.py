@@ -14,8 +14,9 @@ from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.montage import grey_image
+from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
 
 TILE, LEAST_TILE = 74, 44
 CAPTION = 13  # pixels below a tile

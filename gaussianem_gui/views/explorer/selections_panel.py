@@ -22,8 +22,10 @@ from gaussianem_gui.explorer.selections import class_step, describe
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit import notices
+from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Switch, ask, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, row
 
 
 class ExportDialog(QDialog):
@@ -175,7 +177,7 @@ class SelectionsPanel(Panel):
         """Save the current selection under the name in the field."""
         book = self.session.selections
         name = self.name.text().strip()
-        if any(s.name == name for s in book.named) and not ask(
+        if any(s.name == name for s in book.named) and not notices.ask(
             self, "Replace it?", f"There is a selection “{name}” already.", "Replace"
         ):
             return
@@ -196,7 +198,9 @@ class SelectionsPanel(Panel):
     def remove(self) -> None:
         """Forget the chosen named selection."""
         name = self._chosen()
-        if name and ask(self, "Forget this selection?", f"“{name}” is removed from the list.", "Forget", danger=True):
+        if name and notices.ask(
+            self, "Forget this selection?", f"“{name}” is removed from the list.", "Forget", danger=True
+        ):
             self.session.remove_selection(name)
 
     # --- by value --------------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QLineEdit, QMenu, QPushButton, QWidget
 
 from gaussianem_core.options import hints
 from gaussianem_gui.forms.validation import field_label
-from gaussianem_gui.views.toolkit.widgets import Flow, Switch, column, icon_button, label, restyle, row
+from gaussianem_gui.views.toolkit.controls import Flow, Switch
+from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, restyle, row
 
 
 @dataclass(frozen=True)
@@ -251,11 +253,11 @@ class PathEditor(Editor):
     def set_invalid(self, invalid: bool) -> None:
         restyle(self.edit, invalid=invalid)
 
-    def dragEnterEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
 
-    def dropEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def dropEvent(self, event: QDropEvent) -> None:
         self._take([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
 
     def _browse(self) -> None:

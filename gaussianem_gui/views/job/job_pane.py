@@ -18,18 +18,10 @@ from gaussianem_gui.views.job.parameters import Parameters
 from gaussianem_gui.views.job.progress import Progress
 from gaussianem_gui.views.job.results import Results
 from gaussianem_gui.views.project_model import ProjectModel, state_word
+from gaussianem_gui.views.toolkit.controls import Badge
+from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import (
-    Badge,
-    Elided,
-    EmptyState,
-    button,
-    clear,
-    column,
-    icon_button,
-    label,
-    row,
-)
+from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, icon_button, label, row
 
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
 

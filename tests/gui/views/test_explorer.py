@@ -70,9 +70,9 @@ def explore(window, tmp_path: Path, qtbot, dimensions: int = 3):
     project, job, second = exploring.make(tmp_path / "a project", dimensions=dimensions)
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
-    window.open_explorer(job)
-    qtbot.waitUntil(lambda: window.explorer is not None, timeout=60_000)
-    explorer = window.explorer
+    window.pages.open_explorer(job)
+    qtbot.waitUntil(lambda: window.pages.explorer is not None, timeout=60_000)
+    explorer = window.pages.explorer
     qtbot.waitUntil(lambda: explorer.session.table is not None and explorer.session.density is not None, timeout=60_000)
     explorer.grid.set_plots(1)
     return window, explorer, second
@@ -155,9 +155,11 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
         without = ~truth["present"].astype(bool)
     assert window.open_project(finished_demo)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
-    window.open_explorer("Analyze/job004/")
-    qtbot.waitUntil(lambda: window.explorer is not None and window.explorer.session.table is not None, timeout=120_000)
-    explorer = window.explorer
+    window.pages.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(
+        lambda: window.pages.explorer is not None and window.pages.explorer.session.table is not None, timeout=120_000
+    )
+    explorer = window.pages.explorer
     explorer.grid.set_plots(1)
     plot = explorer.grid.plots[0]
     # the component that tells the states apart goes up the plot, as a user who colours by class would choose
