@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from PySide6.QtCore import QObject
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QMenu, QMenuBar, QWidget
 
@@ -47,11 +48,13 @@ class Command:
         return PaletteEntry(self.text, self.tip, self.icon, self.run, self.shortcut, self.reason())
 
 
-class Commands:
+class Commands(QObject):
     """All commands by id, with their menus. One that is not possible says why: ``refused`` is called with it."""
 
     def __init__(self, window: QWidget, refused: Callable[[Command, str], object]) -> None:
+        super().__init__(window)  # and dies with it: icons follow the theme only as long as their actions live
         self._window, self._refused = window, refused
+        theme.changed.connect(self._restyle)
         self._by_id: dict[str, Command] = {}
         self.actions: dict[str, QAction] = {}
         self.menus: dict[str, QMenu] = {}
@@ -108,7 +111,7 @@ class Commands:
         for item in self.actions.values():
             item.setEnabled(True)
 
-    def restyle(self) -> None:
+    def _restyle(self) -> None:
         """Icons in the theme's colours."""
         for command in self._by_id.values():
             self.actions[command.id].setIcon(theme.icon(command.icon))

@@ -80,7 +80,6 @@ class MainWindow(QMainWindow):
         self._timer.start(LIVE_MILLISECONDS)
         self._default_state = self.saveState(LAYOUT_VERSION)
         self._restore_layout()
-        theme.changed.connect(self.commands.restyle)
         self._show_project_state()
 
     @property
