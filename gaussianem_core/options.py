@@ -536,6 +536,45 @@ class SimulateOptions(ComputeOptions, JobOptions):
     cs: float = option(2.7, "spherical aberration", group="CTF", unit="mm", ge=0)
     amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", ge=0, le=1)
     shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0)
+    poses: str = option(
+        "",
+        "take orientations and CTFs from these particles (.star); without it views from everywhere, and the CTF above",
+        group="Views and errors",
+        widget="file",
+        filter="*.star",
+    )
+    pose_error: float = option(
+        0.0, "error of the orientations in the particles file, rms", group="Views and errors", unit="deg", ge=0, le=180
+    )
+    shift_error: float = option(
+        0.0, "error of the offsets in the particles file, rms in x and in y", group="Views and errors", unit="px", ge=0
+    )
+    defocus_error: float = option(
+        0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0
+    )
+    contrast_spread: float = option(
+        0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
+    )
+    noise: str = option(
+        "white",
+        "white, coloured (falls as that of real images), or a table of two columns: frequency (1/A), relative power",
+        group="Images",
+    )
+    gradient: float = option(
+        0.0, "ramp of the background from centre to edge, in standard deviations of the noise", group="Images", ge=0
+    )
+    junk: float = option(0.0, "share of the images that hold no such particle", group="Junk", ge=0, lt=1)
+    junk_kinds: str = option(
+        "noise,fragment", "kinds of junk, in equal shares: noise, fragment, other", group="Junk", advanced=True
+    )
+    junk_model: str = option(
+        "",
+        "the molecule of the kind other",
+        group="Junk",
+        widget="file",
+        filter="*.pdb *.cif *.npz *.ply",
+        advanced=True,
+    )
     missing: str = option(
         "",
         "part that is absent in some particles: residues as 122-159, or the name of a mask array in the .npz",
@@ -545,9 +584,25 @@ class SimulateOptions(ComputeOptions, JobOptions):
         0.3, "share of the particles in which that part is absent", group="Composition", ge=0, le=1
     )
     states: Literal["uniform", "endpoints"] = option(
-        "uniform", "frames drawn uniformly, or the first and the last alone", group="Input"
+        "uniform", "frames drawn uniformly, or the first and the last alone", group="Motion"
+    )
+    basins: str = option(
+        "",
+        "draw frames from basins instead: centre:width:share, ..., from 0 (first frame) to 1 (last)",
+        group="Motion",
+    )
+    motions: str = option(
+        "",
+        "parts that move independently, separated by semicolons, each as for missing; the rest keeps its first frame",
+        group="Motion",
     )
     seed: int = option(0, "seed of every random choice", group="Images", ge=0)
+
+    @model_validator(mode="after")
+    def _one_distribution(self) -> SimulateOptions:
+        if self.basins and self.states == "endpoints":
+            raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
+        return self
 
 
 class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
@@ -644,8 +699,12 @@ JOB_OPTIONS: dict[str, type[JobOptions]] = {
 def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
     """Form hints of field ``name``: group, unit, widget, filter, produces, advanced, alias."""
     extra = model.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return dict(extra)
+    return dict(extra) if isinstance(extra, dict) else {}
+
+
+def own_options_first(model: type[BaseModel]) -> list[str]:
+    """Names of a job's options: its own first, those that it shares with others last."""
+    return sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
 
 
 def explain(error: ValidationError) -> InputError:

@@ -98,6 +98,20 @@ def read_relion(
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName")
 
 
+def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> dict[str, Numbers]:
+    """Angles and CTFs of a RELION particle file, which need not name any images.
+
+    Returns the columns of :func:`read_relion`, ``angles_deg`` (N, 3) among them. Raises InputError for missing columns
+    (all named), faulty optics groups, malformed rows.
+    """
+    tables = scan_star(path)
+    particles = next((table for table in tables if POSE_COLUMNS[0] in table), None) or find_particle_table(tables)
+    optics = find_optics_table(tables)
+    _require(particles, optics, True, require_ctf)
+    numbers, _ = read_columns(particles, list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles)))
+    return _columns(numbers if optics is None else _with_optics(numbers, particles, optics), particles)
+
+
 def _require(particles: StarTable, optics: StarTable | None, require_pose: bool, require_ctf: bool) -> None:
     groups = [("poses", POSE_COLUMNS, require_pose), ("the CTF", CTF_COLUMNS, require_ctf)]
     for what, needed, required in groups:
@@ -184,7 +198,16 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         "rlnCtfDataArePhaseFlipped": "phase_flipped",
     }
     columns = {ours: numbers[theirs] for theirs, ours in names.items() if theirs in numbers}
-    columns["image_index"] = numbers["rlnImageName"] - 1
+    if "rlnImageName" in numbers:
+        columns["image_index"] = numbers["rlnImageName"] - 1
+        refuse_rows(
+            ~(columns["image_index"] >= 0),
+            particles.path,
+            "rlnImageName",
+            "must number images from 1",
+            columns["image_index"] + 1,
+            "Write the row's image as number@stack.",
+        )
     if all(name in numbers for name in POSE_COLUMNS):
         columns["angles_deg"] = np.stack([numbers[name] for name in POSE_COLUMNS], axis=-1)
     pixel_size = _pixel_size(numbers)
@@ -197,14 +220,6 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         if all(axis in numbers for axis in pair):
             columns[name] = np.stack([numbers[axis] for axis in pair], axis=-1)
             break
-    refuse_rows(
-        ~(columns["image_index"] >= 0),
-        particles.path,
-        "rlnImageName",
-        "must number images from 1",
-        columns["image_index"] + 1,
-        "Write the row's image as number@stack.",
-    )
     return columns
 
 

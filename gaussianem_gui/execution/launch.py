@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from gaussianem_gui.project.processes import identity, start_ticks
+from gaussianem_core.runtime.processes import identity, start_ticks
 
 EXIT, RECORD, OUT, ERR = ".gaussianem_exit.json", ".gaussianem_job.json", "run.out", "run.err"
 ENDINGS = ("RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED")

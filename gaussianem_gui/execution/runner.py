@@ -30,6 +30,7 @@ import psutil
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, OPTIONS
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.processes import alive, identity
 from gaussianem_gui.execution import cluster as _cluster
 from gaussianem_gui.execution.cluster import ClusterSettings
 from gaussianem_gui.execution.gpus import (
@@ -48,7 +49,6 @@ from gaussianem_gui.execution.gpus import state_folder as _state_folder
 from gaussianem_gui.execution.launch import claim
 from gaussianem_gui.project.job import EXIT, Job, State, is_waiting, read_json
 from gaussianem_gui.project.lock import LockHeld
-from gaussianem_gui.project.processes import alive, identity
 from gaussianem_gui.project.project import Project, _state
 
 TICK_SECONDS = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from gaussianem_core import __version__
 from gaussianem_core.errors import InputError
+from gaussianem_core.job.command_line import OptionParser
 from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
 from gaussianem_core.options import ImportOptions, explain, load_options
 from gaussianem_gui.project.inputs import guess_kind
@@ -90,15 +90,12 @@ def check_map(path: Path, kind: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """``gaussianem import FILE...`` and, as a job, ``--options FILE --job_dir DIR``; the exit code as in events."""
-    parser = argparse.ArgumentParser(prog="gaussianem import", description=ImportOptions.__doc__)
+    parser = OptionParser("gaussianem import", ImportOptions, ("files", "copy_files"))
     fields = ImportOptions.model_fields
-    parser.add_argument("files", nargs="*", help=fields["files"].description)
-    parser.add_argument("--kind", help=fields["kind"].description)
+    parser.add_argument("files", nargs="*", default=None, help=fields["files"].description)
     parser.add_argument("--copy_files", action="store_true", default=None, help=fields["copy_files"].description)
-    parser.add_argument("--output", help=fields["output"].description)
-    parser.add_argument("--options", help="take the options from this file")
-    parser.add_argument("--job_dir", help=fields["job_dir"].description)
-    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v not in (None, [])}
+    parser.add_argument("--options", metavar="FILE", help="take the options that are not given from this file")
+    given = {k: v for k, v in parser.given(sys.argv[1:] if argv is None else argv).items() if v != []}
     try:
         source = given.pop("options", None)
         values = load_options(ImportOptions, source) if source else {}

@@ -25,9 +25,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.job import events
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, command_line, explain, load_options, options_json
 from gaussianem_core.runtime import files
+from gaussianem_core.runtime.processes import alive
 from gaussianem_gui.project.graph import job_number
 from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star
-from gaussianem_gui.project.processes import alive
 
 LABEL = "relion.external.gaussianem."
 JOB_STAR, PIPELINE_STAR, NOTE, OUT, ERR = "job.star", "job_pipeline.star", "note.txt", "run.out", "run.err"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.project.processes import alive, identity
+from gaussianem_core.runtime.processes import alive, identity
 
 LOCK = ".relion_lock"
 MESSAGE = "lock_default_pipeline.star"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.path import Path as Outline
 from scipy import ndimage
 
@@ -20,7 +19,6 @@ import exploring
 from gaussianem_core.analysis import latent_paths, masks
 from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging import ctf
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
@@ -391,15 +389,6 @@ def test_shapes_dust_holes_and_combinations():
 
 
 # --- images
-
-
-def test_the_ctf_of_the_montage_is_the_engines():
-    generator = np.random.default_rng(0)
-    parameters = np.tile([32, 2.0, 15e3, 16e3, 30, 300, 2.7, 0.1, 10], (5, 1)).astype(np.float32)
-    parameters[:, 2] += generator.uniform(0, 1e4, 5)
-    wanted = ctf.ctf(torch.from_numpy(parameters), 32).numpy()
-    # the engine computes in float32: the phase of some hundred radians keeps 4 decimals
-    assert np.abs(particle_images.contrast_transfer(parameters, 32) - wanted).max() < 2e-3
 
 
 def test_images_turned_to_one_view_lie_on_each_other():

@@ -15,6 +15,7 @@ import pytest
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution import runner
 from gaussianem_gui.project import lock as lock_room
 from gaussianem_gui.project import repair, trash
@@ -35,7 +36,6 @@ from gaussianem_gui.project.graph_file import GOOD
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.job_star import job_star_text, read_job_star
 from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, locked
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
 from gaussianem_gui.project.repair import rebuild
 
@@ -415,7 +415,7 @@ def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: P
     job.directory.rename(outside / "job001")
     job.directory.symlink_to(outside / "job001")
     for act in (
-        project.delete,
+        lambda j: trash.delete(project, j),
         lambda j: project.set_alias(j, "name"),
         lambda j: project.mark(j, State.FAILED),
         lambda j: j.add_note("x"),
