@@ -120,10 +120,10 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     )
     star_file: str = option(
         ...,
-        "particles after refinement: RELION .star or cryoSPARC .cs",
+        "particles after refinement: RELION .star, cryoSPARC .cs or .csg",
         group="Input",
         widget="file",
-        filter="*.star *.cs",
+        filter="*.star *.cs *.csg",
         produces="particles",
     )
     data_dir: str = option(
@@ -157,6 +157,30 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         group="Images",
         unit="A/px",
         gt=0,
+        advanced=True,
+    )
+    voltage: float | None = option(
+        None,
+        "acceleration voltage, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="kV",
+        gt=0,
+        advanced=True,
+    )
+    cs: float | None = option(
+        None,
+        "spherical aberration, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="mm",
+        ge=0,
+        advanced=True,
+    )
+    amplitude_contrast: float | None = option(
+        None,
+        "amplitude contrast, for particle files that lack it; checked when they have it",
+        group="Images",
+        ge=0,
+        le=1,
         advanced=True,
     )
     downsample_size: int | None = option(
@@ -669,10 +693,10 @@ class ImportOptions(JobOptions):
 
     files: list[str] = option(
         ...,
-        "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)",
+        "particles (.star, .cs, .csg), maps or masks (.mrc), atomic models (.cif, .pdb)",
         group="Input",
         widget="file",
-        filter="*.star *.cs *.mrc *.map *.cif *.pdb",
+        filter="*.star *.cs *.csg *.mrc *.map *.cif *.pdb",
     )
     kind: Literal["auto", "particles", "map", "mask", "model"] = option(
         "auto", "what the files are; auto tells it from name and content", group="Input"

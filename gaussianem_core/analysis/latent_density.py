@@ -6,7 +6,8 @@ N particles, zdim columns, P places.
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 
 class LatentDensity:
@@ -22,7 +23,7 @@ class LatentDensity:
 
     def __init__(self, z: np.ndarray) -> None:
         self.z = np.asarray(z, np.float32)
-        self._tree = cKDTree(self.z, balanced_tree=False, compact_nodes=False)
+        self._tree = neighbour_tree(self.z, balanced=False)
         self._k = min(self.NEIGHBOURS, max(1, len(z) // 10))
         own = self._tree.query(self.z[:: max(1, len(z) // self.SAMPLE)], k=[self._k + 1])[0]
         self._own = np.sort(own[:, 0])

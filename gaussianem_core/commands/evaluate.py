@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from gaussianem_core.analysis import figures as plots
 from gaussianem_core.errors import InputError
@@ -28,6 +27,7 @@ from gaussianem_core.model.trained_model import TrainedModel, check_latents, loa
 from gaussianem_core.options import EvaluateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.neighbours import neighbour_tree
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, true_volumes
 
 NEIGHBOURS = 100
@@ -115,7 +115,7 @@ def latent_error(
     """Mean state difference over the nearest latents relative to random pairs; up to 5,000 particles asked."""
     count = min(neighbours, max(1, len(z) // 20))
     rows = generator.choice(len(z), min(QUERIES, len(z)), replace=False)
-    nearest = np.asarray(cKDTree(z).query(z[rows], k=count + 1, workers=-1)[1])
+    nearest = np.asarray(neighbour_tree(z).query(z[rows], k=count + 1, workers=-1)[1])
     itself = nearest == rows[:, None]
     itself[~itself.any(axis=1), -1] = True  # among equal latents the particle itself may not be listed
     others = nearest[~itself]
