@@ -576,6 +576,12 @@ class SimulateOptions(ComputeOptions, JobOptions):
     defocus_error: float = option(
         0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0
     )
+    consensus: Literal["exact", "reconstructed"] = option(
+        "exact",
+        "the mean of the true maps, or the FSC-weighted map that these images give with the poses of the particles "
+        "file, and its half maps",
+        group="Views and errors",
+    )
     contrast_spread: float = option(
         0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
     )
