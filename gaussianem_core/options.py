@@ -631,6 +631,12 @@ class SimulateOptions(ComputeOptions, JobOptions):
     defocus_error: float = option(
         0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0, le=100_000
     )
+    consensus: Literal["exact", "reconstructed"] = option(
+        "exact",
+        "the mean of the true maps, or the FSC-weighted map that these images give with the poses of the particles "
+        "file, and its half maps",
+        group="Views and errors",
+    )
     contrast_spread: float = option(
         0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
     )
@@ -718,6 +724,20 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         group="Input",
         widget="mask",
         filter="*.mrc",
+    )
+    consensus_map: str = option(
+        "",
+        "map that the refinement gave, to compare with; without it consensus.mrc beside the truth, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.mrc *.map",
+    )
+    particles: str = option(
+        "",
+        "particles with corrected poses, to be scored; without it particles.star beside the latents, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.star",
     )
     output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0, le=LARGEST_SEED)
