@@ -99,7 +99,7 @@ def load_truth(path: Path | str) -> Truth:
     """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
     remedy = "Use the truth.npz of simulate."
     known = frozenset(f.name for f in fields(Truth))
-    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known, NUMBERS))
+    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known, NUMBERS + "U"))
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
