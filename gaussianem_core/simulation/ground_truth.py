@@ -120,8 +120,10 @@ def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
             raise InputError("truth", rule, path, remedy)
 
     each: dict[str, Any] = {name: getattr(truth, name) for name in ("label", "state", "frame", "present")}
-    lengths = {values.shape for values in each.values() if values is not None}
-    demand(len(lengths) == 1 and len(min(lengths)) == 1, "must hold label, state, frame, present for each particle")
+    shapes = [values.shape for values in each.values() if values is not None]
+    # State and frame have a column for each of several motions.
+    whole = all(1 <= len(shape) <= 2 for shape in shapes) and len({shape[:1] for shape in shapes}) == 1
+    demand(whole, "must hold label, state, frame, present for each particle")
     for name, values in (*each.items(), ("positions", truth.positions), ("volumes", truth.volumes)):
         demand(values is None or bool(np.isfinite(values).all()), f"must hold finite {name}")
     if truth.label is not None:

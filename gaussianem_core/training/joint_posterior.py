@@ -106,6 +106,23 @@ class Corrections(NamedTuple):
     junk: Junk
 
 
+def mean_contrast(found: Corrections) -> torch.Tensor:  # -> ()
+    """Mean factor of the signal over all images that are no junk."""
+    share = 1 - found.junk.probability
+    return ((1 + found.mean[:, nuisances.CONTRAST]) * share).sum() / share.sum().clamp_min(1e-6)
+
+
+def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
+    """The same where all densities are multiplied by ``factor``."""
+
+    def divided(q: torch.Tensor) -> torch.Tensor:
+        q = q.clone()
+        q[..., nuisances.CONTRAST] = (1 + q[..., nuisances.CONTRAST]) / factor - 1
+        return q
+
+    return found._replace(mean=divided(found.mean), samples=divided(found.samples))
+
+
 def estimate(
     measured: Quadratic, widths: torch.Tensor, junk: Junk, active: torch.Tensor, seed: int, turn: int, log: JobLog
 ) -> tuple[Latents, Corrections]:

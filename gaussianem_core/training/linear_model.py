@@ -46,7 +46,7 @@ HELD_OUT = 0.1  # share of the particles kept aside
 DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
-DENSITY_RATE = 0.05  # of the fields' rate: Adam's of raw densities
+MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam's, as shares of the fields' rate
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Visit(NamedTuple):
 
 @dataclass
 class Model:
-    """What the passes fit: smooth ``fields`` and the ``gaussians`` they deform, whose raw densities are learnt, with a
-    prior about ``consensus``, those of the consensus map on the same scale."""
+    """What the passes fit: smooth ``fields`` and the ``gaussians`` they deform, which are learnt too, with a prior
+    about ``consensus``, those of the consensus map on the same scale."""
 
     fields: SmoothFields
     gaussians: Gaussians
@@ -123,20 +123,18 @@ class Model:
 
     def copy(self, count: int, kept: torch.Tensor) -> Model:
         """One of its own, with the first ``count`` fields and those parts of each that ``kept`` (4,) names."""
-        density = self.gaussians.raw_density.detach().clone().requires_grad_()
-        return Model(self.fields.part(count, kept), replace(self.gaussians, raw_density=density), self.consensus)
+        learnt = {name: getattr(self.gaussians, name).detach().clone().requires_grad_() for name in MEAN_RATES}
+        return Model(self.fields.part(count, kept), replace(self.gaussians, **learnt), self.consensus)
 
     def optimiser(self, rate: float) -> torch.optim.Adam:
-        """Adam for fields and densities."""
-        groups = [
-            {"params": [self.fields.values], "lr": rate, "share": 1.0},
-            {"params": [self.gaussians.raw_density], "lr": DENSITY_RATE * rate, "share": DENSITY_RATE},
-        ]
+        """Adam for fields and Gaussians."""
+        learnt = [(self.fields.values, 1.0), *((getattr(self.gaussians, name), s) for name, s in MEAN_RATES.items())]
+        groups = [{"params": [value], "lr": share * rate, "share": share} for value, share in learnt]
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the fields; densities follow."""
+    """The rate of the fields; the Gaussians' follow."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]
 

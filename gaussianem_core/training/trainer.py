@@ -20,13 +20,13 @@ from gaussianem_core.imaging.window import window_mask
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
-from gaussianem_core.model.gaussians import Gaussians
+from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
 from gaussianem_core.training.forward_model import ForwardModel, Views
-from gaussianem_core.training.joint_posterior import Corrections
+from gaussianem_core.training.joint_posterior import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.mixture_prior import Latents
 from gaussianem_core.training.noise_model import NoiseModel
@@ -208,8 +208,15 @@ class Trainer:
         return Corrections(torch.zeros(count, nuisances.COUNT, device=device), samples, widths, junk)
 
     def set_latents(self, latents: Latents, corrections: Corrections) -> None:
-        """Train with these latents and nuisances from now on."""
+        """Train with these latents and nuisances from now on; densities are brought to a mean contrast of 1."""
         self.corrections = corrections
+        if self.recipe.nuisances and corrections.widths[nuisances.CONTRAST] > 0:
+            factor = mean_contrast(corrections)
+            self.corrections = rescaled(corrections, factor)
+            with torch.no_grad():
+                self.forward.raw_density.copy_(scale_densities(self.forward.gaussians, factor).raw_density)
+                middle = scale_densities(replace(self.forward.gaussians, raw_density=self.anchor.middle[:, 0]), factor)
+                self.anchor.middle[:, 0] = middle.raw_density
         self.image_weight.copy_(1 - corrections.junk.probability)
         self.table.values.copy_(latents.values)
         self.samples.copy_(latents.samples)
