@@ -38,7 +38,7 @@ PROBE_FOLDS = 5
 
 def run(options: EvaluateOptions, log: JobLog) -> None:
     """Write evaluate.json and plots; print a small table."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, None, device, log)
     z = check_latents(load_latents(resolve_input(options, "latent"))["z_mu"], model, "latent")
     truth = load_truth(resolve_input(options, "truth"))

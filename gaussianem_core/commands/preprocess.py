@@ -70,9 +70,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
     is stopped leaves those of an earlier one as they were.
     """
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.device, threads=options.threads)
     out = log.directory
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table = read_table(options)

@@ -49,7 +49,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     trajectory = read_trajectory(resolve_input(options, "model"))
     views, other = optional_input(options, "poses"), optional_input(options, "junk_model")
     refuse_existing(log.directory, RESULTS, options.overwrite)
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     images_bytes = options.particles * options.box**2 * 4
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gaussianem_core import __version__
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.command_line import OptionParser
-from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
+from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog, refuse_existing
 from gaussianem_core.options import ImportOptions, explain, load_options
 from gaussianem_gui.project.inputs import guess_kind
 
@@ -24,6 +24,7 @@ def run(options: ImportOptions, log: JobLog) -> None:
     double = next((name for name in names if names.count(name) > 1), None)
     if not options.files or double is not None:
         raise InputError("option files", "must name files with different names", double or "nothing", "Rename one.")
+    refuse_existing(log.directory, names, options.overwrite)
     kinds = [check(Path(path), options.kind) for path in options.files]
     for number, (path, name, kind) in enumerate(zip(options.files, names, kinds)):
         target = log.directory / name
