@@ -123,10 +123,10 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     )
     star_file: str = option(
         ...,
-        "particles after refinement: RELION .star or cryoSPARC .cs",
+        "particles after refinement: RELION .star, cryoSPARC .cs or .csg",
         group="Input",
         widget="file",
-        filter="*.star *.cs",
+        filter="*.star *.cs *.csg",
         produces="particles",
     )
     data_dir: str = option(
@@ -160,6 +160,30 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         group="Images",
         unit="A/px",
         gt=0,
+        advanced=True,
+    )
+    voltage: float | None = option(
+        None,
+        "acceleration voltage, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="kV",
+        gt=0,
+        advanced=True,
+    )
+    cs: float | None = option(
+        None,
+        "spherical aberration, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="mm",
+        ge=0,
+        advanced=True,
+    )
+    amplitude_contrast: float | None = option(
+        None,
+        "amplitude contrast, for particle files that lack it; checked when they have it",
+        group="Images",
+        ge=0,
+        le=1,
         advanced=True,
     )
     downsample_size: int | None = option(
@@ -577,6 +601,12 @@ class SimulateOptions(ComputeOptions, JobOptions):
     defocus_error: float = option(
         0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0
     )
+    consensus: Literal["exact", "reconstructed"] = option(
+        "exact",
+        "the mean of the true maps, or the FSC-weighted map that these images give with the poses of the particles "
+        "file, and its half maps",
+        group="Views and errors",
+    )
     contrast_spread: float = option(
         0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
     )
@@ -668,6 +698,20 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         widget="mask",
         filter="*.mrc",
     )
+    consensus_map: str = option(
+        "",
+        "map that the refinement gave, to compare with; without it consensus.mrc beside the truth, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.mrc *.map",
+    )
+    particles: str = option(
+        "",
+        "particles with corrected poses, to be scored; without it particles.star beside the latents, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.star",
+    )
     output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
 
@@ -712,10 +756,10 @@ class ImportOptions(JobOptions):
 
     files: list[str] = option(
         ...,
-        "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)",
+        "particles (.star, .cs, .csg), maps or masks (.mrc), atomic models (.cif, .pdb)",
         group="Input",
         widget="file",
-        filter="*.star *.cs *.mrc *.map *.cif *.pdb",
+        filter="*.star *.cs *.csg *.mrc *.map *.cif *.pdb",
     )
     kind: Literal["auto", "particles", "map", "mask", "model"] = option(
         "auto", "what the files are; auto tells it from name and content", group="Input"

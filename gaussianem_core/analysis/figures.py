@@ -56,7 +56,8 @@ def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
         ax = axes[0]
         shells = np.arange(len(fsc["model"]["curve"]))
         frequency = shells / (2 * len(shells)) / fsc["pixel_size_angstrom"]
-        for i, (name, label) in enumerate((("model", "Decoded volumes"), ("consensus", "Consensus"))):
+        names = {"model": "Decoded volumes", "consensus": "Consensus", "consensus_map": "Consensus map"}
+        for i, (name, label) in enumerate((name, label) for name, label in names.items() if name in fsc):
             ax.plot(frequency, fsc[name]["curve"], color=COLOURS[i], label=f"{label}: area {fsc[name]['area']:.3f}")
             ax.plot(
                 frequency,

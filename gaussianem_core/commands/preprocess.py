@@ -37,6 +37,7 @@ from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
 from gaussianem_core.training import consensus_fit
+from gaussianem_core.training.forward_model import Views
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs",
@@ -174,7 +175,16 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
     passthrough = [resolve_input(options.model_copy(update={"star_file": p}), "star_file") for p in options.passthrough]
-    table = read_particles(given, data_dir, options.source_dir, passthrough, pixel_size_angstrom=options.apix)
+    table = read_particles(
+        given,
+        data_dir,
+        options.source_dir,
+        passthrough,
+        pixel_size_angstrom=options.apix,
+        voltage_kv=options.voltage,
+        cs_mm=options.cs,
+        amplitude_contrast=options.amplitude_contrast,
+    )
     if len(table) < 2:
         raise InputError("star_file", "must list at least two particles", len(table), "Give more particles.")
     if table.ctf_premultiplied.any():
@@ -367,7 +377,7 @@ def consensus_data(
         np.negative(images, out=images)
     held = torch.from_numpy(images).to(device, dtype)
     arrays = (a[rows].astype(np.float32) for a in (geometry.rotations, geometry.shifts, geometry.ctf))
-    return consensus_fit.ConsensusData(held, *(torch.from_numpy(a).to(device) for a in arrays))
+    return consensus_fit.ConsensusData(held, Views(*(torch.from_numpy(a).to(device) for a in arrays)))
 
 
 def fit_consensus(

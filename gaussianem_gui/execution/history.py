@@ -203,10 +203,6 @@ class Watcher:
         with self._lock:
             self._watched = [w for w in self._watched if w is not item]
 
-    def wake(self) -> None:
-        """Poll now rather than at the end of the pause."""
-        self._wake.set()
-
     def stop(self) -> None:
         """End the thread."""
         self._stopped = True

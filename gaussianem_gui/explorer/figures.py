@@ -241,15 +241,15 @@ def _nice(length: float) -> float:
 
 
 @styled
-def bars(path: Path, counts: np.ndarray, names: tuple[str, str], lonely: np.ndarray | None = None) -> Path:
-    """A bar a frame, ``counts`` (P,); those of ``lonely`` (P,) bool in another colour."""
+def bars(path: Path, counts: np.ndarray, names: tuple[str, str], unpopulated: np.ndarray | None = None) -> Path:
+    """A bar a frame, ``counts`` (P,); those of ``unpopulated`` (P,) bool in another colour."""
     figure = new_figure(height=1.8)
     axes = figure.subplots()
     frames = np.arange(1, len(counts) + 1)
-    colours = [COLOURS[0]] * len(counts) if lonely is None else np.where(lonely, COLOURS[1], COLOURS[0])
+    colours = [COLOURS[0]] * len(counts) if unpopulated is None else np.where(unpopulated, COLOURS[1], COLOURS[0])
     axes.bar(frames, counts, color=colours, width=0.8)
     axes.set_xlim(0.4, len(counts) + 0.6)
-    if lonely is not None and lonely.any():
+    if unpopulated is not None and unpopulated.any():
         axes.bar([], [], color=COLOURS[1], label="hardly any particle near")
         axes.legend(fontsize=7, frameon=False)
     axes.set_xlabel(names[0])

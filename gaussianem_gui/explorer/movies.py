@@ -13,7 +13,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.runtime.files import temporary_name
-from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, Decoder
+from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, DecoderClient
 from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
@@ -27,7 +27,7 @@ def decode_all(sources: Sources, z: np.ndarray, device: str = "auto") -> tuple[C
     import queue
 
     found: queue.Queue[Consensus | Decoded | str] = queue.Queue()
-    decoder = Decoder(Callbacks(found.put, found.put, found.put, lambda _n, text: found.put(text)))
+    decoder = DecoderClient(Callbacks(found.put, found.put, found.put, lambda _n, text: found.put(text)))
     decoder.start(sources, device)
     answers: list[Decoded] = []
     model: Consensus | None = None

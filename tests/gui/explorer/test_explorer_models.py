@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.path import Path as Outline
 from scipy import ndimage
 
@@ -17,10 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "views"))
 import exploring
 
 from gaussianem_core.analysis import latent_paths, masks
+from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
+from gaussianem_core.io.result_group import particle_files
+from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_gui.explorer import figures, mask_job, movies, particle_images
 from gaussianem_gui.explorer.particle_columns import Column, load_table
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
@@ -224,13 +228,39 @@ def test_cryosparc_rows_keep_uids_fields_and_order(made, tmp_path, shared_data):
     assert picked.dtype == data.dtype
     assert np.array_equal(picked["uid"], data["uid"][mask]) and np.array_equal(rest["uid"], data["uid"][~mask])
     assert picked.tobytes() == data[mask].tobytes()
+    for path, count in found.files:  # what cryoSPARC's Import Result Group takes
+        group = path.with_suffix(".csg")
+        results = yaml.safe_load(group.read_text())["results"]
+        assert set(results) == {"blob", "ctf", "alignments3D"}
+        assert {result["num_items"] for result in results.values()} == {count}
+        assert particle_files(group) == (path, ())
+
+
+def test_selections_of_an_imported_link_find_its_projects_images(made, tmp_path):
+    """The particle file is a link into another project, whose images it names: so do its selections."""
+    project, sources, _, _ = made
+    from dataclasses import replace
+
+    text = sources.original.read_text()
+    for i in range(13):
+        text = text.replace(f"Extract/job009/mic{i}.mrcs", "Extract/job777/own.mrcs")
+    far = tmp_path / "far"
+    stack = far / "Extract/job777/own.mrcs"
+    for path in (stack, far / "Refine3D/job019/run_data.star"):
+        path.parent.mkdir(parents=True)
+    stack.touch()
+    (far / "Refine3D/job019/run_data.star").write_text(text)
+    link = project.root / "Import/jobABC/run_data.star"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(far / "Refine3D/job019/run_data.star")
+    copy = export_selection(project, replace(sources, original=link), np.arange(300) % 3 == 0).files[0][0]
+    (found,) = resolve_stacks(["Extract/job777/own.mrcs"], copy, project_dir=project.root)
+    assert found.resolve() == stack
 
 
 def test_images_named_from_the_particle_files_own_folder_are_found_from_the_copy(made):
     project, sources, _, _ = made
     from dataclasses import replace
-
-    from gaussianem_core.io.stack_paths import resolve_stacks
 
     folder = project.root / "Simulate" / "jobABC"
     (folder / "deep").mkdir(parents=True)
@@ -287,12 +317,12 @@ def test_a_geodesic_keeps_to_the_particles_where_the_straight_line_does_not():
     ends = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
     way = latent_paths.geodesic(z, ends, 30)
     assert way.shape == (30, 3) and np.allclose(way[[0, -1]], ends)
-    crowd = latent_paths.Crowd(z.astype(np.float32))
+    density = LatentDensity(z.astype(np.float32))
     straight = latent_paths.through(ends, 30)
-    assert crowd.loneliness(straight).max() > 2 and crowd.loneliness(way).max() < 1.2
+    assert density.sparsity(straight).max() > 2 and density.sparsity(way).max() < 1.2
     assert np.abs(np.hypot(way[:, 0], way[:, 1]) - 1).max() < 0.12
-    assert crowd.counts(way).sum() == 4000
-    assert crowd.nearest(z[17], 1)[0] == 17
+    assert density.counts(way).sum() == 4000
+    assert density.nearest(z[17], 1)[0] == 17
     islands = np.concatenate([z[:500], z[:500] + 50])
     assert np.isfinite(latent_paths.geodesic(islands, np.stack([islands[0], islands[700]]), 10)).all()
 
@@ -302,12 +332,12 @@ def test_a_void_between_two_states_is_no_populated_place():
     z = 0.4 * generator.normal(size=(1000, 4)).astype(np.float32)
     z[:300, 1] += 3
     z[::100] *= 4  # a few outliers, as there always are
-    crowd = latent_paths.Crowd(z)
+    density = LatentDensity(z)
     path = latent_paths.through(np.array([[0, 0, 0, 0], [0, 3.0, 0, 0]]), 21)
-    counts = crowd.counts(path)
-    empty = crowd.deserted(path, counts)
+    counts = density.counts(path)
+    empty = density.unpopulated(path, counts)
     assert empty[9:12].all() and not empty[:4].any() and not empty[-4:].any()
-    standing = crowd.standing(path)
+    standing = density.rank(path)
     assert standing[0] > 0.5 and standing[10] < 0.1 and ((standing >= 0) & (standing <= 1)).all()
     # along a component through both states, by populated places: it does not jump to and fro between them
     z[:300, 0] += 0.5
@@ -348,14 +378,14 @@ def ball(box: int = 40, radius: float = 9.0) -> Volume:
 
 def test_a_mask_is_dilated_and_soft_as_told(made):
     volume = ball()
-    mask = masks.make_mask(volume, masks.Recipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
+    mask = masks.make_mask(volume, masks.MaskRecipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
     along = mask[20, 20, 20:]
     # radius 9 (the last voxel inside is 8), 3 voxels more, then 4 of cosine
     assert (along[:12] == 1).all() and (along[16:] == 0).all()
     wanted = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
     assert along[11:16] == pytest.approx(wanted, abs=0.01)
     project, _, _, _ = made
-    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.Recipe(0.5))
+    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.MaskRecipe(0.5))
     back = read_map(job.directory / "mask.mrc")
     assert np.array_equal(back.values, mask) and back.origin_angstrom == (1.0, 2.0, 3.0)
     assert "consensus.mrc" in project.inputs(job) and Project.open(project.root).outputs(job)[0].kind == "mask"
@@ -368,13 +398,13 @@ def test_shapes_dust_holes_and_combinations():
     values[2:4, 2:4, 2:4] = 1.0
     values[20, 20, 20] = 0.0
     dusty = Volume(values, 2.0)
-    plain = masks.Recipe(0.5, 0, 0)
+    plain = masks.MaskRecipe(0.5, 0, 0)
     solid = masks.make_mask(dusty, plain)
     assert solid[3, 3, 3] == 0 and solid[20, 20, 20] == 1
     half = masks.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
-    cut = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(half,)))
+    cut = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(half,)))
     assert cut[20, 20, :20].sum() == 0 and cut[20, 20, 22] == 1
-    inside = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
+    inside = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
     assert inside.sum() == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.15)
     assert np.array_equal(masks.union(cut, solid), np.maximum(cut, solid))
     assert not masks.difference(cut, cut).any()
@@ -382,7 +412,7 @@ def test_shapes_dust_holes_and_combinations():
     eroded = masks.dilate(volume.values > 0.5, -3)
     assert np.array_equal(eroded, ndimage.distance_transform_edt(volume.values > 0.5) > 3)
     with pytest.raises(InputError, match="maximum"):
-        masks.make_mask(volume, masks.Recipe(7.0))
+        masks.make_mask(volume, masks.MaskRecipe(7.0))
     with pytest.raises(InputError, match="voxels a side"):
         masks.union(cut, cut[:10, :10, :10])
 

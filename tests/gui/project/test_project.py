@@ -215,8 +215,9 @@ def test_a_project_of_relion_3_is_refused_with_a_remedy(tmp_path: Path) -> None:
         "_rlnPipeLineProcessName #1\n_rlnPipeLineProcessAlias #2\n_rlnPipeLineProcessType #3\n"
         "_rlnPipeLineProcessStatus #4\nImport/job001/ None 0 2\n\n"
     )
-    with pytest.raises(InputError, match="RELION 5"):
+    with pytest.raises(InputError, match="RELION 3") as caught:
         Project.open(tmp_path)
+    assert "Make a new project beside it" in caught.value.remedy and "cannot be undone" in caught.value.remedy
 
 
 # --- jobs, inputs ---------------------------------------------------------------------------------------------------
