@@ -22,7 +22,7 @@ from gaussianem_core.cli import main
 from gaussianem_core.io.mrc import read_map, write_map
 from gaussianem_core.job.events import CONTROL_FILES, EVENTS, OPTIONS, read_events
 from gaussianem_core.options import JOB_OPTIONS, LATENTS_OF_RECIPE
-from gaussianem_core.training import latent_refinement
+from gaussianem_core.training import teaching
 from gaussianem_core.training.recipe import RECIPES
 
 NOT_RESULTS = {EVENTS, OPTIONS, *CONTROL_FILES, "options.json"}
@@ -57,6 +57,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "pose_error": ["--pose_error 2"],
         "shift_error": ["--shift_error 1"],
         "defocus_error": ["--defocus_error 300", "--defocus_error 300 --no_ctf"],
+        "consensus": ["--consensus reconstructed"],
         "contrast_spread": ["--contrast_spread 0.2"],
         "noise": ["--noise coloured"],
         "gradient": ["--gradient 0.5"],
@@ -79,6 +80,9 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "consensus_map": ["--consensus_map nowhere.mrc"],
         "size": ["--size 18"],
         "apix": ["--apix 3"],
+        "voltage": ["--voltage 200"],
+        "cs": ["--cs 1"],
+        "amplitude_contrast": ["--amplitude_contrast 0.3"],
         "downsample_size": ["--downsample_size 12"],
         "no_invert": ["--no_invert"],
         "no_window": ["--no_window"],
@@ -177,6 +181,8 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "latent": ["--latent nowhere.pkl"],
         "volumes": ["--volumes 2"],
         "mask": ["--mask mask.mrc"],
+        "consensus_map": ["--consensus_map nowhere.mrc"],
+        "particles": ["--particles nowhere.star"],
         "no_detail": ["--no_detail"],
         "projector": ["--projector reference"],
         "seed": ["--seed 1"],
@@ -219,8 +225,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # What is taught to the encoder is no option's: as little as possible of it.
-        patch.setattr(latent_refinement, "TEACH_EPOCHS", 1)
-        patch.setattr(latent_refinement, "TEACH_STEPS", 1)
+        patch.setattr(teaching, "ENCODER_EPOCHS", 1)
+        patch.setattr(teaching, "ENCODER_STEPS", 1)
         simulate(folder, box=16)
         assert preprocess(folder, folder / "pre") == 0
         assert run("train", folder, "train") == 0
