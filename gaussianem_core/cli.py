@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from gaussianem_core import __version__
 from gaussianem_core.errors import AbortRequested, InputError, ResourceError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints, load_options
+from gaussianem_core.runtime.interpreter import distrust_working_directory, python
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
 COMMANDS = {
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     # made small steps 40 times slower. Only read when those libraries load.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    distrust_working_directory()
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
@@ -242,7 +244,7 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
         group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
-    program = [sys.executable, "-m", "gaussianem_core", *command]
+    program = python("-m", "gaussianem_core", *command)
     ranks = [subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)]
     asked = []
 

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.plain_files import open_regular
 
 Device = Literal["auto", "cpu", "cuda"]
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
@@ -671,8 +672,9 @@ def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
     Raises InputError if the file cannot be read, is no JSON object, or holds an unknown or invalid option.
     """
     try:
-        values = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        with open_regular(path) as file:
+            values = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("--options", "must be a readable JSON file", path, f"{error}.") from error
     if not isinstance(values, dict):
         raise InputError("--options", "must hold a JSON object", path, "Use an options.json written by a job.")

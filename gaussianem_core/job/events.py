@@ -16,6 +16,7 @@ One line of ``events.jsonl`` is one JSON object with ``t`` (Unix seconds) and ``
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -30,7 +31,9 @@ from typing import Any
 import psutil
 
 from gaussianem_core.errors import AbortRequested, InputError
+from gaussianem_core.job.last_word import END, LastWord
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.plain_files import append_regular, open_regular
 
 EVENTS = "events.jsonl"
 OPTIONS = "options.json"
@@ -116,7 +119,9 @@ class JobLog:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in (SUCCESS, FAILURE, ABORTED):
                 (self.directory / name).unlink(missing_ok=True)
-            self._file = (self.directory / EVENTS).open("a", buffering=1)
+            self._file = open(append_regular(self.directory / EVENTS), "a", buffering=1)
+            if not _ends_whole(self.directory / EVENTS):  # cut by a crash: what follows must not be taken for its end
+                self._file.write("\n")
         except OSError as error:
             raise InputError(
                 "output",
@@ -124,10 +129,15 @@ class JobLog:
                 f"{self.directory}: {error.strerror}",
                 "Choose a directory that you may write to.",
             ) from error
+        self._last_word = LastWord(self.directory / END)
         self._began = time.time()
         identity = process_identity()
         self._beat(identity)
-        self.emit("start", command=self._command, version=self._version, **identity)
+        try:
+            self.emit("start", command=self._command, version=self._version, **identity)
+        except OSError as error:
+            self._leave("failed", FAILURE, _reason(error, self.directory))
+            raise
         self._thread = threading.Thread(target=self._beat_forever, args=(identity,), daemon=True)
         self._thread.start()
         self._old_handlers = {}
@@ -146,14 +156,25 @@ class JobLog:
         elif isinstance(error, AbortRequested | KeyboardInterrupt):
             status, name, reason = "aborted", ABORTED, str(error)
         else:
-            status, name, reason = "failed", FAILURE, str(error).strip() or type(error).__name__
-        # A full disk must not hide the error that is already on its way.
-        with contextlib.suppress(OSError):
-            self.emit("end", status=status, reason=reason, seconds=time.time() - self._began)
+            status, name, reason = "failed", FAILURE, _reason(error, self.directory)
+        self._leave(status, name, reason)
+
+    def _leave(self, status: str, name: str, reason: str) -> None:
+        """Say how it ended, as the last event and by the exit file ``name``; a full disk cannot hide it."""
+        end = {"status": status, "reason": reason, "seconds": time.time() - self._began}
+        try:
+            self.emit("end", **end)
             self._file.close()
-            (self.directory / name).touch()
-            (self.directory / HEARTBEAT).unlink(missing_ok=True)
-            (self.directory / ABORT).unlink(missing_ok=True)
+            os.close(append_regular(self.directory / name))
+        except (OSError, InputError):
+            self._last_word.say(t=time.time(), type="end", **end)
+        else:
+            self._last_word.drop()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        for left in (HEARTBEAT, ABORT):
+            with contextlib.suppress(OSError):
+                (self.directory / left).unlink(missing_ok=True)
 
     def _terminate(self, number: int, frame: Any) -> None:
         if self._terminated.is_set():  # a second signal does not wait for a safe point
@@ -231,20 +252,34 @@ class NullLog(JobLog):
         return False
 
 
+def _reason(error: BaseException, directory: Path) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full (while writing {error.filename or directory}). Free some space and run it again."
+    return str(error).strip() or type(error).__name__
+
+
+def _ends_whole(path: Path) -> bool:
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    return True
+
+
 def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events in ``path`` from byte ``offset``, and the offset after the last whole line.
 
-    A line that is still being written stays for the next call; a damaged line is skipped. An absent file gives
-    ``([], offset)``; a file shorter than ``offset`` (it was replaced) is read from its start.
+    A line that is still being written stays for the next call; a damaged line is skipped. A file that cannot be read
+    gives ``([], offset)``; a file shorter than ``offset`` (it was replaced) is read from its start.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < offset:
                 offset = 0
             file.seek(offset)
             data = file.read()
-    except FileNotFoundError:
+    except OSError:
         return [], offset
     end = data.rfind(b"\n") + 1
     return list(_parse_lines(data[:end])), offset + end
@@ -252,7 +287,7 @@ def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]]
 
 def _parse_lines(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             event = json.loads(line)
             if isinstance(event, dict) and "type" in event:
                 yield event

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from gaussianem_core.job.events import EVENTS
+from gaussianem_core.runtime.plain_files import open_regular
+from gaussianem_gui.project.small_files import fitting_events
 
 CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
@@ -96,7 +98,7 @@ class History:
         changed = False
         while True:
             try:
-                with open(self.path, "rb") as file:
+                with open_regular(self.path) as file:
                     if os.fstat(file.fileno()).st_size < self._offset:  # the file was replaced
                         self._offset = 0
                         with self._lock:
@@ -121,10 +123,11 @@ class History:
     def _take(self, data: bytes) -> None:
         events = []
         for line in data.splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict):
                     events.append(event)
+        events = fitting_events(events)
         with self._lock:
             for event in events:
                 with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # a damaged event is skipped
