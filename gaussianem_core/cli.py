@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import errno
-import functools
 import importlib
 import os
 import signal
@@ -14,11 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
 
 from gaussianem_core import __version__
 from gaussianem_core.errors import AbortRequested, InputError, ResourceError
-from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints, load_options
+from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain, load_options
 from gaussianem_core.runtime.interpreter import distrust_working_directory, python
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
@@ -77,68 +73,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
-    """Options from the command line over those of ``--options FILE``. Raises InputError; --help exits."""
-    import tyro
+    """Options from the command line over those of ``--options FILE``. Raises InputError; --help and faults exit."""
     from pydantic import ValidationError
 
-    from gaussianem_core.options import explain
+    from gaussianem_core.job.command_line import OptionParser, without_blanks
 
-    arguments, defaults = list(arguments), {}
-    for i, argument in enumerate(arguments):
-        flag, equals, path = argument.partition("=")
-        if flag != "--options":
-            continue
-        if not equals and i + 1 == len(arguments):
-            raise InputError("--options", "must be followed by a file", "nothing", "Give the options.json of a job.")
-        defaults = checked(model, load_options(model, path if equals else arguments[i + 1]))
-        del arguments[i : i + (1 if equals else 2)]
-        break
-    values: Any = tyro.cli(
-        _plain(model, defaults),
-        args=arguments,
-        prog=f"gaussianem {model.job_type}",
-        description=model.__doc__,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    parser = OptionParser(f"gaussianem {model.job_type}", model)
+    parser.add_argument("--options", metavar="FILE", help="take the options that are not given from this file")
+    given = parser.given(arguments)
+    source = given.pop("options", None)
     try:
-        return model(**vars(values))
+        return model(**{**(load_options(model, source) if source is not None else {}), **without_blanks(model, given)})
     except ValidationError as error:
         raise explain(error) from error
-
-
-def _plain(model: type[JobOptions], defaults: dict[str, Any]) -> type:
-    """The model's fields as a dataclass without rules: tyro takes the words apart, the model judges the values."""
-    import tyro
-
-    required, optional = [], []
-    # A job's own options first, those that all jobs have last.
-    for name in sorted(model.model_fields, key=lambda name: name not in model.__annotations__):
-        field = model.model_fields[name]
-        extra = hints(model, name)
-        text = (field.description or "") + (f" [{extra['unit']}]" if extra["unit"] else "")
-        argument = tyro.conf.arg(help=text, aliases=[extra["alias"]] if extra["alias"] else None)
-        annotation: Any = field.annotation
-        kind = Annotated[annotation, argument]
-        if name not in defaults and field.is_required():
-            required.append((name, kind))
-        else:
-            value = defaults.get(name, field.get_default())
-            optional.append((name, kind, dataclasses.field(default_factory=functools.partial(copy.copy, value))))
-    return dataclasses.make_dataclass(model.__name__, [*required, *optional], kw_only=True)
-
-
-def checked(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a file, each of its option's type. Raises InputError."""
-    from pydantic import TypeAdapter, ValidationError
-
-    for name, value in values.items():
-        try:
-            kind: Any = model.model_fields[name].annotation
-            values[name] = TypeAdapter(kind).validate_python(value)
-        except ValidationError as error:
-            raise InputError(f"option {name}", error.errors()[0]["msg"], value, "Correct it in the file.") from None
-    return values
 
 
 def run_job(options: JobOptions, command: list[str]) -> int:

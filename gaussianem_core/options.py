@@ -121,10 +121,10 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     )
     star_file: str = option(
         ...,
-        "particles after refinement: RELION .star or cryoSPARC .cs",
+        "particles after refinement: RELION .star, cryoSPARC .cs or .csg",
         group="Input",
         widget="file",
-        filter="*.star *.cs",
+        filter="*.star *.cs *.csg",
         produces="particles",
     )
     data_dir: str = option(
@@ -158,6 +158,30 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         group="Images",
         unit="A/px",
         gt=0,
+        advanced=True,
+    )
+    voltage: float | None = option(
+        None,
+        "acceleration voltage, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="kV",
+        gt=0,
+        advanced=True,
+    )
+    cs: float | None = option(
+        None,
+        "spherical aberration, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="mm",
+        ge=0,
+        advanced=True,
+    )
+    amplitude_contrast: float | None = option(
+        None,
+        "amplitude contrast, for particle files that lack it; checked when they have it",
+        group="Images",
+        ge=0,
+        le=1,
         advanced=True,
     )
     downsample_size: int | None = option(
@@ -537,6 +561,45 @@ class SimulateOptions(ComputeOptions, JobOptions):
     cs: float = option(2.7, "spherical aberration", group="CTF", unit="mm", ge=0)
     amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", ge=0, le=1)
     shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0)
+    poses: str = option(
+        "",
+        "take orientations and CTFs from these particles (.star); without it views from everywhere, and the CTF above",
+        group="Views and errors",
+        widget="file",
+        filter="*.star",
+    )
+    pose_error: float = option(
+        0.0, "error of the orientations in the particles file, rms", group="Views and errors", unit="deg", ge=0, le=180
+    )
+    shift_error: float = option(
+        0.0, "error of the offsets in the particles file, rms in x and in y", group="Views and errors", unit="px", ge=0
+    )
+    defocus_error: float = option(
+        0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0
+    )
+    contrast_spread: float = option(
+        0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
+    )
+    noise: str = option(
+        "white",
+        "white, coloured (falls as that of real images), or a table of two columns: frequency (1/A), relative power",
+        group="Images",
+    )
+    gradient: float = option(
+        0.0, "ramp of the background from centre to edge, in standard deviations of the noise", group="Images", ge=0
+    )
+    junk: float = option(0.0, "share of the images that hold no such particle", group="Junk", ge=0, lt=1)
+    junk_kinds: str = option(
+        "noise,fragment", "kinds of junk, in equal shares: noise, fragment, other", group="Junk", advanced=True
+    )
+    junk_model: str = option(
+        "",
+        "the molecule of the kind other",
+        group="Junk",
+        widget="file",
+        filter="*.pdb *.cif *.npz *.ply",
+        advanced=True,
+    )
     missing: str = option(
         "",
         "part that is absent in some particles: residues as 122-159, or the name of a mask array in the .npz",
@@ -546,9 +609,25 @@ class SimulateOptions(ComputeOptions, JobOptions):
         0.3, "share of the particles in which that part is absent", group="Composition", ge=0, le=1
     )
     states: Literal["uniform", "endpoints"] = option(
-        "uniform", "frames drawn uniformly, or the first and the last alone", group="Input"
+        "uniform", "frames drawn uniformly, or the first and the last alone", group="Motion"
+    )
+    basins: str = option(
+        "",
+        "draw frames from basins instead: centre:width:share, ..., from 0 (first frame) to 1 (last)",
+        group="Motion",
+    )
+    motions: str = option(
+        "",
+        "parts that move independently, separated by semicolons, each as for missing; the rest keeps its first frame",
+        group="Motion",
     )
     seed: int = option(0, "seed of every random choice", group="Images", ge=0)
+
+    @model_validator(mode="after")
+    def _one_distribution(self) -> SimulateOptions:
+        if self.basins and self.states == "endpoints":
+            raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
+        return self
 
 
 class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
@@ -615,10 +694,10 @@ class ImportOptions(JobOptions):
 
     files: list[str] = option(
         ...,
-        "particles (.star, .cs), maps or masks (.mrc), atomic models (.cif, .pdb)",
+        "particles (.star, .cs, .csg), maps or masks (.mrc), atomic models (.cif, .pdb)",
         group="Input",
         widget="file",
-        filter="*.star *.cs *.mrc *.map *.cif *.pdb",
+        filter="*.star *.cs *.csg *.mrc *.map *.cif *.pdb",
     )
     kind: Literal["auto", "particles", "map", "mask", "model"] = option(
         "auto", "what the files are; auto tells it from name and content", group="Input"
@@ -645,8 +724,12 @@ JOB_OPTIONS: dict[str, type[JobOptions]] = {
 def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
     """Form hints of field ``name``: group, unit, widget, filter, produces, advanced, alias."""
     extra = model.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return dict(extra)
+    return dict(extra) if isinstance(extra, dict) else {}
+
+
+def own_options_first(model: type[BaseModel]) -> list[str]:
+    """Names of a job's options: its own first, those that it shares with others last."""
+    return sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
 
 
 def explain(error: ValidationError) -> InputError:

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution.gpus import processes_of
 from gaussianem_gui.project import wishes
 from gaussianem_gui.project.job import Job
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.project.wishes import Wish
 

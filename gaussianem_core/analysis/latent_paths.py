@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-from scipy.spatial import cKDTree
 
 from gaussianem_core.analysis.latent_space import Components, principal_components
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 GRAPH_POINTS = 12_000
 GRAPH_NEIGHBOURS = 12
@@ -75,7 +75,7 @@ def geodesic(z: np.ndarray, anchors: np.ndarray, points: int, seed: int = 0) -> 
     nodes = np.concatenate([anchors, z[rows]])
     count = min(GRAPH_NEIGHBOURS + 1, len(nodes))
     while True:
-        distance, index = cKDTree(nodes).query(nodes, k=count)
+        distance, index = neighbour_tree(nodes).query(nodes, k=count)
         start = np.repeat(np.arange(len(nodes)), count - 1)
         cost = np.square(distance[:, 1:]).reshape(-1) + 1e-12
         graph = csr_matrix((cost, (start, index[:, 1:].reshape(-1))), shape=(len(nodes), len(nodes)))
@@ -121,7 +121,7 @@ class Crowd:
 
     def __init__(self, z: np.ndarray) -> None:
         self.z = np.asarray(z, np.float32)
-        self._tree = cKDTree(self.z, balanced_tree=False, compact_nodes=False)
+        self._tree = neighbour_tree(self.z, balanced=False)
         self._k = min(self.NEIGHBOURS, max(1, len(z) // 10))
         own = self._tree.query(self.z[:: max(1, len(z) // self.SAMPLE)], k=[self._k + 1])[0]
         self._own = np.sort(own[:, 0])

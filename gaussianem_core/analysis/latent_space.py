@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
-from scipy.spatial import cKDTree
 from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 LEAST_VARIANCE = 1e-6
 """Components with a smaller share of the variance are none."""
@@ -65,12 +66,12 @@ def k_means(z: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def nearest_particles(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
     """The particle nearest each point."""
-    return np.asarray(cKDTree(z).query(points)[1])
+    return np.asarray(neighbour_tree(z).query(points)[1])
 
 
 def neighbour_distance(z: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:  # -> (P,)
     """Distance from each point to its k-th nearest particle: small where particles are dense."""
-    distance = cKDTree(z).query(points, k=[min(k, len(z))], workers=-1)[0]
+    distance = neighbour_tree(z).query(points, k=[min(k, len(z))], workers=-1)[0]
     return np.asarray(distance)[:, 0]
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 ROUNDS = 40
 STARTS = 4
@@ -77,7 +77,7 @@ def _fit(
     rest: np.ndarray, frames: np.ndarray, weights: np.ndarray, count: int, seed: int, whole: Domains | None = None
 ) -> Domains:
     generator = np.random.default_rng(seed)
-    near = cKDTree(rest).query(rest, k=min(NEIGHBOURS + 1, len(rest)))[1][:, 1:]
+    near = neighbour_tree(rest).query(rest, k=min(NEIGHBOURS + 1, len(rest)))[1][:, 1:]
     best: tuple[float, np.ndarray] | None = None
     for _ in range(STARTS if count > 1 else 1):
         labels = _start(rest, frames, weights, count, generator, near)
@@ -127,7 +127,7 @@ def _start(
         total = chance.sum()
         seeds.append(int(generator.choice(len(rest), p=chance / total if total > 0 else probability)))
         distance = np.minimum(distance, np.square(features - features[seeds[-1]]).sum(axis=1))
-    return np.asarray(cKDTree(features[seeds]).query(features)[1], np.int64)
+    return np.asarray(neighbour_tree(features[seeds]).query(features)[1], np.int64)
 
 
 def _motions(
@@ -199,10 +199,10 @@ def domain_mask(
     zz, yy, xx = np.meshgrid(zs, ys, xs, indexing="ij")
     grid = np.stack([xx, yy, zz], axis=-1).reshape(-1, 3)
     bound = reach_voxels + edge_voxels
-    mine = cKDTree(own).query(grid, distance_upper_bound=bound)[0]
+    mine = neighbour_tree(own).query(grid, distance_upper_bound=bound)[0]
     others = positions_voxels[labels != domain]
     if len(others):
-        theirs = np.minimum(cKDTree(others).query(grid, distance_upper_bound=bound)[0], 2 * bound)
+        theirs = np.minimum(neighbour_tree(others).query(grid, distance_upper_bound=bound)[0], 2 * bound)
         mine = np.minimum(mine, 2 * bound)
         mine = np.where(mine <= theirs, mine, np.maximum(mine, reach_voxels + (mine - theirs)))
     ramp = np.clip((np.minimum(mine, bound) - reach_voxels) / max(edge_voxels, 1e-9), 0, 1)

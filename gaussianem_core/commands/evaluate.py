@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from gaussianem_core.analysis import figures as plots
 from gaussianem_core.errors import InputError
@@ -28,6 +27,7 @@ from gaussianem_core.model.trained_model import TrainedModel, check_latents, loa
 from gaussianem_core.options import EvaluateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.neighbours import neighbour_tree
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, true_volumes
 
 NEIGHBOURS = 100
@@ -58,7 +58,7 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
     result: dict[str, Any] = {"particles": len(z), "gaussians": len(model.gaussians), "box": model.configuration.box}
     result.update(latent_figures(z, truth, generator, options.seed))
     if truth.has_volumes:
-        rows = np.sort(generator.choice(len(z), min(options.volumes, len(z)), replace=False))
+        rows = np.sort(generator.choice(np.flatnonzero(truth.real), min(options.volumes, truth.real.sum()), False))
         with memory_errors("Use a model of a smaller box"):
             result["fsc"] = volume_figures(model, z, truth, rows, given_mask, log)
         plots.fsc_curves(result["fsc"], log.directory / "fsc.png")
@@ -74,7 +74,7 @@ def check_truth(truth: Truth, count: int) -> None:
     """Raise InputError unless every array of the truth has a row for each of the ``count`` latents."""
     for name in ("label", "state", "frame", "present"):
         values = getattr(truth, name)
-        if values is not None and values.shape != (count,):
+        if values is not None and (values.ndim < 1 or len(values) != count):
             raise InputError(
                 "truth",
                 f"must have one {name} for each of the {count} latents",
@@ -86,7 +86,7 @@ def check_truth(truth: Truth, count: int) -> None:
 def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, seed: int) -> dict[str, Any]:
     """Latent error where states are known, probe accuracies where labels or composition are."""
     figures: dict[str, Any] = {}
-    if truth.state is not None and np.ptp(truth.state) > 0:
+    if truth.state is not None and truth.state.ndim == 1 and np.ptp(truth.state) > 0:
         figures["latent_error"] = latent_error(z, truth.state, truth.periodic, generator)
     if truth.present is not None and 0 < truth.present.mean() < 1:
         figures["occupancy_accuracy"] = probe_accuracy(z, truth.present.astype(int), seed)
@@ -115,7 +115,7 @@ def latent_error(
     """Mean state difference over the nearest latents relative to random pairs; up to 5,000 particles asked."""
     count = min(neighbours, max(1, len(z) // 20))
     rows = generator.choice(len(z), min(QUERIES, len(z)), replace=False)
-    nearest = np.asarray(cKDTree(z).query(z[rows], k=count + 1, workers=-1)[1])
+    nearest = np.asarray(neighbour_tree(z).query(z[rows], k=count + 1, workers=-1)[1])
     itself = nearest == rows[:, None]
     itself[~itself.any(axis=1), -1] = True  # among equal latents the particle itself may not be listed
     others = nearest[~itself]

@@ -25,6 +25,7 @@ from gaussianem_core.model.trained_model import TrainedModel, check_latents, loa
 from gaussianem_core.options import MorphOptions
 from gaussianem_core.runtime.device import choose_device
 from gaussianem_core.runtime.files import temporary_name
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 ROTATION_NEIGHBOURS = 6
 """The local rotation is taken from this many times the Gaussians that carry an atom: it is noisier than the shift."""
@@ -49,7 +50,7 @@ def run(options: MorphOptions, log: JobLog) -> None:
         del structure[1]
     atoms = np.array([site.atom.pos.tolist() for site in structure[0].all()])
     centres = gaussian_positions(model, model.gaussians.positions)
-    far = cKDTree(centres).query(atoms)[0] > NEAR_ANGSTROM
+    far = neighbour_tree(centres).query(atoms)[0] > NEAR_ANGSTROM
     if far.all():
         raise InputError(
             "model",
@@ -91,7 +92,7 @@ def follow(
     The shift is the weighted mean of the ``neighbours`` nearest Gaussians; the rotation comes from a wider circle.
     ``mass`` (N,) says how much each Gaussian counts (its density): faint ones wander.
     """
-    tree = cKDTree(before)
+    tree = neighbour_tree(before)
     mass = np.ones(len(before)) if mass is None else mass / mass.mean()
     wide = min(len(before), neighbours * ROTATION_NEIGHBOURS)
     turn = _local_rotations(atoms, before, after, tree, wide, mass)
@@ -134,7 +135,7 @@ def _local_rotations(
 
 def restore_geometry(moved: np.ndarray, model: np.ndarray) -> np.ndarray:  # (A, 3), (A, 3) -> (A, 3)
     """Bring 1-2 and 1-3 distances of ``moved`` back to those of ``model``; nothing else is changed."""
-    pairs = cKDTree(model).query_pairs(ANGLE_ANGSTROM, output_type="ndarray")
+    pairs = neighbour_tree(model).query_pairs(ANGLE_ANGSTROM, output_type="ndarray")
     if not len(pairs):
         return moved
     first, second = pairs.T

@@ -176,7 +176,16 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
     passthrough = [resolve_input(options.model_copy(update={"star_file": p}), "star_file") for p in options.passthrough]
-    table = read_particles(given, data_dir, options.source_dir, passthrough, pixel_size_angstrom=options.apix)
+    table = read_particles(
+        given,
+        data_dir,
+        options.source_dir,
+        passthrough,
+        pixel_size_angstrom=options.apix,
+        voltage_kv=options.voltage,
+        cs_mm=options.cs,
+        amplitude_contrast=options.amplitude_contrast,
+    )
     if len(table) < 2:
         raise InputError("star_file", "must list at least two particles", len(table), "Give more particles.")
     if table.ctf_premultiplied.any():

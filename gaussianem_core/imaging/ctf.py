@@ -7,16 +7,24 @@ are those of the written stack.
 Sign: negative at low resolution, so that density times CTF is a dark protein (the published code's choice, kept for
 its checkpoints). RELION's particles have white protein: they are multiplied by -1 when read (``invert_contrast`` in
 the configuration, the default), which is the same as white protein with RELION's own, opposite sign.
+
+The functions take NumPy arrays or torch tensors alike and give back what they took; only tensors load torch.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from gaussianem_core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 COLUMNS = (
     "box",
@@ -31,33 +39,45 @@ COLUMNS = (
 )
 
 
-def wavelength_angstrom(voltage_kv: torch.Tensor) -> torch.Tensor:
+def wavelength_angstrom(voltage_kv: Array) -> Array:
     """Relativistic electron wavelength in Angstrom (Reimer and Kohl, Transmission Electron Microscopy, eq. 2.5)."""
     volts = voltage_kv * 1e3
-    return 12.2643247 / torch.sqrt(volts * (1 + 0.978466e-6 * volts))
+    return 12.2643247 / (volts * (1 + 0.978466e-6 * volts)) ** 0.5
 
 
-def ctf(parameters: torch.Tensor, box: int) -> torch.Tensor:  # (..., 9) -> (..., box, box//2+1)
+def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+1)
     """CTF on the ``rfft2`` grid (zero frequency first) of images with ``box`` pixels of ``parameters[..., 1]`` A.
 
+    Tensors are computed in float32, arrays in their own precision.
     Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
     chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
     """
-    p = parameters.to(torch.float32)
+    xp, where = _library(parameters)
+    p: Any = parameters
+    if xp is not np:
+        p = p.to(xp.float32)
     pixel, df_u, df_v, angle, voltage, cs, contrast, phase = (p[..., i, None, None] for i in range(1, 9))
-    ky = torch.fft.fftfreq(box, device=p.device)[:, None] / pixel
-    kx = torch.fft.rfftfreq(box, device=p.device)[None, :] / pixel
-    k2 = kx.square() + ky.square()
+    ky = xp.fft.fftfreq(box, **where)[:, None] / pixel
+    kx = xp.fft.rfftfreq(box, **where)[None, :] / pixel
+    k2 = xp.square(kx) + xp.square(ky)
     lam = wavelength_angstrom(voltage)
-    twice = 2 * (torch.atan2(ky.expand_as(k2), kx.expand_as(k2)) - torch.deg2rad(angle))
-    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * torch.cos(twice))
-    chi = torch.pi * lam * k2 * (defocus - 0.5 * lam.square() * k2 * cs * 1e7)
-    return -torch.sin(chi + torch.deg2rad(torch.nan_to_num(phase)) + torch.asin(contrast))
+    twice = 2 * (xp.arctan2(ky, kx) - xp.deg2rad(angle))
+    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * xp.cos(twice))
+    chi = xp.pi * lam * k2 * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
+    return -xp.sin(chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast))
 
 
-def apply_ctf(images: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:  # (..., D, D), (..., D, D//2+1)
+def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)
     """Multiply the images' Fourier transforms by ``transfer``."""
-    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+    xp, _ = _library(images)
+    return xp.fft.irfft2(xp.fft.rfft2(images) * transfer, s=images.shape[-2:])
+
+
+def _library(array: np.ndarray | torch.Tensor) -> tuple[Any, dict[str, torch.device]]:
+    """The module that computes with such an array, and the keywords that make another on its device."""
+    if isinstance(array, np.ndarray):
+        return np, {}
+    return sys.modules["torch"], {"device": array.device}  # there is a tensor, so torch is loaded
 
 
 def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32

@@ -9,7 +9,7 @@ takes the volume into the image frame in RELION's sense is its transpose, and ``
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,12 @@ _PASSED_ON = {
     "ctf/exp_group_id": "optics_group",
     "blob/psize_A": "pixel_size_angstrom",
 }
+_GIVEN_OPTIONS = {
+    "ctf/accel_kv": "--voltage",
+    "ctf/cs_mm": "--cs",
+    "ctf/amp_contrast": "--amplitude_contrast",
+}
+_LARGEST_HEADER = 1 << 22
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -67,7 +73,8 @@ def load_cs(path: str | os.PathLike[str], mmap: bool = False) -> npt.NDArray[np.
             "Save it again with cryosparc-tools: Dataset.load(file).save(file, format=1).",
         )
     try:
-        data = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        # Each class of a 3D classification adds fields: numpy's own limit for headers is soon passed.
+        data = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False, max_header_size=_LARGEST_HEADER)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(
             str(path),
@@ -139,13 +146,27 @@ def pose_to_angles(pose: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:  
     return angles_from_rotations(rotations.swapaxes(-1, -2))
 
 
+def _source_of(
+    missing: Sequence[str], path: str | os.PathLike[str], passthrough: Sequence[str | os.PathLike[str]]
+) -> str:
+    """Where missing fields come from."""
+    if all(name in _GIVEN_OPTIONS for name in missing):
+        return f"Give {' and '.join(_GIVEN_OPTIONS[name] for name in missing)}."
+    if any(name in POSE_FIELDS for name in missing) and "alignments2D/pose" in (load_cs(path, True).dtype.names or ()):
+        return "These particles were aligned in 2D alone: refine them in 3D, and give what that writes."
+    if not passthrough:
+        return "They may be in the same job's passthrough file: give it with --passthrough."
+    return "Neither file has them: export the particles of a 3D refinement with its passthrough file."
+
+
 def read_cryosparc(
     path: str | os.PathLike[str],
     passthrough: Sequence[str | os.PathLike[str]],
     require_pose: bool,
     require_ctf: bool,
+    given: Collection[str] = (),
 ) -> tuple[dict[str, Numbers], Texts, Texts | None, npt.NDArray[np.uint64]]:
-    """Read a particles file and its passthrough files.
+    """Read a particles file and its passthrough files; ``given`` names columns that they may lack.
 
     Returns
     -------
@@ -162,13 +183,13 @@ def read_cryosparc(
     wanted = (*blob, *optional, *POSE_FIELDS, *CTF_FIELDS, *_PASSED_ON, "location/micrograph_path")
     fields = join_passthrough(path, passthrough, tuple(dict.fromkeys(wanted)))
     needed = (*blob, *(POSE_FIELDS if require_pose else ()), *(CTF_FIELDS if require_ctf else ()))
-    missing = [name for name in needed if name not in fields]
+    missing = [name for name in needed if name not in fields and _PASSED_ON.get(name) not in given]
     if missing:
         raise InputError(
             str(path),
             "must have the fields of images, poses and CTF",
             f"no {', '.join(missing)}",
-            "Give the particles of a refinement, and the job's passthrough file with --passthrough.",
+            _source_of(missing, path, passthrough),
         )
     n = len(fields["uid"])
     columns = {ours: fields[theirs].astype(np.float64) for theirs, ours in _PASSED_ON.items() if theirs in fields}

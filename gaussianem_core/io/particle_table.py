@@ -20,6 +20,7 @@ from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
 from gaussianem_core.io.mrc import MrcHeader, read_header
 from gaussianem_core.io.particle_rows import selection_mask, write_cs_rows, write_star, write_star_rows
 from gaussianem_core.io.relion import read_relion
+from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
 
@@ -127,35 +128,43 @@ def read_particles(
     require_ctf: bool = True,
     find_stacks: bool = True,
     pixel_size_angstrom: float | None = None,
+    voltage_kv: float | None = None,
+    cs_mm: float | None = None,
+    amplitude_contrast: float | None = None,
 ) -> ParticleTable:
     """Read a RELION or cryoSPARC particle file, find its stacks and check everything that can be checked cheaply.
 
     Parameters
     ----------
-    path : .star or .cs file.
+    path : .star, .cs or .csg file.
     data_dir, project_dir : where to look for stacks (see ``metadata_paths.resolve_stacks``).
     passthrough : cryoSPARC passthrough files, joined on uid.
     require_pose, require_ctf : refuse files without; otherwise NaN stands for what is missing.
     find_stacks : look for the stacks and check their headers (size, length, number of images).
-    pixel_size_angstrom : pixel size of the images, used where the file has none; a file that has one must agree.
+    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : of all images, used where the file has none; a file
+        that has one must agree.
 
     Raises
     ------
     InputError : columns missing, values missing or not finite (rows counted from 1), faulty optics groups, stacks
         missing, truncated, of another box or with too few images, unknown pixel size.
     """
-    path = Path(path)
+    path, passthrough = particle_files(path, passthrough)
     uid = None
+    constants = {"voltage_kv": voltage_kv, "cs_mm": cs_mm, "amplitude_contrast": amplitude_contrast}
+    given = {name: value for name, value in constants.items() if value is not None}
     if path.suffix.lower() == ".cs":
-        columns, stacks, micrographs, uid = read_cryosparc(path, passthrough, require_pose, require_ctf)
+        columns, stacks, micrographs, uid = read_cryosparc(path, passthrough, require_pose, require_ctf, given)
     elif passthrough:
         raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
     else:
-        columns, stacks, micrographs = read_relion(path, require_pose, require_ctf)
+        columns, stacks, micrographs = read_relion(path, require_pose, require_ctf, given)
     n = len(stacks[1])
     columns["pixel_size_angstrom"] = _pixel_size(
         path, columns.get("pixel_size_angstrom"), pixel_size_angstrom, n, required=require_pose or require_ctf
     )
+    for name, value in given.items():
+        columns[name] = _constant(path, name, columns.get(name), value, n)
     if "shifts_angstrom" not in columns:
         pixels = columns.pop("shifts_pixels", np.zeros((n, 2)))
         columns["shifts_angstrom"] = np.where(pixels == 0, 0.0, pixels * columns["pixel_size_angstrom"][:, None])
@@ -172,7 +181,8 @@ def read_particles(
         files = resolve_stacks(names, path, data_dir, project_dir)
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
             headers = tuple(pool.map(read_header, files))
-        box = _check_stacks(path, headers, index, image_index, box)
+        unnumbered = columns.get("unnumbered", np.zeros(n)) > 0
+        box = _check_stacks(path, headers, index, image_index, unnumbered, box)
     return ParticleTable(
         source=path,
         stacks=files,
@@ -194,6 +204,21 @@ def read_particles(
         stack_headers=headers,
         **full,
     )
+
+
+def _constant(path: Path, name: str, found: Floats | None, given: float, n: int) -> Floats:
+    """One number for all particles, which what the file says must agree with."""
+    if found is None or np.isnan(found).all():
+        return np.full(n, float(given))
+    refuse_rows(
+        abs(found - given) > 1e-3 * max(abs(given), 1e-9),
+        path,
+        _CTF_WORDS.get(name, "voltage"),
+        f"must agree with the {given:g} given",
+        found,
+        "Leave the option out to use the file's.",
+    )
+    return found
 
 
 def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, required: bool) -> Floats:
@@ -243,6 +268,7 @@ def _check_stacks(
     headers: Sequence[MrcHeader],
     index: npt.NDArray[np.int32],
     image_index: npt.NDArray[np.int64],
+    unnumbered: npt.NDArray[np.bool_],
     box: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """Check boxes and numbers of images against the headers; return the boxes (N,)."""
@@ -252,6 +278,18 @@ def _check_stacks(
                 str(header.path), "must hold square images", f"{header.shape[2]} x {header.shape[1]}", "Extract again."
             )
     counts = np.array([header.shape[0] for header in headers])[index]
+    nameless = unnumbered & (counts > 1)
+    if nameless.any():
+        first = headers[index[np.flatnonzero(nameless)[0]]]
+        refuse_rows(
+            nameless,
+            path,
+            "rlnImageName",
+            f"must be number@stack where the stack holds several images, as {first.path} with its {first.shape[0]}",
+            [first.path.name] * len(index),
+            "Write which image each row means; RELION 5's stacks of tilt images look like this, and tilt series "
+            "cannot be used.",
+        )
     real = np.array([header.shape[1] for header in headers], np.int64)[index]
     bad = image_index >= counts
     if bad.any():
@@ -289,6 +327,7 @@ def _whole(values: Floats | None, n: int, default: int) -> npt.NDArray[np.int64]
 
 def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of every column (STAR) or field (.cs) of a particle file."""
+    path = particle_files(path)[0]
     if Path(path).suffix.lower() == ".cs":
         return tuple(load_cs(path, mmap=True).dtype.names or ())
     return find_particle_table(scan_star(path)).columns
@@ -296,6 +335,7 @@ def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray[np.generic]:
     """One column of a particle file, numbers where all values are numbers, else text (N,) (a .cs field: (N, ...))."""
+    path = particle_files(path)[0]
     if name not in column_names(path):
         raise InputError(f"column {name}", f"must be a column of {path}", "none", f"One of {column_names(path)}.")
     if Path(path).suffix.lower() == ".cs":

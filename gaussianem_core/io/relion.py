@@ -11,7 +11,7 @@ Where the versions differ (Zivanov et al., IUCrJ 7, 253 (2020) introduced optics
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,24 @@ from gaussianem_core.io.star import (
     refuse_rows,
     scan_star,
 )
+from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]
 
 POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+GIVEN_OPTIONS = {
+    "voltage": "rlnVoltage",
+    "cs": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+}
+"""Options that stand in for columns which a file lacks."""
+
+RELION_NAMES = {
+    "voltage_kv": "rlnVoltage",
+    "cs_mm": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+}
 CTF_COLUMNS = (
     "rlnDefocusU",
     "rlnDefocusV",
@@ -66,9 +79,9 @@ _PARTICLE_NUMBERS = (
 
 
 def read_relion(
-    path: str | os.PathLike[str], require_pose: bool, require_ctf: bool
+    path: str | os.PathLike[str], require_pose: bool, require_ctf: bool, given: Collection[str] = ()
 ) -> tuple[dict[str, Numbers], Texts, Texts | None]:
-    """Read a RELION particle file.
+    """Read a RELION particle file; ``given`` names columns of a ``ParticleTable`` that it may lack.
 
     Returns
     -------
@@ -81,10 +94,11 @@ def read_relion(
     InputError : missing columns (all named), faulty optics groups, malformed rows.
     """
     tables = scan_star(path)
-    particles, optics = find_particle_table(tables), find_optics_table(tables)
+    refuse_tomography(tables)
+    particles, optics = find_particle_table(tables, name_kind(tables)), find_optics_table(tables)
     texts = [name for name in ("rlnMicrographName",) if name in particles]
     known = list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles))
-    _require(particles, optics, require_pose, require_ctf)
+    _require(particles, optics, require_pose, require_ctf, given)
     numbers, names = read_columns(particles, known, texts, ["rlnImageName"])
     if optics is not None:
         numbers = _with_optics(numbers, particles, optics)
@@ -98,16 +112,33 @@ def read_relion(
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName")
 
 
-def _require(particles: StarTable, optics: StarTable | None, require_pose: bool, require_ctf: bool) -> None:
+def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> dict[str, Numbers]:
+    """Angles and CTFs of a RELION particle file, which need not name any images.
+
+    Returns the columns of :func:`read_relion`, ``angles_deg`` (N, 3) among them. Raises InputError for missing columns
+    (all named), faulty optics groups, malformed rows.
+    """
+    tables = scan_star(path)
+    particles = next((table for table in tables if POSE_COLUMNS[0] in table), None) or find_particle_table(tables)
+    optics = find_optics_table(tables)
+    _require(particles, optics, True, require_ctf, ())
+    numbers, _ = read_columns(particles, list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles)))
+    return _columns(numbers if optics is None else _with_optics(numbers, particles, optics), particles)
+
+
+def _require(
+    particles: StarTable, optics: StarTable | None, require_pose: bool, require_ctf: bool, given: Collection[str]
+) -> None:
     groups = [("poses", POSE_COLUMNS, require_pose), ("the CTF", CTF_COLUMNS, require_ctf)]
+    known = {*particles.columns, *(optics.columns if optics else ()), *(RELION_NAMES[name] for name in given)}
     for what, needed, required in groups:
-        missing = [name for name in needed if name not in particles and (optics is None or name not in optics)]
+        missing = [name for name in needed if name not in known]
         if missing and required:
             raise InputError(
                 f"{particles.path}, table data_{particles.name}",
                 f"must have the columns of {what}",
                 f"no {', '.join(missing)}",
-                "Give the STAR file of a refinement (Refine3D's run_data.star) of particles with CTF estimates.",
+                _source_of(missing),
             )
     for pair in (("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")):
         present = [name for name in pair if name in particles]
@@ -118,6 +149,17 @@ def _require(particles: StarTable, optics: StarTable | None, require_pose: bool,
                 f"only {present[0]}",
                 "Add the missing column.",
             )
+
+
+def _source_of(missing: Sequence[str]) -> str:
+    """Where missing columns come from."""
+    options = [f"--{option}" for option, name in GIVEN_OPTIONS.items() if name in missing]
+    rest = [name for name in missing if name not in GIVEN_OPTIONS.values()]
+    if any(name in POSE_COLUMNS for name in rest):
+        return "These particles have no orientations yet: refine them in 3D, and give what that writes."
+    if rest:
+        return "Estimate the CTF of the micrographs, extract the particles again and refine them."
+    return f"Give {' and '.join(options)}."
 
 
 def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: StarTable) -> dict[str, Numbers]:
@@ -184,7 +226,17 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         "rlnCtfDataArePhaseFlipped": "phase_flipped",
     }
     columns = {ours: numbers[theirs] for theirs, ours in names.items() if theirs in numbers}
-    columns["image_index"] = numbers["rlnImageName"] - 1
+    if "rlnImageName" in numbers:
+        columns["unnumbered"] = np.isnan(numbers["rlnImageName"]).astype(np.float64)
+        columns["image_index"] = np.nan_to_num(numbers["rlnImageName"], nan=1.0) - 1
+        refuse_rows(
+            ~(columns["image_index"] >= 0),
+            particles.path,
+            "rlnImageName",
+            "must number images from 1",
+            columns["image_index"] + 1,
+            "Write the row's image as number@stack.",
+        )
     if all(name in numbers for name in POSE_COLUMNS):
         columns["angles_deg"] = np.stack([numbers[name] for name in POSE_COLUMNS], axis=-1)
     pixel_size = _pixel_size(numbers)
@@ -197,14 +249,6 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         if all(axis in numbers for axis in pair):
             columns[name] = np.stack([numbers[axis] for axis in pair], axis=-1)
             break
-    refuse_rows(
-        ~(columns["image_index"] >= 0),
-        particles.path,
-        "rlnImageName",
-        "must number images from 1",
-        columns["image_index"] + 1,
-        "Write the row's image as number@stack.",
-    )
     return columns
 
 

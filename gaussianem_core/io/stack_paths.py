@@ -20,9 +20,10 @@ def resolve_stacks(
     """Find the files that a particle file names.
 
     Tried in this order: the path itself if absolute; the whole path in ``data_dir``, ``project_dir``, the folder of
-    the particle file, the working directory and the parents of the particle file's folder (a project's root); then,
-    in ``data_dir``, ever shorter endings of the path down to the bare file name; then ``data_dir`` itself if it is
-    the stack.
+    the particle file, the working directory and the parents of the particle file's folder (a project's root); the
+    same folders of the file that a link leads to (an imported file names images of its own project); then, in
+    ``data_dir``, ever shorter endings of the path down to the bare file name; then ``data_dir`` itself if it is the
+    stack.
 
     Parameters
     ----------
@@ -64,8 +65,10 @@ def _candidates(
     if relative.is_absolute():
         yield Path(relative)
     else:
-        folder = source.absolute().parent
+        folder, real = source.absolute().parent, source.resolve().parent
         places = [data, Path(project_dir) if project_dir else None, folder, Path(), *folder.parents[:_PARENTS_TRIED]]
+        if real != folder:
+            places += [real, *real.parents[:_PARENTS_TRIED]]
         for place in places:
             if place is not None:
                 yield place / relative

@@ -172,8 +172,10 @@ class _OpenBlock:
         ]
 
 
-def find_particle_table(tables: Sequence[StarTable]) -> StarTable:
+def find_particle_table(tables: Sequence[StarTable], kind: str = "") -> StarTable:
     """The table with ``rlnImageName``: the one named particles, else the first.
+
+    ``kind`` says in words what the file is, should it hold no particles.
 
     Raises
     ------
@@ -185,13 +187,22 @@ def find_particle_table(tables: Sequence[StarTable]) -> StarTable:
         raise InputError(
             str(tables[0].path),
             "must hold a table with the column rlnImageName",
-            found,
-            "Give the particles' STAR file (run_data.star or particles.star).",
+            f"{kind}: {found}" if kind else found,
+            _particles_beside(tables[0].path),
         )
     table = next((t for t in candidates if t.name == "particles"), candidates[0])
     if table.n_rows == 0:
         raise InputError(f"{table.path}, table data_{table.name}", "must hold particles", "0 rows", "Give another one.")
     return table
+
+
+def _particles_beside(path: Path) -> str:
+    """Which file to give instead of one that holds no particles: the refinement's own, where it lies beside."""
+    for ending in ("_model.star", "_optimiser.star", "_sampling.star"):
+        beside = path.with_name(path.name.replace(ending, "_data.star"))
+        if beside != path and beside.is_file():
+            return f"Give {beside}."
+    return "Give a file that lists particles (Refine3D's run_data.star, Extract's particles.star)."
 
 
 def find_optics_table(tables: Sequence[StarTable]) -> StarTable | None:
@@ -230,7 +241,7 @@ def read_columns(
     ----------
     numeric : names to read as numbers; empty strings, None, ``?`` and ``.`` become NaN.
     text : names to read as text.
-    images : names of columns like ``000012@stack.mrcs``: the number (1 if there is none) goes to ``numbers``, the
+    images : names of columns like ``000012@stack.mrcs``: the number (NaN if there is none) goes to ``numbers``, the
         stack to ``texts``.
 
     Returns
@@ -253,7 +264,7 @@ def read_columns(
         values = {name: [row[column] for row in rows] for name, column in where.items()}
         for name in images:
             pairs = [value.partition(b"@") for value in values[name]]
-            numbers[name][part] = _to_numbers([n if at else b"1" for n, at, _ in pairs], table, name, done)
+            numbers[name][part] = _to_numbers([n if at else b"?" for n, at, _ in pairs], table, name, done)
             values[name] = [stack if at else whole for whole, at, stack in pairs]
         for name in numeric:
             numbers[name][part] = _to_numbers(values[name], table, name, done)

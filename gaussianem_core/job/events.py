@@ -21,19 +21,17 @@ import json
 import math
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.job.last_word import END, LastWord
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.plain_files import append_regular, open_regular
+from gaussianem_core.runtime.processes import identity, scheduler_id
 
 EVENTS = "events.jsonl"
 OPTIONS = "options.json"
@@ -84,14 +82,6 @@ def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
         )
 
 
-def process_identity() -> dict[str, Any]:
-    """Host, pid and start time of this process (a pid alone may be used again), and the scheduler's job id."""
-    variables = ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID")
-    scheduler = next((os.environ[name] for name in variables if name in os.environ), "")
-    started = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "scheduler_id": scheduler}
-
-
 class JobLog:
     """The engine's side of a job directory. Use as a context manager: it writes start, heartbeat, end and exit files.
 
@@ -131,14 +121,14 @@ class JobLog:
             ) from error
         self._last_word = LastWord(self.directory / END)
         self._began = time.time()
-        identity = process_identity()
-        self._beat(identity)
+        who = {**identity(), "scheduler_id": scheduler_id()}
+        self._beat(who)
         try:
-            self.emit("start", command=self._command, version=self._version, **identity)
+            self.emit("start", command=self._command, version=self._version, **who)
         except OSError as error:
             self._leave("failed", FAILURE, _reason(error, self.directory))
             raise
-        self._thread = threading.Thread(target=self._beat_forever, args=(identity,), daemon=True)
+        self._thread = threading.Thread(target=self._beat_forever, args=(who,), daemon=True)
         self._thread.start()
         self._old_handlers = {}
         if threading.current_thread() is threading.main_thread():
@@ -181,13 +171,13 @@ class JobLog:
             raise AbortRequested(f"stopped by signal {signal.Signals(number).name}")
         self._terminated.set()
 
-    def _beat(self, identity: dict[str, Any]) -> None:
+    def _beat(self, who: dict[str, object]) -> None:
         with contextlib.suppress(OSError):  # a heartbeat missed on a full disk is no reason to die
-            write_atomically(self.directory / HEARTBEAT, json.dumps({**identity, "t": time.time()}))
+            write_atomically(self.directory / HEARTBEAT, json.dumps({**who, "t": time.time()}))
 
-    def _beat_forever(self, identity: dict[str, Any]) -> None:
+    def _beat_forever(self, who: dict[str, object]) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            self._beat(identity)
+            self._beat(who)
 
     def emit(self, type: str, **fields: Any) -> None:
         """Append one event."""

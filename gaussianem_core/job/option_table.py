@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints
+from gaussianem_core.options import JOB_OPTIONS, JobOptions, hints, own_options_first
 from gaussianem_core.runtime.files import write_atomically
 
 BEGIN, END = "<!-- options -->", "<!-- /options -->"
@@ -26,17 +26,16 @@ def tables() -> str:
 
 def job_table(model: type[JobOptions]) -> str:
     """One job's options: name, what it does, default, what may be given; a job's own options first."""
-    names = sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
     lines = [
         f"<details><summary><b>gaussianem {model.job_type}</b>: {_escape((model.__doc__ or '').strip())}</summary>",
         "",
         "| Option | What it does | Default | Values |",
         "|---|---|---|---|",
     ]
-    for name in names:
+    for name in own_options_first(model):
         field, extra = model.model_fields[name], hints(model, name)
         flag = f"`--{name}`" + (f", `{extra['alias']}`" if extra["alias"] else "")
-        cells = (flag, field.description or "", _default(field), _values(field, extra["unit"]))
+        cells = (flag, field.description or "", default_text(field), _values(field, extra["unit"]))
         lines.append("| " + " | ".join(map(_escape, cells)) + " |")
     return "\n".join([*lines, "", "</details>", ""])
 
@@ -50,7 +49,8 @@ def renew(path: Path) -> None:
     write_atomically(path, f"{head}{BEGIN}\n\n{tables()}\n{END}{tail}")
 
 
-def _default(field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
+    """What an option is if it is not given: "required", a value in backquotes, or "" for nothing."""
     if field.is_required():
         return "required"
     value = field.get_default()

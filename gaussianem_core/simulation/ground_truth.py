@@ -30,13 +30,21 @@ class Truth:
     """N particles in F frames of a molecule of A points; any part may be None where it is not known.
 
     label : (N,) class of a particle (composition, or the end state), 0, 1, ...
-    state : (N,) place along the motion, 0 to 1; ``periodic``: 1 is 0 again.
-    frame : (N,) frame number. present : (N,) whether the removable part is there.
+    state : (N,) place along the motion, 0 to 1; ``periodic``: 1 is 0 again. (N, M) where M parts move independently.
+    frame : (N,) or (N, M) frame number. present : (N,) whether the removable part is there.
     positions : (F, A, 3) world units. densities : (A,) peak values, sigmas : (A,) world units.
     removable : (A,) points that are absent where ``present`` is False.
     rotations : (N, 3, 3), shifts : (N, 2) pixels, in the conventions of `pose`.
     volumes : (K, D, D, D) true maps of the labels, for data that are not made of points.
     offset_angstrom : (3,) what was subtracted from the input's coordinates to centre it.
+    part : (A,) which of M independent motions moves a point; -1: it stays in frame 0. None: one motion moves all.
+    motion_names : (K,), motions : (N, K) what is to be read from the latents: angles in degrees where the model tells
+        them, else places from 0 to 1; NaN where the part that moves is absent.
+    ctf : (N, 9) true CTF parameters, as ``ctf.npy``. contrast : (N,) factor of each particle's signal.
+    junk : (N,) 0 for a particle, else the kind: 1 noise alone, 2 a fragment, 3 another molecule.
+    noise_power : (D//2+1,) power of the noise by shell (orthonormal transform); 1 where it is white.
+    given_rotations, given_shifts : as the particles file gives them, with their errors.
+    given_defocus_angstrom : (N,) the mean defocus that the particles file gives.
     """
 
     label: np.ndarray | None = None
@@ -51,6 +59,16 @@ class Truth:
     shifts: np.ndarray | None = None
     volumes: np.ndarray | None = None
     offset_angstrom: np.ndarray | None = None
+    part: np.ndarray | None = None
+    motion_names: np.ndarray | None = None
+    motions: np.ndarray | None = None
+    ctf: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+    junk: np.ndarray | None = None
+    noise_power: np.ndarray | None = None
+    given_rotations: np.ndarray | None = None
+    given_shifts: np.ndarray | None = None
+    given_defocus_angstrom: np.ndarray | None = None
     box: int = 0
     apix: float = 0.0
     snr: float = 0.0
@@ -60,6 +78,12 @@ class Truth:
     def has_volumes(self) -> bool:
         """Whether the true volume of each particle can be made."""
         return self.positions is not None or (self.volumes is not None and self.label is not None)
+
+    @property
+    def real(self) -> np.ndarray:  # -> (N,) bool
+        """Which images hold such a particle, and are no junk."""
+        count = next(len(v) for v in (self.state, self.label, self.frame, self.present) if v is not None)
+        return np.ones(count, bool) if self.junk is None else self.junk == 0
 
 
 def save_truth(truth: Truth, path: Path | str) -> None:
@@ -102,6 +126,20 @@ def frame_densities(truth: Truth, present: torch.Tensor) -> torch.Tensor:  # (B,
     return torch.where(removable & ~present[:, None], torch.zeros_like(densities), densities)
 
 
+def point_positions(
+    truth: Truth, rows: np.ndarray, device: torch.device | str = "cpu"
+) -> torch.Tensor:  # (B,) -> (B, A, 3)
+    """Where the points of particles ``rows`` are, each part in the frame of its own motion."""
+    assert truth.positions is not None and truth.frame is not None
+    positions, frame = torch.as_tensor(truth.positions, device=device), torch.as_tensor(truth.frame[rows]).to(device)
+    if truth.part is None:
+        return positions[frame.long()]
+    # A column of zeros stands last, where part -1 finds it: what belongs to no motion stays in frame 0.
+    columns = torch.cat([frame.long().view(len(rows), -1), frame.new_zeros(len(rows), 1).long()], dim=1)
+    part = torch.as_tensor(truth.part, device=device).long()
+    return positions[columns[:, part], torch.arange(len(part), device=device)]
+
+
 def true_volumes(
     truth: Truth, rows: np.ndarray, box: int, device: torch.device | str = "cpu", backend: Projector = "auto"
 ) -> torch.Tensor:  # (B,) -> (B, box, box, box)
@@ -109,9 +147,9 @@ def true_volumes(
     if truth.positions is None:
         assert truth.volumes is not None and truth.label is not None
         return fourier_crop(torch.as_tensor(truth.volumes[truth.label[rows]], device=device).float(), box, dims=3)
-    assert truth.frame is not None and truth.sigmas is not None
+    assert truth.sigmas is not None
     present = np.ones(len(rows), bool) if truth.present is None else truth.present[rows]
-    positions = torch.as_tensor(truth.positions[truth.frame[rows]], device=device)
+    positions = point_positions(truth, rows, device)
     densities = frame_densities(truth, torch.as_tensor(present, device=device))
     return band_limited_volumes(
         positions, densities, torch.as_tensor(truth.sigmas, device=device), truth.box, box, backend
@@ -119,19 +157,27 @@ def true_volumes(
 
 
 def mean_volume(truth: Truth, device: torch.device | str = "cpu", backend: Projector = "auto") -> torch.Tensor:
-    """The mean of all particles' volumes at the simulation's box, (D, D, D): what a consensus refinement sees."""
+    """The mean of all particles' volumes at the simulation's box, (D, D, D), without junk: what a consensus
+    refinement without errors would see."""
+    real = truth.real
     if truth.positions is None:
         assert truth.volumes is not None and truth.label is not None
-        counts = np.bincount(truth.label, minlength=len(truth.volumes)) / len(truth.label)
+        counts = np.bincount(truth.label[real], minlength=len(truth.volumes)) / real.sum()
         return torch.as_tensor(np.tensordot(counts, truth.volumes, 1), device=device).float()
     assert truth.frame is not None and truth.sigmas is not None
-    present = np.ones(len(truth.frame), bool) if truth.present is None else truth.present
+    frame = truth.frame.reshape(len(truth.frame), -1)[real]
+    present = np.ones(len(frame), bool) if truth.present is None else truth.present[real]
     frames, atoms = truth.positions.shape[:2]
+    part = torch.as_tensor(np.zeros(atoms) if truth.part is None else truth.part, device=device).long()
     share = torch.zeros(frames, atoms, device=device)  # the sum is linear: weight every frame's points by its share
     for there in (True, False):
-        counts = np.bincount(truth.frame[present == there], minlength=frames) / len(present)
+        chosen = present == there
+        counts = np.zeros((frame.shape[1] + 1, frames))
+        counts[:-1] = [np.bincount(column[chosen], minlength=frames) for column in frame.T]
+        counts[-1, 0] = chosen.sum()  # of the points that stay in frame 0, where part is -1
         flag = torch.full((1,), there, device=device)
-        share += torch.as_tensor(counts, device=device).float()[:, None] * frame_densities(truth, flag)
+        shares = torch.as_tensor(counts / len(frame), device=device).float()[part].T
+        share += shares * frame_densities(truth, flag)
     used = torch.nonzero(share.sum(dim=1)).flatten()
     total = torch.zeros(truth.box, truth.box, truth.box, device=device)
     for chunk in used.split(max(1, 200_000 // atoms)):

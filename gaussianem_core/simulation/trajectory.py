@@ -15,6 +15,8 @@ from gaussianem_core.model.configuration import load_configuration
 from gaussianem_core.model.gaussians import load_gaussians
 from gaussianem_core.runtime.files import read_arrays
 
+CURVE_ENDING = "_degrees"
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -25,6 +27,8 @@ class Trajectory:
     sigmas_angstrom : (A,) width of a point, or None where the file has none.
     residues : (A,) residue numbers and chains : (A,) chain names, or None.
     masks : named boolean arrays (A,), parts of the molecule.
+    curves : what a motion measures in each frame, (F,), by the name of the part that moves; ``arm_degrees`` in a
+        .npz is the curve of ``arm``.
     periodic : the last frame leads back to the first (a full turn).
     """
 
@@ -34,6 +38,7 @@ class Trajectory:
     residues: np.ndarray | None = None
     chains: np.ndarray | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
     periodic: bool = False
 
 
@@ -41,7 +46,8 @@ def read_trajectory(path: Path | str) -> Trajectory:
     """Read a multi-model .pdb/.cif (gemmi), a .npz with ``xyz`` and ``weight``, or a Gaussian .ply.
 
     An .npz holds xyz (F, A, 3) in Angstrom and weight (A,); it may hold resid (A,), sigma (A,) in Angstrom, boolean
-    arrays (A,) that name parts, and ``periodic``. A .ply takes its pixel size and widths from a cfg.json beside it.
+    arrays (A,) that name parts, ``PART_degrees`` (F,), the angle of a part in each frame, and ``periodic``. A .ply
+    takes its pixel size and widths from a cfg.json beside it.
 
     Raises InputError for another kind of file, frames with different atoms, or values that are not finite.
     """
@@ -79,6 +85,11 @@ def _read_npz(path: Path) -> Trajectory:
         remedy = f"It was not read ({error}). Give xyz (frames, atoms, 3) and weight (atoms)."
         raise InputError("model", "must be an .npz with xyz and weight", path, remedy) from error
     masks = {name: array for name, array in arrays.items() if array.dtype == bool and array.shape == weight.shape}
+    curves = {
+        name.removesuffix(CURVE_ENDING): np.asarray(array, np.float64)
+        for name, array in arrays.items()
+        if name.endswith(CURVE_ENDING) and array.shape == xyz.shape[:1]
+    }
     sigma = arrays.get("sigma")
     return Trajectory(
         xyz,
@@ -87,6 +98,7 @@ def _read_npz(path: Path) -> Trajectory:
         arrays.get("resid"),
         None,
         masks,
+        curves,
         bool(arrays.get("periodic", False)),
     )
 
@@ -131,7 +143,7 @@ def _read_model(path: Path) -> Trajectory:
     return Trajectory(np.array(frames), weight, None, residues, np.array([label[0] for label in labels[0]]))
 
 
-def select_part(trajectory: Trajectory, text: str) -> np.ndarray:  # -> (A,) bool
+def select_part(trajectory: Trajectory, text: str, option: str = "missing") -> np.ndarray:  # -> (A,) bool
     """The points that ``text`` names: a mask of the file, or residues as ``122-159,170`` or ``B:10-20``.
 
     Raises InputError naming the masks there are, if the text is neither, or selects nothing.
@@ -145,7 +157,7 @@ def select_part(trajectory: Trajectory, text: str) -> np.ndarray:  # -> (A,) boo
             if match is None or trajectory.residues is None or (match[1] and trajectory.chains is None):
                 known = ", ".join(sorted(trajectory.masks)) or "none"
                 raise InputError(
-                    "missing",
+                    option,
                     f"must be residues as 122-159, or a mask of the file ({known})",
                     text,
                     "Name a part that the model has.",
@@ -157,7 +169,7 @@ def select_part(trajectory: Trajectory, text: str) -> np.ndarray:  # -> (A,) boo
             chosen |= part
     if not chosen.any() or chosen.all():
         raise InputError(
-            "missing",
+            option,
             "must name a part of the model, neither nothing nor all of it",
             text,
             f"It selects {chosen.sum()} of {chosen.size} atoms.",

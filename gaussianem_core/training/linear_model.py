@@ -28,13 +28,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
-from scipy.spatial import cKDTree
 from torch import nn
 
 from gaussianem_core.errors import AbortRequested
 from gaussianem_core.imaging import likelihood
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.neighbours import neighbour_tree
 from gaussianem_core.training import latent_posterior, mixture_prior
 from gaussianem_core.training.trainer import Trainer
 
@@ -79,7 +79,7 @@ def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M,
     points = positions.detach().cpu().double().numpy()
     centres, labels = kmeans2(points, min(count, len(points)), seed=0, minit="points")
     centres = centres[np.bincount(labels, minlength=len(centres)) > 0]
-    spacing = cKDTree(centres).query(centres, k=2)[0][:, 1].mean() if len(centres) > 1 else 1.0
+    spacing = neighbour_tree(centres).query(centres, k=2)[0][:, 1].mean() if len(centres) > 1 else 1.0
     squared = ((points[:, None] - centres[None]) ** 2).sum(-1)
     exponent = -0.5 * squared / spacing**2
     weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from gaussianem_core.model.gaussians import Gaussians
+from gaussianem_core.runtime.neighbours import neighbour_tree
 
 ANCHOR_DENSITY, ANCHOR_SCALE, ANCHOR_POSITION = 0.2, 0.5, 0.5
 COMPOSITION_WIDTH = 0.1  # of raw density: differences of neighbours' changes below it cost their square
@@ -46,7 +46,7 @@ class NeighbourPairs(NamedTuple):
 def find_pairs(positions: torch.Tensor, reach: float = 2.0) -> NeighbourPairs:  # (N, 3)
     """Neighbouring pairs of Gaussians (published: within 2 mean nearest-neighbour distances)."""
     points = positions.detach().cpu().double().numpy()
-    tree = cKDTree(points)
+    tree = neighbour_tree(points)
     mean_distance = float(tree.query(points, k=2)[0][:, 1].mean()) if len(points) > 1 else 1.0
     index = tree.query_pairs(reach * mean_distance, output_type="ndarray")
     distance = np.linalg.norm(points[index[:, 0]] - points[index[:, 1]], axis=1)

@@ -100,7 +100,7 @@ def _preprocess(values: dict[str, Any], source: Path, root: Path) -> list[Check]
     count, box = 0, 0
     if star.is_file():
         try:
-            count, box = particles(star)
+            count, box = particles(values, source)
         except InputError as error:
             return [Check("error", str(error), "star_file")]
         found.append(Check("ok", f"{count:,} particles" + (f" of {box} px" if box else "")))
@@ -236,17 +236,34 @@ def _first_file(path: Path) -> Path | None:
     return next((p for p in (path, *(path.with_name(path.name + e) for e in (".mrcs", ".mrc"))) if p.is_file()), None)
 
 
-def particles(path: Path) -> tuple[int, int]:
-    """Number of particles and their box (0 if the file does not tell) in a .star or .cs file. Raises InputError."""
-    return _particles(path, path.stat().st_mtime)
+def particles(values: dict[str, Any], source: Path) -> tuple[int, int]:
+    """Number of particles and their largest box, read as Preprocess will: with poses, CTF and images.
+
+    Raises InputError for what would stop it.
+    """
+    star = source / str(values["star_file"])
+    data_dir = source / str(values["data_dir"]) if values.get("data_dir") else None
+    passthrough = tuple(source / str(path) for path in values.get("passthrough") or ())
+    names = {"apix": "pixel_size_angstrom", "voltage": "voltage_kv", "cs": "cs_mm"}
+    names["amplitude_contrast"] = "amplitude_contrast"
+    constants = tuple((ours, float(values[name])) for name, ours in names.items() if values.get(name) is not None)
+    return _particles(star, star.stat().st_mtime, data_dir, source, passthrough, constants)
 
 
 @lru_cache(maxsize=16)
-def _particles(path: Path, changed: float) -> tuple[int, int]:
+def _particles(
+    star: Path,
+    changed: float,
+    data_dir: Path | None,
+    source: Path,
+    passthrough: tuple[Path, ...],
+    constants: tuple[tuple[str, float], ...],
+) -> tuple[int, int]:
     from gaussianem_core.io.particle_table import read_particles
 
-    table = read_particles(path, require_pose=False, require_ctf=False, find_stacks=False)
-    return len(table), int(table.box_size.max()) if len(table) else 0
+    given: dict[str, Any] = dict(constants)
+    table = read_particles(star, data_dir, source, passthrough, **given)
+    return len(table), int(table.box_size.max())
 
 
 def ply_count(path: Path) -> int:

@@ -16,9 +16,9 @@ import psutil
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.processes import alive, start_ticks
 from gaussianem_gui.execution.launch import MARK
 from gaussianem_gui.project.job import Job, State, is_waiting
-from gaussianem_gui.project.processes import alive, start_ticks
 from gaussianem_gui.project.small_files import read_json
 from gaussianem_gui.project.user_folders import machine_folder
 

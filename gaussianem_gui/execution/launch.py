@@ -21,7 +21,7 @@ from pathlib import Path
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.last_word import END, LastWord, disk_full
 from gaussianem_core.runtime.plain_files import append_regular
-from gaussianem_gui.project.processes import identity, start_ticks
+from gaussianem_core.runtime.processes import identity, start_ticks
 
 EXIT, RECORD, OUT, ERR = ".gaussianem_exit.json", ".gaussianem_job.json", "run.out", "run.err"
 ENDINGS = ("RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED")

@@ -34,6 +34,7 @@ from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEA
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.interpreter import distrust_working_directory, python
 from gaussianem_core.runtime.plain_files import append_regular
+from gaussianem_core.runtime.processes import alive, identity
 from gaussianem_gui.execution import cluster as _cluster
 from gaussianem_gui.execution.cluster import ClusterSettings
 from gaussianem_gui.execution.gpus import (
@@ -53,7 +54,6 @@ from gaussianem_gui.project import wishes
 from gaussianem_gui.project.containment import inside, made_folder
 from gaussianem_gui.project.job import EXIT, Job, State, is_waiting
 from gaussianem_gui.project.lock import LockHeld
-from gaussianem_gui.project.processes import alive, identity
 from gaussianem_gui.project.project import Project, _state, member
 from gaussianem_gui.project.user_folders import machine_folder
 from gaussianem_gui.project.wishes import Wish

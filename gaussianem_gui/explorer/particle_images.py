@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.pose import load_poses
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_gui.explorer.sources import Sources
@@ -65,20 +66,7 @@ def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> 
         raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
     parameters = np.load(sources.ctf, allow_pickle=False)[rows].astype(np.float64)
     cfg = json.loads(sources.cfg.read_text()).get("cfg", {})
-    return contrast_transfer(parameters, box) * (-1.0 if cfg.get("invert_contrast", True) else 1.0)
-
-
-def contrast_transfer(parameters: np.ndarray, box: int) -> np.ndarray:  # (n, 9) -> (n, box, box // 2 + 1)
-    """The engine's CTF (``gaussianem_core.imaging.ctf.ctf``) in NumPy."""
-    p = np.nan_to_num(np.asarray(parameters, np.float64))
-    pixel, df_u, df_v, angle, voltage, cs, contrast, phase = (p[:, i, None, None] for i in range(1, 9))
-    ky, kx = np.fft.fftfreq(box)[:, None] / pixel, np.fft.rfftfreq(box)[None] / pixel
-    k2 = kx**2 + ky**2
-    volts = voltage * 1e3
-    length = 12.2643247 / np.sqrt(volts * (1 + 0.978466e-6 * volts))
-    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * np.cos(2 * (np.arctan2(ky, kx) - np.deg2rad(angle))))
-    chi = np.pi * length * k2 * (defocus - 0.5 * length**2 * k2 * cs * 1e7)
-    return np.asarray(-np.sin(chi + np.deg2rad(phase) + np.arcsin(contrast)))
+    return ctf(parameters, box) * (-1.0 if cfg.get("invert_contrast", True) else 1.0)
 
 
 @dataclass(frozen=True)

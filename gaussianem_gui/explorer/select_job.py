@@ -19,6 +19,8 @@ import numpy as np
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.particle_rows import write_cs_rows
 from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.io.result_group import write_result_group
+from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.explorer.particle_columns import row_count
 from gaussianem_gui.explorer.selections import describe
@@ -69,15 +71,18 @@ def export_selection(
             if ending == ".cs":
                 write_cs_subset(original, part, directory / target)
                 uids = np.asarray(read_particle_column(directory / target, "uid"))
+                files = [directory / target]
                 for number, extra in enumerate(sources.passthrough, start=1):
-                    write_cs_rows(extra, directory / f"passthrough{number}_{word}.cs", uids=uids)
+                    files.append(directory / f"passthrough{number}_{word}.cs")
+                    write_cs_rows(extra, files[-1], uids=uids)
+                write_result_group(directory / f"particles_{word}.csg", files)
             else:
                 write_star_subset(original, part, directory / target)
             count = row_count(directory / target)  # read back: what is on disk is what is reported
             if count != int(np.count_nonzero(part)):
                 raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
             written.append((target, count))
-        _link_images(project.root, original, directory)
+        _link_images(project.root, original, str(sources.preprocess_options.get("data_dir") or ""), directory)
         np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
         note = {
             "name": name,
@@ -98,23 +103,30 @@ def export_selection(
     return Exported(job, tuple((job.directory / target, count) for target, count in written))
 
 
-def _link_images(root: Path, original: Path, directory: Path) -> None:
-    """Images that the original names relative to its own folder are found from the copy too.
+def _link_images(root: Path, original: Path, data_dir: str, directory: Path) -> None:
+    """Images that are named relative to another place than the project are found from the copy too.
 
     The rows stay as they are; where a name leads nowhere from the project (a program run in the project's directory
-    looks there), the first part of it becomes a link beside the copy.
+    looks there), the first part of it becomes a link beside the copy, into the place where the original's images lie.
     """
     column = "rlnImageName" if original.suffix.lower() == ".star" else "blob/path"
     if column not in column_names(original):
         return
     written = np.asarray(read_particle_column(original, column)).astype(str)
-    for name in sorted({text.rsplit("@", 1)[-1].lstrip(">") for text in written}):
-        first = Path(name).parts[0] if name else ""
-        if not first or Path(name).is_absolute() or first == ".." or (root / name).exists():
+    names = sorted({text.rsplit("@", 1)[-1].lstrip(">") for text in written})
+    try:
+        found = resolve_stacks(names, original, root / data_dir if data_dir else None, root)
+    except InputError:
+        return  # the images have gone: there is nothing to link to
+    for name, path in zip(names, found, strict=True):
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts or (root / name).exists():
             continue
-        beside = directory / first
-        if (original.parent / name).exists() and not beside.is_symlink() and not beside.exists():
-            beside.symlink_to(os.path.relpath(original.parent / first, directory))
+        beside = directory / parts[0]
+        if path.parts[-len(parts) :] == parts and not beside.is_symlink() and not beside.exists():
+            place = (path.absolute().parents[len(parts) - 1] / parts[0]).resolve()
+            inside = place.is_relative_to(root.resolve())
+            beside.symlink_to(os.path.relpath(place, directory.resolve()) if inside else place)
 
 
 def _node(project: Project, path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.result_group import particle_files
 from gaussianem_gui.project.inputs import in_project
 from gaussianem_gui.project.project import Project
 
@@ -20,7 +21,7 @@ _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 class Sources:
     """Absolute paths; None where there is no such file.
 
-    original : particle file that Preprocess was given (.star or .cs), whose rows are the latents' rows.
+    original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'.
     analysis : analysis.npz and summary.json's directory of the newest Analyze job of these latents.
     """
 
@@ -144,7 +145,8 @@ def _original(project: Project, preprocess: str, beside: Path) -> tuple[Path | N
         star = _there(project.root, values, "star_file")
         more = [project.root / in_project(values, str(p)) for p in values.get("passthrough") or ()]
         if star is not None:
-            return star, tuple(p for p in more if p.is_file()), values
+            star, others = particle_files(star, [p for p in more if p.is_file()])
+            return star, others, values
     copy = beside / "particles.star"  # the rows as they were, where the original has gone
     return (copy if copy.is_file() else None), (), values
 

@@ -306,7 +306,9 @@ def graph_from_text(text: str) -> Graph:
                     GRAPH,
                     "must be of RELION 4 or newer",
                     "the format of RELION 3",
-                    "Open the project once in RELION 5, which converts it.",
+                    "Make a new project beside it (gaussianem project new) and import the files. RELION 5 would "
+                    "convert this one, but that cannot be undone: RELION 3 no longer opens it. Convert a copy, if at "
+                    "all.",
                 )
         missing = [column for column in wanted if column not in table.columns]
         if missing:

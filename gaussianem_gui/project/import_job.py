@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -13,6 +12,12 @@ from pydantic import ValidationError
 
 from gaussianem_core import __version__
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.cryosparc import load_cs
+from gaussianem_core.io.mrc import read_map
+from gaussianem_core.io.result_group import particle_files
+from gaussianem_core.io.star import find_particle_table, scan_star
+from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
+from gaussianem_core.job.command_line import OptionParser
 from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
 from gaussianem_core.options import ImportOptions, explain, load_options
 from gaussianem_gui.project.inputs import guess_kind
@@ -47,39 +52,34 @@ def check(path: Path, kind: str) -> str:
     found = guess_kind(str(path))
     if not found:
         remedy = "Import the .star or .cs file that names the images." if path.suffix == ".mrcs" else "Choose another."
-        raise InputError("option files", "must be .star, .cs, .mrc, .map, .cif, .pdb", path.name, remedy)
+        raise InputError("option files", "must be .star, .cs, .csg, .mrc, .map, .cif, .pdb", path.name, remedy)
     if found in ("map", "mask"):
         found = check_map(path, kind)
     elif kind not in ("auto", found):
         raise InputError("option kind", f"must fit the file: {path.name} holds {found}", kind, "Use kind auto.")
-    if found == "particles" and path.suffix == ".star":
-        with path.open(errors="replace") as file:
-            if not any("_rlnImageName" in line for line, _ in zip(file, range(100_000))):
-                raise InputError(
-                    "option files",
-                    "must hold a column rlnImageName",
-                    path.name,
-                    "Choose the particles of a refinement (run_data.star), not a model or micrograph file.",
-                )
+    if found == "particles":
+        check_particles(path)
     return found
+
+
+def check_particles(path: Path) -> None:
+    """Raise InputError if a .star, .cs or .csg file lists no particles."""
+    if path.suffix.lower() == ".star":
+        tables = scan_star(path)
+        refuse_tomography(tables)
+        find_particle_table(tables, name_kind(tables))
+    else:
+        load_cs(particle_files(path)[0], mmap=True)
 
 
 def check_map(path: Path, kind: str) -> str:
     """``map`` or ``mask`` for a cubic MRC volume: a mask lies in 0..1, and most of it is 0 or 1."""
-    import mrcfile
-
-    try:
-        with mrcfile.mmap(path, mode="r", permissive=False) as file:
-            data = np.asarray(file.data)
-            if data.ndim != 3 or len(set(data.shape)) != 1:
-                raise InputError("option files", "must be cubic maps", f"{path.name}, {data.shape}", "Choose another.")
-            low, high = float(data.min()), float(data.max())
-            middle = data[data.shape[0] // 2]
-            flat = float(np.mean((middle <= 0.001) | (middle >= 0.999)))
-    except (ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError("option files", "must be readable MRC files", path, f"{error}.") from error
+    data = read_map(path).values  # the reader of the jobs: what it takes, they take
+    if len(set(data.shape)) != 1:
+        raise InputError("option files", "must be cubic maps", f"{path.name}, {data.shape}", "Choose another.")
+    low, high = float(data.min()), float(data.max())
+    middle = data[data.shape[0] // 2]
+    flat = float(np.mean((middle <= 0.001) | (middle >= 0.999)))
     is_mask = low >= -1e-3 and high <= 1.001 and high > 0.5 and flat > 0.5
     if kind == "mask" and not (low >= -1e-3 and high <= 1.001):
         raise InputError("option kind", "must be map for values outside 0..1", f"{low:g}..{high:g}", "Use kind map.")
@@ -90,15 +90,12 @@ def check_map(path: Path, kind: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """``gaussianem import FILE...`` and, as a job, ``--options FILE --job_dir DIR``; the exit code as in events."""
-    parser = argparse.ArgumentParser(prog="gaussianem import", description=ImportOptions.__doc__)
+    parser = OptionParser("gaussianem import", ImportOptions, ("files", "copy_files"))
     fields = ImportOptions.model_fields
-    parser.add_argument("files", nargs="*", help=fields["files"].description)
-    parser.add_argument("--kind", help=fields["kind"].description)
+    parser.add_argument("files", nargs="*", default=None, help=fields["files"].description)
     parser.add_argument("--copy_files", action="store_true", default=None, help=fields["copy_files"].description)
-    parser.add_argument("--output", help=fields["output"].description)
-    parser.add_argument("--options", help="take the options from this file")
-    parser.add_argument("--job_dir", help=fields["job_dir"].description)
-    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v not in (None, [])}
+    parser.add_argument("--options", metavar="FILE", help="take the options that are not given from this file")
+    given = {k: v for k, v in parser.given(sys.argv[1:] if argv is None else argv).items() if v != []}
     try:
         source = given.pop("options", None)
         values = load_options(ImportOptions, source) if source else {}

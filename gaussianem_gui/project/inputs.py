@@ -76,7 +76,7 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
 def guess_kind(path: str) -> str:
     """What an imported file is, by its name alone; "" if that says nothing."""
     name = os.path.basename(path).lower()
-    if name.endswith((".star", ".cs")):
+    if name.endswith((".star", ".cs", ".csg")):
         return "particles"
     if name.endswith((".mrc", ".map")):
         return "mask" if "mask" in name else "map"

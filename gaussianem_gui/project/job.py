@@ -27,11 +27,11 @@ from gaussianem_core.job.last_word import END, disk_full
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, command_line, explain, load_options, options_json
 from gaussianem_core.runtime import files
 from gaussianem_core.runtime.plain_files import append_regular, open_regular
+from gaussianem_core.runtime.processes import alive
 from gaussianem_gui.project import small_files, wishes
 from gaussianem_gui.project.containment import inside, leads_out, touch
 from gaussianem_gui.project.graph import job_number
 from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star, wrong_type
-from gaussianem_gui.project.processes import alive
 from gaussianem_gui.project.small_files import fitting_events
 from gaussianem_gui.project.wishes import Wish
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from gaussianem_core.errors import InputError, printable
 from gaussianem_core.runtime.plain_files import open_regular
-from gaussianem_gui.project.processes import alive, identity
+from gaussianem_core.runtime.processes import alive, identity
 from gaussianem_gui.project.small_files import LARGEST_BYTES, PROCESS, fit
 
 LOCK = ".relion_lock"

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gaussianem_core.errors import InputError, ResourceError, printable
+from gaussianem_core.job.command_line import OptionParser, add_options, without_blanks
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
 from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.execution import cluster, estimates, runner, workflow
@@ -39,38 +40,14 @@ NEWEST = 200  # finished jobs that a list reads for times and reasons
 # --- options of a job from its model ----------------------------------------------------------------------------
 
 
-def add_model(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
-    """Give ``parser`` an option for each field of ``model``; none has a default, so what was given can be told."""
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, field in model.model_fields.items():
-        if name in leave_out:
-            continue
-        extra = field.json_schema_extra
-        hint: dict[str, Any] = dict(extra) if isinstance(extra, dict) else {}
-        title = str(hint.get("group", "Options"))
-        group = groups.setdefault(title, parser.add_argument_group(title))
-        help_text = str(field.description).replace("%", "%%") + (f" [{hint['unit']}]" if hint.get("unit") else "")
-        kind = str(field.annotation)
-        if field.annotation is bool:
-            group.add_argument(f"--{name}", nargs="?", const="yes", metavar="yes|no", help=help_text)
-        elif kind.startswith("list"):
-            group.add_argument(f"--{name}", nargs="*", metavar="FILE", help=help_text)
-        else:
-            group.add_argument(f"--{name}", metavar=name.upper(), help=help_text)
-
-
 def parse_values(model: type[JobOptions], words: Sequence[str], project: Project, prog: str) -> dict[str, Any]:
     """Options given on the command line, of the right type. Raises InputError; --help prints them and exits."""
-    parser = argparse.ArgumentParser(prog=prog, description=model.__doc__, add_help=True)
-    add_model(parser, model, ("job_dir", "output"))
-    given = {k: v for k, v in vars(parser.parse_args(list(words))).items() if v is not None}
+    given = without_blanks(model, OptionParser(prog, model, ("job_dir", "output")).given(words))
     for name, value in given.items():
-        if is_path_field(model, name) and "source_dir" not in given:
+        if value is not None and is_path_field(model, name) and "source_dir" not in given:
             given[name] = (
                 [_project_path(project, v) for v in value] if isinstance(value, list) else _project_path(project, value)
             )
-        if value == "" and model.model_fields[name].annotation is not str:
-            given[name] = None
     return typed(model, given)
 
 
@@ -184,7 +161,7 @@ def _project_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     sub = add("cluster", action("cluster").tip + "; without options, show it")
     sub.add_argument("--json", action="store_true")
-    add_model(sub, cluster.ClusterSettings)
+    add_options(sub, cluster.ClusterSettings)
     return parser
 
 

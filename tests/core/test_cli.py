@@ -124,6 +124,22 @@ def test_underscores_hyphens_and_short_flags() -> None:
     assert parse(JOB_OPTIONS["preprocess"], command_line(joined)[2:]) == joined
 
 
+def test_negative_numbers_flags_and_nothing() -> None:
+    model, needed = JOB_OPTIONS["preprocess"], ["--star_file", "a.star", "--consensus_map", "m.mrc"]
+    for text in ("-0.3", "-1e-3", "-2"):
+        assert parse(model, [*needed, "--map-thres", text]) == parse(model, [*needed, f"--map_thres={text}"])
+    given = parse(model, [*needed, "--float16", "--no_invert", "no", "--size", "None", "--passthrough", "a.cs", "b.cs"])
+    values = given.model_dump()
+    assert (values["float16"], values["no_invert"], values["size"]) == (True, False, None)
+    assert values["passthrough"] == ["a.cs", "b.cs"]
+
+
+def test_a_flag_of_the_file_can_be_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "options.json").write_text(json.dumps({"model": "m.npz", "no_ctf": True, "box": 32}))
+    given = parse(JOB_OPTIONS["simulate"], ["--options", str(tmp_path / "options.json"), "--no_ctf", "no"])
+    assert given.model_dump()["no_ctf"] is False and given.model_dump()["box"] == 32
+
+
 # ---- where output goes -------------------------------------------------------------------------------------------
 
 
@@ -191,8 +207,9 @@ def test_unreadable_options_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for name, message in (("list.json", "JSON object"), ("text.json", "readable JSON"), ("no.json", "readable JSON")):
         assert main(["simulate", "--options", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
-    assert main(["simulate", "--options"]) == 2
-    assert "--options: must be followed by a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--options"])
+    assert end.value.code == 2 and "argument --options: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", JOB_OPTIONS)
@@ -256,11 +273,14 @@ def test_help_loads_no_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bogus", "1"], "--bogus"),
+        (["--bogus", "1"], "unknown option --bogus"),
+        (["--partcles", "1"], "unknown option --partcles; --particles is the nearest"),
         (["--box"], "--box"),
-        (["--box", "wide"], "wide"),
-        (["--device", "tpu"], "tpu"),
-        ([], "--model"),
+        (["--box", "wide"], "option box: Input should be a valid integer"),
+        (["--no_ctf", "perhaps"], "option no_ctf: Input should be a valid boolean"),
+        (["--device", "tpu"], "option device: Input should be 'auto', 'cpu' or 'cuda' (got tpu)"),
+        (["--part", "3"], "unknown option --part"),  # no abbreviations: a later option could take their meaning
+        ([], "option model: Field required"),
     ],
 )
 def test_words_that_cannot_be_understood(
@@ -271,9 +291,12 @@ def test_words_that_cannot_be_understood(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        main(["simulate", *(["--model", "m.npz"] if arguments else []), *arguments])
-    assert end.value.code == 2 and message in capsys.readouterr().err
+    try:
+        code: object = main(["simulate", *(["--model", "m.npz"] if arguments else []), *arguments])
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

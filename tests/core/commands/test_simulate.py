@@ -18,7 +18,10 @@ from gaussianem_core.io.image_stack import ImageStack, read_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.simulation.acquisition import draw_ctf
 from gaussianem_core.simulation.ground_truth import load_truth, mean_volume, true_volumes
+from gaussianem_core.simulation.population import draw_truth
+from gaussianem_core.simulation.rendering import clean_images
 from gaussianem_core.simulation.trajectory import read_trajectory, select_part, sigma_of_resolution
 
 
@@ -94,8 +97,8 @@ def test_snr_is_signal_variance_over_noise_variance(tmp_path: Path) -> None:
     options, folder = simulated(tmp_path, particles=200, snr=0.5, box=48)
     truth = load_truth(folder / "truth.npz")
     images = torch.from_numpy(ImageStack.from_file(folder / "particles.mrcs").read().astype(np.float32))
-    transfer = simulate.draw_ctf(options, _after_truth(options))
-    clean = simulate.clean_images(truth, torch.from_numpy(transfer), torch.arange(200))
+    transfer = draw_ctf(options, _after_truth(options))
+    clean = clean_images(truth, torch.from_numpy(transfer), torch.arange(200))
     noise = images - clean
     assert clean.var(dim=(1, 2)).mean() == pytest.approx(0.5, rel=0.02)
     assert noise.var() == pytest.approx(1.0, rel=0.01)
@@ -108,7 +111,7 @@ def test_snr_is_signal_variance_over_noise_variance(tmp_path: Path) -> None:
 def _after_truth(options: SimulateOptions) -> np.random.Generator:
     """The generator as it stands when the CTFs are drawn."""
     generator = np.random.default_rng(options.seed)
-    simulate.draw_truth(read_trajectory(options.model), options, generator)
+    draw_truth(read_trajectory(options.model), options, generator)
     return generator
 
 

@@ -431,6 +431,23 @@ def test_cryosparc_files_that_are_refused(tmp_path: Path) -> None:
         load_cs(bad)
 
 
+def test_headers_of_any_length_are_read(tmp_path: Path) -> None:
+    """Each class of a 3D classification leaves eighteen fields in every later file: 1,000 of them and more."""
+    particles, _ = make_cs(tmp_path)
+    data = load_cs(particles)
+    more = [(f"alignments_class3D_{k}/{name}", "<f4") for k in range(60) for name in "abcdefghijklmnopqr"]
+    wide = np.zeros(len(data), [*data.dtype.descr, *more])
+    for name in data.dtype.names or ():
+        wide[name] = data[name]
+    with open(tmp_path / "wide.cs", "wb") as file:
+        np.save(file, wide)
+    assert wide.dtype.names is not None and len(str(wide.dtype.descr)) > 10_000
+    for mmap in (False, True):
+        assert load_cs(tmp_path / "wide.cs", mmap=mmap)["uid"].tolist() == data["uid"].tolist()
+    assert write_cs_rows(tmp_path / "wide.cs", tmp_path / "few.cs", [0, 2]) == 2
+    assert load_cs(tmp_path / "few.cs").dtype == wide.dtype
+
+
 def test_cryosparc_subset_keeps_bytes(tmp_path: Path) -> None:
     main, extra = make_cs(tmp_path)
     assert write_cs_subset(main, [4, 1, 1], tmp_path / "some.cs") == 2
@@ -734,6 +751,57 @@ def test_two_names_for_one_file_are_ambiguous(data: Path, tmp_path: Path) -> Non
     make_stack(tmp_path / "flat/a.mrcs", 3, 16)
     with pytest.raises(InputError, match=r"'Particles/a.mrcs' and 'Other/a.mrcs' both lead to"):
         read_particles(star, data_dir=tmp_path / "flat")
+
+
+def test_an_imported_link_leads_to_its_projects_images(data: Path, tmp_path: Path) -> None:
+    """The particle file is a link: its images are named relative to the project where it really is."""
+    far = tmp_path / "far"
+    stack = make_stack(far / "Extract/job010/mic/p.mrcs", 3, 16)
+    real = one_particle(data, far / "Refine3D/job019", "000002@Extract/job010/mic/p.mrcs")
+    link = tmp_path / "project/Import/job001/run_data.star"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(real)
+    table = read_particles(link)
+    assert table.stacks == (stack,) and table.image_index.tolist() == [1]
+    # what lies beside the link comes first
+    near = make_stack(tmp_path / "project/Extract/job010/mic/p.mrcs", 3, 16)
+    assert read_particles(link).stacks == (near,)
+
+
+def test_names_without_a_number(data: Path, tmp_path: Path) -> None:
+    make_stack(tmp_path / "one.mrcs", 1, 16)
+    make_stack(tmp_path / "many.mrcs", 5, 16)
+    table = read_particles(one_particle(data, tmp_path, "one.mrcs"))
+    assert table.image_index.tolist() == [0] and len(table) == 1
+    several = one_particle(data, tmp_path, "many.mrcs")
+    with pytest.raises(
+        InputError, match=r"must be number@stack where .*many.mrcs with its 5 \(got many.mrcs in row 1\)"
+    ):
+        read_particles(several)
+    assert len(read_particles(several, find_stacks=False)) == 1
+
+
+def test_constants_that_a_file_lacks_can_be_given(shared_data: Path) -> None:
+    star = shared_data / "star_more/FinalRefinement-OriginalParticles-PfCRT.star"
+    with pytest.raises(InputError, match="no rlnAmplitudeContrast") as caught:
+        read_particles(star, find_stacks=False)
+    assert caught.value.remedy == "Give --amplitude_contrast."
+    table = read_particles(star, find_stacks=False, amplitude_contrast=0.07, voltage_kv=300)
+    assert set(table.amplitude_contrast) == {0.07} and set(table.voltage_kv) == {300.0} and set(table.cs_mm) == {0.001}
+    assert len(table) == 5
+    with pytest.raises(InputError, match=r"voltage: must agree with the 200 given \(got 300 in rows 1"):
+        read_particles(star, find_stacks=False, amplitude_contrast=0.07, voltage_kv=200)
+
+
+def test_what_lacks_poses_is_told_where_they_come_from(shared_data: Path) -> None:
+    for name, words in (
+        ("star_more/toy_projections_13.star", "have no orientations yet: refine them in 3D"),
+        ("star_more/cryosparc_J2_particles_exported.cs", "aligned in 2D alone: refine them in 3D"),
+        ("star/empiar_10076_7.cs", "give it with --passthrough"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_particles(shared_data / name, find_stacks=False)
+        assert words in caught.value.remedy and Path(name).name not in caught.value.remedy
 
 
 def test_written_tables_are_read_by_starfile(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from running import ENGINE, add, asked, until
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import HEARTBEAT, JobLog
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution import cluster, runner
 from gaussianem_gui.execution.cluster import PRESETS, ClusterSettings, fill_template
 from gaussianem_gui.execution.launch import claim
 from gaussianem_gui.execution.runner import Launch, Runner
 from gaussianem_gui.project import trash, wishes
 from gaussianem_gui.project.job import Job, State
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.project.wishes import Wish
 

@@ -349,13 +349,20 @@ def test_import_links_and_recognises(project: Project) -> None:
     ):
         with mrcfile.new(raw / name) as file:
             file.set_data(data.astype(np.float32))
-    job = project.new_job("import", {"files": [f"raw data/{n}" for n in ("p.star", "map.mrc", "m.mrc")]})
+    # older cryoDRGN's stamp of zeros, EMDB's 0x44 0x11, and no 'MAP ': what Preprocess reads is imported
+    whole = (raw / "map.mrc").read_bytes()
+    odd = {"zeros.mrc": b"MAP \0\0\0\0", "emdb.map": b"MAP \x44\x11\0\0", "nomap.mrc": b"\0\0\0\0\x44\x44\0\0"}
+    for name, stamp in odd.items():
+        (raw / name).write_bytes(whole[:208] + stamp + whole[216:])
+    names = ("p.star", "map.mrc", "m.mrc", *odd)
+    job = project.new_job("import", {"files": [f"raw data/{n}" for n in names]})
     runner.request(project, job)
     assert runner.wait(project, job, 60) is State.SUCCEEDED, job.status().detail
     assert {c.path: c.kind for c in project.outputs(job)} == {
         "Import/job001/p.star": "particles",
         "Import/job001/map.mrc": "map",
         "Import/job001/m.mrc": "mask",
+        **{f"Import/job001/{name}": "map" for name in odd},
     }
     assert os.readlink(job.directory / "p.star") == "../../raw data/p.star"
     assert project.fill("preprocess", [job])["star_file"] == "Import/job001/p.star"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+import yaml
 from matplotlib.path import Path as Outline
 from scipy import ndimage
 
@@ -19,10 +19,11 @@ import exploring
 
 from gaussianem_core.analysis import latent_paths, masks
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging import ctf
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
+from gaussianem_core.io.result_group import particle_files
+from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_gui.explorer import figures, mask_job, movies, particle_images
 from gaussianem_gui.explorer.particle_columns import Column, load_table
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
@@ -226,13 +227,39 @@ def test_cryosparc_rows_keep_uids_fields_and_order(made, tmp_path, shared_data):
     assert picked.dtype == data.dtype
     assert np.array_equal(picked["uid"], data["uid"][mask]) and np.array_equal(rest["uid"], data["uid"][~mask])
     assert picked.tobytes() == data[mask].tobytes()
+    for path, count in found.files:  # what cryoSPARC's Import Result Group takes
+        group = path.with_suffix(".csg")
+        results = yaml.safe_load(group.read_text())["results"]
+        assert set(results) == {"blob", "ctf", "alignments3D"}
+        assert {result["num_items"] for result in results.values()} == {count}
+        assert particle_files(group) == (path, ())
+
+
+def test_selections_of_an_imported_link_find_its_projects_images(made, tmp_path):
+    """The particle file is a link into another project, whose images it names: so do its selections."""
+    project, sources, _, _ = made
+    from dataclasses import replace
+
+    text = sources.original.read_text()
+    for i in range(13):
+        text = text.replace(f"Extract/job009/mic{i}.mrcs", "Extract/job777/own.mrcs")
+    far = tmp_path / "far"
+    stack = far / "Extract/job777/own.mrcs"
+    for path in (stack, far / "Refine3D/job019/run_data.star"):
+        path.parent.mkdir(parents=True)
+    stack.touch()
+    (far / "Refine3D/job019/run_data.star").write_text(text)
+    link = project.root / "Import/jobABC/run_data.star"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(far / "Refine3D/job019/run_data.star")
+    copy = export_selection(project, replace(sources, original=link), np.arange(300) % 3 == 0).files[0][0]
+    (found,) = resolve_stacks(["Extract/job777/own.mrcs"], copy, project_dir=project.root)
+    assert found.resolve() == stack
 
 
 def test_images_named_from_the_particle_files_own_folder_are_found_from_the_copy(made):
     project, sources, _, _ = made
     from dataclasses import replace
-
-    from gaussianem_core.io.stack_paths import resolve_stacks
 
     folder = project.root / "Simulate" / "jobABC"
     (folder / "deep").mkdir(parents=True)
@@ -390,15 +417,6 @@ def test_shapes_dust_holes_and_combinations():
 
 
 # --- images
-
-
-def test_the_ctf_of_the_montage_is_the_engines():
-    generator = np.random.default_rng(0)
-    parameters = np.tile([32, 2.0, 15e3, 16e3, 30, 300, 2.7, 0.1, 10], (5, 1)).astype(np.float32)
-    parameters[:, 2] += generator.uniform(0, 1e4, 5)
-    wanted = ctf.ctf(torch.from_numpy(parameters), 32).numpy()
-    # the engine computes in float32: the phase of some hundred radians keeps 4 decimals
-    assert np.abs(particle_images.contrast_transfer(parameters, 32) - wanted).max() < 2e-3
 
 
 def test_images_turned_to_one_view_lie_on_each_other():

@@ -15,9 +15,9 @@ from running import asked
 
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, SUCCESS, JobLog
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution.launch import claim
 from gaussianem_gui.project.job import EXIT, LOST_SECONDS, Job, State, failure_reason, tail
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, HEARTBEAT, SUCCESS
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution import runner
 from gaussianem_gui.project import lock as lock_room
 from gaussianem_gui.project import repair, trash
@@ -35,7 +36,6 @@ from gaussianem_gui.project.graph_file import GOOD
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.job_star import job_star_text, read_job_star
 from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, locked
-from gaussianem_gui.project.processes import identity
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
 from gaussianem_gui.project.repair import rebuild
 
@@ -215,8 +215,9 @@ def test_a_project_of_relion_3_is_refused_with_a_remedy(tmp_path: Path) -> None:
         "_rlnPipeLineProcessName #1\n_rlnPipeLineProcessAlias #2\n_rlnPipeLineProcessType #3\n"
         "_rlnPipeLineProcessStatus #4\nImport/job001/ None 0 2\n\n"
     )
-    with pytest.raises(InputError, match="RELION 5"):
+    with pytest.raises(InputError, match="RELION 3") as caught:
         Project.open(tmp_path)
+    assert "Make a new project beside it" in caught.value.remedy and "cannot be undone" in caught.value.remedy
 
 
 # --- jobs, inputs ---------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_relion_can_start_a_job_of_ours(project: Project) -> None:
     ("words", "said"),
     [
         (["job", "new", "bake"], "must be one of import, preprocess"),
-        (["job", "new", "train", "--colour", "red"], "unrecognized arguments: --colour"),
+        (["job", "new", "train", "--colour", "red"], "unknown option --colour"),
         (["job", "new", "train", "--epoch", "many"], "option epoch"),
         (["job", "run", "99"], "must be in the project"),
         (["job", "list", "--colour"], "unrecognized arguments"),

@@ -114,10 +114,21 @@ def test_the_threshold_is_counted_on_the_map(tmp_path: Path, level: str, expecte
 
 
 def test_particles_of_real_files_are_counted(shared_data: Path, tmp_path: Path) -> None:
-    assert estimates.particles(shared_data / "star" / "relion31.star")[0] > 0
+    values = {"star_file": "star/relion31.star"}
+    assert estimates.particles(values, shared_data) == (5, 256)
     options = {"star_file": str(shared_data / "star" / "relion31.star"), "downsample_size": 4096}
     found = estimates.checks("preprocess", options, tmp_path, Machine())
     assert any(c.field == "downsample_size" and c.level == "error" for c in found)
+
+
+def test_what_would_stop_preprocess_is_no_ok(data: Path, tmp_path: Path) -> None:
+    """Images that are not found, columns that are not there."""
+    (tmp_path / "p.star").write_text((data / "star/relion31_optics_last.star").read_text())
+    (found, *_) = estimates.checks("preprocess", {"star_file": "p.star"}, tmp_path, Machine())
+    assert found.level == "error" and found.field == "star_file" and "must name stacks that exist" in found.text
+    (tmp_path / "p.star").write_text("data_\nloop_\n_rlnImageName\n000001@a.mrcs\n")
+    (found, *_) = estimates.checks("preprocess", {"star_file": "p.star"}, tmp_path, Machine())
+    assert found.level == "error" and "must have the columns of poses" in found.text
 
 
 def test_a_disk_that_is_too_small_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who holds something: identity of a process on this machine, and whether it still lives."""
+"""Who holds something: identity of a process on this machine, and whether it still lives. No torch here."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ def start_ticks(pid: int) -> int:
 
 
 def identity() -> dict[str, object]:
-    """Host, boot, pid and start of this process: together they name it for good."""
-    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "ticks": start_ticks(os.getpid())}
+    """Host, boot, pid and start of this process (a pid alone may be used again): together they name it for good."""
+    pid = os.getpid()
+    started = psutil.Process().create_time()  # for systems that count no ticks
+    return {"host": socket.gethostname(), "boot": boot_id(), "pid": pid, "ticks": start_ticks(pid), "started": started}
+
+
+def scheduler_id() -> str:
+    """This process's number with the cluster's scheduler; "" outside one."""
+    variables = ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID")
+    return next((os.environ[name] for name in variables if name in os.environ), "")
 
 
 def boot_id() -> str:
@@ -43,7 +51,7 @@ def alive(who: dict[str, object]) -> bool | None:
         return False
     if ticks:
         return start_ticks(pid) == ticks
-    started = who.get("started")  # written by the engine: seconds, a clock that jumped moves it
+    started = who.get("started")  # seconds; a clock that jumped moves it
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

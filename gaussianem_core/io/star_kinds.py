@@ -1,0 +1,69 @@
+"""What a STAR file is that holds no particles to be used here, told from its tables and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.io.star import StarTable
+
+_BY_TABLE = {
+    "pipeline_general": "the list of a RELION project's jobs",
+    "joboptions_values": "a RELION job's options",
+    "optimiser_general": "the settings of a refinement (_optimiser.star)",
+    "model_general": "the model of a refinement (_model.star)",
+    "model_classes": "the model of a refinement (_model.star)",
+    "sampling_general": "the orientation sampling of a refinement (_sampling.star)",
+    "guinier": "a postprocessing result",
+    "fsc": "a Fourier shell correlation",
+    "schedule_general": "a RELION schedule",
+}
+_BY_COLUMN = {
+    "rlnTomoParticlesFile": "an optimisation set of tomography",
+    "rlnTomoTiltSeriesStarFile": "a list of tilt series",
+    "rlnTomoNominalStageTiltAngle": "the images of one tilt series",
+    "rlnReferenceImage": "a list of class averages",
+    "rlnMicrographMovieName": "a list of movies",
+    "rlnMicrographCoordinates": "a list of picked coordinates",
+    "rlnCoordinateX": "picked coordinates",
+    "rlnMicrographName": "a list of micrographs",
+}
+# Columns that only particles of tilt series have.
+_TOMOGRAPHY = (
+    "rlnTomoName",
+    "rlnTomoParticleName",
+    "rlnTomoParticleId",
+    "rlnTomoVisibleFrames",
+    "rlnTomoSubtomogramRot",
+    "rlnTomoSubtomogramBinning",
+    "rlnTomoTiltSeriesPixelSize",
+    "rlnTomoParticlesFile",
+    "rlnTomoTiltSeriesStarFile",
+)
+
+
+def name_kind(tables: Sequence[StarTable]) -> str:
+    """What the file is, in words; "" if nothing tells."""
+    for table in tables:
+        if table.name in _BY_TABLE:
+            return _BY_TABLE[table.name]
+    columns = {column for table in tables for column in table.columns}
+    return next((words for column, words in _BY_COLUMN.items() if column in columns), "")
+
+
+def refuse_tomography(tables: Sequence[StarTable]) -> None:
+    """Raise InputError if the file holds subtomograms, or a set of them."""
+    columns = {column for table in tables for column in table.columns}
+    marks = [column for column in _TOMOGRAPHY if column in columns]
+    for table in tables:  # RELION 5 says this of all particles, and means it where it is 1
+        values = dict(zip(table.columns, table.values))
+        if values.get("rlnTomoSubTomosAre2DStacks") == b"1":
+            marks.insert(0, "rlnTomoSubTomosAre2DStacks 1")
+    if marks:
+        raise InputError(
+            str(tables[0].path),
+            "must list single particles",
+            f"subtomograms of tilt series ({', '.join(marks[:3])})",
+            "Tilt series are not supported: a particle's images of different tilts are no independent views. Use a "
+            "single-particle refinement.",
+        )

@@ -1,0 +1,116 @@
+"""Options of a job as words of a command line, made from its model: ``gaussianem JOB``, ``gaussianem job run JOB``.
+
+The words are taken apart here; the model judges the values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gaussianem_core.job.option_table import default_text
+from gaussianem_core.options import hints, own_options_first
+
+_PLACEHOLDERS = {"file": "FILE", "directory": "DIR", "mask": "FILE", int: "N", float: "X"}
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An argument parser that ends with one sentence, and to which ``--data-dir`` is ``--data_dir``.
+
+    ``model``: its fields become the options, but for those of ``leave_out``.
+    """
+
+    def __init__(self, prog: str, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [options]",
+            description=model.__doc__,
+            allow_abbrev=False,
+            formatter_class=_Help,
+        )
+        add_options(self, model, leave_out)
+
+    def given(self, words: Sequence[str]) -> dict[str, Any]:
+        """What was given, by option, as text (a list of texts, True for a flag). --help and faults exit."""
+        found, unknown = self.parse_known_args(_plain(words))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], self._option_string_actions, 1, 0.7)
+            self.error(f"unknown option {unknown[0]}" + (f"; {near[0]} is the nearest" if near else ""))
+        return {name: value for name, value in vars(found).items() if value is not None}
+
+    def error(self, message: str) -> NoReturn:
+        """End with one sentence, and exit code 2."""
+        self.exit(2, f"{self.prog}: {message}. --help lists the options.\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """Breaks lines at blanks alone: a hyphenated word can be searched for."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
+    """Give ``parser`` an option for each field of ``model``; none has a default, so that what was given can be told."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name in own_options_first(model):
+        if name in leave_out:
+            continue
+        field, hint = model.model_fields[name], hints(model, name)
+        title = str(hint.get("group") or "Options")
+        group = groups.setdefault(title, parser.add_argument_group(title))
+        flags = [f"--{name}", *([hint["alias"]] if hint.get("alias") else [])]
+        text = str(field.description) + (f" [{hint['unit']}]" if hint.get("unit") else "")
+        default = default_text(field).strip("`")
+        if default and field.annotation is not bool:
+            text += f" ({default})" if field.is_required() else f" (default {default})"
+        more: dict[str, Any] = {"help": text.replace("%", "%%")}
+        if field.annotation is bool:
+            group.add_argument(*flags, nargs="?", const="yes", metavar="yes|no", **more)
+        elif get_origin(field.annotation) is list:
+            group.add_argument(*flags, nargs="*", metavar="FILE", **more)
+        else:
+            group.add_argument(*flags, metavar=_placeholder(field, hint.get("widget")), **more)
+
+
+def without_blanks(model: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` with None for "" and "None" where the option is not a text: as if it had not been set."""
+    fields = model.model_fields
+    return {
+        name: None if value in ("", "None") and name in fields and fields[name].annotation is not str else value
+        for name, value in given.items()
+    }
+
+
+def _placeholder(field: FieldInfo, widget: str | None) -> str:
+    kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(map(str, kinds)) + "}"
+    return _PLACEHOLDERS.get(widget or "") or _PLACEHOLDERS.get(kinds[0], "TEXT")
+
+
+def _plain(words: Sequence[str]) -> list[str]:
+    """Words with underscores in the names of options, and negative numbers tied to theirs."""
+    plain: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            plain.append(name[:2] + name[2:].replace("-", "_") + equals + value)
+        elif plain and plain[-1].startswith("--") and "=" not in plain[-1] and _is_negative_number(word):
+            plain[-1] += f"={word}"
+        else:
+            plain.append(word)
+    return plain
+
+
+def _is_negative_number(word: str) -> bool:
+    try:
+        return word.startswith("-") and float(word) <= 0
+    except ValueError:
+        return False

@@ -1,0 +1,38 @@
+"""Trees that find the nearest points, safe where the processor has been told to treat denormal numbers as zero."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+
+def neighbour_tree(points: npt.ArrayLike, *, balanced: bool = True) -> cKDTree:  # (N, dims)
+    """The k-d tree of ``points``.
+
+    ``balanced`` False builds faster, for many points that are asked about seldom.
+    """
+    with denormals_kept():
+        return cKDTree(points, balanced_tree=balanced, compact_nodes=balanced)
+
+
+@contextlib.contextmanager
+def denormals_kept() -> Iterator[None]:
+    """Denormal numbers are numbers inside the block, whatever ``choose_device`` switched.
+
+    SciPy's tree moves a split that leaves one side empty to the next larger number. From 0 that is a denormal: where
+    the processor takes it for 0 the split never moves, and the program ends without a word.
+    """
+    torch = sys.modules.get("torch")  # who switched it has loaded it; the application does without
+    if torch is None or np.nextafter(0.0, 1.0) != 0.0:
+        yield
+        return
+    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(True)
