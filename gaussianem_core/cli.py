@@ -16,6 +16,7 @@ from gaussianem_core import __version__
 from gaussianem_core.errors import AbortRequested, InputError, ResourceError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain, load_options
 from gaussianem_core.runtime.interpreter import distrust_working_directory, python
+from gaussianem_core.runtime.sources import sources_kept
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
 COMMANDS = {
@@ -91,6 +92,7 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
 def run_job(options: JobOptions, command: list[str]) -> int:
     """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
     from gaussianem_core.job.events import EXIT_ABORTED, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, OPTIONS, JobLog
+    from gaussianem_core.job.input_paths import input_files
     from gaussianem_core.job.terminal import Terminal
     from gaussianem_core.options import options_json
     from gaussianem_core.runtime.files import write_atomically
@@ -110,11 +112,12 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         with Terminal() as terminal, JobLog(directory, ["gaussianem", *command], __version__, terminal.show) as log:
             job = importlib.import_module(f"gaussianem_core.commands.{options.job_type}")
             target = directory / OPTIONS
-            before = target.read_text() if target.exists() else None
+            before = target.read_text(errors="replace") if target.exists() else None
             if before != options_json(options):
                 write_atomically(target, options_json(options))
             try:
-                job.run(options, log)
+                with sources_kept(input_files(options)):
+                    job.run(options, log)
             except InputError:
                 if before is not None:  # what made the results that are there
                     write_atomically(target, before)

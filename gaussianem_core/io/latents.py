@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.files import atomic_write, write_atomically
 
 # What a published latents file needs: numpy arrays and nothing else (old and new module names of numpy).
 _ARRAY_GLOBALS = {
@@ -89,4 +89,5 @@ def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:
     """Latents as text, one row a volume."""
-    np.savetxt(path, z, fmt="%.7g")
+    with atomic_write(path) as file:
+        np.savetxt(file, z, fmt="%.7g")

@@ -32,6 +32,7 @@ from gaussianem_core.job.last_word import END, LastWord
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.plain_files import append_regular, open_regular
 from gaussianem_core.runtime.processes import identity, scheduler_id
+from gaussianem_core.runtime.sources import refuse_source
 
 EVENTS = "events.jsonl"
 OPTIONS = "options.json"
@@ -71,7 +72,12 @@ ARTIFACTS = {
 
 
 def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
-    """Raise InputError if ``directory`` holds one of the results ``names`` and ``overwrite`` is not given."""
+    """Raise InputError if ``directory`` holds one of the results ``names`` and ``overwrite`` is not given.
+
+    A file that the run reads is refused all the same.
+    """
+    for name in names:
+        refuse_source(directory / name)
     present = [name for name in names if (directory / name).exists()]
     if present and not overwrite:
         raise InputError(

@@ -18,6 +18,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
+from gaussianem_core.runtime.files import temporary_name
 
 """Length of the box in world units (``sVoxel``)."""
 
@@ -103,7 +104,7 @@ def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
     table["density"], table["scale_0"] = g.raw_density.detach().numpy(), g.raw_scale.detach().numpy()
     table["rot_0"] = 1.0
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(temporary))
         os.replace(temporary, path)

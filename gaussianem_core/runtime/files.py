@@ -16,11 +16,16 @@ from typing import BinaryIO
 import numpy as np
 
 from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.runtime.sources import refuse_source
 
 
 def temporary_name(target: str | os.PathLike[str]) -> Path:
-    """Hidden name beside ``target``, of this process and thread."""
+    """Hidden name beside ``target``, of this process and thread, to be renamed onto it.
+
+    Raises InputError if ``target`` is a file that the run reads (``sources_kept``).
+    """
     target = Path(target)
+    refuse_source(target)
     return target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
@@ -103,7 +108,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_name(path)
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
