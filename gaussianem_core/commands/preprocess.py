@@ -35,9 +35,10 @@ from gaussianem_core.model.detail import CONSENSUS_MAP
 from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
-from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
+from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
 from gaussianem_core.runtime.sources import refuse_source
 from gaussianem_core.training import consensus_fit
+from gaussianem_core.training.forward_model import Views
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs",
@@ -158,6 +159,7 @@ def staged(out: Path) -> Iterator[Path]:
                 refuse_source(out / path.name)
             for path in results:
                 os.replace(path, out / path.name)
+            sync_directory(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -382,7 +384,7 @@ def consensus_data(
         np.negative(images, out=images)
     held = torch.from_numpy(images).to(device, dtype)
     arrays = (a[rows].astype(np.float32) for a in (geometry.rotations, geometry.shifts, geometry.ctf))
-    return consensus_fit.ConsensusData(held, *(torch.from_numpy(a).to(device) for a in arrays))
+    return consensus_fit.ConsensusData(held, Views(*(torch.from_numpy(a).to(device) for a in arrays)))
 
 
 def fit_consensus(

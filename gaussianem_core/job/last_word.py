@@ -41,11 +41,11 @@ class LastWord:
         """Write what the run ends with; a reason that is too long is cut."""
         with contextlib.suppress(OSError):
             text = json.dumps(content, default=str)
-            if len(text) > ROOM_BYTES and isinstance(content.get("reason"), str):
+            if len(text) >= ROOM_BYTES and isinstance(content.get("reason"), str):
                 text = json.dumps({**content, "reason": content["reason"][: ROOM_BYTES // 12]}, default=str)
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            os.pwrite(self._handle, text.encode().ljust(ROOM_BYTES), 0)
+            os.pwrite(self._handle, text.encode().ljust(ROOM_BYTES - 1) + b"\n", 0)
             os.fsync(self._handle)
 
     def drop(self) -> None:

@@ -18,6 +18,7 @@ from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.configuration import Configuration, load_configuration
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.image_feed import ImageFeed
 
 
@@ -28,20 +29,21 @@ class Problem:
     configuration: Configuration
     gaussians: Gaussians
     movable: torch.Tensor | None  # (M,) bool
-    rotations: torch.Tensor  # (N, 3, 3)
-    shifts: torch.Tensor  # (N, 2) pixels
-    ctf: torch.Tensor  # (N, 9)
+    views: Views  # of the N particles
     feed: ImageFeed
 
     @property
     def count(self) -> int:
-        return self.rotations.shape[0]
+        return len(self.views.ctf)
+
+    @property
+    def device(self) -> torch.device:
+        return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:
         """The same problem for some of its particles."""
-        index = torch.from_numpy(rows).to(self.rotations.device)
-        arrays = (self.rotations[index], self.shifts[index], self.ctf[index])
-        return Problem(self.configuration, self.gaussians, self.movable, *arrays, self.feed.subset(rows))
+        views = self.views.rows(torch.from_numpy(rows).to(self.device))
+        return Problem(self.configuration, self.gaussians, self.movable, views, self.feed.subset(rows))
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
@@ -85,10 +87,10 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
         psutil.virtual_memory().available,
         lambda done: log.progress("load images", done, len(stack)),
     )
-    rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
+    views = Views(*(torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters)))
     if movable is not None:
         movable = movable.to(device)
-    return Problem(configuration, gaussians.to(device), movable, rotation, shift, transfer, feed)
+    return Problem(configuration, gaussians.to(device), movable, views, feed)
 
 
 def resolve_stack(options: TrainOptions) -> Path:

@@ -8,7 +8,6 @@ Sizes and times are polled, because change notices of the kernel do not arrive o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -19,9 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gaussianem_core.job.events import EVENTS
+from gaussianem_core.job.events import EVENTS, parse_events
 from gaussianem_core.runtime.plain_files import open_regular
-from gaussianem_gui.project.small_files import fitting_events
 
 CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
@@ -121,13 +119,7 @@ class History:
             time.sleep(0)  # let the window's thread in
 
     def _take(self, data: bytes) -> None:
-        events = []
-        for line in data.splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
-        events = fitting_events(events)
+        events = parse_events(data)
         with self._lock:
             for event in events:
                 with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # a damaged event is skipped
@@ -205,10 +197,6 @@ class Watcher:
         """Stop to poll ``item``."""
         with self._lock:
             self._watched = [w for w in self._watched if w is not item]
-
-    def wake(self) -> None:
-        """Poll now rather than at the end of the pause."""
-        self._wake.set()
 
     def stop(self) -> None:
         """End the thread."""

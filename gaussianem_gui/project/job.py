@@ -32,7 +32,6 @@ from gaussianem_gui.project import small_files, wishes
 from gaussianem_gui.project.containment import inside, leads_out, touch
 from gaussianem_gui.project.graph import job_number
 from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star, wrong_type
-from gaussianem_gui.project.small_files import fitting_events
 from gaussianem_gui.project.wishes import Wish
 
 LABEL = "relion.external.gaussianem."
@@ -331,8 +330,7 @@ class Job:
         record = self.record() if record is None else record
         before = record.get("events_from", 0)  # what earlier runs wrote says nothing of this one
         start = before if before <= size else 0
-        found = events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
-        return fitting_events(found)
+        return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
     def artifacts(self) -> list[Artifact]:
         """What the job has made, in order; a file that was written again counts once, at its last place.
@@ -340,7 +338,7 @@ class Job:
         A file may be two things (cfg.json is the configuration, and stands for all that was prepared).
         """
         found: dict[tuple[str, str], Artifact] = {}
-        for event in fitting_events(events.read_events(self.directory / events.EVENTS)[0]):
+        for event in events.read_events(self.directory / events.EVENTS)[0]:
             if (artifact := _artifact(self, event)) is not None:
                 found.pop((artifact.kind, artifact.path), None)
                 found[artifact.kind, artifact.path] = artifact
@@ -520,7 +518,7 @@ def _end(job: Job, last: list[dict[str, Any]]) -> dict[str, Any]:
     end: dict[str, Any] = next((e for e in reversed(last) if e.get("type") in ("end", "start")), {})
     if end.get("type") == "end":
         return end
-    left = fitting_events([small_files.read_json(job.directory / END)])
+    left = events.read_events(job.directory / END)[0]
     return left[0] if left and left[0].get("type") == "end" else {}
 
 
@@ -577,7 +575,7 @@ def failure_reason(job: Job, last: list[dict[str, Any]] | None = None) -> str:
 
 
 def _sentence(text: str, limit: int = 400) -> str:
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

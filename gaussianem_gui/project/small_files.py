@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,13 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from typing_extensions import TypedDict
 
 from gaussianem_core.errors import printable
+from gaussianem_core.job.events import LAST_SECOND
 from gaussianem_core.runtime.plain_files import open_regular
 
 LARGEST_BYTES = 1 << 22  # of a small file
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Time = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e11)]  # Unix seconds; the calendar ends somewhere
+Time = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=LAST_SECOND)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Text = Annotated[str, AfterValidator(printable)]
 _OPEN = ConfigDict(extra="allow")  # files of newer versions hold more
@@ -95,67 +96,11 @@ class ExitNote(TypedDict, total=False):
     reason: Text
 
 
-class _Event(TypedDict, total=False):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
-    t: Time
-    type: str
-
-
-class _Start(_Event, total=False):
-    command: list[str]
-    version: Text
-    host: Text
-    pid: int
-
-
-class _Progress(_Event, total=False):
-    stage: Text
-    done: Number
-    total: Number
-    unit: Text
-    rate: Number | None
-    left_seconds: Number | None
-
-
-class _Metric(_Event, total=False):
-    stage: Text
-    step: Number
-    epoch: Number
-    values: dict[Text, Number | None]
-
-
-class _Artifact(_Event, total=False):
-    kind: str
-    path: str
-    label: Text
-    info: dict[str, Any]
-
-
-class _Message(_Event, total=False):
-    level: str
-    text: Text
-
-
-class _End(_Event, total=False):
-    status: str
-    reason: Text
-    seconds: Number
-
-
 RECORD: TypeAdapter[Any] = TypeAdapter(JobRecord)
 PROCESS: TypeAdapter[Any] = TypeAdapter(ProcessName)
 HEARTBEAT: TypeAdapter[Any] = TypeAdapter(Heartbeat)
 CLAIM: TypeAdapter[Any] = TypeAdapter(Claim)
 EXIT: TypeAdapter[Any] = TypeAdapter(ExitNote)
-_EVENT: TypeAdapter[Any] = TypeAdapter(_Event)
-_EVENTS: dict[str, TypeAdapter[Any]] = {
-    "start": TypeAdapter(_Start),
-    "progress": TypeAdapter(_Progress),
-    "metric": TypeAdapter(_Metric),
-    "artifact": TypeAdapter(_Artifact),
-    "message": TypeAdapter(_Message),
-    "end": TypeAdapter(_End),
-}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -214,16 +159,3 @@ def read(path: Path, schema: TypeAdapter[Any]) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         return {}, f"{path.name} is damaged ({printable(str(error))[:80]})"
     return found, f"{path.name} is damaged ({'; '.join(wrong)[:200]})" if wrong else ""
-
-
-def fitting_events(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those events whose fields are of the right kind; of kinds that are unknown here, all that have a time."""
-    found = []
-    for event in events:
-        schema = _EVENTS.get(str(event.get("type")), _EVENT)
-        try:
-            event = schema.validate_python(event)
-        except ValidationError:
-            continue
-        found.append(event)
-    return found
