@@ -143,6 +143,8 @@ def read_npz(
     what = "a readable .npz file (arrays without objects)"
     arrays: dict[str, npt.NDArray[Any]] = {}
     with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
+        if file.read(6) == b"\x93NUMPY":
+            raise ValueError("it is a single array, as of a .npy file")
         with open_archive(file) as archive:
             for member in archive.infolist():
                 name, ending, rest = member.filename.rpartition(".npy")
