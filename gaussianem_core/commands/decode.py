@@ -17,6 +17,7 @@ from gaussianem_core.model.trained_model import check_latents, load_model_of
 from gaussianem_core.options import DecodeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import check_free_space
+from gaussianem_core.runtime.readers import read_text
 
 LISTED = 50
 """Up to this many volumes each is an output of its own; more are one series."""
@@ -58,14 +59,11 @@ def read_particle_indices(path: Path, count: int) -> np.ndarray:  # -> (B,) int6
 
     Raises InputError for other text, numbers at or above ``count``, or an empty file.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("particle_indices", "must be a readable text file", path, f"{error}.") from error
+    lines = read_text(path, "particle_indices", "Write numbers such as 7 or ranges such as 10-20.").splitlines()
     rows: list[int] = []
     for number, line in enumerate(lines, start=1):
         for word in line.partition("#")[0].replace(",", " ").split():
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", word)
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
             if match is None or first > last or last >= count:
                 raise InputError(

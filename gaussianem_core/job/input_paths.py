@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JobOptions
+from gaussianem_core.runtime.readers import exists, is_file
 
 
 def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()) -> Path:
@@ -26,7 +27,7 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
     for place in places:
         for ending in ("", *endings):
             candidate = place.with_name(place.name + ending) if ending else place
-            if candidate.is_file() if endings else candidate.exists():
+            if is_file(candidate) if endings else exists(candidate):
                 return candidate
     where = " nor ".join(str(place.absolute()) for place in places)
     raise InputError(
