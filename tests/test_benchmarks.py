@@ -116,8 +116,9 @@ def test_the_spliceosomes_motion_can_be_made_again(shared_data: Path) -> None:
 
 def test_the_microscopes_table() -> None:
     errors = {"rotation_deg": 1.5, "shift_px": 0.35}
-    curves = {f"curve_{name}_masked": np.linspace(1, 0.3, 24).tolist() for name in ("model", "consensus_map", "mean_map")}
-    areas = {f"area_{name}{kind}": 0.4 for name in ("model", "consensus_map", "mean_map") for kind in ("", "_masked")}
+    names = ("model", "consensus_map", "mean_map")
+    curves = {f"curve_{name}_masked": np.linspace(1, 0.3, 24).tolist() for name in names}
+    areas = {f"area_{name}{kind}": 0.4 for name in names for kind in ("", "_masked")}
     run = {
         "case": "spliceosome",
         "seed": 0,
