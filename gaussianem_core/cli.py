@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import socket
@@ -13,8 +14,10 @@ import time
 from pathlib import Path
 
 from gaussianem_core import __version__
-from gaussianem_core.errors import AbortRequested, InputError, ResourceError
+from gaussianem_core.errors import AbortRequested, InputError, ResourceError, ResultError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain, load_options
+from gaussianem_core.runtime.interpreter import distrust_working_directory, python
+from gaussianem_core.runtime.sources import sources_kept
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
 COMMANDS = {
@@ -45,10 +48,14 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see ``events``)."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not end a job
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Threads of torch and numba that wait for work must not spin: on a busy machine, or for each other's cores, that
     # made small steps 40 times slower. Only read when those libraries load.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    distrust_working_directory()
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
@@ -89,6 +96,7 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
 def run_job(options: JobOptions, command: list[str]) -> int:
     """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
     from gaussianem_core.job.events import EXIT_ABORTED, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, OPTIONS, JobLog
+    from gaussianem_core.job.input_paths import input_files
     from gaussianem_core.job.terminal import Terminal
     from gaussianem_core.options import options_json
     from gaussianem_core.runtime.files import write_atomically
@@ -103,16 +111,24 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         gpus = [g for g in getattr(options, "gpus", "").split(",") if g]
         if gpus and "RANK" not in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
-            if len(gpus) > 1:
+            if len(gpus) > 1 and gpus_present(len(gpus), options):
                 return _launch_ranks(len(gpus), command, directory)
         with Terminal() as terminal, JobLog(directory, ["gaussianem", *command], __version__, terminal.show) as log:
             job = importlib.import_module(f"gaussianem_core.commands.{options.job_type}")
             target = directory / OPTIONS
-            before = target.read_text() if target.exists() else None
+            before = target.read_text(errors="replace") if target.is_file() else None
             if before != options_json(options):
                 write_atomically(target, options_json(options))
             try:
-                job.run(options, log)
+                if gpus and not gpus_present(len(gpus), options):
+                    raise InputError(
+                        "--gpus",
+                        "must name GPUs of this machine that torch can use",
+                        ",".join(gpus),
+                        "Check nvidia-smi and that torch is a CUDA build, or leave it out to train on the CPU.",
+                    )
+                with sources_kept(input_files(options)):
+                    job.run(options, log)
             except InputError:
                 if before is not None:  # what made the results that are there
                     write_atomically(target, before)
@@ -128,7 +144,7 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the others say the same
             print(f"{prefix}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (ResourceError, MemoryError) as error:
+    except (ResourceError, ResultError, MemoryError) as error:
         print(f"{prefix}: {error or 'out of memory'}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
@@ -176,6 +192,15 @@ def visible_gpus(wanted: list[str], visible: str | None) -> str:
     )
 
 
+def gpus_present(count: int, options: JobOptions) -> bool:
+    """Whether torch sees ``count`` GPUs; for a job that is to compute on the CPU they are numbers of processes."""
+    if getattr(options, "device", "auto") == "cpu":
+        return True
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= count
+
+
 def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
     """Start one process a GPU on this machine; the first speaks for all. Returns the exit code of the first to fail.
 
@@ -189,7 +214,7 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
         group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
-    program = [sys.executable, "-m", "gaussianem_core", *command]
+    program = python("-m", "gaussianem_core", *command)
     ranks = [subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)]
     asked = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gaussianem_core.io.chimerax import COLOURS
+from gaussianem_core.runtime.files import replacing
 
 STYLE: Any = {
     "font.size": 9,
@@ -34,18 +34,16 @@ DENSE = 20_000
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.2, 3.4)) -> Iterator[list[Axes]]:
     """Axes of a figure that is written to ``path`` (atomically) when the block ends. ``size`` in inches per panel."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, says nothing
+        matplotlib.rcParams.update(STYLE)
         fig = Figure(figsize=(columns * size[0], rows * size[1]), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)
         axes = fig.subplots(rows, columns, squeeze=False)
         yield list(axes.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             fig.savefig(temporary, format="png")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def fsc_curves(fsc: dict[str, Any], path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -72,7 +72,7 @@ def _values(field: FieldInfo, unit: str | None) -> str:
         return "flag"
     if get_origin(field.annotation) is list:
         return "several"
-    names: dict[Any, str] = {int: "whole number", float: "number", str: "text"}
+    names: dict[object, str] = {int: "whole number", float: "number", str: "text"}
     words = [names[kinds[0]]]
     for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
         words += [f"{sign} {getattr(m, attribute):g}" for m in field.metadata if hasattr(m, attribute)]

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gaussianem_core.errors import printable
+
 
 class Terminal:
     """Shows events; without a terminal (a log file) it prints messages and a line a stage now and then."""
@@ -37,22 +39,24 @@ class Terminal:
             self._progress.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+        """Show one event; what stands in it by way of files' content is made fit for a terminal."""
+        event = {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
         if event["type"] == "message":
             self._console.print(event["text"], markup=False)
         elif event["type"] == "artifact":
-            self._console.print(f"wrote {event['path']}: {event['label']}", markup=False, style="dim")
+            self._console.print(f"wrote {event['path']}: {event.get('label', '')}", markup=False, style="dim")
         elif event["type"] == "progress":
             self._show_progress(event)
 
     def _show_progress(self, event: dict[str, Any]) -> None:
         stage, done, total = event["stage"], event["done"], event["total"]
-        rate = f"{event['rate']:,.0f} {event['unit']}/s" if event["rate"] else ""
+        unit = event.get("unit", "")
+        rate = f"{event['rate']:,.0f} {unit}/s" if event.get("rate") else ""
         if self._progress is None:
             tenth = int(10 * done / max(total, 1))
             if self._tenths.get(stage) != tenth:
                 self._tenths[stage] = tenth
-                self._console.print(f"{stage}: {done:,.0f} of {total:,.0f} {event['unit']} {rate}", markup=False)
+                self._console.print(f"{stage}: {done:,.0f} of {total:,.0f} {unit} {rate}", markup=False)
             return
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="")

@@ -19,7 +19,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.options import Projector
-from gaussianem_core.runtime.files import read_arrays, write_atomically
+from gaussianem_core.ranges import RANGES
+from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 
 SAMPLED_SIGMA_PIXELS = 0.9
 """A Gaussian at least this wide (pixels) is sampled without aliasing: its transform at Nyquist is exp(-4)."""
@@ -96,19 +98,81 @@ def save_truth(truth: Truth, path: Path | str) -> None:
 
 def load_truth(path: Path | str) -> Truth:
     """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
-    try:
-        known = {f.name for f in fields(Truth)}
-        content: dict[str, Any] = {name: array for name, array in read_arrays(path).items() if name in known}
-    except ValueError as error:
-        raise InputError(
-            "truth", "must be a readable .npz file", path, f"It was not read ({error}). Use the truth.npz of simulate."
-        ) from error
+    remedy = "Use the truth.npz of simulate."
+    known = frozenset(f.name for f in fields(Truth))
+    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known))
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
         if name in content:
-            content[name] = kind(content[name])
-    return Truth(**content)
+            if content[name].size != 1 or not np.isfinite(content[name]).all():
+                raise InputError("truth", f"must hold {name} as one number", path, remedy)
+            content[name] = kind(content[name].item())
+    truth = Truth(**content)
+    _refuse_contradictions(truth, path, remedy)
+    return truth
+
+
+_SHAPES = {
+    "label": ("N",),
+    "state": ("N", "NM"),
+    "frame": ("N", "NM"),
+    "present": ("N",),
+    "positions": ("FA3",),
+    "densities": ("A",),
+    "sigmas": ("A",),
+    "removable": ("A",),
+    "rotations": ("N33",),
+    "shifts": ("N2",),
+    "volumes": ("KDDD",),
+    "offset_angstrom": ("3",),
+    "part": ("A",),
+    "motion_names": ("L",),
+    "motions": ("NL",),
+    "ctf": ("N9",),
+    "contrast": ("N",),
+    "junk": ("N",),
+    "noise_power": ("S",),
+    "given_rotations": ("N33",),
+    "given_shifts": ("N2",),
+    "given_defocus_angstrom": ("N",),
+}
+"""Shapes of the arrays in ``truth.npz``; a letter is one number everywhere."""
+
+
+def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
+    """Raise InputError for arrays that do not fit together, or numbers of frames and labels that are not there."""
+
+    def demand(holds: bool, rule: str) -> None:
+        if not holds:
+            raise InputError("truth", rule, path, remedy)
+
+    sizes: dict[str, int] = {}
+    for name, shapes in _SHAPES.items():
+        values = getattr(truth, name)
+        if values is None:
+            continue
+        letters = next((each for each in shapes if len(each) == values.ndim), None)
+        demand(letters is not None and bool(values.size), f"must hold {name} as {' or '.join(shapes)}")
+        for letter, size in zip(letters or "", values.shape):
+            expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            demand(size == expected, f"must hold {name} as {letters} with {letter} = {expected}, not {size}")
+        numbers = values.dtype.kind in NUMBERS
+        demand(numbers == (name != "motion_names"), f"must hold {name} as {'text' if numbers else 'numbers'}")
+        if numbers and name != "motions":  # these are NaN where the part that moves is absent
+            demand(bool(np.isfinite(values).all()), f"must hold finite {name}")
+    if truth.label is not None:
+        most = len(truth.volumes) if truth.volumes is not None else 2**31
+        demand(bool((truth.label >= 0).all() and (truth.label < most).all()), "must hold a volume for each label")
+    if truth.positions is not None:
+        demand(truth.densities is not None and truth.sigmas is not None, "must hold densities and sigmas of the points")
+        demand(bool(np.all(truth.sigmas > 0)), "must hold sigmas above 0")  # type: ignore[operator]
+        frame = truth.frame
+        demand(frame is not None and 0 <= frame.min() and frame.max() < sizes["F"], "must hold frames that are there")
+        if truth.part is not None:
+            motions = frame.shape[1] if frame is not None and frame.ndim > 1 else 1
+            demand(-1 <= truth.part.min() and truth.part.max() < motions, "must hold parts with a motion of their own")
+        demand(8 <= truth.box <= RANGES["box"].high, "must hold the box")
 
 
 def oversampling(sigma_pixels: float) -> int:

@@ -8,7 +8,6 @@ Sizes and times are polled, because change notices of the kernel do not arrive o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -19,7 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gaussianem_core.job.events import EVENTS
+from gaussianem_core.job.events import EVENTS, parse_events
+from gaussianem_core.runtime.plain_files import open_regular
 
 CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
@@ -96,7 +96,7 @@ class History:
         changed = False
         while True:
             try:
-                with open(self.path, "rb") as file:
+                with open_regular(self.path) as file:
                     if os.fstat(file.fileno()).st_size < self._offset:  # the file was replaced
                         self._offset = 0
                         with self._lock:
@@ -119,12 +119,7 @@ class History:
             time.sleep(0)  # let the window's thread in
 
     def _take(self, data: bytes) -> None:
-        events = []
-        for line in data.splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
+        events = parse_events(data)
         with self._lock:
             for event in events:
                 with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # a damaged event is skipped

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from small_data import NETWORK, preprocess, simulate
+from trained import write_model
 
 from gaussianem_core.cli import main
 from gaussianem_core.io.mrc import read_map, write_map
@@ -237,12 +238,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "fitted.pdb").write_text(
             "".join(
                 f"ATOM  {i + 1:5d}  CA  GLY A{i + 1:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 10.00           C\n"
-                for i, (x, y, z) in enumerate(np.random.default_rng(0).normal(64, 12, (12, 3)))
+                for i, (x, y, z) in enumerate(np.random.default_rng(0).normal(48, 12, (12, 3)))
             )
         )
         consensus = read_map(folder / "consensus.mrc")
         write_map(folder / "mask.mrc", (consensus.values > consensus.values.mean()).astype(np.float32), 8.0)
         gaussians = torch.load(folder / "train" / "weights.2.pkl", weights_only=True)["gaussians"]["positions"]
+        write_model(folder / "moving", np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
+        np.savetxt(folder / "moves.txt", [[1, 0, 0], [-1, 1, 0.5]])
         np.save(folder / "mask.npy", (gaussians[:, 2] > 0).numpy().astype(np.uint8))
         np.save(folder / "pre" / "mask.npy", (gaussians[:, 2] > 0).numpy().astype(np.uint8))
         yield folder
@@ -259,8 +262,8 @@ BASES = {
     "--latent train/weights.2.output.pkl --z z.txt",
     "evaluate": "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl "
     "--latent train/weights.2.output.pkl --truth truth.npz --volumes 4",
-    "morph": "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl "
-    "--model fitted.pdb --z z.txt",
+    "morph": "-s . --cfg moving/cfg.json --gaussians moving/point_cloud.ply --model_weight moving/weights.0.pkl "
+    "--model fitted.pdb --z moves.txt",
     "import": "particles.star",
 }
 
