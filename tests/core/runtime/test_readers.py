@@ -65,8 +65,8 @@ def test_npy_is_as_long_as_its_header_says(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
-    refuse(numbers, tmp_path / "pipe.npy", "no regular file")
-    refuse(numbers, tmp_path, "no regular file|Is a directory")
+    refuse(numbers, tmp_path / "pipe.npy", "not a plain file")
+    refuse(numbers, tmp_path, "not a plain file|Is a directory")
     refuse(numbers, tmp_path / "absent.npy", "No such file")
     with pytest.raises(InputError, match="no file can have this name"):
         numbers(Path("a\0b"))
