@@ -16,7 +16,7 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.trained_model import check_latents, load_model_of
 from gaussianem_core.options import DecodeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import check_free_space
+from gaussianem_core.runtime.files import atomic_write, check_free_space
 from gaussianem_core.runtime.readers import read_text
 
 LISTED = 50
@@ -42,7 +42,8 @@ def run(options: DecodeOptions, log: JobLog) -> None:
     names = [volume.name for volume, _ in written]
     write_volumes_script(log.directory / "view.cxc", names, level, "Decoded volumes")
     if not options.z:
-        np.savetxt(log.directory / "particles.txt", rows, fmt="%d")
+        with atomic_write(log.directory / "particles.txt") as file:
+            np.savetxt(file, rows, fmt="%d")
     if len(written) <= LISTED:
         for (volume, gaussians), values in zip(written, z):
             log.artifact("volume", volume, f"volume {volume.stem[4:]}", level=level, z=values.tolist())

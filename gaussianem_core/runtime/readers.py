@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-import stat
 import warnings
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.plain_files import open_regular
 
 NUMBERS = "biuf"
 """Kinds of dtype (``numpy.dtype.kind``) that are real numbers."""
@@ -54,14 +54,10 @@ def is_file(path: Path) -> bool:
 def open_file(path: str | os.PathLike[str], argument: str, what: str, remedy: str) -> BinaryIO:
     """Open a regular file for reading bytes. Raises InputError about ``argument``; a named pipe does not block."""
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL character
         reason = error.strerror if isinstance(error, OSError) else "no file can have this name"
         raise InputError(argument, f"must be {what}", path, f"It was not opened ({reason}). {remedy}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InputError(argument, f"must be {what}", path, f"It is no regular file. {remedy}")
-    return file
 
 
 @contextlib.contextmanager
