@@ -189,24 +189,23 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         "acceleration voltage, for particle files that lack it; checked when they have it",
         group="Images",
         unit="kV",
-        gt=0,
         advanced=True,
+        **within("voltage"),
     )
     cs: float | None = option(
         None,
         "spherical aberration, for particle files that lack it; checked when they have it",
         group="Images",
         unit="mm",
-        ge=0,
         advanced=True,
+        **within("spherical aberration"),
     )
     amplitude_contrast: float | None = option(
         None,
         "amplitude contrast, for particle files that lack it; checked when they have it",
         group="Images",
-        ge=0,
-        le=1,
         advanced=True,
+        **within("amplitude contrast"),
     )
     downsample_size: int | None = option(
         None,

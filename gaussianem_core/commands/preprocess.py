@@ -416,7 +416,7 @@ def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) 
             f"the map correlates with the images at {sigmas:.0f} standard deviations",
             "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
         )
-    if sigmas < CONTRAST_SIGMAS:
+    if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
             "must show in the images when projected with their poses",
