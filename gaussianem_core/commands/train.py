@@ -162,8 +162,7 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     if recipe.latents != "linear":
         return Trainer(problem, recipe, options, forward, noise)
-    held = () if recipe.nuisances else nuisances.KINDS
-    linear = linear_fit.fit(problem, forward, noise, held, recipe.weigh_junk, options.seed, log)
+    linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
     forward.leave_out(linear.moves, linear.count > 0)
     forward.set_gaussians(linear.model.gaussians)
     forward.gauge = linear.model.fields.gauge
@@ -245,6 +244,8 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
         return None
     generator = np.random.default_rng(trainer.options.seed)
     z = trainer.table.mean.cpu().numpy()
+    if trainer.latents_sampled:
+        z = z[(trainer.corrections.junk.probability < 0.5).cpu().numpy()]
     z = z[generator.permutation(len(z))[:VOLUMES]]
     configuration, forward = trainer.problem.configuration, trainer.forward
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
@@ -344,7 +345,7 @@ def write_results(
         state["detail"] = detail.cpu()
     save_checkpoint(state, weights)
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
-    if trainer.recipe.nuisances:
+    if trainer.recipe.corrects:
         more |= correction_arrays(trainer)
         report_corrections(trainer, log)
         write_corrected_particles(trainer, log, out, rows)

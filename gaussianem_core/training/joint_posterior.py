@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from gaussianem_core.imaging.fourier import shell_sizes, shells
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
-from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.noise_model import NoiseModel, shell_mean
 from gaussianem_core.training.nuisances import COUNT, ROTATION, SHIFT
 
 
@@ -129,9 +128,11 @@ def estimate(
     """Latents with their population, and nuisances, from what all images say about q / ``widths`` and the ``active``
     latents; arguments as :func:`mixture_prior.estimate_latents`. What is junk says nothing about the population."""
     latents = estimate_latents(marginal(measured), active, seed, turn, log, junk.probability < 0.5)
-    mean = given_latents(measured, latents.values[:, : len(active)][:, active]) * widths
+    # Nothing can be said of a particle that is not there: its pose stays as it is given.
+    known = (junk.probability < 0.5)[:, None]
+    mean = torch.where(known, given_latents(measured, latents.values[:, : len(active)][:, active]) * widths, 0.0)
     samples = [
-        given_latents(measured, z[:, active], torch.randn(len(z), COUNT, device=z.device)) * widths
+        torch.where(known, given_latents(measured, z[:, active], torch.randn_like(mean)) * widths, 0.0)
         for z in latents.samples
     ]
     return latents, Corrections(mean, torch.stack(samples), widths, junk)
@@ -192,16 +193,4 @@ def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> t
     box = noise.box
     squared = squared.unflatten(-1, (box, box // 2 + 1, 2)).sum(-1)
     back = torch.where(weight > 0, noise.multiplicity / weight.clamp_min(1e-30), 0.0)
-    return by_shell(squared * back, noise)
-
-
-def shell_powers(image: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # (B, D, D//2+1) -> (B, S)
-    """Mean power of each image by shell."""
-    return by_shell(image.abs().square() * noise.multiplicity, noise)
-
-
-def by_shell(power: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # (B, D, D//2+1) -> (B, S)
-    """Mean over each shell of powers that are counted as often as they occur in the full plane."""
-    index = shells(noise.box, power.device).flatten()
-    total = power.new_zeros(len(power), len(noise.power)).index_add_(1, index, power.flatten(1))
-    return total / shell_sizes(noise.box, power.device)
+    return shell_mean(squared * back)

@@ -18,6 +18,13 @@ FIRST_SHARE, FIRST_IMAGES = 0.02, 20.0
 
 ROUNDS = 10
 
+LEVELS = 4.0
+"""An image whose power is more than so many times the median, or less than the inverse, is broken: normalised images
+of one dataset differ by a fifth or so."""
+
+BROKEN_NATS = 1e4
+"""Evidence against a particle in a broken image, beyond all others'."""
+
 
 class Junk(NamedTuple):
     """``probability`` (N,) that an image holds no such particle, and ``evidence`` (N,), the log-odds (nats) against it
@@ -26,6 +33,12 @@ class Junk(NamedTuple):
     probability: torch.Tensor
     evidence: torch.Tensor
     share: torch.Tensor
+
+
+def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
+    """Images far brighter or darker than the others, by their power: no model of them says anything."""
+    ratio = power / power.median().clamp_min(torch.finfo(power.dtype).tiny)
+    return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
 def find_junk(
@@ -39,11 +52,12 @@ def find_junk(
 
     ``chi2``, ``cost``: of the model's posterior (``nuisances.Posterior``), with noise of ``noise_power`` in each of S
     shells. ``image_power``: the images' own power, mean over a shell's ``sizes`` components. The first shell, the mean
-    value, is left out of all.
+    value, is left out of all. Images that are :func:`broken` are junk in any case.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
-    half = 0.5 * size.sum()
+    half, faulty = 0.5 * size.sum(), broken(power @ size)
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
+    particle = torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf))
     typical = power.median(0).values
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     for _ in range(ROUNDS):
@@ -55,4 +69,5 @@ def find_junk(
         weight = probability[:, None] / level[:, None].clamp_min(1e-9)
         spectrum = ((weight * power).sum(0) + FIRST_IMAGES * typical) / (probability.sum() + FIRST_IMAGES)
         share = (probability.sum() + FIRST_SHARE * FIRST_IMAGES) / (len(power) + FIRST_IMAGES)
+    evidence = evidence.clamp_min(-BROKEN_NATS)
     return Junk(probability.float(), evidence.float(), share.float())

@@ -19,7 +19,6 @@ from gaussianem_core.training.joint_posterior import (
     estimate,
     linearise,
     marginal,
-    shell_powers,
 )
 from gaussianem_core.training.junk import find_junk
 from gaussianem_core.training.mixture_prior import Latents, Measured
@@ -110,7 +109,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
         m, p = e.measured, e.posterior
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
         figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
-        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, shell_powers(image, noise)], dim=1)
+        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, noise.by_shell(image)], dim=1)
         done += len(rows)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:
@@ -123,9 +122,11 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
         junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device))
     latents, now = estimate(measured, widths, junk, trainer.active, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability
-    now = now._replace(widths=nuisances.fit_widths(linear, measured.information, widths, share))
-    said = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), marginal(measured))
-    mean, log_variance = mixture_prior.all_dimensions(*said, trainer.active).chunk(2, dim=1)
+    counted = share > 0
+    said = (linear[counted], measured.information[counted])
+    now = now._replace(widths=nuisances.fit_widths(*said, widths, share[counted]))
+    alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), marginal(measured))
+    mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)
     told = {"log_likelihood": -0.5 * left[:, 0], "signal_fit": fit[:, 0], "image_mu": mean}
     return Refinement(latents.values, latents, now, told | {"image_logvar": log_variance})
 

@@ -94,7 +94,12 @@ def fit(
     state = principal_axes(model, state)
     found = visit(setting, model, state, everyone, passes - 1, passes, None)
     count, gain = real_components(setting, model, found)
-    log.message(f"linear model: {count} of {forward.zdim} components are real, {gain:.2f} nats a held-out particle")
+    if count:
+        words = f"{count} of {forward.zdim} components are real, {gain:.2f} nats a held-out particle"
+        log.message(f"linear model: {words}")
+    else:
+        log.message("linear model: no component stands above the noise: nothing to find", "warning")
+    log.metric("linear model", passes, float(passes), components=float(count), gain=gain)
     kept, moves = model.copy(count, fields.kept), True
     if count:
         kept, found, moves = choose_motion(setting, kept, found)

@@ -34,7 +34,7 @@ from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.runtime.device import Ranks, distributed
 from gaussianem_core.training import junk, nuisances, regularisers
 from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, spectrum
-from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, residual_power, shell_powers
+from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, residual_power
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
@@ -174,7 +174,7 @@ def visit(
             e = expect(setting, model, given, state.q[rows], state.z[rows], state.widths, image, weight)
             m, p = e.measured, e.posterior
             figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost)], dim=1)
-            powers = torch.cat([residual_power(e, weight, noise), shell_powers(image, noise)], dim=1)
+            powers = torch.cat([residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
             parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures, powers]
             found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
         if optimiser is not None:
@@ -206,7 +206,10 @@ def visit(
     probability = state.junk
     visited = seen > 0
     verdict = junk.Junk(state.junk, torch.zeros_like(state.junk), torch.zeros((), device=device))
-    if setting.weigh_junk and band >= 1:
+    if setting.weigh_junk and band < 1:
+        faulty = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
+        probability = probability.masked_scatter(visited, torch.maximum(probability[visited], faulty.float()))
+    elif setting.weigh_junk:
         here = junk.find_junk(
             left[visited, 0], cost[visited, 0], noise.power, image_power[visited], shell_sizes(forward.box, device)
         )
@@ -215,11 +218,15 @@ def visit(
             probability, torch.zeros_like(probability).masked_scatter(visited, here.evidence), here.share
         )
     share = seen * (1 - probability)
+    residual = torch.where(share[:, None] > 0, residual, 0.0)
     measured_noise = NoiseModel(noise.power.clone(), forward.box)
     measured_noise.update((share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6))
     widths = state.widths
     if fit_widths:
-        widths = nuisances.fit_widths(linear[visited], measured.information[visited], widths, share[visited])
+        counted = share > 0
+        widths = nuisances.fit_widths(linear[counted], measured.information[counted], widths, share[counted])
+    # Where there is no particle, the next pass starts from what was given.
+    v = torch.where(probability[:, None] < 0.5, v, 0.0)
     after = State(v[:, :COUNT] * state.widths, v[:, COUNT:], probability, widths, measured_noise.power)
     evidence = -0.5 * left[:, 0] - cost[:, 0]
     return Visit(after, measured, state.widths, gains, evidence, verdict, left[:, 0], cost[:, 0], image_power)

@@ -38,13 +38,13 @@ KIND = (0, 0, 1, 2, 2, 3, 4)
 DEGREE = math.pi / 180
 FIRST = (1.0 * DEGREE, 1.0 * DEGREE, 0.3, 0.2, 100.0)
 LEAST = (0.02 * DEGREE, 0.02 * DEGREE, 0.005, 0.005, 2.0)
-MOST = (8.0 * DEGREE, 8.0 * DEGREE, 4.0, 1.0, 400.0)
+MOST = (8.0 * DEGREE, 8.0 * DEGREE, 4.0, 1.0, 300.0)
 """Widths of each kind (radians, pixels, -, Angstrom) at the start, and between which they are estimated."""
 
 LARGEST_TURN, LARGEST_SHIFT, LARGEST_LATENT = 4.0 * DEGREE, 1.0, 1.5
 """Of one Gauss-Newton step: the derivatives hold no farther."""
 
-DEFOCUS_TOLD = 0.1
+DEFOCUS_TOLD = 0.05
 """Least share of the prior variance of defocus that images must take away. At low resolution they tell nothing of it,
 and the little they seem to tell is what else is wrong with the model."""
 

@@ -210,7 +210,7 @@ class Trainer:
     def set_latents(self, latents: Latents, corrections: Corrections) -> None:
         """Train with these latents and nuisances from now on; densities are brought to a mean contrast of 1."""
         self.corrections = corrections
-        if self.recipe.nuisances and corrections.widths[nuisances.CONTRAST] > 0:
+        if corrections.widths[nuisances.CONTRAST] > 0:
             factor = mean_contrast(corrections)
             self.corrections = rescaled(corrections, factor)
             with torch.no_grad():
