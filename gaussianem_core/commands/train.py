@@ -20,11 +20,9 @@ import torch
 from gaussianem_core.errors import AbortRequested
 from gaussianem_core.imaging.fourier import fourier_resample
 from gaussianem_core.io.checkpoint import load_tensors, save_checkpoint
-from gaussianem_core.io.corrected_particles import write_corrected_star
 from gaussianem_core.io.latents import save_latents
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import column_names, read_particle_column
-from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.detail import CONSENSUS_MAP, VOLUMES, missing_detail
@@ -34,7 +32,14 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
 from gaussianem_core.runtime.files import write_atomically, write_json
 from gaussianem_core.runtime.scratch import scratch_copy
-from gaussianem_core.training import joint_posterior, latent_refinement, linear_fit, noise_model, nuisances, teaching
+from gaussianem_core.training import (
+    corrections,
+    joint_posterior,
+    latent_refinement,
+    linear_fit,
+    noise_model,
+    teaching,
+)
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import Recipe, choose_recipe
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
@@ -267,73 +272,6 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     return detail
 
 
-def correction_arrays(trainer: Trainer) -> dict[str, np.ndarray]:
-    """What the latents file holds of every particle beside its latent: how far pose, contrast and defocus are from
-    those given, and whether the image holds such a particle at all."""
-    found = trainer.corrections
-    q = found.mean.cpu().numpy()
-    return {
-        "turn_degrees": np.rad2deg(q[:, nuisances.ROTATION]),
-        "shift_pixels": q[:, nuisances.SHIFT],
-        "contrast": 1 + q[:, nuisances.CONTRAST],
-        "defocus_change_angstrom": q[:, nuisances.DEFOCUS],
-        "junk_probability": found.junk.probability.cpu().numpy(),
-        "junk_log_odds": -found.junk.evidence.cpu().numpy(),
-    }
-
-
-def report_corrections(trainer: Trainer, log: JobLog) -> None:
-    """Say in numbers what was corrected, over the particles that are no junk, and how many are."""
-    found = trainer.corrections
-    real = found.junk.probability < 0.5
-    rms = found.mean[real].square().mean(0).sqrt().cpu().numpy()
-    width = found.widths.cpu().numpy()
-    turn, shift = nuisances.ROTATION, nuisances.SHIFT
-    values = {
-        "rotation_degrees": float(np.rad2deg(np.sqrt(np.square(rms[turn]).sum()))),
-        "rotation_prior_degrees": float(np.rad2deg(np.sqrt(np.square(width[turn]).sum()))),
-        "shift_pixels": float(np.sqrt(np.square(rms[shift]).mean())),
-        "shift_prior_pixels": float(width[shift][0]),
-        "contrast": float(rms[nuisances.CONTRAST]),
-        "contrast_prior": float(width[nuisances.CONTRAST]),
-        "defocus_angstrom": float(rms[nuisances.DEFOCUS]),
-        "defocus_prior_angstrom": float(width[nuisances.DEFOCUS]),
-        "junk_images": float((~real).sum()),
-        "junk_share": float(1 - real.float().mean()),
-    }
-    log.metric("corrections", trainer.epoch, float(trainer.epoch), **values)
-    log.message(
-        f"corrected: orientations by {values['rotation_degrees']:.2f} degrees rms (their error is estimated at "
-        f"{values['rotation_prior_degrees']:.2f}), offsets by {values['shift_pixels']:.2f} px "
-        f"({values['shift_prior_pixels']:.2f}), contrast varies by {100 * values['contrast_prior']:.0f} %, defocus by "
-        f"{values['defocus_angstrom']:.0f} A ({values['defocus_prior_angstrom']:.0f}); "
-        f"{int(values['junk_images']):,} images hold no such particle"
-    )
-
-
-def write_corrected_particles(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None) -> None:
-    """particles.star with the corrected poses, where one lies beside the data whose rows are the particles."""
-    source = resolve_input(trainer.options, "cfg").with_name("particles.star")
-    count = trainer.problem.count if rows is None else None
-    if not source.is_file() or (count is not None and find_particle_table(scan_star(source)).n_rows != count):
-        return
-    found, pixel = trainer.corrections, trainer.problem.configuration.pixel_size_angstrom
-    q = found.mean
-    told = (found.widths > torch.tensor(nuisances.LEAST)[list(nuisances.KIND)].to(q.device)).tolist()
-    poses = nuisances.corrected(trainer.problem.views, q).rotations.cpu().double().numpy()
-    shift = q[:, nuisances.SHIFT].cpu().double().numpy() * pixel
-    defocus = q[:, nuisances.DEFOCUS].cpu().double().numpy()
-    written = write_corrected_star(
-        source,
-        out / "particles.star",
-        rows,
-        poses if told[0] or told[2] else None,
-        shift if told[3] else None,
-        defocus if told[nuisances.DEFOCUS] else None,
-    )
-    log.artifact("particles", out / "particles.star", "particles with corrected poses", particles=written)
-
-
 def write_results(
     trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None, figures: dict[str, np.ndarray]
 ) -> None:
@@ -346,9 +284,10 @@ def write_results(
     save_checkpoint(state, weights)
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if trainer.recipe.corrects:
-        more |= correction_arrays(trainer)
-        report_corrections(trainer, log)
-        write_corrected_particles(trainer, log, out, rows)
+        more |= corrections.arrays(trainer.corrections)
+        corrections.report(trainer.corrections, trainer.recipe.weigh_junk, log)
+        star = resolve_input(trainer.options, "cfg").with_name("particles.star")
+        corrections.write_particles(trainer.corrections, trainer.problem, star, out, rows, log)
     if rows is not None:
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)

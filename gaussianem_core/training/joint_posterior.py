@@ -13,6 +13,7 @@ import torch
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
+from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.latent_posterior import flat
@@ -93,33 +94,6 @@ def marginal(found: Quadratic) -> Measured:  # -> (B, K), (B, K, K)
     half = root.mT @ j[:, :COUNT, COUNT:]
     rest = root.mT @ b[:, :COUNT, None]
     return Measured(b[:, COUNT:] - (half.mT @ rest)[..., 0], j[:, COUNT:, COUNT:] - half.mT @ half)
-
-
-class Corrections(NamedTuple):
-    """What was found out about N images: nuisances, posterior ``mean`` (N, 7) and ``samples`` (SAMPLES, N, 7) in their
-    own units, drawn together with those of the latents; the prior ``widths`` (7,); and which images are ``junk``."""
-
-    mean: torch.Tensor
-    samples: torch.Tensor
-    widths: torch.Tensor
-    junk: Junk
-
-
-def mean_contrast(found: Corrections) -> torch.Tensor:  # -> ()
-    """Mean factor of the signal over all images that are no junk."""
-    share = 1 - found.junk.probability
-    return ((1 + found.mean[:, nuisances.CONTRAST]) * share).sum() / share.sum().clamp_min(1e-6)
-
-
-def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
-    """The same where all densities are multiplied by ``factor``."""
-
-    def divided(q: torch.Tensor) -> torch.Tensor:
-        q = q.clone()
-        q[..., nuisances.CONTRAST] = (1 + q[..., nuisances.CONTRAST]) / factor - 1
-        return q
-
-    return found._replace(mean=divided(found.mean), samples=divided(found.samples))
 
 
 def estimate(

@@ -12,9 +12,9 @@ from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances
+from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views, spectrum
 from gaussianem_core.training.joint_posterior import (
-    Corrections,
     Quadratic,
     estimate,
     linearise,
@@ -124,7 +124,9 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     share = 1 - junk.probability
     counted = share > 0
     said = (linear[counted], measured.information[counted])
-    now = now._replace(widths=nuisances.fit_widths(*said, widths, share[counted]))
+    # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
+    # that must not take it for errors again.
+    now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))
     alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), marginal(measured))
     mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)
     told = {"log_likelihood": -0.5 * left[:, 0], "signal_fit": fit[:, 0], "image_mu": mean}

@@ -31,8 +31,8 @@ RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share 
 STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
 POSE_PASSES = 2  # with nuisances alone, before there are components
 NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the others are compared with
-SIGNIFICANT = 3.0  # standard errors that a component must gain
-LEAST_ASKED = 8  # held-out particles, below which nothing can be significant
+ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
+LEAST_ASKED = 3  # held-out particles, below which nothing can be significant
 ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
 ALONE_PARTICLES = 8000  # that are asked about it
 
@@ -113,6 +113,8 @@ def principal_axes(model: Model, state: State) -> State:
     directions."""
     with torch.no_grad():
         z = state.z[state.junk < 0.5]
+        if len(z) < 2:
+            return state
         axes = torch.linalg.eigh(torch.cov(z.T.cpu().double()).reshape(z.shape[1], -1))[1].flip(1)
         axes = axes.to(z.device, torch.float32)
         model.fields.values.copy_(torch.einsum("kcd,kl->lcd", model.fields.values, axes))
@@ -146,12 +148,12 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
         f"{count} components make a held-out image {more.mean():.2f} nats more likely (standard error {error:.2f}) "
         "than corrected poses alone"
     )
-    return (count, float(more.mean())) if more.mean() > SIGNIFICANT * error else (0, 0.0)
+    return (count, float(more.mean())) if significant(more.cpu().numpy()) else (0, 0.0)
 
 
 def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, Visit, bool]:
     """The model without motion, what a pass with it found, and False, unless that with ``both`` motion and change of
-    density, of which a pass ``found`` as much, is SIGNIFICANTLY better; then these and True. The two are fitted on for
+    density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
     the same few steps first."""
     log, everyone, count = setting.log, np.arange(setting.problem.count), len(both.fields.values)
     some = np.random.default_rng([setting.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
@@ -174,7 +176,7 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
     more = evidence[0] - evidence[1]
     error = float(more.std() / max(len(more), 1) ** 0.5)
     words = f"it gains {more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
-    if len(more) < LEAST_ASKED or more.mean() > SIGNIFICANT * error:
+    if significant(more.cpu().numpy()):
         log.message(f"motion is real: {words}, over changes of composition alone")
         return both, found, True
     log.message(f"composition alone changes, motion is left out: {words}")
@@ -203,15 +205,24 @@ def first_band(setting: Setting, widths: torch.Tensor) -> float:
     return 1 / (2 * math.pi * max(math.hypot(apart, float(widths[3])), 1e-6))
 
 
+def significant(more: np.ndarray) -> bool:  # (H,)
+    """Whether held-out images favour one model over another, by ``more`` nats each.
+
+    Together they must give odds of ODDS to 1: had the other model made them, that would happen once in ODDS times at
+    most (Markov's inequality), however the gains are distributed. And it must not hang on a few of them: the mean is
+    ERRORS standard errors above 0.
+    """
+    if len(more) < LEAST_ASKED or more.sum() < math.log(ODDS):
+        return False
+    return bool(more.mean() > ERRORS * more.std(ddof=1) / math.sqrt(len(more)))
+
+
 def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', nats
-    """The last component whose gain on held-out particles is SIGNIFICANT standard errors above 0, 0 if there is none.
+    """The last component whose gain on held-out particles is significantly above 0, 0 if there is none.
 
     ``gains``: log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
     """
-    if len(gains) < LEAST_ASKED or not gains.shape[1]:
-        return 0, 0.0
     steps = np.diff(gains, axis=1, prepend=0.0)
-    error = steps.std(axis=0, ddof=1) / np.sqrt(len(steps))
-    real = np.flatnonzero(steps.mean(axis=0) > SIGNIFICANT * error)
-    count = int(real[-1]) + 1 if len(real) else 0
+    real = [number for number, step in enumerate(steps.T) if significant(step)]
+    count = real[-1] + 1 if real else 0
     return count, float(gains[:, count - 1].mean()) if count else 0.0

@@ -42,7 +42,7 @@ from gaussianem_core.training.smooth_fields import SmoothFields, deform
 
 WIDTH = 1.0  # the fields have a normal prior of this width: where images say nothing, nothing moves
 BATCH = (32, 256)
-HELD_OUT = 0.1  # share of the particles kept aside
+HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 30, 0.25  # share of the particles kept aside: more of few, but no more than ...
 DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
@@ -75,8 +75,10 @@ class Setting:
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
         """Particles that do not shape the fields."""
-        chosen = np.random.default_rng([self.seed, 13]).random(self.problem.count)
-        return torch.from_numpy(chosen < HELD_OUT).to(self.device)
+        count = self.problem.count
+        share = min(max(HELD_OUT, LEAST_HELD / count), MOST_HELD)
+        chosen = np.random.default_rng([self.seed, 13]).random(count)
+        return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
         """Passes over so many particles that make ``steps`` of the fields, within ``limits``."""

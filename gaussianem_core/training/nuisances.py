@@ -44,12 +44,16 @@ MOST = (8.0 * DEGREE, 8.0 * DEGREE, 4.0, 1.0, 300.0)
 LARGEST_TURN, LARGEST_SHIFT, LARGEST_LATENT = 4.0 * DEGREE, 1.0, 1.5
 """Of one Gauss-Newton step: the derivatives hold no farther."""
 
-DEFOCUS_TOLD = 0.05
-"""Least share of the prior variance of defocus that images must take away. At low resolution they tell nothing of it,
-and the little they seem to tell is what else is wrong with the model."""
+DEFOCUS_TOLD = (0.03, 0.1)
+"""Shares of the prior variance of defocus that images take away: below the first, defocus stays as it is given, from
+the second on it is estimated. At low resolution images tell nothing of it, and the little that they seem to tell is
+what else is wrong with the model."""
 
 SCORING_STEPS, SCORING_PARTICLES = 20, 4000
 """Of the estimate of the widths, and particles that it takes at most."""
+
+GIVEN_RIGHT = 20.0
+"""Images whose pose, contrast and defocus are right as given, beside those at hand: few images prove no error."""
 
 
 def first_widths(held: Collection[str], device: torch.device) -> torch.Tensor:  # (7,)
@@ -137,11 +141,13 @@ def fit_widths(
         root, _ = inverse_root(scaled + torch.eye(len(factor), device=widths.device))
         mean = (root @ (root.mT @ (linear * factor)[..., None]))[..., 0][:, :COUNT]
         variance = root.square().sum(-1)[:, :COUNT]
-        slope = (share[:, None] * (mean.square() + variance - 1)).sum(0) @ members
-        curvature = (share[:, None] * (1 - variance).square()).sum(0) @ members
+        right = GIVEN_RIGHT * (share[:, None] * variance).sum(0) / share.sum().clamp_min(1e-6) - GIVEN_RIGHT
+        slope = ((share[:, None] * (mean.square() + variance - 1)).sum(0) + right) @ members
+        curvature = ((1 + GIVEN_RIGHT / len(share)) * (share[:, None] * (1 - variance).square()).sum(0)) @ members
         change = (slope / curvature.clamp_min(1e-12)).clamp(-2.0, 2.0)[kind]
         now = (start * factor[:COUNT] * (0.5 * change).exp()).clamp(least, most)
         factor[:COUNT] = torch.where(free, now / start, 1.0)
     told = (share * (1 - variance[:, DEFOCUS])).sum() / share.sum().clamp_min(1e-6)
-    factor[DEFOCUS] = torch.where(told < DEFOCUS_TOLD, least[DEFOCUS] / start[DEFOCUS], factor[DEFOCUS])
+    factor[DEFOCUS] *= ((told - DEFOCUS_TOLD[0]) / (DEFOCUS_TOLD[1] - DEFOCUS_TOLD[0])).clamp(0, 1)
+    factor[:COUNT] = torch.where(free, (start * factor[:COUNT]).clamp_min(least) / start, 1.0)
     return torch.where(free, start * factor[:COUNT], 0.0).float()

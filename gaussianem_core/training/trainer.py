@@ -25,8 +25,8 @@ from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
+from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.forward_model import ForwardModel, Views
-from gaussianem_core.training.joint_posterior import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.mixture_prior import Latents
 from gaussianem_core.training.noise_model import NoiseModel
