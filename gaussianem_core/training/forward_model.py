@@ -6,6 +6,7 @@ times its CTF C. Everything that renders during training comes here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,28 @@ def project_gaussians(
         backend=backend,
         sigma_max=gaussians.scale_max,
     )
+
+
+def project_pieces(
+    gaussians: Gaussians,
+    regions: list[torch.Tensor],
+    positions: torch.Tensor,
+    densities: torch.Tensor,
+    views: Views,
+    box: int,
+    backend: Projector,
+) -> torch.Tensor:  # R index tensors, (B, M, 3), (B, M) -> (B, R, D, D)
+    """What each region of the Gaussians adds to :func:`project_gaussians`."""
+    parts = []
+    for members in regions:
+        g = replace(
+            gaussians,
+            positions=gaussians.positions[members],
+            raw_density=gaussians.raw_density[members],
+            raw_scale=gaussians.raw_scale[members],
+        )
+        parts.append(project_gaussians(g, positions[:, members], densities[:, members], views, box, backend))
+    return torch.stack(parts, dim=1)
 
 
 def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D//2+1)
