@@ -34,6 +34,9 @@ PIECES, GAUSSIANS_EACH, PIECE_WIDTH = 12, 10, 0.6
 """Regions that may be missing, Gaussians that each has at least, and the prior width of the factor of their density."""
 
 
+MISFIT = 3.0
+
+
 class Junk(NamedTuple):
     """``probability`` (N,) that an image holds no such particle, and ``evidence`` (N,), the log-odds (nats) against it
     before the share of junk is counted; the ``share`` of junk."""
@@ -59,6 +62,20 @@ def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
+def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
+    """Evidence for missing pieces beyond what most images give, where that is any.
+
+    Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
+    is the model's fault, and no junk. So nothing counts up to MISFIT standard deviations (robust) above the median.
+    """
+    known = torch.isfinite(pieces)
+    if not known.any():
+        return pieces
+    middle = pieces[known].median()
+    spread = 1.4826 * (pieces[known] - middle).abs().median()
+    return pieces - (middle + MISFIT * spread).clamp_min(0)
+
+
 def find_junk(
     chi2: torch.Tensor,
     cost: torch.Tensor,
@@ -79,10 +96,11 @@ def find_junk(
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
     particle = torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf))
     typical = power.median(0).values
+    pieces = beyond_others(pieces.double())
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     for _ in range(ROUNDS):
         none = -half * (power / spectrum @ size).clamp_min(1e-9).log() - 0.5 * (size * spectrum.log()).sum()
-        either = torch.logaddexp(none, particle + pieces.double()) - math.log(2)
+        either = torch.logaddexp(none, particle + pieces) - math.log(2)
         evidence = torch.where(faulty, -torch.inf, particle - either)
         probability = torch.sigmoid((share / (1 - share)).log() - evidence)
         random = probability * torch.where(faulty, 1.0, 0.5 * (none - either).exp())
