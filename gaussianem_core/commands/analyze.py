@@ -37,7 +37,7 @@ BETTER = 0.7
 def run(options: AnalyzeOptions, log: JobLog) -> None:
     """Write everything described above into the job directory."""
     out = log.directory
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, optional_input(options, "mask"), device, log)
     arrays = load_latents(resolve_input(options, "latent"))
     z = check_latents(arrays["z_mu"], model, "latent")

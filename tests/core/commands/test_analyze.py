@@ -326,7 +326,7 @@ def test_half_sets_are_compared(folder: Path) -> None:
 
 def test_umap(folder: Path) -> None:
     pytest.importorskip("umap")
-    out, _ = run(folder, no_umap=False, components=0)
+    out, _ = run(folder, no_umap=False, components=0, trajectory_points=10)
     content = np.load(out / "analysis.npz")
     assert content["umap"].shape == (N, 2) and np.isfinite(content["umap"]).all()
     assert (out / "plots" / "umap.png").exists()
