@@ -23,7 +23,7 @@ from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.particle_table import ParticleTable, read_particles, write_particles_star
 from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.job.input_paths import optional_input, resolve_input, resolve_inputs
 from gaussianem_core.model.configuration import (
     LENGTH_TOLERANCE,
     NETWORK_KEYS,
@@ -72,9 +72,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
     is stopped leaves those of an earlier one as they were.
     """
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.device, threads=options.threads)
     out = log.directory
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table = read_table(options)
@@ -181,12 +179,11 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     """The particles with poses and CTF, their stacks found and checked."""
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
-    passthrough = [resolve_input(options.model_copy(update={"star_file": p}), "star_file") for p in options.passthrough]
     table = read_particles(
         given,
         data_dir,
         options.source_dir,
-        passthrough,
+        resolve_inputs(options, "passthrough"),
         pixel_size_angstrom=options.apix,
         voltage_kv=options.voltage,
         cs_mm=options.cs,
@@ -419,7 +416,7 @@ def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) 
             f"the map correlates with the images at {sigmas:.0f} standard deviations",
             "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
         )
-    if sigmas < CONTRAST_SIGMAS:
+    if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
             "must show in the images when projected with their poses",
