@@ -36,7 +36,7 @@ from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, frame, label, row
+from gaussianem_gui.views.toolkit.widgets import column, frame, label, plain, row
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "mask"), "cube"),
@@ -305,7 +305,7 @@ class Results(QWidget):
                 node = QTreeWidgetItem([sentence(item.title)])
                 node.setIcon(0, theme.icon(icon))
                 node.setData(0, Qt.ItemDataRole.UserRole, item)
-                node.setToolTip(0, "\n".join(str(p) for p in item.paths[:4]))
+                node.setToolTip(0, plain("\n".join(str(p) for p in item.paths[:4])))
                 head.addChild(node)
                 first = first or node
                 again = node if item == chosen else again
