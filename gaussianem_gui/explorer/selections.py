@@ -216,6 +216,7 @@ class Selections:
             for entry in content["selections"]:
                 mask = _unpack(base64.b64decode(entry["rows"]), self.count)
                 steps = tuple(dict(step) for step in entry.get("steps", ()))
+                describe(steps)  # what cannot be told is damaged
                 self.named.append(
                     Selection(str(entry["name"]), mask, steps, float(entry["created"]), int(entry.get("colour", 0)))
                 )
