@@ -46,7 +46,7 @@ def test_collapsed_latents() -> None:
     np.testing.assert_allclose(line, 1)
     classes, centres = latent_space.k_means(np.ones((30, 4)), 3, 0)
     assert classes.shape == (30,) and np.isfinite(centres).all()
-    assert np.isfinite(diagnostics.loneliness(np.ones((30, 4)), line)).all()
+    assert np.isfinite(diagnostics.isolation(np.ones((30, 4)), line)).all()
 
 
 def test_k_means_finds_clusters_in_order() -> None:
