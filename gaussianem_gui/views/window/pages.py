@@ -73,7 +73,7 @@ class Pages(QObject):
         self.context.jobs.list.clearSelection()
         self.context.jobs.flow.set_current("")
         self.context.pane.show_new(
-            self.context.model, job_type, values or {}, inputs_from or self._likely_inputs(job_type)
+            self.context.model, job_type, values or {}, self._likely_inputs(job_type) if inputs_from is None else inputs_from
         )
         self.context.middle.setCurrentWidget(self.context.pane)
 
