@@ -24,7 +24,14 @@ from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, icon_button, label, row
 
-WITH_RESULTS = ("analyze", "decode", "preprocess", "simulate", "mask", "trajectory")  # job types whose results are what one looks for
+WITH_RESULTS = (
+    "analyze",
+    "decode",
+    "preprocess",
+    "simulate",
+    "mask",
+    "trajectory",
+)  # one looks at results first
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
 
 
