@@ -35,7 +35,7 @@ from gaussianem_core.model.detail import CONSENSUS_MAP
 from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
-from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
+from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
 
@@ -155,6 +155,7 @@ def staged(out: Path) -> Iterator[Path]:
         with disk_errors(out):
             for path in sorted(stage.iterdir(), key=lambda p: p.name == CFG):  # the configuration last
                 os.replace(path, out / path.name)
+            sync_directory(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

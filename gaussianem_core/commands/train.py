@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from functools import reduce
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from gaussianem_core.model.gaussians import write_gaussians
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.files import write_atomically, write_json
 from gaussianem_core.runtime.scratch import scratch_copy
 from gaussianem_core.training import latent_refinement, linear_model, mixture_prior, noise_model, teaching
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
@@ -115,6 +114,8 @@ def train(
     if options.resume and (out / STATE).exists():
         trainer = resume(problem, recipe, options, out / STATE)
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
+        if main and trainer.epoch and not trainer.step_in_epoch and not weights_of(trainer, out).exists():
+            write_weights(trainer, log, out)  # of a run that was killed before it had written them
     else:
         trainer = begin(problem, recipe, options, log)
         if main and recipe.latents == "linear":
@@ -129,11 +130,9 @@ def train(
                 save_checkpoint(trainer.state(), out / STATE)
             raise
         if main:
-            save_checkpoint(trainer.state(), out / STATE)
-            path = out / f"weights.{trainer.epoch - 1}.pkl"
-            save_checkpoint(trainer.published_state(), path)
-            log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
+            write_weights(trainer, log, out)
             write_probe(trainer, log, out)
+            save_checkpoint(trainer.state(), out / STATE)  # last: a run that is killed here does the epoch again
     figures: dict[str, torch.Tensor] = {}
     if recipe.latents == "encoder":
         trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
@@ -143,6 +142,18 @@ def train(
         teaching.teach_encoder(trainer, log)
     if main:
         write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
+
+
+def weights_of(trainer: Trainer, out: Path) -> Path:
+    """Where the network after the epochs behind goes."""
+    return out / f"weights.{trainer.epoch - 1}.pkl"
+
+
+def write_weights(trainer: Trainer, log: JobLog, out: Path) -> None:
+    """The network after the epochs behind."""
+    path = weights_of(trainer, out)
+    save_checkpoint(trainer.published_state(), path)
+    log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
 
 
 def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) -> Trainer:
@@ -269,7 +280,7 @@ def write_results(
     gaussians = trainer.forward.gaussians
     write_gaussians(gaussians, out / REFINED)
     noise = {"frequency_per_pixel": trainer.noise.frequency.tolist(), "power": trainer.noise.power.tolist()}
-    write_atomically(out / "noise_spectrum.json", json.dumps(noise) + "\n")
+    write_json(out / "noise_spectrum.json", noise)
     log.artifact("checkpoint", weights, "trained network", final=True)
     log.artifact("latents", latents, "latents of all particles")
     log.artifact("gaussians", out / REFINED, "refined consensus Gaussians")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.ranges import refuse_defocus_in_micrometres, refuse_outside, refuse_rows
+from gaussianem_core.runtime.readers import read_npy
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +30,16 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "box",
-    "pixel size (A)",
-    "defocus U (A)",
-    "defocus V (A)",
-    "defocus angle (deg)",
-    "voltage (kV)",
-    "Cs (mm)",
+    "pixel size",
+    "defocus U",
+    "defocus V",
+    "defocus angle",
+    "voltage",
+    "spherical aberration",
     "amplitude contrast",
-    "phase shift (deg)",
+    "phase shift",
 )
+"""Columns of ``ctf.npy``, by their names in ``ranges.RANGES``."""
 
 
 def wavelength_angstrom(voltage_kv: Array) -> Array:
@@ -83,18 +86,22 @@ def _library(array: np.ndarray | torch.Tensor) -> tuple[Any, dict[str, torch.dev
 def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
     """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0.
 
-    Raises InputError if the file cannot be read, has another shape, or holds other values that are not finite.
+    Raises InputError if the file cannot be read, has another shape, or holds values that no microscope has.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError("ctf", "must be a readable .npy file", path, f"{error}.") from error
-    if values.ndim != 2 or values.shape[1] != 9:
-        raise InputError("ctf", "must have shape (N, 9)", values.shape, "Run preprocess again.")
-    values = values.astype(np.float32)
-    values[:, 8] = np.nan_to_num(values[:, 8])
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise InputError("ctf", "must be finite", f"row {row}: {COLUMNS[column]}", "Mend it, preprocess again.")
-    return values
+    values = read_npy(path, "ctf", "Run preprocess again.")
+    if values.ndim != 2 or values.shape[1] != len(COLUMNS) or not len(values):
+        raise InputError("ctf", f"must have shape (N, {len(COLUMNS)})", values.shape, "Run preprocess again.")
+    values = values.astype(np.float64)
+    values[np.isnan(values[:, 8]), 8] = 0.0
+    check_parameters(values, path)
+    return values.astype(np.float32)
+
+
+def check_parameters(parameters: np.ndarray, source: object) -> None:  # (N, 9)
+    """Raise InputError for CTF parameters that no microscope has (see ``ranges``), or that make a CTF of 0."""
+    for name, column in zip(COLUMNS, parameters.T, strict=True):
+        refuse_outside(name, column, source)
+    refuse_defocus_in_micrometres(0.5 * (parameters[:, 2] + parameters[:, 3]), source, "defocus U and V")
+    nothing = ~parameters[:, [2, 3, 6, 7, 8]].any(axis=1)
+    rule = "must not all be 0 with defocus, spherical aberration and phase shift: such images are empty"
+    refuse_rows(nothing, source, "amplitude contrast", rule, parameters[:, 7], "Give the CTF; 1 stands for no CTF.")

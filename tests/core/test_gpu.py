@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from gaussianem_core.cli import main
-from gaussianem_core.commands.evaluate import latent_error
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.job.events import NullLog
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
+from gaussianem_core.simulation.latent_scores import latent_error
 from gaussianem_core.training import mixture_prior, noise_model
 from gaussianem_core.training.problem import load_problem, resolve_stack
 from gaussianem_core.training.recipe import choose_recipe

@@ -19,7 +19,6 @@ import torch
 from plyfile import PlyData
 
 from gaussianem_core.cli import main
-from gaussianem_core.commands.evaluate import probe_accuracy
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging import fourier, likelihood
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
@@ -33,6 +32,7 @@ from gaussianem_core.model.gaussians import load_gaussians, load_mask
 from gaussianem_core.model.network import load_network
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.simulation.latent_scores import probe_accuracy
 from gaussianem_core.training import latent_posterior, latent_refinement, regularisers
 from gaussianem_core.training.trainer import Trainer, encoder_window
 
