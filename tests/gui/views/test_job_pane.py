@@ -153,7 +153,8 @@ def test_running_a_finished_job_again_warns_of_what_it_writes_over(opened, qtbot
     before = (opened.model.root / name / "events.jsonl").stat().st_size
     opened.trigger("continue")
     page = opened.pane.parameters
-    assert page.panel.run.text() == "Run again" and "writes over its results" in texts(page)
+    assert page.panel.run.text() == "Run again"
+    qtbot.waitUntil(lambda: "writes over its results" in texts(page), timeout=LONG)
     qtbot.waitUntil(lambda: page.panel.run.isEnabled() and not page.form.looking(), timeout=LONG)
     page.submit(run=True)
     assert len(asked) == 1 and "Train job002" in asked[0]
