@@ -46,7 +46,7 @@ def record(project: Project, title: str) -> str:
 
 @pytest.fixture
 def every(opened, qtbot, engine):
-    """A project with a job of every type that there is, of this program and of others; the window with a training open."""
+    """A project with a job of every type, of this program and of others; the window, and the training among them."""
     train = running(opened, qtbot, engine, 0.2)
     engine()
     qtbot.waitUntil(lambda: opened.model.info(train) is not None, timeout=LONG)
@@ -60,7 +60,9 @@ def every(opened, qtbot, engine):
         (project.root / folder).mkdir()
         job.directory.rename(project.root / folder / number)
         text = graph.read_text().replace(job.name, f"{folder}/{number}/")
-        lines = [line.replace(job.type_label, label) if f"{folder}/{number}/" in line else line for line in text.split("\n")]
+        lines = [
+            line.replace(job.type_label, label) if f"{folder}/{number}/" in line else line for line in text.split("\n")
+        ]
         graph.write_text("\n".join(lines))
         made[folder] = f"{folder}/{number}/"
     opened.model.refresh()
