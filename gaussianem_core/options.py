@@ -691,10 +691,6 @@ class SimulateOptions(ComputeOptions, JobOptions):
     def _one_distribution(self) -> SimulateOptions:
         if self.basins and self.states == "endpoints":
             raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
-        if self.defocus_min > self.defocus_max:
-            raise ValueError(
-                f"defocus_min must not exceed defocus_max, {self.defocus_max:g} (got {self.defocus_min:g})"
-            )
         return self
 
 

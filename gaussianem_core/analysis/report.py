@@ -17,6 +17,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model
 from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.runtime.files import atomic_write
 
 FIT_ARRAYS = {
     "signal_fit": "Signal found less signal expected (standard deviations)",
@@ -97,7 +98,8 @@ def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Pat
         found.sentences.append("No image fits the model much worse than the others.")
         return
     rows = np.flatnonzero(found.flagged)
-    np.savetxt(log.directory / "outliers.txt", rows, fmt="%d")
+    with atomic_write(log.directory / "outliers.txt") as file:
+        np.savetxt(file, rows, fmt="%d")
     found.sentences.append(
         f"{flagged} of {count} images ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
         "junk, ice, or another molecule. Look at them before removing them."
