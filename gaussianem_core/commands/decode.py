@@ -25,7 +25,7 @@ LISTED = 50
 
 def run(options: DecodeOptions, log: JobLog) -> None:
     """Write vol_NNN.mrc and gaussians_NNN.ply for each row of ``z`` or each particle, and z.txt, view.cxc."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, optional_input(options, "mask"), device, log)
     if options.z:
         z = check_latents(read_latent_rows(resolve_input(options, "z")), model, "z")

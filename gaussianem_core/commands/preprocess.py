@@ -17,13 +17,13 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
 from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
-from gaussianem_core.imaging.resampling import Plan, resample, resample_plan
+from gaussianem_core.imaging.resampling import Resampling, resample, resample_plan
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.particle_table import ParticleTable, read_particles, write_particles_star
 from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.job.input_paths import optional_input, resolve_input, resolve_inputs
 from gaussianem_core.model.configuration import (
     LENGTH_TOLERANCE,
     NETWORK_KEYS,
@@ -72,9 +72,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
     is stopped leaves those of an earlier one as they were.
     """
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.device, threads=options.threads)
     out = log.directory
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table = read_table(options)
@@ -181,12 +179,11 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     """The particles with poses and CTF, their stacks found and checked."""
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
-    passthrough = [resolve_input(options.model_copy(update={"star_file": p}), "star_file") for p in options.passthrough]
     table = read_particles(
         given,
         data_dir,
         options.source_dir,
-        passthrough,
+        resolve_inputs(options, "passthrough"),
         pixel_size_angstrom=options.apix,
         voltage_kv=options.voltage,
         cs_mm=options.cs,
@@ -272,7 +269,7 @@ def map_origin(volume: Volume) -> tuple[float, float, float]:
 
 
 def read_sample(
-    images: ImageStack, plans: list[Plan], box: int, seed: int
+    images: ImageStack, plans: list[Resampling], box: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:  # -> (n,), (n, box, box)
     """A random sample of rows, in random order, and their resampled images."""
     generator = np.random.default_rng(seed)
@@ -300,7 +297,7 @@ def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
 
 def write_stack(
     images: ImageStack,
-    plans: list[Plan],
+    plans: list[Resampling],
     box: int,
     pixel: float,
     factor: float,
@@ -321,7 +318,7 @@ def write_stack(
     try:
         with StackWriter(target, len(images), box, pixel, options.float16) as writer:
 
-            def crop(rows: np.ndarray, plan: Plan) -> int:
+            def crop(rows: np.ndarray, plan: Resampling) -> int:
                 small = resample(torch.from_numpy(images.read(rows)), plan, box) * factor
                 writer.write(rows, small.numpy())
                 return len(rows)
@@ -343,7 +340,7 @@ def write_stack(
         torch.set_num_threads(threads)
 
 
-def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tuple[np.ndarray, Plan]]:
+def blocks_of(images: ImageStack, plans: list[Resampling], most: int) -> Iterator[tuple[np.ndarray, Resampling]]:
     """Rows of one group at a time, no more of them than BLOCK_BYTES hold, or ``most``."""
     for group, plan in zip(images.groups(), plans):
         size = max(1, min(most, BLOCK_BYTES // (4 * plan.padded**2)))
@@ -352,7 +349,7 @@ def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tupl
 
 
 def ctf_parameters(
-    table: ParticleTable, images: ImageStack, plans: list[Plan], box: int, pixel: float
+    table: ParticleTable, images: ImageStack, plans: list[Resampling], box: int, pixel: float
 ) -> np.ndarray:  # -> (N, 9)
     """Rows of ``ctf.npy``: box and pixel size after resampling, the pixel size that each group really came to."""
     sizes = np.full(len(table), pixel)
@@ -419,7 +416,7 @@ def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) 
             f"the map correlates with the images at {sigmas:.0f} standard deviations",
             "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
         )
-    if sigmas < CONTRAST_SIGMAS:
+    if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
             "must show in the images when projected with their poses",

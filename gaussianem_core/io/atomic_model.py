@@ -13,6 +13,9 @@ from gaussianem_core.runtime.readers import open_file, refusing, unpacked
 TRACE = {"CA": 4.5, "P": 8.5}
 """Atoms that stand for residues, and how far (A) the next one of an unbroken chain lies at most."""
 BOND_ANGSTROM = 2.1
+FARTHEST_ANGSTROM = 1e6
+_ASCII = bytes(range(128)) + b"?" * 128
+"""Both formats are ASCII: another byte in an atom's name would fail later, when the name is looked at."""
 _FORMATS = {
     ".pdb": gemmi.CoorFormat.Pdb,
     ".ent": gemmi.CoorFormat.Pdb,
@@ -28,15 +31,16 @@ def read_structure(path: Path | str) -> gemmi.Structure:
         data, ending = file.read(), Path(path).suffix.lower()
         if ending == ".gz":
             data, ending = unpacked(data), Path(Path(path).stem).suffix.lower()
-        # In the names of atoms bytes that are no UTF-8 would fail later, when they are looked at.
-        text = data.decode("utf-8", "replace").encode()
-        structure = gemmi.read_structure_string(text, format=_FORMATS.get(ending, gemmi.CoorFormat.Detect))
+        structure = gemmi.read_structure_string(
+            data.translate(_ASCII), format=_FORMATS.get(ending, gemmi.CoorFormat.Detect)
+        )
         structure.setup_entities()
         places = np.asarray(gemmi.FlatStructure(structure).pos)
     if not len(structure) or not any(True for _ in structure[0].all()):
         raise InputError("model", "must hold atoms", path, remedy)
-    if not np.isfinite(places).all():
-        raise InputError("model", "must hold finite coordinates of all atoms", path, "Remove the atoms without.")
+    if not (np.abs(places) < FARTHEST_ANGSTROM).all():  # NaN neither
+        rule = f"must hold coordinates of all atoms, within {FARTHEST_ANGSTROM:,.0f} A"
+        raise InputError("model", rule, path, "Remove the atoms without.")
     return structure
 
 

@@ -227,7 +227,7 @@ def _constant(path: Path, name: str, found: Floats | None, given: float, n: int)
         _CTF_RANGES[name],
         f"must agree with the {given:g} given",
         found,
-        "Leave the option out to use the file's.",
+        f"Leave --{name.removesuffix('_kv').removesuffix('_mm')} out to use the file's.",
     )
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.readers import is_file
 
+LONGEST_NAME = 4096  # characters; file systems take no more
 _PARENTS_TRIED = 3  # a STAR file lies at most this deep in its project (Refine3D/job019/run_data.star)
 
 
@@ -62,6 +63,8 @@ def resolve_stacks(
 def _candidates(
     name: str, source: Path, data: Path | None, project_dir: str | os.PathLike[str] | None, n_names: int
 ) -> Iterator[Path]:
+    if len(name) > LONGEST_NAME:
+        return
     relative = PurePosixPath(name.lstrip(">"))
     if relative.is_absolute():
         yield Path(relative)

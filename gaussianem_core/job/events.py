@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from gaussianem_core.errors import AbortRequested, InputError, printable
@@ -145,7 +146,9 @@ class JobLog:
                 self._old_handlers[number] = signal.signal(number, self._terminate)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         for number, handler in self._old_handlers.items():
@@ -175,7 +178,7 @@ class JobLog:
             with contextlib.suppress(OSError):
                 (self.directory / left).unlink(missing_ok=True)
 
-    def _terminate(self, number: int, frame: Any) -> None:
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
         if self._terminated.is_set():  # a second signal does not wait for a safe point
             raise AbortRequested(f"stopped by signal {signal.Signals(number).name}")
         self._terminated.set()

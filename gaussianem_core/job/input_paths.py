@@ -17,13 +17,25 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
 
     Raises
     ------
-    InputError : the option is empty, or nothing is found; names the places that were tried.
+    InputError : the option is empty, ``source_dir`` is no directory, or nothing is found; names the places that were
+        tried.
     """
-    value = str(getattr(options, field))
+    return _find(options, field, str(getattr(options, field)), endings)
+
+
+def resolve_inputs(options: JobOptions, field: str) -> list[Path]:
+    """As :func:`resolve_input`, for an option that names several files."""
+    return [_find(options, field, str(value), ()) for value in getattr(options, field)]
+
+
+def _find(options: JobOptions, field: str, value: str, endings: tuple[str, ...]) -> Path:
     if not value:
         raise InputError(f"option {field}", "must be given", "nothing", f"Give --{field}.")
     given = Path(value).expanduser()
-    places = dict.fromkeys([Path(getattr(options, "source_dir", "") or ".").expanduser() / given, given])
+    source = Path(getattr(options, "source_dir", "") or ".").expanduser()
+    if not (exists(source) and source.is_dir()):
+        raise InputError("option source_dir", "must be a directory that exists", source, "Correct --source_dir.")
+    places = dict.fromkeys([source / given, given])
     for place in places:
         for ending in ("", *endings):
             candidate = place.with_name(place.name + ending) if ending else place

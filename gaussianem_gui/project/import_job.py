@@ -18,7 +18,7 @@ from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
 from gaussianem_core.job.command_line import OptionParser
-from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
+from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog, refuse_existing
 from gaussianem_core.options import ImportOptions, explain, load_options
 from gaussianem_core.runtime.files import disk_errors, temporary_name
 from gaussianem_core.runtime.sources import refuse_source
@@ -31,6 +31,7 @@ def run(options: ImportOptions, log: JobLog) -> None:
     double = next((name for name in names if names.count(name) > 1), None)
     if not options.files or double is not None:
         raise InputError("option files", "must name files with different names", double or "nothing", "Rename one.")
+    refuse_existing(log.directory, names, options.overwrite)
     kinds = [check(Path(path), options.kind) for path in options.files]
     for name in names:  # before anything is touched
         refuse_source(log.directory / name, options.files)

@@ -56,7 +56,7 @@ class LockHeld(InputError):
         )
         super().__init__("project", "must not be locked by another program", holder.text, remedy)
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
+    def __reduce__(self) -> tuple[type[LockHeld], tuple[Path, Holder]]:  # type: ignore[override]
         return LockHeld, (self.path, self.holder)
 
 

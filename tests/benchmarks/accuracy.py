@@ -150,6 +150,7 @@ def run_case(
     elif case.model == "betagal":
         particles, density = (next(Path(given.betagal).resolve().glob(p)) for p in ("*.star", "*_map.mrc"))
         preprocess = ["--star_file", str(particles), "--consensus_map", str(density)]
+        preprocess += ["--downsample_size", "32", "--max_gaussians", "500"] if given.quick else []
     else:
         words = ["--model", str(molecule(case, folder, given).resolve())]
         if case.model == "spliceosome":

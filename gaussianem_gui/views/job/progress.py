@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
 
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
@@ -30,9 +31,8 @@ ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown 
 
 
 def read_probe(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a probe file: z (K, zdim), images and renderings (M, D, D). Raises OSError or ValueError."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """Arrays of a probe file: z (K, zdim), images and renderings (M, D, D). Raises InputError (a ValueError)."""
+    return read_npz(path, "probe", "It is written anew after each epoch.", kinds=NUMBERS)
 
 
 def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)

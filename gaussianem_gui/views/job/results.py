@@ -26,6 +26,7 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import NUMBERS, read_npy, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.explorer.volumes import natural_key, read_table, series
 from gaussianem_gui.project.inputs import Choice
@@ -37,7 +38,7 @@ from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, frame, label, row
+from gaussianem_gui.views.toolkit.widgets import column, frame, label, plain, row
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "mask"), "cube"),
@@ -208,13 +209,13 @@ def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None
 
             z = np.asarray(load_latents(path)["z_mu"], dtype=float)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                z = np.asarray(file["z_mu" if "z_mu" in file.files else "z"], dtype=float)
-                classes = file["labels"].astype(int) if "labels" in file.files else None
+            arrays = read_npz(path, str(path), "Choose another file.", frozenset(("z_mu", "z", "labels")), NUMBERS)
+            z = np.asarray(arrays["z_mu" if "z_mu" in arrays else "z"], dtype=float)
+            classes = arrays["labels"].astype(int) if "labels" in arrays else None
         else:
-            z = np.atleast_2d(np.load(path, allow_pickle=False)).astype(float)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(str(path), "must hold latents", type(error).__name__, "Choose another file.") from error
+            z = np.atleast_2d(read_npy(path, str(path), "Choose another file.")).astype(float)
+    except KeyError as error:
+        raise InputError(str(path), "must hold latents", "none", "Choose another file.") from error
     z = z.reshape(len(z), -1)
     columns: dict[str, np.ndarray] = {}
     if z.shape[1] > 1:
@@ -333,7 +334,7 @@ class Results(QWidget):
                 node = QTreeWidgetItem([sentence(item.title)])
                 node.setIcon(0, theme.icon(icon))
                 node.setData(0, Qt.ItemDataRole.UserRole, item)
-                node.setToolTip(0, "\n".join(str(p) for p in item.paths[:4]))
+                node.setToolTip(0, plain("\n".join(str(p) for p in item.paths[:4])))
                 head.addChild(node)
                 first = first or node
                 again = node if item == chosen else again

@@ -26,7 +26,7 @@ from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, row
+from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, plain, row
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400
@@ -251,7 +251,7 @@ class Viewer(QWidget):
         clear(self._notice)
         holder = QWidget()
         banner = Banner("warning", text, "Hide", lambda: clear(self._notice))
-        banner.setToolTip(more)
+        banner.setToolTip(plain(more))
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
 
