@@ -17,7 +17,7 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
 from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
-from gaussianem_core.imaging.resampling import Plan, resample, resample_plan
+from gaussianem_core.imaging.resampling import Resampling, resample, resample_plan
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.io.mrc import write_map
@@ -269,7 +269,7 @@ def map_origin(volume: Volume) -> tuple[float, float, float]:
 
 
 def read_sample(
-    images: ImageStack, plans: list[Plan], box: int, seed: int
+    images: ImageStack, plans: list[Resampling], box: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:  # -> (n,), (n, box, box)
     """A random sample of rows, in random order, and their resampled images."""
     generator = np.random.default_rng(seed)
@@ -297,7 +297,7 @@ def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
 
 def write_stack(
     images: ImageStack,
-    plans: list[Plan],
+    plans: list[Resampling],
     box: int,
     pixel: float,
     factor: float,
@@ -318,7 +318,7 @@ def write_stack(
     try:
         with StackWriter(target, len(images), box, pixel, options.float16) as writer:
 
-            def crop(rows: np.ndarray, plan: Plan) -> int:
+            def crop(rows: np.ndarray, plan: Resampling) -> int:
                 small = resample(torch.from_numpy(images.read(rows)), plan, box) * factor
                 writer.write(rows, small.numpy())
                 return len(rows)
@@ -340,7 +340,7 @@ def write_stack(
         torch.set_num_threads(threads)
 
 
-def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tuple[np.ndarray, Plan]]:
+def blocks_of(images: ImageStack, plans: list[Resampling], most: int) -> Iterator[tuple[np.ndarray, Resampling]]:
     """Rows of one group at a time, no more of them than BLOCK_BYTES hold, or ``most``."""
     for group, plan in zip(images.groups(), plans):
         size = max(1, min(most, BLOCK_BYTES // (4 * plan.padded**2)))
@@ -349,7 +349,7 @@ def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tupl
 
 
 def ctf_parameters(
-    table: ParticleTable, images: ImageStack, plans: list[Plan], box: int, pixel: float
+    table: ParticleTable, images: ImageStack, plans: list[Resampling], box: int, pixel: float
 ) -> np.ndarray:  # -> (N, 9)
     """Rows of ``ctf.npy``: box and pixel size after resampling, the pixel size that each group really came to."""
     sizes = np.full(len(table), pixel)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -9,23 +11,16 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop
 
 
-class Plan(tuple[int, int, float]):
-    """How one group of images comes to the common box: pad to ``padded``, Fourier-crop to ``cropped``, cut out."""
+class Resampling(NamedTuple):
+    """How one group of images comes to the common box: pad to ``padded``, Fourier-crop to ``cropped``, cut out; pixels
+    of ``pixel`` Angstrom result."""
 
-    @property
-    def padded(self) -> int:
-        return self[0]
-
-    @property
-    def cropped(self) -> int:
-        return self[1]
-
-    @property
-    def pixel(self) -> float:
-        return self[2]
+    padded: int
+    cropped: int
+    pixel: float
 
 
-def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) -> Plan:
+def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) -> Resampling:
     """Even padded and cropped boxes whose ratio brings ``group_pixel`` nearest to the common ``pixel``.
 
     Raises InputError if no padding up to twice the box comes within 0.05 %, or the images are too small or too coarse
@@ -35,7 +30,7 @@ def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) ->
         raise InputError("particle images", "must have an even box", group_box, "Extract them again with an even box.")
     exact = group_box * group_pixel / pixel
     if abs(exact - box) < 1e-4 * box and group_box >= box:
-        return Plan((group_box, box, pixel))
+        return Resampling(group_box, box, pixel)
     padded = np.arange(group_box, 2 * group_box + 1, 2)
     cropped = (padded * group_pixel / pixel / 2).round().astype(int) * 2
     error = np.abs(padded * group_pixel / cropped / pixel - 1)
@@ -49,10 +44,10 @@ def resample_plan(group_box: int, group_pixel: float, box: int, pixel: float) ->
             + (f", {int(box * pixel / group_pixel) // 2 * 2} or less." if group_pixel > pixel else "."),
         )
     best = usable[0]
-    return Plan((int(padded[best]), int(cropped[best]), float(padded[best] * group_pixel / cropped[best])))
+    return Resampling(int(padded[best]), int(cropped[best]), float(padded[best] * group_pixel / cropped[best]))
 
 
-def resample(images: torch.Tensor, plan: Plan, box: int) -> torch.Tensor:  # (n, d, d) -> (n, box, box)
+def resample(images: torch.Tensor, plan: Resampling, box: int) -> torch.Tensor:  # (n, d, d) -> (n, box, box)
     """Bring images to the common box; the centre stays at D // 2."""
     return fit_box(fourier_crop(fit_box(images, plan.padded), plan.cropped), box)
 
