@@ -32,8 +32,10 @@ class TrustPanel(Panel):
         layout.addWidget(scrolled(inside), 1)
         self.setLayout(layout)
 
-    def opened(self) -> None:
+    def closed(self) -> None:
         clear(self.rows)
+
+    def opened(self) -> None:
         sources, table = self.session.sources, self.session.table
         assert sources is not None and table is not None
 

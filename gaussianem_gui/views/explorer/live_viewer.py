@@ -110,6 +110,24 @@ class LiveViewer(Viewer):
         self.model = model
         self.show_decoded(model.volume, model.positions, model.densities, "consensus")
 
+    def forget(self) -> None:
+        """Nothing of the model that was shown."""
+        self._background.cancel_all()
+        self.model = self.positions = self._densities = self.domains = self.segments = None
+        self._awaited = self._drawn = None
+        self._ready.clear()
+        self._cache.clear()
+        for key in list(self._extra):
+            self.show_surface(key, None)
+        self.reset_level()
+        for switch in (self.points, self.fold):
+            switch.setChecked(False)
+        for box in (self.colour_by, self.arrows):
+            box.setCurrentIndex(0)
+        self.clip.setValue(0)
+        self.shades.setText("")
+        self.clear()
+
     def longest(self) -> int:
         """Voxels a side that the picture can have here."""
         return self._longest()

@@ -133,12 +133,19 @@ class SelectionsPanel(Panel):
 
     def opened(self) -> None:
         assert self.session.table is not None
-        self.by.clear()
         for place, names in enumerate(self.session.table.names().values()):
             if place:
                 self.by.insertSeparator(self.by.count())
             self.by.addItems(names)
         self._by_changed()
+
+    def closed(self) -> None:
+        self._column = None
+        self.by.clear()
+        for field in (self.low, self.high, self.name):
+            field.clear()
+        self.value.clear()
+        self.name.setModified(False)
 
     def _selection_changed(self) -> None:
         book = self.session.selections

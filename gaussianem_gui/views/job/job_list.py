@@ -267,6 +267,7 @@ class JobList(QTreeView):
         self.filter.rowsInserted.connect(self.expandAll)
         self.customContextMenuRequested.connect(self._menu)
         self.selectionModel().currentChanged.connect(self._current)
+        self.clicked.connect(lambda index: self._current(index, index))  # the current one, too: another page may be up
         theme.changed.connect(self.viewport().update)
 
     def set_model(self, model: ProjectModel | None) -> None:

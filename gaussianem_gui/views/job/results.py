@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.readers import NUMBERS, read_npy, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.explorer.volumes import natural_key, read_table, series
+from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.fields import sentence
 from gaussianem_gui.views.plots.scatter import Scatter
@@ -48,6 +50,7 @@ SECTIONS = (
 )
 
 
+READINGS = ("picture", "latents", "table", "series")  # kinds of work in the background
 FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 
@@ -88,11 +91,25 @@ def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[It
     }
 
 
+def artifacts_of(outputs: list[Choice], job: str) -> list[dict[str, Any]]:
+    """A job's outputs as artifacts that can be shown; numbered volumes are one series."""
+    volumes = [c.path.removeprefix(job) for c in outputs if c.kind in ("map", "volume")]
+    stems = {re.sub(r"\d+(?=\.\w+$)", "", path) for path in volumes}
+    found: list[dict[str, Any]] = [
+        {"kind": "mask", "path": c.path.removeprefix(job)} for c in outputs if c.kind == "mask"
+    ]
+    if len(volumes) > 2 and len(stems) == 1:
+        paths = sorted(volumes, key=natural_key)
+        return [*found, {"kind": "volume_series", "path": paths[0], "label": f"Volumes ({len(paths)})", "paths": paths}]
+    return [*found, *({"kind": "volume", "path": path} for path in volumes)]
+
+
 def _item(artifact: dict[str, Any], directory: Path) -> Item:
     path = str(artifact["path"])
     title = str(artifact.get("label") or Path(path).name)
     info = artifact.get("info")
-    return Item(str(artifact["kind"]), title, (directory / path,), (), info if isinstance(info, dict) else {})
+    paths = tuple(directory / name for name in artifact.get("paths", (path,)))
+    return Item(str(artifact["kind"]), title, paths, (), info if isinstance(info, dict) else {})
 
 
 class ImageView(QLabel):
@@ -223,6 +240,7 @@ class Results(QWidget):
         self.history: History | None = None
         self._seen: object = None
         self._job = ""
+        self._outputs: list[dict[str, Any]] = []  # of a job that reports nothing
         self.tree = QTreeWidget()
         self.tree.setObjectName("resultList")
         self.tree.setAccessibleName("Results")
@@ -268,22 +286,33 @@ class Results(QWidget):
     def set_job(self, model: ProjectModel, info: JobInfo) -> None:
         """Show another job's results."""
         self.history = model.history(info.name)
-        self._job, self._seen = info.name, None
+        self._job, self._seen, self._outputs = info.name, None, []
+        if not info.has_options:  # it reports nothing: what the project's graph says that it made is shown
+            name = info.name
+            model.ask("outputs", lambda p: (name, p.outputs(name)), self._take_outputs, self._background)
+        for reading in READINGS:
+            self._background.cancel(reading)
         self.tree.clear()
         self.viewer.clear()
+        self.stack.setCurrentWidget(self.viewer)
         self.refresh()
 
     def refresh(self) -> bool:
         """Take up new artifacts; True if there were any."""
         if self.history is None:
             return False
-        artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds))
+        artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds)) or self._outputs
         state = [(a["path"], a.get("t")) for a in artifacts]
         if state == self._seen:
             return False
         self._seen = state
         self._fill(items(artifacts, self.history.directory))
         return True
+
+    def _take_outputs(self, found: tuple[str, list[Choice]] | None) -> None:
+        if found is not None and found[0] == self._job:
+            self._outputs = artifacts_of(found[1], found[0])
+            self.refresh()
 
     def _fill(self, found: dict[str, list[Item]]) -> None:
         chosen = self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole) if self.tree.currentItem() else None
@@ -346,7 +375,7 @@ class Results(QWidget):
     def show_item(self, item: Item) -> None:
         """Show one result; what is still being read for one chosen before is dropped."""
         path = item.paths[0]
-        for reading in ("picture", "latents", "table", "series"):
+        for reading in READINGS:
             self._background.cancel(reading)
         if item.kind in ("volume", "map", "mask"):
             self._volumes([path], None)

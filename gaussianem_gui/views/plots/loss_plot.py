@@ -159,6 +159,7 @@ class LossPlot(QWidget):
         self._curves.clear()
         self._jobs = jobs
         self._drawn = None
+        self.readout.hide()  # it spoke of the curves that were there
         for chip in self._chips.values():
             chip.hide()
             chip.deleteLater()

@@ -170,7 +170,10 @@ class Viewer(QWidget):
     def clear(self) -> None:
         """Show nothing."""
         self._stop()
-        self._paths, self.picture, self._gaussians = [], None, None
+        self._paths, self.picture, self._gaussians, self._gaussians_path = [], None, None, None
+        if self._viewer is not None:
+            for layer in self._viewer.layers:
+                layer.visible = False
         self.bar.setEnabled(False)
         self.series_bar.hide()
         self.stack.setCurrentWidget(self.empty)
@@ -186,6 +189,10 @@ class Viewer(QWidget):
     def contour(self) -> float:
         """Contour level in sigma above the mean."""
         return self.level.value() / 20
+
+    def reset_level(self) -> None:
+        """The contour level where no better one is known."""
+        self.level.setValue(round(DEFAULT_CONTOUR * 20))
 
     def layers(self) -> list[str]:
         """Names of the visible layers in 3D."""
