@@ -392,6 +392,33 @@ class TrainOptions(ComputeOptions, JobOptions):
         le=100_000_000,
         advanced=True,
     )
+    hold_rotations: bool = option(
+        False,
+        "take the orientations as given: do not estimate their errors with the latents",
+        group="Corrections",
+        advanced=True,
+    )
+    hold_shifts: bool = option(
+        False,
+        "take the offsets as given: do not estimate their errors with the latents",
+        group="Corrections",
+        advanced=True,
+    )
+    hold_contrast: bool = option(
+        False, "take the contrast of all images to be the same", group="Corrections", advanced=True
+    )
+    hold_defocus: bool = option(
+        False,
+        "take the defocus as given: do not estimate its errors with the latents",
+        group="Corrections",
+        advanced=True,
+    )
+    keep_junk: bool = option(
+        False,
+        "let images that seem to hold no such particle count like all others",
+        group="Corrections",
+        advanced=True,
+    )
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
         "arithmetic of the decoder: auto is bfloat16 where that is faster, else float32",
@@ -441,6 +468,9 @@ class TrainOptions(ComputeOptions, JobOptions):
             refuse_unused(self, ("beta", "w_latent"), where, remedy)
         if self.latents_from in ("linear", "encoder"):
             refuse_unused(self, ("lr_latent",), where, "Leave it out, or give --latents free or both.")
+        if self.latents_from != "linear" or self.recipe == "published":
+            names = ("hold_rotations", "hold_shifts", "hold_contrast", "hold_defocus", "keep_junk")
+            refuse_unused(self, names, where, "Leave it out: poses are taken as given, and all images count, there.")
         return self
 
 

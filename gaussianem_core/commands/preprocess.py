@@ -39,6 +39,7 @@ from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_e
 from gaussianem_core.runtime.sources import refuse_source
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
+from gaussianem_core.training.junk import broken
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs",
@@ -286,7 +287,13 @@ def read_sample(
 
 
 def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
-    """Standard deviation of a sample's pixels: the written stack is divided by it. Refuses constant images."""
+    """Standard deviation of a sample's pixels: the written stack is divided by it. Refuses constant images.
+
+    Images far brighter or darker than the others count only where all are.
+    """
+    power = np.square(sample, dtype=np.float64).mean(axis=(1, 2))
+    whole = ~broken(torch.from_numpy(power)).numpy()
+    sample = sample[whole] if whole.any() else sample
     std = float(sample.std(dtype=np.float64))
     if not std > 1e-6 * float(np.abs(sample).max()):  # rounding alone
         raise InputError(

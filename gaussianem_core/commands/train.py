@@ -32,7 +32,14 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
 from gaussianem_core.runtime.files import write_atomically, write_json
 from gaussianem_core.runtime.scratch import scratch_copy
-from gaussianem_core.training import latent_refinement, linear_model, mixture_prior, noise_model, teaching
+from gaussianem_core.training import (
+    corrections,
+    joint_posterior,
+    latent_refinement,
+    linear_fit,
+    noise_model,
+    teaching,
+)
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import Recipe, choose_recipe
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
@@ -160,14 +167,16 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     if recipe.latents != "linear":
         return Trainer(problem, recipe, options, forward, noise)
-    linear = linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
-    if not linear.moves:
-        forward.leave_motion_out()
+    linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
+    forward.leave_out(linear.moves, linear.count > 0)
+    forward.set_gaussians(linear.model.gaussians)
+    forward.gauge = linear.model.fields.gauge
     noise.power.copy_(linear.noise_power)
     active = torch.arange(forward.zdim, device=problem.device) < linear.count
-    latents = mixture_prior.estimate_latents(linear.measured, active, options.seed, 0, log)
-    trainer = Trainer(problem, recipe, options, forward, noise, latents)
-    teaching.teach_decoder(trainer, linear.fields, log)
+    found = joint_posterior.estimate(linear.measured, linear.widths, linear.junk, active, options.seed, 0, log)
+    trainer = Trainer(problem, recipe, options, forward, noise, *found, linear.model.consensus)
+    if linear.count:
+        teaching.teach_decoder(trainer, linear.model.fields, log)
     return trainer
 
 
@@ -176,8 +185,7 @@ def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) 
     forward = new_forward_model(problem, recipe, options)
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     state = load_tensors(path, "--resume", STATE_ENTRIES, "Start again without --resume, with --overwrite.")
-    if not state["moves"]:
-        forward.leave_motion_out()
+    forward.leave_out(state["moves"], state["changes"])
     trainer = Trainer(problem, recipe, options, forward, noise)
     trainer.restore(state)
     return trainer
@@ -200,8 +208,8 @@ def refine_if_due(trainer: Trainer, log: JobLog) -> None:
 def refine_latents(trainer: Trainer, log: JobLog, rounds: int, prior: float) -> dict[str, torch.Tensor]:
     """Refine the trainer's latents; returns the figures of each particle (see ``latent_refinement``)."""
     found = latent_refinement.refine(trainer, log, rounds, trainer.recipe.candidates, prior)
-    if found.latents is not None:
-        trainer.set_latents(found.latents)
+    if found.latents is not None and found.corrections is not None:
+        trainer.set_latents(found.latents, found.corrections)
     else:
         trainer.table.values.copy_(found.values)
     return found.figures
@@ -241,6 +249,8 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
         return None
     generator = np.random.default_rng(trainer.options.seed)
     z = trainer.table.mean.cpu().numpy()
+    if trainer.latents_sampled:
+        z = z[(trainer.corrections.junk.probability < 0.5).cpu().numpy()]
     z = z[generator.permutation(len(z))[:VOLUMES]]
     configuration, forward = trainer.problem.configuration, trainer.forward
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
@@ -252,6 +262,7 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
         trainer.problem.movable,
         trainer.device,
         backend,
+        gauge=forward.gauge,
     )
     density = torch.from_numpy(read_map(path).values).to(trainer.device)
     mean = reduce(torch.add, model.volumes(z)) / len(z)
@@ -272,6 +283,11 @@ def write_results(
         state["detail"] = detail.cpu()
     save_checkpoint(state, weights)
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
+    if trainer.recipe.corrects:
+        more |= corrections.arrays(trainer.corrections)
+        corrections.report(trainer.corrections, trainer.recipe.weigh_junk, log)
+        star = resolve_input(trainer.options, "cfg").with_name("particles.star")
+        corrections.write_particles(trainer.corrections, trainer.problem, star, out, rows, log)
     if rows is not None:
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)

@@ -55,6 +55,17 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+
     Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
     chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
     """
+    return -_library(parameters)[0].sin(_phase(parameters, box)[0])
+
+
+def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+1)
+    """Derivative of :func:`ctf` by a change of both defocus values, per Angstrom."""
+    phase, by_defocus = _phase(parameters, box)
+    return -_library(parameters)[0].cos(phase) * by_defocus
+
+
+def _phase(parameters: Array, box: int) -> tuple[Array, Array]:
+    """The whole phase of the CTF, and its derivative by defocus, pi lambda k^2."""
     xp, where = _library(parameters)
     p: Any = parameters
     if xp is not np:
@@ -66,8 +77,9 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+
     lam = wavelength_angstrom(voltage)
     twice = 2 * (xp.arctan2(ky, kx) - xp.deg2rad(angle))
     defocus = 0.5 * (df_u + df_v + (df_u - df_v) * xp.cos(twice))
-    chi = xp.pi * lam * k2 * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
-    return -xp.sin(chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast))
+    by_defocus = xp.pi * lam * k2
+    chi = by_defocus * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
+    return chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast), by_defocus
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)

@@ -68,6 +68,11 @@ def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
+def scale_densities(gaussians: Gaussians, factor: float | torch.Tensor) -> Gaussians:
+    """The Gaussians with all densities times ``factor`` (positive)."""
+    return replace(gaussians, raw_density=inverse_softplus((gaussians.densities * factor).clamp_min(1e-6)))
+
+
 def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaussians:
     """Read ``point_cloud.ply``; bounds of sigma in world units come from the configuration.
 

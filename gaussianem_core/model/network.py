@@ -16,6 +16,7 @@ from torch import nn
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
 
@@ -155,9 +156,13 @@ class Network(nn.Module):
         embedding: torch.Tensor,
         movable: torch.Tensor | None = None,
         precision: str = "float32",
+        gauge: Gauge | None = None,
     ) -> Deformed:
-        """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus."""
+        """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus.
+        ``gauge`` takes away what moves or scales all alike."""
         density_change, displacement = self.decode(z, embedding, precision)
+        if gauge is not None:
+            displacement, density_change = gauge.remove(displacement, density_change)
         if movable is not None:
             density_change = density_change * movable
             displacement = displacement * movable[:, None]

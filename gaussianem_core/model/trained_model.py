@@ -19,6 +19,7 @@ from gaussianem_core.io.checkpoint import load_checkpoint
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.configuration import Configuration, load_configuration
+from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.model.network import Deformed, Network, load_network
 from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
@@ -31,7 +32,8 @@ _CHUNK_ELEMENTS = 2**27
 @dataclass(frozen=True)
 class TrainedModel:
     """What a training gave. ``movable``: (N,) bool or None; the other Gaussians stay as in the consensus. ``detail``:
-    (D, D, D) in the training box, what is added to every volume (see ``detail``), or None."""
+    (D, D, D) in the training box, what is added to every volume (see ``detail``), or None. ``gauge``: takes away what
+    moves or scales all Gaussians alike."""
 
     configuration: Configuration
     gaussians: Gaussians
@@ -41,6 +43,7 @@ class TrainedModel:
     device: torch.device
     backend: Projector
     detail: torch.Tensor | None = None
+    gauge: Gauge | None = None
     _details: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -51,7 +54,7 @@ class TrainedModel:
     def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:  # (B, zdim)
         """The Gaussians at latents ``z``, in full precision, on the model's device."""
         latents = torch.as_tensor(np.asarray(z), dtype=torch.float32, device=self.device)
-        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32")
+        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32", self.gauge)
 
     def chunks(self, z: np.ndarray) -> Iterator[tuple[slice, Deformed]]:
         """As :meth:`deform`, in parts that fit the memory; rows of ``z`` and their Gaussians."""
@@ -201,7 +204,8 @@ def load_model(
     if not isinstance(stored, torch.Tensor) or stored.shape != (configuration.box,) * 3:
         stored = None
     more = None if stored is None else stored.float().to(device)
-    return TrainedModel(configuration, chosen, network, embedding, movable, device, backend, more)
+    gauge = _gauge_of(content, len(chosen), device)
+    return TrainedModel(configuration, chosen, network, embedding, movable, device, backend, more, gauge)
 
 
 def load_model_of(
@@ -248,6 +252,25 @@ def _gaussians_of(content: dict[str, Any], configuration: Configuration) -> Gaus
             "Use a weights.N.pkl of train.",
         ) from error
     return Gaussians(values[0], values[1], values[2], configuration.scale_min, configuration.scale_max)
+
+
+def _gauge_of(content: dict[str, Any], count: int, device: torch.device) -> Gauge | None:
+    """What the training took away from motions and changes of density; None where it did not."""
+    stored = content.get("gauge")
+    if not isinstance(stored, dict):
+        return None
+    try:
+        gauge = Gauge(**{name: tensor.float().to(device) for name, tensor in stored.items()})
+    except (TypeError, AttributeError) as error:
+        raise InputError("model_weight", "must hold a whole gauge", error, "Use a weights.N.pkl of train.") from error
+    if gauge.weight.shape != (count,) or gauge.motion.shape != (3 * count, 6):
+        raise InputError(
+            "model_weight",
+            f"must hold the gauge of {count} Gaussians",
+            tuple(gauge.weight.shape),
+            "Use a weights.N.pkl of train.",
+        )
+    return gauge
 
 
 def check_latents(z: np.ndarray, model: TrainedModel, argument: str) -> np.ndarray:  # (B, zdim)

@@ -14,9 +14,10 @@ from gaussianem_core.imaging import fourier, likelihood
 from gaussianem_core.imaging.projection import Projector
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.job.events import JobLog
-from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
+from gaussianem_core.model.gaussians import Gaussians, inverse_softplus, scale_densities
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, project_gaussians, spectrum
+from gaussianem_core.training.junk import broken
 
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
@@ -145,6 +146,12 @@ class ConsensusData:
     def box(self) -> int:
         return self.images.shape[-1]
 
+    @property
+    def whole(self) -> torch.Tensor:  # (k,)
+        """Rows of the images that are not broken (see ``junk.broken``)."""
+        power = torch.cat([part.float().square().mean((1, 2)) for part in self.images.split(256)])
+        return torch.nonzero(~broken(power))[:, 0]
+
 
 def spectra(
     gaussians: Gaussians, data: ConsensusData, rows: torch.Tensor, backend: Projector
@@ -171,7 +178,7 @@ def fit_amplitude(
     A negative factor means that the images' contrast is the other way round.
     """
     weight = plane_weight(data.box, data.images.device)
-    rows = torch.arange(min(count, len(data)), device=data.images.device)
+    rows = data.whole[:count]
     cross, power, noise = [], 0.0, 0.0
     for part in rows.split(32):
         model, image = spectra(gaussians, data, part, backend)
@@ -186,12 +193,6 @@ def fit_amplitude(
     white = np.sqrt(power * noise / (len(rows) * data.box**2))
     spread = np.sqrt(len(rows)) * float(each.std(correction=0))
     return total / power, total / max(white, spread, 1e-30)
-
-
-def scale_densities(gaussians: Gaussians, factor: float) -> Gaussians:
-    """The Gaussians with all densities times ``factor`` (positive)."""
-    raw = inverse_softplus((gaussians.densities * factor).clamp_min(1e-6))
-    return Gaussians(gaussians.positions, raw, gaussians.raw_scale, gaussians.scale_min, gaussians.scale_max)
 
 
 def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaussians:  # (D, D, D)
@@ -245,8 +246,9 @@ def fit(
     """
     device = data.images.device
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator)[:FIT_IMAGES]
-    held = order[: max(1, min(1000, int(HELD_OUT * len(data))))].to(device)
+    whole = data.whole.cpu()
+    order = whole[torch.randperm(len(whole), generator=generator)[:FIT_IMAGES]]
+    held = order[: max(1, min(1000, int(HELD_OUT * len(whole))))].to(device)
     train = order[len(held) :]
     if epochs == 0 or len(train) == 0:
         return gaussians

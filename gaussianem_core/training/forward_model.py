@@ -13,6 +13,7 @@ import torch
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.projection import Projector, project
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.network import Deformed, Network, build_network
 
@@ -103,6 +104,8 @@ class ForwardModel(torch.nn.Module):
                 last_layer(head).bias.mul_(head_scale)
         self.box, self.backend, self.precision, self.movable = configuration.box, backend, precision, movable
         self.moves = True  # else latents change densities alone
+        self.changes = True  # else latents change nothing
+        self.gauge: Gauge | None = None
         self.bounds = (gaussians.scale_min, gaussians.scale_max)
         self.positions = torch.nn.Parameter(gaussians.positions.clone(), learn_gaussians)
         self.raw_density = torch.nn.Parameter(gaussians.raw_density.clone(), learn_gaussians)
@@ -127,19 +130,30 @@ class ForwardModel(torch.nn.Module):
     def decoder_parameters(self) -> list[torch.nn.Parameter]:
         """Of the network, all that shapes Gaussians and is learnt. The scale head is in the checkpoints, never used."""
         network = self.network
+        if not self.changes:
+            return []
         rest = [network.encoder, network.d_scaling, *([] if self.moves else [network.d_xyz])]
         skip = {id(p) for part in rest for p in part.parameters()}
         return [p for p in network.parameters() if id(p) not in skip]
 
-    def leave_motion_out(self) -> None:
-        """From now on the network's displacements are zero: build optimisers after this."""
-        self.moves = False
-        torch.nn.init.zeros_(last_layer(self.network.d_xyz).weight)
-        torch.nn.init.zeros_(last_layer(self.network.d_xyz).bias)
+    def leave_out(self, moves: bool, changes: bool) -> None:
+        """From now on the network's displacements are zero unless it ``moves``, and so are its changes of density
+        unless it ``changes`` anything. Build optimisers after this."""
+        self.moves, self.changes = moves and changes, changes
+        for head, kept in ((self.network.d_xyz, self.moves), (self.network.d_density, changes)):
+            if not kept:
+                torch.nn.init.zeros_(last_layer(head).weight)
+                torch.nn.init.zeros_(last_layer(head).bias)
+
+    def set_gaussians(self, gaussians: Gaussians) -> None:
+        """Start from other values of the same Gaussians."""
+        with torch.no_grad():
+            for name in ("positions", "raw_density", "raw_scale"):
+                getattr(self, name).copy_(getattr(gaussians, name))
 
     def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:  # (B, zdim), (M, E)
         """The Gaussians at latents ``z``."""
-        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision)
+        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision, self.gauge)
 
     def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
         """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF."""

@@ -17,6 +17,9 @@ GPU_SHARE, HOST_SHARE = 0.5, 0.5
 
 READ_AHEAD = 6
 
+LARGEST = 6e4
+"""Of a pixel's value, in units of the images' standard deviation: float16 holds little more."""
+
 Reader = Callable[[np.ndarray], np.ndarray]
 """Rows (n,) -> images (n, D, D) float32."""
 
@@ -61,7 +64,9 @@ class ImageFeed:
             self.stack = torch.empty(count, box, box, dtype=dtype, device=target)
             for begin in range(0, count, 4096):
                 rows = np.arange(begin, min(begin + 4096, count))
-                self.stack[begin : begin + len(rows)] = torch.from_numpy(read(rows) * np.float32(sign)).to(dtype)
+                images = torch.from_numpy(read(rows) * np.float32(sign))
+                # A broken image may be brighter than float16 can be.
+                self.stack[begin : begin + len(rows)] = images.clamp_(-LARGEST, LARGEST).to(dtype)
                 progress(begin + len(rows))
 
     def subset(self, rows: np.ndarray) -> ImageFeed:

@@ -8,22 +8,36 @@ import numpy as np
 import torch
 
 from gaussianem_core.imaging import likelihood
+from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.job.events import JobLog
-from gaussianem_core.training import latent_posterior, mixture_prior
+from gaussianem_core.training import latent_posterior, mixture_prior, nuisances
+from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.joint_posterior import (
+    Quadratic,
+    estimate,
+    linearise,
+    marginal,
+)
+from gaussianem_core.training.junk import find_junk
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.trainer import Trainer
+
+DIFFERENCE = 0.1
+"""In z, by which the network's derivatives are measured."""
 
 
 class Refinement(NamedTuple):
     """Refined latents: ``values`` (N, 2 * zdim), means and log-variances; ``latents`` with their population, where
-    there is one; and ``figures``: ``log_likelihood`` (N,) in nats, without the constant, ``signal_fit`` (N,), see
-    ``likelihood.signal_fit``, and with a population ``image_mu``, ``image_logvar`` (N, zdim), what each image says by
-    itself, under a standard normal prior."""
+    there is one, and the ``corrections`` of poses, contrast and defocus that go with them; and ``figures``:
+    ``log_likelihood`` (N,) in nats, without the constant, ``signal_fit`` (N,), see ``likelihood.signal_fit``, and with
+    a population ``image_mu``, ``image_logvar`` (N, zdim), what each image says by itself, under a standard normal
+    prior."""
 
     values: torch.Tensor
     latents: Latents | None
+    corrections: Corrections | None
     figures: dict[str, torch.Tensor]
 
 
@@ -47,39 +61,84 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> torch.Tensor
 def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float) -> Refinement:
     """Every latent as its image says, with the present network.
 
-    Each particle first tries the latents of ``candidates`` other particles, drawn at random: one that explains its
-    image better is a better start, so that none stays in the wrong valley. Where latents have a population, what the
-    images say is then measured ``iterations`` times, each time at the posterior means of the time before, and the
-    population is estimated anew. Elsewhere ``iterations`` Gauss-Newton steps lead to the maximum a posteriori; the
-    prior is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true posterior), and the
-    values then are maxima and Laplace widths.
+    Where latents have a population, what the images say about them and the nuisances is measured ``iterations`` times,
+    each time at the posterior means of the time before, and the population is estimated anew. Elsewhere each particle
+    first tries the latents of ``candidates`` other particles, drawn at random: one that explains its image better is a
+    better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps lead to the maximum a
+    posteriori; the prior is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true
+    posterior), and the values then are maxima and Laplace widths.
     """
     trainer.forward.eval()
     if not trainer.latents_sampled:
-        return measure(trainer, trainer.table.values, None, log, iterations, candidates, prior)
-    found = measure(trainer, trainer.table.values, trainer.population, log, 0, candidates, prior)
-    for _ in range(iterations - 1):
-        assert found.latents is not None
-        found = measure(trainer, found.values, found.latents.population, log, 0, 0, prior)
+        return climb(trainer, log, iterations, candidates, prior)
+    values, corrections = trainer.table.values, trainer.corrections
+    for _ in range(iterations):
+        found = measure(trainer, values, corrections, log)
+        values, corrections = found.values, found.corrections or corrections
     return found
 
 
-def measure(
-    trainer: Trainer,
-    values: torch.Tensor,
-    population: mixture_prior.Population | None,
-    log: JobLog,
-    iterations: int,
-    candidates: int,
-    prior: float,
-) -> Refinement:
-    """One round of :func:`refine` from latents ``values`` (N, 2 * zdim) under a ``population``, or without one."""
+def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, log: JobLog) -> Refinement:
+    """One round of :func:`refine` for latents with a population, from ``values`` (N, 2 * zdim) and ``corrections``."""
+    forward, ranks, problem, device, noise = (
+        trainer.forward,
+        trainer.ranks,
+        trainer.problem,
+        trainer.device,
+        trainer.noise,
+    )
+    means, active = values[:, : forward.zdim], torch.nonzero(trainer.active)[:, 0]
+    size, shells = nuisances.COUNT + len(active), len(noise.power)
+    offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
+    offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
+    embedding, weight, widths = forward.embed(), noise.weight(), corrections.widths
+    columns = [size, size * size, 1, 1, 1, 1, shells]
+    found = torch.zeros(problem.count, sum(columns), device=device)
+    done = 0
+    each = max(1, forward.renders_at_once() // (len(active) + 2 + nuisances.COUNT))
+    for rows in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(each):
+        image, q, z = spectrum(problem.feed.get(rows)), corrections.mean[rows], means[rows]
+        views = nuisances.corrected(problem.views.rows(rows), q)
+        deformed = forward.deform((z[:, None] + offsets).flatten(0, 1), embedding)
+        projected = spectrum(forward.project(deformed.positions, deformed.densities, views.repeat(len(offsets))))
+        projected = projected.unflatten(0, (len(rows), len(offsets)))
+        first = slice(0, None, len(offsets))
+        deep = nuisances.depths(deformed.positions[first], views.rotations, trainer.box)
+        deep = spectrum(forward.project(deformed.positions[first], deformed.densities[first] * deep, views))
+        e = linearise(projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE)
+        m, p = e.measured, e.posterior
+        fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
+        figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
+        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, noise.by_shell(image)], dim=1)
+        done += len(rows)
+        log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
+        if ranks.world == 1:
+            log.check_abort()
+    ranks.sum_(found)
+    linear, information, chi2, left, cost, fit, power = found.split(columns, dim=1)
+    measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
+    junk = corrections.junk
+    if trainer.recipe.weigh_junk:
+        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device))
+    latents, now = estimate(measured, widths, junk, trainer.active, trainer.options.seed, trainer.epoch, log)
+    share = 1 - junk.probability
+    counted = share > 0
+    said = (linear[counted], measured.information[counted])
+    # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
+    # that must not take it for errors again.
+    now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))
+    alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), marginal(measured))
+    mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)
+    told = {"log_likelihood": -0.5 * left[:, 0], "signal_fit": fit[:, 0], "image_mu": mean}
+    return Refinement(latents.values, latents, now, told | {"image_logvar": log_variance})
+
+
+def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float) -> Refinement:
+    """:func:`refine` for latents without a population."""
     forward, ranks, problem, device = trainer.forward, trainer.ranks, trainer.problem, trainer.device
-    start_mean, start_log_variance = values.chunk(2, dim=1)
-    active = torch.nonzero(trainer.active)[:, 0]
-    if not trainer.latents_sampled:
-        active = latent_posterior.active_dimensions(start_mean, start_log_variance)
-    assumed = population or mixture_prior.standard_normal(len(active), device, prior)
+    start_mean = trainer.table.mean
+    active = latent_posterior.active_dimensions(start_mean, trainer.table.log_variance)
+    assumed = mixture_prior.standard_normal(len(active), device, prior)
     embedding, weight = forward.embed(), trainer.noise.weight()
     drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
     tried = start_mean[torch.from_numpy(drawn).to(device)]
@@ -140,14 +199,9 @@ def measure(
     z, linear, information = found.split([zdim, size, size * size], dim=1)
     measured = Measured(linear, information.unflatten(1, (size, size)))
     every = torch.zeros(zdim, dtype=torch.bool, device=device).index_fill(0, active, True)
-    if trainer.latents_sampled:
-        latents = mixture_prior.estimate_latents(measured, every, trainer.options.seed, trainer.epoch, log)
-        alone = mixture_prior.summary(mixture_prior.standard_normal(size, device), measured)
-        mean, log_variance = mixture_prior.all_dimensions(*alone, every).chunk(2, dim=1)
-        return Refinement(latents.values, latents, figures | {"image_mu": mean, "image_logvar": log_variance})
     # The optimum of E[data] + beta KL is the posterior of data / beta: precision J^T W J / beta + 1.
     variance = prior * mixture_prior.summary(assumed, measured)[1]
-    return Refinement(mixture_prior.all_dimensions(z[:, active], variance, every), None, figures)
+    return Refinement(mixture_prior.all_dimensions(z[:, active], variance, every), None, None, figures)
 
 
 def parts(count: int, each: int) -> list[slice]:

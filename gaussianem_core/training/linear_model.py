@@ -7,22 +7,19 @@ Every Gaussian moves and changes in proportion to the latent,
 and the fields u_k, a_k are smooth: weighted means of values at control points spread over the molecule. With z from
 a standard normal distribution this is probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61, 1999) seen
 through poses and CTFs, as 3D variability analysis has it for voxels (Punjani and Fleet, J. Struct. Biol. 213, 2021),
-but with displacements, so that one component can carry a motion. It is fitted by stochastic EM: each time a particle
-comes by, one Gauss-Newton step of its latent, whose curvature gives its width (E), and one step of Adam on the fields
-at a latent drawn from there (M). Some thousand numbers and exact posteriors find an order in images that are far too
-noisy for an image encoder to learn from.
+but with displacements, so that one component can carry a motion. Poses, contrast and defocus of every image are
+estimated together with its latent (see ``nuisances``).
 
-A tenth of the particles never shapes the fields. How likely their images are with 1, 2, ... components (marginal
-over z) tells how many components are real: the others would only follow the noise, and are left out from then on.
-The same question is asked of motion: at low resolution a domain that is not there looks much as one that is elsewhere,
-and what a wrong displacement does to the details no image tells. So where changes of density alone make the held-out
-images as likely, nothing moves.
+It is fitted by stochastic EM: each time a particle comes by, one Gauss-Newton step of its latent and nuisances, whose
+curvature gives their widths (E), and steps of Adam on the fields and on the densities of the consensus Gaussians at
+values drawn from there (M). Some thousand numbers and exact posteriors find an order in images that are far too noisy
+for an image encoder to learn from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,51 +27,37 @@ import torch
 
 from gaussianem_core.errors import AbortRequested
 from gaussianem_core.imaging import likelihood
+from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.gauge import Gauge, find_gauge
+from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.runtime.device import Ranks, distributed
-from gaussianem_core.training import latent_posterior
-from gaussianem_core.training.forward_model import ForwardModel, Views, spectrum
-from gaussianem_core.training.mixture_prior import Measured
+from gaussianem_core.training import junk, nuisances, regularisers
+from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, spectrum
+from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, residual_power
 from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
-from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, SmoothFields, deform, new_fields
+from gaussianem_core.training.smooth_fields import SmoothFields, deform
 
 WIDTH = 1.0  # the fields have a normal prior of this width: where images say nothing, nothing moves
-RATE = 0.1  # Adam's, in UNITS a step
-STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
 BATCH = (32, 256)
-HELD_OUT, SIGNIFICANT = 0.1, 3.0  # share of the particles kept aside; standard errors that a component must gain
-LAST_RATE = 0.05  # of a fit, as a share of its first
-DIFFERENCE, LARGEST_STEP = 0.3, 1.5  # of the Gauss-Newton step, in z
+HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 30, 0.25  # share of the particles kept aside: more of few, but no more than ...
+DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
-ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
-ALONE_PARTICLES = 8000  # that are asked about it
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """What was found: ``fields`` of the components that are real; what the images say about their latents
-    (``measured``); whether anything ``moves``, or densities alone change; and the noise spectrum (D//2+1,)."""
-
-    fields: SmoothFields
-    measured: Measured
-    moves: bool
-    noise_power: torch.Tensor
-
-    @property
-    def count(self) -> int:
-        """Number of components."""
-        return len(self.fields.values)
+ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
+MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam's, as shares of the fields' rate
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every pass of a fit reads. ``scale_prior``: width of the prior of the images' scales, 0 keeps them at 1."""
+    """What every pass reads. ``seed`` names the streams of random numbers; ``weigh_junk``: whether images that hold no
+    particle count less."""
 
     problem: Problem
     forward: ForwardModel
-    scale_prior: float
     seed: int
+    weigh_junk: bool
     log: JobLog
     ranks: Ranks = field(default_factory=distributed)
 
@@ -86,14 +69,16 @@ class Setting:
     def batch(self) -> int:
         """Particles of a step on each process: together a hundredth of all, within BATCH and what the memory holds."""
         world, count = self.ranks.world, self.problem.count
-        fits = self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 1)
+        fits = self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 2 + COUNT)
         return max(1, min(int(np.clip(count // 100, *BATCH)) // world, fits, count // world))
 
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
         """Particles that do not shape the fields."""
-        chosen = np.random.default_rng([self.seed, 13]).random(self.problem.count)
-        return torch.from_numpy(chosen < HELD_OUT).to(self.device)
+        count = self.problem.count
+        share = min(max(HELD_OUT, LEAST_HELD / count), MOST_HELD)
+        chosen = np.random.default_rng([self.seed, 13]).random(count)
+        return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
         """Passes over so many particles that make ``steps`` of the fields, within ``limits``."""
@@ -101,152 +86,152 @@ class Setting:
         return int(np.clip(-(-steps // (SAMPLES * each)), *limits))
 
 
-def fit(
-    problem: Problem, forward: ForwardModel, noise: NoiseModel, scale_prior: float, seed: int, log: JobLog
-) -> LinearFit:
-    """Fit the linear model and choose its components. Raises AbortRequested."""
-    setting = Setting(problem, forward, scale_prior, seed, log)
-    noise = noise.copy()
-    fields = new_fields(problem.gaussians, problem.movable, forward.zdim, forward.box, seed)
-    optimiser = torch.optim.Adam([fields.values], lr=RATE, betas=(0.9, 0.99))
-    everyone = np.arange(problem.count)
-    epochs = setting.passes(problem.count, STEPS, EPOCHS)
-    z = torch.zeros(problem.count, forward.zdim, device=problem.device)
-    for epoch in range(epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * epoch / (epochs - 1))))
-        z = visit(setting, fields, noise, z, everyone, epoch, epochs + 1, optimiser).mean
-    with torch.no_grad():  # axes along which the latents vary most come first; the prior is the same in all directions
-        axes = torch.linalg.eigh(torch.cov(z.T.cpu().double()).reshape(forward.zdim, -1))[1].flip(1)
-        axes = axes.to(problem.device, torch.float32)
-        z = z @ axes
-        fields.values.copy_(torch.einsum("kcd,kl->lcd", fields.values, axes))
-    found = visit(setting, fields, noise, z, everyone, epochs, epochs + 1, None)
-    count, gain = choose_components(found.gains[setting.held_out].cpu().double().numpy())
-    log.message(f"linear model: {count} of {forward.zdim} components are real, {gain:.2f} nats a held-out particle")
-    linear, information = found.measured
-    # Without the other components the quadratic of each particle is what it is where these are 0.
-    measured = Measured(linear[:, :count], information[:, :count, :count])
-    fields, alone = choose_motion(setting, fields.part(count, fields.kept), noise, found.mean[:, :count])
-    return LinearFit(fields, alone or measured, bool(fields.kept[0]), noise.power)
+class State(NamedTuple):
+    """What is known of N particles between two passes: nuisances ``q`` (N, 7), latents ``z`` (N, K), the probability
+    ``junk`` (N,) that an image holds no particle; the prior ``widths`` (7,) of q; and the ``noise_power`` (S,)."""
 
-
-def choose_motion(
-    setting: Setting, both: SmoothFields, noise: NoiseModel, start: torch.Tensor
-) -> tuple[SmoothFields, Measured | None]:
-    """Fields without motion, and what images say about their latents, unless those with ``both`` motion and change of
-    density are SIGNIFICANTLY better; then ``both`` and None. The two are fitted on for the same few steps first, from
-    latents ``start`` (N, K)."""
-    log, everyone = setting.log, np.arange(setting.problem.count)
-    some = np.random.default_rng([setting.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
-    asked = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
-    asked[torch.from_numpy(some).to(setting.device)] = True
-    asked &= setting.held_out
-    if asked.sum() < 2:
-        return both, None
-    epochs = setting.passes(len(some), ALONE_STEPS, ALONE_EPOCHS)
-    gains = []
-    for kept in (ALL, COMPOSITION):
-        z, fields = start, both.part(len(both.values), torch.tensor(kept, device=setting.device))
-        optimiser = torch.optim.Adam([fields.values], lr=ALONE_RATE * RATE, betas=(0.9, 0.99))
-        for epoch in range(epochs + 1):
-            if epoch == epochs - 1:
-                optimiser.param_groups[0]["lr"] = LAST_RATE * RATE
-            step = optimiser if epoch < epochs else None
-            same = noise.copy()  # what is compared must not differ in the noise
-            found = visit(setting, fields, same, z, some, epoch, epochs + 1, step, "motion or composition")
-            z = found.mean
-        gains.append(found.gains[asked, -1])
-    more = gains[0] - gains[1]
-    error = float(more.std() / len(more) ** 0.5)
-    words = f"it gains {more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
-    if more.mean() > SIGNIFICANT * error:
-        log.message(f"motion is real: {words}, over changes of composition alone")
-        return both, None
-    log.message(f"composition alone changes, motion is left out: {words}")
-    if len(some) < len(everyone):
-        optimiser = torch.optim.Adam([fields.values], lr=LAST_RATE * RATE, betas=(0.9, 0.99))
-        for epoch, of in enumerate((optimiser, None)):
-            found = visit(setting, fields, noise, z, everyone, epoch, 2, of, "motion or composition")
-            z = found.mean
-    return fields, found.measured
-
-
-def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', nats
-    """The last component whose gain on held-out particles is SIGNIFICANT standard errors above 0, at least one.
-
-    ``gains``: log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
-    """
-    if len(gains) < 2:
-        return gains.shape[1], 0.0
-    steps = np.diff(gains, axis=1, prepend=0.0)
-    error = steps.std(axis=0, ddof=1) / np.sqrt(len(steps))
-    real = np.flatnonzero(steps.mean(axis=0) > SIGNIFICANT * error)
-    count = int(real[-1]) + 1 if len(real) else 1
-    return count, float(gains[:, count - 1].mean())
+    q: torch.Tensor
+    z: torch.Tensor
+    junk: torch.Tensor
+    widths: torch.Tensor
+    noise_power: torch.Tensor
 
 
 class Visit(NamedTuple):
-    """What one pass found: posterior means (N, K), ``gains`` (N, K), see :func:`choose_components`, and what the images
-    say about latents; 0 for particles that were not visited."""
+    """What one pass found: the ``state`` after it; ``measured``, what the images say about q / widths and z, with the
+    widths that the pass began with (``widths``); ``gains`` (N, K), the log-evidence with the first 1, ... K components
+    over that with nuisances alone; ``evidence`` (N,) of the image in all (nats, up to a constant of the image); and
+    ``junk``. All are 0 for particles that were not visited."""
 
-    mean: torch.Tensor
+    state: State
+    measured: Quadratic
+    widths: torch.Tensor
     gains: torch.Tensor
-    measured: Measured
+    evidence: torch.Tensor
+    junk: junk.Junk
+    left: torch.Tensor
+    cost: torch.Tensor
+    image_power: torch.Tensor
+
+
+@dataclass
+class Model:
+    """What the passes fit: smooth ``fields`` and the ``gaussians`` they deform, which are learnt too, with a prior
+    about ``consensus``, those of the consensus map on the same scale."""
+
+    fields: SmoothFields
+    gaussians: Gaussians
+    consensus: Gaussians
+
+    def copy(self, count: int, kept: torch.Tensor) -> Model:
+        """One of its own, with the first ``count`` fields and those parts of each that ``kept`` (4,) names."""
+        learnt = {name: getattr(self.gaussians, name).detach().clone().requires_grad_() for name in MEAN_RATES}
+        return Model(self.fields.part(count, kept), replace(self.gaussians, **learnt), self.consensus)
+
+    def optimiser(self, rate: float) -> torch.optim.Adam:
+        """Adam for fields and Gaussians."""
+        learnt = [(self.fields.values, 1.0), *((getattr(self.gaussians, name), s) for name, s in MEAN_RATES.items())]
+        groups = [{"params": [value], "lr": share * rate, "share": share} for value, share in learnt]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the fields; the Gaussians' follow."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["share"]
 
 
 def visit(
     setting: Setting,
-    fields: SmoothFields,
-    noise: NoiseModel,
-    z: torch.Tensor,
+    model: Model,
+    state: State,
     some: np.ndarray,
     epoch: int,
     epochs: int,
     optimiser: torch.optim.Optimizer | None,
+    *,
     stage: str = "linear model",
+    band: float = 1.0,
+    fit_widths: bool = True,
 ) -> Visit:
-    """One pass over the particles ``some`` from latents ``z`` (N, K): E and M steps, or E alone without an optimiser.
+    """One pass over the particles ``some``: E and M steps, or E alone without an optimiser.
 
-    The fields follow the optimiser, and ``noise`` is measured anew. Raises AbortRequested.
+    The model follows the optimiser. ``band``: resolution (cycles/pixel) up to which images count. Raises
+    AbortRequested.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
-    count, batch = len(fields.values), setting.batch
+    count, batch = len(model.fields.values), setting.batch
+    size = COUNT + count
     torch.manual_seed(setting.seed * 1000003 + 7919 * epoch)
     order = np.random.default_rng([setting.seed, epoch, 11]).permutation(some)
-    weight, held = noise.weight(), setting.held_out
-    sizes = [count, count, count * count]  # means, gains, information
-    found = torch.zeros(problem.count, sum(sizes), device=device)
-    residual, passes = torch.zeros_like(noise.power), 0
+    noise = NoiseModel(state.noise_power, forward.box)
+    weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
+    anchor = regularisers.find_anchor(model.consensus)
+    columns = [size, count, size, size * size, 1, 1, 1, 1, len(noise.power), len(noise.power)]
+    found = torch.zeros(problem.count, sum(columns), device=device)
     mine = slice(ranks.rank * batch, (ranks.rank + 1) * batch)
     for done, rows, images, fresh in batches(setting, order, batch):
-        views, image = problem.views.rows(rows), spectrum(images)
-        transfer = views.transfer(forward.box)
+        given, image = problem.views.rows(rows), spectrum(images)
         with torch.no_grad():
-            e = expect(setting, fields.all(), z[rows], rows, image, transfer, weight)
-            found[rows[:fresh]] = torch.cat([e.mean, e.gain, e.information.flatten(1)], dim=1)[:fresh]
-            residual, passes = residual + noise.shell_power(e.power), passes + 1
+            e = expect(setting, model, given, state.q[rows], state.z[rows], state.widths, image, weight)
+            m, p = e.measured, e.posterior
+            figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost)], dim=1)
+            powers = torch.cat([residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
+            parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures, powers]
+            found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
         if optimiser is not None:
             for _ in range(SAMPLES):
-                white = torch.randn(ranks.world * batch, count, 1, device=device)[mine]  # what one process would draw
-                drawn = e.mean + (e.spread @ white)[..., 0]  # the covariance is spread spread^T
-                model = render(forward, fields.all(), drawn, views) * transfer * e.scale
-                error = (likelihood.squared_error(model, image, weight) * ~held[rows]).mean()
-                error = error + 0.5 * (fields.values / WIDTH).square().sum() / problem.count
+                white = torch.randn(ranks.world * batch, size, 1, device=device)[mine]  # what one process would draw
+                drawn = e.next + (p.spread @ white)[..., 0]  # the covariance is spread spread^T
+                q, z = drawn[:, :COUNT] * state.widths, drawn[:, COUNT:]
+                views = nuisances.corrected(given, q)
+                made = project(setting, model, *deform(model.gaussians, model.fields.all(), z), views)
+                made = spectrum(made) * views.transfer(forward.box)
+                made = made * (1 + q[:, nuisances.CONTRAST])[:, None, None]
+                error = (likelihood.squared_error(made, image, weight) * train[rows]).mean()
+                prior = 0.5 * (model.fields.values / WIDTH).square().sum()
+                prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians.features, anchor)
                 optimiser.zero_grad()
-                error.backward()
-                assert fields.values.grad is not None
-                ranks.sum_(fields.values.grad).div_(ranks.world)
+                (error + prior / problem.count).backward()
+                for group in optimiser.param_groups:
+                    for parameter in group["params"]:
+                        if parameter.grad is not None:
+                            ranks.sum_(parameter.grad).div_(ranks.world)
                 optimiser.step()
         setting.log.progress(stage, epoch * len(some) + done, epochs * len(some))
         if ranks.any(setting.log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)
-    mean, gains, information = found.split(sizes, dim=1)
-    noise.update(ranks.mean(residual / passes))
-    information = information.unflatten(1, (count, count))
-    linear = ((information + torch.eye(count, device=device)) @ mean[..., None])[..., 0]  # their prior was N(0, 1)
-    return Visit(mean, gains, Measured(linear, information))
+    v, gains, linear, information, chi2, left, cost, seen, residual, image_power = found.split(columns, dim=1)
+    seen = seen[:, 0]
+    measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
+    probability = state.junk
+    visited = seen > 0
+    verdict = junk.Junk(state.junk, torch.zeros_like(state.junk), torch.zeros((), device=device))
+    if setting.weigh_junk and band < 1:
+        faulty = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
+        probability = probability.masked_scatter(visited, torch.maximum(probability[visited], faulty.float()))
+    elif setting.weigh_junk:
+        here = junk.find_junk(
+            left[visited, 0], cost[visited, 0], noise.power, image_power[visited], shell_sizes(forward.box, device)
+        )
+        probability = state.junk.masked_scatter(visited, here.probability)
+        verdict = junk.Junk(
+            probability, torch.zeros_like(probability).masked_scatter(visited, here.evidence), here.share
+        )
+    share = seen * (1 - probability)
+    residual = torch.where(share[:, None] > 0, residual, 0.0)
+    measured_noise = NoiseModel(noise.power.clone(), forward.box)
+    measured_noise.update((share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6))
+    widths = state.widths
+    if fit_widths:
+        counted = share > 0
+        widths = nuisances.fit_widths(linear[counted], measured.information[counted], widths, share[counted])
+    # Where there is no particle, the next pass starts from what was given.
+    v = torch.where(probability[:, None] < 0.5, v, 0.0)
+    after = State(v[:, :COUNT] * state.widths, v[:, COUNT:], probability, widths, measured_noise.power)
+    evidence = -0.5 * left[:, 0] - cost[:, 0]
+    return Visit(after, measured, state.widths, gains, evidence, verdict, left[:, 0], cost[:, 0], image_power)
 
 
 def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
@@ -264,61 +249,71 @@ def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[tuple[i
         yield min((number + 1) * step, len(order)), rows, feed.get(rows) if images is None else images, fresh
 
 
-class Expectation(NamedTuple):
-    """Posterior of B latents: mean (B, K), information (B, K, K) of the images, spread L (B, K, K) with covariance
-    L L^T, gain (B, K), the log-evidence with the first 1, ... K components over that with none; scale (B, 1, 1) of the
-    images, residual power (D, D//2+1)."""
-
-    mean: torch.Tensor
-    information: torch.Tensor
-    spread: torch.Tensor
-    gain: torch.Tensor
-    scale: torch.Tensor
-    power: torch.Tensor
-
-
 def expect(
     setting: Setting,
-    fields: torch.Tensor,
+    model: Model,
+    given: Views,
+    q: torch.Tensor,
     z: torch.Tensor,
-    rows: torch.Tensor,
+    widths: torch.Tensor,
     image: torch.Tensor,
-    transfer: torch.Tensor,
     weight: torch.Tensor,
 ) -> Expectation:
-    """One Gauss-Newton step of the latents of ``rows`` (B,) from ``z`` (B, K); ``fields`` (K, M, 4).
-
-    With J the derivative of the image and r the residual at z, the model linear about z has at 0 the residual r - J z;
-    its posterior has the precision A = J J^T + 1 and the mean A^-1 b, b = -J (r - J z), and its evidence, over that
-    without components, is 1/2 b^T A^-1 b - 1/2 log det A. Of the first k components these are the leading blocks,
-    so one Cholesky factor gives them all.
-    """
-    count, device = len(fields), setting.device
-    identity = torch.eye(count, device=device)
-    offsets = torch.cat([torch.zeros(1, count, device=device), DIFFERENCE * identity])
-    several = (z[:, None] + offsets).reshape(-1, count)
-    views = setting.problem.views.rows(rows.repeat_interleave(count + 1))
-    spectra = render(setting.forward, fields, several, views).unflatten(0, (len(rows), count + 1))
-    spectra = spectra * transfer[:, None]
-    scale = torch.ones(len(rows), 1, 1, device=device)
-    if setting.scale_prior:
-        scale = likelihood.image_scale(spectra[:, 0], image, weight, setting.scale_prior)[:, None, None]
-    difference = spectra[:, 0] * scale - image
-    power = difference.abs().square().mean(0)
-    root = weight.sqrt()
-    jacobian = latent_posterior.flat((spectra[:, 1:] - spectra[:, :1]) * (scale * root / DIFFERENCE)[:, None])
-    residual = latent_posterior.flat(difference * root)[..., None]
-    information = jacobian @ jacobian.transpose(1, 2)
-    lower = torch.linalg.cholesky(information + identity)
-    b = information @ z[..., None] - jacobian @ residual
-    white = torch.linalg.solve_triangular(lower, b, upper=False)
-    gain = (0.5 * white[..., 0].square() - lower.diagonal(dim1=1, dim2=2).log()).cumsum(1)
-    step = torch.linalg.solve_triangular(lower.mT, white, upper=True)[..., 0] - z
-    step = step * (LARGEST_STEP / step.norm(dim=1, keepdim=True).clamp_min(LARGEST_STEP))
-    spread = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False).mT
-    return Expectation(z + step, information, spread, gain, scale, power)
+    """One Gauss-Newton step of nuisances and latents from ``q`` (B, 7), ``z`` (B, K)."""
+    forward, count = setting.forward, z.shape[1]
+    offsets = torch.cat([torch.zeros(1, count, device=z.device), DIFFERENCE * torch.eye(count, device=z.device)])
+    several = (z[:, None] + offsets).flatten(0, 1)
+    views = nuisances.corrected(given, q)
+    positions, densities = deform(model.gaussians, model.fields.all(), several)
+    projected = spectrum(project(setting, model, positions, densities, views.repeat(count + 1)))
+    first = slice(0, None, count + 1)
+    deep = densities[first] * nuisances.depths(positions[first], views.rotations, forward.box)
+    deep_spectrum = spectrum(project(setting, model, positions[first], deep, views))
+    return linearise(
+        projected.unflatten(0, (len(z), count + 1)), deep_spectrum, views, q, z, widths, image, weight, DIFFERENCE
+    )
 
 
-def render(forward: ForwardModel, fields: torch.Tensor, z: torch.Tensor, views: Views) -> torch.Tensor:
-    """Spectra (B, D, D//2+1) of the linear model's projections at ``z`` (B, K), before the CTF."""
-    return spectrum(forward.project(*deform(forward.gaussians, fields, z), views))
+def project(
+    setting: Setting, model: Model, positions: torch.Tensor, densities: torch.Tensor, views: Views
+) -> torch.Tensor:  # (B, M, 3), (B, M) -> (B, D, D)
+    """Projections, before the CTF."""
+    forward = setting.forward
+    return project_gaussians(model.gaussians, positions, densities, views, forward.box, forward.backend)
+
+
+def regauge(setting: Setting, model: Model, state: State) -> State:
+    """Fields into the gauge of the part that keeps its shape, and what they lose into the poses; densities into that
+    of a mean contrast of 1."""
+    with torch.no_grad():
+        q = state.q
+        if len(model.fields.values) and setting.problem.movable is None:  # a mask says itself what stays
+            fields = model.fields.all()
+            gauge = find_gauge(model.gaussians, fields[..., :3], fields[..., 3], 2 / setting.forward.box)
+            model.fields.gauge = gauge
+            moved = carried(gauge, fields, state.z, setting.problem.views, setting.forward.box)
+            q = q + moved * (state.widths > 0)
+        if state.widths[nuisances.CONTRAST] > 0:
+            share = 1 - state.junk
+            contrast = 1 + q[:, nuisances.CONTRAST]
+            mean = (share * contrast).sum() / share.sum().clamp_min(1e-6)
+            factor = mean.clamp(0.5, 2.0)
+            model.gaussians.raw_density.copy_(scale_densities(model.gaussians, factor).raw_density)
+            model.consensus = scale_densities(model.consensus, factor)
+            q = torch.cat([q[:, :5], (contrast / factor - 1)[:, None], q[:, 6:]], dim=1)
+    return state._replace(q=q)
+
+
+def carried(
+    gauge: Gauge, fields: torch.Tensor, z: torch.Tensor, views: Views, box: int
+) -> torch.Tensor:  # (K, M, 4), (N, K) -> (N, 7)
+    """What a rigid motion that leaves the fields makes of the nuisances: the turn by w and shift d of the molecule are
+    a turn by R w of the image's frame and a shift by - R d."""
+    rigid = z @ gauge.rigid(fields[..., :3])
+    turn, shift = rigid[:, :3], rigid[:, 3:]
+    moved = shift - torch.linalg.cross(turn, gauge.centre.expand_as(turn))
+    q = torch.zeros(len(z), COUNT, device=z.device)
+    q[:, nuisances.ROTATION] = (views.rotations @ turn[..., None])[..., 0]
+    q[:, nuisances.SHIFT] = -(views.rotations[:, :2] @ moved[..., None])[..., 0] * (box / 2)
+    q[:, nuisances.CONTRAST] = z @ (fields[..., 3] @ gauge.level)
+    return q

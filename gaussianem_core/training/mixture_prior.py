@@ -80,16 +80,23 @@ class Latents(NamedTuple):
     population: Population
 
 
-def estimate_latents(measured: Measured, active: torch.Tensor, seed: int, turn: int, log: JobLog) -> Latents:
+def estimate_latents(
+    measured: Measured, active: torch.Tensor, seed: int, turn: int, log: JobLog, counted: torch.Tensor | None = None
+) -> Latents:
     """The population of latents from what all images say about the ``active`` (zdim,) ones, and the posteriors.
 
-    ``turn``: number of the estimate, which names the stream of random numbers. Every process gets the same.
+    ``turn``: number of the estimate, which names the stream of random numbers. ``counted`` (N,) bool: particles that
+    the population is estimated from, all without it. Every process gets the same.
     """
     ranks, device = distributed(), active.device
     torch.manual_seed(seed * 1000003 + 500009 + turn)
     size = torch.zeros(1, dtype=torch.long, device=device)
+    if not active.any():
+        values = torch.zeros(len(measured.linear), 2 * len(active), device=device)
+        samples = torch.zeros(SAMPLES, len(values), len(active), device=device)
+        return Latents(values, samples, active, standard_normal(0, device))
     if ranks.rank == 0:
-        population, gain = fit(measured, seed)
+        population, gain = fit(measured if counted is None else measured.rows(counted), seed)
         size.fill_(len(population.share))
         log.message(f"population of latents: {len(population.share)} Gaussians, {gain:.2f} nats a held-out particle")
     ranks.broadcast([size])

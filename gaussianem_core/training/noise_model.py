@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from gaussianem_core.imaging.fourier import half_plane_weight, shell_sizes, shells
+from gaussianem_core.training.forward_model import spectrum
 from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.training.junk import broken
 
 SAMPLE = 1024
 """Images whose mean power is the first estimate."""
@@ -45,19 +47,23 @@ class NoiseModel:
         """1 / noise power times multiplicity of every component, see :meth:`shell_weight`."""
         return self.shell_weight(band)[shells(self.box, self.power.device)] * self.multiplicity
 
-    def shell_power(self, power: torch.Tensor) -> torch.Tensor:  # (D, D//2+1) -> (D//2+1,)
-        """Mean of a half plane of powers in each shell."""
-        index = shells(self.box, self.power.device).flatten()
-        total = torch.zeros_like(self.power).index_add_(0, index, (power * self.multiplicity).flatten())
-        return total / shell_sizes(self.box, self.power.device)
+    def by_shell(self, images: torch.Tensor) -> torch.Tensor:  # (B, D, D//2+1) -> (B, D//2+1)
+        """Mean power of spectra in each shell."""
+        return shell_mean(images.abs().square() * self.multiplicity)
+
+
+def shell_mean(power: torch.Tensor) -> torch.Tensor:  # (B, D, D//2+1) -> (B, D//2+1)
+    """Mean over each shell of powers that are counted as often as they occur in the full plane."""
+    box, index = power.shape[-2], shells(power.shape[-2], power.device).flatten()
+    total = power.new_zeros(len(power), box // 2 + 1).index_add_(1, index, power.flatten(1))
+    return total / shell_sizes(box, power.device)
 
 
 def estimate(feed: ImageFeed, device: torch.device, seed: int) -> NoiseModel:
-    """First noise model: the images' own mean power (the signal is a small part of it)."""
+    """First noise model: the mean power of images, those that are broken left out (the signal is a small part)."""
     rows = np.random.default_rng(seed).permutation(feed.count)[:SAMPLE]
     noise = NoiseModel(torch.ones(feed.box // 2 + 1, device=device), feed.box)
-    power = torch.zeros_like(noise.power)
-    for chunk in np.array_split(rows, -(-len(rows) // 128)):
-        spectrum = torch.fft.rfft2(feed.get(chunk), norm="ortho")
-        power += noise.shell_power(spectrum.abs().square().mean(0)) * len(chunk) / len(rows)
-    return NoiseModel(power, feed.box)
+    powers = [noise.by_shell(spectrum(feed.get(chunk))) for chunk in np.array_split(rows, -(-len(rows) // 128))]
+    power = torch.cat(powers)
+    whole = ~broken(power[:, 1:] @ shell_sizes(feed.box, device)[1:])
+    return NoiseModel(power[whole].mean(0), feed.box)

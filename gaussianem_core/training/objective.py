@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from gaussianem_core.imaging.likelihood import image_likelihood
+from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES, image_likelihood
 from gaussianem_core.model.network import Deformed
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, spectrum
@@ -42,7 +42,8 @@ Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]
 class Batch(NamedTuple):
     """B images and what the model makes of them: ``images`` and ``projections`` (B, D, D), before the CTF, in
     ``views``; the ``deformed`` Gaussians and the ``embedding`` (M, E); neighbour ``pairs``; ``kl`` (B, zdim) of the
-    latents and its weight ``beta``, where they have posteriors of their own."""
+    latents and its weight ``beta``, where they have posteriors of their own. Where nuisances are sampled, the
+    ``contrast`` (B,) of each image, and the ``weight`` (B,) with which it counts."""
 
     images: torch.Tensor
     projections: torch.Tensor
@@ -52,6 +53,8 @@ class Batch(NamedTuple):
     pairs: regularisers.NeighbourPairs
     kl: torch.Tensor | None
     beta: torch.Tensor
+    contrast: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
 
 
 def default_terms(
@@ -61,16 +64,21 @@ def default_terms(
     centre: torch.Tensor | None,
     anchor: regularisers.Anchor,
     particles: int,
-) -> tuple[Terms, torch.Tensor]:  # and (D//2+1,)
-    """Terms of the default objective, and the residual's power by shell.
+) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
+    """Terms of the default objective, and the residual's power by shell with the number that it is to be divided by.
 
     ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``centre`` (M, 5): features of the Gaussians at the
     centre of the latent space. ``particles``: of the whole dataset, which a prior in nats is shared among.
     """
     pixels = batch.images.shape[-1] ** 2
-    found = image_likelihood(
-        spectrum(batch.projections), spectrum(batch.images), batch.views.ctf, shell_weight, recipe.scale_prior
-    )
+    projections, images, scale_prior = batch.projections, batch.images, recipe.scale_prior
+    counted = torch.ones((), device=images.device)
+    if batch.contrast is not None and batch.weight is not None:
+        root = batch.weight.sqrt()[:, None, None]
+        # Squared errors count by the weight; so does the residual, which the noise is measured from.
+        projections, images = projections * (root * batch.contrast[:, None, None]), images * root
+        counted, scale_prior = batch.weight[:RESIDUAL_IMAGES].mean(), 0.0
+    found = image_likelihood(spectrum(projections), spectrum(images), batch.views.ctf, shell_weight, scale_prior)
     terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
     if batch.kl is not None:
         terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)
@@ -84,7 +92,7 @@ def default_terms(
         terms["composition"] = (recipe.w_composition, each * term)
     if centre is not None:
         terms["anchor"] = (recipe.anchor, regularisers.anchor_term(centre, anchor) / (particles * pixels))
-    return terms, found.residual
+    return terms, found.residual, counted
 
 
 def published_terms(batch: Batch, recipe: Recipe) -> Terms:

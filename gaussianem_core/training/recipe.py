@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gaussianem_core.options import LATENTS_OF_RECIPE, TrainOptions
+from gaussianem_core.training import nuisances
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,19 @@ class Recipe:
     final_rate: float = 1.0  # the rates' last value, as a share of the first (cosine)
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
+    held: tuple[str, ...] = nuisances.KINDS  # what is taken as given; the rest is estimated with "linear" latents, ...
+    weigh_junk: bool = False  # ... and then images that hold no particle may count less
     refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
     refinements: int = 1  # ... after equal parts of the epochs with free latents, and after the encoder's epochs
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
     epochs: int = 20  # passes over the particles where the options name none, ...
     least_steps: int = 1600  # ... more of them, up to MOST_EPOCHS, where they are fewer steps than this
+
+    @property
+    def corrects(self) -> bool:
+        """Whether anything about the images is estimated beside their latents."""
+        return self.weigh_junk or set(self.held) != set(nuisances.KINDS)
 
 
 RECIPES = {
@@ -54,8 +62,10 @@ RECIPES = {
         beta=1.0,
         w_rigidity=10.0,
         w_composition=1.0,
-        anchor=16.0,
+        anchor=4.0,
         scale_prior=0.2,
+        held=(),
+        weigh_junk=True,
         final_rate=0.02,
         head_scale=0.1,
         encoder_share=0.5,
@@ -90,7 +100,19 @@ WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "anchor": 0.0,
     "epochs": 20,
     "least_steps": 1600,
+    "held": nuisances.KINDS,
+    "weigh_junk": False,
 }
+
+
+HELD_BY = {
+    "out of plane": "hold_rotations",
+    "in plane": "hold_rotations",
+    "shift": "hold_shifts",
+    "contrast": "hold_contrast",
+    "defocus": "hold_defocus",
+}
+"""The option that takes each of ``nuisances.KINDS`` as given."""
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:
@@ -98,6 +120,9 @@ def choose_recipe(options: TrainOptions) -> Recipe:
     recipe = RECIPES[options.recipe]
     if recipe.latents == "linear" and options.latents not in ("auto", "linear"):
         recipe = replace(recipe, **WITHOUT_LINEAR_MODEL)
+    if recipe.latents == "linear" and not recipe.held:
+        held = tuple(kind for kind, option in HELD_BY.items() if getattr(options, option))
+        recipe = replace(recipe, held=held, weigh_junk=not options.keep_junk)
     names = ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent", "pairs")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.latents != "auto":

@@ -5,13 +5,14 @@ A field is a weighted mean of values at control points spread over the molecule,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import nn
 
+from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
@@ -24,20 +25,25 @@ ALL, COMPOSITION = (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 1.0)  # parts of a fiel
 @dataclass
 class SmoothFields:
     """K fields over M Gaussians. ``weights`` (M, C), rows sum to 1; ``values`` (K, C, 4) in ``unit`` (4,); ``kept``
-    (4,) is 0 for what is left out, and 1 for the rest."""
+    (4,) is 0 for what is left out, and 1 for the rest; ``gauge`` removes what no image tells."""
 
     weights: torch.Tensor
     values: nn.Parameter
     unit: torch.Tensor
     kept: torch.Tensor
+    gauge: Gauge | None = None
 
     def all(self) -> torch.Tensor:  # (K, M, 4)
         """Displacement x, y, z (world units) and change of raw density of every Gaussian at z_k = 1."""
-        return torch.einsum("mc,kcd->kmd", self.weights, self.values * (self.unit * self.kept))
+        fields = torch.einsum("mc,kcd->kmd", self.weights, self.values * (self.unit * self.kept))
+        if self.gauge is None:
+            return fields
+        moved, changed = self.gauge.remove(fields[..., :3], fields[..., 3])
+        return torch.cat([moved, changed[..., None]], dim=-1)
 
     def part(self, count: int, kept: torch.Tensor) -> SmoothFields:
         """A copy of the first ``count`` with those parts of each that ``kept`` (4,) names."""
-        return SmoothFields(self.weights, nn.Parameter(self.values.detach()[:count].clone()), self.unit, kept)
+        return replace(self, values=nn.Parameter(self.values.detach()[:count].clone()), kept=kept)
 
 
 def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M, 3) -> (M, C)
@@ -69,7 +75,6 @@ def new_fields(gaussians: Gaussians, movable: torch.Tensor | None, zdim: int, bo
 def deform(
     gaussians: Gaussians, fields: torch.Tensor, z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (K, M, 4), (B, K)
-    """Positions (B, M, 3) and densities (B, M) of Gaussians, which are data here, at latents ``z``."""
+    """Positions (B, M, 3) and densities (B, M) of Gaussians at latents ``z``."""
     change = torch.einsum("bk,kmd->bmd", z, fields)
-    densities = nn.functional.softplus(gaussians.raw_density.detach() + change[..., 3])
-    return gaussians.positions.detach() + change[..., :3], densities
+    return gaussians.positions + change[..., :3], nn.functional.softplus(gaussians.raw_density + change[..., 3])

@@ -39,18 +39,24 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
 
 
 def teach_encoder(trainer: Trainer, log: JobLog) -> None:
-    """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images."""
+    """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images.
+
+    Images that hold no particle teach it nothing.
+    """
     encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
-    batch = min(int(np.clip(problem.count // 10, *ENCODER_BATCH)), problem.count)
+    known = np.arange(problem.count)
+    if trainer.latents_sampled:
+        known = np.flatnonzero((trainer.corrections.junk.probability < 0.5).cpu().numpy())
+    batch = min(int(np.clip(len(known) // 10, *ENCODER_BATCH)), len(known))
     if trainer.ranks.rank == 0 and batch > 1:
         encoder.train()
         for p in encoder.parameters():
             p.grad = None
         optimiser = torch.optim.AdamW(encoder.parameters(), lr=ENCODER_RATE, weight_decay=0.0, fused=True)
-        each, done = problem.count // batch, 0
+        each, done = len(known) // batch, 0
         epochs = max(ENCODER_EPOCHS, -(-ENCODER_STEPS // each))
         for epoch in range(epochs):
-            order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(problem.count)
+            order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(known)
             for rows, images in problem.feed.batches(order, batch):
                 images = problem.feed.get(rows) if images is None else images
                 mean, log_variance = encoder(trainer.encoder_view(images))

@@ -19,11 +19,15 @@ from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.window import window_mask
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.gauge import Gauge
+from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
-from gaussianem_core.training import latent_posterior, mixture_prior, objective, regularisers
-from gaussianem_core.training.forward_model import ForwardModel
+from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
+from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
+from gaussianem_core.training.forward_model import ForwardModel, Views
+from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.mixture_prior import Latents
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.objective import TERMS
@@ -55,8 +59,12 @@ STATE_ENTRIES = (
     "encoder_epochs",
     "active",
     "moves",
+    "changes",
     "samples",
     "population",
+    "corrections",
+    "gauge",
+    "anchor",
 )
 """What :meth:`Trainer.state` holds."""
 
@@ -78,8 +86,9 @@ def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -
 class Trainer:
     """One training: build it, then ``run_epoch`` until ``epoch`` reaches ``epochs``.
 
-    ``forward`` and ``noise`` are learnt in place. ``latents``: where training starts from, for a recipe that draws
-    latents from their posteriors.
+    ``forward`` and ``noise`` are learnt in place. ``latents``, ``corrections``: where training starts from, for a
+    recipe that draws latents and nuisances from their posteriors. ``consensus``: the Gaussians that the prior is about;
+    those of the consensus map without it.
     """
 
     def __init__(
@@ -90,6 +99,8 @@ class Trainer:
         forward: ForwardModel,
         noise: NoiseModel,
         latents: Latents | None = None,
+        corrections: Corrections | None = None,
+        consensus: Gaussians | None = None,
     ) -> None:
         self.problem, self.recipe, self.options = problem, recipe, options
         self.forward, self.noise, self.device = forward, noise, problem.device
@@ -115,15 +126,16 @@ class Trainer:
         self.population: mixture_prior.Population | None = None
         self.active = torch.ones(forward.zdim, dtype=torch.bool, device=self.device)  # the others stay at the prior
         self.pairs = regularisers.find_pairs(problem.gaussians.positions)
-        self.anchor = regularisers.find_anchor(problem.gaussians)
+        self.anchor = regularisers.find_anchor(consensus or problem.gaussians)
         self.window = encoder_window(problem.configuration, self.device)
         self.epoch, self.step_in_epoch = 0, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager = 0
         self._make_optimisers()
         self._make_buffers()
+        self.corrections = corrections or self._no_corrections()
         if latents is not None:
-            self.set_latents(latents)
+            self.set_latents(latents, self.corrections)
 
     @property
     def total_steps(self) -> int:
@@ -180,9 +192,32 @@ class Trainer:
             self.problem.count if self.latents_sampled else 0, zdim, device=device
         )  # those of the epoch
         self.bank = torch.randn(BANK, zdim, device=device) if self.recipe.w_latent else None
+        # How the particles are seen in this epoch: their nuisances are samples too.
+        views = self.problem.views
+        self.epoch_views = Views(*(value.clone() for value in views)) if self.latents_sampled else views
+        self.epoch_contrast = torch.ones(len(self.epoch_latents), device=device)
+        self.image_weight = torch.ones_like(self.epoch_contrast)
 
-    def set_latents(self, latents: Latents) -> None:
-        """Train with these latents from now on."""
+    def _no_corrections(self) -> Corrections:
+        """Everything as it is given, and no junk."""
+        count, device = self.problem.count if self.latents_sampled else 0, self.device
+        zeros = torch.zeros(count, device=device)
+        junk = Junk(zeros, zeros, torch.zeros((), device=device))
+        samples = torch.zeros(len(self.samples), count, nuisances.COUNT, device=device)
+        widths = nuisances.first_widths(nuisances.KINDS, device)
+        return Corrections(torch.zeros(count, nuisances.COUNT, device=device), samples, widths, junk)
+
+    def set_latents(self, latents: Latents, corrections: Corrections) -> None:
+        """Train with these latents and nuisances from now on; densities are brought to a mean contrast of 1."""
+        self.corrections = corrections
+        if corrections.widths[nuisances.CONTRAST] > 0:
+            factor = mean_contrast(corrections)
+            self.corrections = rescaled(corrections, factor)
+            with torch.no_grad():
+                self.forward.raw_density.copy_(scale_densities(self.forward.gaussians, factor).raw_density)
+                middle = scale_densities(replace(self.forward.gaussians, raw_density=self.anchor.middle[:, 0]), factor)
+                self.anchor.middle[:, 0] = middle.raw_density
+        self.image_weight.copy_(1 - corrections.junk.probability)
         self.table.values.copy_(latents.values)
         self.samples.copy_(latents.samples)
         self.active.copy_(latents.active)
@@ -207,7 +242,7 @@ class Trainer:
         """Total loss, and its terms (see ``objective``), at latents ``z`` drawn from their posteriors; ``kl`` of
         these."""
         recipe, forward = self.recipe, self.forward
-        embedding, views = forward.embed(), self.problem.views.rows(rows)
+        embedding, views = forward.embed(), self.epoch_views.rows(rows)
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
         every = forward.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
@@ -217,6 +252,8 @@ class Trainer:
         if 0 < recipe.pairs < len(pairs.first):
             pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
         batch = objective.Batch(images, projections, views, deformed, embedding, pairs, kl, self.rate("beta"))
+        if self.latents_sampled:
+            batch = batch._replace(contrast=self.epoch_contrast[rows], weight=self.image_weight[rows])
         if recipe.likelihood == "l1":
             terms = objective.published_terms(batch, recipe)
         else:
@@ -226,9 +263,11 @@ class Trainer:
                 middle = g.raw_density + every.density_change[-1]
                 centre = replace(g, positions=every.positions[-1], raw_density=middle).features
             weight = self.noise.shell_weight(self.rate("band"))
-            terms, residual = objective.default_terms(batch, recipe, weight, centre, self.anchor, self.problem.count)
+            terms, residual, count = objective.default_terms(
+                batch, recipe, weight, centre, self.anchor, self.problem.count
+            )
             self.residual_power += residual
-            self.residual_count += 1
+            self.residual_count += count
         if self.bank is not None:
             late = float(self.epoch >= 2)
             terms["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
@@ -342,7 +381,12 @@ class Trainer:
         }
         self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
         if self.latents_sampled:
-            self.epoch_latents.copy_(self.samples[epoch % len(self.samples)])
+            number = epoch % len(self.samples)
+            q = self.corrections.samples[number]
+            self.epoch_latents.copy_(self.samples[number])
+            for value, now in zip(self.epoch_views, nuisances.corrected(self.problem.views, q)):
+                value.copy_(now)
+            self.epoch_contrast.copy_(1 + q[:, nuisances.CONTRAST])
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0
@@ -373,7 +417,7 @@ class Trainer:
                 self.report(log, sums, rate)
                 reported, since = now, self.step_in_epoch
         if self.recipe.likelihood == "squared":
-            power = ranks.mean(self.residual_power / self.residual_count.clamp_min(1))
+            power = ranks.mean(self.residual_power / self.residual_count.clamp_min(1e-6))
             self.noise.update(power)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
@@ -392,7 +436,7 @@ class Trainer:
         if self.recipe.likelihood == "squared":
             # The data term is in units of the noise as measured last: the share of the images' power that is left
             # unexplained is what can be compared over epochs.
-            residual = self.residual_power / self.residual_count.clamp_min(1) * shell_sizes(self.box, self.device)
+            residual = self.residual_power / self.residual_count.clamp_min(1e-6) * shell_sizes(self.box, self.device)
             shown["unexplained"] = float(residual[1:].sum()) / self.noise.image_power
         epoch = step / self.steps_per_epoch
         log.metric("train", step, epoch, **shown, lr=float(self.rate("network")), images_per_second=rate)
@@ -429,6 +473,10 @@ class Trainer:
             "moves": self.forward.moves,
             "samples": self.samples,
             "population": list(self.population or ()),
+            "changes": self.forward.changes,
+            "corrections": [*self.corrections[:3], *self.corrections.junk],
+            "gauge": list(self.forward.gauge or ()),
+            "anchor": self.anchor.middle,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -472,12 +520,19 @@ class Trainer:
             for group in optimiser.param_groups if optimiser else ():
                 cuda = self.device.type == "cuda"
                 group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
+        if state["gauge"]:
+            self.forward.gauge = Gauge(*(part.to(self.device) for part in state["gauge"]))
         self.table.load(state["table"])
         for name in ("active", "samples", "residual_power", "residual_count"):
             getattr(self, name).copy_(state[name])
         self.noise.power.copy_(state["noise_power"])
         if state["population"]:
             self.population = mixture_prior.Population(*(part.to(self.device) for part in state["population"]))
+        *corrections, probability, evidence, share = (part.to(self.device) for part in state["corrections"])
+        mean, samples, widths = corrections
+        self.corrections = Corrections(mean, samples, widths, Junk(probability, evidence, share))
+        self.image_weight.copy_(1 - probability)
+        self.anchor = self.anchor._replace(middle=state["anchor"].to(self.device))
         if self.bank is not None:
             self.bank.copy_(state["bank"])
         self.epoch, self.step_in_epoch = int(state["epoch"]), int(state["step_in_epoch"])
@@ -495,6 +550,8 @@ class Trainer:
         }
         if self.problem.movable is not None:
             content["movable"] = self.problem.movable.cpu()
+        if forward.gauge is not None:
+            content["gauge"] = {name: tensor.cpu() for name, tensor in forward.gauge._asdict().items()}
         return content
 
 

@@ -11,10 +11,12 @@ from small_data import preprocess, simulate
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.simulation.ground_truth import load_truth
-from gaussianem_core.training import linear_model, mixture_prior, noise_model, smooth_fields, teaching
-from gaussianem_core.training.forward_model import ForwardModel
-from gaussianem_core.training.linear_model import LinearFit
+from gaussianem_core.simulation import pose_scores
+from gaussianem_core.simulation.ground_truth import Truth, load_truth
+from gaussianem_core.simulation.latent_scores import roc_area
+from gaussianem_core.training import joint_posterior, linear_fit, noise_model, nuisances, smooth_fields, teaching
+from gaussianem_core.training.forward_model import ForwardModel, Views
+from gaussianem_core.training.linear_fit import LinearFit
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.objective import TERMS
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
@@ -33,13 +35,16 @@ def make_setting(folder: Path, log: JobLog) -> tuple[TrainOptions, Problem, Reci
 def make_trainer(folder: Path, log: JobLog, moves: bool = True) -> Trainer:
     options, problem, recipe, forward, noise = make_setting(folder, log)
     if not moves:
-        forward.leave_motion_out()
+        forward.leave_out(moves=False, changes=True)
     return Trainer(problem, recipe, options, forward, noise)
 
 
-def fit(folder: Path, log: JobLog) -> LinearFit:
+def fit(folder: Path, log: JobLog) -> tuple[LinearFit, Views]:
+    """The linear model of prepared data, and the views with what it corrected."""
     options, problem, recipe, forward, noise = make_setting(folder, log)
-    return linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
+    linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
+    q = joint_posterior.posterior(linear.measured).mean[:, : nuisances.COUNT] * linear.widths
+    return linear, nuisances.corrected(problem.views, q)
 
 
 def explained(z: np.ndarray, state: np.ndarray) -> float:  # (N, K), (N,)
@@ -49,41 +54,70 @@ def explained(z: np.ndarray, state: np.ndarray) -> float:  # (N, K), (N,)
     return float(1 - rest.var() / state.var())
 
 
+def pose_error(views: Views, truth: Truth) -> tuple[float, float]:
+    """Degrees rms over all axes, pixels rms in each, without what is common to all particles."""
+    found = pose_scores.errors(truth, views.rotations.numpy(), views.shifts.numpy(), None)
+    return found["rotation_deg"], found["shift_px"]
+
+
 def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = load_truth(moving / "sim" / "truth.npz").state
-    assert state is not None
+    truth = load_truth(moving / "sim" / "truth.npz")
+    assert truth.state is not None
     with JobLog(tmp_path / "log", ["test"], "0") as log:
         options, problem, recipe, forward, noise = make_setting(moving, log)
         before = noise.power.clone()
-        linear = linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
+        linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
         assert torch.equal(noise.power, before), "what was found is returned, nothing given is changed"
         used = linear.count
         active = torch.arange(forward.zdim) < used
-        latents = mixture_prior.estimate_latents(linear.measured, active, options.seed, 0, log)
+        latents, found = joint_posterior.estimate(linear.measured, linear.widths, linear.junk, active, 0, 0, log)
         mean, log_variance = latents.values.chunk(2, dim=1)
         z = mean.numpy()
-        assert (z[:, used:] == 0).all() and (log_variance[:, used:] == 0).all()
-        assert explained(z, state) > 0.9
+        assert used and (z[:, used:] == 0).all() and (log_variance[:, used:] == 0).all()
+        assert explained(z, truth.state) > 0.9
+        # Poses that are exact stay so, to a tenth of what such an image tells of one, and no image is junk.
+        degrees, pixels = pose_error(nuisances.corrected(problem.views, found.mean), truth)
+        assert degrees < 0.4 and pixels < 0.03
+        assert (found.junk.probability < 0.5).all()
         # Widths are honest: the posterior explains how far the means scatter about the best curve, within a factor.
         assert 0.02 < log_variance[:, 0].exp().sqrt().mean() < 0.9
         # What the decoder learns from it: the same displacements; a network as small as this one needs more steps.
         monkeypatch.setattr(teaching, "DECODER_STEPS", 3 * teaching.DECODER_STEPS)
-        trainer = Trainer(problem, recipe, options, forward, noise, latents)
-        teaching.teach_decoder(trainer, linear.fields, log)
+        trainer = Trainer(problem, recipe, options, forward, noise, latents, found)
+        teaching.teach_decoder(trainer, linear.model.fields, log)
         with torch.no_grad():
             _, position = forward.network.decode(mean[:100], forward.embed())
-            wanted = torch.einsum("bk,kmd->bmd", mean[:100, :used], linear.fields.all())
+            wanted = torch.einsum("bk,kmd->bmd", mean[:100, :used], linear.model.fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
         assert error < 0.2
 
 
-def test_noise_has_no_components(tmp_path: Path) -> None:
-    """A rigid molecule: whatever the components follow is noise."""
-    simulate(tmp_path / "sim", particles=600, snr=0.3, frames=1)
+@pytest.mark.parametrize(
+    ("errors", "most_degrees", "most_pixels"),
+    [
+        ((), 0.1, 0.01),
+        (("--pose_error", "6"), 4.0, 0.05),
+        (("--shift_error", "0.5"), 0.1, 0.25),
+        (("--pose_error", "6", "--shift_error", "0.5", "--contrast_spread", "0.2", "--junk", "0.1"), 4.5, 0.3),
+    ],
+    ids=["exact", "rotations", "shifts", "all"],
+)
+def test_a_rigid_molecule_has_no_components_whatever_its_poses(
+    tmp_path: Path, errors: tuple[str, ...], most_degrees: float, most_pixels: float
+) -> None:
+    """What wrong poses do to the images passes for motion where it is not estimated beside it."""
+    simulate(tmp_path / "sim", *errors, particles=600, snr=1.0, frames=1)
     assert preprocess(tmp_path / "sim", tmp_path / "pre", "--zdim", "4", "--epoch", "2") == 0
+    truth = load_truth(tmp_path / "sim" / "truth.npz")
     with JobLog(tmp_path / "log", ["test"], "0") as log:
-        linear = fit(tmp_path, log)
-    assert linear.count == 1, "one is always kept; no other may look real"
+        linear, views = fit(tmp_path, log)
+    assert linear.count == 0
+    degrees, pixels = pose_error(views, truth)
+    assert degrees < most_degrees and pixels < most_pixels
+    junk = ~truth.real
+    if junk.any():
+        assert roc_area(-linear.junk.evidence.numpy(), junk) > 0.97
+        assert (linear.junk.probability.numpy()[~junk] < 0.5).all()
 
 
 def test_control_points_share_out_every_gaussian() -> None:
@@ -97,9 +131,14 @@ def test_control_points_share_out_every_gaussian() -> None:
 def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
     generator = np.random.default_rng(0)
     steps = generator.normal([2.0, 0.5, -0.3, 0.0], 1.0, size=(2000, 4))
-    count, gain = linear_model.choose_components(steps.cumsum(axis=1))
+    count, gain = linear_fit.choose_components(steps.cumsum(axis=1))
     assert count == 2 and abs(gain - 2.5) < 0.1
-    assert linear_model.choose_components(-np.abs(steps).cumsum(axis=1))[0] == 1
+    assert linear_fit.choose_components(-np.abs(steps).cumsum(axis=1)) == (0, 0.0)
+    assert linear_fit.choose_components(steps[:2].cumsum(axis=1) + 100) == (0, 0.0), "two particles prove nothing"
+    one = np.where(np.arange(30) == 0, 300.0, -0.5)  # a single image proves nothing either
+    assert linear_fit.choose_components(one[:, None]) == (0, 0.0)
+    some = np.where(np.arange(30) % 4 == 0, 30.0, -0.5)  # a state that a quarter of the particles are in does
+    assert linear_fit.choose_components(some[:, None])[0] == 1
 
 
 def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> None:

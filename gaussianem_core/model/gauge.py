@@ -1,0 +1,84 @@
+"""What no image tells: a common turn or shift of the whole molecule, and a common factor of its densities.
+
+Turning a molecule and turning its pose back gives the same image; so does a factor of all densities and its inverse of
+the contrast. Of all fields that explain the images alike, those are taken that leave the largest part that keeps its
+shape where it is. This part is found robustly, with one weight a Gaussian for all components: the mean of all Gaussians
+would follow a large moving domain.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from gaussianem_core.model.gaussians import Gaussians
+
+ROUNDS = 50
+SHARE = 0.7
+"""Residuals beyond this share of their median count less and less (Geman and McClure's weights)."""
+
+
+class Gauge(NamedTuple):
+    """Removes rigid motion and a common factor of densities, as M Gaussians with ``weight`` (M,) see them.
+
+    ``centre`` (3,); ``motion`` (M * 3, 6), displacements by turns about it and by shifts, and ``fit`` (6, M * 3), its
+    weighted inverse; ``factor`` (M,), change of raw density that multiplies every density alike, and ``level`` (M,),
+    its weighted inverse.
+    """
+
+    weight: torch.Tensor
+    centre: torch.Tensor
+    motion: torch.Tensor
+    fit: torch.Tensor
+    factor: torch.Tensor
+    level: torch.Tensor
+
+    def rigid(self, displacement: torch.Tensor) -> torch.Tensor:  # (..., M, 3) -> (..., 6)
+        """The turn (radians, about the centre) and shift (world units) that fit a displacement best."""
+        return displacement.flatten(-2) @ self.fit.T
+
+    def remove(self, displacement: torch.Tensor, density: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Displacements (..., M, 3) and changes of raw density (..., M) without what is common to all."""
+        moved = displacement - (self.rigid(displacement) @ self.motion.T).unflatten(-1, (-1, 3))
+        return moved, density - (density @ self.level)[..., None] * self.factor
+
+
+def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)
+    """The gauge of Gaussians with these weights."""
+    positions, raw = gaussians.positions.detach(), gaussians.raw_density.detach()
+    share = weight / weight.sum()
+    centre = share @ positions
+    r = positions - centre
+    zero = torch.zeros_like(r[:, 0])
+    turns = [(zero, -r[:, 2], r[:, 1]), (r[:, 2], zero, -r[:, 0]), (-r[:, 1], r[:, 0], zero)]  # e_i x r
+    eye = torch.eye(3, device=r.device)
+    columns = [torch.stack(turn, dim=1) for turn in turns] + [eye[i].expand_as(r) for i in range(3)]
+    motion = torch.stack([column.flatten() for column in columns], dim=1)  # (M * 3, 6)
+    weighted = motion * share.repeat_interleave(3)[:, None]
+    # A single Gaussian, or a row of them, does not tell all turns apart: the pseudo-inverse takes the least.
+    fit = torch.linalg.pinv((motion.T @ weighted).double(), rtol=1e-6, hermitian=True).float() @ weighted.T
+    factor = torch.nn.functional.softplus(raw) / torch.sigmoid(raw)
+    return Gauge(weight, centre, motion, fit, factor, share / factor)
+
+
+def find_gauge(
+    gaussians: Gaussians, displacement: torch.Tensor, density: torch.Tensor, pixel: float
+) -> Gauge:  # (K, M, 3), (K, M)
+    """The gauge of the largest part that neither K displacements nor K changes of raw density change.
+
+    ``pixel``: world units of one; differences far below a tenth of it, or of a hundredth in density, are none.
+    """
+    mass = gaussians.densities.detach() * gaussians.sigmas.detach() ** 3
+    weight = mass
+    for _ in range(ROUNDS if len(displacement) else 1):
+        gauge = make_gauge(gaussians, weight)
+        moved, changed = gauge.remove(displacement, density)
+        weight = mass
+        for rest, least in (
+            (moved.square().sum((0, 2)).sqrt(), 0.05 * pixel),
+            ((changed / gauge.factor).norm(dim=0), 0.02),
+        ):
+            scale = (SHARE * rest.median()).clamp_min(least)
+            weight = weight / (1 + (rest / scale).square()).square()
+    return make_gauge(gaussians, weight)

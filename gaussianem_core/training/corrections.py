@@ -1,0 +1,129 @@
+"""What was found out about the images beside the latents: corrections of pose, contrast and defocus, and junk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gaussianem_core.io.corrected_particles import write_corrected_star
+from gaussianem_core.io.star import find_particle_table, scan_star
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.training import nuisances
+from gaussianem_core.training.junk import Junk
+from gaussianem_core.training.problem import Problem
+
+FEW = 20
+"""Junk images are named by their numbers up to so many."""
+
+
+class Corrections(NamedTuple):
+    """What was found out about N images: nuisances, posterior ``mean`` (N, 7) and ``samples`` (SAMPLES, N, 7) in their
+    own units, drawn together with those of the latents; the prior ``widths`` (7,); and which images are ``junk``."""
+
+    mean: torch.Tensor
+    samples: torch.Tensor
+    widths: torch.Tensor
+    junk: Junk
+
+
+def mean_contrast(found: Corrections) -> torch.Tensor:  # -> ()
+    """Mean factor of the signal over all images that are no junk."""
+    share = 1 - found.junk.probability
+    return ((1 + found.mean[:, nuisances.CONTRAST]) * share).sum() / share.sum().clamp_min(1e-6)
+
+
+def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
+    """The same where all densities are multiplied by ``factor``."""
+
+    def divided(q: torch.Tensor) -> torch.Tensor:
+        q = q.clone()
+        q[..., nuisances.CONTRAST] = (1 + q[..., nuisances.CONTRAST]) / factor - 1
+        return q
+
+    return found._replace(mean=divided(found.mean), samples=divided(found.samples))
+
+
+def arrays(found: Corrections) -> dict[str, np.ndarray]:
+    """What the latents file holds of every particle beside its latent: how far pose, contrast and defocus are from
+    those given, and whether the image holds such a particle at all."""
+    q = found.mean.cpu().numpy()
+    return {
+        "turn_degrees": np.rad2deg(q[:, nuisances.ROTATION]),
+        "shift_pixels": q[:, nuisances.SHIFT],
+        "contrast": 1 + q[:, nuisances.CONTRAST],
+        "defocus_change_angstrom": q[:, nuisances.DEFOCUS],
+        "junk_probability": found.junk.probability.cpu().numpy(),
+        "junk_log_odds": -found.junk.evidence.cpu().numpy(),
+    }
+
+
+def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
+    """Kinds of errors (``nuisances.KINDS``) that the images show: their widths are above the least."""
+    kinds = zip(widths.tolist(), nuisances.KIND)
+    return {nuisances.KINDS[kind] for width, kind in kinds if width > 1.001 * nuisances.LEAST[kind]}
+
+
+def report(found: Corrections, weighs_junk: bool, log: JobLog) -> None:
+    """Say in numbers what was corrected, over the particles that are no junk, and how many are."""
+    real = found.junk.probability < 0.5
+    rms = found.mean[real].square().mean(0).sqrt().cpu().numpy()
+    width = found.widths.cpu().numpy()
+    turn, shift = nuisances.ROTATION, nuisances.SHIFT
+    values = {
+        "rotation_degrees": float(np.rad2deg(np.sqrt(np.square(rms[turn]).sum()))),
+        "rotation_prior_degrees": float(np.rad2deg(np.sqrt(np.square(width[turn]).sum()))),
+        "shift_pixels": float(np.sqrt(np.square(rms[shift]).mean())),
+        "shift_prior_pixels": float(width[shift][0]),
+        "contrast": float(rms[nuisances.CONTRAST]),
+        "contrast_prior": float(width[nuisances.CONTRAST]),
+        "defocus_angstrom": float(rms[nuisances.DEFOCUS]),
+        "defocus_prior_angstrom": float(width[nuisances.DEFOCUS]),
+        "junk_images": float((~real).sum()),
+        "junk_share": float(1 - real.float().mean()),
+    }
+    log.metric("corrections", 0, 0.0, **values)
+    told = estimated_kinds(found.widths)
+    words = {
+        "out of plane": f"orientations by {values['rotation_degrees']:.2f} degrees rms, of an error estimated at "
+        f"{values['rotation_prior_degrees']:.2f}",
+        "shift": f"offsets by {values['shift_pixels']:.2f} px, of {values['shift_prior_pixels']:.2f}",
+        "contrast": f"contrast, which varies by {100 * values['contrast_prior']:.0f} %",
+        "defocus": f"defocus by {values['defocus_angstrom']:.0f} A, of {values['defocus_prior_angstrom']:.0f}",
+    }
+    said = [words[kind] for kind in words if kind in told]
+    log.message(
+        f"corrected: {'; '.join(said)}" if said else "no error of poses, contrast or defocus shows: none is corrected"
+    )
+    if weighs_junk:
+        numbers = (torch.nonzero(~real)[:, 0] + 1).tolist()
+        which = f": {', '.join(map(str, numbers))}" if 0 < len(numbers) <= FEW else ""
+        log.message(f"images that hold no such particle: {len(numbers):,} of {len(real):,}{which}")
+
+
+def write_particles(
+    found: Corrections, problem: Problem, source: Path, out: Path, rows: np.ndarray | None, log: JobLog
+) -> None:
+    """``out``/particles.star: ``source`` with the corrected poses and defocus, where it lists the particles.
+
+    ``rows``: numbers of the particles among those that it lists, where they are a part of them.
+    """
+    if not source.is_file():
+        return
+    if rows is None and find_particle_table(scan_star(source)).n_rows != problem.count:
+        return
+    told, q = estimated_kinds(found.widths), found.mean
+    poses = nuisances.corrected(problem.views, q).rotations.cpu().double().numpy()
+    shift = q[:, nuisances.SHIFT].cpu().double().numpy() * problem.configuration.pixel_size_angstrom
+    defocus = q[:, nuisances.DEFOCUS].cpu().double().numpy()
+    written = write_corrected_star(
+        source,
+        out / "particles.star",
+        rows,
+        poses if {"out of plane", "in plane"} & told else None,
+        shift if "shift" in told else None,
+        defocus if "defocus" in told else None,
+    )
+    log.artifact("particles", out / "particles.star", "particles with corrected poses", particles=written)

@@ -1,0 +1,170 @@
+"""What an image says about its nuisances and latents together, and the posterior that follows.
+
+To first order about the present estimate, the image is linear in v = (q / widths, z): its log-likelihood is a quadratic
+(:func:`linearise`), and under the standard normal prior of v the posterior is a normal distribution, whose evidence one
+Cholesky factor gives for all nested models.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.training import nuisances
+from gaussianem_core.training.corrections import Corrections
+from gaussianem_core.training.forward_model import Views
+from gaussianem_core.training.junk import Junk
+from gaussianem_core.training.latent_posterior import flat
+from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
+from gaussianem_core.training.noise_model import NoiseModel, shell_mean
+from gaussianem_core.training.nuisances import COUNT, ROTATION, SHIFT
+
+
+class Quadratic(NamedTuple):
+    """What B images say about v = (q / widths, z), n = 7 + K numbers, to second order: ``linear`` b (B, n),
+    ``information`` J (B, n, n), and ``chi2`` (B,), the squared residual at v = 0."""
+
+    linear: torch.Tensor
+    information: torch.Tensor
+    chi2: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor | slice) -> Quadratic:
+        """Those of some images."""
+        return Quadratic(*(value[chosen] for value in self))
+
+    def first(self, count: int) -> Quadratic:
+        """With the first ``count`` numbers alone, the others at 0."""
+        return Quadratic(self.linear[:, :count], self.information[:, :count, :count], self.chi2)
+
+
+def quadratic(jacobian: torch.Tensor, residual: torch.Tensor, v: torch.Tensor) -> Quadratic:
+    """From the derivatives (B, n, P), real and whitened, and the residual model - image (B, P) at ``v`` (B, n)."""
+    information = jacobian @ jacobian.transpose(1, 2)
+    slope = (jacobian @ residual[..., None])[..., 0]
+    along = (information @ v[..., None])[..., 0]
+    chi2 = residual.square().sum(-1) - 2 * (slope * v).sum(-1) + (along * v).sum(-1)
+    return Quadratic(along - slope, information, chi2)
+
+
+class Posterior(NamedTuple):
+    """Of B vectors v: ``mean`` (B, n); ``spread`` L (B, n, n) with covariance L L^T; ``gain`` (B, n), what each number
+    adds to the log-evidence when it joins those before it; ``chi2`` (B,), the squared residual at the mean; and
+    ``cost`` (B,), which the log-evidence lacks beside - chi^2 / 2: of values far from their prior, and of widths."""
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+    gain: torch.Tensor
+    chi2: torch.Tensor
+    cost: torch.Tensor
+
+
+def posterior(found: Quadratic) -> Posterior:
+    """Under the standard normal prior of v: precision J + 1, mean (J + 1)^-1 b.
+
+    The first k numbers are the leading blocks, so that one Cholesky factor gives the evidence of all nested models:
+    nuisances come first, and a component gains what it explains beyond them.
+    """
+    eye = torch.eye(found.linear.shape[1], device=found.linear.device)
+    lower = torch.linalg.cholesky_ex(found.information + eye)[0]
+    white = torch.linalg.solve_triangular(lower, found.linear[..., None], upper=False)
+    mean = torch.linalg.solve_triangular(lower.mT, white, upper=True)[..., 0]
+    spread = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
+    volume = lower.diagonal(dim1=1, dim2=2).log()
+    curved = ((found.information @ mean[..., None])[..., 0] * mean).sum(-1)
+    chi2 = found.chi2 - 2 * (found.linear * mean).sum(-1) + curved
+    cost = 0.5 * mean.square().sum(1) + volume.sum(1)
+    return Posterior(mean, spread, 0.5 * white[..., 0].square() - volume, chi2, cost)
+
+
+def limited(step: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:  # (B, n), (7,) -> (B, n)
+    """A Gauss-Newton step of v, shortened to where the derivatives hold: in degrees, pixels and units of z, not in
+    widths, which may have shrunk since the last visit."""
+    q = step[:, :COUNT] * widths
+    lengths = [q[:, ROTATION].norm(dim=1) / nuisances.LARGEST_TURN, q[:, SHIFT].norm(dim=1) / nuisances.LARGEST_SHIFT]
+    lengths.append(step[:, COUNT:].norm(dim=1) / nuisances.LARGEST_LATENT)
+    return step / torch.stack(lengths).amax(0).clamp_min(1.0)[:, None]
+
+
+def marginal(found: Quadratic) -> Measured:  # -> (B, K), (B, K, K)
+    """What is said of z alone, with q integrated out under its prior: the Schur complement."""
+    j, b = found.information, found.linear
+    root, _ = inverse_root(j[:, :COUNT, :COUNT] + torch.eye(COUNT, device=b.device))
+    half = root.mT @ j[:, :COUNT, COUNT:]
+    rest = root.mT @ b[:, :COUNT, None]
+    return Measured(b[:, COUNT:] - (half.mT @ rest)[..., 0], j[:, COUNT:, COUNT:] - half.mT @ half)
+
+
+def estimate(
+    measured: Quadratic, widths: torch.Tensor, junk: Junk, active: torch.Tensor, seed: int, turn: int, log: JobLog
+) -> tuple[Latents, Corrections]:
+    """Latents with their population, and nuisances, from what all images say about q / ``widths`` and the ``active``
+    latents; arguments as :func:`mixture_prior.estimate_latents`. What is junk says nothing about the population."""
+    latents = estimate_latents(marginal(measured), active, seed, turn, log, junk.probability < 0.5)
+    # Nothing can be said of a particle that is not there: its pose stays as it is given.
+    known = (junk.probability < 0.5)[:, None]
+    mean = torch.where(known, given_latents(measured, latents.values[:, : len(active)][:, active]) * widths, 0.0)
+    samples = [
+        torch.where(known, given_latents(measured, z[:, active], torch.randn_like(mean)) * widths, 0.0)
+        for z in latents.samples
+    ]
+    return latents, Corrections(mean, torch.stack(samples), widths, junk)
+
+
+def given_latents(found: Quadratic, z: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of q / widths (B, 7) where z (B, K) is known, or, with standard normal ``noise`` (B, 7), a draw of it."""
+    j, b = found.information, found.linear
+    root, _ = inverse_root(j[:, :COUNT, :COUNT] + torch.eye(COUNT, device=b.device))
+    pull = b[:, :COUNT] - (j[:, :COUNT, COUNT:] @ z[..., None])[..., 0]
+    white = (root.mT @ pull[..., None])[..., 0]
+    return (root @ (white if noise is None else white + noise)[..., None])[..., 0]
+
+
+class Expectation(NamedTuple):
+    """Of B images: what they say about v = (q / widths, z), its ``posterior``, the value ``next`` (B, 7 + K) that a
+    limited step leads to; and ``jacobian`` (B, n, P) and ``residual`` (B, P) at the posterior mean, whitened."""
+
+    measured: Quadratic
+    posterior: Posterior
+    next: torch.Tensor
+    jacobian: torch.Tensor
+    residual: torch.Tensor
+
+
+def linearise(
+    projected: torch.Tensor,
+    deep: torch.Tensor,
+    views: Views,
+    q: torch.Tensor,
+    z: torch.Tensor,
+    widths: torch.Tensor,
+    image: torch.Tensor,
+    weight: torch.Tensor,
+    difference: float,
+) -> Expectation:
+    """From the spectra ``projected`` (B, 1 + K, D, D//2+1), before the CTF, at z and ``difference`` along each latent,
+    and ``deep`` (B, D, D//2+1), see :func:`nuisances.derivatives`."""
+    contrast = 1 + q[:, nuisances.CONTRAST]
+    scaled = views.transfer(image.shape[-2]) * contrast[:, None, None]
+    root = weight.sqrt()
+    by_q = nuisances.derivatives(projected[:, 0], deep, views, contrast) * widths[:, None, None]
+    by_z = (projected[:, 1:] - projected[:, :1]) * (scaled / difference)[:, None]
+    jacobian = flat(torch.cat([by_q, by_z], dim=1) * root)
+    residual = flat((projected[:, 0] * scaled - image) * root)
+    v = torch.cat([q / widths.clamp_min(1e-30) * (widths > 0), z], dim=1)
+    measured = quadratic(jacobian, residual, v)
+    found = posterior(measured)
+    residual = residual + ((found.mean - v)[:, None] @ jacobian)[:, 0]
+    return Expectation(measured, found, v + limited(found.mean - v, widths), jacobian, residual)
+
+
+def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)
+    """Expected power by shell of the images less their model, over the posterior: the residual at its mean, and what
+    the model varies. Where images do not count, 0."""
+    varied = e.posterior.spread.mT @ e.jacobian
+    squared = e.residual.square() + varied.square().sum(1)
+    box = noise.box
+    squared = squared.unflatten(-1, (box, box // 2 + 1, 2)).sum(-1)
+    back = torch.where(weight > 0, noise.multiplicity / weight.clamp_min(1e-30), 0.0)
+    return shell_mean(squared * back)

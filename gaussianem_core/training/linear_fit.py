@@ -1,0 +1,228 @@
+"""From images to a linear model that has stood the test of images kept aside.
+
+A tenth of the particles never shapes the fields. How likely their images are with 1, 2, ... components, nuisances and
+latents integrated out, tells how many components are real: the others would only follow the noise, and are left out
+from then on. Whether there is anything at all is asked by the evidence itself: the images must be more likely than
+under the best model without components. The same question is asked of motion: at low resolution a domain that is not
+there looks much as one that is elsewhere, and what a wrong displacement does to the details no image tells. So where
+changes of density alone make the held-out images as likely, nothing moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.training import nuisances
+from gaussianem_core.training.forward_model import ForwardModel
+from gaussianem_core.training.joint_posterior import Quadratic
+from gaussianem_core.training.junk import Junk
+from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
+from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.problem import Problem
+from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
+
+RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share of it
+STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
+POSE_PASSES = 2  # with nuisances alone, before there are components
+NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the others are compared with
+ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
+LEAST_ASKED = 3  # held-out particles, below which nothing can be significant
+ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
+ALONE_PARTICLES = 8000  # that are asked about it
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """What was found: the ``model``, its fields those of the components that are real; what the images say about
+    nuisances and latents (``measured``, nuisances in units of ``widths``); which of them are ``junk``; the noise's
+    power by shell; and whether anything ``moves``, or densities alone change."""
+
+    model: Model
+    measured: Quadratic
+    widths: torch.Tensor
+    junk: Junk
+    noise_power: torch.Tensor
+    moves: bool
+
+    @property
+    def count(self) -> int:
+        """Number of components."""
+        return len(self.model.fields.values)
+
+
+def fit(
+    problem: Problem,
+    forward: ForwardModel,
+    noise: NoiseModel,
+    held: Collection[str],
+    weigh_junk: bool,
+    seed: int,
+    log: JobLog,
+) -> LinearFit:
+    """Fit the linear model and choose its components.
+
+    ``held``: nuisances (of ``nuisances.KINDS``) that are taken as given. Raises AbortRequested.
+    """
+    setting = Setting(problem, forward, seed, weigh_junk, log)
+    device, everyone = problem.device, np.arange(problem.count)
+    fields = new_fields(problem.gaussians, problem.movable, forward.zdim, forward.box, seed)
+    model = Model(fields, problem.gaussians, problem.gaussians).copy(forward.zdim, fields.kept)
+    epochs = setting.passes(problem.count, STEPS, EPOCHS)
+    passes = POSE_PASSES + epochs + 1
+    widths = nuisances.first_widths(held, device)
+    none = torch.zeros(problem.count, device=device)
+    state = State(torch.zeros(problem.count, COUNT, device=device), none[:, None][:, :0], none, widths, noise.power)
+    without = model.copy(0, fields.kept)
+    for number in range(POSE_PASSES):
+        band = first_band(setting, state.widths) if number == 0 else 1.0
+        state = regauge(
+            setting, without, visit(setting, without, state, everyone, number, passes, None, band=band).state
+        )
+    model = replace(without, fields=model.fields)
+    state = state._replace(z=torch.zeros(problem.count, forward.zdim, device=device))
+    optimiser = model.optimiser(RATE)
+    for epoch in range(epochs):
+        set_rate(optimiser, falling_rate(epoch, epochs))
+        found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser)
+        state = regauge(setting, model, found.state)
+    state = principal_axes(model, state)
+    found = visit(setting, model, state, everyone, passes - 1, passes, None)
+    count, gain = real_components(setting, model, found)
+    if count:
+        words = f"{count} of {forward.zdim} components are real, {gain:.2f} nats a held-out particle"
+        log.message(f"linear model: {words}")
+    else:
+        log.message("linear model: no component stands above the noise: nothing to find", "warning")
+    log.metric("linear model", passes, float(passes), components=float(count), gain=gain)
+    kept, moves = model.copy(count, fields.kept), True
+    if count:
+        kept, found, moves = choose_motion(setting, kept, found)
+    return LinearFit(
+        kept, found.measured.first(COUNT + count), found.widths, found.junk, found.state.noise_power, moves
+    )
+
+
+def principal_axes(model: Model, state: State) -> State:
+    """Turn latents and fields so that axes along which the latents vary most come first; the prior is the same in all
+    directions."""
+    with torch.no_grad():
+        z = state.z[state.junk < 0.5]
+        if len(z) < 2:
+            return state
+        axes = torch.linalg.eigh(torch.cov(z.T.cpu().double()).reshape(z.shape[1], -1))[1].flip(1)
+        axes = axes.to(z.device, torch.float32)
+        model.fields.values.copy_(torch.einsum("kcd,kl->lcd", model.fields.values, axes))
+    return state._replace(z=state.z @ axes)
+
+
+def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, float]:
+    """How many components are real, and what they gain (nats a held-out particle) over the model without any.
+
+    Those that gain over the ones before them are candidates; together they must then make the held-out images more
+    likely than a model without components does that was fitted on by itself, poses, contrasts and densities too.
+    """
+    asked = setting.held_out & (found.junk.probability < 0.5)
+    count, gain = choose_components(found.gains[asked].cpu().double().numpy())
+    if not count:
+        return 0, 0.0
+    everyone = np.arange(setting.problem.count)
+    none = model.copy(0, model.fields.kept)
+    optimiser = none.optimiser(NULL_RATE * RATE)
+    state = found.state._replace(z=found.state.z[:, :0])
+    for number in range(NULL_PASSES + 1):
+        of = optimiser if number < NULL_PASSES else None
+        null = visit(setting, none, state, everyone, number, NULL_PASSES + 1, of, stage="without components")
+        state = null.state._replace(
+            noise_power=found.state.noise_power
+        )  # what is compared must not differ in the noise
+    rest = found.gains[:, -1] - found.gains[:, count - 1]
+    more = (found.evidence - rest - null.evidence)[asked].double()
+    error = float(more.std() / len(more) ** 0.5)
+    setting.log.message(
+        f"{count} components make a held-out image {more.mean():.2f} nats more likely (standard error {error:.2f}) "
+        "than corrected poses alone"
+    )
+    return (count, float(more.mean())) if significant(more.cpu().numpy()) else (0, 0.0)
+
+
+def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, Visit, bool]:
+    """The model without motion, what a pass with it found, and False, unless that with ``both`` motion and change of
+    density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
+    the same few steps first."""
+    log, everyone, count = setting.log, np.arange(setting.problem.count), len(both.fields.values)
+    some = np.random.default_rng([setting.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
+    asked = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
+    asked[torch.from_numpy(some).to(setting.device)] = True
+    asked &= setting.held_out & (found.junk.probability < 0.5)
+    epochs = setting.passes(len(some), ALONE_STEPS, ALONE_EPOCHS)
+    start = found.state._replace(z=found.state.z[:, :count])
+    evidence = []
+    for kept in (ALL, COMPOSITION):
+        state, model = start, both.copy(count, torch.tensor(kept, device=setting.device))
+        optimiser = model.optimiser(ALONE_RATE * RATE)
+        for epoch in range(epochs + 1):
+            if epoch == epochs - 1:
+                set_rate(optimiser, LAST_RATE * RATE)
+            of = optimiser if epoch < epochs else None
+            last = visit(setting, model, state, some, epoch, epochs + 1, of, stage="motion or composition")
+            state = last.state._replace(noise_power=start.noise_power)
+        evidence.append(last.evidence[asked].double())
+    more = evidence[0] - evidence[1]
+    error = float(more.std() / max(len(more), 1) ** 0.5)
+    words = f"it gains {more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
+    if significant(more.cpu().numpy()):
+        log.message(f"motion is real: {words}, over changes of composition alone")
+        return both, found, True
+    log.message(f"composition alone changes, motion is left out: {words}")
+    if len(some) < len(everyone):
+        optimiser = model.optimiser(LAST_RATE * RATE)
+        for epoch, of in enumerate((optimiser, None)):
+            last = visit(setting, model, state, everyone, epoch, 2, of, stage="motion or composition")
+            state = last.state
+    return model, last, False
+
+
+def falling_rate(epoch: int, epochs: int) -> float:
+    """From RATE to LAST_RATE of it along a cosine."""
+    done = epoch / max(epochs - 1, 1)
+    return RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def first_band(setting: Setting, widths: torch.Tensor) -> float:
+    """Resolution (cycles/pixel) to which poses as wrong as ``widths`` say can be put right at once: there a typical
+    Gaussian is a sixth of a wavelength from its place."""
+    gaussians = setting.problem.gaussians
+    mass = gaussians.densities * gaussians.sigmas**3
+    centre = (mass[:, None] * gaussians.positions).sum(0) / mass.sum()
+    squared = (mass * (gaussians.positions - centre).square().sum(1)).sum() / mass.sum()
+    apart = float(widths[0]) * float(squared.sqrt()) * setting.forward.box / 2
+    return 1 / (2 * math.pi * max(math.hypot(apart, float(widths[3])), 1e-6))
+
+
+def significant(more: np.ndarray) -> bool:  # (H,)
+    """Whether held-out images favour one model over another, by ``more`` nats each.
+
+    Together they must give odds of ODDS to 1: had the other model made them, that would happen once in ODDS times at
+    most (Markov's inequality), however the gains are distributed. And it must not hang on a few of them: the mean is
+    ERRORS standard errors above 0.
+    """
+    if len(more) < LEAST_ASKED or more.sum() < math.log(ODDS):
+        return False
+    return bool(more.mean() > ERRORS * more.std(ddof=1) / math.sqrt(len(more)))
+
+
+def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', nats
+    """The last component whose gain on held-out particles is significantly above 0, 0 if there is none.
+
+    ``gains``: log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
+    """
+    steps = np.diff(gains, axis=1, prepend=0.0)
+    real = [number for number, step in enumerate(steps.T) if significant(step)]
+    count = real[-1] + 1 if real else 0
+    return count, float(gains[:, count - 1].mean()) if count else 0.0

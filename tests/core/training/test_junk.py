@@ -1,0 +1,54 @@
+"""Junk among images: told by the evidence, whatever its brightness."""
+
+from __future__ import annotations
+
+import torch
+
+from gaussianem_core.training.junk import broken, find_junk
+
+SHELLS, PARTICLES, JUNK = 24, 900, 100
+
+
+def dataset(strength: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """chi^2 at the best fit, cost, noise power, image power (N, S) and sizes: the first images hold a particle whose
+    signal has ``strength`` times the noise's power at low frequencies, the rest noise alone."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.arange(SHELLS) * 6.0 + 1
+    noise = 1 + torch.exp(-torch.arange(SHELLS) / 4)
+    signal = strength * torch.exp(-torch.arange(SHELLS) / 3)
+    count = PARTICLES + JUNK
+    # Mean of n squared normal numbers, near enough normal itself.
+    left = noise * (1 + (2 / sizes).sqrt() * torch.randn(count, SHELLS, generator=generator)).clamp_min(0.05)
+    present = (torch.arange(count) < PARTICLES)[:, None]
+    power = left + present * signal
+    chi2 = (left / noise)[:, 1:] @ sizes[1:]
+    cost = torch.where(present[:, 0], 8.0, 20.0)  # a fit of no contrast is far from the prior
+    return chi2, cost, noise, power, sizes
+
+
+def test_noise_is_told_from_particles() -> None:
+    chi2, cost, noise, power, sizes = dataset(0.8)
+    found = find_junk(chi2, cost, noise, power, sizes)
+    real = torch.arange(len(chi2)) < PARTICLES
+    higher = (found.evidence[real][:, None] > found.evidence[~real]).float().mean()
+    assert higher > 0.99, "area under the ROC"
+    assert found.probability[real].mean() < 0.01 and found.probability[~real].mean() > 0.9
+    assert abs(float(found.share) - JUNK / len(chi2)) < 0.02
+
+
+def test_clean_data_have_none() -> None:
+    chi2, cost, noise, power, sizes = (value[:PARTICLES] if len(value) > SHELLS else value for value in dataset(0.8))
+    found = find_junk(chi2, cost, noise, power, sizes)
+    assert (found.probability < 0.5).all() and found.share < 2e-3
+
+
+def test_an_image_a_million_times_too_bright_is_junk_and_changes_nothing_for_the_others() -> None:
+    chi2, cost, noise, power, sizes = dataset(0.8)
+    before = find_junk(chi2, cost, noise, power, sizes)
+    chi2[0], power[0], cost[0] = chi2[0] * 1e12, power[0] * 1e12, 1e13
+    chi2[1], cost[1] = torch.nan, torch.nan  # what arithmetic may leave of such an image
+    found = find_junk(chi2, cost, noise, power, sizes)
+    assert (found.probability[:2] == 1).all() and torch.isfinite(found.evidence).all()
+    torch.testing.assert_close(found.probability[2:], before.probability[2:], atol=0.02, rtol=0.0)
+    assert broken(power.sum(1)).nonzero()[:, 0].tolist() == [0]
+    assert broken(torch.zeros(3)).all(), "images without power show nothing"
