@@ -2,7 +2,7 @@
 
 ``ctf.npy`` is (N, 9): box, pixel size (A), defocus U and V (A, underfocus positive), astigmatism angle (degrees),
 voltage (kV), spherical aberration (mm), amplitude contrast, phase shift (degrees; NaN means 0). Box and pixel size
-are those of the written stack.
+are those of the written stack. What else changes an image stands in ``aberrations.npz`` beside it.
 
 Sign: negative at low resolution, so that density times CTF is a dark protein (the published code's choice, kept for
 its checkpoints). RELION's particles have white protein: they are multiplied by -1 when read (``invert_contrast`` in
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import ABERRATIONS, load_aberrations
+from gaussianem_core.imaging.optics import wavelength_angstrom, zernike_sum
 
 if TYPE_CHECKING:
     import torch
@@ -37,20 +39,20 @@ COLUMNS = (
     "amplitude contrast",
     "phase shift (deg)",
 )
+EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor")
+"""Columns that may follow, and even Zernike coefficients behind them (see ``aberrations``)."""
 
 
-def wavelength_angstrom(voltage_kv: Array) -> Array:
-    """Relativistic electron wavelength in Angstrom (Reimer and Kohl, Transmission Electron Microscopy, eq. 2.5)."""
-    volts = voltage_kv * 1e3
-    return 12.2643247 / (volts * (1 + 0.978466e-6 * volts)) ** 0.5
-
-
-def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+1)
+def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
     """CTF on the ``rfft2`` grid (zero frequency first) of images with ``box`` pixels of ``parameters[..., 1]`` A.
 
     Tensors are computed in float32, arrays in their own precision.
     Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
     chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
+
+    With the columns ``EXTRA``, B, s, p and f, and T even Zernike coefficients, whose sum E(k) is subtracted from chi,
+    C = -sin(chi - E), and the transfer is s exp(-B k^2 / 4) times C; or -|C| with p = 1, for phase-flipped images; or,
+    with f > 0, for images that were multiplied by their CTF, C |C| / sqrt(C^2 + f^2) (see ``correction``).
     """
     xp, where = _library(parameters)
     p: Any = parameters
@@ -64,7 +66,15 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+
     twice = 2 * (xp.arctan2(ky, kx) - xp.deg2rad(angle))
     defocus = 0.5 * (df_u + df_v + (df_u - df_v) * xp.cos(twice))
     chi = xp.pi * lam * k2 * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
-    return -xp.sin(chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast))
+    chi = chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast)
+    if p.shape[-1] == len(COLUMNS):
+        return -xp.sin(chi)
+    bfactor, scale, flipped, floor = (p[..., i, None, None] for i in range(9, 13))
+    value = -xp.sin(chi - zernike_sum(p[..., 13:], kx, ky, odd=False))
+    value = xp.where(flipped > 0, -abs(value), value)
+    size = xp.sqrt(xp.square(value) + xp.square(floor))
+    value = xp.where(floor > 0, value * abs(value) / (size + (floor == 0)), value)
+    return scale * xp.exp(-0.25 * bfactor * k2) * value
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)
@@ -80,10 +90,11 @@ def _library(array: np.ndarray | torch.Tensor) -> tuple[Any, dict[str, torch.dev
     return sys.modules["torch"], {"device": array.device}  # there is a tensor, so torch is loaded
 
 
-def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
-    """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0.
+def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 13 + T) float32
+    """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0, and behind them the columns that
+    ``aberrations.npz`` beside it adds (see :func:`ctf`).
 
-    Raises InputError if the file cannot be read, has another shape, or holds other values that are not finite.
+    Raises InputError if a file cannot be read, has another shape, or holds other values that are not finite.
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -97,4 +108,7 @@ def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise InputError("ctf", "must be finite", f"row {row}: {COLUMNS[column]}", "Mend it, preprocess again.")
-    return values
+    beside = Path(path).with_name(ABERRATIONS)
+    if not beside.exists():
+        return values
+    return np.concatenate([values, load_aberrations(beside, len(values)).extra_columns()], axis=1)

@@ -30,7 +30,7 @@ class Problem:
     movable: torch.Tensor | None  # (M,) bool
     rotations: torch.Tensor  # (N, 3, 3)
     shifts: torch.Tensor  # (N, 2) pixels
-    ctf: torch.Tensor  # (N, 9)
+    ctf: torch.Tensor  # (N, 9 or more), see ``ctf``
     feed: ImageFeed
 
     @property

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.ctf import ctf, load_ctf
 from gaussianem_core.imaging.pose import load_poses
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_gui.explorer.sources import Sources
@@ -64,7 +64,7 @@ def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> 
     """Transfer from a projection to the stack's image: the CTF, negative where the stack's molecule is white."""
     if sources.ctf is None:
         raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
-    parameters = np.load(sources.ctf, allow_pickle=False)[rows].astype(np.float64)
+    parameters = load_ctf(sources.ctf)[rows].astype(np.float64)
     cfg = json.loads(sources.cfg.read_text()).get("cfg", {})
     return ctf(parameters, box) * (-1.0 if cfg.get("invert_contrast", True) else 1.0)
 
