@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 from gaussianem_core import __version__
-from gaussianem_core.errors import AbortRequested, InputError, ResourceError
+from gaussianem_core.errors import AbortRequested, InputError, ResourceError, ResultError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain, load_options
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
@@ -45,6 +46,9 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see ``events``)."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not end a job
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Threads of torch and numba that wait for work must not spin: on a busy machine, or for each other's cores, that
     # made small steps 40 times slower. Only read when those libraries load.
     for name, value in WAITING.items():
@@ -103,15 +107,22 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         gpus = [g for g in getattr(options, "gpus", "").split(",") if g]
         if gpus and "RANK" not in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
-            if len(gpus) > 1:
+            if len(gpus) > 1 and gpus_present(len(gpus), options):
                 return _launch_ranks(len(gpus), command, directory)
         with Terminal() as terminal, JobLog(directory, ["gaussianem", *command], __version__, terminal.show) as log:
             job = importlib.import_module(f"gaussianem_core.commands.{options.job_type}")
             target = directory / OPTIONS
-            before = target.read_text() if target.exists() else None
+            before = target.read_text(errors="replace") if target.is_file() else None
             if before != options_json(options):
                 write_atomically(target, options_json(options))
             try:
+                if gpus and not gpus_present(len(gpus), options):
+                    raise InputError(
+                        "--gpus",
+                        "must name GPUs of this machine that torch can use",
+                        ",".join(gpus),
+                        "Check nvidia-smi and that torch is a CUDA build, or leave it out to train on the CPU.",
+                    )
                 job.run(options, log)
             except InputError:
                 if before is not None:  # what made the results that are there
@@ -128,7 +139,7 @@ def run_job(options: JobOptions, command: list[str]) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the others say the same
             print(f"{prefix}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (ResourceError, MemoryError) as error:
+    except (ResourceError, ResultError, MemoryError) as error:
         print(f"{prefix}: {error or 'out of memory'}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
@@ -174,6 +185,15 @@ def visible_gpus(wanted: list[str], visible: str | None) -> str:
         ",".join(wanted),
         f"Choose from {','.join(present) or 'none'}.",
     )
+
+
+def gpus_present(count: int, options: JobOptions) -> bool:
+    """Whether torch sees ``count`` GPUs; for a job that is to compute on the CPU they are numbers of processes."""
+    if getattr(options, "device", "auto") == "cpu":
+        return True
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.device_count() >= count
 
 
 def _launch_ranks(count: int, command: list[str], directory: Path) -> int:

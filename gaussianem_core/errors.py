@@ -1,6 +1,21 @@
-"""Errors that a user can act on."""
+"""Errors that a user can act on, and text from files made fit to be shown."""
 
 from __future__ import annotations
+
+import re
+
+# Control characters (a terminal obeys them; line breaks and tabs stay), what turns the direction of writing, and the
+# halves of characters by which Python stands for bytes that are no UTF-8.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 2000  # characters of a value that a message repeats
+
+
+def printable(text: object) -> str:
+    """``text`` with every character that a terminal would obey, or could not encode, written out (``\\x1b``).
+
+    Names of columns, files and jobs come from files that others wrote: whatever shows such text calls this.
+    """
+    return _UNSHOWN.sub(lambda found: ascii(found.group())[1:-1], str(text))
 
 
 class InputError(ValueError):
@@ -16,7 +31,10 @@ class InputError(ValueError):
 
     def __init__(self, argument: str, rule: str, value: object, remedy: str) -> None:
         self.argument, self.rule, self.value, self.remedy = argument, rule, value, remedy
-        super().__init__(f"{argument}: {rule} (got {value}). {remedy}")
+        shown = str(value)
+        if len(shown) > _LONGEST:
+            shown = shown[:_LONGEST] + " ..."
+        super().__init__(printable(f"{argument}: {rule} (got {shown}). {remedy}"))
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         return InputError, (self.argument, self.rule, self.value, self.remedy)
@@ -28,3 +46,7 @@ class AbortRequested(Exception):
 
 class ResourceError(RuntimeError):
     """The machine cannot do it (disk full, GPU memory, CUDA absent); the message says what would fit."""
+
+
+class ResultError(RuntimeError):
+    """What was computed cannot be a result (NaN, infinite values); the message says what, and nothing of it is kept."""

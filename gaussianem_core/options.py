@@ -26,9 +26,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.ranges import RANGES
+from gaussianem_core.runtime.readers import read_json_object
 
 Device = Literal["auto", "cpu", "cuda"]
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
+
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's, scikit-learn's and torch's generators alike
+LARGEST_WEIGHT = 1e6  # of a term of a loss
+LARGEST_BOX = 16384
+LARGEST_GPU = 1023
 
 
 def option(
@@ -49,10 +57,15 @@ def option(
     return Field(default, description=help, json_schema_extra={**hints, "advanced": advanced, "alias": alias}, **bounds)
 
 
+def within(name: str) -> dict[str, Any]:
+    """Bounds of an option that is a value of a microscope or an image (see ``ranges``)."""
+    return {"ge": RANGES[name].low, "le": RANGES[name].high}
+
+
 class JobOptions(BaseModel):
     """What every job has: where its output goes and how it runs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     job_type: ClassVar[str] = ""
     title: ClassVar[str] = ""
@@ -65,6 +78,14 @@ class JobOptions(BaseModel):
         advanced=True,
     )
     overwrite: bool = option(False, "replace output that exists", group="Output", advanced=True)
+
+    @field_validator("*")
+    @classmethod
+    def _nameable(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("must not hold a NUL character, which no file's name has")
+        return value
 
     def output_directory(self) -> Path:
         """Directory that receives everything this job writes."""
@@ -149,6 +170,7 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         group="Images",
         unit="px",
         ge=8,
+        le=LARGEST_BOX,
         advanced=True,
     )
     apix: float | None = option(
@@ -156,8 +178,8 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         "pixel size of the particle images; checked when given, else read",
         group="Images",
         unit="A/px",
-        gt=0,
         advanced=True,
+        **within("pixel size"),
     )
     voltage: float | None = option(
         None,
@@ -189,8 +211,9 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         group="Images",
         unit="px",
         ge=8,
+        le=LARGEST_BOX,
     )
-    downsample_batch: int = option(5000, "images cropped at once", group="Images", ge=1, advanced=True)
+    downsample_batch: int = option(5000, "images cropped at once", group="Images", ge=1, le=1_000_000, advanced=True)
     symmetry: str = option(
         "C1",
         "point group of the molecule (C2, D2, T, O, I, ... as RELION has them): a row for each symmetry mate of a "
@@ -219,10 +242,12 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     max_gaussians: int = option(
         20000, "never more Gaussians than this", group="Gaussians", ge=16, le=200000, advanced=True
     )
-    scale_min: float = option(0.5, "smallest width (sigma)", group="Gaussians", unit="px", gt=0, advanced=True)
-    scale_max: float = option(1.0, "largest width (sigma)", group="Gaussians", unit="px", gt=0, advanced=True)
+    scale_min: float = option(0.5, "smallest width (sigma)", group="Gaussians", unit="px", gt=0, le=1000, advanced=True)
+    scale_max: float = option(1.0, "largest width (sigma)", group="Gaussians", unit="px", gt=0, le=1000, advanced=True)
     epoch: int = option(2, "epochs of the consensus fit", group="Consensus fit", ge=0, le=1000)
-    batch_size: int = option(4, "images per step of the consensus fit", group="Consensus fit", ge=1, advanced=True)
+    batch_size: int = option(
+        4, "images per step of the consensus fit", group="Consensus fit", ge=1, le=65536, advanced=True
+    )
     consensus_recipe: Literal["default", "published"] = option(
         "default",
         "to the map, then to images by the squared error; or the published L1 error alone",
@@ -232,7 +257,7 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
     output: str = option(
         "preprocess", "name of the output folder under the project directory", group="Output", widget="directory"
     )
-    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, advanced=True)
+    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, le=LARGEST_SEED, advanced=True)
 
     @field_validator("map_thres")
     @classmethod
@@ -319,13 +344,14 @@ class TrainOptions(ComputeOptions, JobOptions):
         group="Training",
     )
     lr: float | None = option(
-        None, "learning rate of the network; without it the recipe's", group="Training", gt=0, advanced=True
+        None, "learning rate of the network; without it the recipe's", group="Training", gt=0, le=10, advanced=True
     )
     lr_latent: float | None = option(
         None,
         "learning rate of the per-particle latents; without it the recipe's",
         group="Training",
         gt=0,
+        le=10,
         advanced=True,
     )
     latents: Literal["auto", "linear", "encoder", "free", "both"] = option(
@@ -335,25 +361,39 @@ class TrainOptions(ComputeOptions, JobOptions):
         group="Training",
         advanced=True,
     )
-    warmup_steps: int = option(200, "steps of linear learning-rate warm-up", group="Training", ge=0, advanced=True)
+    warmup_steps: int = option(
+        200, "steps of linear learning-rate warm-up", group="Training", ge=0, le=10_000_000, advanced=True
+    )
     beta: float | None = option(
-        None, "weight of the KL term; without it the recipe's", group="Losses", ge=0, advanced=True
+        None, "weight of the KL term; without it the recipe's", group="Losses", ge=0, le=LARGEST_WEIGHT, advanced=True
     )
     w_embedding: float | None = option(
-        None, "weight of the neighbours' embedding term", group="Losses", ge=0, advanced=True
+        None, "weight of the neighbours' embedding term", group="Losses", ge=0, le=LARGEST_WEIGHT, advanced=True
     )
     w_distance: float | None = option(
-        None, "weight of the change of neighbour distances", group="Losses", ge=0, advanced=True
+        None, "weight of the change of neighbour distances", group="Losses", ge=0, le=LARGEST_WEIGHT, advanced=True
     )
     w_direction: float | None = option(
-        None, "weight of the neighbours' common direction", group="Losses", ge=0, advanced=True
+        None, "weight of the neighbours' common direction", group="Losses", ge=0, le=LARGEST_WEIGHT, advanced=True
     )
-    w_spacing: float | None = option(None, "weight of the even spacing term", group="Losses", ge=0, advanced=True)
+    w_spacing: float | None = option(
+        None, "weight of the even spacing term", group="Losses", ge=0, le=LARGEST_WEIGHT, advanced=True
+    )
     w_latent: float | None = option(
-        None, "weight of the latent neighbour term (from the third epoch)", group="Losses", ge=0, advanced=True
+        None,
+        "weight of the latent neighbour term (from the third epoch)",
+        group="Losses",
+        ge=0,
+        le=LARGEST_WEIGHT,
+        advanced=True,
     )
     pairs: int | None = option(
-        None, "neighbour pairs drawn per step, 0 for all; without it the recipe's", group="Losses", ge=0, advanced=True
+        None,
+        "neighbour pairs drawn per step, 0 for all; without it the recipe's",
+        group="Losses",
+        ge=0,
+        le=100_000_000,
+        advanced=True,
     )
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
@@ -378,13 +418,16 @@ class TrainOptions(ComputeOptions, JobOptions):
         group="Trust",
         advanced=True,
     )
-    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, advanced=True)
+    seed: int = option(0, "seed of every random choice", group="Compute", ge=0, le=LARGEST_SEED, advanced=True)
 
     @field_validator("gpus")
     @classmethod
     def _gpus(cls, value: str) -> str:
-        if not re.fullmatch(r"(\d+(,\d+)*)?", value):
+        if not re.fullmatch(r"([0-9]{1,6}(,[0-9]{1,6})*)?", value):
             raise ValueError("must be GPU numbers separated by commas, as in 0,1")
+        numbers = [int(number) for number in value.split(",") if number]
+        if len(set(numbers)) < len(numbers) or max(numbers, default=0) > LARGEST_GPU:
+            raise ValueError(f"must name each GPU once, by a number up to {LARGEST_GPU}")
         return value
 
 
@@ -487,7 +530,7 @@ class AnalyzeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, J
         advanced=True,
     )
     no_umap: bool = option(False, "skip UMAP even if it is installed", group="Analysis", advanced=True)
-    seed: int = option(0, "seed of k-means and UMAP", group="Compute", ge=0, advanced=True)
+    seed: int = option(0, "seed of k-means and UMAP", group="Compute", ge=0, le=LARGEST_SEED, advanced=True)
 
     @model_validator(mode="after")
     def _percentiles(self) -> AnalyzeOptions:
@@ -553,21 +596,28 @@ class SimulateOptions(ComputeOptions, JobOptions):
         filter="*.pdb *.cif *.npz *.ply",
     )
     output: str = option("simulated", "directory of the output", group="Output", widget="directory")
-    particles: int = option(2000, "number of particle images", group="Images", ge=1)
+    particles: int = option(2000, "number of particle images", group="Images", ge=1, le=100_000_000)
     box: int = option(64, "box", group="Images", unit="px", ge=8, le=1024)
-    apix: float = option(3.0, "pixel size", group="Images", unit="A/px", gt=0)
-    snr: float = option(0.1, "signal-to-noise ratio: variance of signal over variance of noise", group="Images", gt=0)
+    apix: float = option(3.0, "pixel size", group="Images", unit="A/px", **within("pixel size"))
+    snr: float = option(
+        0.1, "signal-to-noise ratio: variance of signal over variance of noise", group="Images", gt=0, le=1e6
+    )
     resolution: float | None = option(
-        None, "resolution of an atom's density; without it twice the pixel size", group="Images", unit="A", gt=0
+        None,
+        "resolution of an atom's density; without it twice the pixel size",
+        group="Images",
+        unit="A",
+        gt=0,
+        le=1000,
     )
     no_ctf: bool = option(False, "no CTF", group="CTF")
-    defocus_min: float = option(8000.0, "smallest defocus", group="CTF", unit="A", ge=0)
-    defocus_max: float = option(25000.0, "largest defocus", group="CTF", unit="A", ge=0)
-    astigmatism: float = option(200.0, "largest difference of defocus U and V", group="CTF", unit="A", ge=0)
-    voltage: float = option(300.0, "acceleration voltage", group="CTF", unit="kV", gt=0)
-    cs: float = option(2.7, "spherical aberration", group="CTF", unit="mm", ge=0)
-    amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", ge=0, le=1)
-    shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0)
+    defocus_min: float = option(8000.0, "smallest defocus", group="CTF", unit="A", ge=0, le=RANGES["defocus U"].high)
+    defocus_max: float = option(25000.0, "largest defocus", group="CTF", unit="A", ge=0, le=RANGES["defocus U"].high)
+    astigmatism: float = option(200.0, "largest difference of defocus U and V", group="CTF", unit="A", ge=0, le=100_000)
+    voltage: float = option(300.0, "acceleration voltage", group="CTF", unit="kV", **within("voltage"))
+    cs: float = option(2.7, "spherical aberration", group="CTF", unit="mm", **within("spherical aberration"))
+    amplitude_contrast: float = option(0.1, "amplitude contrast", group="CTF", **within("amplitude contrast"))
+    shift: float = option(2.0, "standard deviation of the particles' offsets", group="Images", unit="px", ge=0, le=1000)
     poses: str = option(
         "",
         "take orientations and CTFs from these particles (.star); without it views from everywhere, and the CTF above",
@@ -579,10 +629,21 @@ class SimulateOptions(ComputeOptions, JobOptions):
         0.0, "error of the orientations in the particles file, rms", group="Views and errors", unit="deg", ge=0, le=180
     )
     shift_error: float = option(
-        0.0, "error of the offsets in the particles file, rms in x and in y", group="Views and errors", unit="px", ge=0
+        0.0,
+        "error of the offsets in the particles file, rms in x and in y",
+        group="Views and errors",
+        unit="px",
+        ge=0,
+        le=1000,
     )
     defocus_error: float = option(
-        0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0
+        0.0, "error of the defocus in the particles file, rms", group="Views and errors", unit="A", ge=0, le=100_000
+    )
+    consensus: Literal["exact", "reconstructed"] = option(
+        "exact",
+        "the mean of the true maps, or the FSC-weighted map that these images give with the poses of the particles "
+        "file, and its half maps",
+        group="Views and errors",
     )
     contrast_spread: float = option(
         0.0, "standard deviation of the logarithm of the particles' contrast", group="Images", ge=0, le=2
@@ -593,7 +654,11 @@ class SimulateOptions(ComputeOptions, JobOptions):
         group="Images",
     )
     gradient: float = option(
-        0.0, "ramp of the background from centre to edge, in standard deviations of the noise", group="Images", ge=0
+        0.0,
+        "ramp of the background from centre to edge, in standard deviations of the noise",
+        group="Images",
+        ge=0,
+        le=1000,
     )
     junk: float = option(0.0, "share of the images that hold no such particle", group="Junk", ge=0, lt=1)
     junk_kinds: str = option(
@@ -628,12 +693,16 @@ class SimulateOptions(ComputeOptions, JobOptions):
         "parts that move independently, separated by semicolons, each as for missing; the rest keeps its first frame",
         group="Motion",
     )
-    seed: int = option(0, "seed of every random choice", group="Images", ge=0)
+    seed: int = option(0, "seed of every random choice", group="Images", ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="after")
     def _one_distribution(self) -> SimulateOptions:
         if self.basins and self.states == "endpoints":
             raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
+        if self.defocus_min > self.defocus_max:
+            raise ValueError(
+                f"defocus_min must not exceed defocus_max, {self.defocus_max:g} (got {self.defocus_min:g})"
+            )
         return self
 
 
@@ -654,7 +723,9 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         filter="*.pkl",
         produces="latents",
     )
-    volumes: int = option(100, "particles whose volume is compared with the truth", group="Evaluation", ge=1)
+    volumes: int = option(
+        100, "particles whose volume is compared with the truth", group="Evaluation", ge=1, le=1_000_000
+    )
     mask: str = option(
         "",
         "MRC mask for the masked figures; without it one around the consensus",
@@ -662,8 +733,22 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
         widget="mask",
         filter="*.mrc",
     )
+    consensus_map: str = option(
+        "",
+        "map that the refinement gave, to compare with; without it consensus.mrc beside the truth, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.mrc *.map",
+    )
+    particles: str = option(
+        "",
+        "particles with corrected poses, to be scored; without it particles.star beside the latents, if there is one",
+        group="Input",
+        widget="file",
+        filter="*.star",
+    )
     output: str = option("evaluate", "directory of the output", group="Output", widget="directory")
-    seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0)
+    seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0, le=LARGEST_SEED)
 
 
 class MorphOptions(ModelOptions, ComputeOptions, JobOptions):
@@ -761,12 +846,7 @@ def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
 
     Raises InputError if the file cannot be read, is no JSON object, or holds an unknown or invalid option.
     """
-    try:
-        values = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError("--options", "must be a readable JSON file", path, f"{error}.") from error
-    if not isinstance(values, dict):
-        raise InputError("--options", "must hold a JSON object", path, "Use an options.json written by a job.")
+    values = read_json_object(path, "--options", "Use an options.json written by a job.")
     if values.pop("job_type", model.job_type) != model.job_type:
         raise InputError("--options", f"must be of a {model.job_type} job", path, "Use that job's options.json.")
     unknown = sorted(set(values) - set(model.model_fields))

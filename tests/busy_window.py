@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QApplication
 
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.project_model import ProjectModel
-from gaussianem_gui.views.toolkit import widgets
+from gaussianem_gui.views.toolkit import notices
 from gaussianem_gui.views.window.main_window import MainWindow
 
 
@@ -47,7 +47,7 @@ def use(root: str, journal: str, seed: int) -> None:
         plain(self, what, function, done, *more)
 
     ProjectModel.do = do  # type: ignore[method-assign]
-    widgets.ask = lambda *words, **more: "lock" not in words[1]
+    notices.ask = lambda *words, **more: "lock" not in words[1]
 
     def act() -> None:
         model, page = window.model, window.pane.parameters
@@ -60,17 +60,17 @@ def use(root: str, journal: str, seed: int) -> None:
         what = chance.choice(["new", "new", "new", "clone", "alias", "delete", "abort"])
         waiting = sum(info.status.state is State.SCHEDULED and bool(info.status.detail) for info in model.jobs)
         if what == "new" and waiting < 12:
-            window.new_job("simulate", {"model": "m.pdb"})
+            window.pages.new_job("simulate", {"model": "m.pdb"})
         elif what == "abort":
             running = [info.name for info in model.jobs if info.status.state is State.RUNNING]
             if running:
-                window.open_job(chance.choice(running))
+                window.pages.open_job(chance.choice(running))
                 told("aborts", window.chosen()[0])
                 window.trigger("abort")
         elif ended:
-            window.open_job(chance.choice(ended))
+            window.pages.open_job(chance.choice(ended))
             if what == "alias":
-                window._rename(window.chosen()[0], f"window {seed} {chance.random():.4f}")
+                window.job_actions.rename(window.chosen()[0], f"window {seed} {chance.random():.4f}")
             elif what in ("clone", "delete"):
                 window.trigger(what)
 

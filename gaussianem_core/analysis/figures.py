@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gaussianem_core.io.chimerax import COLOURS
+from gaussianem_core.runtime.files import replacing
 
 STYLE: Any = {
     "font.size": 9,
@@ -40,12 +40,8 @@ def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float
         axes = fig.subplots(rows, columns, squeeze=False)
         yield list(axes.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             fig.savefig(temporary, format="png")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
@@ -56,7 +52,8 @@ def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
         ax = axes[0]
         shells = np.arange(len(fsc["model"]["curve"]))
         frequency = shells / (2 * len(shells)) / fsc["pixel_size_angstrom"]
-        for i, (name, label) in enumerate((("model", "Decoded volumes"), ("consensus", "Consensus"))):
+        names = {"model": "Decoded volumes", "consensus": "Consensus", "consensus_map": "Consensus map"}
+        for i, (name, label) in enumerate((name, label) for name, label in names.items() if name in fsc):
             ax.plot(frequency, fsc[name]["curve"], color=COLOURS[i], label=f"{label}: area {fsc[name]['area']:.3f}")
             ax.plot(
                 frequency,

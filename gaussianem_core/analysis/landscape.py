@@ -256,7 +256,7 @@ def _blur(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class State:
+class StableState:
     """A maximum of the density: cell, place (d,), share of the particles in its basin and its error, the barrier that
     separates it from a denser one in kT (infinite for the densest) with its error."""
 
@@ -273,7 +273,7 @@ class State:
         return not np.isfinite(self.barrier) or self.barrier > 2 * self.barrier_error
 
 
-def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[State], np.ndarray]:
+def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[StableState], np.ndarray]:
     """The stable states, most populated first, and the basin (from 0, -1 for none) of each cell.
 
     Maxima are joined across the lowest pass (persistence); one that is kept must lie ``least_barrier`` kT, and twice
@@ -318,7 +318,9 @@ def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[State
         cell = tuple(int(i) for i in np.unravel_index(peaks[label], density.shape))
         place = np.array([c[i] for c, i in zip(landscape.centres, cell)])
         shares = total[:, inside].sum(axis=1)
-        found.append(State(cell, place, float(density.reshape(-1)[inside].sum()), float(shares.std()), *barrier[label]))
+        found.append(
+            StableState(cell, place, float(density.reshape(-1)[inside].sum()), float(shares.std()), *barrier[label])
+        )
     order = sorted(range(len(found)), key=lambda i: -found[i].share)
     return [found[i] for i in order], np.argsort(order)[final]
 
@@ -437,7 +439,7 @@ def _nearest_on_path(z: np.ndarray, path: np.ndarray) -> tuple[np.ndarray, np.nd
     return place, direction
 
 
-def statement(landscape: Landscape, found: list[State]) -> list[str]:
+def statement(landscape: Landscape, found: list[StableState]) -> list[str]:
     """What the landscape says, and how sure it is, in sentences."""
     sentences = []
     for number, state in enumerate(found, start=1):

@@ -26,7 +26,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MaskRecipe:
     """How a mask is made from a map; lengths in Angstrom."""
 
     level: float
@@ -37,7 +37,7 @@ class Recipe:
     shapes: tuple[Shape, ...] = ()
 
 
-def make_mask(volume: Volume, recipe: Recipe) -> np.ndarray:  # -> (D, D, D) float32 in [0, 1]
+def make_mask(volume: Volume, recipe: MaskRecipe) -> np.ndarray:  # -> (D, D, D) float32 in [0, 1]
     """The mask. Raises InputError if nothing lies above the level, or the shapes leave nothing."""
     pixel = volume.pixel_size_angstrom
     solid = volume.values > recipe.level

@@ -7,7 +7,6 @@ scores, classes, UMAP, one row a particle) and ``particles.star`` (the input's r
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
 from gaussianem_core.options import AnalyzeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically
+from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically, write_json
 
 UMAP_SAMPLE = 50_000
 """UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
@@ -90,7 +89,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
         write_labelled(star, out / "particles.star", z, scores[:, :3], classes)
         log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
     write_plots(options, log, components, scores, classes, nearest, umap, umap_rows, summary, trust)
-    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(out / "summary.json", summary)
     write_atomically(out / "report.md", report.report(summary, trust))
     log.artifact("summary", "summary.json", "figures of the analysis")
     log.message(f"{len(z)} particles, {options.nclass} classes, {n_components} trajectories; contour level {level:.4g}")

@@ -24,7 +24,7 @@ from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
 from gaussianem_core.options import MorphOptions
 from gaussianem_core.runtime.device import choose_device
-from gaussianem_core.runtime.files import temporary_name
+from gaussianem_core.runtime.files import replacing
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
 ROTATION_NEIGHBOURS = 6
@@ -175,12 +175,8 @@ def write_models(structure: gemmi.Structure, frames: list[np.ndarray], path: Pat
             "pdb",
             "Give --format cif.",
         )
-    temporary = temporary_name(path)
-    try:
+    with replacing(path) as temporary:
         if kind == "pdb":
             result.write_pdb(str(temporary))
         else:
             result.make_mmcif_document().write_file(str(temporary))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

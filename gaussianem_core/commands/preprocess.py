@@ -43,8 +43,9 @@ from gaussianem_core.model.detail import CONSENSUS_MAP
 from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
-from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors
+from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
 from gaussianem_core.training import consensus_fit
+from gaussianem_core.training.forward_model import Views
 
 STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "img_stack.mrcs",
@@ -199,6 +200,7 @@ def staged(out: Path) -> Iterator[Path]:
                     (out / name).unlink(missing_ok=True)
             for path in sorted(stage.iterdir(), key=lambda p: p.name == CFG):  # the configuration last
                 os.replace(path, out / path.name)
+            sync_directory(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -456,7 +458,7 @@ def consensus_data(
         np.negative(images, out=images)
     held = torch.from_numpy(images).to(device, dtype)
     arrays = (a[rows].astype(np.float32) for a in (geometry.rotations, geometry.shifts, geometry.ctf))
-    return consensus_fit.ConsensusData(held, *(torch.from_numpy(a).to(device) for a in arrays))
+    return consensus_fit.ConsensusData(held, Views(*(torch.from_numpy(a).to(device) for a in arrays)))
 
 
 def fit_consensus(

@@ -9,7 +9,9 @@ Where errors are asked for, the particles file gives wrong poses, offsets and de
 images are junk. What is true of every particle, and what the file says of it, stands in ``truth.npz``.
 
 ``consensus.mrc`` is the mean of the true maps over the particles, in RELION's scale: the sum of its voxels along the
-beam gives the image. Without CTF the metadata hold defocus 0, Cs 0 and amplitude contrast 1, which is a CTF of 1.
+beam gives the image. A ``reconstructed`` consensus is what a refinement would have left: back-projection of the noisy
+images, junk too, with what the particles file says; two half maps, and their mean weighted by their FSC. Without CTF
+the metadata hold defocus 0, Cs 0 and amplitude contrast 1, which is a CTF of 1.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_weight, weight_shells
 from gaussianem_core.imaging.pose import angles_from_rotations
 from gaussianem_core.io.image_stack import StackWriter, write_map
 from gaussianem_core.io.particle_table import write_star
@@ -32,23 +35,26 @@ from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import check_free_space
 from gaussianem_core.simulation.acquisition import add_background, draw_ctf, misinform, noise_spectrum, take_views
 from gaussianem_core.simulation.ground_truth import Truth, mean_volume, save_truth
+from gaussianem_core.simulation.half_maps import HalfMaps
 from gaussianem_core.simulation.junk import Junk, draw_junk, replace_junk
 from gaussianem_core.simulation.population import draw_truth, stream
 from gaussianem_core.simulation.rendering import batch_size, clean_images, scale_densities, signal_scale
 from gaussianem_core.simulation.trajectory import read_trajectory
 
 RESULTS = ["particles.star", "particles.mrcs", "consensus.mrc", "truth.npz"]
+HALF_MAPS = ["consensus_half1.mrc", "consensus_half2.mrc"]
 
 
 def run(options: SimulateOptions, log: JobLog) -> None:
-    """Write particles.star, particles.mrcs, consensus.mrc and truth.npz into the job directory."""
+    """Write particles.star, particles.mrcs, consensus.mrc, its half maps and truth.npz into the job directory."""
     if options.box % 2:
         raise InputError("option box", "must be even", options.box, f"Give {options.box + 1}.")
     if options.defocus_min > options.defocus_max:
         raise InputError("option defocus_min", "must not exceed defocus_max", options.defocus_min, "Swap them.")
     trajectory = read_trajectory(resolve_input(options, "model"))
     views, other = optional_input(options, "poses"), optional_input(options, "junk_model")
-    refuse_existing(log.directory, RESULTS, options.overwrite)
+    reconstruct = options.consensus == "reconstructed"
+    refuse_existing(log.directory, RESULTS + HALF_MAPS * reconstruct, options.overwrite)
     device = choose_device(options.device)
     images_bytes = options.particles * options.box**2 * 4
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
@@ -78,14 +84,22 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     )
     for line in describe_errors(truth, options):
         log.message(line)
-    consensus = mean_volume(truth, device, options.projector).cpu().numpy() * (2 / options.box)
-    write_map(log.directory / "consensus.mrc", consensus, options.apix)
     save_truth(truth, log.directory / "truth.npz")
-    write_images(truth, junk, factor, options, device, log)
+    half_maps = None
+    if reconstruct:
+        assert truth.given_rotations is not None and truth.given_shifts is not None
+        half_maps = HalfMaps(truth.given_rotations, truth.given_shifts, given, half_sets, options.box, device)
+    write_images(truth, junk, factor, half_maps, options, device, log)
+    with memory_errors("Use a smaller box"):
+        if half_maps is not None:
+            consensus = write_half_maps(half_maps, options, log)
+        else:
+            consensus = mean_volume(truth, device, options.projector) * (2 / options.box)
+    write_map(log.directory / "consensus.mrc", consensus.cpu().numpy(), options.apix)
     write_star(log.directory / "particles.star", star_tables(truth, given, half_sets, options))
     log.artifact("particles", "particles.star", "simulated particles", particles=options.particles, box=options.box)
     log.artifact("stack", "particles.mrcs", "particle images")
-    log.artifact("map", "consensus.mrc", "mean of the true maps")
+    log.artifact("map", "consensus.mrc", "FSC-weighted consensus map" if reconstruct else "mean of the true maps")
     log.artifact("truth", "truth.npz", "true states, poses and volumes")
 
 
@@ -107,9 +121,18 @@ def describe_errors(truth: Truth, options: SimulateOptions) -> list[str]:
 
 
 def write_images(
-    truth: Truth, junk: Junk | None, factor: float, options: SimulateOptions, device: torch.device, log: JobLog
+    truth: Truth,
+    junk: Junk | None,
+    factor: float,
+    half_maps: HalfMaps | None,
+    options: SimulateOptions,
+    device: torch.device,
+    log: JobLog,
 ) -> None:
-    """Render all images in batches, add noise made on the device, and stream them to particles.mrcs."""
+    """Render all images in batches, add noise made on the device, and stream them to particles.mrcs.
+
+    They are added to ``half_maps``, if such are to be made.
+    """
     assert truth.ctf is not None and truth.contrast is not None and truth.noise_power is not None
     noise = torch.Generator(device).manual_seed(options.seed)
     table, contrast = (torch.as_tensor(values, device=device) for values in (truth.ctf, truth.contrast))
@@ -122,6 +145,8 @@ def write_images(
                 if junk is not None:
                     images = replace_junk(images, junk, truth, table, rows, factor, options.projector)
                 images = add_background(images * contrast[rows, None, None], truth.noise_power, options.gradient, noise)
+                if half_maps is not None:
+                    half_maps.add(images, rows.cpu().numpy())
                 ready = images.cpu().numpy()
                 if written is not None:
                     written.result()
@@ -130,6 +155,19 @@ def write_images(
                 log.progress("simulate", done, options.particles)
             if written is not None:
                 written.result()
+
+
+def write_half_maps(half_maps: HalfMaps, options: SimulateOptions, log: JobLog) -> torch.Tensor:
+    """Write the two half maps; their mean, each shell weighted by what the half maps' FSC says of it."""
+    maps = half_maps.solve()
+    for name, half_map in zip(HALF_MAPS, maps):
+        write_map(log.directory / name, half_map.cpu().numpy(), options.apix)
+        log.artifact("map", name, "half map")
+    fsc = fourier_shell_correlation(*maps)
+    below = torch.nonzero(fsc < 0.143).flatten()
+    shell = int(below[0]) if len(below) else options.box // 2
+    log.message(f"half maps agree to {options.box * options.apix / max(shell, 1):.1f} A (FSC 0.143, no mask)")
+    return weight_shells((maps[0] + maps[1]) / 2, fsc_weight(fsc))
 
 
 def star_tables(

@@ -2,16 +2,15 @@
 
 One step: latents of the batch -> deformed Gaussians -> projections -> CTF -> likelihood of the images, plus the KL
 term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from a linear
-model of the motion (see ``subspace``), which finds the order in them; then each particle's latent is its own, brought
-to its maximum a posteriori against its image every few epochs (see ``infer``), while decoder and Gaussians go on
-learning. The published recipe takes them from the image encoder.
+model of the motion (see ``linear_model``), which finds the order in them; from then on they are measured anew against
+the images every few epochs (see ``latent_refinement``), while decoder and Gaussians go on learning. The published
+recipe takes them from the image encoder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 from functools import reduce
 from pathlib import Path
 
@@ -31,12 +30,12 @@ from gaussianem_core.model.gaussians import write_gaussians
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.files import write_atomically, write_json
 from gaussianem_core.runtime.scratch import scratch_copy
-from gaussianem_core.training import latent_refinement, linear_model
-from gaussianem_core.training.problem import load_problem, resolve_stack
-from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.training.trainer import Trainer
+from gaussianem_core.training import latent_refinement, linear_model, mixture_prior, noise_model, teaching
+from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
+from gaussianem_core.training.recipe import Recipe, choose_recipe
+from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
 
 STATE = "training_state.pt"
 WEIGHTS, REFINED = "weights.*.pkl", "point_cloud.ply"
@@ -75,14 +74,14 @@ def run(options: TrainOptions, log: JobLog) -> None:
         if not options.resume and ranks.rank == 0:
             remove_results(out)
         with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
-            train(Trainer(problem, recipe, options, device), log, out)
+            train(problem, recipe, options, log, out)
             if options.half_sets:
-                for half, rows in half_rows(options, problem.count, log).items():
+                for half, rows in half_rows(options, problem.image, log).items():
                     folder = out / half
                     if ranks.rank == 0:
                         folder.mkdir(exist_ok=True)
                     log.message(f"training {half} of the data, {len(rows)} particles, on its own")
-                    train(Trainer(problem.subset(rows), recipe, options, device), log, folder, rows)
+                    train(problem.subset(rows), recipe, options, log, folder, rows)
 
 
 def remove_results(out: Path) -> None:
@@ -93,70 +92,121 @@ def remove_results(out: Path) -> None:
                 path.unlink()
 
 
-def half_rows(options: TrainOptions, count: int, log: JobLog) -> dict[str, np.ndarray]:
-    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or odd and even rows."""
+def half_rows(options: TrainOptions, image: np.ndarray, log: JobLog) -> dict[str, np.ndarray]:
+    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or those of odd and even images."""
     star = Path(options.source_dir) / "particles.star"
     if star.exists() and "rlnRandomSubset" in column_names(star):
         subset = np.asarray(read_particle_column(star, "rlnRandomSubset")).astype(int)
-        if len(subset) == count and set(np.unique(subset)) == {1, 2}:
+        if len(subset) == len(image) and set(np.unique(subset)) == {1, 2}:
             return {half: np.flatnonzero(subset == i) for i, half in enumerate(HALVES, start=1)}
     log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
-    return {half: np.arange(i, count, 2) for i, half in enumerate(HALVES)}
+    return {half: np.flatnonzero(image % 2 == i) for i, half in enumerate(HALVES)}
 
 
-def train(trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None = None) -> None:
-    """The loop: epochs with a checkpoint each, then the latents of all particles, into ``out``.
+def train(
+    problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, rows: np.ndarray | None = None
+) -> None:
+    """From the start, or the checkpoint in ``out``, to the results: epochs with a checkpoint each, then the latents.
 
     ``rows``: numbers of these particles in the whole dataset, where they are a part of it.
     """
-    recipe, main = trainer.recipe, trainer.ranks.rank == 0
-    trainer.estimate_noise()
-    if trainer.options.resume and (out / STATE).exists():
-        remedy = "Start again without --resume, with --overwrite."
-        trainer.restore(load_tensors(out / STATE, "--resume", trainer.state().keys(), remedy))
+    main = distributed().rank == 0
+    if options.resume and (out / STATE).exists():
+        trainer = resume(problem, recipe, options, out / STATE)
         log.message(f"going on from epoch {trainer.epoch}, step {trainer.step_in_epoch}")
-    elif recipe.latents == "linear":
-        linear_model.teach_decoder(trainer, linear_model.fit(trainer, log), log)
-        if main:
+        if main and trainer.epoch and not trainer.step_in_epoch and not weights_of(trainer, out).exists():
+            write_weights(trainer, log, out)  # of a run that was killed before it had written them
+    else:
+        trainer = begin(problem, recipe, options, log)
+        if main and recipe.latents == "linear":
             write_probe(trainer, log, out)
     while trainer.epoch < trainer.epochs:
         try:
             if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
-                hand_over(trainer, log)
+                refine_if_due(trainer, log)
             trainer.run_epoch(log)
         except AbortRequested:
             if main:
                 save_checkpoint(trainer.state(), out / STATE)
             raise
         if main:
-            save_checkpoint(trainer.state(), out / STATE)
-            path = out / f"weights.{trainer.epoch - 1}.pkl"
-            save_checkpoint(trainer.published_state(), path)
-            log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
+            write_weights(trainer, log, out)
             write_probe(trainer, log, out)
+            save_checkpoint(trainer.state(), out / STATE)  # last: a run that is killed here does the epoch again
     figures: dict[str, torch.Tensor] = {}
     if recipe.latents == "encoder":
-        latent_refinement.encode_all(trainer, log)
+        trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
     else:
         if recipe.refine:
-            figures = latent_refinement.refine(trainer, log, recipe.refine, recipe.candidates, 1.0)
-        latent_refinement.teach_encoder(trainer, log)
+            figures = refine_latents(trainer, log, recipe.refine, 1.0)
+        teaching.teach_encoder(trainer, log)
     if main:
         write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
 
 
-def hand_over(trainer: Trainer, log: JobLog) -> None:
+def weights_of(trainer: Trainer, out: Path) -> Path:
+    """Where the network after the epochs behind goes."""
+    return out / f"weights.{trainer.epoch - 1}.pkl"
+
+
+def write_weights(trainer: Trainer, log: JobLog, out: Path) -> None:
+    """The network after the epochs behind."""
+    path = weights_of(trainer, out)
+    save_checkpoint(trainer.published_state(), path)
+    log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
+
+
+def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) -> Trainer:
+    """A new training: with latents from a linear model and a decoder that knows it, or with those of the recipe."""
+    forward = new_forward_model(problem, recipe, options)
+    noise = noise_model.estimate(problem.feed, problem.device, options.seed)
+    if recipe.latents != "linear":
+        return Trainer(problem, recipe, options, forward, noise)
+    linear = linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
+    if not linear.moves:
+        forward.leave_motion_out()
+    noise.power.copy_(linear.noise_power)
+    active = torch.arange(forward.zdim, device=problem.device) < linear.count
+    latents = mixture_prior.estimate_latents(linear.measured, active, options.seed, 0, log)
+    trainer = Trainer(problem, recipe, options, forward, noise, latents)
+    teaching.teach_decoder(trainer, linear.fields, log)
+    return trainer
+
+
+def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) -> Trainer:
+    """The training of a checkpoint, as it was left. Raises InputError if it is damaged or another one's."""
+    forward = new_forward_model(problem, recipe, options)
+    noise = noise_model.estimate(problem.feed, problem.device, options.seed)
+    state = load_tensors(path, "--resume", STATE_ENTRIES, "Start again without --resume, with --overwrite.")
+    if not state["moves"]:
+        forward.leave_motion_out()
+    trainer = Trainer(problem, recipe, options, forward, noise)
+    trainer.restore(state)
+    return trainer
+
+
+def refine_if_due(trainer: Trainer, log: JobLog) -> None:
     """Every latent refined at once: when the encoder's epochs are over, and at the recipe's shares of the training."""
     recipe, epoch = trainer.recipe, trainer.epoch
     if recipe.latents == "encoder" or not recipe.refine:
         return
-    if recipe.latents == "both" and epoch == trainer.handover:
-        latent_refinement.encode_all(trainer, log)
+    if recipe.latents == "both" and epoch == trainer.encoder_epochs:
+        trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
     if epoch in trainer.refinements:
-        rounds = 1 if trainer.led else recipe.refine  # the network goes on learning: once more would be for nothing
-        latent_refinement.refine(trainer, log, rounds, recipe.candidates, recipe.beta)
+        # Where latents are sampled, the network goes on learning: a second round would be for nothing.
+        refine_latents(trainer, log, 1 if trainer.latents_sampled else recipe.refine, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()
+
+
+def refine_latents(trainer: Trainer, log: JobLog, rounds: int, prior: float) -> dict[str, torch.Tensor]:
+    """Refine the trainer's latents; returns the figures of each particle (see ``latent_refinement``)."""
+    found = latent_refinement.refine(trainer, log, rounds, trainer.recipe.candidates, prior)
+    if found.latents is not None:
+        trainer.set_latents(found.latents)
+    else:
+        trainer.table.values.copy_(found.values)
+    return found.figures
 
 
 @torch.no_grad()
@@ -167,8 +217,8 @@ def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
     index = torch.from_numpy(chosen).to(trainer.device)
     rows = index[:PROBE_IMAGES]
     z = trainer.table.mean[index]
-    trainer.model.eval()
-    renderings = trainer.render(z[: len(rows)], rows, trainer.model.embed())[0]
+    forward = trainer.forward.eval()
+    renderings = forward.render(z[: len(rows)], trainer.problem.views.rows(rows), forward.embed())
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -194,13 +244,13 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     generator = np.random.default_rng(trainer.options.seed)
     z = trainer.table.mean.cpu().numpy()
     z = z[generator.permutation(len(z))[:VOLUMES]]
-    configuration, network = trainer.problem.configuration, trainer.model.network
+    configuration, forward = trainer.problem.configuration, trainer.forward
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
     model = TrainedModel(
         configuration,
-        trainer.model.gaussians,
-        network,
-        trainer.model.embed().detach(),
+        forward.gaussians,
+        forward.network,
+        forward.embed().detach(),
         trainer.problem.movable,
         trainer.device,
         backend,
@@ -227,10 +277,10 @@ def write_results(
     if rows is not None:
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)
-    gaussians = trainer.model.gaussians
+    gaussians = trainer.forward.gaussians
     write_gaussians(gaussians, out / REFINED)
-    noise = {"frequency_per_pixel": trainer.frequency.tolist(), "power": trainer.noise_power.tolist()}
-    write_atomically(out / "noise_spectrum.json", json.dumps(noise) + "\n")
+    noise = {"frequency_per_pixel": trainer.noise.frequency.tolist(), "power": trainer.noise.power.tolist()}
+    write_json(out / "noise_spectrum.json", noise)
     log.artifact("checkpoint", weights, "trained network", final=True)
     log.artifact("latents", latents, "latents of all particles")
     log.artifact("gaussians", out / REFINED, "refined consensus Gaussians")

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.optics import wavelength_angstrom, zernike_sum
 from gaussianem_core.runtime.files import atomic_write
+from gaussianem_core.runtime.readers import read_npz
 
 ABERRATIONS = "aberrations.npz"
 NEGLIGIBLE_MAGNIFICATION = 1e-4  # moves a pixel at the edge of a box of 200 by a hundredth of itself
@@ -186,6 +187,18 @@ def _coma(size: Floats) -> Floats:  # (..., 2) -> (..., 6)
     return found
 
 
+_DIMENSIONS = {
+    "group": 1,
+    "magnification": 3,
+    "odd_zernike": 2,
+    "even_zernike": 2,
+    "state": 1,
+    "bfactor_angstrom2": 1,
+    "scale": 1,
+    "floor": 1,
+}
+
+
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 
@@ -201,11 +214,13 @@ def load_aberrations(path: Path | str, count: int) -> Aberrations:
     Raises InputError if it cannot be read, lacks an array, or holds another number of particles.
     """
     remedy = "Run preprocess again."
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Aberrations(**{name: file[name] for name in Aberrations.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(str(path), "must hold the aberrations of the particles", error, remedy) from error
+    names = frozenset(Aberrations.__dataclass_fields__)
+    arrays = read_npz(path, "aberrations", remedy, names)
+    if missing := names - set(arrays):
+        raise InputError(str(path), "must hold the aberrations of the particles", f"no {sorted(missing)[0]}", remedy)
+    if any(arrays[name].ndim != n for name, n in _DIMENSIONS.items()):
+        raise InputError(str(path), "must have arrays of the right dimensions", "others", remedy)
+    found = Aberrations(**arrays)
     groups = len(found.magnification)
     per_group = (found.odd_zernike, found.even_zernike, found.state, found.floor)
     if any(len(values) != count for values in (found.group, found.bfactor_angstrom2, found.scale)):

@@ -22,6 +22,8 @@ import numpy as np
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import ABERRATIONS, load_aberrations
 from gaussianem_core.imaging.optics import wavelength_angstrom, zernike_sum
+from gaussianem_core.ranges import refuse_defocus_in_micrometres, refuse_outside, refuse_rows
+from gaussianem_core.runtime.readers import read_npy
 
 if TYPE_CHECKING:
     import torch
@@ -30,15 +32,17 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "box",
-    "pixel size (A)",
-    "defocus U (A)",
-    "defocus V (A)",
-    "defocus angle (deg)",
-    "voltage (kV)",
-    "Cs (mm)",
+    "pixel size",
+    "defocus U",
+    "defocus V",
+    "defocus angle",
+    "voltage",
+    "spherical aberration",
     "amplitude contrast",
-    "phase shift (deg)",
+    "phase shift",
 )
+"""Columns of ``ctf.npy``, by their names in ``ranges.RANGES``."""
+
 EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor")
 """Columns that may follow, and even Zernike coefficients behind them (see ``aberrations``)."""
 
@@ -94,21 +98,26 @@ def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 13 + T) float3
     """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0, and behind them the columns that
     ``aberrations.npz`` beside it adds (see :func:`ctf`).
 
-    Raises InputError if a file cannot be read, has another shape, or holds other values that are not finite.
+    Raises InputError if the file cannot be read, has another shape, or holds values that no microscope has.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError("ctf", "must be a readable .npy file", path, f"{error}.") from error
-    if values.ndim != 2 or values.shape[1] != 9:
-        raise InputError("ctf", "must have shape (N, 9)", values.shape, "Run preprocess again.")
-    values = values.astype(np.float32)
-    values[:, 8] = np.nan_to_num(values[:, 8])
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise InputError("ctf", "must be finite", f"row {row}: {COLUMNS[column]}", "Mend it, preprocess again.")
+    values = read_npy(path, "ctf", "Run preprocess again.")
+    if values.ndim != 2 or values.shape[1] != len(COLUMNS) or not len(values):
+        raise InputError("ctf", f"must have shape (N, {len(COLUMNS)})", values.shape, "Run preprocess again.")
+    values = values.astype(np.float64)
+    values[np.isnan(values[:, 8]), 8] = 0.0
+    check_parameters(values, path)
     beside = Path(path).with_name(ABERRATIONS)
     if not beside.exists():
-        return values
-    return np.concatenate([values, load_aberrations(beside, len(values)).extra_columns()], axis=1)
+        return values.astype(np.float32)
+    extra = load_aberrations(beside, len(values)).extra_columns()
+    return np.concatenate([values, extra], axis=1).astype(np.float32)
+
+
+def check_parameters(parameters: np.ndarray, source: object) -> None:  # (N, 9)
+    """Raise InputError for CTF parameters that no microscope has (see ``ranges``), or that make a CTF of 0."""
+    for name, column in zip(COLUMNS, parameters.T, strict=True):
+        refuse_outside(name, column, source)
+    refuse_defocus_in_micrometres(0.5 * (parameters[:, 2] + parameters[:, 3]), source, "defocus U and V")
+    nothing = ~parameters[:, [2, 3, 6, 7, 8]].any(axis=1)
+    rule = "must not all be 0 with defocus, spherical aberration and phase shift: such images are empty"
+    refuse_rows(nothing, source, "amplitude contrast", rule, parameters[:, 7], "Give the CTF; 1 stands for no CTF.")

@@ -108,6 +108,23 @@ def fourier_shell_correlation(first: torch.Tensor, second: torch.Tensor) -> torc
     return cross / power.clamp_min(torch.finfo(cross.dtype).tiny).sqrt()
 
 
+def fsc_weight(fsc: torch.Tensor) -> torch.Tensor:  # (..., D/2) -> (..., D/2)
+    """Expected correlation of the mean of two half maps with the true map, by shell: sqrt(2 FSC / (1 + FSC)).
+
+    Rosenthal and Henderson (J. Mol. Biol. 333, 2003). 0 where the FSC is negative.
+    """
+    fsc = fsc.clamp(0, 1)
+    return (2 * fsc / (1 + fsc)).sqrt()
+
+
+def weight_shells(volume: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:  # (D, D, D), (D/2,) -> (D, D, D)
+    """Multiply each shell of a volume's transform; nothing is left beyond the last."""
+    box = volume.shape[-1]
+    index = shell_index(box, 3, volume.device)
+    factor = torch.cat([weights, weights.new_zeros(1)])[index.clamp_max(box // 2)]
+    return centred_irfftn(centred_rfftn(volume, 3) * factor, 3, box)
+
+
 def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...)
     """Area under the FSC as CryoBench has it: trapezoid over frequencies i / D, at most (D/2 - 1) / D."""
     frequency = torch.arange(box // 2, device=fsc.device, dtype=fsc.dtype) / box

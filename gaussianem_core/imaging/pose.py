@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.ranges import refuse_improper, refuse_outside
+from gaussianem_core.runtime.readers import read_npy
 
 
 def rotations_from_angles(angles_deg: np.ndarray) -> np.ndarray:  # (..., 3) -> (..., 3, 3)
@@ -62,17 +64,18 @@ def pack_poses(rotations: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:  # (
 def load_poses(path: Path | str) -> tuple[np.ndarray, np.ndarray]:  # -> (N, 3, 3), (N, 2) float32
     """Rotations and shifts (pixels) of ``poses.npy``, either (N, 11) or the older (N, 5).
 
-    Raises InputError if the file cannot be read, has another shape, or holds values that are not finite.
+    Raises InputError if the file cannot be read, has another shape, or holds matrices that are no rotations, angles
+    or shifts that are not finite or far outside any image.
     """
-    try:
-        poses = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError("pose", "must be a readable .npy file", path, f"{error}.") from error
-    if poses.ndim != 2 or poses.shape[1] not in (5, 11):
+    poses = read_npy(path, "pose", "Run preprocess again.")
+    if poses.ndim != 2 or poses.shape[1] not in (5, 11) or not len(poses):
         raise InputError("pose", "must have shape (N, 11) or (N, 5)", poses.shape, "Run preprocess again.")
-    if not np.isfinite(poses).all():
-        row = int(np.argmin(np.isfinite(poses).all(axis=1)))
-        raise InputError("pose", "must be finite", f"row {row}: {poses[row]}", "Run preprocess again.")
+    poses = poses.astype(np.float64)
+    refuse_outside("shift", poses[:, -2:], path)
     if poses.shape[1] == 5:
-        return rotations_from_angles(poses[:, :3]).astype(np.float32), poses[:, 3:].astype(np.float32)
-    return poses[:, :9].reshape(-1, 3, 3).astype(np.float32), poses[:, 9:].astype(np.float32)
+        refuse_outside("angle", poses[:, :3], path, "rot, tilt, psi")
+        rotations = rotations_from_angles(poses[:, :3])
+    else:
+        rotations = poses[:, :9].reshape(-1, 3, 3)
+        refuse_improper(rotations, path)
+    return rotations.astype(np.float32), poses[:, -2:].astype(np.float32)

@@ -17,7 +17,7 @@ from gaussianem_core.imaging.aberrations import (
     cryosparc_even_zernike,
     cryosparc_odd_zernike,
 )
-from gaussianem_core.io.star import refuse_rows
+from gaussianem_core.ranges import refuse_outside, refuse_rows
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]
@@ -58,7 +58,7 @@ def relion_aberrations(
     columns += [texts[name][1].astype(np.float64) for name in ZERNIKE if name in texts]
     names += [name for name in ZERNIKE if name in texts]
     if not any(name in names for name in (*RELION_NUMBERS, *ZERNIKE)):
-        return Aberrations.none(n), ()
+        return _made(source, numbers, n), ()
     unique, group = _groups(np.stack(columns, axis=1))
     values = dict(zip(names, unique.T))
     size = len(unique)
@@ -83,7 +83,7 @@ def relion_aberrations(
     if any(name in values for name in MAGNIFICATION):
         flat = np.stack([values.get(name, np.full(size, i in (0, 3))) for i, name in enumerate(MAGNIFICATION)], axis=1)
         magnification, notes = _matrices(source, "rlnMagMat00", flat.reshape(-1, 2, 2), group)
-    return _made(numbers, n, group, magnification, odd, even, state), notes
+    return _made(source, numbers, n, group, magnification, odd, even, state), notes
 
 
 def cryosparc_aberrations(
@@ -97,7 +97,7 @@ def cryosparc_aberrations(
         if theirs in fields
     }
     if not any(values.any() for values in given.values()):
-        return _made(numbers, n), ()
+        return _made(source, numbers, n), ()
     sizes = {"ctf/tetra_A": 4, "ctf/anisomag": 4}
     given = {name: given.get(name, np.zeros((n, sizes.get(name, 2)))) for name in CRYOSPARC_FIELDS}
     if "ctf/accel_kv" not in fields:
@@ -108,7 +108,7 @@ def cryosparc_aberrations(
     odd = cryosparc_odd_zernike(shift, tilt, trefoil, voltage[:, 0])
     even = cryosparc_even_zernike(tetra, voltage[:, 0])
     magnification, notes = _matrices(source, "ctf/anisomag", np.eye(2) + distortion.reshape(-1, 2, 2), group)
-    return _made(numbers, n, group, magnification, odd, even), notes
+    return _made(source, numbers, n, group, magnification, odd, even), notes
 
 
 def _groups(rows: Numbers) -> tuple[Numbers, npt.NDArray[np.int32]]:  # (N, K) -> (G, K), (N,)
@@ -117,6 +117,7 @@ def _groups(rows: Numbers) -> tuple[Numbers, npt.NDArray[np.int32]]:  # (N, K) -
 
 
 def _made(
+    source: str | os.PathLike[str],
     numbers: Mapping[str, Numbers],
     n: int,
     group: npt.NDArray[np.int32] | None = None,
@@ -126,6 +127,10 @@ def _made(
     state: npt.NDArray[np.int8] | None = None,
 ) -> Aberrations:
     none = Aberrations.none(n)
+    bfactor = numbers.get("rlnCtfBfactor", none.bfactor_angstrom2)
+    scale = numbers.get("rlnCtfScalefactor", none.scale)
+    refuse_outside("B-factor", bfactor, source)
+    refuse_outside("CTF scale", scale, source)
     size = 1 if magnification is None else len(magnification)
     state = np.zeros(size, np.int8) if state is None else state
     return Aberrations(
@@ -135,8 +140,8 @@ def _made(
         np.zeros((size, 0)) if even is None else even,
         state,
         # WarpTools writes what a dose blurs as a negative B-factor.
-        np.abs(np.nan_to_num(numbers.get("rlnCtfBfactor", none.bfactor_angstrom2))),
-        np.nan_to_num(numbers.get("rlnCtfScalefactor", none.scale), nan=1.0),
+        np.abs(bfactor),
+        scale,
         np.where(state == State.PREMULTIPLIED, FLOOR, 0.0),
     )
 

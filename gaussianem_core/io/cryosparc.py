@@ -20,7 +20,8 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.pose import angles_from_rotations
 from gaussianem_core.io.aberration_columns import CRYOSPARC_FIELDS, cryosparc_aberrations
-from gaussianem_core.io.star import refuse_rows
+from gaussianem_core.ranges import refuse_outside, refuse_rows
+from gaussianem_core.runtime.readers import NUMBERS, open_file, read_npy
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]
@@ -43,13 +44,31 @@ _PASSED_ON = {
     "ctf/exp_group_id": "optics_group",
     "blob/psize_A": "pixel_size_angstrom",
 }
+_FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "uid": ("ui", ()),
+    "blob/path": ("SU", ()),
+    "blob/idx": ("ui", ()),
+    "blob/shape": ("ui", (2,)),
+    "blob/sign": ("iuf", ()),
+    "alignments3D/pose": ("f", (3,)),
+    "alignments3D/shift": ("f", (2,)),
+    "alignments3D/psize_A": ("f", ()),
+    "alignments3D/split": ("iu", ()),
+    "ctf/df_angle_rad": ("f", ()),
+    "ctf/phase_shift_rad": ("f", ()),
+    "location/micrograph_path": ("SU", ()),
+    **dict.fromkeys(_PASSED_ON, ("iuf", ())),
+    **{name: ("iuf", (4,) if name in ("ctf/tetra_A", "ctf/anisomag") else (2,)) for name in CRYOSPARC_FIELDS},
+    "ctf/bfactor": ("iuf", ()),
+    "ctf/scale": ("iuf", ()),
+}
+"""Fields that are read: kinds of their dtype, and the shape of one row's value."""
 _GIVEN_OPTIONS = {
     "ctf/accel_kv": "--voltage",
     "ctf/cs_mm": "--cs",
     "ctf/amp_contrast": "--amplitude_contrast",
 }
 _NOTHING: Mapping[str, float] = {}
-_LARGEST_HEADER = 1 << 22
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -61,11 +80,9 @@ def load_cs(path: str | os.PathLike[str], mmap: bool = False) -> npt.NDArray[np.
     InputError : not readable, not a structured array, pickled objects in it, or repeated uids.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(6)
-    except OSError as error:
-        raise InputError(str(path), "must be a readable .cs file", error.strerror, "Check the path.") from None
+    remedy = "Export the particles again; the file may be cut off."
+    with open_file(path, str(path), "a cryoSPARC dataset", "Check the path.") as file:
+        magic = file.read(6)
     if magic == _CSDAT_MAGIC:
         raise InputError(
             str(path),
@@ -73,18 +90,13 @@ def load_cs(path: str | os.PathLike[str], mmap: bool = False) -> npt.NDArray[np.
             "its CSDAT stream format",
             "Save it again with cryosparc-tools: Dataset.load(file).save(file, format=1).",
         )
-    try:
-        # Each class of a 3D classification adds fields: numpy's own limit for headers is soon passed.
-        data = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False, max_header_size=_LARGEST_HEADER)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(
-            str(path),
-            "must be a cryoSPARC dataset (structured numpy array without objects)",
-            str(error).partition("\n")[0],
-            "Export the particles again; the file may be cut off.",
-        ) from None
-    if not isinstance(data, np.ndarray) or data.dtype.names is None or data.ndim != 1 or "uid" not in data.dtype.names:
+    data = read_npy(path, str(path), remedy, "V" + NUMBERS, mapped=mmap)
+    if data.dtype.names is None or data.ndim != 1 or "uid" not in data.dtype.names or not len(data):
         raise InputError(str(path), "must be a table with the field uid", "another array", "Give a particles .cs file.")
+    for name, (kinds, shape) in _FIELDS.items():
+        if name in data.dtype.names and (data[name].dtype.kind not in kinds or data[name].shape[1:] != shape):
+            rule = f"must hold {'text' if kinds == 'SU' else 'numbers'}" + (f", {shape[0]} a row" if shape else "")
+            raise InputError(f"{path}, field {name}", rule, data.dtype[name], remedy)
     if len(np.unique(data["uid"])) != len(data):
         raise InputError(str(path), "must name each uid once", "repeated uids", "Remove duplicate particles.")
     return data
@@ -212,7 +224,7 @@ def read_cryosparc(
         columns["random_subset"] = fields["alignments3D/split"].astype(np.float64) + 1
     if all(name in fields for name in POSE_FIELDS):
         pose = fields["alignments3D/pose"].astype(np.float64)
-        refuse_rows(~np.isfinite(pose).all(1), path, "alignments3D/pose", "must be finite", pose, "Refine again.")
+        refuse_outside("rotation vector", pose, path, "alignments3D/pose")
         columns["angles_deg"] = pose_to_angles(pose)
         shift = fields["alignments3D/shift"].astype(np.float64)
         if "alignments3D/psize_A" in fields:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import read_npy
 
 IMAGES = "images.npy"
 
@@ -41,12 +42,9 @@ def load_images(folder: Path, rows: int | None = None) -> Numbers | None:
     path = folder / IMAGES
     if not path.exists():
         return None
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(str(path), "must be a readable .npy file", error, "Run preprocess again.") from error
-    if found.ndim != 1 or found.dtype.kind not in "iu" or (len(found) and found.min() < 0):
-        raise InputError(str(path), "must hold one image number a row", f"{found.dtype} {found.shape}", "Make it anew.")
+    found = read_npy(path, "images", "Run preprocess again.", "iu")
+    if found.ndim != 1 or (len(found) and found.min() < 0):
+        raise InputError(str(path), "must hold one image number a row", found.shape, "Run preprocess again.")
     if rows is not None and len(found) != rows:
         raise InputError(str(path), f"must have {rows} rows", len(found), "Use the files of one preprocess run.")
     return found.astype(np.int64)

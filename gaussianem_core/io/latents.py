@@ -8,30 +8,58 @@ from typing import Any
 
 import numpy as np
 
-from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.errors import InputError, ResultError
+from gaussianem_core.runtime.files import atomic_write, write_atomically
+from gaussianem_core.runtime.plain_pickle import load_plain
+from gaussianem_core.runtime.readers import NUMBERS, open_file, read_npy, read_rows, refusing
 
-# What a published latents file needs: numpy arrays and nothing else (old and new module names of numpy).
-_ARRAY_GLOBALS = {
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
+
+class _Kind:
+    """A dtype in a pickle: its letters, and the byte order that stands in its state."""
+
+    def __init__(self, letters: str, *flags: bool) -> None:
+        self.dtype = np.dtype(letters)
+        if self.dtype.kind not in NUMBERS or self.dtype.itemsize > 16:
+            raise ValueError(f"it holds values of type {letters[:20]}")
+
+    def take_state(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """An array in a pickle, empty until its state comes: version, shape, dtype, Fortran's order, bytes."""
+
+    def __init__(self, *of_an_empty_one: Any) -> None:
+        self.values = np.zeros(0)
+
+    def take_state(self, state: tuple[int, tuple[int, ...], _Kind, bool, bytes]) -> None:
+        _, shape, kind, in_columns, data = state
+        flat = np.frombuffer(data, kind.dtype).copy()
+        self.values = flat.reshape(shape, order="F" if in_columns else "C")
+
+
+def _from_buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.take_state((1, shape, kind, order == "F", data))
+    return array
+
+
+def _latin(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise ValueError(f"it encodes bytes as {encoding[:20]}")
+    return text.encode("latin1")
+
+
+# What a published latents file names (numpy before and after 2.0): arrays and nothing else.
+_NAMES = {
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Kind,
+    "_codecs.encode": _latin,
+    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": lambda kind, data: None for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
 }
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dictionaries of numpy arrays; any other global in the file is an error before it is looked up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_GLOBALS:
-            raise pickle.UnpicklingError(f"the file wants to run {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+_REMEDY = "Use a weights.N.output.pkl of train."
 
 
 def load_latents(path: Path | str) -> dict[str, np.ndarray]:
@@ -39,54 +67,57 @@ def load_latents(path: Path | str) -> dict[str, np.ndarray]:
 
     Where a population of latents was their prior, ``image_mu`` and ``image_logvar`` are what each image says alone.
 
-    Only numpy arrays are admitted: a file that names anything else is refused unread (InputError).
+    Raises InputError if the file holds anything but arrays of numbers (what it names is never looked up), if they are
+    not of one number of particles, or if latents are not finite.
     """
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except Exception as error:
-        # A hostile or damaged pickle can fail in any way; none of them may pass as a traceback.
-        raise InputError(
-            "latent",
-            "must be a file of numpy arrays",
-            path,
-            f"It was not loaded ({error}). Use a weights.N.output.pkl of train.",
-        ) from error
-    arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
-    if "z_mu" not in arrays or arrays["z_mu"].ndim != 2:
-        raise InputError("latent", "must hold z_mu of shape (N, zdim)", path, "Use a weights.N.output.pkl of train.")
+    what = "a file of numpy arrays"
+    with open_file(path, "latent", what, _REMEDY) as file, refusing(path, "latent", what, _REMEDY):
+        content = load_plain(file.read(), _NAMES)
+        if not isinstance(content, dict):
+            raise ValueError("it holds no dictionary")
+        arrays = {name: value.values for name, value in content.items() if isinstance(value, _Array)}
+    if "z_mu" not in arrays or arrays["z_mu"].ndim != 2 or not arrays["z_mu"].size:
+        raise InputError("latent", "must hold z_mu of shape (N, zdim)", path, _REMEDY)
+    z = arrays["z_mu"]
+    for name, values in arrays.items():
+        if name in ("z_logvar", "image_mu", "image_logvar") and values.shape != z.shape:
+            rule = f"must hold {name} of the shape of z_mu, {z.shape}"
+            raise InputError("latent", rule, f"{values.shape} in {path}", _REMEDY)
+        if name in ("z_mu", "z_logvar") and not np.isfinite(values).all():
+            raise InputError("latent", f"must hold finite {name}", path, "Train again: these came of a failed run.")
+    if "ind" in arrays and arrays["ind"].size != len(z):
+        raise InputError("latent", f"must hold ind for each of the {len(z)} particles", path, _REMEDY)
     return arrays
 
 
 def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray, **more: np.ndarray) -> None:
-    """Write latents in row order, (N, zdim) each, in the published layout plus the log-variances, atomically."""
-    content = {
+    """Write latents in row order, (N, zdim) each, in the published layout plus the log-variances, atomically.
+
+    Raises ResultError if one is NaN or infinite: what stands at ``path`` stays.
+    """
+    content: dict[str, np.ndarray] = {
         "z_mu": np.asarray(z_mu, dtype=np.float32),
         "ind": np.arange(len(z_mu))[:, None],
         "z_logvar": np.asarray(z_logvar, dtype=np.float32),
         **more,
     }
+    for name in ("z_mu", "z_logvar"):
+        if not np.isfinite(content[name]).all():
+            raise ResultError(
+                f"{path}: latents are NaN or infinite ({name}). Nothing was written; check the input for values far "
+                "beyond the others', or lower the learning rate."
+            )
     write_atomically(path, pickle.dumps(content, protocol=4))
 
 
 def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
     """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment."""
-    try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            text = path.read_text().replace(",", " ").splitlines()
-            values = np.loadtxt(text, ndmin=2)
-        return np.atleast_2d(np.asarray(values, dtype=np.float64))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "z",
-            "must be .npy or text with one row of numbers a volume",
-            path,
-            f"It was not read ({error}). Use z.txt of an analysis as a pattern.",
-        ) from error
+    remedy = "Use z.txt of an analysis as a pattern."
+    values = read_npy(path, "z", remedy) if path.suffix == ".npy" else read_rows(path, "z", remedy)
+    return np.atleast_2d(np.asarray(values, dtype=np.float64))
 
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:
     """Latents as text, one row a volume."""
-    np.savetxt(path, z, fmt="%.7g")
+    with atomic_write(path) as file:
+        np.savetxt(file, z, fmt="%.7g")

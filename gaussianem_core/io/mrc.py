@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from mrcfile.dtypes import HEADER_DTYPE
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, ResultError
 from gaussianem_core.runtime.files import atomic_write
+from gaussianem_core.runtime.readers import open_file
 
 HEADER_BYTES = 1024
 _MODES: dict[int, np.dtype[Any]] = {
@@ -66,12 +67,9 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
         says (names the bytes expected and found).
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEADER_BYTES)
-            actual = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise InputError(str(path), "must be a readable MRC file", error.strerror, "Check the path.") from None
+    with open_file(path, str(path), "a readable MRC file", "Check the path.") as file:
+        head = file.read(HEADER_BYTES)
+        actual = os.fstat(file.fileno()).st_size
     if head[:2] in (b"\x1f\x8b", b"BZ"):
         raise InputError(str(path), "must not be compressed", "gzip or bzip2", "Decompress it first.")
     if len(head) < HEADER_BYTES:
@@ -231,11 +229,14 @@ def write_map(
 
     Raises
     ------
-    InputError : the path cannot be written. ResourceError : the disk is full.
+    InputError : the path cannot be written. ResourceError : the disk is full. ResultError : voxels that are not
+        finite; what stands at ``path`` stays.
     """
     data = np.ascontiguousarray(values, dtype="<f4")
     if data.ndim != 3:
         raise InputError("volume", "must have three dimensions", data.shape, "Give an array [z, y, x].")
+    if not np.isfinite(data).all():
+        raise ResultError(f"{path}: the volume holds NaN or infinite values. Nothing was written; check the model.")
     wide = data.astype(np.float64)
     statistics = (float(data.min()), float(data.max()), float(wide.mean()), float(wide.std()))
     head = new_header(

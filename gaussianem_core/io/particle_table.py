@@ -32,7 +32,8 @@ from gaussianem_core.io.particle_rows import (
 from gaussianem_core.io.relion import POSE_COLUMNS, read_relion
 from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.stack_paths import resolve_stacks
-from gaussianem_core.io.star import find_particle_table, read_column, refuse_rows, scan_star
+from gaussianem_core.io.star import find_particle_table, read_column, scan_star
+from gaussianem_core.ranges import RANGES, refuse_defocus_in_micrometres, refuse_outside, refuse_rows
 
 __all__ = [
     "ParticleTable",
@@ -60,13 +61,16 @@ _DEFAULTS = {
     "phase_shift_deg": 0.0,
 }
 
-_CTF_WORDS = {
+_CTF_RANGES = {
     "defocus_u_angstrom": "defocus U",
     "defocus_v_angstrom": "defocus V",
     "defocus_angle_deg": "defocus angle",
+    "voltage_kv": "voltage",
     "cs_mm": "spherical aberration",
     "amplitude_contrast": "amplitude contrast",
+    "phase_shift_deg": "phase shift",
 }
+"""Columns of the CTF and their names in ``ranges.RANGES``."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ def read_particles(
 
     Raises
     ------
-    InputError : columns missing, values missing or not finite (rows counted from 1), faulty optics groups, stacks
-        missing, truncated, of another box or with too few images, unknown pixel size.
+    InputError : columns missing, values missing or impossible (see ``ranges``; rows counted from 1), faulty optics
+        groups, stacks missing, truncated, of another box or with too few images, unknown pixel size.
     """
     path, passthrough = particle_files(path, passthrough)
     uid = None
@@ -189,9 +193,12 @@ def read_particles(
         pixels = columns.pop("shifts_pixels", np.zeros((n, 2)))
         columns["shifts_angstrom"] = np.where(pixels == 0, 0.0, pixels * columns["pixel_size_angstrom"][:, None])
     full = {name: columns.get(name, np.full(n, value)) for name, value in _DEFAULTS.items()}
-    full["phase_shift_deg"] = np.nan_to_num(full["phase_shift_deg"], nan=0.0)
+    full["phase_shift_deg"] = np.where(np.isnan(full["phase_shift_deg"]), 0.0, full["phase_shift_deg"])
     angles = columns.get("angles_deg", np.full((n, 3), np.nan))
-    _refuse_missing(path, full, angles, columns["shifts_angstrom"], require_pose, require_ctf)
+    refuse_outside("image number", columns["image_index"] + 1, path)
+    if "box_size" in columns:
+        refuse_outside("box", np.where(np.isnan(columns["box_size"]), RANGES["box"].low, columns["box_size"]), path)
+    _refuse_impossible(path, full, angles, require_pose, require_ctf)
     names, index = stacks
     image_index = columns["image_index"].astype(np.int64)
     box = np.nan_to_num(columns.get("box_size", np.zeros(n)), nan=0.0).astype(np.int64)
@@ -203,6 +210,8 @@ def read_particles(
             headers = tuple(pool.map(read_header, files))
         unnumbered = columns.get("unnumbered", np.zeros(n)) > 0
         box = _check_stacks(path, headers, index, image_index, unnumbered, box)
+    if require_pose:
+        _refuse_far(path, columns["shifts_angstrom"], columns["pixel_size_angstrom"], box)
     return ParticleTable(
         source=path,
         stacks=files,
@@ -213,9 +222,9 @@ def read_particles(
         box_size=box,
         angles_deg=angles,
         shifts_angstrom=columns["shifts_angstrom"],
-        optics_group=_whole(columns.get("optics_group"), n, 1),
-        random_subset=_whole(columns.get("random_subset"), n, 0),
-        data_sign=_whole(columns.get("data_sign"), n, 0).astype(np.int8),
+        optics_group=_whole(path, columns, "optics_group", n, 1),
+        random_subset=_whole(path, columns, "random_subset", n, 0),
+        data_sign=_whole(path, columns, "data_sign", n, 0).astype(np.int8),
         micrographs=tuple(micrographs[0]) if micrographs else (),
         micrograph_index=micrographs[1] if micrographs else np.full(n, -1, np.int32),
         uid=uid,
@@ -250,7 +259,7 @@ def _constant(path: Path, name: str, found: Floats | None, given: float, n: int)
     refuse_rows(
         abs(found - given) > 1e-3 * max(abs(given), 1e-9),
         path,
-        _CTF_WORDS.get(name, "voltage"),
+        _CTF_RANGES[name],
         f"must agree with the {given:g} given",
         found,
         "Leave the option out to use the file's.",
@@ -271,8 +280,7 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
                 "Give it with --apix.",
             )
         return np.full(n, np.nan)
-    usable = (found > 0) & (found < np.inf)
-    refuse_rows(~usable, path, "pixel size", "must be positive", found, "Repair the optics table.")
+    refuse_outside("pixel size", found, path)
     if given is not None:
         # files round pixel sizes to 3-6 digits
         refuse_rows(
@@ -286,18 +294,30 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
     return found
 
 
-def _refuse_missing(
-    path: Path, ctf: Mapping[str, Floats], angles: Floats, shifts: Floats, require_pose: bool, require_ctf: bool
+def _refuse_impossible(
+    path: Path, ctf: Mapping[str, Floats], angles: Floats, require_pose: bool, require_ctf: bool
 ) -> None:
-    repair = "Remove the rows, or estimate the CTF and refine again."
     if require_ctf:
-        for name, words in _CTF_WORDS.items():
-            refuse_rows(~np.isfinite(ctf[name]), path, words, "must be a finite number", ctf[name], repair)
-        voltage = ctf["voltage_kv"]
-        refuse_rows(~(np.isfinite(voltage) & (voltage > 0)), path, "voltage", "must be positive", voltage, repair)
+        for name, allowed in _CTF_RANGES.items():
+            refuse_outside(allowed, ctf[name], path)
+        defocus = 0.5 * (ctf["defocus_u_angstrom"] + ctf["defocus_v_angstrom"])
+        refuse_defocus_in_micrometres(defocus, path, "defocus U and V")
     if require_pose:
-        refuse_rows(~np.isfinite(angles).all(1), path, "rot, tilt, psi", "must be finite numbers", angles, repair)
-        refuse_rows(~np.isfinite(shifts).all(1), path, "origins", "must be finite numbers", shifts, repair)
+        refuse_outside("angle", angles, path, "rot, tilt, psi")
+
+
+def _refuse_far(path: Path, shifts: Floats, pixel_size: Floats, box: npt.NDArray[np.int64]) -> None:
+    """Refuse origins that place the particle outside its image."""
+    pixels = shifts / pixel_size[:, None]
+    refuse_outside("shift", pixels, path, "origins")
+    refuse_rows(
+        (box > 0) & (np.abs(pixels).max(axis=1) > 2 * box),
+        path,
+        "origins",
+        "must leave the particle in its image, not two boxes and more outside",
+        pixels.round(2),
+        "Shifts in Angstrom and in pixels may be mixed up: refine or extract again.",
+    )
 
 
 def _check_stacks(
@@ -353,10 +373,12 @@ def _check_stacks(
     return real
 
 
-def _whole(values: Floats | None, n: int, default: int) -> npt.NDArray[np.int64]:
-    if values is None:
-        return np.full(n, default, np.int64)
-    return np.nan_to_num(values, nan=default).astype(np.int64)
+def _whole(path: Path, columns: Mapping[str, Floats], name: str, n: int, default: int) -> npt.NDArray[np.int64]:
+    """A column of group numbers, or ``default`` where there is none."""
+    values = columns.get(name, np.full(n, np.nan))
+    values = np.where(np.isnan(values), default, values)
+    refuse_outside("group number", values, path, name.replace("_", " "))
+    return values.astype(np.int64)
 
 
 # ---- single columns and writing ----------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from gaussianem_core.io.star import (
     find_optics_table,
     find_particle_table,
     read_columns,
-    refuse_rows,
     scan_star,
 )
 from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
+from gaussianem_core.ranges import refuse_rows
 
 Numbers = npt.NDArray[np.float64]
 Texts = tuple[list[str], npt.NDArray[np.int32]]

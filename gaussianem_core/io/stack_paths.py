@@ -41,7 +41,7 @@ def resolve_stacks(
     found: list[Path] = []
     lost: list[str] = []
     for name in names:
-        path = next((p for p in _candidates(name, source, data, project_dir, len(names)) if p.is_file()), None)
+        path = next((p for p in _candidates(name, source, data, project_dir, len(names)) if _is_file(p)), None)
         if path is None:
             lost.append(name)
         else:
@@ -56,6 +56,13 @@ def resolve_stacks(
         )
     _refuse_shared(names, found)
     return tuple(found)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False
 
 
 def _candidates(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import HEADER_BYTES, new_header
-from gaussianem_core.runtime.files import check_free_space, disk_errors, temporary_name
+from gaussianem_core.runtime.files import check_free_space, disk_errors, publish, temporary_name
 
 
 class StackWriter:
@@ -156,10 +156,9 @@ class StackWriter:
             )
             with disk_errors(self.path):
                 self._write_bytes(head, 0)
-                os.fsync(self._file)
                 os.close(self._file)
                 self._file = -1
-                os.replace(self._temporary, self.path)
+                publish(self._temporary, self.path)
         except BaseException:
             self.discard()
             raise

@@ -6,23 +6,25 @@ subset that RELION 1.3 to 5 reads and writes (one row per line), with STAR's quo
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import open_file
 
 CHUNK_ROWS = 65536
 EMPTY_VALUES = frozenset((b"", b"None", b"none", b"<NA>", b"?", b"."))
-# A quoted value ends at a quote that white space (or the line's end) follows; '#' opens a comment only at a word's
-# start (Hall, J. Chem. Inf. Comput. Sci. 31, 326 (1991)).
-_TOKEN = re.compile(rb"""\s*(?:"(.*?)"(?=\s|$)|'(.*?)'(?=\s|$)|(\#.*)|(\S+))""")
+_WORD = re.compile(rb"\s*(\S+)")
+_CLOSING = {quote: re.compile(quote + rb"(?=\s|$)") for quote in (b'"', b"'")}
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,43 @@ def split_row(line: bytes) -> list[bytes]:
     """Split one line into its values: quotes taken off, an empty string kept as a value, comments dropped."""
     if b'"' not in line and b"'" not in line and b"#" not in line:
         return line.split()
-    values = []
-    for double, single, comment, bare in _TOKEN.findall(line.rstrip()):
-        if comment:
-            break
-        values.append(double or single or bare)
-    return values
+    return [value for _, _, value in _tokens(line)]
+
+
+def _tokens(line: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Begin and end of each value in a line, quotes included, and the value without them.
+
+    A quoted value ends at a quote that white space (or the line's end) follows; '#' opens a comment only at a word's
+    start (Hall, J. Chem. Inf. Comput. Sci. 31, 326 (1991)). Time grows with the line's length, whatever is in it: a
+    quote that is not closed behind one word is not looked for behind the next.
+    """
+    line, position = line.rstrip(), 0
+    unclosed: set[bytes] = set()
+    while (word := _WORD.match(line, position)) is not None:
+        begin, first = word.start(1), word[1][:1]
+        if first == b"#":
+            return
+        close = _CLOSING[first].search(line, begin + 1) if first in _CLOSING and first not in unclosed else None
+        if close is not None:
+            position = close.end()
+            yield begin, position, line[begin + 1 : close.start()]
+        else:
+            unclosed.add(first)
+            position = word.end()
+            yield begin, position, word[1]
 
 
 def values_end(line: bytes) -> int:
     """Where the values of a row end: before a comment, blanks and the line's end."""
     if b"#" in line:
-        for match in _TOKEN.finditer(line.rstrip()):
-            if match.group(3):
-                return len(line[: match.start()].rstrip())
+        return max((end for _, end, _ in _tokens(line)), default=0)
     return len(line.rstrip())
 
 
 def value_span(line: bytes, place: int) -> tuple[int, int]:
     """Where value number ``place`` (from 0) of a row begins and ends, quotes included."""
-    match = list(_TOKEN.finditer(line.rstrip()))[place]
-    return match.end() - len(match.group().lstrip()), match.end()
+    begin, end, _ = next(itertools.islice(_tokens(line), place, None))
+    return begin, end
 
 
 def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
@@ -148,7 +166,7 @@ class _OpenBlock:
     def close(self, path: Path) -> list[StarTable]:
         if not self.columns:
             return []
-        repeated = {name for name in self.columns if self.columns.count(name) > 1}
+        repeated = {name for name, count in Counter(self.columns).items() if count > 1}
         if repeated:
             raise InputError(
                 f"{path}, table data_{self.name}",
@@ -349,23 +367,8 @@ def quote(value: object) -> str:
 
 def open_star(path: Path) -> BinaryIO:
     """Open a STAR file for reading bytes, or say why not."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise InputError(str(path), "must be a readable STAR file", error.strerror, "Check the path.") from None
+    return open_file(path, str(path), "a readable STAR file", "Check the path.")
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
-
-
-def refuse_rows(
-    bad: npt.ArrayLike, source: object, column: str, rule: str, values: Sequence[Any] | npt.NDArray[Any], remedy: str
-) -> None:
-    """Raise InputError naming the column and the first bad rows, counted from 1; do nothing if there are none."""
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        shown = ", ".join(str(row + 1) for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-        value = values[rows[0]]
-        found = f"{value:.10g}" if isinstance(value, float | np.floating) else str(value)
-        raise InputError(f"{source}, column {column}", rule, f"{found} in row{'s' * (len(rows) > 1)} {shown}", remedy)

@@ -22,12 +22,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.errors import AbortRequested, InputError, printable
+from gaussianem_core.runtime.files import remove_left_overs, write_atomically
 from gaussianem_core.runtime.processes import identity, scheduler_id
 
 EVENTS = "events.jsonl"
@@ -106,6 +106,8 @@ class JobLog:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in (SUCCESS, FAILURE, ABORTED):
                 (self.directory / name).unlink(missing_ok=True)
+            for folder in (self.directory, *filter(Path.is_dir, self.directory.iterdir())):
+                remove_left_overs(folder)
             self._file = (self.directory / EVENTS).open("a", buffering=1)
         except OSError as error:
             raise InputError(
@@ -136,7 +138,7 @@ class JobLog:
         elif isinstance(error, AbortRequested | KeyboardInterrupt):
             status, name, reason = "aborted", ABORTED, str(error)
         else:
-            status, name, reason = "failed", FAILURE, str(error).strip() or type(error).__name__
+            status, name, reason = "failed", FAILURE, printable(error).strip() or type(error).__name__
         # A full disk must not hide the error that is already on its way.
         with contextlib.suppress(OSError):
             self.emit("end", status=status, reason=reason, seconds=time.time() - self._began)
@@ -195,7 +197,7 @@ class JobLog:
 
     def message(self, text: str, level: str = "info") -> None:
         """Report a sentence for the user."""
-        self.emit("message", level=level, text=text)
+        self.emit("message", level=level, text=printable(text))
 
     def abort_requested(self) -> bool:
         """True once the abort file stands in the directory or SIGTERM/SIGINT came."""
@@ -237,12 +239,45 @@ def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]]
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
-    return list(_parse_lines(data[:end])), offset + end
+    return parse_events(data[:end]), offset + end
 
 
-def _parse_lines(data: bytes) -> Iterator[dict[str, Any]]:
+_NEEDED = {
+    "progress": ("stage", "done", "total"),
+    "metric": ("stage", "step", "epoch", "values"),
+    "artifact": ("kind", "path"),
+    "message": ("text",),
+    "end": ("status",),
+}
+_TEXTS = ("stage", "unit", "kind", "path", "label", "level", "text", "status", "reason", "version", "host")
+_NUMBERS = ("t", "done", "total", "rate", "step", "epoch", "seconds")
+
+
+def parse_events(data: bytes) -> list[dict[str, Any]]:
+    """The events of whole lines; a line that is no event of the form above (damaged, or made up) is left out."""
+    events = []
     for line in data.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             event = json.loads(line)
-            if isinstance(event, dict) and "type" in event:
-                yield event
+            if isinstance(event, dict) and _well_formed(event):
+                events.append(event)
+    return events
+
+
+def _well_formed(event: dict[str, Any]) -> bool:
+    kind, values = event.get("type"), event.get("values", {})
+    return (
+        isinstance(kind, str)
+        and all(name in event for name in _NEEDED.get(kind, ()))
+        and all(isinstance(event.get(name, ""), str) for name in _TEXTS)
+        and all(_is_number(event.get(name, 0)) for name in _NUMBERS)
+        and (event.get("left_seconds") is None or _is_number(event["left_seconds"]))
+        and isinstance(event.get("info", {}), dict)
+        and isinstance(event.get("command", []), list)
+        and isinstance(values, dict)
+        and all(value is None or _is_number(value) for value in values.values())
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # neither NaN nor infinite

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gaussianem_core.errors import printable
+
 
 class Terminal:
     """Shows events; without a terminal (a log file) it prints messages and a line a stage now and then."""
@@ -37,7 +39,8 @@ class Terminal:
             self._progress.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+        """Show one event; what stands in it by way of files' content is made fit for a terminal."""
+        event = {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
         if event["type"] == "message":
             self._console.print(event["text"], markup=False)
         elif event["type"] == "artifact":

@@ -7,21 +7,17 @@ configuration's ``scale_min`` and ``scale_max`` are fractions of the box; world 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyElement, PlyParseError
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, ResultError
 from gaussianem_core.io.mrc import read_map
+from gaussianem_core.io.ply import read_points, write_points
 from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
-
-"""Length of the box in world units (``sVoxel``)."""
-
-"""Headers round pixel sizes: lengths that differ by less than this share are one length."""
+from gaussianem_core.runtime.readers import read_npy, read_rows
 
 PLY_FIELDS = ("x", "y", "z", "nx", "ny", "nz", "density", "scale_0", "rot_0", "rot_1", "rot_2", "rot_3")
 
@@ -77,16 +73,8 @@ def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaus
 
     Raises InputError if the file is no PLY, lacks a property, or holds values that are not finite.
     """
-    try:
-        vertex = PlyData.read(str(path))["vertex"]
-        columns = {name: np.array(vertex[name], dtype=np.float32) for name in ("x", "y", "z", "density", "scale_0")}
-    except (OSError, PlyParseError, KeyError, ValueError) as error:
-        raise InputError(
-            "gaussians",
-            "must be a PLY file with x y z density scale_0",
-            path,
-            f"It was not read ({error}). Use the point_cloud.ply of preprocess.",
-        ) from error
+    fields = ("x", "y", "z", "density", "scale_0")
+    columns = read_points(path, "gaussians", fields, "Use the point_cloud.ply of preprocess.")
     values = np.stack(list(columns.values()))
     if not np.isfinite(values).all() or values.shape[1] == 0:
         raise InputError("gaussians", "must hold Gaussians and finite values", path, "Run preprocess again.")
@@ -95,20 +83,21 @@ def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaus
 
 
 def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
-    """Write binary PLY with the published properties, atomically. Normals are 0, the rotation the identity."""
+    """Write binary PLY with the published properties, atomically. Normals are 0, the rotation the identity.
+
+    Raises ResultError if a value is NaN or infinite: what stands at ``path`` stays.
+    """
     table = np.zeros(len(gaussians), dtype=[(name, "<f4") for name in PLY_FIELDS])
     g = gaussians.to("cpu")
     for axis, name in enumerate("xyz"):
         table[name] = g.positions[:, axis].detach().numpy()
     table["density"], table["scale_0"] = g.raw_density.detach().numpy(), g.raw_scale.detach().numpy()
     table["rot_0"] = 1.0
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not all(np.isfinite(table[name]).all() for name in PLY_FIELDS):
+        raise ResultError(
+            f"{path}: the Gaussians hold NaN or infinite values. Nothing was written; check poses, CTF and images."
+        )
+    write_points(path, table)
 
 
 def load_mask(path: Path | str, gaussians: Gaussians, configuration: Configuration) -> torch.Tensor:  # -> (N,) bool
@@ -119,11 +108,8 @@ def load_mask(path: Path | str, gaussians: Gaussians, configuration: Configurati
     """
     path = Path(path)
     if path.suffix in (".npy", ".txt"):
-        try:
-            values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
-        except (OSError, ValueError) as error:
-            raise InputError("mask", f"must be a readable {path.suffix} file of numbers", path, f"{error}.") from error
         rule, remedy = f"must be {len(gaussians)} values 0 or 1, one a Gaussian", "Make the mask from these Gaussians."
+        values = read_npy(path, "mask", remedy) if path.suffix == ".npy" else read_rows(path, "mask", remedy, ndmin=1)
         if values.shape != (len(gaussians),):
             raise InputError("mask", rule, f"the shape {values.shape}", remedy)
         if (other := values[~np.isin(values, (0, 1))]).size:

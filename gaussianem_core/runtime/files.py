@@ -1,21 +1,29 @@
-"""Files that appear whole or not at all, and disk space checked before it is used. No torch here."""
+"""Files that appear whole or not at all, and disk space checked before it is used. No torch here.
+
+Every file that a job or the application leaves is written in one way (:func:`replacing`): under a hidden name beside
+the target, brought to the disk, renamed, and the directory brought to the disk. A reader sees the old file or the new
+one, also after a power cut.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import re
 import shutil
 import threading
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import numpy as np
+import psutil
 
-from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.errors import InputError, ResourceError, ResultError
+
+_TEMPORARY = re.compile(r"\.([^.].*)\.(\d+)\.\d+\.tmp")
 
 
 def temporary_name(target: str | os.PathLike[str]) -> Path:
@@ -25,26 +33,83 @@ def temporary_name(target: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
+def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A hidden name to write to; what lies there is synced and takes the place of ``target`` when the block ends well.
+
+    After an error nothing is left of it and ``target`` is as it was. Raises OSError (see :func:`disk_errors`).
+    """
+    temporary = temporary_name(target)
+    try:
+        yield temporary
+        publish(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary: Path, target: str | os.PathLike[str]) -> None:
+    """Bring ``temporary`` to the disk and give it the name ``target``, for good. Raises OSError."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, target)
+    sync_directory(Path(target).parent)
+
+
+def sync_directory(directory: str | os.PathLike[str]) -> None:
+    """Bring the names in ``directory`` to the disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
 def atomic_write(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``target`` for writing, renamed onto it when the block ends without an error.
+    """Open a file for writing that takes the place of ``target`` when the block ends without an error.
 
     Raises
     ------
     ResourceError : the disk is full (nothing is left of the temporary file, the old target is untouched).
     InputError : the directory is missing or cannot be written.
     """
-    target = Path(target)
-    temporary = temporary_name(target)
+    with disk_errors(target), replacing(target) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Replace ``path`` by ``content``: readers see the old or the new whole. Raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Replace ``path`` by JSON. Raises ResultError for NaN and infinite numbers, which are no JSON; OSError."""
     try:
-        with disk_errors(target):
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        text = json.dumps(content, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ResultError(
+            f"{path}: the figures to be written hold NaN or infinite values. Nothing was written; check the data."
+        ) from error
+    write_atomically(path, text + "\n")
+
+
+def remove_left_overs(directory: str | os.PathLike[str]) -> None:
+    """Take away temporary files in ``directory`` of processes that are gone (killed, or the power failed).
+
+    Those of hidden targets stay: they are the application's, which may run on another machine.
+    """
+    for path in Path(directory).glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not psutil.pid_exists(int(match[2])):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -86,26 +151,3 @@ def check_free_space(directory: str | os.PathLike[str], needed_bytes: int) -> No
             f"{directory}: {needed_bytes:,} bytes are needed but only {free:,} are free. "
             "Free some space, choose another output directory, a smaller box, or half precision."
         )
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, by name; nothing in it is run. Raises ValueError, whatever is wrong with the file."""
-    try:
-        with open(path, "rb") as opened:  # np.load leaves a damaged file open
-            file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            return {name: file[name] for name in file.files}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(error) from error
-
-
-def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Write ``content`` under a temporary name beside ``path``, then rename: readers see the old or the new whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

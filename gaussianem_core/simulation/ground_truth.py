@@ -19,7 +19,8 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.options import Projector
-from gaussianem_core.runtime.files import read_arrays, write_atomically
+from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 
 SAMPLED_SIGMA_PIXELS = 0.9
 """A Gaussian at least this wide (pixels) is sampled without aliasing: its transform at Nyquist is exp(-4)."""
@@ -96,19 +97,53 @@ def save_truth(truth: Truth, path: Path | str) -> None:
 
 def load_truth(path: Path | str) -> Truth:
     """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
-    try:
-        known = {f.name for f in fields(Truth)}
-        content: dict[str, Any] = {name: array for name, array in read_arrays(path).items() if name in known}
-    except ValueError as error:
-        raise InputError(
-            "truth", "must be a readable .npz file", path, f"It was not read ({error}). Use the truth.npz of simulate."
-        ) from error
+    remedy = "Use the truth.npz of simulate."
+    known = frozenset(f.name for f in fields(Truth))
+    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known, NUMBERS))
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
         if name in content:
-            content[name] = kind(content[name])
-    return Truth(**content)
+            if content[name].size != 1 or not np.isfinite(content[name]).all():
+                raise InputError("truth", f"must hold {name} as one number", path, remedy)
+            content[name] = kind(content[name].item())
+    truth = Truth(**content)
+    _refuse_contradictions(truth, path, remedy)
+    return truth
+
+
+def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
+    """Raise InputError for arrays that do not fit together, or numbers of frames and labels that are not there."""
+
+    def demand(holds: bool, rule: str) -> None:
+        if not holds:
+            raise InputError("truth", rule, path, remedy)
+
+    each: dict[str, Any] = {name: getattr(truth, name) for name in ("label", "state", "frame", "present")}
+    lengths = {values.shape for values in each.values() if values is not None}
+    demand(len(lengths) == 1 and len(min(lengths)) == 1, "must hold label, state, frame, present for each particle")
+    for name, values in (*each.items(), ("positions", truth.positions), ("volumes", truth.volumes)):
+        demand(values is None or bool(np.isfinite(values).all()), f"must hold finite {name}")
+    if truth.label is not None:
+        demand(bool((truth.label >= 0).all() and (truth.label < 2**31).all()), "must number labels from 0")
+    if truth.volumes is not None:
+        sides = truth.volumes.shape[1:]
+        demand(len(sides) == 3 and len(set(sides)) == 1, "must hold volumes as (K, D, D, D)")
+        if truth.label is not None:
+            demand(int(truth.label.max()) < len(truth.volumes), "must hold a volume for each label")
+    if truth.positions is not None:
+        shape = truth.positions.shape
+        demand(len(shape) == 3 and shape[2] == 3, "must hold positions as (F, A, 3)")
+        points: dict[str, Any] = {"densities": truth.densities, "sigmas": truth.sigmas}
+        for name, values in points.items():
+            demand(values is not None and values.shape == shape[1:2], f"must hold {name} of each point")
+            demand(bool(np.isfinite(values).all() and (values >= 0).all()), f"must hold {name} of 0 and more")
+        demand(truth.removable is None or truth.removable.shape == shape[1:2], "must hold removable of each point")
+        frame = truth.frame
+        demand(
+            frame is not None and 0 <= frame.min() and frame.max() < shape[0], "must hold the frame of each particle"
+        )
+        demand(8 <= truth.box <= 16384, "must hold the box")
 
 
 def oversampling(sigma_pixels: float) -> int:

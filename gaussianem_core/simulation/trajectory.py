@@ -13,7 +13,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.io.atomic_model import read_structure
 from gaussianem_core.model.configuration import load_configuration
 from gaussianem_core.model.gaussians import load_gaussians
-from gaussianem_core.runtime.files import read_arrays
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 
 CURVE_ENDING = "_degrees"
 
@@ -78,28 +78,34 @@ def read_trajectory(path: Path | str) -> Trajectory:
 
 
 def _read_npz(path: Path) -> Trajectory:
-    try:
-        arrays = read_arrays(path)
-        xyz, weight = np.asarray(arrays["xyz"], np.float64), np.asarray(arrays["weight"], np.float64)
-    except (ValueError, KeyError) as error:
-        remedy = f"It was not read ({error}). Give xyz (frames, atoms, 3) and weight (atoms)."
-        raise InputError("model", "must be an .npz with xyz and weight", path, remedy) from error
+    remedy = "Give xyz (frames, atoms, 3) in Angstrom and weight (atoms)."
+    arrays = read_npz(path, "model", remedy)
+    numbers = {name: array for name, array in arrays.items() if array.dtype.kind in NUMBERS}
+    if not {"xyz", "weight"} <= numbers.keys():
+        raise InputError("model", "must be an .npz with xyz and weight", path, remedy)
+    xyz, weight = (numbers[name].astype(np.float64) for name in ("xyz", "weight"))
+    sigma, residues = numbers.get("sigma"), numbers.get("resid")
+    if sigma is not None and (
+        (sigma.ndim and sigma.shape != weight.shape) or not (np.isfinite(sigma) & (sigma > 0)).all()
+    ):
+        raise InputError("model", "must hold sigma as positive widths, one an atom", path, "Repair or remove it.")
+    if residues is not None and residues.shape != weight.shape:
+        raise InputError("model", "must hold resid for each atom", path, "Repair or remove it.")
     masks = {name: array for name, array in arrays.items() if array.dtype == bool and array.shape == weight.shape}
     curves = {
         name.removesuffix(CURVE_ENDING): np.asarray(array, np.float64)
-        for name, array in arrays.items()
+        for name, array in numbers.items()
         if name.endswith(CURVE_ENDING) and array.shape == xyz.shape[:1]
     }
-    sigma = arrays.get("sigma")
     return Trajectory(
         xyz,
         weight,
         None if sigma is None else np.broadcast_to(np.asarray(sigma, np.float64), weight.shape),
-        arrays.get("resid"),
+        residues,
         None,
         masks,
         curves,
-        bool(arrays.get("periodic", False)),
+        bool(np.any(arrays.get("periodic", False))),
     )
 
 

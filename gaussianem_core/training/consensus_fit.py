@@ -11,12 +11,12 @@ from scipy.ndimage import map_coordinates
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging import fourier, likelihood
-from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.imaging.projection import Projector, project
+from gaussianem_core.imaging.projection import Projector
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
 from gaussianem_core.training import regularisers
+from gaussianem_core.training.forward_model import Views, project_gaussians, spectrum
 
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
@@ -133,12 +133,10 @@ def level_for(density: np.ndarray, spacing: float, count: int) -> float:
 
 @dataclass
 class ConsensusData:
-    """Images and what projects to them, on the compute device; ``get`` gives images (B, D, D) of rows."""
+    """Images and how their particles were seen, on the compute device."""
 
     images: torch.Tensor  # (n, D, D)
-    rotations: torch.Tensor  # (n, 3, 3)
-    shifts: torch.Tensor  # (n, 2) pixels
-    ctf: torch.Tensor  # (n, 9)
+    views: Views
 
     def __len__(self) -> int:
         return len(self.images)
@@ -152,18 +150,9 @@ def spectra(
     gaussians: Gaussians, data: ConsensusData, rows: torch.Tensor, backend: Projector
 ) -> tuple[torch.Tensor, torch.Tensor]:  # 2 x (B, D, D//2+1)
     """Orthonormal spectra of the CTF-filtered projections and of the images of ``rows``."""
-    model = project(
-        gaussians.positions,
-        gaussians.densities,
-        gaussians.sigmas,
-        data.rotations[rows],
-        data.shifts[rows],
-        data.box,
-        backend=backend,
-        sigma_max=gaussians.scale_max,
-    )
-    transfer = ctf(data.ctf[rows], data.box)
-    return torch.fft.rfft2(model, norm="ortho") * transfer, torch.fft.rfft2(data.images[rows].float(), norm="ortho")
+    views = data.views.rows(rows)
+    model = project_gaussians(gaussians, gaussians.positions, gaussians.densities, views, data.box, backend)
+    return spectrum(model) * views.transfer(data.box), spectrum(data.images[rows].float())
 
 
 def plane_weight(box: int, device: torch.device) -> torch.Tensor:  # (D, D//2+1)

@@ -1,27 +1,121 @@
-"""What is learnt: the network and the consensus Gaussians."""
+"""From Gaussians to spectra of particle images: network, consensus Gaussians, poses and CTFs.
+
+The image of a particle is C P(R, t) G(z): the Gaussians G at its latent z, projected in its pose (rotation R, shift t),
+times its CTF C. Everything that renders during training comes here.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
+from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.projection import Projector, project
+from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.model.network import Network
+from gaussianem_core.model.network import Deformed, Network, build_network
+
+MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
+"""Of one piece of work outside the steps."""
 
 
-class Model(torch.nn.Module):
-    """What is learnt: the network, and the consensus Gaussians' raw parameters."""
+class Views(NamedTuple):
+    """How B particles were seen: ``rotations`` (B, 3, 3), ``shifts`` (B, 2) in pixels and ``ctf`` (B, 9), conventions
+    of :mod:`pose` and :mod:`ctf`."""
 
-    def __init__(self, network: Network, gaussians: Gaussians, train_gaussians: bool) -> None:
+    rotations: torch.Tensor
+    shifts: torch.Tensor
+    ctf: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor | slice) -> Views:
+        """Those of some particles."""
+        return Views(self.rotations[chosen], self.shifts[chosen], self.ctf[chosen])
+
+    def repeat(self, times: int) -> Views:
+        """Each ``times`` times, one after the other: (B * times)."""
+        return Views(*(value.repeat_interleave(times, dim=0) for value in self))
+
+    def transfer(self, box: int) -> torch.Tensor:  # (B, D, D//2+1)
+        """Contrast transfer functions."""
+        return ctf(self.ctf, box)
+
+
+def project_gaussians(
+    gaussians: Gaussians,
+    positions: torch.Tensor,
+    densities: torch.Tensor,
+    views: Views,
+    box: int,
+    backend: Projector,
+) -> torch.Tensor:  # (B, D, D)
+    """Projections, before the CTF, of ``gaussians`` with other positions and densities.
+
+    ``positions``: (M, 3) for all, or (B, M, 3), one set for each view; ``densities``: (M,) or (B, M).
+    """
+    return project(
+        positions,
+        densities,
+        gaussians.sigmas,
+        views.rotations,
+        views.shifts,
+        box,
+        backend=backend,
+        sigma_max=gaussians.scale_max,
+    )
+
+
+def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D//2+1)
+    """Orthonormal Fourier transform: white noise of variance 1 keeps power 1 in every component."""
+    return torch.fft.rfft2(images, norm="ortho")
+
+
+class ForwardModel(torch.nn.Module):
+    """What training learns, the network and the consensus Gaussians' raw parameters, and how it is rendered.
+
+    Parameters
+    ----------
+    configuration : sizes of the network, box. gaussians : the consensus Gaussians to start from.
+    movable : (M,) bool, or None where every Gaussian may move and change.
+    backend, precision : of projection and decoder, see ``options``.
+    head_scale : the network's initial output layers times this: small, it starts from the consensus.
+    learn_gaussians : whether the consensus Gaussians are learnt too. seed : of the network's first weights.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        gaussians: Gaussians,
+        movable: torch.Tensor | None,
+        *,
+        backend: Projector,
+        precision: str,
+        head_scale: float,
+        learn_gaussians: bool,
+        seed: int,
+    ) -> None:
         super().__init__()
-        self.network = network
+        torch.manual_seed(seed)
+        self.network: Network = build_network(configuration)
+        with torch.no_grad():
+            for head in (self.network.d_density, self.network.d_xyz):
+                last_layer(head).weight.mul_(head_scale)
+                last_layer(head).bias.mul_(head_scale)
+        self.box, self.backend, self.precision, self.movable = configuration.box, backend, precision, movable
+        self.moves = True  # else latents change densities alone
         self.bounds = (gaussians.scale_min, gaussians.scale_max)
-        self.positions = torch.nn.Parameter(gaussians.positions.clone(), train_gaussians)
-        self.raw_density = torch.nn.Parameter(gaussians.raw_density.clone(), train_gaussians)
-        self.raw_scale = torch.nn.Parameter(gaussians.raw_scale.clone(), train_gaussians)
+        self.positions = torch.nn.Parameter(gaussians.positions.clone(), learn_gaussians)
+        self.raw_density = torch.nn.Parameter(gaussians.raw_density.clone(), learn_gaussians)
+        self.raw_scale = torch.nn.Parameter(gaussians.raw_scale.clone(), learn_gaussians)
+        self.to(gaussians.positions.device)
 
     @property
     def gaussians(self) -> Gaussians:
         return Gaussians(self.positions, self.raw_density, self.raw_scale, *self.bounds)
+
+    @property
+    def zdim(self) -> int:
+        return self.network.zdim
 
     def embed(self) -> torch.Tensor:
         """Gaussian embedding; the consensus parameters are data here, they learn from the images alone."""
@@ -29,3 +123,46 @@ class Model(torch.nn.Module):
         return self.network.embed(
             Gaussians(g.positions.detach(), g.raw_density.detach(), g.raw_scale.detach(), *self.bounds)
         )
+
+    def decoder_parameters(self) -> list[torch.nn.Parameter]:
+        """Of the network, all that shapes Gaussians and is learnt. The scale head is in the checkpoints, never used."""
+        network = self.network
+        rest = [network.encoder, network.d_scaling, *([] if self.moves else [network.d_xyz])]
+        skip = {id(p) for part in rest for p in part.parameters()}
+        return [p for p in network.parameters() if id(p) not in skip]
+
+    def leave_motion_out(self) -> None:
+        """From now on the network's displacements are zero: build optimisers after this."""
+        self.moves = False
+        torch.nn.init.zeros_(last_layer(self.network.d_xyz).weight)
+        torch.nn.init.zeros_(last_layer(self.network.d_xyz).bias)
+
+    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:  # (B, zdim), (M, E)
+        """The Gaussians at latents ``z``."""
+        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision)
+
+    def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
+        """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF."""
+        return project_gaussians(self.gaussians, positions, densities, views, self.box, self.backend)
+
+    def render(
+        self, z: torch.Tensor, views: Views, embedding: torch.Tensor
+    ) -> torch.Tensor:  # (B, zdim), B views, (M, E) -> (B, D, D)
+        """Projections at latents ``z``, before the CTF."""
+        deformed = self.deform(z, embedding)
+        return self.project(deformed.positions, deformed.densities, views)
+
+    def renders_at_once(self, decoded: bool = True) -> int:
+        """Projections in one piece of work, so that it needs MOST_BYTES: three spectra each, positions, densities and
+        what projecting takes, and, where they are ``decoded``, the widest layer's activations if these are kept."""
+        gaussians = len(self.positions)
+        bytes_each = 8 * 3 * self.box * (self.box // 2 + 1) + 4 * 12 * gaussians
+        decoder = self.network.pair_decoder()
+        if decoded and not decoder.fuses:
+            bytes_each += 8 * gaussians * len(decoder.head_weight)
+        return max(1, MOST_BYTES[self.positions.device.type] // bytes_each)
+
+
+def last_layer(head: torch.nn.Sequential) -> torch.nn.Linear:
+    """The output layer of a head."""
+    return [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]

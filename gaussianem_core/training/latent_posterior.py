@@ -3,7 +3,7 @@
 Each particle has a mean and a log-variance. Latents that are free in training (an auto-decoder with a prior) follow the
 gradient of the evidence lower bound (Kingma and Welling, 2014) with Adam, row by row, when their particle is in the
 batch. Gauss-Newton steps bring a latent to its maximum a posteriori; what the image says there, to second order, is all
-that :mod:`population` needs for the posterior.
+that :mod:`mixture_prior` needs for the posterior.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 
 class Refined(NamedTuple):
     """Latents at their maximum a posteriori: ``z`` (B, zdim); what the image says about the active ones there,
-    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`population`; ``log_likelihood`` (B,) in nats and the
+    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`mixture_prior`; ``log_likelihood`` (B,) in nats and the
     model's ``spectrum`` (B, D, D//2+1)."""
 
     z: torch.Tensor

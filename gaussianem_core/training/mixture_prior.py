@@ -19,10 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.device import distributed
+from gaussianem_core.training.latent_posterior import LOG_VARIANCE_RANGE
+
 MOST, SIGNIFICANT = 32, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
 SAMPLE, HELD_OUT = 10_000, 0.2  # particles that the population is estimated from, and their share kept aside
 TRIED = 4  # Gaussians are tried in any case: a few clusters may look like one Gaussian until they are told apart
 ITERATIONS = (40, 400)  # of EM: at least, and times Gaussians; widths that images say little about settle slowly
+SAMPLES = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
 FLOOR, FLOOR_PARTICLES = 0.005, 5.0  # every Gaussian also sees so many particles of this variance
 CHUNK = {"cuda": 1 << 18, "cpu": 1 << 14}  # pairs of a particle and a Gaussian at once
 
@@ -62,6 +67,48 @@ def empty(count: int, latents: int, device: torch.device) -> Population:
     """Room for ``count`` Gaussians."""
     sizes = ((count,), (count, latents), (count, latents, latents))
     return Population(*(torch.empty(size, device=device) for size in sizes))
+
+
+class Latents(NamedTuple):
+    """The latents of N particles under a population: ``values`` (N, 2 * zdim), means and log-variances; ``samples``
+    (SAMPLES, N, zdim) from the posteriors; ``active`` (zdim,) bool, the dimensions that say anything, over which the
+    ``population`` is. The others stay at a standard normal prior."""
+
+    values: torch.Tensor
+    samples: torch.Tensor
+    active: torch.Tensor
+    population: Population
+
+
+def estimate_latents(measured: Measured, active: torch.Tensor, seed: int, turn: int, log: JobLog) -> Latents:
+    """The population of latents from what all images say about the ``active`` (zdim,) ones, and the posteriors.
+
+    ``turn``: number of the estimate, which names the stream of random numbers. Every process gets the same.
+    """
+    ranks, device = distributed(), active.device
+    torch.manual_seed(seed * 1000003 + 500009 + turn)
+    size = torch.zeros(1, dtype=torch.long, device=device)
+    if ranks.rank == 0:
+        population, gain = fit(measured, seed)
+        size.fill_(len(population.share))
+        log.message(f"population of latents: {len(population.share)} Gaussians, {gain:.2f} nats a held-out particle")
+    ranks.broadcast([size])
+    if ranks.rank != 0:
+        population = empty(int(size), measured.linear.shape[1], device)
+    ranks.broadcast(list(population))
+    values = all_dimensions(*summary(population, measured), active)
+    samples = torch.zeros(SAMPLES, len(values), len(active), device=device)
+    samples[:, :, active] = sample(population, measured, SAMPLES)
+    return Latents(values, samples, active, population)
+
+
+def all_dimensions(
+    mean: torch.Tensor, variance: torch.Tensor, active: torch.Tensor
+) -> torch.Tensor:  # (N, A) x 2, (zdim,) -> (N, 2 * zdim)
+    """Means and log-variances of the ``active`` latents among all, the others at the prior."""
+    values = torch.zeros(len(mean), 2, len(active), device=active.device)
+    values[:, :, active] = torch.stack([mean, variance.log().clamp(*LOG_VARIANCE_RANGE)], dim=1)
+    return values.flatten(1)
 
 
 class Posterior(NamedTuple):
@@ -105,7 +152,7 @@ def summary(population: Population, measured: Measured) -> tuple[torch.Tensor, t
     return means, variances
 
 
-def draw(population: Population, measured: Measured, times: int) -> torch.Tensor:  # -> (times, N, A)
+def sample(population: Population, measured: Measured, times: int) -> torch.Tensor:  # -> (times, N, A)
     """Latents drawn from each particle's posterior, ``times`` times."""
     drawn = measured.linear.new_empty(times, *measured.linear.shape)
     for rows, p in posteriors(population, measured):

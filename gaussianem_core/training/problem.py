@@ -12,13 +12,17 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_rows import load_images
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.configuration import Configuration, load_configuration
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.image_feed import ImageFeed
+
+_ONE_RUN = "Use the files of one preprocess run."
 
 
 @dataclass
@@ -28,20 +32,23 @@ class Problem:
     configuration: Configuration
     gaussians: Gaussians
     movable: torch.Tensor | None  # (M,) bool
-    rotations: torch.Tensor  # (N, 3, 3)
-    shifts: torch.Tensor  # (N, 2) pixels
-    ctf: torch.Tensor  # (N, 9 or more), see ``ctf``
+    views: Views  # of the N particles
     feed: ImageFeed
+    image: np.ndarray  # (N,) image that each row shows; a row is a particle where all differ (see ``image_rows``)
 
     @property
     def count(self) -> int:
-        return self.rotations.shape[0]
+        return len(self.views.ctf)
+
+    @property
+    def device(self) -> torch.device:
+        return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:
         """The same problem for some of its particles."""
-        index = torch.from_numpy(rows).to(self.rotations.device)
-        arrays = (self.rotations[index], self.shifts[index], self.ctf[index])
-        return Problem(self.configuration, self.gaussians, self.movable, *arrays, self.feed.subset(rows))
+        views = self.views.rows(torch.from_numpy(rows).to(self.device))
+        feed, image = self.feed.subset(rows), np.unique(self.image[rows], return_inverse=True)[1].reshape(-1)
+        return Problem(self.configuration, self.gaussians, self.movable, views, feed, image)
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
@@ -63,14 +70,14 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
             stack.headers[0].shape[1],
             "Use the stack and cfg.json of one preprocess run.",
         )
+    shown = load_images(resolve_input(options, "cfg").parent)
+    rows = len(stack) if shown is None else len(shown)
+    if shown is not None and shown.max(initial=-1) + 1 != len(stack):
+        raise InputError("particle_name", f"must hold the {shown.max() + 1} images of images.npy", len(stack), _ONE_RUN)
     for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
-        if count != len(stack):
-            raise InputError(
-                name,
-                f"must have one row for each of the {len(stack)} images",
-                count,
-                "Use the files of one preprocess run.",
-            )
+        if count != rows:
+            rule = f"must have one row for each of the {rows} {'images' if shown is None else 'rows of images.npy'}"
+            raise InputError(name, rule, count, _ONE_RUN)
     if len(stack) < 2:
         raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
     # Box and pixel size of older files are those before downsampling: the physical length is what counts.
@@ -84,11 +91,23 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
         options.stack_in_memory,
         psutil.virtual_memory().available,
         lambda done: log.progress("load images", done, len(stack)),
+        shown,
     )
-    rotation, shift, transfer = (torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters))
+    views = Views(*(torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters)))
     if movable is not None:
         movable = movable.to(device)
-    return Problem(configuration, gaussians.to(device), movable, rotation, shift, transfer, feed)
+    image = np.arange(rows) if shown is None else shown
+    return Problem(configuration, gaussians.to(device), movable, views, feed, image)
+
+
+def mean_per_image(values: np.ndarray, image: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)
+    """Mean of the rows of each image, in the order of their numbers: rows of one image are no independent ones."""
+    if len(np.unique(image)) == len(image):
+        return values
+    _, place, count = np.unique(image, return_inverse=True, return_counts=True)
+    total = np.zeros((len(count), *values.shape[1:]))
+    np.add.at(total, place.reshape(-1), values)
+    return np.asarray(total / count.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def resolve_stack(options: TrainOptions) -> Path:

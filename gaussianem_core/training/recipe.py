@@ -36,7 +36,7 @@ class Recipe:
     head_scale: float = 1.0  # initial output layers times this: start from the consensus
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
     refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
-    refinements: int = 1  # ... after equal parts of the epochs with free latents, and when the encoder hands over
+    refinements: int = 1  # ... after equal parts of the epochs with free latents, and after the encoder's epochs
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
     epochs: int = 20  # passes over the particles where the options name none, ...
@@ -82,7 +82,7 @@ RECIPES = {
 }
 # Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
 # The rest is as it was when they were measured (README).
-UNLED: dict[str, Any] = {
+WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "beta": 0.3,
     "beta_start": 0.1,
     "beta_full": 0.3,
@@ -97,7 +97,7 @@ def choose_recipe(options: TrainOptions) -> Recipe:
     """The named recipe with the options given explicitly."""
     recipe = RECIPES[options.recipe]
     if recipe.latents == "linear" and options.latents not in ("auto", "linear"):
-        recipe = replace(recipe, **UNLED)
+        recipe = replace(recipe, **WITHOUT_LINEAR_MODEL)
     names = ("lr", "lr_latent", "beta", "w_embedding", "w_distance", "w_direction", "w_spacing", "w_latent", "pairs")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.latents != "auto":
@@ -109,5 +109,5 @@ MOST_EPOCHS = 60
 
 
 def automatic_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The recipe's, more for small datasets. What goes on much longer learns the noise of so few images by heart."""
+    """The recipe's, more for small datasets. What goes on much longer fits the noise of so few images."""
     return max(recipe.epochs, min(MOST_EPOCHS, -(-recipe.least_steps // steps_per_epoch)))

@@ -1,4 +1,4 @@
-"""The state of a training and one step of it: model, optimisers, latents, noise spectrum, schedule.
+"""The state of a training and one step of it: optimisers, latents, schedule, and the graph that a step is captured in.
 
 A step takes everything from buffers on the device and never asks the host, so that on CUDA it is captured once and
 replayed as one CUDA graph. Several processes train alike: each takes its part of every batch, gradients are summed
@@ -15,81 +15,115 @@ import numpy as np
 import torch
 
 from gaussianem_core.errors import AbortRequested, InputError
-from gaussianem_core.imaging import fourier
-from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.imaging.fourier import shell_sizes, shells
-from gaussianem_core.imaging.likelihood import image_likelihood
-from gaussianem_core.imaging.projection import project
+from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.window import window_mask
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
-from gaussianem_core.model.network import Deformed, build_network
+from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
-from gaussianem_core.training import latent_posterior, mixture_prior, regularisers
-from gaussianem_core.training.forward_model import Model
+from gaussianem_core.training import latent_posterior, mixture_prior, objective, regularisers
+from gaussianem_core.training.forward_model import ForwardModel
+from gaussianem_core.training.mixture_prior import Latents
+from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.objective import TERMS
 from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.recipe import Recipe, automatic_epochs
 from gaussianem_core.training.schedule import RATES, ramp
 
-TERMS = (
-    "loss",
-    "data",
-    "kl",
-    "embedding",
-    "distance",
-    "direction",
-    "spacing",
-    "rigidity",
-    "composition",
-    "anchor",
-    "latent",
-)
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
-DRAWS = 4  # sets of latents drawn from the posteriors each time these are known anew; epochs take them in turn
 BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
-MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}  # of one piece of work outside the steps
+STATE_ENTRIES = (
+    "epoch",
+    "step_in_epoch",
+    "model",
+    "optimiser",
+    "table",
+    "noise_power",
+    "encoder_optimiser",
+    "residual_power",
+    "residual_count",
+    "rng",
+    "bank",
+    "seed",
+    "count",
+    "batch",
+    "epochs",
+    "encoder_epochs",
+    "active",
+    "moves",
+    "samples",
+    "population",
+)
+"""What :meth:`Trainer.state` holds."""
+
+
+def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -> ForwardModel:
+    """Network and Gaussians as a training of ``recipe`` starts with them."""
+    return ForwardModel(
+        problem.configuration,
+        problem.gaussians,
+        problem.movable,
+        backend=options.projector,
+        precision=options.precision,
+        head_scale=recipe.head_scale,
+        learn_gaussians=recipe.lr_density > 0,
+        seed=options.seed,
+    )
 
 
 class Trainer:
-    """One training: build it, ``estimate_noise``, then ``run_epoch`` until ``epoch`` reaches ``epochs``."""
+    """One training: build it, then ``run_epoch`` until ``epoch`` reaches ``epochs``.
 
-    def __init__(self, problem: Problem, recipe: Recipe, options: TrainOptions, device: torch.device) -> None:
-        self.problem, self.recipe, self.options, self.device = problem, recipe, options, device
-        self.box = problem.configuration.box
+    ``forward`` and ``noise`` are learnt in place. ``latents``: where training starts from, for a recipe that draws
+    latents from their posteriors.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        recipe: Recipe,
+        options: TrainOptions,
+        forward: ForwardModel,
+        noise: NoiseModel,
+        latents: Latents | None = None,
+    ) -> None:
+        self.problem, self.recipe, self.options = problem, recipe, options
+        self.forward, self.noise, self.device = forward, noise, problem.device
+        self.box = forward.box
         self.ranks = distributed()
         self.batch = min(options.batch, problem.count // self.ranks.world)
         self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
         self.epochs = options.epoch or automatic_epochs(recipe, self.steps_per_epoch)
-        self.handover = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
+        self.encoder_epochs = min(max(1, round(recipe.encoder_share * self.epochs)), self.epochs)
         self.encode_now = recipe.latents in ("encoder", "both")
-        self.led = recipe.latents == "linear"  # latents are drawn from their posteriors and follow no gradient
-        generator = torch.Generator().manual_seed(options.seed)
-        torch.manual_seed(options.seed)
-        network = build_network(problem.configuration)
-        with torch.no_grad():  # start from the consensus
-            for head in (network.d_density, network.d_xyz):
-                last = [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]
-                last.weight.mul_(recipe.head_scale)
-                last.bias.mul_(recipe.head_scale)
-        self.model = Model(network, problem.gaussians, recipe.lr_density > 0).to(device)
+        self.latents_sampled = (
+            recipe.latents == "linear"
+        )  # latents are drawn from their posteriors and follow no gradient
         self.table = latent_posterior.new_table(
-            problem.count, network.zdim, generator, device, LATENT_SPREAD, LATENT_WIDTH, free=not self.led
+            problem.count,
+            forward.zdim,
+            torch.Generator().manual_seed(options.seed),
+            self.device,
+            LATENT_SPREAD,
+            LATENT_WIDTH,
+            free=not self.latents_sampled,
         )
         self.population: mixture_prior.Population | None = None
-        self.active = torch.ones(network.zdim, dtype=torch.bool, device=device)  # the others stay at the prior
-        self.moves = True  # else latents change densities alone
+        self.active = torch.ones(forward.zdim, dtype=torch.bool, device=self.device)  # the others stay at the prior
         self.pairs = regularisers.find_pairs(problem.gaussians.positions)
         self.anchor = regularisers.find_anchor(problem.gaussians)
-        self.window = encoder_window(problem.configuration, device)
+        self.window = encoder_window(problem.configuration, self.device)
         self.epoch, self.step_in_epoch = 0, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager = 0
         self._make_optimisers()
         self._make_buffers()
+        if latents is not None:
+            self.set_latents(latents)
 
     @property
     def total_steps(self) -> int:
@@ -103,24 +137,21 @@ class Trainer:
         The gradients that processes share lie in one buffer, decoder and Gaussians, then the batch's latents: one sum
         over GPUs serves all.
         """
-        model, device = self.model, self.device
+        forward, device = self.forward, self.device
         self.rates = torch.zeros(len(RATES), device=device)
-        encoder = list(model.network.encoder.parameters()) if self.encode_now else []
-        # The scale head is in the checkpoints and never used.
-        heads = [model.network.d_scaling, *([] if self.moves else [model.network.d_xyz])]
-        skip = {id(p) for part in (model.network.encoder, *heads) for p in part.parameters()}
+        encoder = list(forward.network.encoder.parameters()) if self.encode_now else []
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in model.network.parameters() if id(p) not in skip], "rate": "network"},
-            {"params": [p for p in (model.raw_density, model.raw_scale) if p.requires_grad], "rate": "density"},
-            {"params": [p for p in (model.positions,) if p.requires_grad], "rate": "position"},
+            {"params": forward.decoder_parameters(), "rate": "network"},
+            {"params": [p for p in (forward.raw_density, forward.raw_scale) if p.requires_grad], "rate": "density"},
+            {"params": [p for p in (forward.positions,) if p.requires_grad], "rate": "position"},
         ]
         groups = [group for group in groups if group["params"]]
         decoder = [p for group in groups for p in group["params"]]
-        rows = 0 if self.led else self.ranks.world * self.batch
-        sizes = [*(p.numel() for p in decoder), rows * 2 * model.network.zdim]
+        rows = 0 if self.latents_sampled else self.ranks.world * self.batch
+        sizes = [*(p.numel() for p in decoder), rows * 2 * forward.zdim]
         self.gradient = torch.zeros(sum(sizes), device=device)
         *pieces, last = self.gradient.split(sizes)
-        self.latent_gradient = last.view(rows, 2 * model.network.zdim)
+        self.latent_gradient = last.view(rows, 2 * forward.zdim)
         self.learnt = [(p, piece.view_as(p)) for p, piece in zip(decoder, pieces)]
         self.encoder_parameters = encoder
         self.optimiser = self._adam(groups)
@@ -133,12 +164,8 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True, capturable=cuda)
 
     def _make_buffers(self) -> None:
-        box, device, zdim = self.box, self.device, self.model.network.zdim
-        self.multiplicity = fourier.half_plane_weight(box, device).expand(box, box // 2 + 1)
-        self.frequency = torch.arange(box // 2 + 1, device=device) / box
-        self.image_power = 1.0
-        self.noise_power = torch.ones_like(self.frequency)
-        self.residual_power = torch.zeros_like(self.frequency)
+        box, device, zdim = self.box, self.device, self.forward.zdim
+        self.residual_power = torch.zeros_like(self.noise.power)
         self.residual_count = torch.zeros((), device=device)
         rows = self.batch * self.ranks.world
         self.order = torch.zeros(self.steps_per_epoch, rows, dtype=torch.long, device=device)
@@ -146,80 +173,27 @@ class Trainer:
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.images = torch.zeros(self.batch, box, box, device=device)
         self.sums = torch.zeros(len(TERMS) + 1, device=device)
-        self.draws = torch.zeros(DRAWS if self.led else 0, self.problem.count, zdim, device=device)
-        self.drawn = torch.zeros(self.problem.count if self.led else 0, zdim, device=device)  # those of the epoch
+        self.samples = torch.zeros(
+            mixture_prior.SAMPLES if self.latents_sampled else 0, self.problem.count, zdim, device=device
+        )
+        self.epoch_latents = torch.zeros(
+            self.problem.count if self.latents_sampled else 0, zdim, device=device
+        )  # those of the epoch
         self.bank = torch.randn(BANK, zdim, device=device) if self.recipe.w_latent else None
 
-    def estimate_noise(self) -> None:
-        """First noise spectrum: the images' own mean power (the signal is a small part of it)."""
-        rows = np.random.default_rng(self.options.seed).permutation(self.problem.count)[:1024]
-        power = torch.zeros_like(self.noise_power)
-        for chunk in np.array_split(rows, -(-len(rows) // 128)):
-            spectrum = torch.fft.rfft2(self.problem.feed.get(chunk), norm="ortho")
-            power += self.shell_power(spectrum.abs().square().mean(0)) * len(chunk) / len(rows)
-        self.noise_power.copy_(power)
-        self.image_power = float((power * shell_sizes(self.box, self.device))[1:].sum())
-
-    def shell_power(self, power: torch.Tensor) -> torch.Tensor:  # (D, D//2+1) -> (D//2+1,)
-        """Mean of a half plane of powers in each shell."""
-        index = shells(self.box, self.device).flatten()
-        total = torch.zeros_like(self.frequency).index_add_(0, index, (power * self.multiplicity).flatten())
-        return total / shell_sizes(self.box, self.device)
-
-    def hold_still(self) -> None:
-        """Leave motion out from now on: the network's displacements are zero, and stay so."""
-        self.moves = False
-        last = [layer for layer in self.model.network.d_xyz if isinstance(layer, torch.nn.Linear)][-1]
-        torch.nn.init.zeros_(last.weight)
-        torch.nn.init.zeros_(last.bias)
-        self._make_optimisers()
-
-    def adopt(self, measured: mixture_prior.Measured, log: JobLog) -> None:
-        """Estimate the population of latents from what all images say about the active ones; posteriors follow, and
-        latents drawn from them, with which the network trains."""
-        main, device = self.ranks.rank == 0, self.device
-        torch.manual_seed(self.options.seed * 1000003 + 500009 + self.epoch)
-        size = torch.zeros(1, dtype=torch.long, device=device)
-        if main:
-            people, gain = mixture_prior.fit(measured, self.options.seed)
-            size.fill_(len(people.share))
-            log.message(f"population of latents: {len(people.share)} Gaussians, {gain:.2f} nats a held-out particle")
-        self.ranks.broadcast([size])
-        if not main:
-            people = mixture_prior.empty(int(size), measured.linear.shape[1], device)
-        self.ranks.broadcast(list(people))
-        self.population = people
-        self.table.values.copy_(self.spread_out(*mixture_prior.summary(people, measured)))
-        self.draws.zero_()
-        self.draws[:, :, self.active] = mixture_prior.draw(people, measured, DRAWS)
-
-    def spread_out(
-        self, mean: torch.Tensor, variance: torch.Tensor, active: torch.Tensor | None = None
-    ) -> torch.Tensor:  # (N, A) x 2 -> (N, 2 * zdim)
-        """Means and log-variances of the ``active`` latents (those of training by default), the others at the prior."""
-        values = torch.zeros(len(mean), 2, self.table.zdim, device=self.device)
-        low, high = latent_posterior.LOG_VARIANCE_RANGE
-        values[:, :, self.active if active is None else active] = torch.stack(
-            [mean, variance.log().clamp(low, high)], dim=1
-        )
-        return values.flatten(1)
+    def set_latents(self, latents: Latents) -> None:
+        """Train with these latents from now on."""
+        self.table.values.copy_(latents.values)
+        self.samples.copy_(latents.samples)
+        self.active.copy_(latents.active)
+        self.population = latents.population
 
     @property
     def refinements(self) -> set[int]:
         """Epochs before which all latents are refined: they cut those with free latents into equal parts."""
-        first = self.handover if self.recipe.latents == "both" else 0
+        first = self.encoder_epochs if self.recipe.latents == "both" else 0
         parts = 1 + self.recipe.refinements
         return {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
-
-    def renders_at_once(self, decoded: bool = True) -> int:
-        """Projections in one piece of work, so that it needs MOST_BYTES: three spectra each, positions, densities and
-        what projecting takes, and, where they are ``decoded``, the widest layer's activations if these are kept."""
-        box, gaussians = self.box, len(self.problem.gaussians)
-        bytes_each = 8 * 3 * box * (box // 2 + 1) + 4 * 12 * gaussians
-        decoder = self.model.network.pair_decoder()
-        if decoded and not decoder.fuses:
-            bytes_each += 8 * gaussians * len(decoder.head_weight)
-        return max(1, MOST_BYTES[self.device.type] // bytes_each)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -227,118 +201,57 @@ class Trainer:
         """The step's value of one of RATES."""
         return self.rates[RATES.index(name)]
 
-    def weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D, D//2+1)
-        """1 / noise power times multiplicity of every component, see :meth:`shell_weight`."""
-        return self.shell_weight(band)[shells(self.box, self.device)] * self.multiplicity
-
-    def shell_weight(self, band: torch.Tensor | float) -> torch.Tensor:  # (D//2+1,)
-        """1 / noise power of each shell, without the mean value, up to the frequency ``band`` (soft edge)."""
-        by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.noise_power
-        return by_shell * (self.frequency > 0)
-
-    def render(
-        self, z: torch.Tensor, rows: torch.Tensor, embedding: torch.Tensor
-    ) -> tuple[torch.Tensor, Deformed]:  # (B, zdim), (B,), (M, E) -> (B, D, D)
-        """Projections of the Gaussians at latents ``z`` in the poses of ``rows``, before the CTF."""
-        deformed = self.deform(z, embedding)
-        return self.project(deformed.positions, deformed.densities, rows), deformed
-
-    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:
-        """The Gaussians at latents ``z`` (B, zdim)."""
-        model, problem = self.model, self.problem
-        return model.network.deform(model.gaussians, z, embedding, problem.movable, self.options.precision)
-
-    def project(self, positions: torch.Tensor, densities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Projections (B, D, D) of Gaussians, shared (M, 3) or one set a row (B, M, 3), in the poses of ``rows``."""
-        gaussians = self.model.gaussians
-        return project(
-            positions,
-            densities,
-            gaussians.sigmas,
-            self.problem.rotations[rows],
-            self.problem.shifts[rows],
-            self.box,
-            backend=self.options.projector,
-            sigma_max=gaussians.scale_max,
-        )
-
     def losses(
         self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (B,), (B, D, D), (B, zdim), (B, zdim)
-        """Total loss, and its terms (see TERMS), at latents ``z`` drawn from their posteriors; ``kl`` of these."""
-        recipe, pixels = self.recipe, self.box**2
-        embedding = self.model.embed()
-        parameters = self.problem.ctf[rows]
+        """Total loss, and its terms (see ``objective``), at latents ``z`` drawn from their posteriors; ``kl`` of
+        these."""
+        recipe, forward = self.recipe, self.forward
+        embedding, views = forward.embed(), self.problem.views.rows(rows)
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
-        every = self.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
+        every = forward.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
         deformed = Deformed(*(value[: len(z)] for value in every))
-        projection = torch.fft.rfft2(self.project(deformed.positions, deformed.densities, rows), norm="ortho")
-        if recipe.likelihood == "l1":
-            model = projection * ctf(parameters, self.box)
-            data = (torch.fft.irfft2(model, s=(self.box, self.box), norm="ortho") - images).abs().mean()
-        else:
-            found = image_likelihood(
-                projection,
-                torch.fft.rfft2(images, norm="ortho"),
-                parameters,
-                self.shell_weight(self.rate("band")),
-                recipe.scale_prior,
-            )
-            data = found.data.mean() / pixels
-            self.residual_power += found.residual
-            self.residual_count += 1
-        values: dict[str, tuple[torch.Tensor | float, torch.Tensor]] = {"data": (1.0, data)}
-        if kl is not None:
-            values["kl"] = (self.rate("beta"), kl.mean() if recipe.likelihood == "l1" else kl.sum(1).mean() / pixels)
+        projections = forward.project(deformed.positions, deformed.densities, views)
         pairs = self.pairs
         if 0 < recipe.pairs < len(pairs.first):
             pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
-        prior = len(self.problem.gaussians) / (self.problem.count * pixels)  # from nats a Gaussian to the loss's unit
-        if recipe.w_embedding:
-            values["embedding"] = (recipe.w_embedding, regularisers.embedding_term(embedding, pairs))
-        if recipe.w_distance:
-            values["distance"] = (recipe.w_distance, regularisers.distance_term(deformed.positions, pairs))
-        if recipe.w_direction:
-            values["direction"] = (recipe.w_direction, regularisers.direction_term(deformed.displacement, pairs))
-        if recipe.w_spacing:
-            values["spacing"] = (recipe.w_spacing, regularisers.spacing_term(deformed.positions, pairs))
-        if recipe.w_rigidity:
-            values["rigidity"] = (recipe.w_rigidity, prior * regularisers.rigidity_term(deformed.displacement, pairs))
-        if recipe.w_composition:
-            term = regularisers.composition_term(deformed.density_change, pairs)
-            values["composition"] = (recipe.w_composition, prior * term)
-        if recipe.anchor:
-            g = self.model.gaussians
-            centre = replace(g, positions=every.positions[-1], raw_density=g.raw_density + every.density_change[-1])
-            term = regularisers.anchor_term(centre.features, self.anchor) / (self.problem.count * pixels)
-            values["anchor"] = (recipe.anchor, term)
+        batch = objective.Batch(images, projections, views, deformed, embedding, pairs, kl, self.rate("beta"))
+        if recipe.likelihood == "l1":
+            terms = objective.published_terms(batch, recipe)
+        else:
+            centre = None
+            if recipe.anchor:
+                g = forward.gaussians
+                middle = g.raw_density + every.density_change[-1]
+                centre = replace(g, positions=every.positions[-1], raw_density=middle).features
+            weight = self.noise.shell_weight(self.rate("band"))
+            terms, residual = objective.default_terms(batch, recipe, weight, centre, self.anchor, self.problem.count)
+            self.residual_power += residual
+            self.residual_count += 1
         if self.bank is not None:
             late = float(self.epoch >= 2)
-            values["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
+            terms["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
             self.bank.copy_(torch.cat([self.bank[len(z) :], z.detach()]))
-        total = sum((weight * value for weight, value in values.values()), torch.zeros((), device=self.device))
-        zero = torch.zeros((), device=self.device)
-        terms = [total, *(values.get(name, (0.0, zero))[1] for name in TERMS[1:])]
-        return total, torch.stack([term.detach() for term in terms])
+        return objective.weighted_sum(terms, self.device)
 
     def _step(self, gathered: bool) -> None:
         """One update from the buffers alone, without host synchronisation: what a CUDA graph replays."""
-        ranks, zdim = self.ranks, self.model.network.zdim
+        ranks, zdim = self.ranks, self.forward.zdim
         mine = slice(ranks.rank * self.batch, (ranks.rank + 1) * self.batch)
         self.rates.copy_(self.schedule[self.position][0])
         all_rows = self.order[self.position][0]
         rows = all_rows[mine]
         stack = self.problem.feed.stack
-        images = self.images if gathered or stack is None else stack[rows].float()
+        images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.
-            encoded = torch.cat(self.model.network.encoder(self.encoder_view(ranks.gather(images))), dim=1)
+            encoded = torch.cat(self.forward.network.encoder(self.encoder_view(ranks.gather(images))), dim=1)
             self.table.values.index_copy_(0, all_rows, encoded.detach())
         parameters = [p for p, _ in self.learnt]
-        if self.led:
-            total, terms = self.losses(rows, images, self.drawn[rows])
+        if self.latents_sampled:
+            total, terms = self.losses(rows, images, self.epoch_latents[rows])
             gradients = list(torch.autograd.grad(total, parameters))
         else:
             noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
@@ -348,7 +261,7 @@ class Trainer:
             total, terms = self.losses(rows, images, z, regularisers.kl_divergence(mean, log_variance))
             *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
         if ranks.world > 1:
-            if not self.led:
+            if not self.latents_sampled:
                 self.latent_gradient.zero_()
                 self.latent_gradient[mine] = latent_gradient
             torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
@@ -366,7 +279,7 @@ class Trainer:
         if self.encode_now:
             assert self.encoder_optimiser is not None
             self._apply(self.encoder_optimiser)
-        elif not self.led:
+        elif not self.latents_sampled:
             self.table.step(all_rows, latent_gradient, self.rate("latent"))
         self.sums[:-1] += terms
         self.sums[-1] += 1
@@ -411,7 +324,7 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Order of the particles and rates of the epoch; they depend on seed and epoch alone."""
         epoch, recipe = self.epoch, self.recipe
-        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.handover)
+        encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.encoder_epochs)
         order = np.random.default_rng([self.options.seed, epoch]).permutation(self.problem.count)
         self.order.copy_(torch.from_numpy(order[: self.order.numel()]).view_as(self.order))
         step = torch.arange(self.steps_per_epoch, dtype=torch.float64) + epoch * self.steps_per_epoch
@@ -428,12 +341,12 @@ class Trainer:
             "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
         }
         self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
-        if self.led:
-            self.drawn.copy_(self.draws[epoch % DRAWS])
+        if self.latents_sampled:
+            self.epoch_latents.copy_(self.samples[epoch % len(self.samples)])
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0
-        self.model.train()
+        self.forward.train()
 
     def run_epoch(self, log: JobLog) -> None:
         """The current epoch from ``step_in_epoch`` on. Raises AbortRequested at a safe point."""
@@ -461,7 +374,7 @@ class Trainer:
                 reported, since = now, self.step_in_epoch
         if self.recipe.likelihood == "squared":
             power = ranks.mean(self.residual_power / self.residual_count.clamp_min(1))
-            self.noise_power.copy_(power.clamp_min(1e-3 * power[1:].mean()))
+            self.noise.update(power)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def report(self, log: JobLog, sums: np.ndarray, rate: float) -> None:
@@ -480,7 +393,7 @@ class Trainer:
             # The data term is in units of the noise as measured last: the share of the images' power that is left
             # unexplained is what can be compared over epochs.
             residual = self.residual_power / self.residual_count.clamp_min(1) * shell_sizes(self.box, self.device)
-            shown["unexplained"] = float(residual[1:].sum()) / self.image_power
+            shown["unexplained"] = float(residual[1:].sum()) / self.noise.image_power
         epoch = step / self.steps_per_epoch
         log.metric("train", step, epoch, **shown, lr=float(self.rate("network")), images_per_second=rate)
         images = self.batch * self.ranks.world
@@ -498,10 +411,10 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
-            "model": self.model.state_dict(),
+            "model": self.forward.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "table": self.table.state(),
-            "noise_power": self.noise_power,
+            "noise_power": self.noise.power,
             "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
             "residual_power": self.residual_power,
             "residual_count": self.residual_count,
@@ -511,10 +424,10 @@ class Trainer:
             "count": self.problem.count,
             "batch": self.batch * self.ranks.world,
             "epochs": self.epochs,
-            "handover": self.handover,
+            "encoder_epochs": self.encoder_epochs,
             "active": self.active,
-            "moves": self.moves,
-            "draws": self.draws,
+            "moves": self.forward.moves,
+            "samples": self.samples,
             "population": list(self.population or ()),
         }
 
@@ -541,12 +454,10 @@ class Trainer:
                 self.epochs,
                 "Give more, or leave it out.",
             )
-        if self.epochs == state["epochs"] or state["epoch"] >= state["handover"]:
-            self.handover = int(state["handover"])
-        if not state["moves"]:
-            self.hold_still()
+        if self.epochs == state["epochs"] or state["epoch"] >= state["encoder_epochs"]:
+            self.encoder_epochs = int(state["encoder_epochs"])
         try:
-            self.model.load_state_dict(state["model"])
+            self.forward.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             if self.encoder_optimiser:
                 self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
@@ -562,8 +473,9 @@ class Trainer:
                 cuda = self.device.type == "cuda"
                 group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
         self.table.load(state["table"])
-        for name in ("active", "draws", "noise_power", "residual_power", "residual_count"):
+        for name in ("active", "samples", "residual_power", "residual_count"):
             getattr(self, name).copy_(state[name])
+        self.noise.power.copy_(state["noise_power"])
         if state["population"]:
             self.population = mixture_prior.Population(*(part.to(self.device) for part in state["population"]))
         if self.bank is not None:
@@ -575,11 +487,11 @@ class Trainer:
 
     def published_state(self) -> dict[str, Any]:
         """``weights.N.pkl``: the published entries, and the refined Gaussians and the mask beside them."""
-        model = self.model
-        state = {name: tensor.detach().cpu() for name, tensor in model.network.state_dict().items()}
+        forward = self.forward
+        state = {name: tensor.detach().cpu() for name, tensor in forward.network.state_dict().items()}
         content: dict[str, Any] = {"epoch": self.epoch - 1, "model_state_dict": state}
         content["gaussians"] = {
-            name: getattr(model, name).detach().cpu() for name in ("positions", "raw_density", "raw_scale")
+            name: getattr(forward, name).detach().cpu() for name in ("positions", "raw_density", "raw_scale")
         }
         if self.problem.movable is not None:
             content["movable"] = self.problem.movable.cpu()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.demo.molecule import LID, SWING_DEGREES, write_molecule
 from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.workflow import Step, Workflow
@@ -213,9 +214,8 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, Any], path: Pa
                 images.append(np.asarray(volume.data, dtype=np.float32).sum(axis=0))
         right.imshow(np.concatenate(images, axis=0), cmap="gray", origin="lower")
     right.set(title="Decoded along\ncomponent 1", xticks=[], yticks=[])
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 if __name__ == "__main__":

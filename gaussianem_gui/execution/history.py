@@ -8,7 +8,6 @@ Sizes and times are polled, because change notices of the kernel do not arrive o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gaussianem_core.job.events import EVENTS
+from gaussianem_core.job.events import EVENTS, parse_events
 
 CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
@@ -119,12 +118,7 @@ class History:
             time.sleep(0)  # let the window's thread in
 
     def _take(self, data: bytes) -> None:
-        events = []
-        for line in data.splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
+        events = parse_events(data)
         with self._lock:
             for event in events:
                 with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # a damaged event is skipped
@@ -202,10 +196,6 @@ class Watcher:
         """Stop to poll ``item``."""
         with self._lock:
             self._watched = [w for w in self._watched if w is not item]
-
-    def wake(self) -> None:
-        """Poll now rather than at the end of the pause."""
-        self._wake.set()
 
     def stop(self) -> None:
         """End the thread."""

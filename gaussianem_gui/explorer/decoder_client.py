@@ -74,7 +74,7 @@ class Callbacks:
     refused: Callable[[int, str], object] = field(default=lambda number, text: None)
 
 
-class Decoder:
+class DecoderClient:
     """The worker as the application sees it. ``start`` returns at once; requests wait until it is ready."""
 
     def __init__(self, callbacks: Callbacks) -> None:
@@ -271,4 +271,4 @@ class Decoder:
         return f"The decoder ended unexpectedly (exit code {code}): {reason}"
 
 
-__all__ = ["Callbacks", "Consensus", "Decoded", "Decoder"]
+__all__ = ["Callbacks", "Consensus", "Decoded", "DecoderClient"]

@@ -6,7 +6,6 @@ Text stays text in SVG and PDF; large scatters are drawn as pictures inside the 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -15,7 +14,7 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import COLOURS
-from gaussianem_core.runtime.files import temporary_name
+from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.explorer.particle_columns import Column
 
 P = ParamSpec("P")
@@ -40,12 +39,8 @@ def save(figure: Any, path: Path) -> Path:
     """Write a figure, atomically, in the format that the name's ending says. Raises InputError for another ending."""
     if path.suffix.lower() not in FORMATS:
         raise InputError("figure", "must end in " + ", ".join(FORMATS), path.name, "Choose one of these.")
-    temporary = temporary_name(path)
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=DPI, facecolor="white")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -172,12 +167,8 @@ def picture(path: Path, pixels: np.ndarray, angstrom_per_pixel: float | None = N
     if path.suffix.lower() == ".png" and not angstrom_per_pixel and not title:
         from PIL import Image
 
-        temporary = temporary_name(path)
-        try:
+        with replacing(path) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
     figure = new_figure(4.0, 4.0 * height / width)
     axes = figure.subplots()
@@ -241,15 +232,15 @@ def _nice(length: float) -> float:
 
 
 @styled
-def bars(path: Path, counts: np.ndarray, names: tuple[str, str], lonely: np.ndarray | None = None) -> Path:
-    """A bar a frame, ``counts`` (P,); those of ``lonely`` (P,) bool in another colour."""
+def bars(path: Path, counts: np.ndarray, names: tuple[str, str], unpopulated: np.ndarray | None = None) -> Path:
+    """A bar a frame, ``counts`` (P,); those of ``unpopulated`` (P,) bool in another colour."""
     figure = new_figure(height=1.8)
     axes = figure.subplots()
     frames = np.arange(1, len(counts) + 1)
-    colours = [COLOURS[0]] * len(counts) if lonely is None else np.where(lonely, COLOURS[1], COLOURS[0])
+    colours = [COLOURS[0]] * len(counts) if unpopulated is None else np.where(unpopulated, COLOURS[1], COLOURS[0])
     axes.bar(frames, counts, color=colours, width=0.8)
     axes.set_xlim(0.4, len(counts) + 0.6)
-    if lonely is not None and lonely.any():
+    if unpopulated is not None and unpopulated.any():
         axes.bar([], [], color=COLOURS[1], label="hardly any particle near")
         axes.legend(fontsize=7, frameon=False)
     axes.set_xlabel(names[0])

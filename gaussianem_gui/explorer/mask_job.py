@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gaussianem_core.analysis.masks import Recipe
+from gaussianem_core.analysis.masks import MaskRecipe
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import Volume, write_map
 from gaussianem_core.runtime.files import write_atomically
@@ -26,7 +26,7 @@ def save_mask(
     mask: np.ndarray,
     like: Volume,
     source: Path,
-    recipe: Recipe | None = None,
+    recipe: MaskRecipe | None = None,
     *,
     name: str = "mask",
     note: str = "",

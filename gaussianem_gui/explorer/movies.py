@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script
 from gaussianem_core.io.mrc import write_map
-from gaussianem_core.runtime.files import temporary_name
-from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, Decoder
+from gaussianem_core.runtime.files import replacing
+from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, DecoderClient
 from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
@@ -27,7 +26,7 @@ def decode_all(sources: Sources, z: np.ndarray, device: str = "auto") -> tuple[C
     import queue
 
     found: queue.Queue[Consensus | Decoded | str] = queue.Queue()
-    decoder = Decoder(Callbacks(found.put, found.put, found.put, lambda _n, text: found.put(text)))
+    decoder = DecoderClient(Callbacks(found.put, found.put, found.put, lambda _n, text: found.put(text)))
     decoder.start(sources, device)
     answers: list[Decoded] = []
     model: Consensus | None = None
@@ -91,18 +90,10 @@ def export_movie(target: Path, frames: Sequence[Frame], rate: int = 20, swing: b
     height, width = (n - n % 2 for n in pictures[0].shape[:2])  # H.264 wants even sides
     pictures = [p[:height, :width] for p in pictures]
     ending = target.suffix.lower()
-    temporary = temporary_name(target)
-    try:
-        if ending == ".gif":
-            _write_gif(temporary, pictures, rate)
-        elif ending == ".mp4":
-            _write_mp4(temporary, pictures, rate)
-        else:
-            raise InputError("movie", "must end in .mp4 or .gif", target.name, "Choose one of these.")
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    if ending not in (".gif", ".mp4"):
+        raise InputError("movie", "must end in .mp4 or .gif", target.name, "Choose one of these.")
+    with replacing(target) as temporary:
+        (_write_gif if ending == ".gif" else _write_mp4)(temporary, pictures, rate)
     return target
 
 

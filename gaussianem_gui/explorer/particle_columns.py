@@ -44,7 +44,7 @@ class Column:
 
 
 @dataclass
-class Table:
+class ParticleColumns:
     """Columns of N particles; those of the particle file are read when first asked for."""
 
     z: np.ndarray  # (N, zdim) float32
@@ -128,7 +128,7 @@ class Table:
         )
 
 
-def load_table(sources: Sources) -> Table:
+def load_table(sources: Sources) -> ParticleColumns:
     """Read everything that is quick to read. Raises InputError if latents and particle file do not fit."""
     arrays = load_latents(sources.latents)
     z = np.asarray(arrays["z_mu"], np.float32)
@@ -139,7 +139,7 @@ def load_table(sources: Sources) -> Table:
     whole = [values.shape for values in own] == [z.shape] * 2
     alone = (own[0], own[1]) if whole else (z, log_variance)
     components = principal_components(z)
-    table = Table(z, log_variance, alone, components)
+    table = ParticleColumns(z, log_variance, alone, components)
 
     def add(name: str, group: str, values: np.ndarray) -> None:
         if np.shape(values) == (len(z),):
@@ -178,7 +178,7 @@ def row_count(path: Path) -> int:
     return find_particle_table(scan_star(path)).n_rows
 
 
-def _add_analysis(table: Table, sources: Sources, add: Callable[[str, str, np.ndarray], None]) -> None:
+def _add_analysis(table: ParticleColumns, sources: Sources, add: Callable[[str, str, np.ndarray], None]) -> None:
     count = len(table)
     if sources.analysis is None:
         return

@@ -236,9 +236,9 @@ def _unpack(data: bytes, count: int) -> np.ndarray:  # -> (N,) bool
     return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).astype(bool)
 
 
-def class_step(column: Column, code: int, job: str) -> dict[str, Any]:
+def class_step(column: Column, code: int) -> dict[str, Any]:
     """How a selection by class came about."""
-    return {"shape": "class", "column": column.name, "values": [column.names[code]], "job": job, "time": time.time()}
+    return {"shape": "class", "column": column.name, "values": [column.names[code]]}
 
 
 def describe(steps: Sequence[dict[str, Any]]) -> str:

@@ -45,15 +45,6 @@ class Sources:
     preprocess_options: dict[str, Any] = field(default_factory=dict)
 
 
-def explorable(project: Project, job: str) -> str:
-    """ "" if the explorer can show that job, else why not."""
-    try:
-        find_sources(project, job)
-    except InputError as error:
-        return f"{error.argument} {error.rule}"
-    return ""
-
-
 def find_sources(project: Project, name: str) -> Sources:
     """The files of a job. Raises InputError if it has no model and latents (yet)."""
     job = project.job(name)

@@ -58,7 +58,7 @@ BEFORE = {
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """A suggestion: ``kind`` is job (a new job of ``job_type``), results, log, continue, clone or parameters."""
 
     kind: str
@@ -77,32 +77,32 @@ def picture(job_type: str) -> str:
     return PICTURES.get(job_type, "job-other")
 
 
-def next_steps(job_type: str, state: State, following: list[str]) -> list[Step]:
+def next_steps(job_type: str, state: State, following: list[str]) -> list[NextStep]:
     """Next steps after a job of ``job_type`` in ``state``; ``following`` are job types its outputs can feed."""
     if state is State.FAILED:
         return [
-            Step("log", "Read the error", "The end of the log says what went wrong."),
-            Step("clone", "Correct and run again", "A copy with the same options, to change what was wrong."),
+            NextStep("log", "Read the error", "The end of the log says what went wrong."),
+            NextStep("clone", "Correct and run again", "A copy with the same options, to change what was wrong."),
         ]
     if state in (State.ABORTED, State.LOST):
         steps = (
-            [Step("continue", "Go on from where it stopped", "Continues in the same directory.")]
+            [NextStep("continue", "Go on from where it stopped", "Continues in the same directory.")]
             if (job_type == "train")
             else []
         )
-        return [*steps, Step("clone", "Run again", "A copy with the same options.")]
+        return [*steps, NextStep("clone", "Run again", "A copy with the same options.")]
     if state is State.SCHEDULED:
         return []
     steps = [
-        Step("job", *STEPS[name], job_type=name)
+        NextStep("job", *STEPS[name], job_type=name)
         for name in NATURAL.get(job_type, following)
         if name in following and name in STEPS
     ]
     if state is State.RUNNING:
-        return [Step(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
+        return [NextStep(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
     if job_type in ("analyze", "decode", "morph"):
-        steps.insert(0, Step("results", "Look at the volumes", "In 3D, in this window."))
+        steps.insert(0, NextStep("results", "Look at the volumes", "In 3D, in this window."))
     if job_type in ("train", "analyze"):
         why = "Click a particle and see the molecule there; select particles and take them back."
-        steps.insert(1 if job_type == "train" else 0, Step("explore", "Explore the latents", why))
+        steps.insert(1 if job_type == "train" else 0, NextStep("explore", "Explore the latents", why))
     return steps[:3]

@@ -49,7 +49,8 @@ def memory() -> float:
 def plot_figures(application, count: int) -> None:
     """Redraw, pick and lasso."""
     from gaussianem_gui.explorer.particle_columns import Column
-    from gaussianem_gui.views.explorer.plot import Colouring, ExplorerPlot
+    from gaussianem_gui.views.explorer.colours import Colouring
+    from gaussianem_gui.views.explorer.plot import ExplorerPlot
 
     generator = np.random.default_rng(0)
     points = generator.normal(size=(count, 2)).astype(np.float32)
@@ -166,41 +167,41 @@ def decode_figures(application, folder: Path, small: Path) -> None:
         explorer.show()
         began = time.perf_counter()
         explorer.open(model, "Train/job002/")
-        wait(lambda e=explorer: e.consensus is not None and e.crowd is not None)
+        wait(lambda e=explorer: e.session.consensus is not None and e.session.density is not None)
         report(f"{name}: open to ready", time.perf_counter() - began, "s")
-        wait(lambda e=explorer: e.viewer.picture is not None)
+        wait(lambda e=explorer: e.scene.viewer.picture is not None)
         for _ in range(100):
             application.processEvents()
             time.sleep(0.005)
-        plot = explorer.plots[0]
+        plot = explorer.grid.plots[0]
         worked, shown = [], []
         for i in range(12):
-            had = len(explorer.latency)
+            had = len(explorer.scene.latency)
             x, y = plot.points[17 * i % len(plot.points)]
-            explorer._placed(plot, float(x), float(y), True)
-            wait(lambda e=explorer, n=had: len(e.latency) > n)
-            worked.append(explorer._last.seconds)
+            explorer.grid.click(plot, float(x), float(y))
+            wait(lambda e=explorer, n=had: len(e.scene.latency) > n)
+            worked.append(explorer.session.picture.seconds)
             shown.append(explorer.latency[-1])
         report(f"{name}: decode in the engine", 1000 * float(np.median(worked)), "ms")
         report(f"{name}: click to the answer shown", 1000 * float(np.median(shown)), "ms", "< 500 ms CPU")
-        if explorer.viewer.is_3d():
+        if explorer.scene.viewer.is_3d():
             panel = explorer.panels["Trajectory"]
             explorer.tabs.setCurrentWidget(panel)
             panel.kind.setCurrentIndex(panel.kind.findData("component"))
             panel.count.setValue(50)
             began = time.perf_counter()
             panel.start()
-            wait(lambda p=panel: len(p.frames) == 50 and bool(p.meshes))
+            wait(lambda p=panel: len(p.player.frames) == 50 and bool(p.player.meshes))
             report(f"{name}: decode 50 frames, with surfaces", time.perf_counter() - began, "s")
-            panel.speed.setCurrentIndex(3)
-            panel.toggle()
-            wait(lambda p=panel: len(p.shown_at) > 60)
-            panel.stop()
-            gaps = np.diff(panel.shown_at[10:])
+            panel.player.speed.setCurrentIndex(3)
+            panel.player.toggle()
+            wait(lambda p=panel: len(p.player.shown_at) > 60)
+            panel.player.stop()
+            gaps = np.diff(panel.player.shown_at[10:])
             report(f"{name}: play rate", 1 / float(np.mean(gaps)), "frames/s", ">= 20")
         report(
             f"{name}: memory of window and worker",
-            memory() + psutil.Process(explorer.decoder.pid).memory_info().rss / 2**20,
+            memory() + psutil.Process(explorer.session.decoder.pid).memory_info().rss / 2**20,
             "MiB",
         )
         explorer.shut_down()

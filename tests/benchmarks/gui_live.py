@@ -90,7 +90,7 @@ def live(folder: Path, seconds: float, rate: int) -> dict[str, float]:
     QTimer.singleShot(1500, loop.quit)
     loop.exec()
     spare_the_collector()
-    window.open_job(job.name, "Progress")
+    window.pages.open_job(job.name, "Progress")
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(job.directory), str(seconds), str(rate)],
         stdout=subprocess.PIPE,

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gaussianem_core.commands.evaluate import NEIGHBOURS, latent_error
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.runtime.device import choose_device
 from gaussianem_core.simulation.ground_truth import Truth, load_truth
+from gaussianem_core.simulation.latent_scores import NEIGHBOURS, latent_error
 from gaussianem_core.simulation.rendering import clean_images
 
 RENDERED_AT_ONCE = 200

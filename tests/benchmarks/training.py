@@ -30,11 +30,12 @@ from gaussianem_core.model.network import build_network
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed
-from gaussianem_core.training import latent_refinement, regularisers
+from gaussianem_core.training import latent_refinement, noise_model, regularisers
+from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.image_feed import ImageFeed
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import RECIPES, choose_recipe
-from gaussianem_core.training.trainer import Trainer
+from gaussianem_core.training.trainer import Trainer, new_forward_model
 
 NETWORK = {
     "gaussian_embedding_dim": 32,
@@ -70,7 +71,14 @@ def make_problem(gaussians: int, box: int, images: int, device: torch.device) ->
     configuration = Configuration(box, 1.5, 1 / box, 2 / box, 1.0, True, True, NETWORK, {})
     arrays = (random_rotations(images, generator), generator.normal(size=(images, 2)), parameters)
     tensors = (torch.from_numpy(a.astype(np.float32)).to(device) for a in arrays)
-    return Problem(configuration, model, None, *tensors, feed)
+    return Problem(configuration, model, None, Views(*tensors), feed, np.arange(feed.count))
+
+
+def make_trainer(problem: Problem, options: TrainOptions) -> Trainer:
+    """A training from the start, without the linear model."""
+    recipe = choose_recipe(options)
+    noise = noise_model.estimate(problem.feed, problem.device, options.seed)
+    return Trainer(problem, recipe, options, new_forward_model(problem, recipe, options), noise)
 
 
 def images_per_second(problem: Problem, batch: int, latents: str, device: torch.device) -> tuple[float, float]:
@@ -78,8 +86,7 @@ def images_per_second(problem: Problem, batch: int, latents: str, device: torch.
     options = TrainOptions(batch=batch, epoch=3, latents=latents)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    trainer = Trainer(problem, choose_recipe(options), options, device)
-    trainer.estimate_noise()
+    trainer = make_trainer(problem, options)
     log = NullLog(Path(tempfile.gettempdir()))
     trainer.run_epoch(log)
     synchronise(device)
@@ -115,12 +122,12 @@ def plain_images_per_second(problem: Problem, batch: int, device: torch.device, 
             positions,
             torch.nn.functional.softplus(gaussians.raw_density + change[..., 0]),
             gaussians.sigmas,
-            problem.rotations[rows],
-            problem.shifts[rows],
+            problem.views.rotations[rows],
+            problem.views.shifts[rows],
             box,
             backend="reference",
         )
-        model = torch.fft.irfft2(torch.fft.rfft2(projection) * ctf(problem.ctf[rows], box), s=(box, box))
+        model = torch.fft.irfft2(torch.fft.rfft2(projection) * ctf(problem.views.ctf[rows], box), s=(box, box))
         loss = (model - images).abs().mean() + recipe.beta * regularisers.kl_divergence(mean, log_variance).mean()
         loss = loss + recipe.w_embedding * regularisers.embedding_term(embedding, pairs)
         loss = loss + recipe.w_distance * regularisers.distance_term(positions, pairs)
@@ -178,8 +185,7 @@ def breakdown(problem: Problem, batch: int, device: torch.device) -> None:
 
     for latents in ("linear", "encoder"):
         options = TrainOptions(batch=batch, epoch=3, latents=latents)
-        trainer = Trainer(problem, choose_recipe(options), options, device)
-        trainer.estimate_noise()
+        trainer = make_trainer(problem, options)
         trainer.begin_epoch()
         trainer.position.fill_(0)
         for _ in range(6):
@@ -197,7 +203,7 @@ def breakdown(problem: Problem, batch: int, device: torch.device) -> None:
 def encoding(problem: Problem, batch: int, device: torch.device) -> float:
     """Seconds to encode all particles."""
     options = TrainOptions(batch=batch, epoch=1, latents="encoder")
-    trainer = Trainer(problem, choose_recipe(options), options, device)
+    trainer = make_trainer(problem, options)
     log = NullLog(Path(tempfile.gettempdir()))
     latent_refinement.encode_all(trainer, log)
     synchronise(device)

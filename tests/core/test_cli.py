@@ -365,7 +365,7 @@ def test_stopping(how: str, tmp_path: Path) -> None:
         "--model",
         str(model),
         "--particles",
-        "1000000",
+        "100000",
         "--box",
         "64",
         "--job_dir",

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from gaussianem_core.cli import main
-from gaussianem_core.commands.evaluate import latent_error
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.job.events import NullLog
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
-from gaussianem_core.training import mixture_prior
+from gaussianem_core.simulation.latent_scores import latent_error
+from gaussianem_core.training import mixture_prior, noise_model
 from gaussianem_core.training.problem import load_problem, resolve_stack
 from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.training.trainer import Trainer
+from gaussianem_core.training.trainer import Trainer, new_forward_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,8 +35,9 @@ def test_loss_and_gradients_are_those_of_the_cpu(moving: Path, tmp_path: Path, r
             source_dir=str(moving / "pre"), device=name, batch=20, recipe=recipe, precision="float32", pairs=0
         )
         problem = load_problem(options, device, NullLog(tmp_path), resolve_stack(options))
-        trainer = Trainer(problem, choose_recipe(options), options, device)
-        trainer.estimate_noise()
+        chosen = choose_recipe(options)
+        noise = noise_model.estimate(problem.feed, device, options.seed)
+        trainer = Trainer(problem, chosen, options, new_forward_model(problem, chosen, options), noise)
         trainer.begin_epoch()
         trainer.rates.copy_(trainer.schedule[0])
         rows = torch.arange(20, device=device)

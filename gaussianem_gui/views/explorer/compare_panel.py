@@ -11,9 +11,12 @@ from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, Q
 from gaussianem_core.analysis.latent_space import principal_components
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.latents import load_latents
+from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.sources import find_sources
+from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.plot import ExplorerPlot
+from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.project_model import job_label
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
 
@@ -52,8 +55,8 @@ class ComparePanel(Panel):
 
     room = 0.52
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
         self.job = QComboBox()
         self.job.setAccessibleName("Job to compare with")
         self.job.setMinimumWidth(160)
@@ -79,6 +82,7 @@ class ComparePanel(Panel):
         layout.addWidget(self.text)
         self.setLayout(layout)
         self.found: Alignment | None = None
+        session.selectionChanged.connect(self._selection_changed)
 
     def opened(self) -> None:
         self.found = None
@@ -87,10 +91,11 @@ class ComparePanel(Panel):
         self.shown()
 
     def shown(self) -> None:
-        explorer, chosen = self.explorer, self.job.currentData()
+        model, sources, chosen = self.session.model, self.session.sources, self.job.currentData()
+        assert model is not None and sources is not None
         self.job.clear()
-        for info in explorer.model.jobs:
-            if info.job_type == "train" and info.name not in (explorer.sources.job, explorer.sources.train_job):
+        for info in model.jobs:
+            if info.job_type == "train" and info.name not in (sources.job, sources.train_job):
                 self.job.addItem(job_label(info), info.name)
         if chosen is not None and self.job.findData(chosen) >= 0:
             self.job.setCurrentIndex(self.job.findData(chosen))
@@ -98,16 +103,17 @@ class ComparePanel(Panel):
         if not self.job.count():
             self.text.setText("There is no other Train job in this project.")
 
-    def selection_changed(self) -> None:
+    def _selection_changed(self) -> None:
         if self.found is not None:
-            self.plot.set_mask(self.explorer.selections.mask)
+            self.plot.set_mask(self.session.selections.mask)
 
     def start(self) -> None:
         """Read and align in a worker."""
-        explorer, name = self.explorer, self.job.currentData()
-        if explorer.table is None or not name:
+        session, name = self.session, self.job.currentData()
+        model, sources, table = session.model, session.sources, session.table
+        if model is None or sources is None or table is None or not name:
             return
-        project, z, own = explorer.model.project, explorer.table.z, explorer.sources.train_job or explorer.sources.job
+        project, z, own = model.project, table.z, sources.train_job or sources.job
 
         def work() -> tuple[Alignment, dict[str, tuple[Any, Any]]]:
             other = find_sources(project, name)
@@ -120,15 +126,15 @@ class ComparePanel(Panel):
             }
             return align(z, latents), differ
 
-        self.background.run("compare", work, self._take, self.say_error)
+        self.background.run("compare", work, self._take, session.say_error)
 
     def _take(self, found: tuple[Alignment, dict[str, tuple[Any, Any]]]) -> None:
         self.found, differ = found
         scores = self.found.scores
         columns = [scores[:, 0], scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))]
         self.plot.set_points(np.stack(columns, axis=1), "PC 1", "PC 2")
-        self.plot.set_colouring(self.explorer.colouring)
-        self.plot.set_mask(self.explorer.selections.mask)
+        self.plot.set_colouring(self.session.colouring)
+        self.plot.set_mask(self.session.selections.mask)
         self.plot.canvas.set_tool("lasso")
         best = ", ".join(f"{c:.2f}" for c in self.found.correlations[:4])
         word = (
@@ -146,29 +152,17 @@ class ComparePanel(Panel):
                 self.table.setItem(place, number, QTableWidgetItem(text))
 
     def _shaped(self, kind: str, outline: np.ndarray) -> None:
-        import time
-
-        self.explorer.select(
-            self.plot.inside(kind, outline),
-            {
-                "shape": kind,
-                "x": "PC 1",
-                "y": f"PC 2 of {self.job.currentText()}",
-                "time": time.time(),
-                "outline": np.round(outline, 6).tolist(),
-                "job": self.explorer.sources.job,
-            },
-        )
+        plane = {"x": "PC 1", "y": f"PC 2 of {self.job.currentText()}"}
+        step = {"shape": kind, **plane, "outline": np.round(outline, 6).tolist()}
+        self.session.select(self.plot.inside(kind, outline), step)
 
     def save(self) -> None:
         """The aligned latents as a figure."""
-        from gaussianem_gui.explorer import figures
-
-        path = self.explorer.ask_figure("comparison.pdf")
+        path = ask_figure(self, "comparison.pdf")
         if path is not None and self.found is not None:
-            points, column_ = self.plot.points, self.explorer.colouring.column
-            mask = self.explorer.selections.mask.copy()
-            self.explorer.save_figure(
+            points, column_ = self.plot.points, self.session.colouring.column
+            mask = self.session.selections.mask.copy()
+            self.session.write_figure(
                 lambda: figures.scatter(
                     path, points, ("PC 1", "PC 2"), column_, mask if mask.any() else None, title=self.job.currentText()
                 )

@@ -1,14 +1,18 @@
-"""How far to believe what is shown: half sets, pose and defocus, how densely particles lie here."""
+"""Checks of the latent space: half sets, dependence on pose and defocus, images that fit badly, uncertainty."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
+from PySide6.QtWidgets import QWidget
 
+from gaussianem_gui.explorer.particle_columns import ParticleColumns
+from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.views.explorer.panel import Panel
-from gaussianem_gui.views.toolkit.widgets import Banner, clear, column, label, scrolled
+from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.toolkit.notices import Banner
+from gaussianem_gui.views.toolkit.widgets import clear, column, label, scrolled
 
 GROUPS = (("Pose", "the pose"), ("CTF", "the defocus"))
 STRONG, WEAK = 0.2, 0.05
@@ -20,10 +24,8 @@ class TrustPanel(Panel):
 
     room = 0.46
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
-        from PySide6.QtWidgets import QWidget
-
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
         inside = QWidget()
         self.rows = column(spacing=6, margins=(2, 2, 8, 2))
         inside.setLayout(self.rows)
@@ -33,13 +35,13 @@ class TrustPanel(Panel):
 
     def opened(self) -> None:
         clear(self.rows)
-        explorer = self.explorer
-        sources, table = explorer.sources, explorer.table
+        sources, table = self.session.sources, self.session.table
+        assert sources is not None and table is not None
 
         def work() -> list[tuple[str, str]]:
             return judge(table, sources)
 
-        self.background.run("trust", work, self._take, self.say_error)
+        self.background.run("trust", work, self._take, self.session.say_error)
 
     def _take(self, found: list[tuple[str, str]]) -> None:
         clear(self.rows)
@@ -53,7 +55,7 @@ class TrustPanel(Panel):
         self.rows.addStretch(1)
 
 
-def judge(table: Any, sources: Any) -> list[tuple[str, str]]:
+def judge(table: ParticleColumns, sources: Sources) -> list[tuple[str, str]]:
     """(kind of banner, sentence) for each check that can be made."""
     found: list[tuple[str, str]] = []
     if sources.analysis is not None and (sources.analysis / "summary.json").is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PySide6.QtWidgets import QComboBox, QListWidget, QListWidgetItem
@@ -12,7 +11,11 @@ from PySide6.QtWidgets import QComboBox, QListWidget, QListWidgetItem
 from gaussianem_core.analysis.rigid_domains import Domains, domain_mask, find_domains
 from gaussianem_core.io.mrc import read_header, write_map
 from gaussianem_gui.explorer.decoder_client import Decoded
+from gaussianem_gui.project.job import Job
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
@@ -24,8 +27,9 @@ REACH_ANGSTROM, EDGE_ANGSTROM = 6.0, 8.0
 class DomainsPanel(Panel):
     """Decodes conformations over the dataset, finds domains, saves them."""
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession, viewer: LiveViewer) -> None:
+        super().__init__(session)
+        self.viewer = viewer
         self.count = QComboBox()
         self.count.setAccessibleName("Number of domains")
         self.count.addItem("As many as are worth it", 0)
@@ -56,39 +60,41 @@ class DomainsPanel(Panel):
         self._number = -1
         self._frames: dict[int, np.ndarray] = {}
         self.save.setEnabled(False)
+        session.decoded.connect(self._take_decoded)
 
     def opened(self) -> None:
         self.found = None
         self.list.clear()
         self.text.setText("Gaussians that move together over the dataset are grouped into rigid bodies.")
-        self.explorer.viewer.show_domains(None)
+        self.viewer.show_domains(None)
         self.save.setEnabled(False)
 
     def start(self) -> None:
         """Decode conformations spread over the particles."""
-        explorer = self.explorer
-        if explorer.table is None or explorer.decoder is None:
+        session = self.session
+        if session.table is None:
             return
-        z = explorer.table.z
+        z = session.table.z
         kind = self.over.currentData()
-        if kind == "path" and len(explorer.panels["Trajectory"].path):
-            chosen = explorer.panels["Trajectory"].path
+        if kind == "path" and len(session.path):
+            chosen = session.path
         else:
-            mask = explorer.selections.mask if kind == "selection" and explorer.selections.selected else None
+            mask = session.selections.mask if kind == "selection" and session.selections.selected else None
             chosen = spread(z if mask is None else z[mask], CONFORMATIONS)
         self._frames = {}
         self.go.setEnabled(False)
         self.status.setText("Decoding …")
-        self._number = explorer.decoder.request(chosen, channel="motion", volumes=False)
+        self._number = session.request(chosen, channel="motion", volumes=False)
 
-    def decoded(self, answer: Decoded) -> None:
-        if answer.channel != "motion" or answer.id != self._number or answer.positions is None:
+    def _take_decoded(self, answer: Decoded) -> None:
+        model = self.session.consensus
+        if answer.channel != "motion" or answer.id != self._number or answer.positions is None or model is None:
             return
         self._frames[answer.index] = answer.positions
         self.status.setText(f"{len(self._frames)} of {answer.count} conformations")
         if len(self._frames) < answer.count:
             return
-        model, count = self.explorer.consensus, int(self.count.currentData())
+        count = int(self.count.currentData())
         frames = np.stack([self._frames[i] for i in sorted(self._frames)])
         self.status.setText("Finding domains …")
         self.background.run(
@@ -98,14 +104,15 @@ class DomainsPanel(Panel):
     def _failed(self, error: Exception) -> None:
         self.go.setEnabled(True)
         self.status.setText("")
-        self.say_error(error)
+        self.session.say_error(error)
 
     def _take(self, found: Domains) -> None:
         self.found = found
         self.go.setEnabled(True)
         self.save.setEnabled(found.count > 1)
-        explorer = self.explorer
-        half = explorer.consensus.half_angstrom
+        model = self.session.consensus
+        assert model is not None
+        half = model.half_angstrom
         self.list.clear()
         for domain in range(found.count):
             own = found.labels == domain
@@ -130,17 +137,17 @@ class DomainsPanel(Panel):
                 "that comes and goes."
             )
         self.status.setText("")
-        explorer.viewer.show_domains(found.labels)
+        self.viewer.show_domains(found.labels)
 
     def save_job(self) -> None:
         """A Mask job with a mask for each domain."""
-        explorer, found = self.explorer, self.found
-        if found is None or explorer.model is None:
+        session, found = self.session, self.found
+        model, sources = session.consensus, session.sources
+        if found is None or session.model is None or model is None or sources is None:
             return
-        model, sources = explorer.consensus, explorer.sources
         consensus = str(sources.preprocess_options.get("consensus_map") or "")
 
-        def work(project: Any) -> Any:
+        def work(project: Project) -> Job:
             box, pixel, origin = model.box, model.pixel_size_angstrom, model.origin_angstrom
             start = (0, 0, 0)
             path = project.root / consensus
@@ -174,10 +181,10 @@ class DomainsPanel(Panel):
             inputs = [] if relative.startswith("..") else [relative]
             return project.record("Mask", write, inputs=inputs, note=f"{found.count} rigid domains of {sources.job}")
 
-        explorer.model.do(
+        session.model.do(
             "Save the domains",
             work,
-            lambda job: explorer.noted.emit(
+            lambda job: session.noted.emit(
                 "success", f"{job.name} written", f"{found.count} masks, and 0/1 files that Train takes as --mask."
             ),
         )

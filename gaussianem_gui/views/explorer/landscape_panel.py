@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QRectF
 from PySide6.QtWidgets import QComboBox, QListWidget, QListWidgetItem, QSplitter
 
 from gaussianem_core.analysis import landscape
+from gaussianem_gui.explorer import figures
+from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import style_plot
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, frame, label, row, scrolled
+
+Found = tuple[landscape.Landscape, list[landscape.StableState], np.ndarray, np.ndarray]  # ..., basins, places
 
 
 class LandscapePanel(Panel):
@@ -21,8 +24,8 @@ class LandscapePanel(Panel):
 
     room = 0.52
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
         self.axes = QComboBox()
         self.axes.setAccessibleName("Axes of the landscape")
         self.go = button("Work out", "primary", "", self.start, name="landscapeGo")
@@ -64,7 +67,7 @@ class LandscapePanel(Panel):
         layout.addLayout(last)
         self.setLayout(layout)
         self.result: landscape.Landscape | None = None
-        self.states: list[landscape.State] = []
+        self.states: list[landscape.StableState] = []
         self.basins: np.ndarray | None = None
         self.measured = np.zeros((0, 2))  # (N, d) places of the particles on the landscape
         self.profile: landscape.Profile | None = None
@@ -73,8 +76,10 @@ class LandscapePanel(Panel):
         self.save.setEnabled(False)
 
     def opened(self) -> None:
+        table = self.session.table
+        assert table is not None
         self.axes.clear()
-        dims = min(self.explorer.table.components.used, 4)
+        dims = min(table.components.used, 4)
         for i in range(dims):
             for j in range(i + 1, dims):
                 self.axes.addItem(f"PC {i + 1} × PC {j + 1}", (i, j))
@@ -85,12 +90,12 @@ class LandscapePanel(Panel):
         self.list.clear()
         self._fit_list()
         self.plot.clear()
-        without = self.explorer.table.log_variance is None
+        without = table.log_variance is None
         self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
 
     def start(self) -> None:
         """Estimate in a worker."""
-        table = self.explorer.table
+        table = self.session.table
         if table is None:
             return
         mean, log_variance = table.alone
@@ -99,7 +104,7 @@ class LandscapePanel(Panel):
         self.progress.setText("Working …")
         self.go.setEnabled(False)
 
-        def work() -> tuple[Any, ...]:
+        def work() -> Found:
             data = landscape.measurements(mean, log_variance, axes, table.components.mean)
             found = landscape.estimate(data)
             return (found, *landscape.states(found), data.places)
@@ -111,9 +116,9 @@ class LandscapePanel(Panel):
         self.go.setEnabled(True)
         self.profile_button.setEnabled(True)
         self.progress.setText("")
-        self.say_error(error)
+        self.session.say_error(error)
 
-    def _take(self, found: Any) -> None:
+    def _take(self, found: Found) -> None:
         self.result, self.states, self.basins, self.measured = found
         self.profile = None
         self.go.setEnabled(True)
@@ -189,29 +194,19 @@ class LandscapePanel(Panel):
         return inside & (self.basins[tuple(cells)] == number)
 
     def _chosen(self, item: QListWidgetItem) -> None:
-        import time
-
-        number = self.list.row(item)
-        state, explorer = self.states[number], self.explorer
+        number, table = self.list.row(item), self.session.table
+        assert table is not None
+        state = self.states[number]
         mask = self.members(number)
         names = " / ".join(f"PC {i + 1}" for i in self._used)
-        explorer.select(
-            mask,
-            {
-                "shape": f"state {number + 1} of the landscape in {names}",
-                "time": time.time(),
-                "job": explorer.sources.job,
-            },
-            "replace",
-        )
-        table, scores = explorer.table, self.measured
+        self.session.select(mask, {"shape": f"state {number + 1} of the landscape in {names}"}, "replace")
+        scores = self.measured
         near = np.argsort(np.square(scores - state.place).sum(axis=1))[: max(16, len(scores) // 200)]
-        explorer.particle = -1
-        explorer.show_latent(table.z[near].mean(axis=0).astype(np.float64))
+        self.session.show_latent(table.z[near].mean(axis=0).astype(np.float64))
 
     def start_profile(self) -> None:
         """The profile along the trajectory's path."""
-        table, path = self.explorer.table, self.explorer.panels["Trajectory"].path.copy()
+        table, path = self.session.table, self.session.path.copy()
         if table is None:
             return
         if not len(path):
@@ -239,9 +234,7 @@ class LandscapePanel(Panel):
 
     def save_figure(self) -> None:
         """The landscape or profile as a figure."""
-        from gaussianem_gui.explorer import figures
-
-        path = self.explorer.ask_figure("landscape.pdf")
+        path = ask_figure(self, "landscape.pdf")
         if path is None:
             return
         if self.profile is not None or len(self._used) == 1:
@@ -253,13 +246,13 @@ class LandscapePanel(Panel):
                 assert self.result is not None
                 x, y = self.result.centres[0], np.minimum(self.result.energy, 8.0)
                 e, names = self.result.error, (f"PC {self._used[0] + 1}", "-log density (kT)")
-            self.explorer.save_figure(lambda: figures.profile(path, x, y, y - e, y + e, names))
+            self.session.write_figure(lambda: figures.profile(path, x, y, y - e, y + e, names))
             return
         assert self.result is not None
         found, states, used = self.result, self.states, self._used
         (x0, x1), (y0, y1) = ((float(e[0]), float(e[-1])) for e in found.edges)
         marks = [(float(s.place[0]), float(s.place[1]), f"{i + 1}") for i, s in enumerate(states)]
-        self.explorer.save_figure(
+        self.session.write_figure(
             lambda: figures.plane(
                 path,
                 -np.minimum(found.energy, 6.0),

@@ -4,17 +4,17 @@ a second volume over the first (difference, reference, mask), a clipping plane."
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QComboBox, QFrame, QSlider
 
 from gaussianem_gui.explorer.decoder_client import Consensus
-from gaussianem_gui.explorer.volumes import Picture, surface
+from gaussianem_gui.explorer.volumes import Picture
+from gaussianem_gui.views.explorer.surfaces import Mesh, Prepared, binned, picture_of, prepare
 from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
@@ -24,62 +24,8 @@ LEAST_ROOM = 40  # pixels; below it the view is folded away
 COLOURINGS = {"density": "Density", "displacement": "Displacement", "domain": "Domain"}
 
 
-def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
-    """A decoded volume (d, d, d) as the viewer takes it; its sigma is the consensus map's, so that one contour level
-    means the same in every picture."""
-    binning = model.box // values.shape[0]
-    return Picture(
-        Path(name),
-        np.ascontiguousarray(values, np.float32),
-        model.pixel_size_angstrom * binning,
-        model.box,
-        model.mean,
-        model.sigma,
-        (float(values.max()) - model.mean) / model.sigma,
-    )
-
-
-def surface_of(values: np.ndarray, level: float, model: Consensus) -> tuple[np.ndarray, np.ndarray]:
-    """The surface of (d, d, d) values in the model's box at an absolute ``level``; for a worker."""
-    pixel = model.pixel_size_angstrom * model.box / values.shape[0]
-    return surface(Picture(Path(), values.astype(np.float32), pixel, model.box, 0.0, 1.0, float(values.max())), level)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A surface with all that drawing needs: normals are worked out beforehand, off the window's thread."""
-
-    mesh: tuple[np.ndarray, np.ndarray]
-    data: Any  # vispy's MeshData
-
-
-def prepare(picture: Picture, level_sigma: float, most_faces: int = 0) -> Prepared:
-    """The surface of a picture, ready to draw; for a worker. Beyond ``most_faces`` (0: any number) a coarser one."""
-    from vispy.geometry import MeshData
-
-    vertices, faces = surface(picture, level_sigma)
-    if most_faces and len(faces) > most_faces and picture.values.shape[0] >= 32:
-        values = binned(picture.values, 2)
-        coarse = replace(picture, values=values, voxel_angstrom=2 * picture.voxel_angstrom)
-        vertices, faces = surface(coarse, level_sigma)
-    if not len(faces):
-        return Prepared((vertices, faces), None)
-    # napari hands x, y, z to vispy
-    data = MeshData(
-        vertices=np.ascontiguousarray(vertices[:, ::-1]),
-        faces=np.ascontiguousarray(faces[:, ::-1]),
-        vertex_values=np.full(len(vertices), 0.5, np.float32),
-    )
-    for read in (data.get_vertices, data.get_vertex_normals, data.get_vertex_values):
-        read(indexed="faces")
-    data.get_bounds()
-    return Prepared((vertices, faces), data)
-
-
 class LiveViewer(Viewer):
     """Shows what it is handed; reads no files of its own."""
-
-    pickedLevel = Signal(float)
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,9 +120,7 @@ class LiveViewer(Viewer):
         """Show a volume and its Gaussians."""
         assert self.model is not None
         if positions is not None and densities is not None:
-            self.positions, self._densities = positions, densities
-            # the parent draws z, y, x
-            self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)
+            self.set_gaussians(positions, densities)
         if values is not None:
             longest = self._longest()
             if values.shape[0] > longest:
@@ -196,14 +140,22 @@ class LiveViewer(Viewer):
         self.bar.setEnabled(True)
         self._load_current()
 
-    def show_surface(self, key: str, mesh: tuple[np.ndarray, np.ndarray] | None, colour: str, opacity: float) -> None:
-        """Lay a second surface (vertices z, y, x in A from the centre, faces) over the picture; None removes it.
-        ``key``: gain, loss, reference, mask."""
-        if mesh is None:
-            self._extra.pop(key, None)
-        else:
+    def set_gaussians(self, positions: np.ndarray, densities: np.ndarray) -> None:  # (N, 3) x, y, z; (N,)
+        """Gaussians to draw with the next picture."""
+        self.positions, self._densities = positions, densities
+        self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)  # the parent draws z, y, x
+
+    def show_surface(self, key: str, mesh: Mesh | None, colour: str = "", opacity: float = 0.0) -> None:
+        """Lay a second surface over the picture; None removes it. ``key``: gain, loss, reference, mask."""
+        if mesh is not None:
             self._extra[key] = (*mesh, colour, opacity)
+        elif self._extra.pop(key, None) is None:
+            return
         self._draw_extra(key)
+
+    def has_surface(self, key: str) -> bool:
+        """True while a second surface of that name is laid over the picture."""
+        return key in self._extra
 
     def show_model(self, segments: np.ndarray | None) -> None:  # (S, 2, 3) x, y, z in A from the box's centre
         """Lay the trace of an atomic model over the picture; None takes it away."""
@@ -356,17 +308,17 @@ class LiveViewer(Viewer):
             return
         if self._drawn is None:
             # the layer keeps its first surface: whenever napari draws that again, ours must follow
-            layer.events.set_data.disconnect(self._hand_over)
-            layer.events.set_data.connect(self._hand_over, position="last")
+            layer.events.set_data.disconnect(self._draw_ready_made)
+            layer.events.set_data.connect(self._draw_ready_made, position="last")
         self._drawn = ready
         _keep_shader(self._surface_node(layer))
-        self._hand_over()
+        self._draw_ready_made()
         self._shown()
 
     def _surface_node(self, layer: Any) -> Any:
         return self._canvas.canvas.layer_to_visual[layer].node
 
-    def _hand_over(self, _event: object = None) -> None:
+    def _draw_ready_made(self, _event: object = None) -> None:
         """Give the canvas the surface that is shown, past the layer."""
         layer = self._layer("surface") if self._viewer is not None else None
         if self._drawn is None or layer is None or not layer.visible:
@@ -538,12 +490,3 @@ def _copy(source: Any, target: Any, name: str) -> None:
     value = getattr(source, name)
     if getattr(target, name) != value:
         setattr(target, name, value)
-
-
-def binned(values: np.ndarray, factor: int) -> np.ndarray:  # (D, D, D) -> (D // factor, ...)
-    """A volume averaged over blocks of ``factor`` voxels a side."""
-    if factor <= 1:
-        return values
-    n = values.shape[0] // factor
-    values = values[: n * factor, : n * factor, : n * factor]
-    return values.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QGridLayout, QSlider
 
-from gaussianem_core.analysis.masks import COMBINE, Recipe, Shape, make_mask, shrunk
+from gaussianem_core.analysis.masks import COMBINE, MaskRecipe, Shape, make_mask, shrunk
 from gaussianem_core.io.mrc import Volume, read_map
 from gaussianem_gui.explorer.mask_job import save_mask
 from gaussianem_gui.explorer.volumes import Picture, surface
-from gaussianem_gui.views.explorer.panel import Number, Panel
+from gaussianem_gui.project.job import Job
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.explorer.live_viewer import LiveViewer
+from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.explorer.surfaces import Mesh
+from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.number_field import NumberField
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
 
 PREVIEW_VOXELS = 72
 PREVIEW_MILLISECONDS = 60
 LEVEL_STEPS = 200
 MASK_SURFACE = 0.5
+PROTEIN_ANGSTROM3_PER_DALTON = 1.21  # Harpaz, Gerstein and Chothia, Structure 2, 1994
 
 
 class MaskPanel(Panel):
     """Sliders at the left, shapes at the right; the preview follows."""
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession, viewer: LiveViewer) -> None:
+        super().__init__(session)
+        self.viewer = viewer
         self.source = QComboBox()
         self.source.setAccessibleName("Map to make the mask from")
         self.source.setMinimumWidth(150)
@@ -94,6 +103,7 @@ class MaskPanel(Panel):
         self._timer.setSingleShot(True)
         self._timer.setInterval(PREVIEW_MILLISECONDS)
         self._timer.timeout.connect(self._preview)
+        session.modelReady.connect(self._model_ready)
         self._shape_changed()
 
     def _slider(self, name: str, low: int, high: int, value: int) -> QSlider:
@@ -104,8 +114,8 @@ class MaskPanel(Panel):
         slider.valueChanged.connect(self._later)
         return slider
 
-    def _number(self, name: str, low: float, high: float, value: float = 0) -> Number:
-        field = Number(f"{name} of the shape", low, high, value, "Å", 62)
+    def _number(self, name: str, low: float, high: float, value: float = 0) -> NumberField:
+        field = NumberField(f"{name} of the shape", low, high, value, "Å", 62)
         field.valueChanged.connect(self._later)
         return field
 
@@ -114,56 +124,55 @@ class MaskPanel(Panel):
     def opened(self) -> None:
         self.volume, self._small = None, None
         self.source.clear()
-        explorer = self.explorer
-        values = explorer.sources.preprocess_options
-        consensus = str(values.get("consensus_map") or "")
+        sources = self.session.sources
+        assert sources is not None
+        consensus = str(sources.preprocess_options.get("consensus_map") or "")
         if consensus:
-            self.source.addItem("Consensus map of the refinement", str(explorer.model.root / consensus))
+            self.source.addItem("Consensus map of the refinement", str(self.session.root / consensus))
         self.source.addItem("What is shown in 3D", "shown")
-        if explorer.sources.analysis is not None:
-            for path in sorted((explorer.sources.analysis / "kmeans").glob("vol_*.mrc")):
+        if sources.analysis is not None:
+            for path in sorted((sources.analysis / "kmeans").glob("vol_*.mrc")):
                 self.source.addItem(f"Class {int(path.stem[4:])}", str(path))
         self.source.addItem("Another map …", "ask")
 
     def closed(self) -> None:
         self._timer.stop()
-        if self.explorer.viewer.model is not None:
-            self.explorer.viewer.show_surface("mask", None, "", 0)
+        self.viewer.show_surface("mask", None)
 
     def shown(self) -> None:
-        if self.volume is None and self.explorer.consensus is not None:
+        if self.volume is None and self.session.consensus is not None:
             self._source_changed()
 
-    def model_ready(self) -> None:
+    def _model_ready(self) -> None:
         if self.isVisible():
             self.shown()
 
-    def hideEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def hideEvent(self, event: QHideEvent) -> None:
         super().hideEvent(event)
-        if self.explorer.viewer.model is not None:
-            self.explorer.viewer.show_surface("mask", None, "", 0)
+        self.viewer.show_surface("mask", None)
 
-    def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self._later()
 
     def _source_changed(self) -> None:
-        kind = self.source.currentData()
-        explorer = self.explorer
+        kind, session = self.source.currentData(), self.session
         if kind == "ask":
-            chosen, _ = QFileDialog.getOpenFileName(self, "A map", str(explorer.model.root), "Maps (*.mrc *.map)")
+            chosen, _ = QFileDialog.getOpenFileName(self, "A map", str(session.root), "Maps (*.mrc *.map)")
             if not chosen:
                 return
             self.source.insertItem(0, Path(chosen).name, chosen)
             self.source.setCurrentIndex(0)
             kind = chosen
         if kind == "shown":
-            model, last = explorer.consensus, explorer._last
-            values = model.volume if last is None or last.volume is None else last.volume
+            model, shown, sources = session.consensus, session.picture, session.sources
+            if model is None or sources is None:
+                return
+            values = model.volume if shown is None or shown.volume is None else shown.volume
             pixel = model.pixel_size_angstrom * (model.box // values.shape[0])
-            self._take_map((explorer.sources.weights, Volume(values, pixel, model.origin_angstrom)))
+            self._take_map((sources.weights, Volume(values, pixel, model.origin_angstrom)))
         elif kind:
-            self.background.run("map", lambda: (Path(kind), read_map(kind)), self._take_map, self.say_error)
+            self.background.run("map", lambda: (Path(kind), read_map(kind)), self._take_map, session.say_error)
 
     def _take_map(self, found: tuple[Path, Volume]) -> None:
         self.path, self.volume = found
@@ -172,7 +181,7 @@ class MaskPanel(Panel):
         self.combine.setCurrentIndex(0)
         self._later()
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> MaskRecipe:
         """What the controls say."""
         assert self.volume is not None
         top = float(self.volume.values.max())
@@ -181,7 +190,7 @@ class MaskPanel(Panel):
             x, y, z = (field.value() for field in self.centre)
             a, b, c = (field.value() for field in self.extent)
             shapes = (Shape(str(self.shape.currentData()), (x, y, z), (a, b, c), str(self.action.currentData())),)
-        return Recipe(
+        return MaskRecipe(
             top * self.level.value() / LEVEL_STEPS * 0.6, self.dilate.value() / 2, self.edge.value() / 2, shapes=shapes
         )
 
@@ -204,22 +213,22 @@ class MaskPanel(Panel):
         self._timer.start()
 
     def _preview(self) -> None:
-        small, explorer = self._small, self.explorer
-        if small is None or not self.isVisible() or explorer.consensus is None:
+        small = self._small
+        if small is None or not self.isVisible() or self.session.consensus is None:
             return
         if not self.preview.isChecked():
-            explorer.viewer.show_surface("mask", None, "", 0)
+            self.viewer.show_surface("mask", None)
             return
         recipe, other = self.recipe(), self._other
 
-        def work() -> tuple[tuple[np.ndarray, np.ndarray], float]:
+        def work() -> tuple[Mesh, float]:
             mask = make_mask(small, recipe)
             if other is not None:
                 second = shrunk(Volume(other[2], small.pixel_size_angstrom), PREVIEW_VOXELS).values
                 mask = COMBINE[other[0]](mask, second)
             picture = Picture(Path("mask"), mask, small.pixel_size_angstrom, self._box(), 0.0, 1.0, 1.0)
-            litres = float(mask.sum()) * small.pixel_size_angstrom**3
-            return surface(picture, MASK_SURFACE), litres
+            cubic_angstrom = float(mask.sum()) * small.pixel_size_angstrom**3
+            return surface(picture, MASK_SURFACE), cubic_angstrom
 
         self.background.run("preview", work, self._show_preview, lambda e: self.text.setText(str(e)))
 
@@ -227,11 +236,12 @@ class MaskPanel(Panel):
         assert self.volume is not None
         return int(self.volume.values.shape[0])
 
-    def _show_preview(self, found: tuple[tuple[np.ndarray, np.ndarray], float]) -> None:
-        mesh, cubic = found
-        self.text.setText(f"{cubic / 1000:,.0f} nm³ inside (about {cubic / 1.21 / 1000:,.0f} kDa of protein)")
+    def _show_preview(self, found: tuple[Mesh, float]) -> None:
+        mesh, cubic_angstrom = found
+        mass = cubic_angstrom / PROTEIN_ANGSTROM3_PER_DALTON / 1000
+        self.text.setText(f"{cubic_angstrom / 1000:,.0f} nm³ inside (about {mass:,.0f} kDa of protein)")
         if self.isVisible():
-            self.explorer.viewer.show_surface("mask", mesh, theme.colour("info"), 0.35)
+            self.viewer.show_surface("mask", mesh, theme.colour("info"), 0.35)
 
     def _combine_chosen(self) -> None:
         kind = self.combine.currentData()
@@ -239,12 +249,15 @@ class MaskPanel(Panel):
             self._other = None
             self._later()
             return
-        chosen, _ = QFileDialog.getOpenFileName(self, "Another mask", str(self.explorer.model.root), "Masks (*.mrc)")
+        chosen, _ = QFileDialog.getOpenFileName(self, "Another mask", str(self.session.root), "Masks (*.mrc)")
         if not chosen:
             self.combine.setCurrentIndex(0)
             return
         self.background.run(
-            "other", lambda: (str(kind), Path(chosen), read_map(chosen).values), self._take_other, self.say_error
+            "other",
+            lambda: (str(kind), Path(chosen), read_map(chosen).values),
+            self._take_other,
+            self.session.say_error,
         )
 
     def _take_other(self, found: tuple[str, Path, np.ndarray]) -> None:
@@ -253,20 +266,20 @@ class MaskPanel(Panel):
 
     def save_job(self) -> None:
         """Make the mask at full size and save it."""
-        volume, explorer, path, other = self.volume, self.explorer, self.path, self._other
-        if volume is None or explorer.model is None:
+        volume, model, path, other = self.volume, self.session.model, self.path, self._other
+        if volume is None or model is None:
             return
         recipe = self.recipe()
         self.text.setText("Making the mask …")
 
-        def work(project: Any) -> Any:
+        def work(project: Project) -> Job:
             mask = make_mask(volume, recipe)
             if other is not None:
                 mask = np.asarray(COMBINE[other[0]](mask, other[2]), np.float32)
             return save_mask(project, mask, volume, path, recipe, note=f"{recipe}")
 
-        explorer.model.do("Save the mask", work, self._saved)
+        model.do("Save the mask", work, self._saved)
 
-    def _saved(self, job: Any) -> None:
+    def _saved(self, job: Job) -> None:
         self.text.setText(f"Saved: {job.name}mask.mrc")
-        self.explorer.noted.emit("success", f"{job.name} written", f"{job.name}mask.mrc can be chosen as a mask now.")
+        self.session.noted.emit("success", f"{job.name} written", f"{job.name}mask.mrc can be chosen as a mask now.")

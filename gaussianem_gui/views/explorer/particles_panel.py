@@ -7,15 +7,20 @@ from PySide6.QtCore import QRect, Qt, Signal
 from PySide6.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QComboBox, QWidget
 
+from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.particle_columns import LIKELIHOODS
 from gaussianem_gui.explorer.particle_images import Average, Looks, averages_by_view, read_images
+from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.montage import grey_image
+from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, Switch, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
 
 TILE, LEAST_TILE = 74, 44
 CAPTION = 13  # pixels below a tile
+NEAR = 64  # particles around the one clicked
 LOW_PASS = (0.0, 8.0, 12.0, 20.0, 30.0)
 
 
@@ -85,8 +90,8 @@ class ParticlesPanel(Panel):
 
     room = 0.46
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
         self.which = QComboBox()
         self.which.setAccessibleName("Which particles")
         self.which.addItem("Selected particles", "selection")
@@ -138,12 +143,15 @@ class ParticlesPanel(Panel):
         self._row, self._first = -1, 0
         self._rows = np.zeros(0, np.int64)
         self._shown: tuple[np.ndarray, list[str]] = (np.zeros((0, 1, 1)), [])
+        session.selectionChanged.connect(self._selection_changed)
+        session.particlePicked.connect(self._particle_picked)
 
     def opened(self) -> None:
+        assert self.session.table is not None
         self.order.blockSignals(True)
         self.order.clear()
         self.order.addItem("File order", "")
-        for name in [v for v in (*LIKELIHOODS.values(), "Uncertainty") if v in self.explorer.table.columns]:
+        for name in [v for v in (*LIKELIHOODS.values(), "Uncertainty") if v in self.session.table.columns]:
             self.order.addItem(f"{name}, best first", f"-{name}" if name != "Uncertainty" else name)
             self.order.addItem(f"{name}, worst first", name if name != "Uncertainty" else f"-{name}")
         self.order.blockSignals(False)
@@ -152,11 +160,11 @@ class ParticlesPanel(Panel):
     def shown(self) -> None:
         self._restart()
 
-    def selection_changed(self) -> None:
+    def _selection_changed(self) -> None:
         if self.isVisible():
             self._restart()
 
-    def particle_changed(self, row: int) -> None:
+    def _particle_picked(self, row: int) -> None:
         self._row = row
         if self.isVisible() and self.which.currentData() == "near":
             self._restart()
@@ -172,24 +180,25 @@ class ParticlesPanel(Panel):
 
     def rows(self) -> np.ndarray:
         """The particles to show, in order."""
-        explorer = self.explorer
+        table, density = self.session.table, self.session.density
+        if table is None:
+            return np.zeros(0, np.int64)
         if self.which.currentData() == "near":
-            if self._row < 0 or explorer.crowd is None:
+            if self._row < 0 or density is None:
                 return np.zeros(0, np.int64)
-            return explorer.crowd.nearest(explorer.table.z[self._row], 64)
-        rows = np.flatnonzero(explorer.selections.mask)
+            return density.nearest(table.z[self._row], NEAR)
+        rows = np.flatnonzero(self.session.selections.mask)
         key = self.order.currentData()
         if key and len(rows):
-            values = explorer.table.column(key.lstrip("-")).values[rows]
+            values = table.column(key.lstrip("-")).values[rows]
             rows = rows[np.argsort(-values if key.startswith("-") else values, kind="stable")]
         return rows
 
     def _again(self) -> None:
-        explorer = self.explorer
-        if explorer.table is None or not self.isVisible():
+        sources = self.session.sources
+        if sources is None or not self.isVisible():
             return
-        self._rows = self.rows()
-        sources, rows = explorer.sources, self._rows
+        self._rows = rows = self.rows()
         if not len(rows):
             self.tiles.set_images(np.zeros((0, 1, 1)), [])
             self.text.setText("Select particles in a plot, or click one.")
@@ -227,18 +236,17 @@ class ParticlesPanel(Panel):
     def _picked(self, place: int) -> None:
         if not self.averages.isChecked() and self._first + place < len(self._rows):
             row_ = int(self._rows[self._first + place])
-            self.explorer.particle = row_
-            self.explorer.show_latent(self.explorer.table.z[row_].astype(np.float64))
+            table = self.session.table
+            assert table is not None
+            self.session.show_latent(table.z[row_].astype(np.float64), row_)
 
     def save(self) -> None:
         """The montage as a figure."""
-        from gaussianem_gui.explorer import figures
-
         images, titles = self._shown
         if not len(images):
             return
-        path = self.explorer.ask_figure("particles.pdf")
+        path = ask_figure(self, "particles.pdf")
         if path is not None:
-            model = self.explorer.consensus
+            model = self.session.consensus
             pixel = model.box * model.pixel_size_angstrom / images.shape[-1] if model is not None else 0.0
-            self.explorer.save_figure(lambda: figures.montage(path, images, titles, pixel_angstrom=pixel))
+            self.session.write_figure(lambda: figures.montage(path, images, titles, pixel_angstrom=pixel))

@@ -1,21 +1,23 @@
-"""One linked plot of the explorer: points or a density picture, the selection on top, markers, and tools for the mouse.
+"""One linked plot of the explorer: points or a density picture, the selection on top, and markers.
 
-Left button: what the chosen tool does. Wheel: zoom. Right or middle button: move. Everything drawn or picked concerns
-all points; above ``DENSE_FROM`` they are drawn as counts per cell, and as single points again where one zooms in.
+Everything drawn or picked concerns all points; above ``DENSE_FROM`` they are drawn as counts per cell, and as single
+points again where one zooms in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QEvent, QObject, QPointF, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QKeyEvent, QLinearGradient, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
-from PySide6.QtWidgets import QComboBox, QFrame, QGraphicsPathItem, QGridLayout, QWidget
+from PySide6.QtCore import QRectF, QTimer, Signal
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QWidget
 
 from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
+from gaussianem_gui.views.explorer.canvas import Canvas
+from gaussianem_gui.views.explorer.colours import SHADES, Colouring, value_colours
 from gaussianem_gui.views.plots.loss_plot import style_plot
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
@@ -23,272 +25,7 @@ from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, row
 
 DENSE_FROM = 50_000
 CELL_PIXELS = 2.0
-SHADES = 256
-SHAPES = ("lasso", "polygon", "rectangle")
-CLOSE_PIXELS = 12  # a polygon ends with a click this near to its first corner
 STAMP = 2  # radius in pixels of points drawn one by one from a large table
-
-
-@dataclass
-class Colouring:
-    """How points are coloured: ``column`` or None (one colour), range of a continuous one."""
-
-    column: Column | None = None
-    low: float = 0.0
-    high: float = 1.0
-
-    @classmethod
-    def of(cls, column: Column | None) -> Colouring:
-        """With the range of the middle 98 % of the values."""
-        if column is None or column.classes:
-            return cls(column)
-        values = column.values[np.isfinite(column.values)]
-        step = max(1, len(values) // 100_000)  # the range of colours alone is taken from a part
-        low, high = np.percentile(values[::step], [1, 99]) if len(values) else (0.0, 1.0)
-        return cls(column, float(low), float(high) if high > low else float(low) + 1.0)
-
-
-class ColourLegend(QWidget):
-    """What the colours mean: a ramp with its ends, or a swatch and name a class; a click on a class chooses it."""
-
-    classPicked = Signal(int)
-    MOST = 12
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setObjectName("colourLegend")
-        self.setFixedHeight(22)
-        self._colouring = Colouring()
-        self._places: list[QRectF] = []
-        self.hide()
-        theme.changed.connect(self.update)
-
-    def set_colouring(self, colouring: Colouring) -> None:
-        """Explain other colours; without a column there is nothing to explain."""
-        self._colouring = colouring
-        column = colouring.column
-        self.setVisible(column is not None)
-        if column is not None:
-            ends = f"{_short(colouring.low)} to {_short(colouring.high)}"
-            meaning = ", ".join(column.names[: self.MOST]) if column.classes else ends
-            self.setAccessibleName(f"Colours: {column.name}, {meaning}")
-            self.setToolTip(
-                "Click a class to select its particles"
-                if column.classes
-                else "Colours span the middle 98 % of the values"
-            )
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        column = self._colouring.column
-        if column is None:
-            return
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        font = painter.font()
-        font.setPointSizeF(8)
-        painter.setFont(font)
-        painter.setPen(QColor(theme.colour("muted")))
-        self._places = self._paint_classes(painter, column) if column.classes else self._paint_ramp(painter, column)
-
-    def _paint_ramp(self, painter: QPainter, column: Column) -> list[QRectF]:
-        metrics, middle = painter.fontMetrics(), self.height() / 2
-        low, high = _short(self._colouring.low), _short(self._colouring.high)
-        left = 8.0
-        for text in (column.name, low):
-            painter.drawText(QPointF(left, middle + 4), text)
-            left += metrics.horizontalAdvance(text) + 8
-        long = max(40.0, min(160.0, self.width() - left - metrics.horizontalAdvance(high) - 16))
-        ramp = QLinearGradient(left, 0, left + long, 0)
-        for place in np.linspace(0, 1, 17):
-            ramp.setColorAt(float(place), QColor(*map(int, value_colours()[int(place * (SHADES - 1))])))
-        painter.fillRect(QRectF(left, middle - 4, long, 8), ramp)
-        painter.drawText(QPointF(left + long + 8, middle + 4), high)
-        return []
-
-    def _paint_classes(self, painter: QPainter, column: Column) -> list[QRectF]:
-        metrics, middle, left = painter.fontMetrics(), self.height() / 2, 8.0
-        places = []
-        for code, name in enumerate(column.names[: self.MOST]):
-            long = metrics.horizontalAdvance(name)
-            if left + long + 60 > self.width() and code + 1 < len(column.names):
-                break
-            painter.setBrush(QColor(theme.series(code % 10)))
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.drawEllipse(QPointF(left + 4, middle), 4, 4)
-            painter.setPen(QColor(theme.colour("muted")))
-            painter.drawText(QPointF(left + 12, middle + 4), name)
-            places.append(QRectF(left - 2, 0, long + 18, self.height()))
-            left += long + 24
-        if len(places) < len(column.names):
-            painter.drawText(QPointF(left, middle + 4), f"+ {len(column.names) - len(places)}")
-        return places
-
-    def place(self, code: int) -> QPointF:
-        """Where a class stands, as it was painted last."""
-        return self._places[code].center()
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        for code, box in enumerate(self._places):
-            if box.contains(event.position()):
-                self.classPicked.emit(code)
-
-
-def _short(value: float) -> str:
-    """Four digits, without an exponent where it reads well so."""
-    text = f"{value:.4g}"
-    return f"{float(text):,.0f}" if "e+0" in text and abs(value) < 1e7 else text
-
-
-def value_colours() -> np.ndarray:  # (SHADES, 3) uint8
-    """The ramp of continuous quantities in the present theme."""
-    name = "viridis" if theme.name == "dark" else "cividis"
-    return np.asarray(pg.colormap.get(name).getLookupTable(0.0, 1.0, SHADES))[:, :3]
-
-
-class Canvas(pg.PlotWidget):
-    """The plot itself: drawing and mouse."""
-
-    placed = Signal(float, float, bool)  # decode tool: place, True when the button was released
-    anchored = Signal(float, float)
-    shaped = Signal(str, object)  # kind, outline (V, 2)
-    resized = Signal()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setMenuEnabled(False)
-        self.setMinimumSize(150, 120)
-        self.setAccessibleName("Plot of the particles")
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.tool = "decode"
-        self._outline: list[QPointF] = []
-        self._pressed = False
-        self._sketch = QGraphicsPathItem()
-        self._sketch.setZValue(50)
-        self.getPlotItem().vb.addItem(self._sketch, ignoreBounds=True)
-        self.viewport().installEventFilter(self)
-
-    def set_tool(self, tool: str) -> None:
-        """decode, lasso, polygon, rectangle, anchor or pan."""
-        self.tool = tool
-        self._abandon()
-        shape = {"pan": Qt.CursorShape.OpenHandCursor, "decode": Qt.CursorShape.PointingHandCursor}
-        self.viewport().setCursor(shape.get(tool, Qt.CursorShape.CrossCursor))
-
-    def place(self, position: QPointF) -> QPointF:
-        """A position on the widget in the plot's units."""
-        return self.getPlotItem().vb.mapSceneToView(self.mapToScene(position.toPoint()))
-
-    def position(self, x: float, y: float) -> QPointF:
-        """A place of the plot on the widget, in pixels."""
-        return QPointF(self.mapFromScene(self.getPlotItem().vb.mapViewToScene(QPointF(x, y))))
-
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if watched is self.viewport() and isinstance(event, QMouseEvent) and self.tool != "pan":
-            return self._mouse(event)
-        return super().eventFilter(watched, event)
-
-    def _mouse(self, event: QMouseEvent) -> bool:
-        kind, left = event.type(), event.button() == Qt.MouseButton.LeftButton
-        inside = self.getPlotItem().vb.sceneBoundingRect().contains(self.mapToScene(event.position().toPoint()))
-        if kind == QEvent.Type.MouseButtonPress and left and inside:
-            self.setFocus()
-            self._press(event)
-            return True
-        if kind == QEvent.Type.MouseButtonDblClick and left:
-            if self.tool == "polygon":
-                self._finish()
-            return True
-        if kind == QEvent.Type.MouseMove and (self._pressed or (self.tool == "polygon" and self._outline)):
-            self._move(event)
-            return True
-        if kind == QEvent.Type.MouseButtonRelease and left and self._pressed:
-            self._pressed = False
-            self._release(event)
-            return True
-        return False
-
-    def _press(self, event: QMouseEvent) -> None:
-        place = self.place(event.position())
-        self._pressed = True
-        if self.tool == "decode":
-            self.placed.emit(place.x(), place.y(), False)
-        elif self.tool == "anchor":
-            self.anchored.emit(place.x(), place.y())
-        elif self.tool == "polygon":
-            first = self.position(self._outline[0].x(), self._outline[0].y()) if len(self._outline) > 2 else None
-            if first is not None and (first - event.position()).manhattanLength() < CLOSE_PIXELS:
-                self._finish()
-            else:
-                self._outline.append(place)
-                self._draw_sketch(place)
-        else:
-            self._outline = [place]
-
-    def _move(self, event: QMouseEvent) -> None:
-        place = self.place(event.position())
-        if self.tool == "decode":
-            self.placed.emit(place.x(), place.y(), False)
-        elif self.tool == "lasso":
-            self._outline.append(place)
-            self._draw_sketch()
-        elif self.tool in ("rectangle", "polygon"):
-            self._draw_sketch(place)
-
-    def _release(self, event: QMouseEvent) -> None:
-        place = self.place(event.position())
-        if self.tool == "decode":
-            self.placed.emit(place.x(), place.y(), True)
-        elif self.tool == "rectangle" and self._outline:
-            self._outline.append(place)
-            self._finish()
-        elif self.tool == "lasso":
-            self._finish()
-
-    def _finish(self) -> None:
-        outline = np.array([[p.x(), p.y()] for p in self._outline])
-        self._abandon()
-        if self.tool == "rectangle" and len(outline) == 2 and (outline[0] != outline[1]).all():
-            self.shaped.emit("rectangle", outline)
-        elif self.tool in ("lasso", "polygon") and len(outline) > 2:
-            self.shaped.emit(self.tool, outline)
-
-    def _abandon(self) -> None:
-        self._outline, self._pressed = [], False
-        self._sketch.setPath(QPainterPath())
-
-    def _draw_sketch(self, hover: QPointF | None = None) -> None:
-        path = QPainterPath()
-        if self.tool == "rectangle" and self._outline and hover is not None:
-            path.addRect(QRectF(self._outline[0], hover).normalized())
-        elif self._outline:
-            path.moveTo(self._outline[0])
-            for point in self._outline[1:]:
-                path.lineTo(point)
-            if hover is not None:
-                path.lineTo(hover)
-            if self.tool == "lasso":
-                path.closeSubpath()
-        pen = QPen(QColor(theme.colour("text")), 1.6)
-        pen.setCosmetic(True)
-        self._sketch.setPen(pen)
-        fill = QColor(theme.colour("accent"))
-        fill.setAlpha(40)
-        self._sketch.setBrush(fill)
-        self._sketch.setPath(path)
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() == Qt.Key.Key_Escape and self._outline:
-            self._abandon()
-        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.tool == "polygon" and self._outline:
-            self._finish()
-        else:
-            super().keyPressEvent(event)
-
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
-        super().resizeEvent(event)
-        self.resized.emit()
 
 
 class ExplorerPlot(QWidget):

@@ -20,9 +20,12 @@ from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.select_job import Exported, export_selection
 from gaussianem_gui.explorer.selections import class_step, describe
 from gaussianem_gui.views.explorer.panel import Panel
+from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit import notices
+from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Switch, ask, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, row
 
 
 class ExportDialog(QDialog):
@@ -71,8 +74,8 @@ class ExportDialog(QDialog):
 class SelectionsPanel(Panel):
     """The list of named selections and ways to select without the mouse."""
 
-    def __init__(self, explorer) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(explorer)
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
         self.name = QLineEdit()
         self.name.setPlaceholderText("Name of the selection")
         self.name.setAccessibleName("Name of the selection")
@@ -124,18 +127,21 @@ class SelectionsPanel(Panel):
         layout.addLayout(by)
         self.setLayout(layout)
         self._column: Column | None = None
+        self._dialog: ExportDialog | None = None
+        session.selectionChanged.connect(self._selection_changed)
+        session.namedChanged.connect(self._fill)
 
     def opened(self) -> None:
+        assert self.session.table is not None
         self.by.clear()
-        for place, names in enumerate(self.explorer.table.names().values()):
+        for place, names in enumerate(self.session.table.names().values()):
             if place:
                 self.by.insertSeparator(self.by.count())
             self.by.addItems(names)
-        self._fill()
         self._by_changed()
 
-    def selection_changed(self) -> None:
-        book = self.explorer.selections
+    def _selection_changed(self) -> None:
+        book = self.session.selections
         if not self.name.isModified() or not self.name.text():
             self.name.setText(book.free_name())
             self.name.setModified(False)
@@ -145,9 +151,10 @@ class SelectionsPanel(Panel):
         self._enable()
 
     def _fill(self) -> None:
+        book = self.session.selections
         self.list.clear()
-        for selection in self.explorer.selections.named:
-            share = 100 * selection.count / max(self.explorer.selections.count, 1)
+        for selection in book.named:
+            share = 100 * selection.count / max(book.count, 1)
             item = QListWidgetItem(
                 dot(theme.series(selection.colour)), f"{selection.name}    {selection.count:,}  ({share:.1f} %)"
             )
@@ -168,47 +175,42 @@ class SelectionsPanel(Panel):
 
     def keep(self) -> None:
         """Save the current selection under the name in the field."""
-        book = self.explorer.selections
+        book = self.session.selections
         name = self.name.text().strip()
-        if any(s.name == name for s in book.named) and not ask(
+        if any(s.name == name for s in book.named) and not notices.ask(
             self, "Replace it?", f"There is a selection “{name}” already.", "Replace"
         ):
             return
         try:
-            book.keep(name)
+            self.session.keep_selection(name)
         except InputError as error:
-            self.say_error(error)
+            self.session.say_error(error)
             return
-        if book.problem:
-            self.explorer.noted.emit("warning", "Selections", book.problem)
         self.name.setText(book.free_name())
         self.name.setModified(False)
-        self._fill()
         self.list.setCurrentRow(self.list.count() - 1)
-        self.explorer._selection_news()
 
     def use(self) -> None:
         """Take the chosen named selection, combined as the mode says."""
         if self._chosen():
-            self.explorer.selections.use(self._chosen(), self.explorer.mode())
-            self.explorer._selection_news()
+            self.session.use_selection(self._chosen())
 
     def remove(self) -> None:
         """Forget the chosen named selection."""
         name = self._chosen()
-        if name and ask(self, "Forget this selection?", f"“{name}” is removed from the list.", "Forget", danger=True):
-            self.explorer.selections.remove(name)
-            self._fill()
-            self.explorer._selection_news()
+        if name and notices.ask(
+            self, "Forget this selection?", f"“{name}” is removed from the list.", "Forget", danger=True
+        ):
+            self.session.remove_selection(name)
 
     # --- by value --------------------------------------------------------------------------------------------------
 
     def _by_changed(self) -> None:
-        table, name = self.explorer.table, self.by.currentText()
+        table, name = self.session.table, self.by.currentText()
         if table is None or not name:
             return
         self.by_button.setEnabled(False)
-        self.background.run("column", lambda: table.column(name), self._take_column, self.say_error)
+        self.background.run("column", lambda: table.column(name), self._take_column, self.session.say_error)
 
     def _take_column(self, found: Column) -> None:
         self._column = found
@@ -225,16 +227,16 @@ class SelectionsPanel(Panel):
 
     def select_by(self) -> None:
         """Select by the range or class in the fields."""
-        found, explorer = self._column, self.explorer
+        found, session = self._column, self.session
         if found is None:
             return
         if found.classes:
             name = self.value.currentText().strip()
             if name not in found.names:
-                self.say_error(InputError(found.name, "must be one of its values", name, "Choose one of the list."))
+                session.say_error(InputError(found.name, "must be one of its values", name, "Choose one of the list."))
                 return
             code = found.names.index(name)
-            explorer.select(found.values == code, class_step(found, code, explorer.sources.job))
+            session.select(found.values == code, class_step(found, code))
             return
         try:
             # the fields show six digits: an end that was left as it is means the end itself
@@ -244,34 +246,24 @@ class SelectionsPanel(Panel):
             )
         except ValueError:
             given = self.low.text(), self.high.text()
-            self.say_error(InputError("range", "must be two numbers", given, "Mend them."))
+            session.say_error(InputError("range", "must be two numbers", given, "Mend them."))
             return
         with np.errstate(invalid="ignore"):
             mask = (found.values >= low) & (found.values <= high)
-        explorer.select(
-            mask,
-            {
-                "column": found.name,
-                "job": explorer.sources.job,
-                "time": time.time(),
-                "shape": "range",
-                "low": low,
-                "high": high,
-            },
-        )
+        session.select(mask, {"column": found.name, "shape": "range", "low": low, "high": high})
 
     # --- export ----------------------------------------------------------------------------------------------------
 
     def ask_export(self) -> None:
         """Show what will be written, then write it in a worker."""
-        explorer = self.explorer
-        book, sources = explorer.selections, explorer.sources
-        if sources is None or explorer.model is None or not book.selected:
+        session = self.session
+        book, sources = session.selections, session.sources
+        if sources is None or session.model is None or not book.selected:
             return
         if sources.original is None:
-            self.say_error(InputError("particle file", "must be known", "none", "Restore the Preprocess job."))
+            session.say_error(InputError("particle file", "must be known", "none", "Restore the Preprocess job."))
             return
-        target = f"a new Select job of {explorer.model.root}"
+        target = f"a new Select job of {session.root}"
         name = next((s.name for s in book.named if np.array_equal(s.mask, book.mask)), self.name.text())
         dialog = ExportDialog(self, name, book.selected, book.count, str(sources.original), target)
         dialog.setObjectName("exportDialog")
@@ -280,10 +272,12 @@ class SelectionsPanel(Panel):
         dialog.open()
 
     def _export(self, name: str, rest: bool) -> None:
-        explorer = self.explorer
-        sources, book = explorer.sources, explorer.selections
+        session = self.session
+        sources, book, model = session.sources, session.selections, session.model
+        if sources is None or model is None:
+            return
         mask, steps = book.mask.copy(), book.steps
-        explorer.model.do(
+        model.do(
             "Export the selection",
             lambda project: export_selection(project, sources, mask, name=name, steps=steps, complement=rest),
             self._exported,
@@ -291,8 +285,8 @@ class SelectionsPanel(Panel):
 
     def _exported(self, made: Exported) -> None:
         counts = ", ".join(f"{count:,} in {path.name}" for path, count in made.files)
-        self.explorer.noted.emit("success", f"{made.job.name} written", f"{counts}. Checked by reading it back.")
-        self.explorer.exported = made
+        self.session.noted.emit("success", f"{made.job.name} written", f"{counts}. Checked by reading it back.")
+        self.session.exported = made
 
 
 def _ends(column: Column) -> tuple[float, float]:

@@ -12,15 +12,17 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QLineEdit, QMenu, QPushButton, QWidget
 
 from gaussianem_core.options import hints
 from gaussianem_gui.forms.validation import field_label
-from gaussianem_gui.views.toolkit.widgets import Flow, Switch, column, icon_button, label, restyle, row
+from gaussianem_gui.views.toolkit.controls import Flow, Switch
+from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, restyle, row
 
 
 @dataclass(frozen=True)
-class Choice:
+class OfferedFile:
     """Something that can fill a path: shown as ``label``, worth ``path``."""
 
     path: str
@@ -32,7 +34,7 @@ class Context:
     """What editors need to know about the project: where paths start, what earlier jobs made, which GPUs there are."""
 
     root: Path
-    choices: Callable[[str], list[Choice]]
+    choices: Callable[[str], list[OfferedFile]]
     gpus: Callable[[], list[tuple[int, str]]]
     expected: Callable[[], frozenset[str]] = frozenset  # files that jobs will write
     sweeps: bool = True  # several values may be given, for a job each
@@ -251,11 +253,11 @@ class PathEditor(Editor):
     def set_invalid(self, invalid: bool) -> None:
         restyle(self.edit, invalid=invalid)
 
-    def dragEnterEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
 
-    def dropEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def dropEvent(self, event: QDropEvent) -> None:
         self._take([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
 
     def _browse(self) -> None:

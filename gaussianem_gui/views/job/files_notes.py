@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtGui import QDesktopServices, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPlainTextEdit, QTreeWidget, QTreeWidgetItem, QWidget
 
 from gaussianem_gui.project.project import JobInfo
@@ -22,7 +22,7 @@ SAVE_PAUSE = 900  # milliseconds after the last key before the notes are kept
 
 
 @dataclass(frozen=True)
-class Entry:
+class JobFile:
     """A file or folder of a job: path relative to the job, bytes, time of change (Unix seconds)."""
 
     path: str
@@ -31,9 +31,9 @@ class Entry:
     folder: bool
 
 
-def entries(directory: Path) -> list[Entry]:
+def entries(directory: Path) -> list[JobFile]:
     """Files and folders below ``directory``, hidden ones left out, at most MOST_FILES."""
-    found: list[Entry] = []
+    found: list[JobFile] = []
     for root, folders, names in os.walk(directory):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in [*folders, *sorted(names)]:
@@ -44,7 +44,7 @@ def entries(directory: Path) -> list[Entry]:
                 stat = full.stat()
             except OSError:
                 continue
-            found.append(Entry(str(full.relative_to(directory)), stat.st_size, stat.st_mtime, full.is_dir()))
+            found.append(JobFile(str(full.relative_to(directory)), stat.st_size, stat.st_mtime, full.is_dir()))
             if len(found) >= MOST_FILES:
                 return found
     return found
@@ -92,7 +92,7 @@ class Files(QWidget):
         if self.isVisible():
             self.refresh()
 
-    def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.refresh()
 
@@ -102,7 +102,7 @@ class Files(QWidget):
         if directory is not None:
             self._background.run("files", lambda: entries(directory), self._take)
 
-    def _take(self, found: list[Entry]) -> None:
+    def _take(self, found: list[JobFile]) -> None:
         state = [(e.path, e.size) for e in found]
         if state == getattr(self, "_shown", None) and self.tree.topLevelItemCount():
             return
@@ -184,7 +184,7 @@ class Notes(QWidget):
             name = self._name
             self._model.ask("note", lambda p: (name, p.job(name).note()), self._take)
 
-    def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.reload()
 

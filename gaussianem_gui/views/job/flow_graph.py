@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QPen, QShowEvent, QWheelEvent
-from PySide6.QtWidgets import QGraphicsItem, QGraphicsObject, QGraphicsPathItem, QGraphicsScene, QGraphicsView
+from PySide6.QtGui import (
+    QColor,
+    QContextMenuEvent,
+    QFont,
+    QFontMetrics,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPainterPath,
+    QPen,
+    QShowEvent,
+    QWheelEvent,
+)
+from PySide6.QtWidgets import (
+    QGraphicsItem,
+    QGraphicsObject,
+    QGraphicsPathItem,
+    QGraphicsScene,
+    QGraphicsSceneHoverEvent,
+    QGraphicsView,
+    QStyleOptionGraphicsItem,
+    QWidget,
+)
 
 from gaussianem_gui.forms.next_steps import picture
 from gaussianem_gui.project.project import JobInfo
@@ -76,7 +97,7 @@ class JobNode(QGraphicsObject):
     def boundingRect(self) -> QRectF:
         return QRectF(-2, -2, WIDTH + 4, HEIGHT + 4)
 
-    def paint(self, painter: QPainter, option, widget=None) -> None:  # type: ignore[no-untyped-def]
+    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:
         icon, colour, word = theme.state(state_word(self.info))
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setBrush(
@@ -106,11 +127,11 @@ class JobNode(QGraphicsObject):
         text = f"{word} {fraction * 100:.0f} %" if word == "Running" and fraction is not None else word
         painter.drawText(QRectF(61, 26, WIDTH - 68, 20), Qt.AlignmentFlag.AlignVCenter, text)
 
-    def hoverEnterEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def hoverEnterEvent(self, event: QGraphicsSceneHoverEvent) -> None:
         self._hover = True
         self.update()
 
-    def hoverLeaveEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def hoverLeaveEvent(self, event: QGraphicsSceneHoverEvent) -> None:
         self._hover = False
         self.update()
 
@@ -200,13 +221,13 @@ class FlowGraph(QGraphicsView):
             item.setPen(QPen(QColor(theme.colour("accent" if near else "strong")), 2 if near else 1.3))
         self.viewport().update()
 
-    def mouseReleaseEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         item = self.itemAt(event.position().toPoint())
         if isinstance(item, JobNode) and event.button() == Qt.MouseButton.LeftButton:
             self.opened.emit(item.info.name)
         super().mouseReleaseEvent(event)
 
-    def contextMenuEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         item = self.itemAt(event.pos())
         if isinstance(item, JobNode):
             self.opened.emit(item.info.name)

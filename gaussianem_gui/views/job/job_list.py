@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from PySide6.QtCore import (
     QAbstractItemModel,
     QModelIndex,
     QPersistentModelIndex,
+    QPoint,
     QRect,
     QSize,
     QSortFilterProxyModel,
@@ -99,7 +102,7 @@ class JobTreeModel(QAbstractItemModel):
             return QModelIndex()
         return self.createIndex(row, column, 0 if not parent.isValid() else parent.row() + 1)
 
-    def parent(self, index: Index) -> QModelIndex:  # type: ignore[override]
+    def parent(self, index: Index) -> QModelIndex:
         group = index.internalId() if index.isValid() else 0
         return self.createIndex(group - 1, 0, 0) if group else QModelIndex()
 
@@ -111,7 +114,7 @@ class JobTreeModel(QAbstractItemModel):
     def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
         return 1
 
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole):  # type: ignore[no-untyped-def]
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if not index.isValid():
             return None
         group = index.internalId()
@@ -310,6 +313,6 @@ class JobList(QTreeView):
         if isinstance(info, JobInfo) and not self._setting:
             self.opened.emit(info.name)
 
-    def _menu(self, place) -> None:  # type: ignore[no-untyped-def]
+    def _menu(self, place: QPoint) -> None:
         if isinstance(self.indexAt(place).data(INFO), JobInfo):
             self.menuRequested.emit(self.viewport().mapToGlobal(place))

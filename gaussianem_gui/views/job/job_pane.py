@@ -8,7 +8,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
-from gaussianem_gui.forms.next_steps import Step, next_steps, picture, purpose
+from gaussianem_gui.forms.next_steps import NextStep, next_steps, picture, purpose
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.files_notes import Files, Notes
@@ -18,18 +18,10 @@ from gaussianem_gui.views.job.parameters import Parameters
 from gaussianem_gui.views.job.progress import Progress
 from gaussianem_gui.views.job.results import Results
 from gaussianem_gui.views.project_model import ProjectModel, state_word
+from gaussianem_gui.views.toolkit.controls import Badge
+from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import (
-    Badge,
-    Elided,
-    EmptyState,
-    button,
-    clear,
-    column,
-    icon_button,
-    label,
-    row,
-)
+from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, icon_button, label, row
 
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
 
@@ -38,7 +30,7 @@ class JobPane(QWidget):
     """A job of the project, or the form of a new one (then only Parameters is there)."""
 
     actionRequested = Signal(str)  # id of an action on the job shown
-    stepRequested = Signal(object)  # Step
+    stepRequested = Signal(object)  # NextStep
     renamed = Signal(str, str)
     moreRequested = Signal(object)
 
@@ -245,7 +237,7 @@ class JobPane(QWidget):
     def _set_parameters(self, parameters: Parameters) -> None:
         self.parameters = parameters
         parameters.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
-        parameters.firstRequested.connect(lambda job_type: self.stepRequested.emit(Step("job", "", "", job_type)))
+        parameters.firstRequested.connect(lambda job_type: self.stepRequested.emit(NextStep("job", "", "", job_type)))
         layout = self._parameters_page.layout()
         clear(layout)  # type: ignore[arg-type]
         layout.addWidget(parameters)
@@ -348,4 +340,4 @@ class JobPane(QWidget):
         self.results.viewer.shut_down()
 
 
-__all__ = ["TABS", "JobPane", "Step"]
+__all__ = ["TABS", "JobPane", "NextStep"]

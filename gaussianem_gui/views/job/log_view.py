@@ -14,6 +14,7 @@ from PySide6.QtGui import (
     QMouseEvent,
     QPainter,
     QPaintEvent,
+    QResizeEvent,
 )
 from PySide6.QtWidgets import QAbstractScrollArea, QComboBox, QLineEdit, QSizePolicy, QWidget
 
@@ -36,7 +37,7 @@ class LogText(QAbstractScrollArea):
         self.setFrameShape(QAbstractScrollArea.Shape.NoFrame)
         self.viewport().setCursor(Qt.CursorShape.IBeamCursor)
         self._log: LogFile | None = None
-        self._lines = 0
+        self._lines = (0, 0)  # lines and version of the log that are shown
         self._follow = True
         self._font = mono_font(9)
         metrics = QFontMetrics(self._font)
@@ -52,7 +53,7 @@ class LogText(QAbstractScrollArea):
 
     def set_log(self, log: LogFile | None) -> None:
         """Show another log, from its end."""
-        self._log, self._lines, self._selection = log, -1, None
+        self._log, self._lines, self._selection = log, (-1, 0), None
         self._matches, self._current = [], -1
         self._follow = True
         self.refresh()
@@ -63,7 +64,7 @@ class LogText(QAbstractScrollArea):
         version = self._log.version if self._log is not None else 0
         if (count, version) == self._lines:
             return False
-        self._lines = (count, version)  # type: ignore[assignment]
+        self._lines = (count, version)
         self._bars()
         if self._follow:
             self.to_end()
@@ -134,7 +135,7 @@ class LogText(QAbstractScrollArea):
             self._follow = follow
             self.followChanged.emit(follow)
 
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def resizeEvent(self, event: QResizeEvent) -> None:
         self._bars()
         if self._follow:
             self.to_end()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QMouseEvent
 from PySide6.QtWidgets import QComboBox, QFrame, QLabel, QPlainTextEdit, QSplitter, QWidget
 
 from gaussianem_core.errors import InputError
@@ -21,12 +21,13 @@ from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.next_steps import BEFORE
 from gaussianem_gui.project.job import State, folder_of
 from gaussianem_gui.project.project import JobInfo, Project
-from gaussianem_gui.views.job.fields import Choice, Context, field_label
+from gaussianem_gui.views.job.fields import Context, OfferedFile, field_label
 from gaussianem_gui.views.job.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
+from gaussianem_gui.views.toolkit.notices import Banner
 from gaussianem_gui.views.toolkit.tasks import Background, while_alive
 from gaussianem_gui.views.toolkit.theme import mono_font, theme
-from gaussianem_gui.views.toolkit.widgets import Banner, button, clear, column, frame, icon_button, label, row, scrolled
+from gaussianem_gui.views.toolkit.widgets import button, clear, column, frame, icon_button, label, row, scrolled
 
 ASK_AGAIN = 60  # milliseconds
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
@@ -177,10 +178,10 @@ class _Link(QLabel):
         self.setToolTip("Go to the field")
         self.setStyleSheet(f"color: {theme.colour('accent')};")
 
-    def mousePressEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def mousePressEvent(self, event: QMouseEvent) -> None:
         self._on_click()
 
-    def keyPressEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
             self._on_click()
         else:
@@ -312,13 +313,13 @@ class Parameters(QWidget):
 
     # --- inputs of other jobs --------------------------------------------------------------------------------------
 
-    def _choices(self, kind: str) -> list[Choice]:
+    def _choices(self, kind: str) -> list[OfferedFile]:
         found = []
         for choice in self.model.project.choices(kind):
             info = self.model.info(choice.job)
             where = job_label(info) if info is not None else (choice.job or "file")
             later = "" if getattr(choice, "ready", True) else " (not there yet)"
-            found.append(Choice(choice.path, f"{where}: {choice.path.rsplit('/', 1)[-1]}{later}"))
+            found.append(OfferedFile(choice.path, f"{where}: {choice.path.rsplit('/', 1)[-1]}{later}"))
         return found
 
     def _gpus(self) -> list[tuple[int, str]]:

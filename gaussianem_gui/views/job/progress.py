@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
 
 from gaussianem_gui.execution.history import History
@@ -18,20 +19,11 @@ from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.montage import Montage
 from gaussianem_gui.views.plots.scatter import Scatter
 from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, state_word
+from gaussianem_gui.views.toolkit.controls import Value
+from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import (
-    Banner,
-    EmptyState,
-    Value,
-    clear,
-    column,
-    frame,
-    icon_button,
-    label,
-    restyle,
-    row,
-)
+from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, restyle, row
 
 MESSAGES = 200  # last messages shown
 ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
@@ -87,7 +79,7 @@ class ProbePanel(QWidget):
         self.setLayout(layout)
         self.setMinimumWidth(230)
 
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._arrange()
 
@@ -150,7 +142,7 @@ class Progress(QWidget):
         self._model: ProjectModel | None = None
         self._info: JobInfo | None = None
         self._drawn: object = None
-        self._message_count = -1
+        self._message_count: object = -1
 
         self.values = {name: Value(name) for name in ("Stage", "Epoch", "Images/s", "Time left", "Elapsed", "GPU")}
         self.bar = QProgressBar()
@@ -328,7 +320,7 @@ class Progress(QWidget):
         count = (len(history.messages), compact)
         if count == self._message_count:
             return
-        self._message_count = count  # type: ignore[assignment]
+        self._message_count = count
         clear(self._message_list)
         shown = history.messages[-MESSAGES:]
         self._message_head.setVisible(not compact)

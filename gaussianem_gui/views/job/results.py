@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QImage, QImageReader, QPixmap
+from PySide6.QtGui import QBrush, QColor, QImage, QImageReader, QPixmap, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -32,9 +32,10 @@ from gaussianem_gui.views.job.fields import sentence
 from gaussianem_gui.views.plots.scatter import Scatter
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.project_model import ProjectModel
+from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import EmptyState, column, frame, label, row
+from gaussianem_gui.views.toolkit.widgets import column, frame, label, row
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "mask"), "cube"),
@@ -93,7 +94,7 @@ def _item(artifact: dict[str, Any], directory: Path) -> Item:
     return Item(str(artifact["kind"]), title, (directory / path,), (), info if isinstance(info, dict) else {})
 
 
-class Picture(QLabel):
+class ImageView(QLabel):
     """An image file scaled to the room there is."""
 
     def __init__(self) -> None:
@@ -107,7 +108,7 @@ class Picture(QLabel):
         self._pixmap = QPixmap.fromImage(image)
         self._fit()
 
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def resizeEvent(self, event: QResizeEvent) -> None:
         self._fit()
 
     def _fit(self) -> None:
@@ -231,7 +232,7 @@ class Results(QWidget):
         self.tree.setMinimumWidth(150)
         self.tree.currentItemChanged.connect(self._chosen)
         self.viewer = Viewer()
-        self.picture = Picture()
+        self.picture = ImageView()
         self.latents = LatentPanel()
         self.table = QTableWidget(0, 2)
         self.table.setAccessibleName("Summary")
@@ -318,18 +319,21 @@ class Results(QWidget):
         elif first is not None and self.isVisible():
             self.tree.setCurrentItem(first)
 
-    def showEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        if self.tree.currentItem() is None and self.tree.topLevelItemCount():
-            self.tree.setCurrentItem(self.tree.topLevelItem(0).child(0))  # type: ignore[arg-type]
+        head = self.tree.topLevelItem(0)
+        first = head.child(0) if head is not None else None
+        if self.tree.currentItem() is None and first is not None:
+            self.tree.setCurrentItem(first)
 
     def choose(self, test: Callable[[Item], bool]) -> bool:
         """Show the first result that passes ``test``; False if there is none."""
         for place in range(self.tree.topLevelItemCount()):
             head = self.tree.topLevelItem(place)
             for number in range(head.childCount()):
-                if test(head.child(number).data(0, Qt.ItemDataRole.UserRole)):
-                    self.tree.setCurrentItem(head.child(number))  # type: ignore[arg-type]
+                node = head.child(number)
+                if node is not None and test(node.data(0, Qt.ItemDataRole.UserRole)):
+                    self.tree.setCurrentItem(node)
                     return True
         return False
 
@@ -404,7 +408,5 @@ class Results(QWidget):
         self._seen = None
 
 
-def _brush(name: str):  # type: ignore[no-untyped-def]
-    from PySide6.QtGui import QBrush, QColor
-
+def _brush(name: str) -> QBrush:
     return QBrush(QColor(theme.colour(name)))

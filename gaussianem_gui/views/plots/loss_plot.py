@@ -9,8 +9,9 @@ from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QComboBox, QFrame, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
 from gaussianem_gui.execution.history import Curve, History, average, smooth, thin
+from gaussianem_gui.views.toolkit.controls import Flow, Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, Flow, Switch, column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, column, label, row
 
 NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
 NAMES = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
+from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent
 from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QFrame, QWidget
@@ -139,7 +140,7 @@ class Scatter(QWidget):
         index = np.nan_to_num((values - low) / max(high - low, 1e-12) * (SHADES - 1)).astype(int)
         return [shades[i] for i in index]
 
-    def _clicked(self, event) -> None:  # type: ignore[no-untyped-def]
+    def _clicked(self, event: MouseClickEvent) -> None:
         if event.button() != Qt.MouseButton.LeftButton or not len(self._points):
             return
         place = self.plot.getPlotItem().vb.mapSceneToView(event.scenePos())

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QImage
+from PySide6.QtGui import QImage, QKeyEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QFrame, QSlider, QStackedWidget, QWidget
 
 from gaussianem_core.errors import InputError
@@ -22,19 +22,11 @@ from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gauss
 from gaussianem_gui.project.settings import program_file
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.slices import Slices
+from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import (
-    Banner,
-    EmptyState,
-    Switch,
-    clear,
-    column,
-    icon_button,
-    keep_icon,
-    label,
-    row,
-)
+from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, row
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400
@@ -524,7 +516,7 @@ class Viewer(QWidget):
             return  # the picture before is not there yet: skip rather than pile up
         self.frame.setValue((self.frame.value() + 1) % max(len(self._paths), 1))
 
-    def keyPressEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() == Qt.Key.Key_Space and len(self._paths) > 1:
             self._toggle_play()
         else:

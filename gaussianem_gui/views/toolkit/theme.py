@@ -6,11 +6,12 @@ Views ask ``theme.colour("muted")`` and ``theme.icon("play")`` and repaint on ``
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QObject, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QByteArray, QObject, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QIcon, QPainter, QPalette, QPixmap
 from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QApplication
@@ -226,12 +227,7 @@ def logo(size: int = 64) -> QPixmap:
     return render_icon("logo", "#000000", size)
 
 
-def icon_size(pixels: int) -> QSize:
-    """Square size."""
-    return QSize(pixels, pixels)
-
-
-def _palette(colour) -> QPalette:  # type: ignore[no-untyped-def]
+def _palette(colour: Callable[[str], str]) -> QPalette:
     palette = QPalette()
     role = QPalette.ColorRole
     for name, key in (
@@ -259,7 +255,7 @@ def _palette(colour) -> QPalette:  # type: ignore[no-untyped-def]
     return palette
 
 
-def _style_sheet(colour, folder: Path, name: str) -> str:  # type: ignore[no-untyped-def]
+def _style_sheet(colour: Callable[[str], str], folder: Path, name: str) -> str:
     images = {}
     for icon, key in (
         ("chevron-down", "muted"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PySide6.QtCore import QEvent, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPainterPath, QRegion, QResizeEvent
+from PySide6.QtCore import QEvent, QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QRegion, QResizeEvent
 from PySide6.QtWidgets import (
     QDialog,
     QFrame,
@@ -15,6 +15,7 @@ from PySide6.QtWidgets import (
     QListWidgetItem,
     QStyle,
     QStyledItemDelegate,
+    QStyleOptionViewItem,
     QWidget,
 )
 
@@ -23,10 +24,11 @@ from gaussianem_gui.views.toolkit.widgets import column, label
 
 MOST = 60  # entries shown
 CORNER = 12  # pixels, as in the style sheet
+Index = QModelIndex | QPersistentModelIndex
 
 
 @dataclass(frozen=True)
-class Entry:
+class PaletteEntry:
     """Something to jump to: ``reason`` says why it is not possible now, "" if it is."""
 
     title: str
@@ -60,11 +62,11 @@ def score(words: str, text: str) -> int:
 
 
 class _Delegate(QStyledItemDelegate):
-    def sizeHint(self, option, index) -> QSize:  # type: ignore[no-untyped-def]
+    def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(200, 40)
 
-    def paint(self, painter: QPainter, option, index) -> None:  # type: ignore[no-untyped-def]
-        entry: Entry = index.data(Qt.ItemDataRole.UserRole)
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        entry: PaletteEntry = index.data(Qt.ItemDataRole.UserRole)
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box = option.rect.adjusted(4, 1, -4, -1)
@@ -106,7 +108,7 @@ class _Delegate(QStyledItemDelegate):
 class Palette(QDialog):
     """A search field over a list; Enter runs what is chosen."""
 
-    def __init__(self, parent: QWidget, entries: list[Entry]) -> None:
+    def __init__(self, parent: QWidget, entries: list[PaletteEntry]) -> None:
         super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
         self.setObjectName("palette")
         self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
@@ -168,14 +170,14 @@ class Palette(QDialog):
     def _run(self, item: QListWidgetItem | None) -> None:
         if item is None:
             return
-        entry: Entry = item.data(Qt.ItemDataRole.UserRole)
+        entry: PaletteEntry = item.data(Qt.ItemDataRole.UserRole)
         if entry.reason:
             return
         self.close()
         entry.run()
 
-    def eventFilter(self, watched, event) -> bool:  # type: ignore[no-untyped-def]
-        if event.type() == QEvent.Type.KeyPress:
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
             key, row = event.key(), self.list.currentRow()
             if key in (Qt.Key.Key_Down, Qt.Key.Key_Up):
                 step = 1 if key == Qt.Key.Key_Down else -1

@@ -1,42 +1,13 @@
-"""Actions of the window itself, and the icons of all actions, as tables."""
+"""Actions of the window itself, as a table; the main window gives each its callback."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ICONS = {
-    "run": "play",
-    "submit": "queue",
-    "continue": "continue",
-    "abort": "stop",
-    "unrequest": "x",
-    "clone": "clone",
-    "alias": "tag",
-    "note": "note",
-    "command": "copy",
-    "folder": "external",
-    "cleanup": "broom",
-    "cleanup_harsh": "broom",
-    "delete": "trash",
-    "new_project": "folder-plus",
-    "open_project": "folder",
-    "new_job": "plus",
-    "import": "job-import",
-    "workflow": "graph",
-    "trash": "trash",
-    "empty_trash": "trash",
-    "cluster": "queue",
-    "repair": "settings",
-    "break_lock": "lock",
-    "mark_succeeded": "check-circle",
-    "mark_failed": "x-circle",
-    "mark_aborted": "stop-circle",
-}
-
 
 @dataclass(frozen=True)
 class ViewAction:
-    """An action of the window itself; ``handler`` is a method of the main window."""
+    """``parted``: a line stands above it in the menu. ``always``: possible without a project."""
 
     id: str
     text: str
@@ -44,22 +15,15 @@ class ViewAction:
     tip: str
     menu: str
     icon: str
-    handler: str
+    parted: bool = False
+    always: bool = False
 
 
 VIEW_ACTIONS = (
     ViewAction(
-        "palette", "Command palette …", "Ctrl+K", "Jump to any job, view or action", "View", "command", "show_palette"
+        "palette", "Command palette …", "Ctrl+K", "Jump to any job, view or action", "View", "command", always=True
     ),
-    ViewAction(
-        "home",
-        "Project overview",
-        "Alt+Home",
-        "What the project holds and what comes next",
-        "View",
-        "home",
-        "show_home",
-    ),
+    ViewAction("home", "Project overview", "Alt+Home", "What the project holds and what comes next", "View", "home"),
     ViewAction(
         "compare",
         "Compare selected jobs",
@@ -67,7 +31,6 @@ VIEW_ACTIONS = (
         "Curves and options of the selected jobs side by side",
         "View",
         "compare",
-        "compare_selected",
     ),
     ViewAction(
         "explore",
@@ -76,7 +39,6 @@ VIEW_ACTIONS = (
         "Plots of all particles, the molecule at a click, trajectories, selections",
         "View",
         "explore",
-        "explore_current",
     ),
     ViewAction(
         "by_type",
@@ -85,7 +47,6 @@ VIEW_ACTIONS = (
         "Group the list by type, or show the newest first",
         "View",
         "list",
-        "toggle_by_type",
     ),
     ViewAction(
         "flow",
@@ -94,9 +55,8 @@ VIEW_ACTIONS = (
         "Show jobs as a list or as a graph of inputs and outputs",
         "View",
         "graph",
-        "toggle_flow",
     ),
-    ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search", "find_job"),
+    ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search"),
     ViewAction(
         "theme",
         "Dark or light",
@@ -104,10 +64,17 @@ VIEW_ACTIONS = (
         "Switch between the dark and the light theme",
         "View",
         "sun",
-        "toggle_theme",
+        always=True,
     ),
     ViewAction(
-        "reset_layout", "Reset the layout", "", "Put all panels back where they were", "View", "fit", "reset_layout"
+        "reset_layout",
+        "Reset the layout",
+        "",
+        "Put all panels back where they were",
+        "View",
+        "fit",
+        parted=True,
+        always=True,
     ),
     ViewAction(
         "settings",
@@ -116,10 +83,10 @@ VIEW_ACTIONS = (
         "For all projects, this project, and the cluster",
         "View",
         "settings",
-        "show_settings",
+        always=True,
     ),
     ViewAction(
-        "guide", "Guide", "F1", "From particles to volumes, and how the method works", "Help", "book", "show_guide"
+        "guide", "Guide", "F1", "From particles to volumes, and how the method works", "Help", "book", always=True
     ),
     ViewAction(
         "leftovers",
@@ -128,7 +95,6 @@ VIEW_ACTIONS = (
         "Processes that ended jobs have left behind, and the memory they hold",
         "Project",
         "gpu",
-        "show_leftovers",
     ),
     ViewAction(
         "demo",
@@ -137,18 +103,13 @@ VIEW_ACTIONS = (
         "A small dataset with known motion, to try everything",
         "Project",
         "flask",
-        "make_demo",
+        parted=True,
+        always=True,
     ),
     ViewAction(
-        "close_project",
-        "Close project",
-        "Ctrl+W",
-        "Back to the first window; jobs go on",
-        "Project",
-        "x",
-        "close_project",
+        "close_project", "Close project", "Ctrl+W", "Back to the first window; jobs go on", "Project", "x", parted=True
     ),
-    ViewAction("quit", "Quit", "Ctrl+Q", "Close the window; jobs go on", "Project", "x", "close"),
+    ViewAction("quit", "Quit", "Ctrl+Q", "Close the window; jobs go on", "Project", "x", always=True),
     ViewAction(
         "about",
         "About and versions",
@@ -156,7 +117,8 @@ VIEW_ACTIONS = (
         "Versions and the OpenGL renderer, for a report",
         "Help",
         "info",
-        "show_about",
+        parted=True,
+        always=True,
     ),
     ViewAction(
         "save_workflow",
@@ -165,6 +127,6 @@ VIEW_ACTIONS = (
         "Keep what these jobs did as a file that can be started with other data",
         "Job",
         "graph",
-        "save_workflow",
+        parted=True,
     ),
 )

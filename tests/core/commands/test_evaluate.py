@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from trained import BOX, PIXEL, make_gaussians, write_model
 
 from gaussianem_core.commands import evaluate
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
+from gaussianem_core.imaging.pose import angles_from_rotations, random_rotations
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.io.particle_table import write_star
 from gaussianem_core.job.events import JobLog, read_events
+from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import EvaluateOptions
-from gaussianem_core.simulation.ground_truth import Truth, load_truth, save_truth
+from gaussianem_core.simulation import latent_scores, volume_scores
+from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, save_truth
 
 N = 60
 
@@ -100,15 +106,15 @@ def test_latent_error_limits() -> None:
     generator = np.random.default_rng(0)
     state = generator.random(4000).astype(np.float32)
     z = np.stack([state, 0 * state], axis=1)
-    perfect = evaluate.latent_error(z, state, False, generator)
+    perfect = latent_scores.latent_error(z, state, False, generator)
     # 100 of 4000 neighbours on a line lie within 1/80 of the state: mean 1/160, against 1/3 for random pairs
     assert perfect == pytest.approx(3 / 160, rel=0.1)
-    ignorant = evaluate.latent_error(generator.normal(size=(4000, 2)), state, False, generator)
+    ignorant = latent_scores.latent_error(generator.normal(size=(4000, 2)), state, False, generator)
     assert ignorant == pytest.approx(1, abs=0.03)
     circle = np.stack([np.cos(2 * np.pi * state), np.sin(2 * np.pi * state)], axis=1)
-    assert evaluate.latent_error(circle, state, True, generator) == pytest.approx(4 / 160, rel=0.1)
-    assert evaluate.latent_error(circle, state, False, generator) > 1.2 * 3 / 160  # the ends are neighbours
-    same = evaluate.latent_error(np.zeros((3000, 2)), state[:3000], False, generator)
+    assert latent_scores.latent_error(circle, state, True, generator) == pytest.approx(4 / 160, rel=0.1)
+    assert latent_scores.latent_error(circle, state, False, generator) > 1.2 * 3 / 160  # the ends are neighbours
+    same = latent_scores.latent_error(np.zeros((3000, 2)), state[:3000], False, generator)
     assert np.isfinite(same) and same > 0.8
 
 
@@ -116,9 +122,9 @@ def test_probe_is_held_out() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 600)
     z = generator.normal(size=(600, 40))
-    assert evaluate.probe_accuracy(z, labels, 0) == pytest.approx(0.5, abs=0.08)  # a fit would reach 0.6
+    assert latent_scores.probe_accuracy(z, labels, 0) == pytest.approx(0.5, abs=0.08)  # a fit would reach 0.6
     z[:, 0] += 10 * labels
-    assert evaluate.probe_accuracy(z, labels, 0) == 1.0
+    assert latent_scores.probe_accuracy(z, labels, 0) == 1.0
 
 
 def test_labels_and_maps_alone(perfect: Path) -> None:
@@ -131,6 +137,49 @@ def test_labels_and_maps_alone(perfect: Path) -> None:
     assert abs(result["fsc"]["model"]["area"]) < 0.1
     save_truth(Truth(label=(np.arange(N) > 30).astype(int)), perfect / "only.npz")
     assert "fsc" not in run(perfect, truth="only.npz")
+
+
+def test_the_consensus_map_is_scored_shell_by_shell(perfect: Path) -> None:
+    assert "consensus_map" not in run(perfect)["fsc"]
+    truth = load_truth(perfect / "truth.npz")
+    mean = mean_volume(truth).numpy()
+    write_map(perfect / "consensus.mrc", mean, PIXEL)  # beside the truth: found without being named
+    fsc = run(perfect)["fsc"]
+    assert fsc["consensus_map_masked"]["curve"] == pytest.approx(fsc["mean_map_masked"]["curve"], abs=1e-4)
+    assert len(fsc["shells_angstrom"]) == len(fsc["model"]["curve"]) == BOX // 2
+    assert fsc["shells_angstrom"][4] == pytest.approx(BOX * PIXEL / 4)
+    words = [e["text"] for e in read_events(perfect / "evaluate" / "events.jsonl")[0] if e["type"] == "message"]
+    assert any("worse than the consensus map in no shell" in text for text in words)
+    assert any(text.startswith("masked FSC by shell, in A") for text in words)
+    noise = np.random.default_rng(0).normal(size=(2 * BOX,) * 3).astype(np.float32)
+    write_map(perfect / "finer.mrc", noise, PIXEL / 2)
+    with pytest.raises(InputError, match="consensus_map: must have the box"):
+        run(perfect, consensus_map="finer.mrc")
+
+
+def test_the_corrected_particles_are_scored(perfect: Path) -> None:
+    generator = np.random.default_rng(0)
+    truth = load_truth(perfect / "truth.npz")
+    rotations, shifts = random_rotations(N, generator), generator.normal(0, 1, (N, 2))
+    turns = Rotation.from_rotvec(generator.normal(0, 1, (N, 3)), degrees=True).as_matrix()
+    given = {"given_rotations": turns @ rotations, "given_shifts": shifts + 0.5}
+    save_truth(replace(truth, rotations=rotations, shifts=shifts, **given), perfect / "truth.npz")
+    before = run(perfect)["poses"]
+    assert set(before) == {"before"} and 1.2 < before["before"]["rotation_deg"] < 2.2
+    rot, tilt, psi = angles_from_rotations(rotations).T
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [PIXEL], "rlnImageSize": [BOX], "rlnVoltage": [300.0]}
+    optics |= {"rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1]}
+    rows = {"rlnImageName": [f"{i + 1}@none.mrcs" for i in range(N)], "rlnOpticsGroup": [1] * N}
+    rows |= {"rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi}
+    rows |= {"rlnOriginXAngst": shifts[:, 0] * PIXEL, "rlnOriginYAngst": shifts[:, 1] * PIXEL}
+    rows |= {"rlnDefocusU": np.full(N, 1e4), "rlnDefocusV": np.full(N, 1e4), "rlnDefocusAngle": np.zeros(N)}
+    write_star(perfect / "particles.star", {"optics": optics, "particles": rows})  # where train leaves it
+    after = run(perfect)["poses"]
+    assert after["before"] == before["before"]
+    assert after["after"]["rotation_deg"] < 0.01 and after["after"]["shift_px"] < 0.01
+    write_star(perfect / "few.star", {"optics": optics, "particles": {k: v[:9] for k, v in rows.items()}})
+    with pytest.raises(InputError, match="a row for each of the 60 latents"):
+        run(perfect, particles="few.star")
 
 
 def test_mask_restricts(perfect: Path) -> None:
@@ -148,7 +197,7 @@ def test_mask_restricts(perfect: Path) -> None:
 def test_soft_mask_covers_the_molecule() -> None:
     volume = torch.zeros(32, 32, 32)
     volume[12:20, 12:20, 12:20] = 1
-    mask = evaluate.soft_mask(volume)
+    mask = soft_mask(volume)
     assert (mask[12:20, 12:20, 12:20] == 1).all() and mask[0, 0, 0] == 0
     assert ((mask > 0) & (mask < 1)).any()
 
@@ -156,8 +205,8 @@ def test_soft_mask_covers_the_molecule() -> None:
 def test_resolution() -> None:
     curve = torch.linspace(1, 0, 11)[:10]
     # FSC 0.5 at shell 5 of 10, box 20, 2 A/px: 20 * 2 / 5
-    assert evaluate.resolution(curve, 2.0) == pytest.approx(8.0)
-    assert evaluate.resolution(torch.ones(10), 2.0) is None
+    assert volume_scores.resolution(curve, 2.0) == pytest.approx(8.0)
+    assert volume_scores.resolution(torch.ones(10), 2.0) is None
 
 
 def test_area_of_known_pair() -> None:

@@ -15,7 +15,7 @@ from trained import write_model
 from gaussianem_core.commands.serve import shrink
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.runtime.pipe import PipeClosed, read_message, write_message
-from gaussianem_gui.explorer.decoder_client import Callbacks, Decoded, Decoder
+from gaussianem_gui.explorer.decoder_client import Callbacks, Decoded, DecoderClient
 from gaussianem_gui.explorer.sources import Sources
 
 
@@ -38,7 +38,7 @@ class Client:
     def __init__(self, folder: Path) -> None:
         self.models, self.answers, self.failures, self.refusals = [], [], [], []
         self.changed = threading.Condition()
-        self.decoder = Decoder(
+        self.decoder = DecoderClient(
             Callbacks(
                 lambda m: self._add(self.models, m),
                 lambda d: self._add(self.answers, d),

@@ -12,9 +12,16 @@ from small_data import write_molecule
 
 from gaussianem_core.commands import simulate
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.fourier import radial_power
+from gaussianem_core.imaging.fourier import (
+    centred_rfftn,
+    fourier_shell_correlation,
+    fsc_weight,
+    radial_power,
+    shell_sum,
+)
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles, write_star
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import SimulateOptions
@@ -179,6 +186,31 @@ def test_basins(model: Path, tmp_path: Path) -> None:
     assert truth.motion_names.tolist() == ["arm"]
     near = np.abs(truth.state[:, None] - [0.25, 0.75]) <= 0.13
     assert near.any(1).all() and near[:, 0].mean() == pytest.approx(0.75, abs=0.08)
+
+
+def test_a_reconstructed_consensus_is_what_a_refinement_leaves(model: Path, tmp_path: Path) -> None:
+    given = {"consensus": "reconstructed", "snr": 2.0, "particles": 600}
+    maps = {}
+    for name, errors in (("exact", {}), ("wrong", {"pose_error": 12.0, "shift_error": 0.8, "junk": 0.2})):
+        folder, truth = simulated(tmp_path / name, model, **given, **errors)
+        files = ("consensus.mrc", "consensus_half1.mrc", "consensus_half2.mrc")
+        whole, *halves = (torch.from_numpy(read_map(folder / file).values) for file in files)
+        true = mean_volume(truth) * (2 / 32)
+        halves_fsc, true_fsc = fourier_shell_correlation(*halves), fourier_shell_correlation(whole, true)
+        maps[name] = halves_fsc, true_fsc
+        # The half maps foretell the correlation with the truth where nothing but noise is wrong.
+        if name == "exact":
+            np.testing.assert_allclose(true_fsc[1:10], fsc_weight(halves_fsc)[1:10], atol=0.12)
+            mean = (halves[0] + halves[1]) / 2
+            first, second = centred_rfftn(mean, 3), centred_rfftn(true, 3)
+            scale = shell_sum((first * second.conj()).real, 32, 3) / shell_sum(second.abs().square(), 32, 3)
+            np.testing.assert_allclose(scale[1:12], 1, atol=0.04)  # RELION's scale; the CTF hides shell 0 in noise
+            weights = (torch.fft.rfftn(whole).abs() / torch.fft.rfftn(mean).abs())[0, 0, 1:14]
+            np.testing.assert_allclose(weights, fsc_weight(halves_fsc)[1:14], atol=0.02)
+    assert maps["wrong"][1][5:9].mean() < maps["exact"][1][5:9].mean() - 0.1  # errors cost the fine shells
+    assert maps["wrong"][1][1] > 0.9
+    with pytest.raises(InputError, match="must not hold results already"):
+        simulated(folder, model, **given)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ import torch
 from plyfile import PlyData
 
 from gaussianem_core.cli import main
-from gaussianem_core.commands.evaluate import probe_accuracy
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging import fourier, likelihood
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
@@ -33,6 +32,7 @@ from gaussianem_core.model.gaussians import load_gaussians, load_mask
 from gaussianem_core.model.network import load_network
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.simulation.latent_scores import probe_accuracy
 from gaussianem_core.training import latent_posterior, latent_refinement, regularisers
 from gaussianem_core.training.trainer import Trainer, encoder_window
 
@@ -193,12 +193,14 @@ def test_resume_equals_uninterrupted(two_states: Path) -> None:
         torch.testing.assert_close(again[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
-def test_stopped_in_the_hand_over_goes_on_as_if_it_had_not(two_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_while_latents_are_refined_goes_on_as_if_it_had_not(
+    two_states: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = ("--epoch", "4", "--seed", "3", "--latents", "both")
     assert run_train(two_states, "straight", *given) == 0
     encode_all, refine = latent_refinement.encode_all, latent_refinement.refine
 
-    def stop(trainer: Trainer, log: JobLog, *more: float) -> dict[str, torch.Tensor]:
+    def stop(trainer: Trainer, log: JobLog, *more: float) -> latent_refinement.Refinement:
         (log.directory / ABORT).touch()
         return refine(trainer, log, *more)
 
@@ -378,9 +380,9 @@ def test_two_processes_equal_one(two_states: Path) -> None:
 
 def test_two_processes_find_the_linear_model_of_one(two_states: Path) -> None:
     """The latents agree, and still do when a network whose training rounds in another order has measured them anew."""
-    assert run_train(two_states, "led", "--epoch", "1") == 0
-    run_two_processes(two_states, "led_by_two", "--epoch", "1")
-    runs = [two_states / name for name in ("led", "led_by_two")]
+    assert run_train(two_states, "linear", "--epoch", "1") == 0
+    run_two_processes(two_states, "linear_by_two", "--epoch", "1")
+    runs = [two_states / name for name in ("linear", "linear_by_two")]
     first, second = (np.load(run / "probes" / "epoch_000.npz", allow_pickle=False)["z"] for run in runs)
     assert first.std(axis=0).max() > 0.3
     np.testing.assert_allclose(first, second, atol=0.01)

@@ -73,10 +73,10 @@ def test_bad_files(tmp_path: Path) -> None:
     np.save(path, np.zeros((4, 7)))
     with pytest.raises(InputError, match=r"\(N, 11\) or \(N, 5\)"):
         load_poses(path)
-    values = np.zeros((4, 11))
+    values = pack_poses(random_rotations(4, np.random.default_rng(0)), np.zeros((4, 2)))
     values[2, 5] = np.nan
     np.save(path, values)
-    with pytest.raises(InputError, match="row 2"):
+    with pytest.raises(InputError, match="row 3"):
         load_poses(path)
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"readable \.npy"):

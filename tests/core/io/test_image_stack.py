@@ -12,7 +12,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.errors import InputError, ResourceError, ResultError
 from gaussianem_core.imaging.window import background_statistics, window_mask
 from gaussianem_core.io import image_stack
 from gaussianem_core.io.image_stack import ImageStack, StackWriter, measure_stack
@@ -387,7 +387,10 @@ def test_maps_that_are_refused(tmp_path: Path) -> None:
         file.voxel_size = (1.0, 1.0, 1.2)
     with pytest.raises(InputError, match="cubic"):
         read_map(path)
-    write_map(path, values, 1.0)
+    with pytest.raises(ResultError, match="NaN or infinite"):
+        write_map(path, values, 1.0)
+    write_map(path, np.zeros((4, 4, 4)), 1.0)
+    np.memmap(path, np.float32, "r+", 1024)[5] = np.nan
     with pytest.raises(InputError, match="1 NaN or infinite"):
         read_map(path)
     with pytest.raises(InputError, match="three dimensions"):

@@ -96,10 +96,10 @@ def test_relion31_optics_after_particles(data: Path, project: Path) -> None:
 
 def test_row_or_optics_group_wins_as_in_relion(data: Path, project: Path) -> None:
     """CTF constants of the row go before the group's; the pixel size is the group's alone."""
-    changes = ("_rlnRandomSubset #13", "_rlnVoltage #13"), ("_rlnPhaseShift #7", "_rlnImagePixelSize #7")
+    changes = ("_rlnRandomSubset #13", "_rlnSphericalAberration #13"), ("_rlnPhaseShift #7", "_rlnImagePixelSize #7")
     path = edited(data, project, "relion31_optics_last.star", *changes)
     table = read_particles(path)
-    assert table.voltage_kv.tolist() == [1.0, 2.0, 1.0, 2.0]  # the column that was the half sets
+    assert table.cs_mm.tolist() == [1.0, 2.0, 1.0, 2.0]  # the column that was the half sets
     assert table.pixel_size_angstrom.tolist() == [1.25, 2.0, 2.0, 1.25]
 
 

@@ -38,7 +38,7 @@ def test_what_a_row_says() -> None:
     assert "| `--source_dir`, `-s` |" in table
     assert "| `--batch` | images per step | `32` | whole number ≥ 1 ≤ 65536 |" in table
     assert re.search(r"\| `--resume` \| .* \| no \| flag \|", table)
-    assert re.search(r"\| `--lr` \| .* \|  \| number > 0 \|", table)
+    assert re.search(r"\| `--lr` \| .* \|  \| number > 0 ≤ 10 \|", table)
     assert "| `default` | `default`, `published` |" in table
 
 

@@ -16,6 +16,7 @@ from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
 from gaussianem_core.training import consensus_fit
+from gaussianem_core.training.forward_model import Views
 
 BOX, COUNT, POINTS = 24, 160, 40
 BOUNDS = (1.0 / BOX, 3.0 / BOX)
@@ -37,11 +38,11 @@ def make_data(truth: Gaussians, noise: float) -> consensus_fit.ConsensusData:
     ctf = np.zeros((COUNT, 9), np.float32)
     ctf[:, :2], ctf[:, 2], ctf[:, 5:8] = (BOX, 4.0), generator.uniform(8000, 20000, COUNT), (300, 2.7, 0.1)
     ctf[:, 3] = ctf[:, 2]
-    data = consensus_fit.ConsensusData(torch.zeros(COUNT, BOX, BOX), rotations, shifts, torch.from_numpy(ctf))
+    data = consensus_fit.ConsensusData(torch.zeros(COUNT, BOX, BOX), Views(rotations, shifts, torch.from_numpy(ctf)))
     clean, _ = consensus_fit.spectra(truth, data, torch.arange(COUNT), "reference")
     images = torch.fft.irfft2(clean, s=(BOX, BOX), norm="ortho")
     images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    return consensus_fit.ConsensusData(images, rotations, shifts, data.ctf)
+    return consensus_fit.ConsensusData(images, data.views)
 
 
 def blob_map(box: int) -> np.ndarray:
@@ -129,10 +130,10 @@ def test_amplitude_is_found_with_its_sign() -> None:
     torch.testing.assert_close(weak.densities, 0.2 * truth.densities)
     amplitude, sigmas = consensus_fit.fit_amplitude(weak, data, "reference")
     assert amplitude == pytest.approx(5.0, rel=0.05) and sigmas > 20
-    inverted = consensus_fit.ConsensusData(-data.images, data.rotations, data.shifts, data.ctf)
+    inverted = consensus_fit.ConsensusData(-data.images, data.views)
     assert consensus_fit.fit_amplitude(weak, inverted, "reference") == pytest.approx((-amplitude, -sigmas), rel=1e-4)
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(5))
-    alone = consensus_fit.ConsensusData(noise, data.rotations, data.shifts, data.ctf)
+    alone = consensus_fit.ConsensusData(noise, data.views)
     assert abs(consensus_fit.fit_amplitude(weak, alone, "reference")[1]) < 4
 
 

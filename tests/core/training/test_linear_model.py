@@ -12,19 +12,34 @@ from small_data import preprocess, simulate
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
-from gaussianem_core.training import linear_model
-from gaussianem_core.training.problem import load_problem, resolve_stack
-from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.training.trainer import TERMS, Trainer
+from gaussianem_core.training import linear_model, mixture_prior, noise_model, smooth_fields, teaching
+from gaussianem_core.training.forward_model import ForwardModel
+from gaussianem_core.training.linear_model import LinearFit
+from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.objective import TERMS
+from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
+from gaussianem_core.training.recipe import Recipe, choose_recipe
+from gaussianem_core.training.trainer import Trainer, new_forward_model
 
 
-def make_trainer(folder: Path, log: JobLog) -> Trainer:
+def make_setting(folder: Path, log: JobLog) -> tuple[TrainOptions, Problem, Recipe, ForwardModel, NoiseModel]:
     options = TrainOptions(source_dir=str(folder / "pre"), device="cpu", batch=20, epoch=1, precision="float32")
-    device = torch.device("cpu")
-    problem = load_problem(options, device, log, resolve_stack(options))
-    trainer = Trainer(problem, choose_recipe(options), options, device)
-    trainer.estimate_noise()
-    return trainer
+    problem = load_problem(options, torch.device("cpu"), log, resolve_stack(options))
+    recipe = choose_recipe(options)
+    forward = new_forward_model(problem, recipe, options)
+    return options, problem, recipe, forward, noise_model.estimate(problem.feed, problem.device, options.seed)
+
+
+def make_trainer(folder: Path, log: JobLog, moves: bool = True) -> Trainer:
+    options, problem, recipe, forward, noise = make_setting(folder, log)
+    if not moves:
+        forward.leave_motion_out()
+    return Trainer(problem, recipe, options, forward, noise)
+
+
+def fit(folder: Path, log: JobLog) -> LinearFit:
+    options, problem, recipe, forward, noise = make_setting(folder, log)
+    return linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
 
 
 def explained(z: np.ndarray, state: np.ndarray) -> float:  # (N, K), (N,)
@@ -38,22 +53,26 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
     state = load_truth(moving / "sim" / "truth.npz").state
     assert state is not None
     with JobLog(tmp_path / "log", ["test"], "0") as log:
-        trainer = make_trainer(moving, log)
-        fields = linear_model.fit(trainer, log)
-        z = trainer.table.mean.numpy()
-        used = int(trainer.active.sum())
-        assert len(fields.values) == used
-        assert (z[:, used:] == 0).all() and (trainer.table.log_variance[:, used:] == 0).all()
+        options, problem, recipe, forward, noise = make_setting(moving, log)
+        before = noise.power.clone()
+        linear = linear_model.fit(problem, forward, noise, recipe.scale_prior, options.seed, log)
+        assert torch.equal(noise.power, before), "what was found is returned, nothing given is changed"
+        used = linear.count
+        active = torch.arange(forward.zdim) < used
+        latents = mixture_prior.estimate_latents(linear.measured, active, options.seed, 0, log)
+        mean, log_variance = latents.values.chunk(2, dim=1)
+        z = mean.numpy()
+        assert (z[:, used:] == 0).all() and (log_variance[:, used:] == 0).all()
         assert explained(z, state) > 0.9
         # Widths are honest: the posterior explains how far the means scatter about the best curve, within a factor.
-        assert 0.02 < trainer.table.log_variance[:, 0].exp().sqrt().mean() < 0.9
+        assert 0.02 < log_variance[:, 0].exp().sqrt().mean() < 0.9
         # What the decoder learns from it: the same displacements; a network as small as this one needs more steps.
-        monkeypatch.setattr(linear_model, "TEACH_STEPS", 3 * linear_model.TEACH_STEPS)
-        linear_model.teach_decoder(trainer, fields, log)
+        monkeypatch.setattr(teaching, "DECODER_STEPS", 3 * teaching.DECODER_STEPS)
+        trainer = Trainer(problem, recipe, options, forward, noise, latents)
+        teaching.teach_decoder(trainer, linear.fields, log)
         with torch.no_grad():
-            rows = torch.arange(100)
-            _, position = trainer.model.network.decode(trainer.table.mean[rows], trainer.model.embed())
-            wanted = torch.einsum("bk,kmd->bmd", trainer.table.mean[rows, :used], fields.all())
+            _, position = forward.network.decode(mean[:100], forward.embed())
+            wanted = torch.einsum("bk,kmd->bmd", mean[:100, :used], linear.fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
         assert error < 0.2
 
@@ -63,17 +82,16 @@ def test_noise_has_no_components(tmp_path: Path) -> None:
     simulate(tmp_path / "sim", particles=600, snr=0.3, frames=1)
     assert preprocess(tmp_path / "sim", tmp_path / "pre", "--zdim", "4", "--epoch", "2") == 0
     with JobLog(tmp_path / "log", ["test"], "0") as log:
-        trainer = make_trainer(tmp_path, log)
-        linear_model.fit(trainer, log)
-    assert int(trainer.active.sum()) == 1, "one is always kept; no other may look real"
+        linear = fit(tmp_path, log)
+    assert linear.count == 1, "one is always kept; no other may look real"
 
 
 def test_control_points_share_out_every_gaussian() -> None:
     positions = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    weights = linear_model.control_weights(positions, 25)
+    weights = smooth_fields.control_weights(positions, 25)
     torch.testing.assert_close(weights.sum(1), torch.ones(300))
     assert (weights >= 0).all() and weights.shape[1] <= 25
-    assert linear_model.control_weights(positions[:1], 25).shape == (1, 1)
+    assert smooth_fields.control_weights(positions[:1], 25).shape == (1, 1)
 
 
 def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
@@ -91,7 +109,7 @@ def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> No
     rows, anchor = torch.arange(20), TERMS.index("anchor")
     images, zeros = trainer.problem.feed.get(rows), torch.zeros(20, 4)
     with torch.no_grad():
-        for head in (trainer.model.network.d_density, trainer.model.network.d_xyz):
+        for head in (trainer.forward.network.d_density, trainer.forward.network.d_xyz):
             head[-1].weight.mul_(100)  # a new network changes next to nothing
         terms = [trainer.losses(rows, images, z)[1] for z in (zeros, zeros + 3)]
     assert terms[0][TERMS.index("data")] != terms[1][TERMS.index("data")]
@@ -102,15 +120,14 @@ def test_motion_that_is_left_out_stays_out(moving: Path, tmp_path: Path) -> None
     """Through an epoch, and when a training goes on from its checkpoint."""
     z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     with JobLog(tmp_path / "log", ["test"], "0") as log:
-        trainer = make_trainer(moving, log)
-        trainer.hold_still()
+        trainer = make_trainer(moving, log, moves=False)
         with torch.no_grad():
-            before = trainer.model.network.decode(z, trainer.model.embed())[0]
+            before = trainer.forward.network.decode(z, trainer.forward.embed())[0]
         trainer.run_epoch(log)
-        again = make_trainer(moving, log)
+        again = make_trainer(moving, log, moves=False)
         again.restore(trainer.state())
         with torch.no_grad():
-            (density, position), resumed = (t.model.network.decode(z, t.model.embed()) for t in (trainer, again))
+            (density, position), resumed = (t.forward.network.decode(z, t.forward.embed()) for t in (trainer, again))
     assert (position == 0).all() and (density - before).abs().max() > 1e-4
-    assert not again.moves and (resumed[1] == 0).all()
+    assert not trainer.state()["moves"] and (resumed[1] == 0).all()
     torch.testing.assert_close(resumed[0], density)

@@ -61,7 +61,7 @@ def test_evidence_and_posterior_are_those_of_normal_distributions() -> None:
             second[n] += responsibility[n, k] * (np.diag(covariance[k] - gain @ covariance[k]) + one**2)
     np.testing.assert_allclose(means, expected, atol=1e-3)
     np.testing.assert_allclose(variances, second - expected**2, atol=2e-3)
-    drawn = mixture_prior.draw(people, measured, 4000)
+    drawn = mixture_prior.sample(people, measured, 4000)
     np.testing.assert_allclose(drawn.mean(0), expected, atol=0.06)
     np.testing.assert_allclose(drawn.var(0), second - expected**2, atol=0.06)
 

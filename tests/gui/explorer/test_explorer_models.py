@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "views"))
 import exploring
 
 from gaussianem_core.analysis import latent_paths, masks
+from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
@@ -316,12 +317,12 @@ def test_a_geodesic_keeps_to_the_particles_where_the_straight_line_does_not():
     ends = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
     way = latent_paths.geodesic(z, ends, 30)
     assert way.shape == (30, 3) and np.allclose(way[[0, -1]], ends)
-    crowd = latent_paths.Crowd(z.astype(np.float32))
+    density = LatentDensity(z.astype(np.float32))
     straight = latent_paths.through(ends, 30)
-    assert crowd.loneliness(straight).max() > 2 and crowd.loneliness(way).max() < 1.2
+    assert density.sparsity(straight).max() > 2 and density.sparsity(way).max() < 1.2
     assert np.abs(np.hypot(way[:, 0], way[:, 1]) - 1).max() < 0.12
-    assert crowd.counts(way).sum() == 4000
-    assert crowd.nearest(z[17], 1)[0] == 17
+    assert density.counts(way).sum() == 4000
+    assert density.nearest(z[17], 1)[0] == 17
     islands = np.concatenate([z[:500], z[:500] + 50])
     assert np.isfinite(latent_paths.geodesic(islands, np.stack([islands[0], islands[700]]), 10)).all()
 
@@ -331,12 +332,12 @@ def test_a_void_between_two_states_is_no_populated_place():
     z = 0.4 * generator.normal(size=(1000, 4)).astype(np.float32)
     z[:300, 1] += 3
     z[::100] *= 4  # a few outliers, as there always are
-    crowd = latent_paths.Crowd(z)
+    density = LatentDensity(z)
     path = latent_paths.through(np.array([[0, 0, 0, 0], [0, 3.0, 0, 0]]), 21)
-    counts = crowd.counts(path)
-    empty = crowd.deserted(path, counts)
+    counts = density.counts(path)
+    empty = density.unpopulated(path, counts)
     assert empty[9:12].all() and not empty[:4].any() and not empty[-4:].any()
-    standing = crowd.standing(path)
+    standing = density.rank(path)
     assert standing[0] > 0.5 and standing[10] < 0.1 and ((standing >= 0) & (standing <= 1)).all()
     # along a component through both states, by populated places: it does not jump to and fro between them
     z[:300, 0] += 0.5
@@ -377,14 +378,14 @@ def ball(box: int = 40, radius: float = 9.0) -> Volume:
 
 def test_a_mask_is_dilated_and_soft_as_told(made):
     volume = ball()
-    mask = masks.make_mask(volume, masks.Recipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
+    mask = masks.make_mask(volume, masks.MaskRecipe(0.5, dilate_angstrom=6.0, edge_angstrom=8.0))
     along = mask[20, 20, 20:]
     # radius 9 (the last voxel inside is 8), 3 voxels more, then 4 of cosine
     assert (along[:12] == 1).all() and (along[16:] == 0).all()
     wanted = 0.5 + 0.5 * np.cos(np.pi * np.arange(5) / 4)
     assert along[11:16] == pytest.approx(wanted, abs=0.01)
     project, _, _, _ = made
-    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.Recipe(0.5))
+    job = mask_job.save_mask(project, mask, volume, project.root / "consensus.mrc", masks.MaskRecipe(0.5))
     back = read_map(job.directory / "mask.mrc")
     assert np.array_equal(back.values, mask) and back.origin_angstrom == (1.0, 2.0, 3.0)
     assert "consensus.mrc" in project.inputs(job) and Project.open(project.root).outputs(job)[0].kind == "mask"
@@ -397,13 +398,13 @@ def test_shapes_dust_holes_and_combinations():
     values[2:4, 2:4, 2:4] = 1.0
     values[20, 20, 20] = 0.0
     dusty = Volume(values, 2.0)
-    plain = masks.Recipe(0.5, 0, 0)
+    plain = masks.MaskRecipe(0.5, 0, 0)
     solid = masks.make_mask(dusty, plain)
     assert solid[3, 3, 3] == 0 and solid[20, 20, 20] == 1
     half = masks.Shape("box", (-20, 0, 0), (20, 100, 100), "cut")
-    cut = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(half,)))
+    cut = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(half,)))
     assert cut[20, 20, :20].sum() == 0 and cut[20, 20, 22] == 1
-    inside = masks.make_mask(volume, masks.Recipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
+    inside = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, shapes=(masks.Shape("sphere", (0, 0, 0), (6, 6, 6)),)))
     assert inside.sum() == pytest.approx(4 / 3 * np.pi * 3**3, rel=0.15)
     assert np.array_equal(masks.union(cut, solid), np.maximum(cut, solid))
     assert not masks.difference(cut, cut).any()
@@ -411,7 +412,7 @@ def test_shapes_dust_holes_and_combinations():
     eroded = masks.dilate(volume.values > 0.5, -3)
     assert np.array_equal(eroded, ndimage.distance_transform_edt(volume.values > 0.5) > 3)
     with pytest.raises(InputError, match="maximum"):
-        masks.make_mask(volume, masks.Recipe(7.0))
+        masks.make_mask(volume, masks.MaskRecipe(7.0))
     with pytest.raises(InputError, match="voxels a side"):
         masks.union(cut, cut[:10, :10, :10])
 

@@ -217,7 +217,7 @@ def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_p
         qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)
         qtbot.waitUntil(lambda: coloured(viewer.picture_of_view()) > 0.01, timeout=LONG)
         shot("volume")
-        window.toggle_flow()
+        window.trigger("flow")
         shot("flow")
     finally:
         window.close()

@@ -18,9 +18,9 @@ from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.selections import describe
 from gaussianem_gui.explorer.sources import find_sources
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.views.explorer import page as explorer_view
 from gaussianem_gui.views.explorer import plot as explorer_plot
-from gaussianem_gui.views.explorer.plot import Colouring
+from gaussianem_gui.views.explorer import scene as explorer_scene
+from gaussianem_gui.views.explorer.colours import Colouring
 from gaussianem_gui.views.toolkit.theme import theme
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
@@ -70,17 +70,17 @@ def explore(window, tmp_path: Path, qtbot, dimensions: int = 3):
     project, job, second = exploring.make(tmp_path / "a project", dimensions=dimensions)
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
-    window.open_explorer(job)
-    qtbot.waitUntil(lambda: window.explorer is not None, timeout=60_000)
-    explorer = window.explorer
-    qtbot.waitUntil(lambda: explorer.table is not None and explorer.crowd is not None, timeout=60_000)
-    explorer.set_plots(1)
+    window.pages.open_explorer(job)
+    qtbot.waitUntil(lambda: window.pages.explorer is not None, timeout=60_000)
+    explorer = window.pages.explorer
+    qtbot.waitUntil(lambda: explorer.session.table is not None and explorer.session.density is not None, timeout=60_000)
+    explorer.grid.set_plots(1)
     return window, explorer, second
 
 
 def second_side(explorer, second: np.ndarray) -> float:
     """Where the second state's middle is along PC 1 (a component's sign is free)."""
-    return float(explorer.plots[0].points[second, 0].mean())
+    return float(explorer.grid.plots[0].points[second, 0].mean())
 
 
 def confirm(explorer, qtbot, *, rest: bool = False) -> None:
@@ -91,9 +91,9 @@ def confirm(explorer, qtbot, *, rest: bool = False) -> None:
     if rest:
         dialog.rest.setChecked(True)
     button = dialog.findChild(type(explorer.export), "confirmExport")
-    assert f"{explorer.selections.selected:,}" in button.text()
+    assert f"{explorer.session.selections.selected:,}" in button.text()
     qtbot.mouseClick(button, LEFT)
-    qtbot.waitUntil(lambda: explorer.exported is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: explorer.session.exported is not None, timeout=60_000)
 
 
 def rows_text(path: Path) -> list[str]:
@@ -105,17 +105,17 @@ def rows_text(path: Path) -> list[str]:
 
 def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot):
     window, explorer, second = explored
-    plot = explorer.plots[0]
-    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    plot = explorer.grid.plots[0]
+    qtbot.mouseClick(explorer.grid.tool_buttons["lasso"], LEFT)
     side = np.sign(second_side(explorer, second))
     mouse = Mouse(plot.canvas, qtbot)
     low, high = np.abs(plot.points).max(axis=0)
     mouse.drag(ellipse(side * (low + 0.05) / 2, 0, (low - 0.05) / 2, high * 1.02))
-    chosen = explorer.selections.mask
+    chosen = explorer.session.selections.mask
     assert chosen.any() and explorer.count_text.text().startswith(f"{chosen.sum():,} selected")
     confirm(explorer, qtbot, rest=True)
 
-    made = explorer.exported
+    made = explorer.session.exported
     assert made.job.name.startswith("Select/job")
     picked, others = (path for path, _ in made.files)
     original = window.model.root / "original.star"
@@ -155,16 +155,18 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
         without = ~truth["present"].astype(bool)
     assert window.open_project(finished_demo)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
-    window.open_explorer("Analyze/job004/")
-    qtbot.waitUntil(lambda: window.explorer is not None and window.explorer.table is not None, timeout=120_000)
-    explorer = window.explorer
-    explorer.set_plots(1)
-    plot = explorer.plots[0]
+    window.pages.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(
+        lambda: window.pages.explorer is not None and window.pages.explorer.session.table is not None, timeout=120_000
+    )
+    explorer = window.pages.explorer
+    explorer.grid.set_plots(1)
+    plot = explorer.grid.plots[0]
     # the component that tells the states apart goes up the plot, as a user who colours by class would choose
-    names = explorer.table.axes()["Components"]
-    apart = [abs(np.corrcoef(explorer.table.column(name).values, without)[0, 1]) for name in names]
+    names = explorer.session.table.axes()["Components"]
+    apart = [abs(np.corrcoef(explorer.session.table.column(name).values, without)[0, 1]) for name in names]
     second = names[int(np.argmax(apart))]
-    explorer.set_axes(plot, next(name for name in names if name != second), second)
+    explorer.grid.set_axes(plot, next(name for name in names if name != second), second)
     height = plot.points[:, 1]
     there, here = np.median(height[~without]), np.median(height[without])
     # a hand goes round the state through the emptiest place between the two
@@ -174,12 +176,12 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
     far = here + 9 * (here - gap)
     left, right = plot.points[:, 0].min() - 1, plot.points[:, 0].max() + 1
     across = np.linspace(left, right, 30)
-    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["lasso"], LEFT)
     outline = [*((x, gap) for x in across), *((x, far) for x in across[::-1])]
     Mouse(plot.canvas, qtbot).drag(np.array(outline), inside=True)
-    chosen = explorer.selections.mask
+    chosen = explorer.session.selections.mask
     confirm(explorer, qtbot)
-    picked = explorer.exported.files[0][0]
+    picked = explorer.session.exported.files[0][0]
     rows = rows_text(finished_demo / "Simulate/job001/particles.star")
     assert rows_text(picked) == [row for row, c in zip(rows, chosen) if c]
     both = (chosen & without).sum()
@@ -191,72 +193,74 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
 
 def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
     _, explorer, second = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
-    plot = explorer.plots[0]
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    plot = explorer.grid.plots[0]
     row = int(np.flatnonzero(second)[0])
-    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
         Mouse(plot.canvas, qtbot).click(plot.points[row])
-    assert explorer.particle >= 0
+    assert explorer.session.particle >= 0
     # the nearest on the screen: pixels are coarser than points
-    assert np.abs(plot.points[explorer.particle] - plot.points[row]).max() < 0.1
-    assert np.array_equal(explorer.latent.astype(np.float32), explorer.table.z[explorer.particle])
-    assert "ms" in explorer.status.full_text() and explorer.viewer.positions is not None
+    assert np.abs(plot.points[explorer.session.particle] - plot.points[row]).max() < 0.1
+    assert np.array_equal(
+        explorer.session.latent.astype(np.float32), explorer.session.table.z[explorer.session.particle]
+    )
+    assert "ms" in explorer.scene.status.full_text() and explorer.scene.viewer.positions is not None
     shown: list[int] = []
-    explorer.decodedShown.connect(lambda: shown.append(1))
+    explorer.scene.decodedShown.connect(lambda: shown.append(1))
     Mouse(plot.canvas, qtbot).drag(np.stack([np.linspace(-1, 1, 80), np.zeros(80)], axis=1))
-    qtbot.waitUntil(lambda: explorer._last.id == explorer.decoder._count, timeout=60_000)
+    qtbot.waitUntil(lambda: explorer.session.picture.id == explorer.session.decoder._count, timeout=60_000)
     assert len(shown) < 80  # stale requests of the drag were dropped, here or in the worker
-    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
-        explorer.place_kind.setCurrentIndex(1)  # the exact place
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        explorer.grid.place_kind.setCurrentIndex(1)  # the exact place
         Mouse(plot.canvas, qtbot).click((0.3, 0.1))
-    place = explorer.table.project("PC 1", "PC 2", explorer.latent)[0]
+    place = explorer.session.table.project("PC 1", "PC 2", explorer.session.latent)[0]
     assert place == pytest.approx([0.3, 0.1], abs=0.05)
-    assert explorer.decoder.alive()
+    assert explorer.session.decoder.alive()
 
 
 def test_a_coarse_picture_comes_at_once_and_a_fine_one_at_rest(explored, qtbot, monkeypatch):
     _, explorer, _ = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
-    box = explorer.consensus.box
-    monkeypatch.setattr(explorer_view, "QUICK_LIVE", box // 2)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    box = explorer.session.consensus.box
+    monkeypatch.setattr(explorer_scene, "QUICK_LIVE", box // 2)
     sides: list[int] = []
-    explorer.viewer.drawn.connect(lambda: sides.append(explorer.viewer.picture.values.shape[0]))
-    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
-        explorer.show_latent(explorer.table.z[5].astype(float))
+    explorer.scene.viewer.drawn.connect(lambda: sides.append(explorer.scene.viewer.picture.values.shape[0]))
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        explorer.session.show_latent(explorer.session.table.z[5].astype(float))
     assert sides[-1] == box // 2
-    told = explorer.status.full_text()
+    told = explorer.scene.status.full_text()
     qtbot.waitUntil(lambda: sides[-1] == box, timeout=60_000)
-    assert explorer.status.full_text() == told and len(explorer.latency) == 1  # it is the same state, only sharper
+    assert explorer.scene.status.full_text() == told and len(explorer.scene.latency) == 1  # only sharper
 
 
 def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_path):
     window, explorer, _ = explored
-    plot, book = explorer.plots[0], explorer.selections
+    plot, book = explorer.grid.plots[0], explorer.session.selections
     mouse = Mouse(plot.canvas, qtbot)
     x = plot.points[:, 0]
-    qtbot.mouseClick(explorer.tool_buttons["rectangle"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["rectangle"], LEFT)
     (x0, x1), (y0, y1) = plot.canvas.getPlotItem().vb.viewRange()
     inside = (x0 + 1e-3 * (x1 - x0), y0 + 1e-3 * (y1 - y0)), (0.0, y1 - 1e-3 * (y1 - y0))
     mouse.drag(inside)
     edge = float(np.array(book.steps[-1]["outline"])[:, 0].max())
     assert np.array_equal(book.mask, x <= edge) and abs(edge) < 0.05
     left = book.mask.copy()
-    qtbot.mouseClick(explorer.mode_buttons["add"], LEFT)
-    qtbot.mouseClick(explorer.tool_buttons["polygon"], LEFT)
+    qtbot.mouseClick(explorer.grid.mode_buttons["add"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["polygon"], LEFT)
     for corner in ((0.5, y0 / 2), (2.5, y0 / 2), (2.5, y1 / 2), (0.5, y1 / 2)):
         mouse.click(corner)
     qtbot.keyClick(plot.canvas, Qt.Key.Key_Return)
     assert book.steps[-1]["shape"] == "polygon" and book.selected > left.sum() and (book.mask[left]).all()
     both = book.mask.copy()
-    qtbot.mouseClick(explorer.mode_buttons["subtract"], LEFT)
-    qtbot.mouseClick(explorer.tool_buttons["rectangle"], LEFT)
+    qtbot.mouseClick(explorer.grid.mode_buttons["subtract"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["rectangle"], LEFT)
     mouse.drag(inside)
     assert np.array_equal(book.mask, both & ~left)
-    explorer.undo()
+    explorer.session.undo()
     assert np.array_equal(book.mask, both)
-    explorer.redo()
-    explorer.undo()
-    explorer.invert()
+    explorer.session.redo()
+    explorer.session.undo()
+    explorer.session.invert()
     assert np.array_equal(book.mask, ~both)
     panel = explorer.panels["Selections"]
     panel.name.setText("The others")
@@ -265,44 +269,44 @@ def test_shapes_and_set_operations_undo_and_names_are_kept(explored, qtbot, tmp_
     # kept in the job: another explorer reads it back
     from gaussianem_gui.explorer.selections import Selections
 
-    again = Selections(len(x), find_sources(window.model.project, explorer.job).directory)
+    again = Selections(len(x), find_sources(window.model.project, explorer.session.job).directory)
     assert np.array_equal(again.find("The others").mask, ~both)
     assert [step.get("mode", step["shape"]) for step in again.named[0].steps] == ["replace", "add", "invert"]
 
 
 def test_plots_are_linked_and_show_any_column(explored, qtbot):
     _, explorer, second = explored
-    explorer.set_plots(4)
-    first, other = explorer.plots[0], explorer.plots[2]
+    explorer.grid.set_plots(4)
+    first, other = explorer.grid.plots[0], explorer.grid.plots[2]
     mask = second.copy()
-    explorer.select(mask, {"shape": "test"}, "replace")
-    for plot in explorer.shown_plots():
+    explorer.session.select(mask, {"shape": "test"}, "replace")
+    for plot in explorer.grid.shown_plots():
         assert len(plot._chosen.data) == mask.sum()
-    explorer.set_axes(other, "rlnDefocusU", "Tilt (°)")
+    explorer.grid.set_axes(other, "rlnDefocusU", "Tilt (°)")
     qtbot.waitUntil(lambda: other.x_name == "rlnDefocusU", timeout=60_000)
     assert other.points[3, 0] == pytest.approx(15021.5)
-    explorer.show_latent(explorer.table.z[7].astype(float))
+    explorer.session.show_latent(explorer.session.table.z[7].astype(float))
     assert first._marker.data["x"][0] == pytest.approx(first.points[7, 0], abs=1e-5)
     assert other._marker.data["x"][0] == pytest.approx(other.points[7, 0])
     for name in ("rlnMicrographName", "Class", "Signal found less expected (σ)"):
-        if explorer.colour.findData(name) >= 0:
-            explorer.colour.setCurrentIndex(explorer.colour.findData(name))
-            explorer.colour.activated.emit(explorer.colour.currentIndex())
-            qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=60_000)
+        if explorer.grid.colour.findData(name) >= 0:
+            explorer.grid.colour.setCurrentIndex(explorer.grid.colour.findData(name))
+            explorer.grid.colour.activated.emit(explorer.grid.colour.currentIndex())
+            qtbot.waitUntil(lambda n=name: getattr(explorer.session.colouring.column, "name", "") == n, timeout=60_000)
 
 
 def test_above_the_limit_counts_are_drawn_and_every_particle_is_picked(explored, qtbot, monkeypatch):
     _, explorer, second = explored
     monkeypatch.setattr(explorer_plot, "DENSE_FROM", 100)
-    plot = explorer.plots[0]
+    plot = explorer.grid.plots[0]
     plot.set_points(plot.points, "PC 1", "PC 2")
     assert plot.dense() and plot._image.isVisible() and not plot._dots.isVisible()
     image = plot._image.image
     assert (image[..., 3] > 0).sum() > 50
-    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["lasso"], LEFT)
     side = np.sign(second_side(explorer, second))
     Mouse(plot.canvas, qtbot).drag(ellipse(side * 1.8, 0, 1.6, 3))
-    assert abs(explorer.selections.selected - second.sum()) < 0.1 * second.sum()
+    assert abs(explorer.session.selections.selected - second.sum()) < 0.1 * second.sum()
     assert plot._over.image is not None and (plot._over.image[..., 3] > 0).any()
     # zoomed in, single points again
     x, y = map(float, plot.points[5])
@@ -313,32 +317,32 @@ def test_above_the_limit_counts_are_drawn_and_every_particle_is_picked(explored,
 
 def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, tmp_path):
     window, explorer, _ = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
-    panel, plot = explorer.panels["Trajectory"], explorer.plots[0]
-    qtbot.mouseClick(explorer.tool_buttons["anchor"], LEFT)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    panel, plot = explorer.panels["Trajectory"], explorer.grid.plots[0]
+    qtbot.mouseClick(explorer.grid.tool_buttons["anchor"], LEFT)
     assert explorer.tabs.currentWidget() is panel
     for place in ((-1.5, 0.0), (0.0, 0.3), (1.5, 0.0)):
         Mouse(plot.canvas, qtbot).click(place)
-    assert len(panel.anchors) == 3
+    assert len(explorer.session.anchors) == 3
     panel.count.setValue(7)
     qtbot.mouseClick(panel.make, LEFT)
-    qtbot.waitUntil(lambda: len(panel.frames) == 7, timeout=60_000)
-    assert panel.counts.counts.sum() == 600 and panel.slider.maximum() == 6
-    shown = explorer.table.project("PC 1", "PC 2", panel.path)
+    qtbot.waitUntil(lambda: len(panel.player.frames) == 7, timeout=60_000)
+    assert panel.player.counts.counts.sum() == 600 and panel.player.slider.maximum() == 6
+    shown = explorer.session.table.project("PC 1", "PC 2", explorer.session.path)
     assert np.allclose(plot._way.getData()[0], shown[:, 0])
-    steps = np.linalg.norm(np.diff(panel.path, axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(explorer.session.path, axis=0), axis=1)
     assert np.allclose(steps, steps.mean(), rtol=0.5)
-    panel.slider.setValue(4)
-    qtbot.waitUntil(lambda: getattr(explorer.viewer.picture, "path", Path()).name == "4", timeout=60_000)
+    panel.player.slider.setValue(4)
+    qtbot.waitUntil(lambda: getattr(explorer.scene.viewer.picture, "path", Path()).name == "4", timeout=60_000)
     panel.export_volumes()
     qtbot.waitUntil(lambda: "Written" in panel.text.full_text(), timeout=120_000)
     job = sorted((window.model.root / "Trajectory").iterdir())[0]
     assert len(list(job.glob("vol_*.mrc"))) == 7
-    assert np.allclose(np.loadtxt(job / "z.txt"), panel.path, atol=1e-5)
+    assert np.allclose(np.loadtxt(job / "z.txt"), explorer.session.path, atol=1e-5)
     script = (job / "play.cxc").read_text()
     assert "vseries" in script and "vol_007.mrc" in script
     movie = tmp_path / "movie.gif"
-    panel.record(movie)
+    panel.player.record(movie)
     qtbot.waitUntil(movie.exists, timeout=60_000)
     from PIL import Image
 
@@ -348,8 +352,8 @@ def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, t
 
 def test_every_panel_works_on_the_model(explored, qtbot):
     window, explorer, second = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
-    explorer.select(second, {"shape": "test"}, "replace")
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.select(second, {"shape": "test"}, "replace")
     particles = explorer.panels["Particles"]
     explorer.tabs.setCurrentWidget(particles)
     qtbot.waitUntil(lambda: len(particles.tiles.images) > 0, timeout=60_000)
@@ -384,18 +388,18 @@ def test_every_panel_works_on_the_model(explored, qtbot):
 def test_latents_of_one_dimension_are_explored(window, tmp_path, qtbot):
     """What training finds no use for does not vary: plots, path and landscape must do without."""
     _, explorer, second = explore(window, tmp_path, qtbot, dimensions=1)
-    explorer.set_plots(4)
-    explorer.set_plots(1)
-    plot = explorer.plots[0]
-    assert explorer.table.axes()["Components"] == ["PC 1"]
+    explorer.grid.set_plots(4)
+    explorer.grid.set_plots(1)
+    plot = explorer.grid.plots[0]
+    assert explorer.session.table.axes()["Components"] == ["PC 1"]
     assert np.isfinite(plot.canvas.getPlotItem().vb.viewRange()).all()
-    qtbot.mouseClick(explorer.tool_buttons["lasso"], LEFT)
+    qtbot.mouseClick(explorer.grid.tool_buttons["lasso"], LEFT)
     side = np.sign(second_side(explorer, second))
     bottom, top = plot.canvas.getPlotItem().vb.viewRange()[1]
     low, high = np.abs(plot.points[:, 0]).max(), (top - bottom) / 2.1
     around = ellipse(side * (low + 0.05) / 2, (bottom + top) / 2, (low - 0.05) / 2, high)
     Mouse(plot.canvas, qtbot).drag(around, inside=True)
-    assert (explorer.selections.mask == second).mean() > 0.9
+    assert (explorer.session.selections.mask == second).mean() > 0.9
     land = explorer.panels["Landscape"]
     explorer.tabs.setCurrentWidget(land)
     qtbot.mouseClick(land.go, LEFT)
@@ -405,24 +409,24 @@ def test_latents_of_one_dimension_are_explored(window, tmp_path, qtbot):
 
 def test_the_legend_names_the_colours_and_chooses_classes(explored, qtbot):
     _, explorer, _ = explored
-    legend, found = explorer.legend, Column("Class", "", np.arange(600) % 3, ("class 1", "class 2", "class 3"))
-    explorer.table.columns["Class"] = found
-    explorer._fill_colours()
+    legend, found = explorer.grid.legend, Column("Class", "", np.arange(600) % 3, ("class 1", "class 2", "class 3"))
+    explorer.session.table.columns["Class"] = found
+    explorer.grid.fill_colours()
     for name, words in (("Class", "class 2"), ("rlnDefocusU", " to ")):
-        explorer.colour.setCurrentIndex(explorer.colour.findData(name))
-        explorer.colour.activated.emit(explorer.colour.currentIndex())
-        qtbot.waitUntil(lambda n=name: getattr(explorer.colouring.column, "name", "") == n, timeout=60_000)
+        explorer.grid.colour.setCurrentIndex(explorer.grid.colour.findData(name))
+        explorer.grid.colour.activated.emit(explorer.grid.colour.currentIndex())
+        qtbot.waitUntil(lambda n=name: getattr(explorer.session.colouring.column, "name", "") == n, timeout=60_000)
         assert legend.isVisible() and words in legend.accessibleName()
-    explorer._take_colouring(Colouring.of(found))
+    explorer.session.set_colouring(Colouring.of(found))
     qtbot.waitUntil(lambda: len(legend._places) == 3, timeout=60_000)
     qtbot.mouseClick(legend, LEFT, pos=legend.place(1).toPoint())
-    assert np.array_equal(explorer.selections.mask, np.arange(600) % 3 == 1)
-    assert describe(explorer.selections.steps) == "Class: class 2"
+    assert np.array_equal(explorer.session.selections.mask, np.arange(600) % 3 == 1)
+    assert describe(explorer.session.selections.steps) == "Class: class 2"
     # chosen particles keep the colours of their column; the others fade
-    plot = explorer.plots[0]
+    plot = explorer.grid.plots[0]
     assert plot._dots.opacity() < 0.5
     assert plot._chosen.data["brush"][0].color().name() == theme.series(1)
-    explorer._take_colouring(Colouring())
+    explorer.session.set_colouring(Colouring())
     assert legend.isHidden()
 
 
@@ -436,23 +440,23 @@ def test_values_that_are_typed_select_exactly(explored, qtbot):
         qtbot.waitUntil(lambda: panel._column is not None and panel._column.name == name, timeout=60_000)
 
     by("rlnDefocusU")
-    values = explorer.table.column("rlnDefocusU").values
+    values = explorer.session.table.column("rlnDefocusU").values
     qtbot.mouseClick(panel.by_button, LEFT)
-    assert explorer.selections.selected == 600  # the ends that are shown are inside, though shown with six digits
+    assert explorer.session.selections.selected == 600  # the ends are inside, though shown with six digits
     panel.high.setText("15100.49")
     qtbot.mouseClick(panel.by_button, LEFT)
-    assert np.array_equal(explorer.selections.mask, values <= 15100.49)
+    assert np.array_equal(explorer.session.selections.mask, values <= 15100.49)
     by("rlnMicrographName")
     panel.value.setEditText("mic7.mrc")
     qtbot.mouseClick(panel.by_button, LEFT)
-    assert np.array_equal(explorer.selections.mask, np.arange(600) % 13 == 7)
+    assert np.array_equal(explorer.session.selections.mask, np.arange(600) % 13 == 7)
     panel.name.setText("Seventh")
     qtbot.mouseClick(panel.keep_button, LEFT)
     qtbot.mouseClick(explorer.export, LEFT)
     assert panel._dialog.name.text() == "Seventh"  # the export has the name of what is exported
     panel._dialog.reject()
     said: list[str] = []
-    explorer.noted.connect(lambda _kind, _title, text: said.append(text))
+    explorer.session.noted.connect(lambda _kind, _title, text: said.append(text))
     panel.value.setEditText("no such micrograph")
     qtbot.mouseClick(panel.by_button, LEFT)
     assert "must be one of its values" in said[-1]
@@ -460,39 +464,40 @@ def test_values_that_are_typed_select_exactly(explored, qtbot):
 
 def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, qtbot):
     _, explorer, second = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     panel = explorer.panels["Trajectory"]
     explorer.tabs.setCurrentWidget(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("selections"))
     assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
     for name, mask in (("A", second), ("B", ~second)):
-        explorer.select(mask, {"shape": "test"}, "replace")
-        explorer.selections.keep(name)
-    explorer._selection_news()
+        explorer.session.select(mask, {"shape": "test"}, "replace")
+        explorer.session.keep_selection(name)
     assert panel.make.isEnabled()
     panel.kind.setCurrentIndex(panel.kind.findData("classes"))
     assert not panel.make.isEnabled() and "Analyze" in panel.text.full_text()
-    middles = np.stack([explorer.table.z[part].mean(axis=0) for part in (second, ~second)])
+    middles = np.stack([explorer.session.table.z[part].mean(axis=0) for part in (second, ~second)])
     far = middles[0] + 2.5 * (middles[0] - middles[1])  # beyond all particles
     for place in (middles[1], far):
         panel.add_anchor(place)
     panel.count.setValue(6)
     qtbot.mouseClick(panel.make, LEFT)
-    qtbot.waitUntil(lambda: len(panel.frames) == 6, timeout=60_000)
-    assert panel.counts.lonely[-1] and not panel.counts.lonely[0] and "Hardly any particle" in panel.warning.text()
-    panel.slider.setValue(5)
-    assert explorer.status.full_text() == "Frame 6 of 6" and explorer.trust.full_text().startswith("⚠")
-    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
-        explorer.show_latent(middles[1])
-    assert explorer.trust.full_text().startswith("Denser here than around")
+    qtbot.waitUntil(lambda: len(panel.player.frames) == 6, timeout=60_000)
+    empty = panel.player.counts.unpopulated
+    assert empty[-1] and not empty[0] and "Hardly any particle" in panel.warning.text()
+    panel.player.slider.setValue(5)
+    assert explorer.scene.status.full_text() == "Frame 6 of 6" and explorer.scene.trust.full_text().startswith("⚠")
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        explorer.session.show_latent(middles[1])
+    assert explorer.scene.trust.full_text().startswith("Denser here than around")
 
 
 def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
     _, explorer, _ = explored
     qtbot.waitUntil(
-        lambda: explorer.consensus is not None and explorer.viewer.slices.shown(0) is not None, timeout=120_000
+        lambda: explorer.session.consensus is not None and explorer.scene.viewer.slices.shown(0) is not None,
+        timeout=120_000,
     )
-    explorer.write_view(tmp_path / "slices.svg")
+    explorer.scene.write_view(tmp_path / "slices.svg")
     qtbot.waitUntil((tmp_path / "slices.svg").exists, timeout=60_000)
     text = (tmp_path / "slices.svg").read_text()
     assert all(word in text for word in ("XY", "XZ", "YZ", "Å"))
@@ -500,23 +505,23 @@ def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
 
 def test_leaving_the_job_ends_the_worker(explored, qtbot):
     window, explorer, _ = explored
-    qtbot.waitUntil(lambda: explorer.decoder is not None and explorer.decoder.pid > 0, timeout=60_000)
-    decoder = explorer.decoder
+    qtbot.waitUntil(lambda: explorer.session.decoder is not None and explorer.session.decoder.pid > 0, timeout=60_000)
+    decoder = explorer.session.decoder
     window.close_project()
     qtbot.waitUntil(lambda: not decoder.alive(), timeout=60_000)
 
 
 def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored, qtbot):
     _, explorer, _ = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None, timeout=120_000)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     said: list[str] = []
-    explorer.noted.connect(lambda _kind, title, _text: said.append(title))
-    psutil.Process(explorer.decoder.pid).kill()
+    explorer.session.noted.connect(lambda _kind, title, _text: said.append(title))
+    psutil.Process(explorer.session.decoder.pid).kill()
     qtbot.waitUntil(lambda: said == ["The decoder stopped"], timeout=60_000)
-    assert explorer.decoder is None and "Click in a plot" in explorer.status.full_text()
-    with qtbot.waitSignal(explorer.decodedShown, timeout=120_000):
-        explorer.show_latent(explorer.table.z[3].astype(float))
-    assert explorer.decoder.alive()
+    assert explorer.session.decoder is None and "Click in a plot" in explorer.scene.status.full_text()
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=120_000):
+        explorer.session.show_latent(explorer.session.table.z[3].astype(float))
+    assert explorer.session.decoder.alive()
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
@@ -526,10 +531,10 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
 
     window, explorer, second = explored
     generator = np.random.default_rng(1)
-    z = explorer.table.z.astype(float)
+    z = explorer.session.table.z.astype(float)
     turned = z @ generator.normal(size=(3, 3)) + 5
     found = align(z, turned)
-    scores = explorer.table.components.scores(z)
+    scores = explorer.session.table.components.scores(z)
     assert np.allclose(found.scores, scores - scores.mean(axis=0), atol=1e-6)
     assert found.correlations == pytest.approx([1, 1, 1])
     assert align(z, generator.normal(size=(600, 4))).correlations[0] < 0.3
@@ -538,7 +543,7 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
 
     project = window.model.project
     other = project.new_job("train", {"source_dir": "Preprocess/job001", "particle_name": "img_stack.mrcs", "epoch": 2})
-    (other.directory / "weights.1.pkl").write_bytes((explorer.sources.weights).read_bytes())
+    (other.directory / "weights.1.pkl").write_bytes((explorer.session.sources.weights).read_bytes())
     save_latents(other.directory / "weights.1.output.pkl", turned, np.zeros_like(turned))
     project.mark(other, exploring.State.SUCCEEDED)
     qtbot.waitUntil(lambda: window.model.info(other.name) is not None, timeout=60_000)
@@ -550,5 +555,5 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     assert "agree: canonical correlations 1.00" in panel.text.full_text()
     names = {panel.table.item(row, 0).text() for row in range(panel.table.rowCount())}
     assert "epoch" in names
-    explorer.select(second, {"shape": "test"}, "replace")
+    explorer.session.select(second, {"shape": "test"}, "replace")
     assert len(panel.plot._chosen.data) == second.sum()

@@ -11,7 +11,7 @@ from PIL import Image
 from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
-from gaussianem_gui.views.explorer.live_viewer import prepare
+from gaussianem_gui.views.explorer.surfaces import prepare
 from gaussianem_gui.views.toolkit.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
@@ -31,22 +31,22 @@ def on_a_display(qapp) -> None:
 def seen(explored, qtbot):  # noqa: F811
     """The explorer with its molecule drawn."""
     _, explorer, second = explored
-    qtbot.waitUntil(lambda: explorer.consensus is not None and explorer.viewer.is_3d(), timeout=120_000)
-    qtbot.waitUntil(lambda: "surface" in explorer.viewer.layers(), timeout=60_000)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None and explorer.scene.viewer.is_3d(), timeout=120_000)
+    qtbot.waitUntil(lambda: "surface" in explorer.scene.viewer.layers(), timeout=60_000)
     return explorer, second
 
 
 def click(explorer, qtbot, row: int) -> None:
     """Show a particle and wait until it is drawn."""
-    with qtbot.waitSignal(explorer.decodedShown, timeout=60_000):
-        explorer.show_latent(explorer.table.z[row].astype(float))
-    qtbot.waitUntil(lambda: not explorer.viewer._background.busy("mesh"), timeout=60_000)
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        explorer.session.show_latent(explorer.session.table.z[row].astype(float))
+    qtbot.waitUntil(lambda: not explorer.scene.viewer._background.busy("mesh"), timeout=60_000)
     qtbot.wait(100)
 
 
 def shot(explorer) -> np.ndarray:
     """What the view shows, on white."""
-    return explorer.viewer.pixels_on_white()[0].astype(int)
+    return explorer.scene.viewer.pixels_on_white()[0].astype(int)
 
 
 def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
@@ -62,19 +62,19 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     assert changed > 0 and np.abs(again - one).sum() < 0.1 * changed
     assert (one[2, 2, :3] > 250).all() and (one[..., :3].min(axis=-1) < 200).any()  # white, with something on it
 
-    explorer.viewer.points.setChecked(True)
-    explorer.viewer.arrows.setCurrentIndex(3)
+    explorer.scene.viewer.points.setChecked(True)
+    explorer.scene.viewer.arrows.setCurrentIndex(3)
     click(explorer, qtbot, other)
-    layers = {layer.name: layer for layer in explorer.viewer._viewer.layers}
-    assert {"surface", "gaussians", "arrows"} <= set(explorer.viewer.layers())
-    half = explorer.consensus.half_angstrom
-    assert np.allclose(layers["gaussians"].data, explorer._last.positions[:, ::-1] * half, atol=1e-4)
+    layers = {layer.name: layer for layer in explorer.scene.viewer._viewer.layers}
+    assert {"surface", "gaussians", "arrows"} <= set(explorer.scene.viewer.layers())
+    half = explorer.session.consensus.half_angstrom
+    assert np.allclose(layers["gaussians"].data, explorer.session.picture.positions[:, ::-1] * half, atol=1e-4)
     start, along = layers["arrows"].data[:, 0], layers["arrows"].data[:, 1]
-    moved = (explorer._last.positions - explorer.consensus.positions)[:, ::-1] * half
-    rest = explorer.consensus.positions[:, ::-1] * half
+    moved = (explorer.session.picture.positions - explorer.session.consensus.positions)[:, ::-1] * half
+    rest = explorer.session.consensus.positions[:, ::-1] * half
     place = np.abs(rest[:, None] - start[None]).sum(axis=-1).argmin(axis=0)
     assert np.allclose(along, 10 * moved[place], atol=1e-3)
-    explorer.viewer.show_domains(np.arange(len(rest)) % 3)
+    explorer.scene.viewer.show_domains(np.arange(len(rest)) % 3)
     assert len(np.unique(layers["gaussians"].face_color, axis=0)) == 3
 
     dark = shot(explorer)
@@ -86,7 +86,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
 
     for ending in ("png", "pdf", "svg"):
         path = tmp_path / f"view.{ending}"
-        explorer.write_view(path)
+        explorer.scene.write_view(path)
         qtbot.waitUntil(path.exists, timeout=60_000)
     with Image.open(tmp_path / "view.png") as image:
         assert image.getpixel((1, 1))[:3] == (255, 255, 255)
@@ -94,7 +94,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
 
 def drawn(explorer) -> np.ndarray:
     """Vertices that the canvas was handed for the surface, whatever the layer thinks."""
-    viewer = explorer.viewer
+    viewer = explorer.scene.viewer
     layer = viewer._layer("surface")
     return viewer._surface_node(layer).mesh_data.get_vertices()
 
@@ -104,12 +104,12 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     wanted = drawn(explorer).copy()
-    viewer = explorer.viewer
+    viewer = explorer.scene.viewer
     layer = viewer._layer("surface")
     layer.refresh()
     assert np.array_equal(drawn(explorer), wanted)
     viewer.show_surface("mask", prepare(viewer.picture, 2.0).mesh, "#3399ff", 0.3)  # another layer comes
-    viewer.show_surface("mask", None, "", 0)
+    viewer.show_surface("mask", None)
     assert np.array_equal(drawn(explorer), wanted)
     layer.visible = False
     layer.visible = True
@@ -128,23 +128,23 @@ def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: P
         for i in range(10)
     ]
     (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
-    explorer.show_reference(tmp_path / "m.pdb")
-    qtbot.waitUntil(lambda: "model" in explorer.viewer.layers(), timeout=60_000)
-    data = explorer.viewer._layer("model").data
+    explorer.scene.show_reference(tmp_path / "m.pdb")
+    qtbot.waitUntil(lambda: "model" in explorer.scene.viewer.layers(), timeout=60_000)
+    data = explorer.scene.viewer._layer("model").data
     assert data.shape == (9, 2, 3) and np.allclose(data[:, 1], [0, 0, 3.8], atol=1e-3)
-    assert explorer.viewer._layer("surface").opacity < 1  # it is seen through the surface
-    assert explorer.reference.isChecked()
-    qtbot.mouseClick(explorer.reference, LEFT)
-    assert "model" not in explorer.viewer.layers() and not explorer.reference.isChecked()
-    explorer.show_reference(window.model.root / "consensus.mrc")
-    qtbot.waitUntil(lambda: "reference" in explorer.viewer.layers(), timeout=60_000)
-    qtbot.mouseClick(explorer.reference, LEFT)
-    assert "reference" not in explorer.viewer.layers()
+    assert explorer.scene.viewer._layer("surface").opacity < 1  # it is seen through the surface
+    assert explorer.scene.reference.isChecked()
+    qtbot.mouseClick(explorer.scene.reference, LEFT)
+    assert "model" not in explorer.scene.viewer.layers() and not explorer.scene.reference.isChecked()
+    explorer.scene.show_reference(window.model.root / "consensus.mrc")
+    qtbot.waitUntil(lambda: "reference" in explorer.scene.viewer.layers(), timeout=60_000)
+    qtbot.mouseClick(explorer.scene.reference, LEFT)
+    assert "reference" not in explorer.scene.viewer.layers()
 
 
 def test_a_written_view_is_sharper_than_the_screen_and_to_scale(seen, qtbot):
     explorer, _ = seen
-    viewer = explorer.viewer
+    viewer = explorer.scene.viewer
     once, length = viewer.pixels_on_white()
     zoom = viewer.camera().zoom
     thrice, shorter = viewer.pixels_on_white(3.0)
@@ -164,28 +164,28 @@ def test_a_written_view_is_sharper_than_the_screen_and_to_scale(seen, qtbot):
 def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen, qtbot):
     explorer, second = seen
     click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
-    qtbot.mouseClick(explorer.keep_button, LEFT)
-    qtbot.waitUntil(lambda: explorer.second.is_3d() and explorer.second.property("linked"), timeout=60_000)
-    explorer.viewer.camera().angles = (10, 40, 70)
-    assert explorer.second.camera().angles == pytest.approx((10, 40, 70))
-    explorer.second.camera().zoom = 2.5
-    assert explorer.viewer.camera().zoom == pytest.approx(2.5)
+    qtbot.mouseClick(explorer.scene.keep_button, LEFT)
+    qtbot.waitUntil(lambda: explorer.scene.second.is_3d() and explorer.scene.second.property("linked"), timeout=60_000)
+    explorer.scene.viewer.camera().angles = (10, 40, 70)
+    assert explorer.scene.second.camera().angles == pytest.approx((10, 40, 70))
+    explorer.scene.second.camera().zoom = 2.5
+    assert explorer.scene.viewer.camera().zoom == pytest.approx(2.5)
     # the controls stand above both: neither view is squeezed
-    left, right = explorer.viewer, explorer.second
+    left, right = explorer.scene.viewer, explorer.scene.second
     assert abs(left.width() - right.width()) < 12 and left.height() == right.height()
-    assert explorer.viewer.bar.width() > left.width() + right.width() - 20
-    explorer.difference.setChecked(True)
+    assert explorer.scene.viewer.bar.width() > left.width() + right.width() - 20
+    explorer.scene.difference.setChecked(True)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
-    qtbot.waitUntil(lambda: bool({"gain", "loss"} & set(explorer.viewer.layers())), timeout=60_000)
-    qtbot.waitUntil(lambda: "than in the kept state" in explorer.status.full_text(), timeout=60_000)
-    plot = explorer.plots[0]
+    qtbot.waitUntil(lambda: bool({"gain", "loss"} & set(explorer.scene.viewer.layers())), timeout=60_000)
+    qtbot.waitUntil(lambda: "than in the kept state" in explorer.scene.status.full_text(), timeout=60_000)
+    plot = explorer.grid.plots[0]
     assert plot._other.data["x"][0] == pytest.approx(plot.points[np.flatnonzero(~second)[0], 0])
-    explorer.difference.setChecked(False)
-    assert not {"gain", "loss"} & set(explorer.viewer.layers())
-    qtbot.mouseClick(explorer.keep_button, LEFT)
-    assert explorer.second.width() == 0 and explorer.kept is None
-    qtbot.mouseClick(explorer.keep_button, LEFT)
-    qtbot.waitUntil(lambda: explorer.second.width() > 100, timeout=60_000)
+    explorer.scene.difference.setChecked(False)
+    assert not {"gain", "loss"} & set(explorer.scene.viewer.layers())
+    qtbot.mouseClick(explorer.scene.keep_button, LEFT)
+    assert explorer.scene.second.width() == 0 and explorer.session.kept is None
+    qtbot.mouseClick(explorer.scene.keep_button, LEFT)
+    qtbot.waitUntil(lambda: explorer.scene.second.width() > 100, timeout=60_000)
     qtbot.wait(300)
 
 
@@ -196,15 +196,15 @@ def test_a_trajectory_plays_and_every_frame_is_drawn(seen, qtbot):
     panel.kind.setCurrentIndex(panel.kind.findData("component"))
     panel.count.setValue(8)
     qtbot.mouseClick(panel.make, LEFT)
-    qtbot.waitUntil(lambda: len(panel.meshes) == 8, timeout=60_000)
+    qtbot.waitUntil(lambda: len(panel.player.meshes) == 8, timeout=60_000)
     pictures = []
     for frame in range(8):
-        panel.slider.setValue(frame)
+        panel.player.slider.setValue(frame)
         qtbot.wait(30)
         pictures.append(shot(explorer))
     assert all(np.abs(a - b).sum() > 0 for a, b in pairwise(pictures))
-    panel.slider.setValue(0)
-    qtbot.mouseClick(panel.play, LEFT)
-    qtbot.waitUntil(lambda: len(panel.shown_at) > 20, timeout=60_000)
-    qtbot.mouseClick(panel.play, LEFT)
-    assert not panel.playing()
+    panel.player.slider.setValue(0)
+    qtbot.mouseClick(panel.player.play, LEFT)
+    qtbot.waitUntil(lambda: len(panel.player.shown_at) > 20, timeout=60_000)
+    qtbot.mouseClick(panel.player.play, LEFT)
+    assert not panel.player.playing()

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QAbstractButton
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
 from gaussianem_gui.forms import validation
 from gaussianem_gui.views.job import fields
-from gaussianem_gui.views.job.fields import Choice, Context
+from gaussianem_gui.views.job.fields import Context, OfferedFile
 from gaussianem_gui.views.job.form import OptionForm
 
 
@@ -139,7 +139,7 @@ def test_several_values_make_a_sweep(make, qtbot) -> None:
 
 
 def test_an_input_is_taken_from_an_earlier_job(make) -> None:
-    offered = [Choice("Preprocess/job001/poses.npy", "bin2 (job001): poses.npy")]
+    offered = [OfferedFile("Preprocess/job001/poses.npy", "bin2 (job001): poses.npy")]
     form = make("train", choices=lambda kind: offered if kind == "poses" else [])
     form.rows["pose"].editor.earlier.click()
     popup = form.rows["pose"].editor.popup

@@ -27,7 +27,7 @@ from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
-from gaussianem_gui.views.window.palette import Entry, Palette, score
+from gaussianem_gui.views.window.palette import Palette, PaletteEntry, score
 
 
 def test_signals_do_not_eat_references(themed) -> None:
@@ -291,9 +291,9 @@ def test_the_graph_draws_no_link_that_a_longer_way_says_too() -> None:
 def test_the_palette_finds_by_letters_and_tells_why_not(themed, qtbot) -> None:
     done = []
     entries = [
-        Entry("Train job003", "Train", "cube", lambda: done.append(3)),
-        Entry("Trash…", "", "trash", lambda: None),
-        Entry("Abort", "Stop the job", "stop", lambda: done.append("no"), reason="it does not run"),
+        PaletteEntry("Train job003", "Train", "cube", lambda: done.append(3)),
+        PaletteEntry("Trash…", "", "trash", lambda: None),
+        PaletteEntry("Abort", "Stop the job", "stop", lambda: done.append("no"), reason="it does not run"),
     ]
     assert score("tj3", "Train job003") > 0 == score("xyz", "Train job003")
     assert score("train", "Train job003") > score("train", "A constraint in")

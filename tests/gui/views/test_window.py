@@ -22,10 +22,15 @@ from gaussianem_gui.project import trash
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project, recent_projects
 from gaussianem_gui.views.job.job_pane import TABS
-from gaussianem_gui.views.toolkit import widgets
+from gaussianem_gui.views.toolkit import notices
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.window import dialogs, main_window
+from gaussianem_gui.views.window import main_window, project_actions
+from gaussianem_gui.views.window.about import versions
 from gaussianem_gui.views.window.errors import ErrorDialog
+from gaussianem_gui.views.window.leftovers_dialog import LeftoversDialog
+from gaussianem_gui.views.window.settings_dialog import SettingsDialog
+from gaussianem_gui.views.window.trash_dialog import TrashDialog
+from gaussianem_gui.views.window.workflow_dialog import WorkflowDialog
 
 GUIDE = Path(__file__).parents[3] / "resources" / "guide"
 
@@ -43,7 +48,7 @@ def inputs(project: Project) -> None:
 def preprocessed(window, qtbot) -> str:
     """A finished Preprocess job, run from the form."""
     inputs(window.model.project)
-    window.new_job("preprocess")
+    window.pages.new_job("preprocess")
     form = window.pane.parameters.form
     form.rows["star_file"].editor.edit.setText("particles.star")
     form.rows["consensus_map"].editor.edit.setText("map.mrc")
@@ -67,7 +72,7 @@ def running(window, qtbot, engine, seconds: float) -> str:
     """A Train job that reports for ``seconds`` and runs until ``engine()`` lets it end."""
     before = preprocessed(window, qtbot)
     engine(seconds=seconds, hold=True)
-    window.new_job("train", {"epoch": 3}, [before])
+    window.pages.new_job("train", {"epoch": 3}, [before])
     qtbot.waitUntil(lambda: "job001" in window.pane.parameters.form.values()["particle_name"], timeout=LONG)
     window.pane.parameters.form.rows["device"].editor.set_value("cpu")
     fake_sizes(window, qtbot)
@@ -95,9 +100,7 @@ def answer(monkeypatch, yes: bool = True) -> list[str]:
         asked.append(f"{title} {text} {details}")
         return yes
 
-    monkeypatch.setattr(main_window, "ask", reply)
-    monkeypatch.setattr(dialogs, "ask", reply)
-    monkeypatch.setattr(widgets, "ask", reply)
+    monkeypatch.setattr(notices, "ask", reply)
     return asked
 
 
@@ -125,30 +128,30 @@ def told(window, qtbot, words: str) -> QWidget:
 
 
 def test_the_first_window_leads_to_a_project(window, qtbot, tmp_path: Path, monkeypatch) -> None:
-    assert window.middle.currentWidget() is window.welcome
-    for tile in (window.welcome.demo, window.welcome.open, window.welcome.new):
+    assert window.middle.currentWidget() is window.pages.welcome
+    for tile in (window.pages.welcome.demo, window.pages.welcome.open, window.pages.welcome.new):
         assert tile.isVisible() and tile.isEnabled()
     assert not window.jobs_dock.isVisible()
-    monkeypatch.setattr(dialogs, "pick_directory", lambda *_a: tmp_path / "fresh")
-    qtbot.mouseClick(window.welcome.new, Qt.MouseButton.LeftButton)
+    monkeypatch.setattr(project_actions, "pick_directory", lambda *_a: tmp_path / "fresh")
+    qtbot.mouseClick(window.pages.welcome.new, Qt.MouseButton.LeftButton)
     assert window.model.root == tmp_path / "fresh" and Project.is_project(tmp_path / "fresh")
-    assert window.middle.currentWidget() is window.home and window.jobs_dock.isVisible()
-    assert "Preprocess" in window.home.next_button.text()
+    assert window.middle.currentWidget() is window.pages.home and window.jobs_dock.isVisible()
+    assert "Preprocess" in window.pages.home.next_button.text()
     window.close_project()
-    assert window.middle.currentWidget() is window.welcome and recent_projects() == [tmp_path / "fresh"]
-    qtbot.mouseClick(window.welcome._recent.itemAt(0).widget(), Qt.MouseButton.LeftButton)
+    assert window.middle.currentWidget() is window.pages.welcome and recent_projects() == [tmp_path / "fresh"]
+    qtbot.mouseClick(window.pages.welcome._recent.itemAt(0).widget(), Qt.MouseButton.LeftButton)
     assert window.model is not None
 
 
 def test_a_directory_without_a_project_is_offered_one(window, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "data.txt").write_text("mine")
-    monkeypatch.setattr(dialogs, "pick_directory", lambda *_a: tmp_path / "old")
+    monkeypatch.setattr(project_actions, "pick_directory", lambda *_a: tmp_path / "old")
     asked = answer(monkeypatch, yes=False)
-    window.ask_open()
+    window.project_actions.ask_open()
     assert asked and window.model is None
     answer(monkeypatch, yes=True)
-    window.ask_open()
+    window.project_actions.ask_open()
     assert window.model is not None and (tmp_path / "old" / "data.txt").read_text() == "mine"
 
 
@@ -173,7 +176,7 @@ def test_from_the_form_to_the_end_of_a_job(opened, qtbot, monkeypatch) -> None:
 
 def test_inputs_that_arrive_late_do_not_undo_what_was_typed(opened, qtbot) -> None:
     name = preprocessed(opened, qtbot)
-    opened.new_job("train", {"epoch": 24}, [name])
+    opened.pages.new_job("train", {"epoch": 24}, [name])
     form = opened.pane.parameters.form
     form.rows["epoch"].editor.edit.selectAll()
     qtbot.keyClicks(form.rows["epoch"].editor.edit, "4")
@@ -182,7 +185,7 @@ def test_inputs_that_arrive_late_do_not_undo_what_was_typed(opened, qtbot) -> No
 
 
 def test_a_form_whose_inputs_no_job_has_made_yet_leads_to_that_job(opened, qtbot) -> None:
-    opened.new_job("train")
+    opened.pages.new_job("train")
 
     def first() -> list[QAbstractButton]:
         return [b for b in opened.pane.parameters.findChildren(QAbstractButton) if b.text() == "Preprocess first"]
@@ -193,7 +196,7 @@ def test_a_form_whose_inputs_no_job_has_made_yet_leads_to_that_job(opened, qtbot
 
 
 def test_a_form_with_mistakes_is_not_submitted(opened, qtbot) -> None:
-    opened.new_job("preprocess")
+    opened.pages.new_job("preprocess")
     parameters = opened.pane.parameters
     parameters.form.rows["downsample_size"].editor.edit.setText("63")
     qtbot.mouseClick(parameters.panel.run, Qt.MouseButton.LeftButton)
@@ -258,7 +261,7 @@ def test_the_window_is_closed_during_training_and_opened_again(opened, qtbot, en
 
 def test_run_waits_until_the_disk_has_said_whether_the_inputs_are_there(opened, qtbot) -> None:
     inputs(opened.model.project)
-    opened.new_job("preprocess")
+    opened.pages.new_job("preprocess")
     parameters = opened.pane.parameters
     parameters.form.rows["star_file"].editor.edit.setText("particles.star")
     parameters.form.rows["consensus_map"].editor.edit.setText("no.mrc")
@@ -283,7 +286,7 @@ def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine, monk
     inputs(opened.model.project)
     opened.model.project.new_job("preprocess", {"star_file": "particles.star", "consensus_map": "map.mrc"})
     qtbot.waitUntil(lambda: opened.model.info("Preprocess/job001/") is not None, timeout=LONG)
-    opened.open_job("Preprocess/job001/", "Progress")
+    opened.pages.open_job("Preprocess/job001/", "Progress")
     opened.trigger("run")
     finish(opened, qtbot, "Preprocess/job001/", "Failed")
     qtbot.waitUntil(lambda: any("failed" in title for title, _ in shown), timeout=LONG)
@@ -296,7 +299,7 @@ def test_a_failure_is_explained_and_can_be_corrected(opened, qtbot, engine, monk
 
 def test_a_sweep_makes_a_job_a_value_and_opens_their_comparison(opened, qtbot, engine) -> None:
     before = preprocessed(opened, qtbot)
-    opened.new_job("train", {"epoch": 3}, [before])
+    opened.pages.new_job("train", {"epoch": 3}, [before])
     form = opened.pane.parameters.form
     qtbot.waitUntil(lambda: "job001" in form.values()["particle_name"], timeout=LONG)
     fake_sizes(opened, qtbot)
@@ -305,13 +308,13 @@ def test_a_sweep_makes_a_job_a_value_and_opens_their_comparison(opened, qtbot, e
     form.rows["batch"].editor.edit.setText("4, 8, 16")
     assert opened.pane.parameters.panel.run.text() == "Run 3 jobs"
     submit(opened, qtbot)
-    qtbot.waitUntil(lambda: opened.middle.currentWidget() is opened.compare, timeout=LONG)
-    assert opened.compare.names == ["Train/job002/", "Train/job003/", "Train/job004/"]
-    assert [opened.model.info(n).alias for n in opened.compare.names] == ["batch_4", "batch_8", "batch_16"]
-    qtbot.waitUntil(lambda: opened.compare._differences == {"batch": [4, 8, 16]}, timeout=LONG)
-    qtbot.waitUntil(lambda: len(opened.compare.plot._curves) >= 3, timeout=LONG)
+    qtbot.waitUntil(lambda: opened.middle.currentWidget() is opened.pages.compare, timeout=LONG)
+    assert opened.pages.compare.names == ["Train/job002/", "Train/job003/", "Train/job004/"]
+    assert [opened.model.info(n).alias for n in opened.pages.compare.names] == ["batch_4", "batch_8", "batch_16"]
+    qtbot.waitUntil(lambda: opened.pages.compare._differences == {"batch": [4, 8, 16]}, timeout=LONG)
+    qtbot.waitUntil(lambda: len(opened.pages.compare.plot._curves) >= 3, timeout=LONG)
     opened.close_project()
-    assert opened._sweeps == []
+    assert opened.news.sweeps.running == []
 
 
 def test_a_sweep_is_not_given_up_before_the_list_has_its_jobs(opened, qtbot) -> None:
@@ -319,14 +322,14 @@ def test_a_sweep_is_not_given_up_before_the_list_has_its_jobs(opened, qtbot) -> 
     names = [f"Train/job{number:03d}/", f"Train/job{number + 1:03d}/"]
     opened._submitted(names, True)
     opened._jobs_changed()  # a look that began before the jobs were made
-    assert opened._sweeps == [set(names)] and not opened.model.gone(names[0])
+    assert opened.news.sweeps.running == [set(names)] and not opened.model.gone(names[0])
     for _ in names:
         opened.model.project.new_job("train", {})
     qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
-    opened.new_job("simulate")
+    opened.pages.new_job("simulate")
     trash.delete(opened.model.project, names[0])
     opened.model.project.mark(names[1], State.FAILED)
-    qtbot.waitUntil(lambda: not opened._sweeps, timeout=LONG)
+    qtbot.waitUntil(lambda: not opened.news.sweeps.running, timeout=LONG)
     assert opened.model.gone(names[0]) and opened.pane.draft == "simulate", "nothing is left to compare"
 
 
@@ -334,14 +337,14 @@ def test_a_sweep_that_ends_does_not_cover_a_form(opened, qtbot) -> None:
     names = [opened.model.project.new_job("train", {}).name for _ in range(2)]
     qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
     opened._submitted(names, True)
-    opened.new_job("simulate")
+    opened.pages.new_job("simulate")
     for name in names:
         opened.model.project.mark(name, State.FAILED)
     toast = told(opened, qtbot, "The sweep has ended")
     assert opened.middle.currentWidget() is opened.pane and opened.pane.draft == "simulate"
     compare = next(b for b in toast.findChildren(QAbstractButton) if b.text() == "Compare them")
     qtbot.mouseClick(compare, Qt.MouseButton.LeftButton)
-    assert opened.middle.currentWidget() is opened.compare and opened.compare.names == names
+    assert opened.middle.currentWidget() is opened.pages.compare and opened.pages.compare.names == names
 
 
 def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot, monkeypatch) -> None:
@@ -350,20 +353,20 @@ def test_answers_for_a_form_that_is_closed_are_dropped(opened, qtbot, monkeypatc
         monkeypatch.setattr(opened.model.project, question, lambda *_a: gate.wait(60) and {})
     opened.guard.install()
     try:
-        opened.new_job("train", {}, ["Preprocess/job001/"])
+        opened.pages.new_job("train", {}, ["Preprocess/job001/"])
         opened.pane.parameters.destroyed.connect(lambda: deleted.append(True))
-        opened.new_job("train", {}, [])
+        opened.pages.new_job("train", {}, [])
         qtbot.waitUntil(lambda: bool(deleted), timeout=LONG)
         gate.set()
         QThreadPool.globalInstance().waitForDone(LONG)
         job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
         qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
-        opened.new_job("simulate")
+        opened.pages.new_job("simulate")
         opened.pane.parameters.form.rows["model"].editor.edit.setText("m.pdb")
         opened.pane.parameters.submit(run=False)
-        opened.open_job(job.name)  # the form is gone before the job is made
+        opened.pages.open_job(job.name)  # the form is gone before the job is made
         qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
-        dialog = dialogs.TrashDialog(opened, opened.model)
+        dialog = TrashDialog(opened, opened.model)
         dialog.show()
         dialog.accept()
         trash.delete(opened.model.project, job.name)
@@ -412,7 +415,7 @@ def test_jobs_are_renamed_marked_deleted_and_restored(opened, qtbot, monkeypatch
     project = opened.model.project
     first = project.new_job("simulate", {"model": "m.pdb"})
     qtbot.waitUntil(lambda: opened.model.info(first.name) is not None, timeout=LONG)
-    opened.open_job(first.name)
+    opened.pages.open_job(first.name)
     opened.pane.alias.setText("my test")
     opened.pane.alias.editingFinished.emit()
     qtbot.waitUntil(lambda: opened.model.info(first.name).alias == "my_test", timeout=LONG)
@@ -423,15 +426,15 @@ def test_jobs_are_renamed_marked_deleted_and_restored(opened, qtbot, monkeypatch
     answer(monkeypatch)
     opened.trigger("delete")
     qtbot.waitUntil(lambda: opened.model.info(first.name) is None, timeout=LONG)
-    assert opened.middle.currentWidget() is opened.home
+    assert opened.middle.currentWidget() is opened.pages.home
     toast = told(opened, qtbot, "moved to the trash")
     undo = next(b for b in toast.findChildren(QAbstractButton) if b.text() == "Undo")
     qtbot.mouseClick(undo, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: opened.model.info(first.name) is not None, timeout=LONG)
-    opened.open_job(first.name)
+    opened.pages.open_job(first.name)
     opened.trigger("delete")
     qtbot.waitUntil(lambda: opened.model.info(first.name) is None, timeout=LONG)
-    trash = dialogs.TrashDialog(opened, opened.model)
+    trash = TrashDialog(opened, opened.model)
     qtbot.addWidget(trash)
     qtbot.waitUntil(lambda: trash.list.count() == 1, timeout=LONG)
     qtbot.mouseClick(trash.restore, Qt.MouseButton.LeftButton)
@@ -443,7 +446,7 @@ def test_deleting_names_the_jobs_that_depend_on_it(opened, qtbot, monkeypatch) -
     preprocessed(opened, qtbot)
     child = opened.model.project.new_job("train", {}, inputs_from=["Preprocess/job001/"])
     qtbot.waitUntil(lambda: opened.model.info(child.name) is not None, timeout=LONG)
-    opened.open_job("Preprocess/job001/")
+    opened.pages.open_job("Preprocess/job001/")
     asked = answer(monkeypatch, yes=False)
     opened.trigger("delete")
     assert "Train/job002/" in asked[0]
@@ -452,14 +455,14 @@ def test_deleting_names_the_jobs_that_depend_on_it(opened, qtbot, monkeypatch) -
 
 def test_every_action_has_a_handler_and_a_reason(opened, qtbot) -> None:
     for action in (*JOB_ACTIONS, *PROJECT_ACTIONS):
-        assert callable(getattr(opened, f"_do_{action.id}")), action.id
-    opened.show_home()
+        assert opened.commands[action.id].text == action.text and callable(opened.commands[action.id].run)
+    opened.pages.show_home()
     opened.trigger("abort")
     assert any("not possible" in t.accessibleName() for t in opened.toasts._toasts)
-    for menu in opened._menus.values():
+    for menu in opened.commands.menus.values():
         texts = [a.text() for a in menu.actions() if not a.isSeparator()]
         assert len(texts) == len(set(texts)) and all(texts), texts
-    shortcuts = [a.shortcut().toString() for a in opened.actions_by_id.values() if not a.shortcut().isEmpty()]
+    shortcuts = [a.shortcut().toString() for a in opened.commands.actions.values() if not a.shortcut().isEmpty()]
     assert len(shortcuts) == len(set(shortcuts)), "no shortcut is given twice"
 
 
@@ -467,23 +470,23 @@ def test_notes_are_kept_as_one_types(opened, qtbot) -> None:
     job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
     job.add_note("made by hand")
     qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
-    opened.open_job(job.name, "Notes")
+    opened.pages.open_job(job.name, "Notes")
     notes = opened.pane.notes
     qtbot.waitUntil(lambda: "made by hand" in notes.edit.toPlainText(), timeout=LONG)
     notes.edit.moveCursor(notes.edit.textCursor().MoveOperation.End)
     qtbot.keyClicks(notes.edit, "and mine")
     qtbot.waitUntil(lambda: job.note().endswith("and mine"), timeout=LONG)
     job.add_note("from the runner")
-    opened.show_home()
+    opened.pages.show_home()
     notes.edit.clearFocus()
-    opened.open_job(job.name, "Notes")
+    opened.pages.open_job(job.name, "Notes")
     notes.reload()
     qtbot.waitUntil(lambda: "from the runner" in notes.edit.toPlainText(), timeout=LONG)
 
 
 def test_files_of_a_job_are_listed(opened, qtbot) -> None:
     preprocessed(opened, qtbot)
-    opened.open_job("Preprocess/job001/", "Files")
+    opened.pages.open_job("Preprocess/job001/", "Files")
     tree = opened.pane.files.tree
     qtbot.waitUntil(lambda: tree.topLevelItemCount() > 5, timeout=LONG)
     names = {tree.topLevelItem(n).text(0) for n in range(tree.topLevelItemCount())}
@@ -494,7 +497,7 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
     preprocessed(opened, qtbot)
     opened.model.project.new_job("train", {}, inputs_from=["Preprocess/job001/"])
     qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
-    opened.toggle_flow()
+    opened.trigger("flow")
     flow = opened.jobs.flow
     assert set(flow.nodes) == {"Preprocess/job001/", "Train/job002/"} and len(flow._edges) == 1
     assert flow.nodes["Train/job002/"].y() > flow.nodes["Preprocess/job001/"].y()
@@ -503,7 +506,7 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
     assert opened.pane.name == "Train/job002/"
     qtbot.keyClick(flow, Qt.Key.Key_Up)
     assert opened.pane.name == "Preprocess/job001/"
-    opened.toggle_flow()
+    opened.trigger("flow")
     opened.find_job()
     qtbot.keyClicks(opened.jobs.filter, "train")
     assert opened.jobs.list.filter.rowCount() == 1
@@ -557,7 +560,7 @@ def test_an_exception_in_a_qt_method_does_not_crash() -> None:
 
 def test_every_control_can_be_reached_and_has_a_name(opened, qtbot) -> None:
     preprocessed(opened, qtbot)
-    opened.open_job("Preprocess/job001/")
+    opened.pages.open_job("Preprocess/job001/")
     for tab in TABS:
         opened.pane.show_tab(tab)
         qtbot.wait(50)
@@ -583,12 +586,12 @@ def test_everything_fits_into_a_small_screen(opened, qtbot, monkeypatch) -> None
     assert not cut_off(opened)
     preprocessed(opened, qtbot)
     for tab in TABS:
-        opened.open_job("Preprocess/job001/", tab)
+        opened.pages.open_job("Preprocess/job001/", tab)
         qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
         assert (opened.width(), opened.height()) == (1280, 720), tab
         assert opened.minimumSizeHint().width() <= 1280 and opened.minimumSizeHint().height() <= 720, tab
     for job_type in JOB_OPTIONS:
-        opened.new_job(job_type)
+        opened.pages.new_job(job_type)
         qtbot.waitUntil(lambda: not cut_off(opened), timeout=LONG)
         assert opened.minimumSizeHint().width() <= 1280
 
@@ -619,24 +622,24 @@ def test_the_layout_is_kept(opened, qtbot) -> None:
 
 
 def test_settings_keep_what_is_chosen(opened, qtbot) -> None:
-    dialog = dialogs.SettingsDialog(opened, opened.settings, opened.model, opened._set_theme)
+    dialog = SettingsDialog(opened, opened.settings, opened.model, theme.apply)
     qtbot.addWidget(dialog)
     dialog.show()
     combo = dialog.findChild(QComboBox, "project-where")
     combo.setCurrentIndex(combo.findData("cluster"))
     combo.activated.emit(combo.currentIndex())
-    opened.new_job("simulate")
+    opened.pages.new_job("simulate")
     assert opened.pane.parameters.panel.where.currentData() == "cluster"
     form = opened.pane.parameters.form
     form.rows["particles"].editor.edit.setText("77")
     opened.pane.parameters.panel.keep.click()
-    opened.new_job("simulate")
+    opened.pages.new_job("simulate")
     assert opened.pane.parameters.form.values()["particles"] == "77"
 
 
 def test_the_palette_opens_jobs_and_starts_actions(opened, qtbot) -> None:
     preprocessed(opened, qtbot)
-    opened.show_home()
+    opened.pages.show_home()
     opened.show_palette()
     qtbot.keyClicks(opened._palette.search, "job001")
     qtbot.keyClick(opened._palette.search, Qt.Key.Key_Return)
@@ -656,16 +659,16 @@ def test_jobs_of_other_programs_are_shown_as_they_are(window, qtbot, tmp_path: P
     graph.write_text(text.replace("Scheduled", "Succeeded"))
     assert window.open_project(project.root)
     qtbot.waitUntil(lambda: len(window.model.jobs) == 1, timeout=LONG)
-    window.open_job("Refine3D/job001/")
+    window.pages.open_job("Refine3D/job001/")
     assert not window.pane.again.isVisible() and not window.pane.stop.isVisible()
-    assert "RELION project" in window.home._next_text.text() or window.home.refresh(window.model) is None
+    assert "RELION project" in window.pages.home._next_text.text() or window.pages.home.refresh(window.model) is None
     assert "another program" in window.pane._parameters_page.findChildren(QWidget)[0].heading.text()
 
 
 def test_a_workflow_is_started_from_its_dialog(opened, qtbot) -> None:
     inputs(opened.model.project)
     names: list[str] = []
-    dialog = dialogs.WorkflowDialog(opened, opened.model, names.extend)
+    dialog = WorkflowDialog(opened, opened.model, names.extend)
     qtbot.addWidget(dialog)
     dialog.show()
     qtbot.mouseClick(dialog.start, Qt.MouseButton.LeftButton)
@@ -682,25 +685,25 @@ def test_a_project_whose_list_of_jobs_is_gone_is_rebuilt(window, qtbot, tmp_path
     project.new_job("simulate", {"model": "m.pdb"})
     for path in (project.root / "default_pipeline.star", *project.root.glob(".gaussianem/*")):
         path.unlink()
-    monkeypatch.setattr(dialogs, "pick_directory", lambda *_a: project.root)
+    monkeypatch.setattr(project_actions, "pick_directory", lambda *_a: project.root)
     asked = answer(monkeypatch)
-    window.ask_open()
+    window.project_actions.ask_open()
     assert "Rebuild" in asked[0]
     qtbot.waitUntil(lambda: window.model is not None and len(window.model.jobs) == 1, timeout=LONG)
 
 
 def test_what_jobs_did_is_kept_as_a_workflow(opened, qtbot, tmp_path: Path, monkeypatch) -> None:
     preprocessed(opened, qtbot)
-    opened.open_job("Preprocess/job001/")
+    opened.pages.open_job("Preprocess/job001/")
     picker = type("Picker", (), {"getSaveFileName": staticmethod(lambda *_a: (str(tmp_path / "flow.json"), ""))})
-    monkeypatch.setattr(main_window, "QFileDialog", picker)
-    opened.save_workflow()
+    monkeypatch.setattr(project_actions, "QFileDialog", picker)
+    opened.project_actions.save_workflow()
     qtbot.waitUntil((tmp_path / "flow.json").exists, timeout=LONG)
     assert workflow.load(tmp_path / "flow.json").steps[0].job_type == "preprocess"
 
 
 def test_leftover_processes_are_listed(opened, qtbot) -> None:
-    dialog = dialogs.LeftoversDialog(opened, opened.model)
+    dialog = LeftoversDialog(opened, opened.model)
     qtbot.addWidget(dialog)
     qtbot.waitUntil(lambda: dialog.note.text().startswith("None"), timeout=LONG)
     assert not dialog.end.isEnabled()
@@ -712,7 +715,7 @@ def test_the_guide_and_the_versions_are_there(window, qtbot) -> None:
     for number, (title, _) in enumerate(window._guide.pages):
         window._guide.list.setCurrentRow(number)
         assert title in window._guide.text.toPlainText()
-    text = dialogs.versions(None)
+    text = versions(None)
     assert "PySide6 6" in text and "OpenGL" in text
     window._guide.close()
 
@@ -748,6 +751,6 @@ def test_what_a_job_says_is_on_the_screen_when_it_has_no_curves(opened, qtbot) -
     with JobLog(job.directory, ["gaussianem", "simulate"]) as log:
         log.message("200 particles written")
     qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
-    opened.open_job(job.name, "Progress")
+    opened.pages.open_job(job.name, "Progress")
     qtbot.waitUntil(lambda: opened.pane.progress.messages.isVisible(), timeout=LONG)
     assert not opened.pane.progress.curves.isVisible()

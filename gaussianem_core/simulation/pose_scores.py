@@ -1,0 +1,95 @@
+"""Errors of poses, offsets and defocus against the truth, modulo what no data can tell.
+
+A map that is turned and moved as a whole, with all poses to match, fits every image equally well: one rotation and
+one displacement for all particles are found first (robustly: a part that moves may take some poses along) and do not
+count as errors. Junk has no pose and is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from gaussianem_core.imaging.pose import rotations_from_angles
+from gaussianem_core.io.particle_table import ParticleTable
+from gaussianem_core.simulation.ground_truth import Truth
+
+ROUNDS = 10
+"""Rounds of reweighting, by 1 / (1 + (error / median)^2)."""
+
+
+def pose_figures(truth: Truth, corrected: ParticleTable | None) -> dict[str, Any]:
+    """Errors of what the particles file said (``before``) and, where there is such a file, of what was made of it."""
+    if truth.rotations is None or truth.shifts is None:
+        return {}
+    figures = {}
+    if truth.given_rotations is not None and truth.given_shifts is not None:
+        given = truth.given_rotations, truth.given_shifts, truth.given_defocus_angstrom
+        figures["before"] = errors(truth, *given)
+    if corrected is not None:
+        rotations = rotations_from_angles(corrected.angles_deg)
+        defocus = (corrected.defocus_u_angstrom + corrected.defocus_v_angstrom) / 2
+        figures["after"] = errors(truth, rotations, corrected.shifts_angstrom / truth.apix, defocus)
+    return figures
+
+
+def errors(
+    truth: Truth, rotations: np.ndarray, shifts: np.ndarray, defocus_angstrom: np.ndarray | None
+) -> dict[str, float]:  # (N, 3, 3), (N, 2) pixels of the simulation, (N,)
+    """Rms errors: rotation in degrees, in all and by axis in and out of plane; shift in pixels, in each axis; defocus
+    in Angstrom. The common turn and displacement that were taken off are told too."""
+    assert truth.rotations is not None and truth.shifts is not None
+    real = truth.real
+    true, found = truth.rotations[real].astype(np.float64), rotations[real].astype(np.float64)
+    common = common_rotation(true, found)
+    turns = Rotation.from_matrix(found @ (true @ common).transpose(0, 2, 1)).as_rotvec(degrees=True)
+    moved = shifts[real] - truth.shifts[real]
+    displacement = common_displacement(found, moved)
+    moved = moved - (found @ displacement)[:, :2]
+    angle = np.linalg.norm(turns, axis=1)
+    figures = {
+        "rotation_deg": rms(angle),
+        "rotation_median_deg": float(np.median(angle)),
+        "out_of_plane_deg": rms(turns[:, :2]),
+        "in_plane_deg": rms(turns[:, 2]),
+        "shift_px": rms(moved),
+        "common_rotation_deg": float(np.degrees(Rotation.from_matrix(common).magnitude())),
+        "common_displacement_px": float(np.linalg.norm(displacement)),
+    }
+    if defocus_angstrom is not None and truth.ctf is not None:
+        figures["defocus_angstrom"] = rms(defocus_angstrom[real] - truth.ctf[real, 2:4].mean(axis=1))
+    return figures
+
+
+def common_rotation(true: np.ndarray, found: np.ndarray) -> np.ndarray:  # (N, 3, 3) x 2 -> (3, 3)
+    """The rotation G for which ``true @ G`` is nearest to ``found``."""
+    weights = np.ones(len(true))
+    common = np.eye(3)
+    for _ in range(ROUNDS):
+        u, _, v = np.linalg.svd(np.einsum("n,nji,njk->ik", weights, true, found))
+        common = u @ np.diag([1, 1, np.linalg.det(u @ v)]) @ v
+        weights = robust_weights(np.linalg.norm(found - true @ common, axis=(1, 2)))
+    return common
+
+
+def common_displacement(rotations: np.ndarray, moved: np.ndarray) -> np.ndarray:  # (N, 3, 3), (N, 2) -> (3,)
+    """The displacement u of the molecule (pixels) whose projections (A u)_xy are nearest to ``moved``."""
+    rows, weights = rotations[:, :2], np.ones(len(moved))
+    displacement = np.zeros(3)
+    for _ in range(ROUNDS):
+        normal = np.einsum("n,nai,naj->ij", weights, rows, rows)
+        displacement = np.linalg.lstsq(normal, np.einsum("n,nai,na->i", weights, rows, moved), rcond=None)[0]
+        weights = robust_weights(np.linalg.norm(moved - rows @ displacement, axis=1))
+    return displacement
+
+
+def robust_weights(error: np.ndarray) -> np.ndarray:
+    """1 / (1 + (error / median)^2): Cauchy's."""
+    return 1 / (1 + (error / max(float(np.median(error)), 1e-12)) ** 2)
+
+
+def rms(values: np.ndarray) -> float:
+    """Root of the mean square over all values."""
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -1,0 +1,120 @@
+"""What a training minimises: one function of tensors for each recipe.
+
+Both give named terms, each a weight and a value; the loss is their weighted sum. Values are means over images and
+divided by the number of pixels, so that they keep their size at any batch and box.
+
+Default: the negative log-likelihood of the images under Gaussian noise (``likelihood``) and the priors: neighbouring
+Gaussians move alike and come and go together, and the structure at the centre of the latent space stays near the
+consensus map's (``regularisers``). Published (He et al., arXiv 2512.21599, Methods): mean absolute difference of image
+and projection, and the neighbour terms of the paper.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from gaussianem_core.imaging.likelihood import image_likelihood
+from gaussianem_core.model.network import Deformed
+from gaussianem_core.training import regularisers
+from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.recipe import Recipe
+
+TERMS = (
+    "loss",
+    "data",
+    "kl",
+    "embedding",
+    "distance",
+    "direction",
+    "spacing",
+    "rigidity",
+    "composition",
+    "anchor",
+    "latent",
+)
+"""Names of the terms, in the order of the metrics; ``loss`` is their weighted sum."""
+
+Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]
+
+
+class Batch(NamedTuple):
+    """B images and what the model makes of them: ``images`` and ``projections`` (B, D, D), before the CTF, in
+    ``views``; the ``deformed`` Gaussians and the ``embedding`` (M, E); neighbour ``pairs``; ``kl`` (B, zdim) of the
+    latents and its weight ``beta``, where they have posteriors of their own."""
+
+    images: torch.Tensor
+    projections: torch.Tensor
+    views: Views
+    deformed: Deformed
+    embedding: torch.Tensor
+    pairs: regularisers.NeighbourPairs
+    kl: torch.Tensor | None
+    beta: torch.Tensor
+
+
+def default_terms(
+    batch: Batch,
+    recipe: Recipe,
+    shell_weight: torch.Tensor,
+    centre: torch.Tensor | None,
+    anchor: regularisers.Anchor,
+    particles: int,
+) -> tuple[Terms, torch.Tensor]:  # and (D//2+1,)
+    """Terms of the default objective, and the residual's power by shell.
+
+    ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``centre`` (M, 5): features of the Gaussians at the
+    centre of the latent space. ``particles``: of the whole dataset, which a prior in nats is shared among.
+    """
+    pixels = batch.images.shape[-1] ** 2
+    found = image_likelihood(
+        spectrum(batch.projections), spectrum(batch.images), batch.views.ctf, shell_weight, recipe.scale_prior
+    )
+    terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
+    if batch.kl is not None:
+        terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)
+    terms |= neighbour_terms(batch, recipe)
+    each = len(batch.embedding) / (particles * pixels)  # from nats a Gaussian to the loss's unit
+    if recipe.w_rigidity:
+        term = regularisers.rigidity_term(batch.deformed.displacement, batch.pairs)
+        terms["rigidity"] = (recipe.w_rigidity, each * term)
+    if recipe.w_composition:
+        term = regularisers.composition_term(batch.deformed.density_change, batch.pairs)
+        terms["composition"] = (recipe.w_composition, each * term)
+    if centre is not None:
+        terms["anchor"] = (recipe.anchor, regularisers.anchor_term(centre, anchor) / (particles * pixels))
+    return terms, found.residual
+
+
+def published_terms(batch: Batch, recipe: Recipe) -> Terms:
+    """Terms of the published objective."""
+    box = batch.images.shape[-1]
+    filtered = torch.fft.irfft2(spectrum(batch.projections) * batch.views.transfer(box), s=(box, box), norm="ortho")
+    terms: Terms = {"data": (1.0, (filtered - batch.images).abs().mean())}
+    if batch.kl is not None:
+        terms["kl"] = (batch.beta, batch.kl.mean())
+    return terms | neighbour_terms(batch, recipe)
+
+
+def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
+    """The paper's terms of neighbouring Gaussians, where they have a weight."""
+    terms: Terms = {}
+    if recipe.w_embedding:
+        terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(batch.embedding, batch.pairs))
+    if recipe.w_distance:
+        terms["distance"] = (recipe.w_distance, regularisers.distance_term(batch.deformed.positions, batch.pairs))
+    if recipe.w_direction:
+        term = regularisers.direction_term(batch.deformed.displacement, batch.pairs)
+        terms["direction"] = (recipe.w_direction, term)
+    if recipe.w_spacing:
+        terms["spacing"] = (recipe.w_spacing, regularisers.spacing_term(batch.deformed.positions, batch.pairs))
+    return terms
+
+
+def weighted_sum(terms: Terms, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the values in the order of TERMS without gradients."""
+    total = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=device))
+    zero = torch.zeros((), device=device)
+    values = [total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])]
+    return total, torch.stack([value.detach() for value in values])

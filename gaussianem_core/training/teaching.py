@@ -1,0 +1,66 @@
+"""Networks taught by regression: the decoder what the linear model knows, the encoder the latents of all particles."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.training.latent_posterior import LOG_VARIANCE_RANGE
+from gaussianem_core.training.smooth_fields import SmoothFields
+from gaussianem_core.training.trainer import Trainer
+
+DECODER_STEPS, DECODER_LATENTS, DECODER_GAUSSIANS, DECODER_RATE = 400, 32, 128, 1e-3
+ENCODER_BATCH, ENCODER_RATE = (32, 256), 3e-4
+ENCODER_EPOCHS, ENCODER_STEPS = 2, 400  # at least so many
+
+
+def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
+    """Regress the network's decoder on the linear model at the particles' latents: where its training starts."""
+    forward = trainer.forward
+    target, unit = fields.all().detach(), fields.unit
+    parameters = forward.decoder_parameters()
+    optimiser = torch.optim.Adam(parameters, lr=DECODER_RATE)
+    torch.manual_seed(trainer.options.seed + 1)
+    for step in range(DECODER_STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = DECODER_RATE * (1 - step / DECODER_STEPS)
+        rows = torch.randint(trainer.problem.count, (DECODER_LATENTS,), device=trainer.device)
+        chosen = torch.randint(len(forward.positions), (DECODER_GAUSSIANS,), device=trainer.device)
+        z = trainer.samples[step % len(trainer.samples), rows]
+        density, position = forward.network.decode(z, forward.embed()[chosen])
+        change = torch.einsum("bk,kmd->bmd", z[:, : len(target)], target[:, chosen])
+        error = ((torch.cat([position, density[..., None]], dim=-1) - change) / unit).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        log.progress("teach the decoder", step + 1, DECODER_STEPS, "steps")
+    trainer.ranks.broadcast([p.data for p in parameters])
+
+
+def teach_encoder(trainer: Trainer, log: JobLog) -> None:
+    """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images."""
+    encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
+    batch = min(int(np.clip(problem.count // 10, *ENCODER_BATCH)), problem.count)
+    if trainer.ranks.rank == 0 and batch > 1:
+        encoder.train()
+        for p in encoder.parameters():
+            p.grad = None
+        optimiser = torch.optim.AdamW(encoder.parameters(), lr=ENCODER_RATE, weight_decay=0.0, fused=True)
+        each, done = problem.count // batch, 0
+        epochs = max(ENCODER_EPOCHS, -(-ENCODER_STEPS // each))
+        for epoch in range(epochs):
+            order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(problem.count)
+            for rows, images in problem.feed.batches(order, batch):
+                images = problem.feed.get(rows) if images is None else images
+                mean, log_variance = encoder(trainer.encoder_view(images))
+                log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+                target = table.values[rows]
+                spread = (target[:, : table.zdim] - mean).square() + target[:, table.zdim :].exp()
+                loss = 0.5 * (spread * (-log_variance).exp() + log_variance).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                done += 1
+                log.progress("teach the encoder", done, epochs * each, "steps")
+    trainer.ranks.broadcast(list(encoder.state_dict().values()))

@@ -1,0 +1,204 @@
+"""Plays the session's path in 3D: every frame is decoded in the background, then its surface is worked out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QSlider, QWidget
+
+from gaussianem_gui.explorer.decoder_client import Decoded
+from gaussianem_gui.explorer.movies import Frame, export_movie
+from gaussianem_gui.explorer.volumes import Picture
+from gaussianem_gui.views.explorer.count_bar import CountBar
+from gaussianem_gui.views.explorer.live_viewer import LiveViewer
+from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.explorer.surfaces import Prepared, picture_of, prepare
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.widgets import column, icon_button, keep_icon, row
+
+SPEEDS = (5, 10, 20, 30)  # frames a second
+SOFTWARE_FACES = 25_000  # of a surface that plays where the processor draws; beyond it a coarser one plays
+
+
+class PathPlayer(QWidget):
+    """A slider over the frames with a play button, and below it the particles per frame."""
+
+    told = Signal(str)  # how far decoding is
+    framesChanged = Signal()
+
+    def __init__(self, session: ExplorerSession, viewer: LiveViewer) -> None:
+        super().__init__()
+        self.session, self.viewer = session, viewer
+        self._background = Background(self)
+        self.frames: dict[int, Decoded] = {}
+        self.pictures: dict[int, Picture] = {}
+        self.meshes: dict[tuple[int, float], Prepared] = {}  # by frame and contour level
+        self.shown_at: list[float] = []
+        self._number = -1  # of the request
+        self._step = 1
+        self._recording: list[int] = []
+        self._timer = QTimer(self)
+        self.play = icon_button("play", "Play or stop (Space)", self.toggle, name="playPath")
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setObjectName("pathFrame")
+        self.slider.setAccessibleName("Frame of the trajectory")
+        self.slider.valueChanged.connect(self.show_frame)
+        self.counts = CountBar()
+        self.loop = QComboBox()
+        self.loop.setAccessibleName("At the end")
+        for key, name in (("swing", "To and fro"), ("loop", "Loop"), ("once", "Once")):
+            self.loop.addItem(name, key)
+        self.speed = QComboBox()
+        self.speed.setAccessibleName("Speed")
+        self.speed.setMinimumWidth(120)
+        for rate in SPEEDS:
+            self.speed.addItem(f"{rate} frames/s", rate)
+        self.speed.setCurrentIndex(2)
+        self.speed.currentIndexChanged.connect(lambda _i: self._timer.setInterval(1000 // self.speed.currentData()))
+        player = row(self.play, spacing=6)
+        player.addWidget(self.slider, 1)
+        layout = column(spacing=4)
+        layout.addLayout(player)
+        layout.addWidget(self.counts, 1)
+        self.setLayout(layout)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(1000 // SPEEDS[2])
+        self._timer.timeout.connect(self._next)
+        session.decoded.connect(self._take_decoded)
+        session.pictureWanted.connect(self.stop)
+        self._enable()
+
+    def forget(self) -> None:
+        """No frames."""
+        self.stop()
+        self._number = -1
+        self.frames, self.pictures, self.meshes = {}, {}, {}
+        self._enable()
+
+    def start(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
+        """Decode the session's path."""
+        self.forget()
+        self.counts.set_counts(counts, unpopulated)
+        self.slider.blockSignals(True)
+        self.slider.setRange(0, len(self.session.path) - 1)
+        self.slider.setValue(0)
+        self.slider.blockSignals(False)
+        self._number = self.session.request(self.session.path, channel="series", longest=self.viewer.longest())
+        self.told.emit("Decoding …")
+
+    def _take_decoded(self, answer: Decoded) -> None:
+        model = self.session.consensus
+        if answer.channel != "series" or answer.id != self._number or answer.volume is None or model is None:
+            return
+        self.frames[answer.index] = answer
+        self.pictures[answer.index] = picture_of(answer.volume, model, f"path/{answer.id}/{answer.index}")
+        self.told.emit(f"{len(self.frames)} of {answer.count} frames decoded")
+        if answer.index == self.slider.value():
+            self.show_frame(answer.index)
+        if len(self.frames) == answer.count:
+            self._prepare()
+        self._enable()
+
+    def _prepare(self) -> None:
+        """Surfaces of all frames at the present contour level, in a worker: then playing only draws."""
+        viewer = self.viewer
+        level, pictures = viewer.contour(), dict(self.pictures)
+        most = SOFTWARE_FACES if viewer.opengl is not None and viewer.opengl.software else 0
+
+        def work() -> dict[tuple[int, float], Prepared]:
+            return {(i, level): prepare(picture, level, most) for i, picture in pictures.items()}
+
+        self._background.run("meshes", work, self._take_meshes, self.session.say_error)
+
+    def _take_meshes(self, meshes: dict[tuple[int, float], Prepared]) -> None:
+        if len(meshes) == len(self.pictures):
+            self.meshes = meshes
+            self.told.emit(f"{len(meshes)} frames ready")
+
+    def _enable(self) -> None:
+        for part in (self.play, self.slider):
+            part.setEnabled(len(self.frames) > 1)
+        self.framesChanged.emit()
+
+    # --- playing ---------------------------------------------------------------------------------------------------
+
+    def toggle(self) -> None:
+        """Play or stop."""
+        if self._timer.isActive():
+            self.stop()
+        elif self.frames:
+            if self.viewer.mode.currentData() == "surface" and (0, self.viewer.contour()) not in self.meshes:
+                self._prepare()
+            self.shown_at = []
+            self._timer.start()
+            keep_icon(self.play, "stop", "accent")
+
+    def stop(self) -> None:
+        """Stop playing."""
+        self._timer.stop()
+        keep_icon(self.play, "play", "muted")
+
+    def playing(self) -> bool:
+        """True while it plays."""
+        return self._timer.isActive()
+
+    def _next(self) -> None:
+        last = self.slider.maximum()
+        now, mode = self.slider.value(), self.loop.currentData()
+        if mode == "swing":
+            if not 0 <= now + self._step <= last:
+                self._step = -self._step
+            following = now + self._step
+        else:
+            following = now + 1
+            if following > last:
+                if mode == "once":
+                    self.stop()
+                    return
+                following = 0
+        if following in self.frames:
+            self.slider.setValue(following)
+
+    def show_frame(self, index: int) -> None:
+        """Show one frame in 3D and mark it in the plots."""
+        self.counts.set_frame(index)
+        if index not in self.pictures:
+            return
+        answer = self.frames[index]
+        if answer.positions is not None and answer.densities is not None:
+            self.viewer.set_gaussians(answer.positions, answer.densities)
+        ready = self.meshes.get((index, self.viewer.contour()))
+        self.viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
+        self.session.show_frame(index, answer)
+        self.shown_at.append(time.perf_counter())
+        del self.shown_at[:-500]
+
+    def record(self, target: Path) -> None:
+        """Draw every frame and write an MP4 or GIF in a worker."""
+        self.stop()
+        pictures: list[Frame] = []
+        order = sorted(self.frames)
+        self._recording = list(order)
+
+        def step() -> None:
+            if not self._recording:
+                rate = int(self.speed.currentData())
+                swing = self.loop.currentData() == "swing"
+                self._background.run(
+                    "movie",
+                    lambda: export_movie(target, pictures, rate, swing),
+                    lambda path: self.session.noted.emit("success", "Movie saved", str(path)),
+                    self.session.say_error,
+                )
+                return
+            index = self._recording.pop(0)
+            self.slider.setValue(index)
+            self.show_frame(index)
+            pictures.append(self.viewer.pixels_on_white()[0])
+            self.told.emit(f"Drawing frame {len(pictures)} of {len(order)}")
+            QTimer.singleShot(0, self, step)
+
+        step()

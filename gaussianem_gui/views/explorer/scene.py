@@ -1,0 +1,332 @@
+"""The molecule in 3D: what was clicked, decoded quickly and then finely; a state kept beside it, the difference between
+the two, and a map or atomic model laid over."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QSplitter
+
+from gaussianem_core.io.atomic_model import place_in_box, read_backbone
+from gaussianem_gui.explorer import figures
+from gaussianem_gui.explorer.decoder_client import Decoded
+from gaussianem_gui.explorer.volumes import load_volume, surface
+from gaussianem_gui.views.explorer.figure_file import ask_figure
+from gaussianem_gui.views.explorer.live_viewer import LiveViewer
+from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.explorer.surfaces import Mesh, difference_surfaces
+from gaussianem_gui.views.plots.slices import PLANES
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, line, restyle, row, tool_button
+
+MODEL_FILES = "Maps and models (*.mrc *.map *.cif *.mmcif *.pdb *.ent)"
+MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
+FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
+LARGEST_LIVE = {"cpu": 96, "cuda": 256}
+QUICK_LIVE = 96  # voxels a side of the first picture after a click; a finer one follows where it is possible
+REST_MILLISECONDS = 300  # without a click or drag before it follows
+
+
+class Scene(QFrame):
+    """The view of the session's latent, one of the latent that is kept, and the line that says what is shown."""
+
+    decodedShown = Signal()
+
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__()
+        self.session = session
+        self.setProperty("role", "card")
+        self.viewer, self.second = LiveViewer(), LiveViewer()
+        self.latency: list[float] = []
+        self._background = Background(self)
+        self._asked = 0.0
+        self._meaning = ""  # what the colours of the difference mean, while it is shown
+        self._difference_waits = False  # for the one that is being worked out
+        self._finer = -1  # the request of a finer picture of what is shown
+        self._undrawn = False  # an answer has come whose picture is not on the screen yet
+        self._kept: Decoded | None = None
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MILLISECONDS)
+        self._rest.timeout.connect(self._refine)
+        self.second.hide_controls()
+        self.views = QSplitter()
+        self.views.addWidget(self.viewer)
+        self.views.addWidget(self.second)
+        self.second.hide()
+        layout = column(spacing=0, margins=(1, 1, 1, 1))
+        for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
+            layout.addWidget(control)
+        layout.addWidget(self.views, 1)
+        layout.addWidget(line())
+        layout.addLayout(self._foot())
+        self.setLayout(layout)
+        self.viewer.drawn.connect(self._picture_drawn)
+        session.modelReady.connect(self._model_ready)
+        session.closed.connect(self._forget)
+        session.pictureWanted.connect(self._ask_picture)
+        session.decoded.connect(self._take_decoded)
+        session.latentChanged.connect(self._frame_shown)
+        session.said.connect(self.status.setText)
+
+    def _foot(self) -> QHBoxLayout:
+        self.status = Elided("", "hint")
+        self.status.setObjectName("decodeStatus")
+        self.trust = Elided("", "hint")
+        self.trust.setObjectName("populationStatus")
+        tip = "Keep this state in a second view with the same camera"
+        self.keep_button = button("Keep beside", "", "pin", self.keep_state, tip, name="keepState")
+        self.difference = tool_button("compare", "", "Difference to the kept state (or to the consensus)")
+        self.difference.setObjectName("showDifference")
+        self.difference.toggled.connect(lambda _on: self._draw_difference())
+        tip = "Lay a map (.mrc) or atomic model (.cif, .pdb) over it; again takes it away"
+        self.reference = icon_button("folder", tip, self.ask_reference, checkable=True, name="referenceMap")
+        self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
+        under = row(spacing=4, margins=(12, 4, 8, 4))
+        under.addLayout(column(self.status, self.trust, spacing=1), 1)
+        under.addWidget(self.keep_button)
+        for part in (self.difference, self.reference, self.view_save):
+            under.addWidget(part)
+        return under
+
+    def _forget(self) -> None:
+        self._rest.stop()
+        self._kept = None
+        self._fold_second()
+        self.keep_button.setText("Keep beside")
+
+    def shut_down(self) -> None:
+        """Let go of the canvases; call before the window goes."""
+        self.viewer.shut_down()
+        self.second.shut_down()
+
+    # --- decoding --------------------------------------------------------------------------------------------------
+
+    def _model_ready(self) -> None:
+        model = self.session.consensus
+        assert model is not None
+        self.viewer.set_model(model)
+        self.second.model = model
+        movable = f"{len(model.positions):,} Gaussians"
+        self.status.setText(f"Consensus · {movable} · decodes on {model.device}. Click in a plot.")
+
+    def longest(self) -> int:
+        """Voxels a side of pictures decoded live."""
+        model = self.session.consensus
+        device = model.device if model is not None else "cpu"
+        return min(self.viewer.longest(), LARGEST_LIVE["cuda" if device.startswith("cuda") else "cpu"])
+
+    def _ask_picture(self) -> None:
+        if self.session.latent is not None:
+            self._asked = time.perf_counter()
+            self._finer = -1
+            self._rest.stop()
+            self.session.request(self.session.latent, channel="live", longest=min(QUICK_LIVE, self.longest()))
+
+    def _refine(self) -> None:
+        """The picture at rest, as fine as it can be shown."""
+        if self.session.decoder is not None and self.session.latent is not None:
+            self._finer = self.session.request(self.session.latent, channel="live", longest=self.longest())
+
+    def _take_decoded(self, answer: Decoded) -> None:
+        if answer.channel != "live":
+            return
+        self.session.picture = answer
+        self._undrawn = True
+        particle = self.session.particle
+        name = f"particle {particle + 1:,}" if particle >= 0 else "latent"
+        self.viewer.show_decoded(answer.volume, answer.positions, answer.densities, name)
+        self._draw_difference()
+
+    def _picture_drawn(self) -> None:
+        """The canvas has the picture: only now a click is answered."""
+        answer, model = self.session.picture, self.session.consensus
+        if not self._undrawn or answer is None:
+            return
+        self._undrawn = False
+        if answer.id == self._finer:
+            return
+        if model is not None and min(self.longest(), model.box) > QUICK_LIVE:
+            self._rest.start()
+        took = time.perf_counter() - self._asked
+        self.latency.append(took)
+        del self.latency[:-1000]
+        self._tell(answer, took)
+        self.decodedShown.emit()
+
+    # --- in words --------------------------------------------------------------------------------------------------
+
+    def _tell(self, answer: Decoded, took: float) -> None:
+        table, model, particle = self.session.table, self.session.consensus, self.session.particle
+        assert table is not None
+        words = [f"Particle {particle + 1:,}" if particle >= 0 else "A place in latent space"]
+        if particle >= 0 and table.labels is not None:
+            words.append(f"class {table.labels[particle] + 1}")
+        if model is not None and answer.positions is not None:
+            moved = np.linalg.norm(answer.positions - model.positions, axis=1)
+            words.append(f"moves up to {np.percentile(moved, 99) * model.half_angstrom:.1f} Å")
+        words.append(f"{1000 * took:.0f} ms")
+        self.status.setText(self._meaning or " · ".join(words))
+        self._tell_population()
+
+    def _frame_shown(self) -> None:
+        if self.session.frame >= 0:
+            self.status.setText(f"Frame {self.session.frame + 1} of {len(self.session.path)}")
+            self._tell_population()
+
+    def _tell_population(self) -> None:
+        """How populated the place is, in words; a warning where the network had nothing to learn from."""
+        density, z = self.session.density, self.session.latent
+        if density is None or z is None:
+            self.trust.setText("")
+            return
+        sparse = float(density.sparsity(z)[0]) > 1.0
+        if not sparse:
+            text = f"Denser here than around {100 * float(density.rank(z)[0]):.0f} % of the particles"
+        elif self.session.particle >= 0:
+            text = "⚠ An outlier: hardly any other particle is like it"
+        else:
+            text = "⚠ Hardly any particle is here: the network's guess"
+        self.trust.setText(text)
+        restyle(self.trust, role="warning" if sparse else "hint")
+
+    # --- a second state --------------------------------------------------------------------------------------------
+
+    def keep_state(self) -> None:
+        """Keep what is shown in a second view, with linked cameras; again lets go of it."""
+        session = self.session
+        if session.kept is not None:
+            self._fold_second()
+            self._kept = None
+            self.keep_button.setText("Keep beside")
+            session.keep_latent(False)
+        elif session.picture is not None and session.latent is not None:
+            self._kept = picture = session.picture
+            self.second.setMaximumWidth(MOST_WIDTH)
+            self.second.show()
+            self.views.setSizes([500, 500])
+            self.second.level.setValue(self.viewer.level.value())
+            self.second.show_decoded(picture.volume, picture.positions, picture.densities, "kept")
+            self.second.drawn.connect(self._link_cameras, Qt.ConnectionType.SingleShotConnection)
+            self.keep_button.setText("Let go")
+            session.keep_latent()
+        self._draw_difference()
+
+    def _fold_second(self) -> None:
+        """No room for the second view; its canvas stays as it is."""
+        self.second.setMaximumWidth(0)
+        self.views.setSizes([1000, 0])
+
+    def _link_cameras(self) -> None:
+        if not self.second.property("linked"):
+            self.second.setProperty("linked", True)
+            self.second.follow(self.viewer)
+            self.viewer.level.valueChanged.connect(self.second.level.setValue)
+
+    def _draw_difference(self) -> None:
+        """Surfaces of what is more and what is less than in the kept state, or the consensus; made in a worker."""
+        model, kept, shown = self.session.consensus, self._kept, self.session.picture
+        if model is None or shown is None or shown.volume is None or not self.difference.isChecked():
+            self._meaning = ""
+            self.viewer.show_surface("gain", None)
+            self.viewer.show_surface("loss", None)
+            return
+        if self._background.busy("difference"):
+            self._difference_waits = True
+            return
+        now = shown.volume
+        before = kept.volume if kept is not None else model.volume
+        than = "the kept state" if kept is not None else "the consensus"
+        assert before is not None
+
+        def work() -> tuple[list[Mesh], str]:
+            meshes, level = difference_surfaces(before, now, model)
+            return meshes, f"Blue: more density than in {than}; red: less (from {level:.1f} σ)" if meshes else ""
+
+        self._background.run("difference", work, self._take_difference, self.session.say_error)
+
+    def _take_difference(self, found: tuple[list[Mesh], str]) -> None:
+        meshes, text = found
+        if self.difference.isChecked() and self.session.picture is not None:
+            for key, colour, mesh in zip(("gain", "loss"), ("info", "danger"), meshes):
+                self.viewer.show_surface(key, mesh, theme.colour(colour), 0.75)
+            if text:
+                self._meaning = text
+                self.status.setText(text)
+        if self._difference_waits:
+            self._difference_waits = False
+            self._draw_difference()
+
+    # --- a map or model laid over ----------------------------------------------------------------------------------
+
+    def ask_reference(self) -> None:
+        """Ask for a map or model and lay it over the picture; again removes it."""
+        if self.viewer.segments is not None or self.viewer.has_surface("reference"):
+            self.hide_reference()
+            return
+        start = str(self.session.root)
+        chosen, _ = QFileDialog.getOpenFileName(self, "A map or model to lay over", start, MODEL_FILES)
+        if chosen:
+            self.show_reference(Path(chosen))
+        else:
+            self.reference.setChecked(False)
+
+    def hide_reference(self) -> None:
+        """Take the map or model away again."""
+        self.reference.setChecked(False)
+        self.viewer.show_surface("reference", None)
+        self.viewer.show_model(None)
+
+    def show_reference(self, path: Path) -> None:
+        """Lay the surface of a map, at the contour in use, or the trace of an atomic model over the picture."""
+        model, longest, level = self.session.consensus, self.viewer.longest(), self.viewer.contour()
+        if model is None:
+            return
+        self.reference.setChecked(True)
+
+        def failed(error: Exception) -> None:
+            self.reference.setChecked(False)
+            self.session.say_error(error)
+
+        if path.suffix.lower() in (".mrc", ".map"):
+            self._background.run(
+                "reference",
+                lambda: surface(load_volume(path, longest), level),
+                lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35),
+                failed,
+            )
+        else:
+            self._background.run(
+                "reference",
+                lambda: place_in_box(read_backbone(path), model.box, model.pixel_size_angstrom, model.origin_angstrom),
+                self.viewer.show_model,
+                failed,
+            )
+
+    # --- figures ---------------------------------------------------------------------------------------------------
+
+    def save_view(self) -> None:
+        """Ask for a file and write the 3D view on white with a scale bar."""
+        path = ask_figure(self, "view.png")
+        if path is not None:
+            self.write_view(path)
+
+    def write_view(self, path: Path) -> None:
+        """Write the 3D view (both views, if a state is kept beside) or the slices as PNG, SVG or PDF."""
+        shown = self.viewer.picture
+        if not self.viewer.is_3d() and shown is not None:
+            planes = [self.viewer.slices.shown(i) for i in range(len(PLANES))]
+            drawn = [(name, plane) for (name, _), plane in zip(PLANES, planes) if plane is not None]
+            voxel = shown.voxel_angstrom
+            self.session.write_figure(lambda: figures.planes(path, drawn, voxel))
+            return
+        pixels, scale = self.viewer.pixels_on_white(FIGURE_SCALE)
+        if self.session.kept is not None and self.second.is_3d():
+            other = self.second.pixels_on_white(FIGURE_SCALE)[0]
+            high = min(len(pixels), len(other))
+            pixels = np.concatenate([pixels[:high], other[:high]], axis=1)
+        self.session.write_figure(lambda: figures.picture(path, pixels, scale))

@@ -1,0 +1,209 @@
+"""Badges, switches, folding sections, wrapping rows and figures."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import (
+    Property,
+    QEasingCurve,
+    QPoint,
+    QPropertyAnimation,
+    QRect,
+    QRectF,
+    QSize,
+    Qt,
+    Signal,
+)
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QFrame,
+    QLabel,
+    QLayout,
+    QLayoutItem,
+    QSizePolicy,
+    QWidget,
+)
+
+from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import (
+    button,
+    column,
+    keep_icon,
+    label,
+    row,
+)
+
+
+class Badge(QWidget):
+    """A job's state as icon, colour and word."""
+
+    def __init__(self, state: str = "draft", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._icon, self._word = QLabel(), QLabel()
+        self.setLayout(row(self._icon, self._word, spacing=6, margins=(9, 3, 11, 3)))
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.state = state
+        self.set_state(state)
+        theme.changed.connect(self._refresh)
+
+    def set_state(self, state: str) -> None:
+        """Show ``state`` (a key of theme.STATES)."""
+        self.state = state
+        self._refresh()
+
+    def _refresh(self) -> None:
+        icon, colour, word = theme.state(self.state)
+        self._icon.setPixmap(icon.pixmap(16, 16))
+        self._word.setText(word)
+        self._word.setStyleSheet(f"color: {colour}; font-weight: 600; font-size: 9pt;")
+        self.setAccessibleName(f"State: {word}")
+        self.updateGeometry()
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        colour = QColor(theme.state(self.state)[1])
+        colour.setAlphaF(0.14)
+        painter.setBrush(colour)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.drawRoundedRect(self.rect(), self.height() / 2, self.height() / 2)
+
+
+class Switch(QAbstractButton):
+    """A sliding on/off switch."""
+
+    def __init__(self, name: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setCheckable(True)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(name)
+        self._place = 0.0
+        self._animation = QPropertyAnimation(self, b"place", self)
+        self._animation.setDuration(110)
+        self._animation.setEasingCurve(QEasingCurve.Type.OutCubic)
+        self.toggled.connect(self._slide)
+
+    def sizeHint(self) -> QSize:
+        return QSize(38, 22)
+
+    def _slide(self, on: bool) -> None:
+        self._animation.stop()
+        self._animation.setEndValue(1.0 if on else 0.0)
+        self._animation.start()
+
+    def _get_place(self) -> float:
+        return self._place
+
+    def _set_place(self, value: float) -> None:
+        self._place = value
+        self.update()
+
+    place = Property(float, _get_place, _set_place)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        track = QRectF(1, (self.height() - 20) / 2, 36, 20)
+        fill = QColor(theme.colour("accent_fill" if self.isChecked() else "strong"))
+        painter.setBrush(fill)
+        focus = self.hasFocus()
+        painter.setPen(QPen(QColor(theme.colour("text")), 1.5) if focus else Qt.PenStyle.NoPen)
+        painter.drawRoundedRect(track, 10, 10)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor("#ffffff"))
+        painter.drawEllipse(QRectF(track.x() + 3 + self._place * 16, track.y() + 3, 14, 14))
+
+
+class Section(QWidget):
+    """A heading that folds what is below it."""
+
+    toggled = Signal(bool)
+
+    def __init__(self, title: str, content: QWidget, *, opened: bool = False) -> None:
+        super().__init__()
+        self.head = button(title, "ghost", on_click=lambda: self.set_open(not self.opened))
+        self.head.setStyleSheet("text-align: left; padding: 6px 8px;")
+        self.content = content
+        self.opened = opened
+        self.setLayout(column(self.head, content, spacing=4))
+        self.set_open(opened)
+
+    def set_open(self, opened: bool) -> None:
+        """Unfold or fold."""
+        self.opened = opened
+        self.content.setVisible(opened)
+        keep_icon(self.head, "chevron-down" if opened else "chevron-right", "muted")
+        self.head.setAccessibleDescription("unfolded" if opened else "folded")
+        self.toggled.emit(opened)
+
+
+class Flow(QLayout):
+    """Widgets in rows that wrap, like words."""
+
+    def __init__(self, spacing: int = 6) -> None:
+        super().__init__()
+        self._items: list[QLayoutItem] = []
+        self._gap = spacing
+        self.setContentsMargins(0, 0, 0, 0)
+
+    def addItem(self, item: QLayoutItem) -> None:
+        self._items.append(item)
+
+    def count(self) -> int:
+        return len(self._items)
+
+    def itemAt(self, index: int) -> QLayoutItem | None:  # type: ignore[override]
+        return self._items[index] if 0 <= index < len(self._items) else None
+
+    def takeAt(self, index: int) -> QLayoutItem | None:  # type: ignore[override]
+        return self._items.pop(index) if 0 <= index < len(self._items) else None
+
+    def hasHeightForWidth(self) -> bool:
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        return self._place(QRect(0, 0, width, 0), move=False)
+
+    def sizeHint(self) -> QSize:
+        return self.minimumSize()
+
+    def minimumSize(self) -> QSize:
+        size = QSize(0, 0)
+        for item in self._items:
+            size = size.expandedTo(item.minimumSize())
+        return size
+
+    def setGeometry(self, rect: QRect) -> None:
+        super().setGeometry(rect)
+        self._place(rect, move=True)
+
+    def _place(self, rect: QRect, *, move: bool) -> int:
+        x, y, high = rect.x(), rect.y(), 0
+        for item in self._items:
+            hint = item.sizeHint()
+            if x > rect.x() and x + hint.width() > rect.right() + 1:
+                x, y, high = rect.x(), y + high + self._gap, 0
+            if move:
+                item.setGeometry(QRect(QPoint(x, y), hint))
+            x, high = x + hint.width() + self._gap, max(high, hint.height())
+        return y + high - rect.y()
+
+
+class Value(QFrame):
+    """A number with its name above it, as in a row of figures over a plot."""
+
+    def __init__(self, name: str, value: str = "–") -> None:
+        super().__init__()
+        self.setProperty("role", "card")
+        self.name, self.value = label(name, "faint"), label(value, "value")
+        self.setLayout(column(self.name, self.value, spacing=0, margins=(12, 5, 12, 6)))
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setMinimumWidth(92)
+
+    def set(self, value: str) -> None:
+        """Show ``value``."""
+        if self.value.text() != value:
+            self.value.setText(value)
+            self.setAccessibleName(f"{self.name.text()}: {value}")

@@ -1,0 +1,197 @@
+"""What stands in the middle of the window: overview, a job, the form of a new one, the comparison, the explorer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QObject, Signal
+
+from gaussianem_gui.explorer.sources import EXPLORABLE
+from gaussianem_gui.forms.next_steps import BEFORE, NextStep
+from gaussianem_gui.project.job import State
+from gaussianem_gui.views.job.compare import Compare
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.window.context import WindowContext
+from gaussianem_gui.views.window.welcome import Home, Welcome
+
+if TYPE_CHECKING:
+    from gaussianem_gui.views.explorer.page import Explorer
+
+
+class Pages(QObject):
+    """Brings a page to the front, with what it is to show."""
+
+    actionWanted = Signal(str)  # id of a command on the job shown
+
+    def __init__(self, context: WindowContext) -> None:
+        super().__init__(context)
+        self.context = context
+        self.welcome, self.home, self.compare = Welcome(), Home(), Compare()
+        self.explorer: Explorer | None = None
+        self._background = Background(self)
+        for page in (self.welcome, self.home, context.pane, self.compare):
+            context.middle.addWidget(page)
+        context.jobWanted.connect(self.open_job)
+        context.formWanted.connect(self.new_job)
+        self.home.newJobRequested.connect(self.new_job)
+        self.compare.opened.connect(self.open_job)
+        self.compare.closed.connect(self.show_home)
+        context.pane.actionRequested.connect(self.actionWanted)
+        context.pane.stepRequested.connect(self.take_step)
+        for jobs in (context.jobs.list, context.jobs.flow):
+            jobs.opened.connect(self.open_job)
+
+    def show_home(self) -> None:
+        """The project's overview."""
+        if self.context.model is not None:
+            self.context.jobs.list.clearSelection()
+            self.context.jobs.flow.set_current("")
+            self.home.refresh(self.context.model)
+            self.context.middle.setCurrentWidget(self.home)
+
+    def open_job(self, name: str, tab: str = "") -> None:
+        """Show a job."""
+        info = self.context.model.info(name) if self.context.model is not None else None
+        if info is None or self.context.model is None:
+            return
+        self.context.pane.show_job(self.context.model, info, tab)
+        self.context.middle.setCurrentWidget(self.context.pane)
+        if self.context.jobs.list.current_job() != name:
+            self.context.jobs.list.select(name)
+        self.context.jobs.flow.set_current(name)
+
+    def new_job(
+        self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None
+    ) -> None:
+        """The form of a new job; without a type the overview, where one is chosen."""
+        if self.context.model is None:
+            return
+        if not job_type:
+            self.show_home()
+            return
+        self.context.jobs.list.clearSelection()
+        self.context.jobs.flow.set_current("")
+        self.context.pane.show_new(
+            self.context.model, job_type, values or {}, inputs_from or self._likely_inputs(job_type)
+        )
+        self.context.middle.setCurrentWidget(self.context.pane)
+
+    def _likely_inputs(self, job_type: str) -> list[str]:
+        """The newest finished job that usually comes before this type, if there is one."""
+        assert self.context.model is not None
+        for info in reversed(self.context.model.jobs):
+            if info.job_type == BEFORE.get(job_type) and info.status.state is State.SUCCEEDED:
+                return [info.name]
+        return []
+
+    def explore_current(self) -> None:
+        """Explore the job that is shown or selected, else the newest that can be."""
+        if self.context.model is None:
+            return
+        names = (
+            [self.context.pane.name]
+            if self.context.middle.currentWidget() is self.context.pane
+            else self.context.jobs.list.selected()
+        )
+        names += [info.name for info in reversed(self.context.model.jobs)]
+        for name in names:
+            info = self.context.model.info(name)
+            if info is not None and info.job_type in EXPLORABLE and not info.missing:
+                self.open_explorer(name)
+                return
+        self.context.toasts.show_toast(
+            "info", "Nothing to explore yet", "Train first: the explorer shows a job's latents."
+        )
+
+    def open_explorer(self, name: str) -> None:
+        """Show the latent explorer on a Train, Analyze or Decode job; it is built when first asked for."""
+        if self.context.model is None:
+            return
+        if self.explorer is None:
+            self._background.run("explorer", _import_explorer, lambda _r: self._show_explorer(name))
+        else:
+            self._show_explorer(name)
+
+    def _show_explorer(self, name: str) -> None:
+        if self.context.model is None:
+            return
+        explorer = self.explorer
+        if explorer is None:
+            from gaussianem_gui.views.explorer.page import Explorer
+
+            self.explorer = explorer = Explorer()
+            session = explorer.session
+            self.context.middle.addWidget(explorer)
+            explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
+            session.noted.connect(
+                lambda kind, title, text: self.context.toasts.show_toast(
+                    kind, title, text, 5 if kind == "success" else 10
+                )
+            )
+            session.morphRequested.connect(lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [session.job]))
+        explorer.open(self.context.model, name)
+        self.context.middle.setCurrentWidget(explorer)
+
+    def compare_selected(self) -> None:
+        """Compare the selected jobs."""
+        names = self.context.jobs.list.selected()
+        if len(names) < 2:
+            text = "Hold Ctrl and click jobs in the list, then compare them."
+            self.context.toasts.show_toast("info", "Select several jobs", text)
+            return
+        self.show_comparison(names)
+
+    def show_comparison(self, names: list[str]) -> None:
+        """Compare these jobs."""
+        if self.context.model is not None:
+            self.compare.set_jobs(self.context.model, [n for n in names if self.context.model.info(n) is not None])
+            self.context.middle.setCurrentWidget(self.compare)
+
+    def take_step(self, step: NextStep) -> None:
+        if step.kind == "job":
+            self.new_job(step.job_type, {}, [self.context.pane.name] if self.context.pane.name else None)
+        elif step.kind == "results":
+            self.context.pane.show_tab("Results")
+            self.context.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
+        elif step.kind == "explore":
+            self.open_explorer(self.context.pane.name)
+        elif step.kind == "log":
+            self.context.pane.show_tab("Log")
+            self.context.pane.log.show_errors()
+        else:
+            self.actionWanted.emit(step.kind)
+
+    def refresh(self) -> None:
+        """Follow what the page in front shows; call from a timer."""
+        page = self.context.middle.currentWidget()
+        if page is self.context.pane:
+            self.context.pane.refresh()
+        elif page is self.compare:
+            self.compare.refresh()
+
+    def leave_project(self) -> None:
+        """Let go of the project's jobs."""
+        self.context.pane.notes.keep()
+        self.context.pane.name = ""
+        if self.explorer is not None:
+            self.explorer.session.leave()
+
+    def shut_down(self) -> None:
+        """Let go of the canvases; call before the window goes."""
+        self.context.pane.shut_down()
+        if self.explorer is not None:
+            self.explorer.shut_down()
+
+
+def _import_explorer() -> None:
+    """The slow libraries behind the explorer, in a worker; widgets are made on the window's thread afterwards."""
+    rooms = (
+        "gaussianem_gui.explorer.particle_columns",
+        "gaussianem_core.analysis.latent_density",
+        "gaussianem_core.analysis.latent_paths",
+        "gaussianem_gui.explorer.mask_job",
+        "gaussianem_core.analysis.landscape",
+    )
+    for name in rooms:
+        importlib.import_module(name)
