@@ -193,7 +193,8 @@ def _state(found: Sequence[Explanation], said: State, white: bool, partly: bool,
     best, sign = found[0], 1 if white else -1
     as_said = next(e for e in found if e.state is said)
     where = "a part of the images" if partly else "the images"
-    if best.state is not said and (sure := margin(best.log_likelihood, as_said.log_likelihood)) > SURE:
+    seen = margin(best.gain, torch.zeros_like(best.gain)) > SURE  # elsewhere nothing tells signs and states
+    if seen and best.state is not said and (sure := margin(best.log_likelihood, as_said.log_likelihood)) > SURE:
         log.message(
             f"{where} are {WORDS[best.state]}, although the particle file has them {WORDS[said]} ({sure:.0f} standard "
             "errors): they are treated as what they are",
@@ -206,7 +207,7 @@ def _state(found: Sequence[Explanation], said: State, white: bool, partly: bool,
     other = next(e for e in found if e.state is best.state and e.sign != best.sign)
     if best.sign != sign:
         sure = margin(best.log_likelihood, other.log_likelihood)
-        if sure <= SURE:
+        if sure <= SURE or not seen:
             return next(e for e in found if e.state is best.state and e.sign == sign)
         colour = "white" if best.sign > 0 else "dark"
         option = "--no_invert is left out" if best.sign > 0 else "taken so, as with --no_invert"
@@ -292,7 +293,7 @@ class _Explained:
             own = torch.from_numpy(np.flatnonzero(self.states == state)).to(projections.device)
             leak = 0.01 if state == State.PREMULTIPLIED else 0.0
             parts = (projections[own], self.spectra[own], transfers[own])
-            total[own] = explain(*parts, State(int(state)), self.sign, leak).gain
+            total[own] = next(e for e in explain(*parts, State(int(state)), leak) if e.sign == self.sign).gain
         return total
 
 

@@ -44,9 +44,8 @@ def correct_images(
     """Images in the new box, what can be taken off them taken off.
 
     ``parameters`` are the CTFs of the new images. The odd phase is multiplied by its conjugate, of modulus 1, so that
-    the noise stays what it was. An image that was multiplied by its CTF is C^2 F + C noise; times sign(C) / sqrt(C^2 +
-    f^2) it is C |C| / sqrt(C^2 + f^2) F, which is what ``ctf`` gives for it, and noise, which is white again where |C|
-    exceeds the floor f.
+    the noise stays what it was. An image that was multiplied by its CTF is C^2 F + C noise; divided by sqrt(C^2 + f^2)
+    it is C^2 / sqrt(C^2 + f^2) F, which is what ``ctf`` has for it, and noise that is white again where |C| exceeds f.
     """
     small = resample(images, correction.sampling)
     box, pixel = correction.sampling.new_box, correction.sampling.new_pixel
@@ -54,8 +53,7 @@ def correct_images(
     if correction.odd_zernike.any():
         factor = torch.from_numpy(np.exp(-1j * odd_phase(correction.odd_zernike, box, pixel))).to(small.device)
     if correction.state is State.PREMULTIPLIED:
-        transfer = contrast(parameters, box)
-        back = transfer.sign() / (transfer.square() + correction.floor**2).sqrt()
+        back = (contrast(parameters, box).square() + correction.floor**2).rsqrt()
         factor = back if factor is None else back * factor
     if factor is None:
         return small

@@ -56,7 +56,7 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (
 
     With the columns ``EXTRA``, B, s, p and f, and T even Zernike coefficients, whose sum E(k) is subtracted from chi,
     C = -sin(chi - E), and the transfer is s exp(-B k^2 / 4) times C; or -|C| with p = 1, for phase-flipped images; or,
-    with f > 0, for images that were multiplied by their CTF, C |C| / sqrt(C^2 + f^2) (see ``correction``).
+    with f > 0, for images that were multiplied by their CTF, -C^2 / sqrt(C^2 + f^2) (see ``correction``).
     """
     xp, where = _library(parameters)
     p: Any = parameters
@@ -76,8 +76,8 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (
     bfactor, scale, flipped, floor = (p[..., i, None, None] for i in range(9, 13))
     value = -xp.sin(chi - zernike_sum(p[..., 13:], kx, ky, odd=False))
     value = xp.where(flipped > 0, -abs(value), value)
-    size = xp.sqrt(xp.square(value) + xp.square(floor))
-    value = xp.where(floor > 0, value * abs(value) / (size + (floor == 0)), value)
+    squared = xp.square(value)
+    value = xp.where(floor > 0, -squared / xp.sqrt(squared + xp.square(floor) + (floor == 0)), value)
     return scale * xp.exp(-0.25 * bfactor * k2) * value
 
 

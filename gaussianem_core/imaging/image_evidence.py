@@ -7,8 +7,10 @@ With F a projection's spectrum and c the CTF (sin chi), an image is Y = a T(c) F
 
 The amplitude a >= 0 (times one sign for all) and the noise power s are free in each shell, so that neither the map's
 fall-off nor the noise's colour matters; l is the share of noise that cropping the images after the multiplication
-mixed in. Two such explanations are compared by the log-likelihoods of single images: the mean of their difference over
-its standard error is a standard normal number where neither is better (Vuong, Econometrica 57, 307 (1989)).
+mixed in. Where it fits better, what the projections do not explain of the molecule counts as noise too, as strong as
+what they explain: it is seen through the same T. Two such explanations are compared by the log-likelihoods of single
+images: the mean of their difference over its standard error is a standard normal number where neither is better
+(Vuong, Econometrica 57, 307 (1989)).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ SURE = 5.0
 """Standard errors by which one explanation must beat another."""
 
 LEAST_IMAGES = 20
-LEAKS = (0.0025, 0.01, 0.04, 0.16, 0.4)  # shares l of a premultiplied image's noise that are tried
+LEAKS = (0.0025, 0.01, 0.04, 0.16, 0.4)
+"""Shares l of a premultiplied image's noise that are tried."""
 
 
 class Explanation(NamedTuple):
@@ -39,47 +42,42 @@ class Explanation(NamedTuple):
     log_likelihood: torch.Tensor
     gain: torch.Tensor
 
+    @property
+    def total(self) -> float:
+        """Log-likelihood of all images."""
+        return float(self.log_likelihood.double().sum())
+
 
 def explain(
-    projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor, state: State, sign: int, leak: float = 0.0
-) -> Explanation:
-    """One explanation of images.
+    projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor, state: State, leak: float = 0.0
+) -> tuple[Explanation, Explanation]:
+    """The likelier and the other sign of the protein, for one state of the images.
 
     Parameters
     ----------
     projections, images : (n, D, D//2+1) spectra of projections (density positive) and of the images.
     contrast : (n, D, D//2+1) CTF, sin chi.
     """
-    transfer = contrast
-    colour: torch.Tensor | None = None
-    if state is State.FLIPPED:
-        transfer = contrast.abs()
-    elif state is State.CORRECTED:
-        transfer = torch.ones_like(contrast)
-    elif state is State.PREMULTIPLIED:
+    transfer = {State.FLIPPED: contrast.abs(), State.CORRECTED: torch.ones_like(contrast)}.get(state, contrast)
+    colour = torch.ones_like(contrast)
+    if state is State.PREMULTIPLIED:
         transfer = contrast.square()
         colour = transfer * (1 - leak) + leak
-    model = projections * transfer
-    cross = _by_shell((images * model.conj()).real, colour)
-    power = _by_shell(model.abs().square(), colour)
-    own = _by_shell(images.abs().square(), colour)
-    size = shell_sizes(images.shape[-2], images.device)[1:-1]
-    amplitude = sign * (sign * cross.sum(0) / power.sum(0).clamp_min(1e-30)).clamp_min(0.0)
-    residual = own - 2 * amplitude * cross + amplitude.square() * power
-    count = len(images) * size
-    noise, null = (value.sum(0).clamp_min(1e-30) / count for value in (residual, own))
-    fit = size * noise.log() + residual / noise
-    if colour is not None:
-        fit = fit + _by_shell(colour.log(), None)
-    gain = (own - residual) / null
-    return Explanation(state, sign, leak, -0.5 * fit.sum(1), 0.5 * gain.sum(1))
+    sums = _Sums.of(projections * transfer, images, colour)
+    plain = [sums.fit(state, sign, leak) for sign in (1, -1)]
+    ratio = sums.signal_to_noise(max(plain, key=lambda e: e.total).sign, _by_shell(projections.abs().square()))
+    ratio = torch.nn.functional.pad(ratio, (1, 1))[shells(images.shape[-2], str(images.device))]
+    sums = _Sums.of(projections * transfer, images, colour + ratio * transfer.square())
+    better = [max(first, sums.fit(state, first.sign, leak), key=lambda e: e.total) for first in plain]
+    better.sort(key=lambda e: -e.total)
+    return better[0], better[1]
 
 
 def explanations(projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor) -> list[Explanation]:
     """All states and signs of the images, the likeliest first."""
     tried = [(state, leak) for state in State for leak in (LEAKS if state is State.PREMULTIPLIED else (0.0,))]
-    found = [explain(projections, images, contrast, state, sign, leak) for state, leak in tried for sign in (1, -1)]
-    return sorted(found, key=lambda e: -float(e.log_likelihood.double().sum()))
+    found = [one for state, leak in tried for one in explain(projections, images, contrast, state, leak)]
+    return sorted(found, key=lambda e: -e.total)
 
 
 def margin(first: torch.Tensor, second: torch.Tensor) -> float:  # (n,), (n,)
@@ -92,9 +90,49 @@ def margin(first: torch.Tensor, second: torch.Tensor) -> float:  # (n,), (n,)
     return 0.0 if abs(mean) <= smallest or len(difference) < LEAST_IMAGES else mean / max(error, 1e-30)
 
 
-def _by_shell(values: torch.Tensor, colour: torch.Tensor | None) -> torch.Tensor:  # (n, D, D//2+1) -> (n, D//2-1)
-    """Sums over the full plane of each shell but the mean and the last, divided by the noise's colour first."""
+class _Sums(NamedTuple):
+    """Sums over the shells of n images (n, S), weighted by 1 / colour: of model and image, of both squared; and of the
+    colour's logarithm. ``size`` (S,) components a shell."""
+
+    cross: torch.Tensor
+    power: torch.Tensor
+    own: torch.Tensor
+    colour: torch.Tensor
+    size: torch.Tensor
+
+    @classmethod
+    def of(cls, model: torch.Tensor, images: torch.Tensor, colour: torch.Tensor) -> _Sums:
+        return cls(
+            _by_shell((images * model.conj()).real / colour),
+            _by_shell(model.abs().square() / colour),
+            _by_shell(images.abs().square() / colour),
+            _by_shell(colour.log()),
+            shell_sizes(images.shape[-2], images.device)[1:-1],
+        )
+
+    def amplitude(self, sign: int) -> torch.Tensor:  # (S,)
+        return sign * (sign * self.cross.sum(0) / self.power.sum(0).clamp_min(1e-30)).clamp_min(0.0)
+
+    def residual(self, sign: int) -> torch.Tensor:  # (n, S)
+        a = self.amplitude(sign)
+        return self.own - 2 * a * self.cross + a.square() * self.power
+
+    def fit(self, state: State, sign: int, leak: float) -> Explanation:
+        """The explanation at the most likely amplitude and noise power of each shell."""
+        residual, count = self.residual(sign), len(self.own) * self.size
+        noise, null = (value.sum(0).clamp_min(1e-30) / count for value in (residual, self.own))
+        values = self.size * noise.log() + residual / noise + self.colour
+        gain = (self.own - residual) / null
+        return Explanation(state, sign, leak, -0.5 * values.sum(1), 0.5 * gain.sum(1))
+
+    def signal_to_noise(self, sign: int, projected: torch.Tensor) -> torch.Tensor:  # (n, S) -> (S,)
+        """Power of the projections at the fitted amplitude, before the transfer, over the noise's."""
+        return self.amplitude(sign).square() * projected.sum(0) / self.residual(sign).sum(0).clamp_min(1e-30)
+
+
+def _by_shell(values: torch.Tensor) -> torch.Tensor:  # (n, D, D//2+1) -> (n, D//2-1)
+    """Sums over the full plane of each shell but the mean and the last."""
     box = values.shape[-2]
-    weighted = (values if colour is None else values / colour) * half_plane_weight(box, values.device)
+    weighted = (values * half_plane_weight(box, values.device)).flatten(1)
     total = values.new_zeros(len(values), box // 2 + 1)
-    return total.index_add_(1, shells(box, str(values.device)).flatten(), weighted.flatten(1))[:, 1:-1]
+    return total.index_add_(1, shells(box, str(values.device)).flatten(), weighted)[:, 1:-1]
