@@ -175,12 +175,11 @@ def make_images(
         defocus = particles.defocus_u[i], particles.defocus_v[i], particles.defocus_angle[i]
         c = contrast_transfer(optics, *defocus, qx, qy)
         envelope = particles.scale[i] * np.exp(-particles.bfactor[i] / 4 * (qx**2 + qy**2))
-        recorded = projection * where * c * envelope * np.exp(1j * optics.odd(qx, qy))
+        ideal = optics.state == "corrected"  # as if there were no CTF
+        recorded = projection * where * (1.0 if ideal else c) * envelope * np.exp(1j * optics.odd(qx, qy))
         if noise:
             assert generator is not None
             recorded += np.fft.fft2(generator.normal(0, noise, (box, box)))
-        if optics.state == "corrected":
-            recorded = recorded * c / (c**2 + 1e-12)
         recorded *= {"flipped": np.sign(c), "premultiplied": c}.get(optics.state, 1.0)
         whole = np.fft.ifft2(recorded).real
         images[place] = whole[start : start + optics.box, start : start + optics.box]
