@@ -15,6 +15,11 @@ SCREEN := xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"
 $(BIN)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -m pip install -e '.[gui,umap,gpu]'
+	touch $@
+
+# The tools of tests and lint, which running the program does not need.
+$(BIN)/.test-tools: $(BIN)/.installed
 	$(BIN)/python -m pip install -e '.[gui,umap,gpu,test]'
 	touch $@
 
@@ -24,20 +29,20 @@ demo: $(BIN)/.installed
 gui: $(BIN)/.installed
 	$(BIN)/gaussianem gui
 
-lint: $(BIN)/.installed
+lint: $(BIN)/.test-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(BIN)/.installed
+unit: $(BIN)/.test-tools
 	$(BIN)/python -m pytest -m "not display"
 	if command -v xvfb-run >/dev/null; then QT_QPA_PLATFORM=xcb $(SCREEN) $(BIN)/python -m pytest -m display tests/gui; \
 	else echo "xvfb-run is not installed: the 3D tests were left out"; fi
 
 test: lint unit
 
-test-gpu: $(BIN)/.installed
+test-gpu: $(BIN)/.test-tools
 	$(BIN)/python -m pytest -m gpu -o addopts= tests
 
 bench: $(BIN)/.installed

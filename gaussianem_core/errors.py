@@ -36,7 +36,7 @@ class InputError(ValueError):
             shown = shown[:_LONGEST] + " ..."
         super().__init__(printable(f"{argument}: {rule} (got {shown}). {remedy}"))
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, object, str]]:
         return InputError, (self.argument, self.rule, self.value, self.remedy)
 
 

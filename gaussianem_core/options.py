@@ -1,7 +1,7 @@
 """Every option of every job, written once.
 
 One frozen model per job type. The command line, the forms of the desktop application, ``options.json`` and the
-README's tables are all made from these models; no other file spells an option again. No torch in this room.
+guide's tables are all made from these models; no other file spells an option again. No torch in this room.
 
 Each field carries, beside pydantic's type, default and bounds, a ``json_schema_extra`` with
 
@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +32,8 @@ from gaussianem_core.runtime.readers import read_json_object
 
 Device = Literal["auto", "cpu", "cuda"]
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
+LATENTS_OF_RECIPE = {"default": "linear", "published": "encoder"}
+"""Where the latents of each recipe of train come from, unless ``latents`` says otherwise."""
 
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's, scikit-learn's and torch's generators alike
@@ -186,24 +189,23 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         "acceleration voltage, for particle files that lack it; checked when they have it",
         group="Images",
         unit="kV",
-        gt=0,
         advanced=True,
+        **within("voltage"),
     )
     cs: float | None = option(
         None,
         "spherical aberration, for particle files that lack it; checked when they have it",
         group="Images",
         unit="mm",
-        ge=0,
         advanced=True,
+        **within("spherical aberration"),
     )
     amplitude_contrast: float | None = option(
         None,
         "amplitude contrast, for particle files that lack it; checked when they have it",
         group="Images",
-        ge=0,
-        le=1,
         advanced=True,
+        **within("amplitude contrast"),
     )
     downsample_size: int | None = option(
         None,
@@ -280,6 +282,9 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
             raise ValueError(f"scale_max must exceed scale_min, {self.scale_min:g} (got {self.scale_max:g})")
         if self.size and self.downsample_size and self.downsample_size > self.size:
             raise ValueError(f"downsample_size must not exceed size, {self.size} (got {self.downsample_size})")
+        if self.epoch == 0:
+            remedy = "Leave it out, or give --epoch 1 or more."
+            refuse_unused(self, ("batch_size", "consensus_recipe"), "without a consensus fit (epoch 0)", remedy)
         return self
 
 
@@ -430,6 +435,22 @@ class TrainOptions(ComputeOptions, JobOptions):
             raise ValueError(f"must name each GPU once, by a number up to {LARGEST_GPU}")
         return value
 
+    @property
+    def latents_from(self) -> str:
+        """Where the latents come from: ``latents``, or the recipe's choice."""
+        return LATENTS_OF_RECIPE[self.recipe] if self.latents == "auto" else self.latents
+
+    @model_validator(mode="after")
+    def _used(self) -> TrainOptions:
+        where = f"in the recipe {self.recipe} with latents {self.latents_from}"
+        if self.latents_from == "linear":
+            # Latents are measured, image by image, and drawn from their posteriors: no gradient leads to them.
+            remedy = "Leave it out, or give --latents free, both or encoder, or --recipe published."
+            refuse_unused(self, ("beta", "w_latent"), where, remedy)
+        if self.latents_from in ("linear", "encoder"):
+            refuse_unused(self, ("lr_latent",), where, "Leave it out, or give --latents free or both.")
+        return self
+
 
 class ModelOptions(BaseModel):
     """A trained network and what it was trained with."""
@@ -537,6 +558,9 @@ class AnalyzeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, J
         if self.trajectory_low >= self.trajectory_high:
             low, high = self.trajectory_low, self.trajectory_high
             raise ValueError(f"trajectory_low must be below trajectory_high, {high:g} (got {low:g})")
+        if self.components == 0:
+            names = ("trajectory_points", "trajectory_low", "trajectory_high")
+            refuse_unused(self, names, "without trajectories (components 0)", "Leave it out, or give --components 1.")
         return self
 
 
@@ -576,7 +600,7 @@ class DecodeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, Jo
     @model_validator(mode="after")
     def _one_source(self) -> DecodeOptions:
         if bool(self.z) == bool(self.particle_indices):
-            raise ValueError(f"give either z or particle_indices (got {'both' if self.z else 'neither'})")
+            raise ValueError(f"z or particle_indices must be given, not both (got {'both' if self.z else 'neither'})")
         if self.particle_indices and not self.latent:
             raise ValueError("particle_indices needs latent (got none)")
         return self
@@ -699,10 +723,19 @@ class SimulateOptions(ComputeOptions, JobOptions):
     def _one_distribution(self) -> SimulateOptions:
         if self.basins and self.states == "endpoints":
             raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
-        if self.defocus_min > self.defocus_max:
-            raise ValueError(
-                f"defocus_min must not exceed defocus_max, {self.defocus_max:g} (got {self.defocus_min:g})"
-            )
+        if not self.missing:
+            remedy = "Leave it out, or say with --missing which part it is."
+            refuse_unused(self, ("missing_fraction",), "where no part is missing", remedy)
+        if not self.junk:
+            remedy = "Leave it out, or give the share of --junk."
+            refuse_unused(self, ("junk_kinds", "junk_model"), "without junk", remedy)
+        drawn = ("defocus_min", "defocus_max", "astigmatism", "voltage", "cs", "amplitude_contrast")
+        if self.poses:
+            remedy = "Leave it out, or leave out --poses."
+            refuse_unused(self, drawn, "where the CTFs are those of poses", remedy)
+        if self.no_ctf:
+            names = [name for name in (*drawn, "defocus_error") if name != "voltage"]  # the particles file holds it
+            refuse_unused(self, names, "without a CTF", "Leave it out, or leave out --no_ctf.")
         return self
 
 
@@ -777,6 +810,11 @@ class MorphOptions(ModelOptions, ComputeOptions, JobOptions):
     format: Literal["cif", "pdb"] = option("cif", "format of the multi-model file", group="Output")
     neighbours: int = option(16, "Gaussians that carry an atom", group="Morph", ge=1, le=256, advanced=True)
 
+    @model_validator(mode="after")
+    def _used(self) -> MorphOptions:
+        refuse_unused(self, ("projector",), "where nothing is rendered", "Leave it out.")
+        return self
+
 
 class ImportOptions(JobOptions):
     """Files from elsewhere, linked into the project so that other jobs can choose them."""
@@ -819,6 +857,14 @@ def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
     return dict(extra) if isinstance(extra, dict) else {}
 
 
+def refuse_unused(options: BaseModel, names: Iterable[str], where: str, remedy: str) -> None:
+    """Refuse the first of ``names`` that was set where it changes nothing. Raises ValueError, see :func:`explain`."""
+    for name in names:
+        value = getattr(options, name)
+        if value != type(options).model_fields[name].default:
+            raise ValueError(f"{name} changes nothing {where} (got {value}). {remedy}")
+
+
 def own_options_first(model: type[BaseModel]) -> list[str]:
     """Names of a job's options: its own first, those that it shares with others last."""
     return sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
@@ -827,7 +873,8 @@ def own_options_first(model: type[BaseModel]) -> list[str]:
 def explain(error: ValidationError) -> InputError:
     """The first problem that pydantic found, as an error that names option, rule, value and remedy.
 
-    Rules on several options together say "OPTION RULE (got VALUE)", see the models' validators.
+    Rules on several options together say "OPTION RULE (got VALUE)" or "OPTION RULE (got VALUE). REMEDY", see the
+    models' validators and ``refuse_unused``.
     """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "options"
@@ -835,8 +882,11 @@ def explain(error: ValidationError) -> InputError:
     if first["type"] == "extra_forbidden":
         return InputError(f"option {name}", "is unknown", first["input"], "Remove it or correct its name.")
     if not first["loc"]:
-        rule, _, value = rule.removesuffix(")").partition(" (got ")
-        return InputError("options", rule, value, "Change one of them; --help lists the options.")
+        name, _, rule = rule.partition(" ")
+        rule, _, rest = rule.removesuffix(")").partition(" (got ")
+        value, _, remedy = rest.partition("). ")
+        remedy = remedy or "Change one of them; --help lists the options."
+        return InputError(f"option {name}", rule, value, remedy)
     value = "nothing" if first["type"] == "missing" else first["input"]
     return InputError(f"option {name}", rule, value, "Give a valid value; --help lists the options.")
 

@@ -36,7 +36,7 @@ TABLE_SHELLS = 11
 
 def run(options: EvaluateOptions, log: JobLog) -> None:
     """Write evaluate.json and plots; print small tables."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, None, device, log)
     latents_path, truth_path = resolve_input(options, "latent"), resolve_input(options, "truth")
     latents = load_latents(latents_path)

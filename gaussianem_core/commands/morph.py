@@ -39,7 +39,7 @@ ANGLE_WEIGHT = 0.3
 
 def run(options: MorphOptions, log: JobLog) -> None:
     """Write the multi-model file and how far the atoms move."""
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, None, device, log)
     z = check_latents(read_latent_rows(resolve_input(options, "z")), model, "z")
     path = resolve_input(options, "model")

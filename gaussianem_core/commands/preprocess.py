@@ -31,7 +31,7 @@ from gaussianem_core.io.image_stack import ImageGroup, ImageStack, StackWriter, 
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.particle_table import ParticleTable, expand, read_particles, write_particles_star
 from gaussianem_core.job.events import JobLog, refuse_existing
-from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.job.input_paths import optional_input, resolve_input, resolve_inputs
 from gaussianem_core.model.configuration import (
     LENGTH_TOLERANCE,
     NETWORK_KEYS,
@@ -44,6 +44,7 @@ from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
+from gaussianem_core.runtime.sources import refuse_source
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
 
@@ -91,9 +92,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
     is stopped leaves those of an earlier one as they were.
     """
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.device, threads=options.threads)
     out = log.directory
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table, image = read_table(options, log)
@@ -198,7 +197,10 @@ def staged(out: Path) -> Iterator[Path]:
             for name in SOMETIMES:
                 if not (stage / name).exists():
                     (out / name).unlink(missing_ok=True)
-            for path in sorted(stage.iterdir(), key=lambda p: p.name == CFG):  # the configuration last
+            results = sorted(stage.iterdir(), key=lambda p: p.name == CFG)  # the configuration last
+            for path in results:
+                refuse_source(out / path.name)
+            for path in results:
                 os.replace(path, out / path.name)
             sync_directory(out)
     finally:
@@ -224,12 +226,11 @@ def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, 
     (N,); one row for each symmetry mate, where symmetry is asked for."""
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
-    passthrough = [resolve_input(options.model_copy(update={"star_file": p}), "star_file") for p in options.passthrough]
     table = read_particles(
         given,
         data_dir,
         options.source_dir,
-        passthrough,
+        resolve_inputs(options, "passthrough"),
         pixel_size_angstrom=options.apix,
         voltage_kv=options.voltage,
         cs_mm=options.cs,
@@ -493,7 +494,7 @@ def fit_consensus(
 
 def check_contrast(sigmas: float) -> None:
     """Raise InputError if the map does not show in the images."""
-    if sigmas < CONTRAST_SIGMAS:
+    if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
             "must show in the images when projected with their poses",

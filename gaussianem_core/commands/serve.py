@@ -20,12 +20,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.pipe import PipeClosed, read_message, write_message
+
+if TYPE_CHECKING:
+    import torch
 
 FIRST_CHANNEL = "live"
 
@@ -132,7 +135,7 @@ class Decoder:
             yield reply, made
 
 
-def shrink(volume: Any, longest: int) -> Any:  # (D, D, D) -> (d, d, d)
+def shrink(volume: torch.Tensor, longest: int) -> torch.Tensor:  # (D, D, D) -> (d, d, d)
     """Average a volume down by a whole factor until it has at most ``longest`` voxels a side (0: as it is)."""
     import torch
 

@@ -55,7 +55,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     views, other = optional_input(options, "poses"), optional_input(options, "junk_model")
     reconstruct = options.consensus == "reconstructed"
     refuse_existing(log.directory, RESULTS + HALF_MAPS * reconstruct, options.overwrite)
-    device = choose_device(options.device)
+    device = choose_device(options.device, threads=options.threads)
     images_bytes = options.particles * options.box**2 * 4
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
 

@@ -55,9 +55,7 @@ PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 def run(options: TrainOptions, log: JobLog) -> None:
     """Train as ``options`` say; results and events go to the log's directory."""
     ranks = distributed(options.device)
-    device = choose_device(options.device, ranks.local_rank)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.device, ranks.local_rank, options.threads)
     out = log.directory
     if not options.resume:
         refuse_existing(out, [STATE, *(path.name for path in out.glob(WEIGHTS)), REFINED], options.overwrite)
@@ -273,7 +271,7 @@ def write_results(
     if rows is None and (detail := find_detail(trainer, log)) is not None:  # half sets must share nothing
         state["detail"] = detail.cpu()
     save_checkpoint(state, weights)
-    more = dict(figures)
+    more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if rows is not None:
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)

@@ -262,7 +262,7 @@ def _constant(path: Path, name: str, found: Floats | None, given: float, n: int)
         _CTF_RANGES[name],
         f"must agree with the {given:g} given",
         found,
-        "Leave the option out to use the file's.",
+        f"Leave --{name.removesuffix('_kv').removesuffix('_mm')} out to use the file's.",
     )
     return found
 
@@ -399,7 +399,7 @@ def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray
         raise InputError(f"column {name}", f"must be a column of {path}", "none", f"One of {column_names(path)}.")
     if Path(path).suffix.lower() == ".cs":
         values = load_cs(path)[name]
-        return values.astype(np.str_) if values.dtype.kind == "S" else values
+        return np.char.decode(values, "utf-8", "backslashreplace") if values.dtype.kind == "S" else values
     return read_column(find_particle_table(scan_star(path)), name)
 
 

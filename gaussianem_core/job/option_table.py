@@ -1,4 +1,4 @@
-"""The option tables of the README, in Markdown, from the option models: ``python -m gaussianem_core.job.option_table``.
+"""The option tables of the guide, in Markdown, from the option models: ``python -m gaussianem_core.job.option_table``.
 
 With a file's name, the tables between its lines ``<!-- options -->`` and ``<!-- /options -->`` are renewed.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -20,14 +20,16 @@ BEGIN, END = "<!-- options -->", "<!-- /options -->"
 
 
 def tables() -> str:
-    """The tables of all jobs, each folded under its job's name."""
+    """The tables of all jobs, each under its job's name."""
     return "\n".join(job_table(model) for model in JOB_OPTIONS.values())
 
 
 def job_table(model: type[JobOptions]) -> str:
     """One job's options: name, what it does, default, what may be given; a job's own options first."""
     lines = [
-        f"<details><summary><b>gaussianem {model.job_type}</b>: {_escape((model.__doc__ or '').strip())}</summary>",
+        f"## gaussianem {model.job_type}",
+        "",
+        _escape((model.__doc__ or "").strip()),
         "",
         "| Option | What it does | Default | Values |",
         "|---|---|---|---|",
@@ -37,7 +39,7 @@ def job_table(model: type[JobOptions]) -> str:
         flag = f"`--{name}`" + (f", `{extra['alias']}`" if extra["alias"] else "")
         cells = (flag, field.description or "", default_text(field), _values(field, extra["unit"]))
         lines.append("| " + " | ".join(map(_escape, cells)) + " |")
-    return "\n".join([*lines, "", "</details>", ""])
+    return "\n".join([*lines, ""])
 
 
 def renew(path: Path) -> None:
@@ -70,7 +72,7 @@ def _values(field: FieldInfo, unit: str | None) -> str:
         return "flag"
     if get_origin(field.annotation) is list:
         return "several"
-    names: dict[Any, str] = {int: "whole number", float: "number", str: "text"}
+    names: dict[object, str] = {int: "whole number", float: "number", str: "text"}
     words = [names[kinds[0]]]
     for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
         words += [f"{sign} {getattr(m, attribute):g}" for m in field.metadata if hasattr(m, attribute)]

@@ -13,8 +13,13 @@ import torch.distributed
 from gaussianem_core.errors import ResourceError
 
 
-def choose_device(wanted: str, index: int = 0) -> torch.device:
-    """The device for "auto", "cpu" or "cuda". Raises ResourceError if CUDA is asked for and absent."""
+def choose_device(wanted: str, index: int = 0, threads: int = 0) -> torch.device:
+    """The device for "auto", "cpu" or "cuda", and from now on so many CPU ``threads``; 0 leaves them as they are.
+
+    Raises ResourceError if CUDA is asked for and absent.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ResourceError(
             "--device cuda: no usable CUDA GPU was found on this machine. "

@@ -17,7 +17,7 @@ from gaussianem_core.simulation.trajectory import Trajectory
 
 NOISE, FRAGMENT, OTHER = 1, 2, 3
 KINDS = {"noise": NOISE, "fragment": FRAGMENT, "other": OTHER}
-FRAGMENT_SHARE = (0.1, 0.5)
+FRAGMENT_SHARE = (0.3, 0.8)
 """Smallest and largest share of the points that a fragment keeps."""
 
 
@@ -25,8 +25,9 @@ FRAGMENT_SHARE = (0.1, 0.5)
 class Junk:
     """kind : (N,) 0 where the image holds a particle, else a number of `KINDS`.
 
-    rotations : (N, 3, 3) how the junk lies, which the particles file does not tell.
-    normals : (N, 3), share : (N,) a fragment is the share of the points that lies farthest along the normal.
+    rotations : (N, 3, 3) how another molecule lies, which the particles file does not tell.
+    normals : (N, 3), share : (N,) a fragment is the share of the points that lies farthest along the normal, where the
+        particle has it: a refinement aligns what is left of a broken particle.
     other : (G, B, 3) world units, other_densities : (B,), other_sigmas : (B,) the other molecule, or None.
     other_frame : (N,) its frame.
     """
@@ -100,12 +101,13 @@ def replace_junk(
         if len(places):
             chosen = index[places.cpu().numpy()]
             positions, densities, sigmas = points(junk, truth, chosen, factor, device)
-            assert truth.shifts is not None
+            assert truth.shifts is not None and truth.rotations is not None
+            rotations = truth.rotations if which == FRAGMENT else junk.rotations
             images[places] = project_points(
                 positions,
                 densities,
                 sigmas,
-                torch.as_tensor(junk.rotations[chosen], device=device),
+                torch.as_tensor(rotations[chosen], device=device),
                 torch.as_tensor(truth.shifts[chosen], device=device),
                 transfer[torch.as_tensor(chosen, device=transfer.device)].to(device),
                 truth.box,
@@ -117,16 +119,14 @@ def replace_junk(
 def _fragments(
     junk: Junk, truth: Truth, rows: np.ndarray, factor: float, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Positions (about the fragment's own centre), densities with zeros for what broke off, and widths."""
+    """Positions, densities with zeros for what broke off, and widths."""
     assert truth.sigmas is not None
     positions = point_positions(truth, rows, device)
     densities = frame_densities(truth, torch.ones(len(rows), dtype=torch.bool, device=device))
     along = (positions @ torch.as_tensor(junk.normals[rows], device=device)[:, :, None])[..., 0]
     rank = along.argsort(dim=1, descending=True).argsort(dim=1)
     keep = rank < (torch.as_tensor(junk.share[rows], device=device) * along.shape[1])[:, None]
-    densities = densities * keep
-    centre = (positions * densities[..., None]).sum(1) / densities.sum(1).clamp_min(1e-30)[:, None]
-    return positions - centre[:, None], densities, truth.sigmas
+    return positions, densities * keep, truth.sigmas
 
 
 def _others(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gaussianem_core.options import TrainOptions
+from gaussianem_core.options import LATENTS_OF_RECIPE, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Recipe:
 RECIPES = {
     "default": Recipe(
         likelihood="squared",
-        latents="linear",
+        latents=LATENTS_OF_RECIPE["default"],
         lr=5e-4,
         lr_latent=1e-2,
         lr_density=5e-3,
@@ -67,7 +67,7 @@ RECIPES = {
     ),
     "published": Recipe(
         likelihood="l1",
-        latents="encoder",
+        latents=LATENTS_OF_RECIPE["published"],
         lr=1e-4,
         lr_latent=5e-2,
         lr_density=0.0,
@@ -81,7 +81,7 @@ RECIPES = {
     ),
 }
 # Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
-# The rest is as it was when they were measured (README).
+# The rest is as it was when they were measured (guide: Benchmarks).
 WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "beta": 0.3,
     "beta_start": 0.1,

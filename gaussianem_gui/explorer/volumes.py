@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import read_map
+from gaussianem_core.io.ply import read_points
+from gaussianem_core.runtime.readers import read_json
 
 DEFAULT_CONTOUR = 3.0  # sigma above the mean where no better level is known
 
@@ -76,18 +77,11 @@ def surface(picture: Picture, level_sigma: float) -> tuple[np.ndarray, np.ndarra
 
 def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
     """Positions z, y, x in [-1, 1] and densities (softplus of the raw value) in a Gaussians file. Raises InputError."""
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        vertex = PlyData.read(str(path))["vertex"]
-        positions = np.stack([np.asarray(vertex[axis], dtype=np.float32) for axis in "zyx"], axis=1)
-        names = [p.name for p in vertex.properties]
-        raw = np.asarray(vertex["density"], dtype=np.float32) if "density" in names else np.zeros(len(positions))
-    except (OSError, KeyError, ValueError, PlyParseError) as error:
-        raise InputError(
-            str(path), "must be a PLY file of Gaussians", type(error).__name__, "Choose another file."
-        ) from None
-    return positions, np.logaddexp(raw, 0.0)
+    found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density",))
+    positions = np.stack([found[axis] for axis in "zyx"], axis=1)
+    if not all(np.isfinite(values).all() for values in found.values()):
+        raise InputError(str(path), "must hold finite Gaussians", "NaN or infinite values", "Choose another file.")
+    return positions, np.logaddexp(found.get("density", np.zeros(len(positions))), 0.0)
 
 
 def natural_key(name: str) -> list[object]:
@@ -103,8 +97,8 @@ def series(directory: Path) -> list[Path]:
 def read_table(path: Path) -> dict[str, object]:
     """A JSON summary as a flat table of names and values."""
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
+        values = read_json(path, str(path), "Choose another file.")
+    except InputError:
         return {}
     flat: dict[str, object] = {}
 

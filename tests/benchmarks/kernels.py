@@ -159,7 +159,7 @@ def likelihood_row(images: int, box: int, fused: bool, device: torch.device) -> 
 
 
 def main() -> None:
-    """Print the table for the sizes of the README, or small ones on a CPU."""
+    """Print the table for the sizes of the guide, or small ones on a CPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(parser.parse_args().device)

@@ -78,20 +78,27 @@ class LandscapePanel(Panel):
     def opened(self) -> None:
         table = self.session.table
         assert table is not None
-        self.axes.clear()
         dims = min(table.components.used, 4)
         for i in range(dims):
             for j in range(i + 1, dims):
                 self.axes.addItem(f"PC {i + 1} × PC {j + 1}", (i, j))
         for i in range(dims):
             self.axes.addItem(f"PC {i + 1} alone", (i,))
-        self.result = self.profile = None
-        self.states = []
+        without = table.log_variance is None
+        self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
+
+    def closed(self) -> None:
+        self.result = self.profile = self.basins = None
+        self.states, self.measured = [], np.zeros((0, 2))
+        self.axes.clear()
         self.list.clear()
         self._fit_list()
         self.plot.clear()
-        without = table.log_variance is None
-        self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
+        for text in (self.words, self.progress):
+            text.setText("")
+        for item in (self.go, self.profile_button):
+            item.setEnabled(True)
+        self.save.setEnabled(False)
 
     def start(self) -> None:
         """Estimate in a worker."""

@@ -17,7 +17,7 @@ from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.explorer.surfaces import Mesh, Prepared, binned, picture_of, prepare
 from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, plain, row
 
 MAX_ARROWS = 1500
 LEAST_ROOM = 40  # pixels; below it the view is folded away
@@ -94,7 +94,7 @@ class LiveViewer(Viewer):
     def _warn(self, text: str, more: str = "") -> None:
         """One line in place of a banner: here the room is for the molecule."""
         self.note.setText(f"⚠ {text}")
-        self.note.setToolTip(f"{text}\n{more}")
+        self.note.setToolTip(plain(f"{text}\n{more}"))
         self.note.setVisible(not self._silent)
 
     def hide_controls(self) -> None:
@@ -109,6 +109,24 @@ class LiveViewer(Viewer):
         """The model whose pictures come; shows its consensus."""
         self.model = model
         self.show_decoded(model.volume, model.positions, model.densities, "consensus")
+
+    def forget(self) -> None:
+        """Nothing of the model that was shown."""
+        self._background.cancel_all()
+        self.model = self.positions = self._densities = self.domains = self.segments = None
+        self._awaited = self._drawn = None
+        self._ready.clear()
+        self._cache.clear()
+        for key in list(self._extra):
+            self.show_surface(key, None)
+        self.reset_level()
+        for switch in (self.points, self.fold):
+            switch.setChecked(False)
+        for box in (self.colour_by, self.arrows):
+            box.setCurrentIndex(0)
+        self.clip.setValue(0)
+        self.shades.setText("")
+        self.clear()
 
     def longest(self) -> int:
         """Voxels a side that the picture can have here."""

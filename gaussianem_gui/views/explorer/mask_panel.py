@@ -122,8 +122,6 @@ class MaskPanel(Panel):
     # --- the map ---------------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        self.volume, self._small = None, None
-        self.source.clear()
         sources = self.session.sources
         assert sources is not None
         consensus = str(sources.preprocess_options.get("consensus_map") or "")
@@ -137,6 +135,12 @@ class MaskPanel(Panel):
 
     def closed(self) -> None:
         self._timer.stop()
+        self.volume, self._small, self._other = None, None, None
+        self.source.clear()
+        self.combine.setCurrentIndex(0)
+        self.text.setText("")
+        for value in self.values.values():
+            value.setText("")
         self.viewer.show_surface("mask", None)
 
     def shown(self) -> None:

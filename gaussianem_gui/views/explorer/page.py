@@ -16,7 +16,7 @@ from gaussianem_gui.views.explorer.landscape_panel import LandscapePanel
 from gaussianem_gui.views.explorer.mask_panel import MaskPanel
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.particles_panel import ParticlesPanel
-from gaussianem_gui.views.explorer.plot_grid import TOOLS, PlotGrid
+from gaussianem_gui.views.explorer.plot_grid import PlotGrid
 from gaussianem_gui.views.explorer.scene import Scene
 from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
@@ -128,12 +128,8 @@ class Explorer(QWidget):
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(run)
 
-        for number, (key, *_rest) in enumerate(TOOLS, start=1):
-            add(str(number), lambda k=key: self.grid.set_tool(k))
         add("Ctrl+Z", self.session.undo)
         add("Ctrl+Shift+Z", self.session.redo)
-        add("I", self.session.invert)
-        add("Backspace", self.session.clear_selection)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 

@@ -21,13 +21,17 @@ class Panel(QWidget):
         self.session = session
         self.background = Background(self)
         session.opened.connect(self.opened)
-        session.closed.connect(self.closed)
+        session.closed.connect(self._close)
 
     def opened(self) -> None:
         """A job's particles are there."""
 
+    def _close(self) -> None:
+        self.background.cancel_all()
+        self.closed()
+
     def closed(self) -> None:
-        """The job is left."""
+        """The job is left: forget everything that was of it."""
 
     def shown(self) -> None:
         """The tab came to the front, or a job was opened while it was there."""

@@ -155,7 +155,16 @@ class ParticlesPanel(Panel):
             self.order.addItem(f"{name}, best first", f"-{name}" if name != "Uncertainty" else name)
             self.order.addItem(f"{name}, worst first", name if name != "Uncertainty" else f"-{name}")
         self.order.blockSignals(False)
+
+    def closed(self) -> None:
         self._row, self._first = -1, 0
+        self._rows = np.zeros(0, np.int64)
+        self._show_none("")
+
+    def _show_none(self, why: str) -> None:
+        self._shown = (np.zeros((0, 1, 1)), [])
+        self.tiles.set_images(*self._shown)
+        self.text.setText(why)
 
     def shown(self) -> None:
         self._restart()
@@ -200,8 +209,8 @@ class ParticlesPanel(Panel):
             return
         self._rows = rows = self.rows()
         if not len(rows):
-            self.tiles.set_images(np.zeros((0, 1, 1)), [])
-            self.text.setText("Select particles in a plot, or click one.")
+            self.background.cancel("images")
+            self._show_none("Select particles in a plot, or click one.")
             return
         if self.averages.isChecked():
             self.text.setText("Averaging …")
@@ -214,8 +223,7 @@ class ParticlesPanel(Panel):
         )
 
     def _failed(self, error: Exception) -> None:
-        self.tiles.set_images(np.zeros((0, 1, 1)), [])
-        self.text.setText(str(error))
+        self._show_none(str(error))
 
     def _take_images(self, found: tuple[np.ndarray, np.ndarray]) -> None:
         part, images = found

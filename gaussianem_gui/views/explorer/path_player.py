@@ -74,18 +74,21 @@ class PathPlayer(QWidget):
     def forget(self) -> None:
         """No frames."""
         self.stop()
+        self._background.cancel_all()
         self._number = -1
         self.frames, self.pictures, self.meshes = {}, {}, {}
+        self._recording = []
+        self.counts.set_counts(np.zeros(0, int), np.zeros(0, bool))
+        self.slider.blockSignals(True)
+        self.slider.setRange(0, 0)
+        self.slider.blockSignals(False)
         self._enable()
 
     def start(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
         """Decode the session's path."""
         self.forget()
         self.counts.set_counts(counts, unpopulated)
-        self.slider.blockSignals(True)
         self.slider.setRange(0, len(self.session.path) - 1)
-        self.slider.setValue(0)
-        self.slider.blockSignals(False)
         self._number = self.session.request(self.session.path, channel="series", longest=self.viewer.longest())
         self.told.emit("Decoding …")
 
@@ -184,6 +187,8 @@ class PathPlayer(QWidget):
         self._recording = list(order)
 
         def step() -> None:
+            if not self.frames:
+                return  # the job was left
             if not self._recording:
                 rate = int(self.speed.currentData())
                 swing = self.loop.currentData() == "swing"

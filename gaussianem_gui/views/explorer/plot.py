@@ -6,6 +6,7 @@ points again where one zooms in.
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import numpy as np
@@ -421,7 +422,7 @@ class ExplorerPlot(QWidget):
             for side in ("left", "bottom"):
                 plot.getAxis(side).setPen(pg.mkPen(None))
         for side, text in (("bottom", self.x_name), ("left", self.y_name)):
-            self.canvas.setLabel(side, text, color=theme.colour("muted"))
+            self.canvas.setLabel(side, html.escape(text), color=theme.colour("muted"))
         text, none = theme.colour("text"), pg.mkBrush(None)
         self._marker.setPen(pg.mkPen(text, width=2.5))
         self._marker.setBrush(none)

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from PySide6.QtCore import QSettings, Signal
-from PySide6.QtWidgets import QButtonGroup, QComboBox, QFrame, QGridLayout, QHBoxLayout, QToolButton, QWidget
+from PySide6.QtCore import QSettings, Qt, Signal
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import (
+    QApplication,
+    QButtonGroup,
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QToolButton,
+    QWidget,
+)
 
 from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.selections import class_step
@@ -148,6 +160,21 @@ class PlotGrid(QWidget):
         cards.setLayout(filled)
         return cards
 
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Single keys act while the plots or their tools have the keyboard: elsewhere they are typed."""
+        keys: dict[int, Callable[[], object]] = {
+            Qt.Key.Key_I: self.session.invert,
+            Qt.Key.Key_Backspace: self.session.clear_selection,
+        }
+        for number, (tool, *_rest) in enumerate(TOOLS):
+            keys[Qt.Key.Key_1 + number] = partial(self.set_tool, tool)
+        run = keys.get(event.key())
+        typing = isinstance(QApplication.focusWidget(), QComboBox)
+        if run is None or typing or event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier:
+            super().keyPressEvent(event)
+        else:
+            run()
+
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
@@ -161,10 +188,18 @@ class PlotGrid(QWidget):
         if "Class" in table.columns:
             self.colour.setCurrentText("Class")
         self._recolour()
+        self.plots[0].canvas.setFocus()
 
     def _forget(self) -> None:
-        for key in ("colour", *(f"axes-{id(plot)}" for plot in self.plots)):
-            self._background.cancel(key)
+        self._background.cancel_all()
+        self.colour.clear()
+        self._draw_colours()
+        for plot in self.plots:
+            plot.set_mask(None)
+            plot.set_points(np.zeros((0, 2), np.float32), "", "")
+            plot.set_marker(None)
+            plot.set_other(None)
+            plot.set_way(None, None)
 
     def _first_axes(self) -> list[tuple[str, str]]:
         table = self.session.table

@@ -95,9 +95,16 @@ class Scene(QFrame):
 
     def _forget(self) -> None:
         self._rest.stop()
-        self._kept = None
+        self._background.cancel_all()
+        self._kept, self._meaning, self._undrawn, self._difference_waits = None, "", False, False
         self._fold_second()
         self.keep_button.setText("Keep beside")
+        self.difference.setChecked(False)
+        self.hide_reference()
+        self.status.setText("")
+        self._tell_population()
+        for viewer in (self.viewer, self.second):
+            viewer.forget()
 
     def shut_down(self) -> None:
         """Let go of the canvases; call before the window goes."""

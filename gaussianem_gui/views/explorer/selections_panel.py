@@ -25,7 +25,7 @@ from gaussianem_gui.views.plots.loss_plot import dot
 from gaussianem_gui.views.toolkit import notices
 from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, plain, row
 
 
 class ExportDialog(QDialog):
@@ -133,12 +133,19 @@ class SelectionsPanel(Panel):
 
     def opened(self) -> None:
         assert self.session.table is not None
-        self.by.clear()
         for place, names in enumerate(self.session.table.names().values()):
             if place:
                 self.by.insertSeparator(self.by.count())
             self.by.addItems(names)
         self._by_changed()
+
+    def closed(self) -> None:
+        self._column = None
+        self.by.clear()
+        for field in (self.low, self.high, self.name):
+            field.clear()
+        self.value.clear()
+        self.name.setModified(False)
 
     def _selection_changed(self) -> None:
         book = self.session.selections
@@ -160,7 +167,7 @@ class SelectionsPanel(Panel):
             )
             item.setData(Qt.ItemDataRole.UserRole, selection.name)
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(selection.created))
-            item.setToolTip(f"{describe(selection.steps)}\n{made}")
+            item.setToolTip(plain(f"{describe(selection.steps)}\n{made}"))
             self.list.addItem(item)
         self._enable()
 

@@ -69,15 +69,16 @@ class TrajectoryPanel(Panel):
 
     def opened(self) -> None:
         assert self.session.table is not None
-        self.player.forget()
-        self.component.clear()
         components = self.session.table.components
         for i, share in enumerate(components.ratios[: min(components.used, MOST_COMPONENTS)]):
             self.component.addItem(f"PC {i + 1}, {100 * share:.0f} %", i)
         self._kind_changed()
 
     def closed(self) -> None:
-        self.player.stop()
+        self.player.forget()
+        self.component.clear()
+        self.warning.setText("")
+        self._kind_changed()
 
     def _kind_changed(self) -> None:
         kind, anchors = str(self.kind.currentData()), self.session.anchors
@@ -168,7 +169,8 @@ class TrajectoryPanel(Panel):
         self.text.setText("Writing the series …")
 
         def written(job: Job) -> None:
-            self.text.setText(f"Written: {job.name}")
+            if session.sources is sources:
+                self.text.setText(f"Written: {job.name}")
             text = f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays."
             session.noted.emit("success", f"{job.name} written", text)
 

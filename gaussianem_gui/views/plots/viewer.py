@@ -26,7 +26,7 @@ from gaussianem_gui.views.toolkit.controls import Switch
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, row
+from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, plain, row
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400
@@ -170,7 +170,10 @@ class Viewer(QWidget):
     def clear(self) -> None:
         """Show nothing."""
         self._stop()
-        self._paths, self.picture, self._gaussians = [], None, None
+        self._paths, self.picture, self._gaussians, self._gaussians_path = [], None, None, None
+        if self._viewer is not None:
+            for layer in self._viewer.layers:
+                layer.visible = False
         self.bar.setEnabled(False)
         self.series_bar.hide()
         self.stack.setCurrentWidget(self.empty)
@@ -186,6 +189,10 @@ class Viewer(QWidget):
     def contour(self) -> float:
         """Contour level in sigma above the mean."""
         return self.level.value() / 20
+
+    def reset_level(self) -> None:
+        """The contour level where no better one is known."""
+        self.level.setValue(round(DEFAULT_CONTOUR * 20))
 
     def layers(self) -> list[str]:
         """Names of the visible layers in 3D."""
@@ -244,7 +251,7 @@ class Viewer(QWidget):
         clear(self._notice)
         holder = QWidget()
         banner = Banner("warning", text, "Hide", lambda: clear(self._notice))
-        banner.setToolTip(more)
+        banner.setToolTip(plain(more))
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
 

@@ -11,10 +11,10 @@ import torch
 from sklearn.decomposition import PCA
 
 from gaussianem_core.analysis import diagnostics, latent_paths, latent_space
-from gaussianem_core.commands import simulate
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.simulation import acquisition, population, rendering
 from gaussianem_core.simulation.trajectory import read_trajectory
 
 
@@ -46,7 +46,7 @@ def test_collapsed_latents() -> None:
     np.testing.assert_allclose(line, 1)
     classes, centres = latent_space.k_means(np.ones((30, 4)), 3, 0)
     assert classes.shape == (30,) and np.isfinite(centres).all()
-    assert np.isfinite(diagnostics.loneliness(np.ones((30, 4)), line)).all()
+    assert np.isfinite(diagnostics.isolation(np.ones((30, 4)), line)).all()
 
 
 def test_k_means_finds_clusters_in_order() -> None:
@@ -112,6 +112,41 @@ def test_false_alarms_are_rare() -> None:
         assert diagnostics.dependence(z, features, "defocus", 0).level == "fine"
 
 
+def test_few_particles_are_not_made_to_speak() -> None:
+    """Eight functions of six views explain everything, of shuffled particles too: that is no finding."""
+    generator = np.random.default_rng(5)
+    features = diagnostics.view_features(random_rotations(6, generator))
+    found = diagnostics.dependence(generator.normal(size=(6, 2)), features, "viewing direction", 0)
+    assert found.explained > 0.9 and found.level == "unknown"
+    assert (
+        "cannot be told from 6 particles" in found.sentence and "follows the viewing direction (" not in found.sentence
+    )
+
+
+def test_false_alarms_are_as_rare_with_few_particles() -> None:
+    """Of 100 sets of 40 particles with random views, four questions each, a few are told of a link at the most."""
+    generator = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(100):
+        features = diagnostics.shift_features(generator.normal(size=(40, 2)))
+        alarms += diagnostics.dependence(generator.normal(size=(40, 2)), features, "offset", 0).level != "fine"
+    assert alarms <= 5  # 1.25 % each: P(more than 5 of 100) is 0.002
+
+
+def test_dimensions_at_rest_are_not_active() -> None:
+    generator = np.random.default_rng(7)
+    z = generator.normal(size=(200, 4)).astype(np.float32)
+    sharp, prior = np.full_like(z, -2.0), np.zeros_like(z)
+    active = latent_space.active_dimensions
+    assert active({"z_mu": z}).all() and active({"z_mu": z, "z_logvar": sharp}).all()
+    assert not active({"z_mu": 0 * z, "z_logvar": prior}).any() and not active({"z_mu": 0 * z + 3}).any()
+    collapsed = z * [1, 0.01, 0.01, 1]
+    widths = np.where([True, False, False, True], sharp, prior)
+    assert active({"z_mu": collapsed, "z_logvar": widths}).tolist() == [True, False, False, True]
+    assert active({"z_mu": z, "active": np.array([True, False, False, False])}).sum() == 1
+    assert not active({"z_mu": z, "log_likelihood_gain": np.full(200, -0.06)}).any()
+
+
 def test_outliers_of_one_population_are_few() -> None:
     generator = np.random.default_rng(0)
     flagged, _ = diagnostics.outliers(generator.normal(-500, 20, 5000))
@@ -154,18 +189,19 @@ def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
         model=str(shared_data / "adk_tmd.npz"), particles=400, box=64, apix=2.25, snr=snr, resolution=4.5
     )
     generator = np.random.default_rng(0)
-    truth = simulate.draw_truth(read_trajectory(options.model), options, generator)
-    parameters = simulate.draw_ctf(options, generator)
-    truth = simulate.scale_signal(truth, parameters, snr, torch.device("cpu"), "auto")
+    truth = population.draw_truth(read_trajectory(options.model), options, generator)
+    parameters = acquisition.draw_ctf(options, generator)
+    factor = rendering.signal_scale(truth, parameters, snr, torch.device("cpu"), "auto")
+    truth = rendering.scale_densities(truth, factor)
     assert truth.positions is not None
     table, rows = torch.from_numpy(parameters), torch.arange(400)
-    clean = torch.cat([simulate.clean_images(truth, table, part) for part in rows.split(50)])
+    clean = torch.cat([rendering.clean_images(truth, table, part) for part in rows.split(50)])
     scattered = generator.normal(size=truth.positions[0].shape) * truth.positions[0].std(axis=0)
     other = replace(truth, positions=np.broadcast_to(scattered.astype(np.float32), truth.positions.shape).copy())
     kind = generator.permutation(np.repeat([0, 1, 2], [360, 20, 20]))
     images = clean.clone()
     images[kind == 1] = 0
-    images[kind == 2] = simulate.clean_images(other, table, rows[kind == 2])
+    images[kind == 2] = rendering.clean_images(other, table, rows[kind == 2])
     images += torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     weight = torch.full((64, 33), 2.0)
     weight[:, [0, -1]] = 1

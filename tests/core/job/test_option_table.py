@@ -1,27 +1,25 @@
-"""The README's option tables say what the models say, and its commands and links exist."""
+"""The guide's option tables say what the models say."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from gaussianem_core.cli import COMMANDS, parse
 from gaussianem_core.errors import InputError
 from gaussianem_core.job import option_table
 from gaussianem_core.options import JOB_OPTIONS, TrainOptions
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "resources" / "guide" / "options.md"
 
 
-def test_the_readmes_tables_are_the_models() -> None:
-    text = README.read_text()
+def test_the_guides_tables_are_the_models() -> None:
+    text = PAGE.read_text()
     assert text.count(option_table.BEGIN) == text.count(option_table.END) == 1
     inside = text.partition(option_table.BEGIN)[2].partition(option_table.END)[0]
     assert inside.strip() == option_table.tables().strip(), (
-        "renew them: python -m gaussianem_core.job.option_table README.md"
+        "renew them: python -m gaussianem_core.job.option_table resources/guide/options.md"
     )
 
 
@@ -54,29 +52,3 @@ def test_renewing_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file.write_text("nothing")
     with pytest.raises(InputError, match="must hold the lines"):
         option_table.renew(file)
-
-
-def test_commands_in_the_readme_are_understood() -> None:
-    blocks = re.findall(r"^```\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    checked = 0
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        if "gaussianem_core" in words:  # torchrun ... -m gaussianem_core
-            words = ["gaussianem", *words[words.index("gaussianem_core") + 1 :]]
-        if words[:1] != ["gaussianem"]:
-            continue
-        assert words[1] in JOB_OPTIONS or words[1] in COMMANDS, line
-        if words[1] in JOB_OPTIONS:
-            parse(JOB_OPTIONS[words[1]], words[2:])
-            checked += 1
-        elif words[1:3] in (["job", "run"], ["job", "submit"]):
-            given = [word.removeprefix("--") for word in words[4:] if word.startswith("--")]
-            known = {*JOB_OPTIONS[words[3]].model_fields, "from", "wait", "gpu_count"}
-            assert set(given) <= known, line
-    assert checked >= 6
-
-
-def test_links_of_the_readme_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert target.startswith("https://") or (README.parent / target).exists(), target

@@ -557,3 +557,136 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     assert "epoch" in names
     explorer.session.select(second, {"shape": "test"}, "replace")
     assert len(panel.plot._chosen.data) == second.sum()
+
+
+def said(explorer) -> dict[str, object]:
+    """What every part of the explorer says and offers."""
+    from PySide6.QtWidgets import (
+        QAbstractButton,
+        QAbstractSlider,
+        QComboBox,
+        QLabel,
+        QLineEdit,
+        QListWidget,
+        QScrollBar,
+    )
+
+    found: dict[str, object] = {}
+    for kind, read in (
+        (QLabel, lambda w: getattr(w, "full_text", w.text)()),
+        (QLineEdit, lambda w: w.text()),
+        (QComboBox, lambda w: ([w.itemText(i) for i in range(w.count())], w.currentText())),
+        (QListWidget, lambda w: [w.item(i).text() for i in range(w.count())]),
+        (QAbstractSlider, lambda w: (w.minimum(), w.maximum(), w.value())),
+        (QAbstractButton, lambda w: (w.text(), w.isEnabled(), w.isChecked())),
+    ):
+        for part in (explorer.grid, explorer.scene, *explorer.panels.values()):
+            widgets = [w for w in part.findChildren(kind) if w.isVisibleTo(part) and not isinstance(w, QScrollBar)]
+            widgets = [w for w in widgets if not explorer.scene.second.isAncestorOf(w)]  # folded away
+            found[f"{type(part).__name__} {kind.__name__}"] = sorted(
+                f"{w.accessibleName()}: {read(w)}" for w in widgets
+            )
+    for number, plot in enumerate([*explorer.grid.plots, explorer.panels["Compare"].plot]):
+        way, marker = plot._way.getData(), plot._marker.data
+        found[f"plot {number}"] = (
+            len(plot.points),
+            0 if way[0] is None else len(way[0]),
+            len(marker),
+            plot._mask is None,
+        )
+    found["counts"] = len(explorer.trajectory.player.counts.counts)
+    found["table"] = explorer.panels["Compare"].table.rowCount()
+    return found
+
+
+def test_another_job_finds_nothing_of_the_one_before(window, tmp_path, qtbot):
+    project, job, second = exploring.make(tmp_path / "a project")
+    other = project.new_job("train", project.job(job).values() | {"job_dir": None})
+    failed = project.new_job("train", {})
+    for name in ("weights.0.pkl", "weights.0.output.pkl", "cfg.json", "point_cloud.ply"):
+        if (project.root / job / name).exists():
+            (other.directory / name).write_bytes((project.root / job / name).read_bytes())
+    project.mark(other, exploring.State.SUCCEEDED)
+    project.mark(failed, exploring.State.FAILED)
+    assert window.open_project(project.root)
+    qtbot.waitUntil(lambda: len(window.model.jobs) == 4, timeout=60_000)
+
+    def show(name: str):
+        window.pages.open_explorer(name)
+        qtbot.waitUntil(lambda: window.pages.explorer is not None, timeout=60_000)
+        explorer = window.pages.explorer
+        session = explorer.session
+        qtbot.waitUntil(lambda: session.job == name and session.consensus is not None, timeout=120_000)
+        qtbot.waitUntil(lambda: session.density is not None, timeout=60_000)
+        trust = explorer.panels["Trust"].rows
+        qtbot.waitUntil(lambda: trust.count() > 1 and explorer.scene.viewer.picture is not None, timeout=60_000)
+        qtbot.waitUntil(lambda: explorer.selections.by_button.isEnabled(), timeout=60_000)
+        return explorer
+
+    explorer = show(other.name)
+    explorer.tabs.setCurrentWidget(explorer.selections)
+    qtbot.wait(200)
+    fresh = said(explorer)
+
+    show(job)
+    session, player = explorer.session, explorer.trajectory.player
+    session.select(second, {"shape": "test"}, "replace")
+    session.keep_selection("Second state")
+    explorer.tabs.setCurrentWidget(explorer.trajectory)
+    for row in np.flatnonzero(second)[:3]:
+        explorer.trajectory.add_anchor(session.table.z[row] + 9)
+    explorer.trajectory.start()
+    qtbot.waitUntil(lambda: len(player.frames) == 30, timeout=120_000)
+    player.slider.setValue(7)
+    assert "Hardly any" in explorer.trajectory.warning.text() and len(player.counts.counts) == 30
+    for name, done in (
+        ("Particles", lambda p: len(p.tiles.images) > 0),
+        ("Mask", lambda p: "kDa" in p.text.full_text()),
+        ("Landscape", lambda p: p.result is not None),
+        ("Domains", lambda p: p.found is not None),
+        ("Compare", lambda p: p.found is not None),
+    ):
+        panel = explorer.panels[name]
+        explorer.tabs.setCurrentWidget(panel)
+        if name == "Compare":
+            qtbot.waitUntil(lambda p=panel: p.job.count() > 0, timeout=60_000)
+            assert [panel.job.itemData(i) for i in range(panel.job.count())] == [other.name]  # the failed one is not
+        if hasattr(panel, "go"):
+            qtbot.mouseClick(panel.go, LEFT)
+        qtbot.waitUntil(lambda p=panel, d=done: d(p), timeout=120_000)
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        session.pick_particle(5)
+    qtbot.mouseClick(explorer.scene.keep_button, LEFT)
+    explorer.scene.difference.setChecked(True)
+    explorer.scene.viewer.level.setValue(100)
+    explorer.tabs.setCurrentWidget(explorer.selections)
+    assert said(explorer) != fresh
+
+    show(other.name)
+    qtbot.wait(200)
+    again = said(explorer)
+    other_than = [f"{name}: {fresh[name]} -> {again.get(name)}" for name in fresh if fresh[name] != again.get(name)]
+    assert not other_than, "\n".join(other_than)
+    assert not session.selections.named and not len(session.path) and session.kept is None
+
+
+def test_single_keys_act_on_the_plots_and_are_typed_elsewhere(explored, qtbot):
+    _, explorer, second = explored
+    session, canvas = explorer.session, explorer.grid.plots[0].canvas
+    session.select(second, {"shape": "test"}, "replace")
+    for name in ("iris", "Inner"):
+        session.keep_selection(name)
+    named = explorer.selections.list
+    explorer.tabs.setCurrentWidget(explorer.selections)
+    for key in (Qt.Key.Key_I, Qt.Key.Key_1, Qt.Key.Key_Backspace):
+        for widget in (named, explorer.selections.by, explorer.grid.colour, explorer.selections.name):
+            widget.setFocus()
+            qtbot.keyClick(widget, key)
+        assert np.array_equal(session.selections.mask, second), key
+    canvas.setFocus()
+    qtbot.keyClick(canvas, Qt.Key.Key_I)
+    assert np.array_equal(session.selections.mask, ~second)
+    qtbot.keyClick(explorer.grid.tool_buttons["decode"], Qt.Key.Key_2)
+    assert explorer.grid.tool == "lasso"
+    qtbot.keyClick(canvas, Qt.Key.Key_Backspace)
+    assert not session.selections.selected
