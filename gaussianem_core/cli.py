@@ -16,6 +16,8 @@ from pathlib import Path
 from gaussianem_core import __version__
 from gaussianem_core.errors import AbortRequested, InputError, ResourceError, ResultError
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain, load_options
+from gaussianem_core.runtime.interpreter import distrust_working_directory, python
+from gaussianem_core.runtime.sources import sources_kept
 
 # Jobs are loaded when called: the others' libraries (torch, Qt) stay unloaded.
 COMMANDS = {
@@ -53,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     # made small steps 40 times slower. Only read when those libraries load.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    distrust_working_directory()
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
@@ -93,6 +96,7 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
 def run_job(options: JobOptions, command: list[str]) -> int:
     """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
     from gaussianem_core.job.events import EXIT_ABORTED, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, OPTIONS, JobLog
+    from gaussianem_core.job.input_paths import input_files
     from gaussianem_core.job.terminal import Terminal
     from gaussianem_core.options import options_json
     from gaussianem_core.runtime.files import write_atomically
@@ -123,7 +127,8 @@ def run_job(options: JobOptions, command: list[str]) -> int:
                         ",".join(gpus),
                         "Check nvidia-smi and that torch is a CUDA build, or leave it out to train on the CPU.",
                     )
-                job.run(options, log)
+                with sources_kept(input_files(options)):
+                    job.run(options, log)
             except InputError:
                 if before is not None:  # what made the results that are there
                     write_atomically(target, before)
@@ -209,7 +214,7 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
         group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
-    program = [sys.executable, "-m", "gaussianem_core", *command]
+    program = python("-m", "gaussianem_core", *command)
     ranks = [subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)]
     asked = []
 

@@ -186,24 +186,23 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         "acceleration voltage, for particle files that lack it; checked when they have it",
         group="Images",
         unit="kV",
-        gt=0,
         advanced=True,
+        **within("voltage"),
     )
     cs: float | None = option(
         None,
         "spherical aberration, for particle files that lack it; checked when they have it",
         group="Images",
         unit="mm",
-        ge=0,
         advanced=True,
+        **within("spherical aberration"),
     )
     amplitude_contrast: float | None = option(
         None,
         "amplitude contrast, for particle files that lack it; checked when they have it",
         group="Images",
-        ge=0,
-        le=1,
         advanced=True,
+        **within("amplitude contrast"),
     )
     downsample_size: int | None = option(
         None,
@@ -691,10 +690,6 @@ class SimulateOptions(ComputeOptions, JobOptions):
     def _one_distribution(self) -> SimulateOptions:
         if self.basins and self.states == "endpoints":
             raise ValueError(f"basins must be left out with states endpoints (got {self.basins})")
-        if self.defocus_min > self.defocus_max:
-            raise ValueError(
-                f"defocus_min must not exceed defocus_max, {self.defocus_max:g} (got {self.defocus_min:g})"
-            )
         return self
 
 

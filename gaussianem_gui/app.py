@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gaussianem_core import __version__
+from gaussianem_core.runtime.interpreter import distrust_working_directory
 
 ORGANISATION = NAME = "gaussianem"
 
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Open the window, run until it is closed, return the exit code."""
     arguments = parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    distrust_working_directory()
     try:
         from PySide6.QtCore import QLibraryInfo
     except ImportError as error:

@@ -11,9 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution.gpus import processes_of
+from gaussianem_gui.project import wishes
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
+from gaussianem_gui.project.wishes import Wish
 
 ENGINE = f"'{sys.executable}' '{Path(__file__).with_name('tiny_engine.py')}'"
 
@@ -53,6 +56,15 @@ def add(project: Project, does: str = "ok", job_type: str = "simulate", **values
     """A job that does what ``tiny_engine`` knows."""
     required = {"simulate": {"model": "m.pdb"}, "preprocess": {"star_file": "p.star", "consensus_map": "m.mrc"}}
     return project.new_job(job_type, {**required.get(job_type, {}), "output": does, **values})
+
+
+def asked(job: Job, **record: object) -> Wish:
+    """As ``runner.request`` notes a wish to run, without a runner."""
+    run = job.record().get("run", 0) + 1
+    wish = Wish(project=str(job.root), job=job.name, run=run, where="local", host=str(identity()["host"]))
+    wishes.keep(wish)
+    job.write_record(run=run, token=wish.token, requested=wish.requested, where="local", **record)
+    return wish
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

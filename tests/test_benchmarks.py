@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import accuracy, observer
+from benchmarks import accuracy, molecules, observer
 from small_data import preprocess, simulate
 
 SCRIPT = Path(accuracy.__file__)
@@ -74,17 +74,66 @@ def test_table_has_a_line_a_run_and_a_mean() -> None:
 @pytest.mark.parametrize("published", [False, True])
 def test_the_antibodys_arm_goes_round(published: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     ply = str(request.getfixturevalue("shared_data") / "igg1d" / "point_cloud.ply") if published else ""
-    with np.load(accuracy.write_antibody(tmp_path / "model.npz", ply)) as file:
+    with np.load(molecules.write_antibody(tmp_path / "model.npz", ply)) as file:
         xyz, arm, periodic = file["xyz"], file["arm"], bool(file["periodic"])
-    assert periodic and xyz.shape[0] == accuracy.FRAMES and 0.2 < arm.mean() < 0.5
+    assert periodic and xyz.shape[0] == molecules.FRAMES and 0.2 < arm.mean() < 0.5
     assert np.ptp(xyz[:, ~arm], axis=0).max() < 1e-4
     steps = np.linalg.norm(np.roll(xyz, -1, axis=0) - xyz, axis=-1)[:, arm]  # (F, arm): the last leads to the first
     np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), rtol=1e-2, atol=1e-2)
-    half = np.linalg.norm(xyz[accuracy.FRAMES // 2] - xyz[0], axis=-1)[arm]
+    half = np.linalg.norm(xyz[molecules.FRAMES // 2] - xyz[0], axis=-1)[arm]
     assert half.mean() > 20  # Angstrom
     bonds = np.linalg.norm(xyz[:, arm][:, :-1] - xyz[:, arm][:, 1:], axis=-1)
     np.testing.assert_allclose(bonds, np.broadcast_to(bonds[0], bonds.shape), atol=1e-2)
 
 
+def test_an_observer_of_two_motions_among_errors(tmp_path: Path) -> None:
+    words = ("--motions", "arm; 0-9", "--missing", "arm", "--missing_fraction", "0.3", "--noise", "coloured")
+    words += ("--contrast_spread", "0.2", "--junk", "0.2", "--pose_error", "3", "--shift_error", "0.5")
+    found = {}
+    for snr in (0.001, 20.0):
+        source = simulate(tmp_path / str(snr), *words, particles=80, snr=snr, frames=3)
+        found[snr] = observer.observe(source, tmp_path / "unused.npy", 60, torch.device("cpu"))
+    low, high = found[0.001], found[20.0]
+    assert high["particles"] == 60 and "latent_error" not in high
+    assert high["motion_r2_arm"] > 0.9 > low["motion_r2_arm"] and high["occupancy_roc"] > 0.99
+    assert {"motion_r2_arm", "motion_r2_0-9"} <= set(high)
+    # Noisy images leave the errors of the file, clear ones little: the width falls as the signal rises.
+    assert 0.1 < high["rotation_deg"] < 0.5 * low["rotation_deg"] and 1.5 < low["rotation_deg"] < 3.6
+    assert high["shift_px"] < 0.1 < low["shift_px"] < 0.6
+
+
+def test_the_spliceosomes_motion_can_be_made_again(shared_data: Path) -> None:
+    with np.load(shared_data / "spliceosome" / "spliceosome_motion.npz") as file:
+        given = dict(file)
+    rest = given["xyz"][0].astype(np.float64)  # there the head has turned by -10 degrees, the arm is at rest
+    head = given["head"]
+    back = molecules.turn(np.array(molecules.HEAD_AXIS), np.radians(10))
+    rest[head] = molecules.HEAD_HINGE + (rest[head] - molecules.HEAD_HINGE) @ back.T
+    made = molecules.spliceosome_motion(rest)
+    for name, values in made.items():
+        np.testing.assert_allclose(values.astype(float), given[name], atol=2e-3, err_msg=name)
+
+
+def test_the_microscopes_table() -> None:
+    errors = {"rotation_deg": 1.5, "shift_px": 0.35}
+    names = ("model", "consensus_map", "mean_map")
+    curves = {f"curve_{name}_masked": np.linspace(1, 0.3, 24).tolist() for name in names}
+    areas = {f"area_{name}{kind}": 0.4 for name in names for kind in ("", "_masked")}
+    run = {
+        "case": "spliceosome",
+        "seed": 0,
+        "motion_r2": {"head": 0.93},
+        "occupancy_roc": 0.9,
+        "seconds": {"train": 90},
+    }
+    run |= {"junk_roc": {"signal_fit": 0.84}, "poses": {"before": errors}, "bound": {"motion_r2_head": 0.98}}
+    run |= {"shells_angstrom": [None, *(500 / np.arange(1, 24))], **curves, **areas}
+    lines = accuracy.microscope_table([run, {"case": "igg", "seed": 0}])
+    text = "\n".join(lines)
+    assert "head, R2" in text and "0.930" in text and "0.980" in text and "1.500" in text
+    assert any(line.startswith("   decoded") and line.rstrip().endswith("0.30") for line in lines)
+    assert accuracy.microscope_table([{"case": "igg", "seed": 0}]) == []
+
+
 def test_turn_is_right_handed() -> None:
-    np.testing.assert_allclose(accuracy.turn(np.array([0, 0, 2.0]), np.pi / 2) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(molecules.turn(np.array([0, 0, 2.0]), np.pi / 2) @ [1, 0, 0], [0, 1, 0], atol=1e-12)

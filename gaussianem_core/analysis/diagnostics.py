@@ -14,7 +14,11 @@ from gaussianem_core.analysis.latent_space import neighbour_distance
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.imaging.pose import angles_from_rotations
 
-PERMUTATIONS = 99
+PERMUTATIONS = 199
+SIGNIFICANT = 0.05 / 4
+"""A link counts where so small a share of shuffled particles shows one as strong: 5 % over the four that are asked."""
+CHANCE_TELLS = 0.5
+"""Where chance alone explains more than this, the particles are too few for anything to be told."""
 SAMPLE = 50_000
 WEAK, STRONG = 0.05, 0.2
 """Share of the latents' variance that a nuisance explains beyond chance: worth a look, and a warning."""
@@ -33,11 +37,15 @@ class Dependence:
 
     explained : share of the variance, 0 to 1, of a linear regression on functions of ``what``.
     chance : the 95th percentile of the same after shuffling the particles.
+    p_value : share of the shuffles that explain as much, the particles' own order counted as one of them.
+    count : particles.
     """
 
     what: str
     explained: float
     chance: float
+    p_value: float
+    count: int
 
     @property
     def excess(self) -> float:
@@ -45,12 +53,21 @@ class Dependence:
 
     @property
     def level(self) -> str:
-        """ "fine", "look" or "warning"."""
-        return "fine" if self.excess < WEAK else "look" if self.excess < STRONG else "warning"
+        """ "unknown" (too few particles to tell), "fine", "look" or "warning"."""
+        if self.chance > CHANCE_TELLS:
+            return "unknown"
+        if self.p_value > SIGNIFICANT or self.excess < WEAK:
+            return "fine"
+        return "look" if self.excess < STRONG else "warning"
 
     @property
     def sentence(self) -> str:
         """In words."""
+        if self.level == "unknown":
+            return (
+                f"Whether the variation follows the {self.what} cannot be told from {self.count} particles: "
+                f"by chance alone it seems to, by up to {100 * self.chance:.0f} %."
+            )
         explained, chance = f"{100 * self.explained:.1f} %", f"{100 * self.chance:.1f} %"
         share = f"{explained} of the variation follows the {self.what} (chance: {chance})"
         meaning = {
@@ -98,10 +115,12 @@ def dependence(z: np.ndarray, features: np.ndarray, what: str, seed: int) -> Dep
     basis = left[:, size > 1e-6 * max(size.max(), 1e-12)]
     total = np.square(z).sum()
     if not basis.shape[1] or total == 0:
-        return Dependence(what, 0.0, 0.0)
+        return Dependence(what, 0.0, 0.0, 1.0, len(z))
     explained = np.square(basis.T @ z).sum() / total
     shuffled = [np.square(basis.T @ z[generator.permutation(len(z))]).sum() / total for _ in range(PERMUTATIONS)]
-    return Dependence(what, float(explained), float(np.percentile(shuffled, 95)))
+    as_much = 1 + int(np.count_nonzero(np.array(shuffled) >= explained))
+    p_value = as_much / (1 + PERMUTATIONS)
+    return Dependence(what, float(explained), float(np.percentile(shuffled, 95)), p_value, len(z))
 
 
 def unpopulated(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)

@@ -34,7 +34,9 @@ DENSE = 20_000
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.2, 3.4)) -> Iterator[list[Axes]]:
     """Axes of a figure that is written to ``path`` (atomically) when the block ends. ``size`` in inches per panel."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, says nothing
+        matplotlib.rcParams.update(STYLE)
         fig = Figure(figsize=(columns * size[0], rows * size[1]), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)
         axes = fig.subplots(rows, columns, squeeze=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -13,6 +14,8 @@ from gaussianem_core.runtime.neighbours import neighbour_tree
 
 LEAST_VARIANCE = 1e-6
 """Components with a smaller share of the variance are none."""
+LEAST_NATS = 0.01
+"""Information about a particle in one latent dimension that counts as any: posteriors that collapse have less."""
 SMALL = 50_000
 """Up to this many particles k-means uses all of them in each step, above it batches."""
 
@@ -47,6 +50,26 @@ def principal_components(z: np.ndarray) -> Components:  # (N, zdim)
     axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
     total = variances.sum()
     return Components(mean, axes, variances, variances / total if total > 0 else variances)
+
+
+def active_dimensions(latents: Mapping[str, np.ndarray]) -> np.ndarray:  # -> (zdim,) bool
+    """Latent dimensions in which the images tell the particles apart; the others say nothing, whatever their numbers.
+
+    ``latents`` are the arrays of a latents file. A dimension is at rest where ``active`` says so, where all particles
+    have one value, and where their posteriors are the prior: its information (the mean Kullback-Leibler divergence
+    from N(0, 1)) is under LEAST_NATS. None is active where the images are no likelier with the model than without.
+    """
+    z = latents["z_mu"].astype(np.float64)
+    active = np.ptp(z, axis=0) > 1e-6 * max(float(np.abs(z).max()), 1e-6)
+    if (told := latents.get("active")) is not None and told.shape == active.shape:
+        active &= told.astype(bool)
+    if (spread := latents.get("z_logvar")) is not None:
+        wide = np.clip(spread.astype(np.float64), -50, 50)
+        active &= 0.5 * (np.square(z) + np.exp(wide) - 1 - wide).mean(axis=0) > LEAST_NATS
+    gains = latents.get("log_likelihood_gain")
+    if gains is not None and not gains.mean() > 0:
+        active[:] = False
+    return active
 
 
 def k_means(z: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # -> (N,), (classes, zdim)

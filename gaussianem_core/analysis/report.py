@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gaussianem_core.analysis import diagnostics
+from gaussianem_core.analysis import diagnostics, latent_space
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
 from gaussianem_core.io.latents import load_latents
@@ -17,6 +17,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model
 from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.runtime.files import atomic_write
 
 FIT_ARRAYS = {
     "signal_fit": "Signal found less signal expected (standard deviations)",
@@ -24,6 +25,11 @@ FIT_ARRAYS = {
     "log_likelihood": "Log-likelihood of the image (nats)",
 }
 """Arrays of the latents file that say how well each image fits, the most telling first."""
+
+NOTHING = (
+    "Nothing stands above the noise: no latent dimension tells the particles apart, they are as alike as these images "
+    "can show. One volume is written for all of them, no classes and no trajectories."
+)
 
 SMALL_REGION = 10
 """Half sets are compared only in classes with at least this many particles of each."""
@@ -53,7 +59,10 @@ def assess(
 ) -> Trust:
     """Dependences on pose, defocus and shift; outliers; agreement of half sets: each where its data are at hand."""
     found = Trust()
-    _dependences(found, z, options)
+    if latent_space.active_dimensions(arrays).any():
+        _dependences(found, z, options)
+    else:
+        found.sentences.append(NOTHING)
     _outliers(found, arrays, len(z), star, log)
     _halves(found, model, classes, options, log)
     return found
@@ -81,7 +90,8 @@ def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
         found.dependences.append(entry)
         found.sentences.append(entry.sentence)
     found.figures["dependence"] = {
-        d.what: {"explained": d.explained, "chance": d.chance, "level": d.level} for d in found.dependences
+        d.what: {"explained": d.explained, "chance": d.chance, "p_value": d.p_value, "level": d.level}
+        for d in found.dependences
     }
 
 
@@ -97,7 +107,8 @@ def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Pat
         found.sentences.append("No image fits the model much worse than the others.")
         return
     rows = np.flatnonzero(found.flagged)
-    np.savetxt(log.directory / "outliers.txt", rows, fmt="%d")
+    with atomic_write(log.directory / "outliers.txt") as file:
+        np.savetxt(file, rows, fmt="%d")
     found.sentences.append(
         f"{flagged} of {count} images ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
         "junk, ice, or another molecule. Look at them before removing them."
@@ -174,7 +185,8 @@ def report(summary: dict[str, Any], found: Trust) -> str:
         f"Volumes: box {summary['box']}, {summary['pixel_size_angstrom']:.4g} Å/px, contour level "
         f"{summary['contour_level']:.4g} for all.",
         "",
-        "## Classes",
+        *([NOTHING, ""] if not summary["active_dimensions"] else []),
+        "## Classes" if summary["active_dimensions"] else "## All particles",
         "",
         "| class | particles | share | volume |",
         "|---|---|---|---|",
@@ -183,13 +195,16 @@ def report(summary: dict[str, Any], found: Trust) -> str:
             for c in summary["classes"]
         ],
         "",
-        "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
-        "first component. Many classes cut a continuous motion into pieces: that they exist does not prove separate "
-        "states.",
-        "",
-        "## Trajectories",
-        "",
     ]
+    if summary["active_dimensions"]:
+        lines += [
+            "Each volume is decoded at the particle nearest the middle of its class; classes are ordered along the "
+            "first component. k-means makes as many classes as it is asked for: that they exist does not prove "
+            "separate states, and a continuous motion is cut into pieces.",
+            "",
+            "## Trajectories",
+            "",
+        ]
     for t in summary["trajectories"]:
         kind = "a straight line through the mean" if t["path"] == "line" else "a curve through the populated region"
         text = (

@@ -107,7 +107,7 @@ def trust(found: Trust, path: Path) -> None:
     with figure(path, columns=panels) as axes:
         if found.dependences:
             names = [d.what.capitalize() for d in found.dependences]
-            colours = {"fine": COLOURS[2], "look": COLOURS[3], "warning": COLOURS[1]}
+            colours = {"fine": COLOURS[2], "look": COLOURS[3], "warning": COLOURS[1], "unknown": "0.8"}
             shares = [100 * d.explained for d in found.dependences]
             axes[0].barh(names, shares, color=[colours[d.level] for d in found.dependences])
             chance = [100 * d.chance for d in found.dependences]

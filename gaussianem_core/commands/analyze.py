@@ -41,6 +41,10 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     model = load_model_of(options, optional_input(options, "mask"), device, log)
     arrays = load_latents(resolve_input(options, "latent"))
     z = check_latents(arrays["z_mu"], model, "latent")
+    active = latent_space.active_dimensions(arrays)
+    if not active.any():
+        log.message(report.NOTHING, "warning")
+        options = options.model_copy(update={"nclass": 1, "components": 0, "no_umap": True})
     if len(z) < max(2, options.nclass):
         raise InputError(
             "option nclass", f"must not exceed the {len(z)} particles", options.nclass, "Give fewer classes."
@@ -65,6 +69,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
         "box": box,
         "pixel_size_angstrom": model.pixel_size(box),
         "contour_level": level,
+        "active_dimensions": int(active.sum()),
         "variance_share": components.ratios.tolist(),
     }
     with memory_errors("Use a smaller --box"):

@@ -16,7 +16,8 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.trained_model import check_latents, load_model_of
 from gaussianem_core.options import DecodeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import check_free_space
+from gaussianem_core.runtime.files import atomic_write, check_free_space
+from gaussianem_core.runtime.readers import read_text
 
 LISTED = 50
 """Up to this many volumes each is an output of its own; more are one series."""
@@ -41,7 +42,8 @@ def run(options: DecodeOptions, log: JobLog) -> None:
     names = [volume.name for volume, _ in written]
     write_volumes_script(log.directory / "view.cxc", names, level, "Decoded volumes")
     if not options.z:
-        np.savetxt(log.directory / "particles.txt", rows, fmt="%d")
+        with atomic_write(log.directory / "particles.txt") as file:
+            np.savetxt(file, rows, fmt="%d")
     if len(written) <= LISTED:
         for (volume, gaussians), values in zip(written, z):
             log.artifact("volume", volume, f"volume {volume.stem[4:]}", level=level, z=values.tolist())
@@ -58,14 +60,11 @@ def read_particle_indices(path: Path, count: int) -> np.ndarray:  # -> (B,) int6
 
     Raises InputError for other text, numbers at or above ``count``, or an empty file.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("particle_indices", "must be a readable text file", path, f"{error}.") from error
+    lines = read_text(path, "particle_indices", "Write numbers such as 7 or ranges such as 10-20.").splitlines()
     rows: list[int] = []
     for number, line in enumerate(lines, start=1):
         for word in line.partition("#")[0].replace(",", " ").split():
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+            match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", word)
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
             if match is None or first > last or last >= count:
                 raise InputError(

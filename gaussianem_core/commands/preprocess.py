@@ -36,6 +36,7 @@ from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
+from gaussianem_core.runtime.sources import refuse_source
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
 
@@ -153,7 +154,10 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         yield stage
         with disk_errors(out):
-            for path in sorted(stage.iterdir(), key=lambda p: p.name == CFG):  # the configuration last
+            results = sorted(stage.iterdir(), key=lambda p: p.name == CFG)  # the configuration last
+            for path in results:
+                refuse_source(out / path.name)
+            for path in results:
                 os.replace(path, out / path.name)
             sync_directory(out)
     finally:
@@ -415,7 +419,7 @@ def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) 
             f"the map correlates with the images at {sigmas:.0f} standard deviations",
             "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
         )
-    if sigmas < CONTRAST_SIGMAS:
+    if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
             "must show in the images when projected with their poses",

@@ -273,7 +273,7 @@ def write_results(
     if rows is None and (detail := find_detail(trainer, log)) is not None:  # half sets must share nothing
         state["detail"] = detail.cpu()
     save_checkpoint(state, weights)
-    more = dict(figures)
+    more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if rows is not None:
         more["ind"] = rows[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)

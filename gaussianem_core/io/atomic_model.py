@@ -8,21 +8,39 @@ import gemmi
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import open_file, refusing, unpacked
 
 TRACE = {"CA": 4.5, "P": 8.5}
 """Atoms that stand for residues, and how far (A) the next one of an unbroken chain lies at most."""
 BOND_ANGSTROM = 2.1
+FARTHEST_ANGSTROM = 1e6
+_ASCII = bytes(range(128)) + b"?" * 128
+"""Both formats are ASCII: another byte in an atom's name would fail later, when the name is looked at."""
+_FORMATS = {
+    ".pdb": gemmi.CoorFormat.Pdb,
+    ".ent": gemmi.CoorFormat.Pdb,
+    ".cif": gemmi.CoorFormat.Mmcif,
+    ".mmcif": gemmi.CoorFormat.Mmcif,
+}
 
 
 def read_structure(path: Path | str) -> gemmi.Structure:
-    """Read .pdb or .cif with gemmi. Raises InputError if it cannot be read or holds no atoms."""
-    try:
-        structure = gemmi.read_structure(str(path))
+    """Read .pdb or .cif with gemmi, packed (.gz) or not. Raises InputError if it cannot be read or holds no atoms."""
+    what, remedy = "a readable PDB or mmCIF file", "Give a coordinate file."
+    with open_file(path, "model", what, remedy) as file, refusing(path, "model", what, remedy):
+        data, ending = file.read(), Path(path).suffix.lower()
+        if ending == ".gz":
+            data, ending = unpacked(data), Path(Path(path).stem).suffix.lower()
+        structure = gemmi.read_structure_string(
+            data.translate(_ASCII), format=_FORMATS.get(ending, gemmi.CoorFormat.Detect)
+        )
         structure.setup_entities()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError("model", "must be a readable PDB or mmCIF file", path, f"{error}.") from error
+        places = np.asarray(gemmi.FlatStructure(structure).pos)
     if not len(structure) or not any(True for _ in structure[0].all()):
-        raise InputError("model", "must hold atoms", path, "Give a coordinate file.")
+        raise InputError("model", "must hold atoms", path, remedy)
+    if not (np.abs(places) < FARTHEST_ANGSTROM).all():  # NaN neither
+        rule = f"must hold coordinates of all atoms, within {FARTHEST_ANGSTROM:,.0f} A"
+        raise InputError("model", rule, path, "Remove the atoms without.")
     return structure
 
 

@@ -29,6 +29,7 @@ from gaussianem_core.io.star import (
     values_end,
 )
 from gaussianem_core.runtime.files import atomic_write
+from gaussianem_core.runtime.sources import refuse_source
 
 
 def write_star_rows(
@@ -59,6 +60,7 @@ def write_star_rows(
     InputError : empty selection, row out of range, column of the wrong length, or present already without ``renew``.
     """
     source, target = Path(source), Path(target)
+    refuse_source(target, [source])
     table = find_particle_table(scan_star(source))
     keep = selection_mask(rows, table.n_rows, str(source))
     added = {name.removeprefix("_"): values for name, values in (columns or {}).items()}
@@ -204,6 +206,7 @@ def write_cs_rows(
     ------
     InputError : empty selection, row out of range, or a uid that the file lacks.
     """
+    refuse_source(target, [source])
     data = load_cs(source, mmap=True)
     if uids is not None:
         lacking = ~np.isin(uids, data["uid"])

@@ -17,6 +17,7 @@ import yaml
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.readers import is_file, read_text, refusing
 
 LARGEST = 1 << 20  # bytes; a group of some hundred results has 50,000
 
@@ -35,9 +36,9 @@ def particle_files(
         return path, more
     results = _read(path).get("results")
     named = {
-        str(name): str(result["metafile"])
+        str(name): result["metafile"]
         for name, result in (results if isinstance(results, dict) else {}).items()
-        if isinstance(result, dict) and "metafile" in result
+        if isinstance(result, dict) and isinstance(result.get("metafile"), str)
     }
     if "blob" not in named:
         found = ", ".join(sorted(named)) or "no results"
@@ -69,16 +70,12 @@ def write_result_group(path: str | os.PathLike[str], files: Sequence[Path]) -> N
 
 def _read(path: Path) -> dict[str, Any]:
     remedy = "Give the particles .cs file beside it."
-    try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(str(path), f"must be shorter than {LARGEST:,} bytes", "more", remedy)
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise InputError(str(path), "must be a readable result group", error.strerror, "Check the path.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(
-            str(path), "must be cryoSPARC's result group (YAML)", str(error).partition("\n")[0], remedy
-        ) from None
+    what = "cryoSPARC's result group (YAML)"
+    text = read_text(path, str(path), remedy, what)
+    if len(text) > LARGEST:
+        raise InputError(str(path), f"must be shorter than {LARGEST:,} bytes", f"{len(text):,}", remedy)
+    with refusing(path, str(path), what, remedy):
+        content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise InputError(str(path), "must be cryoSPARC's result group", type(content).__name__, remedy)
     return content
@@ -88,6 +85,6 @@ def _find(group: Path, name: str) -> Path:
     """The .cs file that a group names: beside it, or in its project's directory where the name has no ``>``."""
     relative = name.lstrip(">")
     for folder in (group.parent, group.resolve().parent, group.resolve().parent.parent):
-        if (folder / relative).is_file():
+        if is_file(folder / relative):
             return folder / relative
     raise InputError(str(group), "must name .cs files that exist", name, "Copy the files that it names along with it.")

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import is_file
 
+LONGEST_NAME = 4096  # characters; file systems take no more
 _PARENTS_TRIED = 3  # a STAR file lies at most this deep in its project (Refine3D/job019/run_data.star)
 
 
@@ -41,7 +43,7 @@ def resolve_stacks(
     found: list[Path] = []
     lost: list[str] = []
     for name in names:
-        path = next((p for p in _candidates(name, source, data, project_dir, len(names)) if _is_file(p)), None)
+        path = next((p for p in _candidates(name, source, data, project_dir, len(names)) if is_file(p)), None)
         if path is None:
             lost.append(name)
         else:
@@ -58,16 +60,11 @@ def resolve_stacks(
     return tuple(found)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system takes
-        return False
-
-
 def _candidates(
     name: str, source: Path, data: Path | None, project_dir: str | os.PathLike[str] | None, n_names: int
 ) -> Iterator[Path]:
+    if len(name) > LONGEST_NAME:
+        return
     relative = PurePosixPath(name.lstrip(">"))
     if relative.is_absolute():
         yield Path(relative)

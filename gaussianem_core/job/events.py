@@ -16,6 +16,7 @@ One line of ``events.jsonl`` is one JSON object with ``t`` (Unix seconds) and ``
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -27,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import AbortRequested, InputError, printable
+from gaussianem_core.job.last_word import END, LastWord
 from gaussianem_core.runtime.files import remove_left_overs, write_atomically
+from gaussianem_core.runtime.plain_files import append_regular, open_regular
 from gaussianem_core.runtime.processes import identity, scheduler_id
+from gaussianem_core.runtime.sources import refuse_source
 
 EVENTS = "events.jsonl"
 OPTIONS = "options.json"
@@ -39,6 +43,7 @@ FAILURE = "RELION_JOB_EXIT_FAILURE"
 ABORTED = "RELION_JOB_EXIT_ABORTED"
 CONTROL_FILES = (ABORT, SUCCESS, FAILURE, ABORTED)
 HEARTBEAT_SECONDS = 5.0
+LAST_SECOND = 1e11  # Unix seconds; the calendar of the C library ends somewhere
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_ABORTED = 0, 1, 2, 3
 
@@ -68,7 +73,12 @@ ARTIFACTS = {
 
 
 def refuse_existing(directory: Path, names: list[str], overwrite: bool) -> None:
-    """Raise InputError if ``directory`` holds one of the results ``names`` and ``overwrite`` is not given."""
+    """Raise InputError if ``directory`` holds one of the results ``names`` and ``overwrite`` is not given.
+
+    A file that the run reads is refused all the same.
+    """
+    for name in names:
+        refuse_source(directory / name)
     present = [name for name in names if (directory / name).exists()]
     if present and not overwrite:
         raise InputError(
@@ -108,7 +118,9 @@ class JobLog:
                 (self.directory / name).unlink(missing_ok=True)
             for folder in (self.directory, *filter(Path.is_dir, self.directory.iterdir())):
                 remove_left_overs(folder)
-            self._file = (self.directory / EVENTS).open("a", buffering=1)
+            self._file = open(append_regular(self.directory / EVENTS), "a", buffering=1)
+            if not _ends_whole(self.directory / EVENTS):  # cut by a crash: what follows must not be taken for its end
+                self._file.write("\n")
         except OSError as error:
             raise InputError(
                 "output",
@@ -116,10 +128,15 @@ class JobLog:
                 f"{self.directory}: {error.strerror}",
                 "Choose a directory that you may write to.",
             ) from error
+        self._last_word = LastWord(self.directory / END)
         self._began = time.time()
         who = {**identity(), "scheduler_id": scheduler_id()}
         self._beat(who)
-        self.emit("start", command=self._command, version=self._version, **who)
+        try:
+            self.emit("start", command=self._command, version=self._version, **who)
+        except OSError as error:
+            self._leave("failed", FAILURE, _reason(error, self.directory))
+            raise
         self._thread = threading.Thread(target=self._beat_forever, args=(who,), daemon=True)
         self._thread.start()
         self._old_handlers = {}
@@ -138,14 +155,25 @@ class JobLog:
         elif isinstance(error, AbortRequested | KeyboardInterrupt):
             status, name, reason = "aborted", ABORTED, str(error)
         else:
-            status, name, reason = "failed", FAILURE, printable(error).strip() or type(error).__name__
-        # A full disk must not hide the error that is already on its way.
-        with contextlib.suppress(OSError):
-            self.emit("end", status=status, reason=reason, seconds=time.time() - self._began)
+            status, name, reason = "failed", FAILURE, _reason(error, self.directory)
+        self._leave(status, name, reason)
+
+    def _leave(self, status: str, name: str, reason: str) -> None:
+        """Say how it ended, as the last event and by the exit file ``name``; a full disk cannot hide it."""
+        end = {"status": status, "reason": reason, "seconds": time.time() - self._began}
+        try:
+            self.emit("end", **end)
             self._file.close()
-            (self.directory / name).touch()
-            (self.directory / HEARTBEAT).unlink(missing_ok=True)
-            (self.directory / ABORT).unlink(missing_ok=True)
+            os.close(append_regular(self.directory / name))
+        except (OSError, InputError):
+            self._last_word.say(t=time.time(), type="end", **end)
+        else:
+            self._last_word.drop()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        for left in (HEARTBEAT, ABORT):
+            with contextlib.suppress(OSError):
+                (self.directory / left).unlink(missing_ok=True)
 
     def _terminate(self, number: int, frame: Any) -> None:
         if self._terminated.is_set():  # a second signal does not wait for a safe point
@@ -223,20 +251,34 @@ class NullLog(JobLog):
         return False
 
 
+def _reason(error: BaseException, directory: Path) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full (while writing {error.filename or directory}). Free some space and run it again."
+    return printable(error).strip() or type(error).__name__
+
+
+def _ends_whole(path: Path) -> bool:
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    return True
+
+
 def read_events(path: Path | str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events in ``path`` from byte ``offset``, and the offset after the last whole line.
 
-    A line that is still being written stays for the next call; a damaged line is skipped. An absent file gives
-    ``([], offset)``; a file shorter than ``offset`` (it was replaced) is read from its start.
+    A line that is still being written stays for the next call; a damaged line is skipped. A file that cannot be read
+    gives ``([], offset)``; a file shorter than ``offset`` (it was replaced) is read from its start.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < offset:
                 offset = 0
             file.seek(offset)
             data = file.read()
-    except FileNotFoundError:
+    except OSError:
         return [], offset
     end = data.rfind(b"\n") + 1
     return parse_events(data[:end]), offset + end
@@ -250,7 +292,7 @@ _NEEDED = {
     "end": ("status",),
 }
 _TEXTS = ("stage", "unit", "kind", "path", "label", "level", "text", "status", "reason", "version", "host")
-_NUMBERS = ("t", "done", "total", "rate", "step", "epoch", "seconds")
+_NUMBERS = ("done", "total", "rate", "step", "epoch", "seconds")
 
 
 def parse_events(data: bytes) -> list[dict[str, Any]]:
@@ -271,6 +313,8 @@ def _well_formed(event: dict[str, Any]) -> bool:
         and all(name in event for name in _NEEDED.get(kind, ()))
         and all(isinstance(event.get(name, ""), str) for name in _TEXTS)
         and all(_is_number(event.get(name, 0)) for name in _NUMBERS)
+        and _is_number(event.get("t", 0))
+        and 0 <= event.get("t", 0) < LAST_SECOND
         and (event.get("left_seconds") is None or _is_number(event["left_seconds"]))
         and isinstance(event.get("info", {}), dict)
         and isinstance(event.get("command", []), list)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.options import JobOptions
+from gaussianem_core.options import JobOptions, hints
+from gaussianem_core.runtime.readers import exists, is_file
 
 
 def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()) -> Path:
@@ -26,7 +27,7 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
     for place in places:
         for ending in ("", *endings):
             candidate = place.with_name(place.name + ending) if ending else place
-            if candidate.is_file() if endings else candidate.exists():
+            if is_file(candidate) if endings else exists(candidate):
                 return candidate
     where = " nor ".join(str(place.absolute()) for place in places)
     raise InputError(
@@ -40,3 +41,18 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
 def optional_input(options: JobOptions, field: str) -> Path | None:
     """As :func:`resolve_input`, or None where the option is empty."""
     return resolve_input(options, field) if getattr(options, field) else None
+
+
+def input_files(options: JobOptions) -> list[Path]:
+    """The files that the options name as input, those that are there; what they name in turn is not among them."""
+    found = []
+    for name in type(options).model_fields:
+        hint = hints(type(options), name)
+        if not hint.get("produces") and hint.get("widget") not in ("file", "mask"):
+            continue
+        value = getattr(options, name)
+        for word in value if isinstance(value, list | tuple) else [value]:
+            given = Path(str(word or ".")).expanduser()
+            for place in (Path(getattr(options, "source_dir", "") or ".").expanduser() / given, given):
+                found += [path for path in (place, Path(f"{place}.mrcs")) if is_file(path)]
+    return list(dict.fromkeys(found))

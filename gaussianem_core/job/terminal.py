@@ -44,18 +44,19 @@ class Terminal:
         if event["type"] == "message":
             self._console.print(event["text"], markup=False)
         elif event["type"] == "artifact":
-            self._console.print(f"wrote {event['path']}: {event['label']}", markup=False, style="dim")
+            self._console.print(f"wrote {event['path']}: {event.get('label', '')}", markup=False, style="dim")
         elif event["type"] == "progress":
             self._show_progress(event)
 
     def _show_progress(self, event: dict[str, Any]) -> None:
         stage, done, total = event["stage"], event["done"], event["total"]
-        rate = f"{event['rate']:,.0f} {event['unit']}/s" if event["rate"] else ""
+        unit = event.get("unit", "")
+        rate = f"{event['rate']:,.0f} {unit}/s" if event.get("rate") else ""
         if self._progress is None:
             tenth = int(10 * done / max(total, 1))
             if self._tenths.get(stage) != tenth:
                 self._tenths[stage] = tenth
-                self._console.print(f"{stage}: {done:,.0f} of {total:,.0f} {event['unit']} {rate}", markup=False)
+                self._console.print(f"{stage}: {done:,.0f} of {total:,.0f} {unit} {rate}", markup=False)
             return
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="")

@@ -22,13 +22,18 @@ from typing import Any, BinaryIO
 import psutil
 
 from gaussianem_core.errors import InputError, ResourceError, ResultError
+from gaussianem_core.runtime.sources import refuse_source
 
 _TEMPORARY = re.compile(r"\.([^.].*)\.(\d+)\.\d+\.tmp")
 
 
 def temporary_name(target: str | os.PathLike[str]) -> Path:
-    """Hidden name beside ``target``, of this process and thread."""
+    """Hidden name beside ``target``, of this process and thread, to be renamed onto it.
+
+    Raises InputError if ``target`` is a file that the run reads (``sources_kept``).
+    """
     target = Path(target)
+    refuse_source(target)
     return target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 

@@ -45,7 +45,7 @@ def boot_id() -> str:
 def alive(who: dict[str, object]) -> bool | None:
     """Whether the process that ``identity`` described still runs; None if it is on another host."""
     pid, ticks = who.get("pid"), who.get("ticks")
-    if who.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+    if who.get("host") != socket.gethostname() or not isinstance(pid, int) or not 0 < pid < 2**31:
         return None
     if who.get("boot") and who["boot"] != boot_id():
         return False

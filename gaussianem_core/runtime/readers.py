@@ -12,16 +12,18 @@ import io
 import json
 import math
 import os
-import stat
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.plain_files import open_regular
 
 NUMBERS = "biuf"
 """Kinds of dtype (``numpy.dtype.kind``) that are real numbers."""
@@ -36,17 +38,26 @@ SMALL_ARCHIVE, LARGEST_EXPANSION, MOST_MEMBERS = 64 << 20, 64, 4096
 """An archive may hold SMALL_ARCHIVE bytes, or LARGEST_EXPANSION times its own size; data never shrink that far."""
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something of this name; no name that a file gives is an error (too long, a NUL in it)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; no name that a file gives is an error."""
+    return exists(path) and path.is_file()
+
+
 def open_file(path: str | os.PathLike[str], argument: str, what: str, remedy: str) -> BinaryIO:
     """Open a regular file for reading bytes. Raises InputError about ``argument``; a named pipe does not block."""
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL character
         reason = error.strerror if isinstance(error, OSError) else "no file can have this name"
         raise InputError(argument, f"must be {what}", path, f"It was not opened ({reason}). {remedy}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InputError(argument, f"must be {what}", path, f"It is no regular file. {remedy}")
-    return file
 
 
 @contextlib.contextmanager
@@ -128,6 +139,8 @@ def read_npz(
     what = "a readable .npz file (arrays without objects)"
     arrays: dict[str, npt.NDArray[Any]] = {}
     with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
+        if file.read(6) == b"\x93NUMPY":
+            raise ValueError("it is a single array, as of a .npy file")
         with open_archive(file) as archive:
             for member in archive.infolist():
                 name, ending, rest = member.filename.rpartition(".npy")
@@ -159,6 +172,16 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
         raise ValueError("its compression is none that NumPy writes")
     return archive
+
+
+def unpacked(data: bytes) -> bytes:
+    """The content of a gzip file. Raises ValueError if it expands far beyond its size, and zlib.error."""
+    limit = max(SMALL_ARCHIVE, LARGEST_EXPANSION * len(data))
+    machine = zlib.decompressobj(wbits=31)
+    content = machine.decompress(data, limit)
+    if not machine.eof:
+        raise ValueError(f"it is cut off, or would expand to more than {limit:,} bytes")
+    return content
 
 
 def _npy_header(file: BinaryIO, size: int, kinds: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

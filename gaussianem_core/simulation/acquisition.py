@@ -18,6 +18,7 @@ from gaussianem_core.imaging.fourier import half_plane_weight, shells
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.relion import read_alignments
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.runtime.readers import read_rows
 from gaussianem_core.simulation.ground_truth import Truth
 from gaussianem_core.simulation.population import stream
 
@@ -123,12 +124,7 @@ def noise_spectrum(options: SimulateOptions) -> np.ndarray:  # -> (D//2+1,)
 
 def read_spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies (1/A, rising) and relative powers from two columns of text. Raises InputError."""
-    try:
-        table = np.loadtxt(path, ndmin=2, delimiter="," if path.suffix == ".csv" else None)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "option noise", "must be white, coloured or a table of the noise's power", path, f"{error}."
-        ) from error
+    table = read_rows(path, "option noise", "Give white, coloured or a table of the noise's power.")
     if table.shape[1] != 2 or not np.isfinite(table).all() or (table[:, 1] < 0).any() or not table[:, 1].any():
         raise InputError("option noise", "must hold two columns: frequency (1/A), power", path, "Mend the table.")
     if (np.diff(table[:, 0]) <= 0).any():

@@ -19,6 +19,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import fourier_crop
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.options import Projector
+from gaussianem_core.ranges import RANGES
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
 
@@ -99,7 +100,7 @@ def load_truth(path: Path | str) -> Truth:
     """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
     remedy = "Use the truth.npz of simulate."
     known = frozenset(f.name for f in fields(Truth))
-    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known, NUMBERS))
+    content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known))
     if "state" not in content and "label" not in content:
         raise InputError("truth", "must hold state or label of every particle", path, "Use the file of simulate.")
     for name, kind in (("box", int), ("apix", float), ("snr", float), ("periodic", bool)):
@@ -112,6 +113,33 @@ def load_truth(path: Path | str) -> Truth:
     return truth
 
 
+_SHAPES = {
+    "label": ("N",),
+    "state": ("N", "NM"),
+    "frame": ("N", "NM"),
+    "present": ("N",),
+    "positions": ("FA3",),
+    "densities": ("A",),
+    "sigmas": ("A",),
+    "removable": ("A",),
+    "rotations": ("N33",),
+    "shifts": ("N2",),
+    "volumes": ("KDDD",),
+    "offset_angstrom": ("3",),
+    "part": ("A",),
+    "motion_names": ("L",),
+    "motions": ("NL",),
+    "ctf": ("N9",),
+    "contrast": ("N",),
+    "junk": ("N",),
+    "noise_power": ("S",),
+    "given_rotations": ("N33",),
+    "given_shifts": ("N2",),
+    "given_defocus_angstrom": ("N",),
+}
+"""Shapes of the arrays in ``truth.npz``; a letter is one number everywhere."""
+
+
 def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
     """Raise InputError for arrays that do not fit together, or numbers of frames and labels that are not there."""
 
@@ -119,31 +147,32 @@ def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
         if not holds:
             raise InputError("truth", rule, path, remedy)
 
-    each: dict[str, Any] = {name: getattr(truth, name) for name in ("label", "state", "frame", "present")}
-    lengths = {values.shape for values in each.values() if values is not None}
-    demand(len(lengths) == 1 and len(min(lengths)) == 1, "must hold label, state, frame, present for each particle")
-    for name, values in (*each.items(), ("positions", truth.positions), ("volumes", truth.volumes)):
-        demand(values is None or bool(np.isfinite(values).all()), f"must hold finite {name}")
+    sizes: dict[str, int] = {}
+    for name, shapes in _SHAPES.items():
+        values = getattr(truth, name)
+        if values is None:
+            continue
+        letters = next((each for each in shapes if len(each) == values.ndim), None)
+        demand(letters is not None and bool(values.size), f"must hold {name} as {' or '.join(shapes)}")
+        for letter, size in zip(letters or "", values.shape):
+            expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            demand(size == expected, f"must hold {name} as {letters} with {letter} = {expected}, not {size}")
+        numbers = values.dtype.kind in NUMBERS
+        demand(numbers == (name != "motion_names"), f"must hold {name} as {'text' if numbers else 'numbers'}")
+        if numbers and name != "motions":  # these are NaN where the part that moves is absent
+            demand(bool(np.isfinite(values).all()), f"must hold finite {name}")
     if truth.label is not None:
-        demand(bool((truth.label >= 0).all() and (truth.label < 2**31).all()), "must number labels from 0")
-    if truth.volumes is not None:
-        sides = truth.volumes.shape[1:]
-        demand(len(sides) == 3 and len(set(sides)) == 1, "must hold volumes as (K, D, D, D)")
-        if truth.label is not None:
-            demand(int(truth.label.max()) < len(truth.volumes), "must hold a volume for each label")
+        most = len(truth.volumes) if truth.volumes is not None else 2**31
+        demand(bool((truth.label >= 0).all() and (truth.label < most).all()), "must hold a volume for each label")
     if truth.positions is not None:
-        shape = truth.positions.shape
-        demand(len(shape) == 3 and shape[2] == 3, "must hold positions as (F, A, 3)")
-        points: dict[str, Any] = {"densities": truth.densities, "sigmas": truth.sigmas}
-        for name, values in points.items():
-            demand(values is not None and values.shape == shape[1:2], f"must hold {name} of each point")
-            demand(bool(np.isfinite(values).all() and (values >= 0).all()), f"must hold {name} of 0 and more")
-        demand(truth.removable is None or truth.removable.shape == shape[1:2], "must hold removable of each point")
+        demand(truth.densities is not None and truth.sigmas is not None, "must hold densities and sigmas of the points")
+        demand(bool(np.all(truth.sigmas > 0)), "must hold sigmas above 0")  # type: ignore[operator]
         frame = truth.frame
-        demand(
-            frame is not None and 0 <= frame.min() and frame.max() < shape[0], "must hold the frame of each particle"
-        )
-        demand(8 <= truth.box <= 16384, "must hold the box")
+        demand(frame is not None and 0 <= frame.min() and frame.max() < sizes["F"], "must hold frames that are there")
+        if truth.part is not None:
+            motions = frame.shape[1] if frame is not None and frame.ndim > 1 else 1
+            demand(-1 <= truth.part.min() and truth.part.max() < motions, "must hold parts with a motion of their own")
+        demand(8 <= truth.box <= RANGES["box"].high, "must hold the box")
 
 
 def oversampling(sigma_pixels: float) -> int:

@@ -159,7 +159,7 @@ def select_part(trajectory: Trajectory, text: str, option: str = "missing") -> n
     else:
         chosen = np.zeros(len(trajectory.weights), bool)
         for word in text.split(","):
-            match = re.fullmatch(r"\s*(?:(\w+):)?(-?\d+)(?:-(-?\d+))?\s*", word)
+            match = re.fullmatch(r"\s*(?:(\w+):)?(-?\d{1,9})(?:-(-?\d{1,9}))?\s*", word)
             if match is None or trajectory.residues is None or (match[1] and trajectory.chains is None):
                 known = ", ".join(sorted(trajectory.masks)) or "none"
                 raise InputError(

@@ -18,8 +18,12 @@ from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.configuration import Configuration, load_configuration
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.ranges import refuse_rows
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.image_feed import ImageFeed
+
+LOOKED_AT = 64
+"""Images looked at before a training begins, spread over the stack."""
 
 
 @dataclass
@@ -75,6 +79,8 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
             )
     if len(stack) < 2:
         raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
+    refuse_flat(stack)
+    refuse_far(shifts, box)
     # Box and pixel size of older files are those before downsampling: the physical length is what counts.
     parameters[:, 1] *= parameters[:, 0] / box
     feed = ImageFeed(
@@ -91,6 +97,26 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     if movable is not None:
         movable = movable.to(device)
     return Problem(configuration, gaussians.to(device), movable, views, feed)
+
+
+def refuse_flat(stack: ImageStack) -> None:
+    """Raise InputError if images of the stack, spread over it, show nothing: they are all zero, or constant."""
+    rows = np.unique(np.linspace(0, len(stack) - 1, LOOKED_AT).astype(np.int64))
+    images = stack.read(rows).astype(np.float64)
+    spread = images.std(axis=(1, 2))
+    if not (spread > 1e-6 * np.abs(images).max(axis=(1, 2))).any():  # rounding alone
+        raise InputError(
+            "particle_name",
+            "must hold images that are not constant",
+            f"standard deviations up to {spread.max():.3g} in {stack.headers[0].path}",
+            "Run preprocess again, and check the particles' own stacks.",
+        )
+
+
+def refuse_far(shifts: np.ndarray, box: int) -> None:  # (N, 2) pixels
+    """Raise InputError for shifts that leave the particle far outside its image."""
+    rule, remedy = f"must lie within two boxes of {box} px", "Run preprocess again: shifts are in pixels of the stack."
+    refuse_rows(np.abs(shifts).max(axis=1) > 2 * box, "poses.npy", "shift", rule, shifts, remedy)
 
 
 def resolve_stack(options: TrainOptions) -> Path:

@@ -7,6 +7,7 @@ where it enters the script; the other values may hold nothing that a shell would
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.resources
 import json
 import math
@@ -19,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -27,10 +28,15 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, HEARTBEAT
 from gaussianem_core.options import explain, option
 from gaussianem_core.runtime.files import write_atomically
-from gaussianem_gui.project.job import ERR, EXIT, OUT, Job, read_json
+from gaussianem_core.runtime.plain_files import open_regular
+from gaussianem_gui.project import small_files, wishes
+from gaussianem_gui.project.job import ERR, EXIT, OUT, Job
+from gaussianem_gui.project.small_files import LARGEST_BYTES, read_object
+from gaussianem_gui.project.user_folders import config_folder
+from gaussianem_gui.project.wishes import Wish
 
 SCRIPT = "run_submit.script"
-SETTINGS = ".gaussianem/cluster.json"
+SETTINGS = ".gaussianem/cluster.json"  # of older versions: not used any more
 ANSWER_SECONDS = 60.0
 SETTLE_SECONDS = 30.0  # a network disk may show the exit file that much later than the scheduler the end
 
@@ -210,16 +216,28 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
+def _settings_file(root: Path) -> Path:
+    """The user's settings for one project: in the user's own folder, since they say what is run."""
+    name = re.sub(r"[^\w.-]", "_", root.name)[:40]
+    return config_folder() / "clusters" / f"{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+
+
 def load_settings(root: Path) -> ClusterSettings:
-    """The project's settings; without them RELION's environment variables (RELION_QSUB_TEMPLATE, ...) count."""
-    path = root / SETTINGS
+    """This user's settings for a project; without them RELION's environment variables (RELION_QSUB_TEMPLATE, ...).
+
+    A file of settings in the project itself is never used, as it may come from anyone. Raises InputError where there
+    is one and the user has given none, and for settings that are damaged.
+    """
+    path = _settings_file(root)
     environment = {
         "template": os.environ.get("RELION_QSUB_TEMPLATE", ""),
         "queue": os.environ.get("RELION_QUEUE_NAME", ""),
         "submit": os.environ.get("RELION_QSUB_COMMAND", ""),
     }
+    values: dict[str, Any] = {name: value for name, value in environment.items() if value}
     try:
-        values = json.loads(path.read_text()) if path.exists() else {k: v for k, v in environment.items() if v}
+        if path.exists():
+            values = read_object(path)
         return ClusterSettings(**values)
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, ValidationError):
@@ -227,25 +245,48 @@ def load_settings(root: Path) -> ClusterSettings:
         raise InputError("cluster settings", "must be readable", path, f"{error}.") from error
 
 
+def settings_of_the_project(root: Path) -> str:
+    """A sentence if the project holds cluster settings that are not in force; "" otherwise."""
+    if not (root / SETTINGS).exists() or _settings_file(root).exists():
+        return ""
+    return (
+        f"The cluster settings in {SETTINGS} came with the project and are not used, since they say what is run. "
+        "Give your own once: gaussianem project cluster --preset ..., or Settings, Cluster."
+    )
+
+
 def save_settings(root: Path, settings: ClusterSettings) -> None:
-    """Keep the settings with the project."""
-    (root / SETTINGS).parent.mkdir(exist_ok=True)
-    write_atomically(root / SETTINGS, json.dumps(settings.model_dump(), indent=1) + "\n")
+    """Keep the user's settings for a project, outside of it. Raises InputError for a template inside it, OSError."""
+    if settings.template:
+        template_text(settings, root)
+    path = _settings_file(root)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(settings.model_dump(), indent=1) + "\n")
 
 
 def template_text(settings: ClusterSettings, root: Path) -> str:
-    """The template of the settings. Raises InputError if it cannot be read or runs nothing."""
+    """The template of the settings. Raises InputError if it cannot be read, lies in the project or runs nothing."""
     if not settings.template:
         folder = importlib.resources.files("gaussianem_resources")
         return (folder / "queues" / PRESETS[settings.preset].template).read_text()
-    path = Path(settings.template) if os.path.isabs(settings.template) else root / settings.template
+    path = root / os.path.expanduser(settings.template)
+    _refuse_inside(root, path, "option template")
     try:
-        text = path.read_text()
+        with open_regular(path) as file:
+            text = file.read(LARGEST_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("option template", "must be a readable script", path, f"{error}.") from error
     if "XXXcommandXXX" not in text:
         raise InputError("option template", "must hold XXXcommandXXX", path, "Put it where the program is to run.")
     return text
+
+
+def _refuse_inside(root: Path, path: Path, argument: str) -> None:
+    """Raise InputError for a file of the project: whoever made the project could run anything by it."""
+    inside = os.path.abspath(path), os.path.realpath(path)
+    if any(Path(place).is_relative_to(root) for place in inside):
+        rule = "must lie outside the project, whose files may come from others"
+        raise InputError(argument, rule, path, "Look at it, copy it to a folder of your own, and name it there.")
 
 
 def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> dict[str, str]:
@@ -289,22 +330,29 @@ def fill_template(text: str, values: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def script(settings: ClusterSettings, job: Job, command: Sequence[str]) -> str:
-    """The script that would be submitted."""
-    return fill_template(template_text(settings, job.root), variables(settings, job, command))
+def script(settings: ClusterSettings, job: Job, command: Sequence[str], template: str = "") -> str:
+    """The script that would be submitted, from the text of a template or that of the settings."""
+    return fill_template(template or template_text(settings, job.root), variables(settings, job, command))
 
 
 def check(settings: ClusterSettings, root: Path) -> None:
     """Raise InputError if the template cannot be used or the scheduler's command is not on this machine."""
     template_text(settings, root)
-    program = _submit_words(settings)[0]
-    if shutil.which(program) is None:
+    _program(_submit_words(settings)[0], root)
+
+
+def _program(name: str, root: Path) -> str:
+    """Where a scheduler's command lies. Raises InputError if it is not on this machine, or a file of the project."""
+    found = shutil.which(os.path.expanduser(name))
+    if found is None:
         raise InputError(
             "cluster",
             "must be reachable from this machine",
-            f"no command {program}",
+            f"no command {name}",
             "Log in to the cluster's login node, choose the right scheduler, or run the job here.",
         )
+    _refuse_inside(root, Path(found), "cluster command")
+    return os.path.abspath(found)
 
 
 def _submit_words(settings: ClusterSettings) -> list[str]:
@@ -318,7 +366,7 @@ def _submit_words(settings: ClusterSettings) -> list[str]:
 def _call(words: Sequence[str], cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            list(words),
+            [_program(words[0], cwd), *words[1:]],
             cwd=cwd,
             capture_output=True,
             text=True,
@@ -330,15 +378,16 @@ def _call(words: Sequence[str], cwd: Path, stdin: str | None = None) -> subproce
         raise InputError("cluster", "must answer", words[0], f"{error}.") from error
 
 
-def submit(settings: ClusterSettings, job: Job, command: Sequence[str], root: Path) -> str:
+def submit(settings: ClusterSettings, job: Job, command: Sequence[str], template: str) -> str:
     """Write the script into the job's directory and submit it from the project; the scheduler's id of the job.
 
-    Raises InputError with the scheduler's own words if it refuses.
+    ``template`` is the text that the user chose when asking. Raises InputError with the scheduler's own words if it
+    refuses.
     """
-    check(settings, root)
+    root = job.root
     preset = PRESETS[settings.preset]
-    text = script(settings, job, command)
-    write_atomically(job.directory / SCRIPT, text)
+    text = script(settings, job, command, template)
+    write_atomically(job.file(SCRIPT), text)
     words = _submit_words(settings)
     by_stdin = preset.by_stdin
     if words[-1] == "<":  # RELION's way of writing "bsub <"
@@ -348,14 +397,21 @@ def submit(settings: ClusterSettings, job: Job, command: Sequence[str], root: Pa
     if answer.returncode or match is None:
         said = " ".join((answer.stderr or answer.stdout).split())[:500] or f"exit code {answer.returncode}"
         raise InputError("cluster", "must take the job", said, "Check queue, limits and template.")
-    return next(group for group in match.groups() if group)
+    identifier = next(group for group in match.groups() if group)
+    if not is_identifier(identifier):
+        raise InputError("cluster", "must answer with a job's number", identifier, "Look into its queue by hand.")
+    return identifier
 
 
-def cancel(job: Job) -> None:
-    """Ask the scheduler to stop a job. Raises InputError with its words if it does not."""
-    record = job.record()
-    preset = PRESETS[str(record["scheduler"])]
-    answer = _call([*preset.cancel, str(record["scheduler_id"])], job.root)
+def is_identifier(word: str) -> bool:
+    """True for what a scheduler calls a job; nothing else may stand where a command takes an id."""
+    return re.fullmatch(r"\d[\w.\[\]-]{0,200}", word) is not None
+
+
+def cancel(wish: Wish) -> None:
+    """Ask the scheduler to stop a job that this user submitted. Raises InputError with its words if it does not."""
+    preset = PRESETS[wish.scheduler]
+    answer = _call([*preset.cancel, wish.scheduler_id], Path(wish.project))
     if answer.returncode:
         said = " ".join((answer.stderr or answer.stdout).split())
         # A job that ended meanwhile cannot be cancelled: that is no error.
@@ -396,10 +452,10 @@ def _accounting(identifier: str, cwd: Path) -> str:
     return ""
 
 
-def refresh(jobs: Sequence[Job]) -> None:
-    """Ask the schedulers for the states of these submitted jobs and note them in the jobs' directories."""
+def refresh(submitted: Sequence[tuple[Job, Wish]]) -> None:
+    """Ask the schedulers for the states of jobs that this user submitted, and note them in the jobs' directories."""
     for name, preset in PRESETS.items():
-        mine = {str(r["scheduler_id"]): job for job in jobs if (r := job.record()).get("scheduler") == name}
+        mine = {wish.scheduler_id: job for job, wish in submitted if wish.scheduler == name and wish.scheduler_id}
         open_ones = {i: job for i, job in mine.items() if job.exit_state() is None}
         if not open_ones:
             continue
@@ -413,14 +469,22 @@ def refresh(jobs: Sequence[Job]) -> None:
                 note_state(job, preset, word)
 
 
-def adopt(job: Job) -> None:
-    """Keep the id that a job found in its own environment, where the program that submitted it was killed before."""
+def adopt(job: Job, wish: Wish) -> Wish:
+    """Keep the id that a job found in its own environment, where the program that submitted it was killed before.
+
+    Of a run alone that this user handed to a scheduler without getting an answer; the wish with the id, or as it was.
+    """
     record = job.record()
-    if job.submitting(record) is None:
-        return
-    found = str(read_json(job.directory / HEARTBEAT).get("scheduler_id", ""))
-    if found:
-        job.write_record(scheduler_id=found, scheduler=record["cluster"]["preset"], scheduler_state="running")
+    if wish.where != "cluster" or wish.scheduler_id or job.submitting(record) is not False:
+        return wish
+    found = str(small_files.read(job.directory / HEARTBEAT, small_files.HEARTBEAT)[0].get("scheduler_id", ""))
+    if not is_identifier(found):
+        return wish
+    preset = ClusterSettings(**(wish.cluster or {})).preset
+    wish = wish.model_copy(update={"scheduler": preset, "scheduler_id": found})
+    wishes.keep(wish)
+    job.write_record(scheduler_id=found, scheduler=preset, scheduler_state="running")
+    return wish
 
 
 def note_state(job: Job, preset: Preset, word: str) -> None:
@@ -434,14 +498,14 @@ def note_state(job: Job, preset: Preset, word: str) -> None:
         word = "cancelled"  # as asked; not every scheduler has a word for it
     if word in _ENDED:
         reason = _ENDED[word].format(who=preset.title)
-        write_atomically(job.directory / EXIT, json.dumps({"run": record.get("run"), "reason": reason, "code": 1}))
+        write_atomically(job.file(EXIT), json.dumps({"run": record.get("run"), "reason": reason, "code": 1}))
         if job.exit_state() is None:
-            (job.directory / FAILURE).touch()
+            job.touch(FAILURE)
         return
     if word == "cancelled":
         if job.exit_state() is None:
-            (job.directory / ABORTED).touch()
-        (job.directory / ABORT).unlink(missing_ok=True)
+            job.touch(ABORTED)
+        job.remove(ABORT)
         return
     if word == "lost":
         job.write_record(scheduler_state="gone", scheduler_note=f"{preset.title} lost it: its node failed")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_core.runtime.processes import alive, start_ticks
 from gaussianem_gui.execution.launch import MARK
-from gaussianem_gui.project.job import Job, State, is_waiting, read_json
+from gaussianem_gui.project.job import Job, State, is_waiting
+from gaussianem_gui.project.small_files import read_json
+from gaussianem_gui.project.user_folders import machine_folder
 
 if TYPE_CHECKING:
     from gaussianem_gui.project.project import Project
@@ -103,25 +103,10 @@ def allowed(cards: Sequence[Gpu], mask: str | None) -> list[int]:
 # --- reservations: who of all our runners on this machine has given which GPU to which job ---------------------------
 
 
-def state_folder() -> Path:
-    """This user's folder on this machine (not on a network disk): runner locks and GPU reservations.
-
-    The same for all sessions, and there after the last logout while jobs go on: therefore in /tmp, whatever TMPDIR and
-    XDG_RUNTIME_DIR say. GAUSSIANEM_STATE_DIR names another place.
-    """
-    shared = Path("/tmp")
-    base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    path = Path(os.environ.get("GAUSSIANEM_STATE_DIR") or base) / f"gaussianem-{getpass.getuser()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.is_symlink() or path.stat().st_uid != os.getuid():
-        raise InputError("state directory", "must be this user's own", path, "Set GAUSSIANEM_STATE_DIR to another.")
-    return path
-
-
 def reservations() -> dict[int, str]:
     """GPUs held by jobs that live: index -> job directory. Reservations of jobs that ended are dropped."""
     held = {}
-    for path in state_folder().glob("gpu-*.json"):
+    for path in machine_folder().glob("gpu-*.json"):
         record = read_json(path)
         directory = Path(str(record.get("directory", "")))
         job = Job(directory.parent.parent, f"{directory.parent.name}/{directory.name}/", str(record.get("type", "")))
@@ -140,7 +125,7 @@ def reservations() -> dict[int, str]:
 @contextlib.contextmanager
 def choosing() -> Iterator[None]:
     """Hold this while GPUs are chosen and reserved: runners of several projects share the machine."""
-    with open(state_folder() / "gpus.lock", "a") as file:
+    with open(machine_folder() / "gpus.lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -149,7 +134,7 @@ def reserve(job: Job, run: int, indices: Iterable[int]) -> None:
     """Note that ``job`` holds these GPUs from run number ``run`` on, until it ends."""
     for index in indices:
         record = {"directory": str(job.directory), "type": job.type_label, "run": run}
-        write_atomically(state_folder() / f"gpu-{index}.json", json.dumps(record))
+        write_atomically(machine_folder() / f"gpu-{index}.json", json.dumps(record))
 
 
 # --- zombies ----------------------------------------------------------------------------------------------------
@@ -179,7 +164,7 @@ def zombies(project: Project) -> list[Zombie]:
         if directory.parent.parent != project.root or name not in project.graph().processes:
             continue
         job = project.job(name)
-        leader = read_json(job.claim_path(int(job.record().get("run", 0))))
+        leader = job.claim(job.record())
         # While the process above them lives, the job is only about to end.
         if not job.status().state.finished or alive(leader):
             continue

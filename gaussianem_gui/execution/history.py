@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gaussianem_core.job.events import EVENTS, parse_events
+from gaussianem_core.runtime.plain_files import open_regular
 
 CHUNK_BYTES = 1 << 16  # parsed and taken at once; small, so that views never wait long for the lock
 POLL_SECONDS = 1.0
@@ -95,7 +96,7 @@ class History:
         changed = False
         while True:
             try:
-                with open(self.path, "rb") as file:
+                with open_regular(self.path) as file:
                     if os.fstat(file.fileno()).st_size < self._offset:  # the file was replaced
                         self._offset = 0
                         with self._lock:

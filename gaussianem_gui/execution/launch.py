@@ -8,6 +8,7 @@ the one that creates the claim file runs: two runners that start the same run by
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -17,6 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from gaussianem_core.errors import InputError
+from gaussianem_core.job.last_word import END, LastWord, disk_full
+from gaussianem_core.runtime.plain_files import append_regular
 from gaussianem_core.runtime.processes import identity, start_ticks
 
 EXIT, RECORD, OUT, ERR = ".gaussianem_exit.json", ".gaussianem_job.json", "run.out", "run.err"
@@ -26,15 +30,17 @@ FAILURE, ABORTED, ABORT = ENDINGS[1], ENDINGS[2], "RELION_JOB_ABORT_NOW"
 
 
 def claim(path: Path, content: dict[str, object]) -> bool:
-    """Create ``path`` whole or not at all; False if it is there already."""
+    """Create ``path`` whole or not at all; False if it is there already. Raises OSError where it cannot be."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content))
     try:
+        temporary.write_text(json.dumps(content))
         os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links
-        try:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        try:  # a file system without hard links
             with open(path, "x") as file:
                 file.write(json.dumps(content))
         except FileExistsError:
@@ -54,29 +60,38 @@ def main(argv: list[str]) -> int:
     # A request to stop goes to the whole group: the program ends by itself, and this process notes how.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    last_word = LastWord(directory / EXIT)
     environment = {**os.environ, MARK: str(directory)}
-    reason, code = "", 1
-    with open(directory / OUT, "ab") as out, open(directory / ERR, "ab") as err:
-        try:
-            child = subprocess.Popen(
-                command,
-                cwd=root,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                preexec_fn=_default_signals,
-                env=environment,
-            )
-        except OSError as error:
-            reason = f"{command[0]} could not be started: {error.strerror}"
-        else:
-            who = {**identity(), "pid": child.pid, "ticks": start_ticks(child.pid)}
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({**identity(), "child": who}))
-            os.replace(temporary, path)
-            code = child.wait()
-    _note_end(directory, run, code, reason)
+    code, reason = 1, ""
+    try:
+        code = _run(command, root, directory, environment, path)
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = f"{command[0]} could not be started: {reason}"
+    _note_end(directory, run, code, reason, last_word)
     return code if code >= 0 else 128 - code
+
+
+def _run(command: list[str], root: Path, directory: Path, environment: dict[str, str], path: Path) -> int:
+    """Start the program, note in ``path`` which process it is, and wait for it; its exit code."""
+    with open(append_regular(directory / OUT), "ab") as out, open(append_regular(directory / ERR), "ab") as err:
+        child = subprocess.Popen(
+            command,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            preexec_fn=_default_signals,
+            env=environment,
+        )
+    who = {**identity(), "pid": child.pid, "ticks": start_ticks(child.pid)}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps({**identity(), "child": who}))
+        os.replace(temporary, path)
+    except OSError:  # a full disk: its heartbeat names it too
+        temporary.unlink(missing_ok=True)
+    return child.wait()
 
 
 def _default_signals() -> None:
@@ -84,29 +99,34 @@ def _default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _note_end(directory: Path, run: int, code: int, reason: str) -> None:
+def _note_end(directory: Path, run: int, code: int, reason: str, last_word: LastWord) -> None:
     """Keep the exit code, and an exit file where the program could not write one."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    note = {
-        "run": run,
-        "code": code,
-        "signal": -code if code < 0 else 0,
-        "ended": time.time(),
-        "max_memory_bytes": peak,
-        "reason": reason,
-    }
-    with contextlib.suppress(OSError, ValueError):
+    try:
         if json.loads((directory / RECORD).read_text()).get("run") != run:
+            last_word.drop()
             return  # another run was asked for meanwhile: these files are its
-        temporary = directory / f"{EXIT}.tmp"
-        temporary.write_text(json.dumps(note))
-        os.replace(temporary, directory / EXIT)
+    except (OSError, ValueError, AttributeError):
+        pass
+    last_word.say(
+        run=run,
+        code=code,
+        signal=-code if code < 0 else 0,
+        ended=time.time(),
+        max_memory_bytes=peak,
+        reason=reason or (disk_full(directory) if code else ""),
+    )
+    with contextlib.suppress(OSError, InputError):
         if not any((directory / name).exists() for name in ENDINGS):
             stopped = (directory / ABORT).exists()
-            (directory / ("RELION_JOB_EXIT_SUCCESS" if code == 0 else ABORTED if stopped else FAILURE)).touch()
-        (directory / ABORT).unlink(missing_ok=True)
-        if code < 0:
-            (directory / "heartbeat.json").unlink(missing_ok=True)
+            ending = "RELION_JOB_EXIT_SUCCESS" if code == 0 else ABORTED if stopped else FAILURE
+            os.close(append_regular(directory / ending))
+    for name in (ABORT, "heartbeat.json") if code < 0 else (ABORT,):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # room for the program's own last word, which it did not live to write
+        if (directory / END).read_bytes().isspace():
+            (directory / END).unlink()
 
 
 if __name__ == "__main__":

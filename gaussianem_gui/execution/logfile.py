@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gaussianem_core.errors import printable
+from gaussianem_core.runtime.plain_files import open_regular
+
 CHUNK_BYTES = 1 << 22
 LONGEST_LINE = 4000  # characters shown of one line
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)")  # colours and cursor; titles
 
 
 class LogFile:
@@ -45,7 +48,7 @@ class LogFile:
                 self._reset()
         if size == self._size:
             return False
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self._size)
             while data := file.read(CHUNK_BYTES):
                 ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == 10) + self._size + 1
@@ -83,7 +86,7 @@ class LogFile:
             if last > self._count:
                 bounds = [*self._starts[first : self._count + 1].tolist(), self._size]
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(bounds[0])
                 data = file.read(min(bounds[-1] - bounds[0], 1 << 24))
         except OSError:
@@ -110,7 +113,7 @@ class LogFile:
 
     def _matches(self, needle: bytes) -> Iterator[int]:
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 base, kept = 0, b""
                 while data := file.read(CHUNK_BYTES):
                     block = kept + data.lower()
@@ -129,5 +132,5 @@ def shown(raw: bytes) -> str:
     """One line as a terminal would leave it: after the last carriage return, no escape sequences, not too long."""
     text = raw.rstrip(b"\r\n")
     text = text[text.rfind(b"\r") + 1 :]
-    line = _ESCAPES.sub("", text.decode("utf-8", "replace")).replace("\t", "    ")
+    line = printable(ESCAPES.sub("", text.decode("utf-8", "replace"))).replace("\t", "    ")
     return line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + " …"

@@ -1,9 +1,10 @@
 """Starting, watching and stopping jobs on this machine and on a cluster.
 
-Whoever wants a job to run writes that wish into the job's directory (``request``). A background process, one per
-project and machine, starts what can start: inputs done, GPUs free, not too many at once. It follows the running jobs,
-keeps the graph up to date, and ends when there is nothing left to do. Jobs are sessions of their own: neither closing
-the desktop application nor killing the runner touches them, and a new runner finds them by their files.
+Whoever wants a job to run leaves a wish (``request``): in the user's own folder what decides what is run, in the job's
+directory what others may see of it. A background process, one per user, project and machine, starts what can start:
+inputs done, GPUs free, not too many at once. It follows the running jobs, keeps the graph up to date, and ends when
+there is nothing left to do. Jobs are sessions of their own: neither closing the desktop application nor killing the
+runner touches them, and a new runner finds them by their files. What a project's files ask for is never started.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -30,6 +32,8 @@ import psutil
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, OPTIONS
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.interpreter import distrust_working_directory, python
+from gaussianem_core.runtime.plain_files import append_regular
 from gaussianem_core.runtime.processes import alive, identity
 from gaussianem_gui.execution import cluster as _cluster
 from gaussianem_gui.execution.cluster import ClusterSettings
@@ -45,11 +49,14 @@ from gaussianem_gui.execution.gpus import (
     reserve,
     zombies,
 )
-from gaussianem_gui.execution.gpus import state_folder as _state_folder
 from gaussianem_gui.execution.launch import claim
-from gaussianem_gui.project.job import EXIT, Job, State, is_waiting, read_json
+from gaussianem_gui.project import wishes
+from gaussianem_gui.project.containment import inside, made_folder
+from gaussianem_gui.project.job import EXIT, Job, State, is_waiting
 from gaussianem_gui.project.lock import LockHeld
-from gaussianem_gui.project.project import Project, _state
+from gaussianem_gui.project.project import Project, _state, member
+from gaussianem_gui.project.user_folders import machine_folder
+from gaussianem_gui.project.wishes import Wish
 
 TICK_SECONDS = 1.0
 IDLE_TICKS = 5  # looks without anything to do before the background runner ends
@@ -87,23 +94,25 @@ class Launch:
 # --- what is asked of a job -----------------------------------------------------------------------------------------
 
 
-def engine_command(job: Job, processes: int = 1) -> list[str]:
+def engine_command(job: Job, processes: int = 1, engine: str = "") -> list[str]:
     """The argument list that runs ``job`` from the project's root; never handed to a shell as it is.
 
-    The environment variable GAUSSIANEM_ENGINE replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem";
-    what it was where the run was asked for counts.
+    ``engine`` replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem": it is the environment variable
+    GAUSSIANEM_ENGINE of the session that asked for the run.
     """
     name = job.name.rstrip("/")
     arguments = ["--options", f"{name}/{OPTIONS}", "--job_dir", name]
     if job.job_type == "import":
-        return [sys.executable, "-m", "gaussianem_gui.project.import_job", *arguments]
+        return python("-m", "gaussianem_gui.project.import_job", *arguments)
     module = ["-m", "gaussianem_core", job.job_type, *arguments]
-    if engine := shlex.split(str(job.record().get("engine", os.environ.get(ENGINE, "")))):
+    if words := shlex.split(engine):
         several = ["--gpus", ",".join(map(str, range(processes)))] if processes > 1 else []
-        return [*engine, job.job_type, *arguments, *several]
+        return [*words, job.job_type, *arguments, *several]
     if processes > 1:
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *module]
-    return [sys.executable, *module]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        # Its workers are started without -P, on a node that may not know our environment.
+        return ["env", "PYTHONSAFEPATH=1", *python(*launcher, *module)]
+    return python(*module)
 
 
 def request(project: Project, job: Job | str, launch: Launch | None = None) -> None:
@@ -119,62 +128,95 @@ def request(project: Project, job: Job | str, launch: Launch | None = None) -> N
     found.check_directory()
     record = found.record()
     state = found.status().state
-    if state is State.RUNNING or (state is State.SCHEDULED and record.get("requested")):
+    mine = found.wish(record) is not None or found.submitting(record) or record.get("scheduler_id")
+    if state is State.RUNNING or (state is State.SCHEDULED and record.get("requested") and mine):
         raise InputError("job", "must not be running or waiting", found.name, "Wait for it, or abort it.")
     found.options()  # says what is wrong before anything is changed
     settings = launch.cluster or (_cluster.load_settings(project.root) if launch.where == "cluster" else None)
     if settings is not None:
+        if launch.cluster is None and (said := _cluster.settings_of_the_project(project.root)):
+            raise InputError("cluster settings", "must be given by you", "those of the project alone", said)
         _cluster.check(settings, project.root)
     after = sorted({project.job(name).name for name in launch.after} | set(_unfinished_parents(project, found)))
     command = found.command()
     _let_it_end(found)
     # A run that is stopped between these two writes is asked for again: the number goes up, nothing starts twice.
     size = (found.directory / EVENTS).stat().st_size if (found.directory / EVENTS).exists() else 0
-    run = int(record.get("run", 0)) + 1
+    run = record.get("run", 0) + 1
     taken = InputError("job", "must not be running or waiting", found.name, "Another program asks for it just now.")
     if found.record() != record:
         raise taken
     while found.claim_path(run).exists():
-        if alive(read_json(found.claim_path(run)).get("submitting", {})):
+        if alive(found.claim({"run": run}).get("submitting", {})):
             raise taken
         run += 1  # of a request that was killed before it was noted
-    now = launch.where == "cluster" and not _not_ready(project, found, {"after": after})
-    # Before the wish is noted, so that no runner submits it too.
-    if now and not claim(found.claim_path(run), {"submitting": identity()}):
-        raise taken
-    found.clear_control_files()
-    found.write_record(
+    wish = Wish(
+        project=str(project.root),
+        job=found.name,
         run=run,
-        requested=time.time(),
-        after=after,
-        where=launch.where,
+        where="cluster" if launch.where == "cluster" else "local",
+        host=str(identity()["host"]) if launch.where != "cluster" else "",
+        after=tuple(after),
         # Of the session that asks, not of the one that happened to start the runner.
         engine=os.environ.get(ENGINE, ""),
         visible=os.environ.get(VISIBLE),
-        host=identity()["host"] if launch.where == "local" else None,
         gpus_wanted=launch.gpus,
+        cluster=settings.model_dump() if settings is not None else None,
+        template=_cluster.template_text(settings, project.root) if settings is not None else "",
+    )
+    now = wish.where == "cluster" and not _not_ready(project, found, wish)
+    # What a full disk does not take must fail before anything of the last run is removed.
+    found.add_note(f"with the following command:\n{shlex.join(command)}")
+    found.write_record(asked_by=f"{_user_name()} on {identity()['host']}")
+    wishes.keep(wish)
+    try:
+        # Before the run is noted, so that no runner submits it too.
+        if now and not claim(found.file(found.claim_path(run).name), {"submitting": identity()}):
+            raise taken
+        _note_wish(found, wish, size)
+    except BaseException:
+        wishes.forget(wish)
+        raise
+    if _state(member(project.graph(), found.name).status).finished:
+        with project.change(f"schedules {found.name}") as graph:
+            member(graph, found.name).status = State.SCHEDULED.value
+    if now:
+        try:
+            _submit(project, found, wish)
+        except InputError:
+            found.write_record(requested=None, token=None)
+            wishes.forget(wish)
+            raise
+    ensure_runner(project)
+
+
+def _note_wish(job: Job, wish: Wish, events_from: int) -> None:
+    """What others may see of a wish, in the job's directory; what an earlier run left there goes."""
+    job.clear_control_files()
+    job.write_record(
+        run=wish.run,
+        token=wish.token,
+        requested=wish.requested,
+        where=wish.where,
+        host=wish.host or None,
         gpus=None,
-        events_from=size,
+        events_from=events_from,
         waiting=None,
         scheduler=None,
         scheduler_id=None,
         scheduler_state=None,
         scheduler_note=None,
-        cluster=settings.model_dump() if settings is not None else None,
+        scheduler_gone_at=None,
         started_at=None,
         abort_at=None,
     )
-    found.add_note(f"with the following command:\n{shlex.join(command)}")
-    if _state(project.graph().processes[found.name].status).finished:
-        with project.change(f"schedules {found.name}") as graph:
-            graph.processes[found.name].status = State.SCHEDULED.value
-    if now:
-        try:
-            _submit(project, found)
-        except InputError:
-            found.write_record(requested=None)
-            raise
-    ensure_runner(project)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's number without a name
+        return f"user {os.getuid()}"
 
 
 def _let_it_end(job: Job, seconds: float = 10.0) -> None:
@@ -198,13 +240,21 @@ def _unfinished_parents(project: Project, job: Job) -> list[str]:
 def unrequest(project: Project, job: Job | str) -> None:
     """Take a job that waits out of the queue again; it stays Scheduled. Nothing happens if it does not wait."""
     found = project.job(job)
-    if is_waiting(found, found.record()) and _keep_from_starting(found):
-        found.write_record(requested=None, waiting=None)
+    record = found.record()
+    if is_waiting(found, record) and _keep_from_starting(found):
+        _take_back(found, record)
+
+
+def _take_back(job: Job, record: Mapping[str, Any]) -> None:
+    wish = job.wish(record)
+    job.write_record(requested=None, waiting=None, token=None)
+    if wish is not None:
+        wishes.forget(wish)
 
 
 def _keep_from_starting(job: Job) -> bool:
     """Take the claim of a run that waits, so that no runner can start it; False if it has begun."""
-    return claim(job.claim_path(int(job.record().get("run", 0))), {"withdrawn": time.time()})
+    return claim(job.file(job.claim_path(job.record().get("run", 0)).name), {"withdrawn": time.time()})
 
 
 def continue_job(
@@ -247,48 +297,64 @@ def abort(
         rule = "must be running or waiting"
         raise InputError("job", rule, f"{found.name}, {status.state}", "There is nothing to stop.")
     if is_waiting(found, record) and _keep_from_starting(found):
-        found.write_record(requested=None, waiting=None)
-        (found.directory / ABORTED).touch()
+        _take_back(found, record)
+        found.touch(ABORTED)
         project.sync()
         return
-    (found.directory / ABORT).touch()
+    wish = found.wish(record)
+    mine = wish is not None and bool(wish.scheduler_id)
+    if record.get("scheduler_id") and not mine and status.state is State.SCHEDULED:
+        rule = "must have been submitted by you from here to be cancelled"
+        which = f"{found.name}, {status.detail}"
+        raise InputError("job", rule, which, "If it is yours, cancel it with the scheduler's own command.")
+    found.touch(ABORT)
     found.write_record(abort_at=time.time(), grace_seconds=grace_seconds)
-    if record.get("scheduler_id"):
-        _cluster.cancel(found)
+    if wish is not None and mine:
+        _cluster.cancel(wish)
     if not wait:
         ensure_runner(project)
         return
     looks = 0
     while not found.status().state.finished:
         press_abort(found)
-        if record.get("scheduler_id") and looks % 10 == 0:
-            _cluster.refresh([found])
+        if wish is not None and mine and looks % 10 == 0:
+            _cluster.refresh([(found, wish)])
         looks += 1
         time.sleep(0.2)
     project.sync()
 
 
 def press_abort(job: Job) -> None:
-    """Go on with an abort that was asked for: signals after the time of grace, an exit file when all is over."""
+    """Go on with an abort that was asked for: signals after the time of grace, an exit file when all is over.
+
+    Raises InputError where a process that the job's files name lives on, and is none that this program started.
+    """
     record = job.record()
     asked = record.get("abort_at")
     if not asked or job.exit_state() is not None or is_waiting(job, record):
         return
     members = processes_of(job.directory).get(str(job.directory), [])
     waited = abs(time.time() - asked)  # a clock that jumped back must not wait for ever
-    grace = float(record.get("grace_seconds", 20.0))
+    grace = record.get("grace_seconds", 20.0)
     number = signal.SIGKILL if waited > grace + KILL_SECONDS else signal.SIGTERM if waited > grace else None
-    if number is not None:
-        for member in members:
-            with contextlib.suppress(psutil.Error):
-                member.send_signal(number)  # psutil checks that the number was not given to another process
+    for process in members if number is not None else ():
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)  # psutil checks that the number was not given to another process
     here = [alive(who) for who in job.processes()]
     known = record.get("scheduler_id") or job.submitting(record)
     if not members and not any(here) and None not in here and not known:
-        (job.directory / ABORTED).touch()
-        (job.directory / ABORT).unlink(missing_ok=True)
-        (job.directory / HEARTBEAT).unlink(missing_ok=True)
+        job.touch(ABORTED)
+        job.remove(ABORT, HEARTBEAT)
         job.write_record(abort_at=None)
+    elif number is signal.SIGKILL and not members and any(here) and not known:
+        which = ", ".join(str(who["pid"]) for who, lives in zip(job.processes(), here) if lives)
+        job.write_record(abort_at=None)
+        raise InputError(
+            "job",
+            "must run in processes that this program started",
+            f"{job.name}, process {which} of this machine",
+            f"End that process by hand if it is the job's; if it is not, remove {job.path(HEARTBEAT)}.",
+        )
 
 
 def wait(project: Project, job: Job | str, timeout_seconds: float | None = None, poll_seconds: float = 0.3) -> State:
@@ -320,9 +386,9 @@ def check_asked(job: Job) -> None:
 # --- starting ---------------------------------------------------------------------------------------------------
 
 
-def _not_ready(project: Project, job: Job, record: Mapping[str, Any]) -> str:
+def _not_ready(project: Project, job: Job, wish: Wish) -> str:
     """Why a waiting job cannot start yet, "" if it can. A job it needs that failed makes it fail."""
-    for name in record.get("after") or ():
+    for name in wish.after:
         process = project.graph().find(name)
         if process is None:
             return f"needs {name}, which was deleted"
@@ -336,53 +402,56 @@ def _not_ready(project: Project, job: Job, record: Mapping[str, Any]) -> str:
     return ""
 
 
-def wanted_gpus(job: Job, record: Mapping[str, Any], present: int) -> tuple[int, list[int]]:
-    """How many GPUs a job wants, and which if its options name them. 0 where it computes on the CPU."""
-    values = job.values()
+def wanted_gpus(job: Job, asked: int | None, present: int) -> tuple[int, list[int]]:
+    """How many GPUs a job wants, and which if its options name them. 0 where it computes on the CPU.
+
+    ``asked`` is what the user said when asking for the run. Raises InputError for options that are wrong.
+    """
+    values = job.options().model_dump()
     named = [int(word) for word in str(values.get("gpus") or "").split(",") if word]
     if job.job_type == "import" or values.get("device") == "cpu":
         return 0, []
     if named:
         return len(named), named
-    asked = record.get("gpus_wanted")
     if asked is not None:
-        return int(asked), []
+        return asked, []
     return (1 if values.get("device") == "cuda" or present else 0), []
 
 
-def submit(project: Project, job: Job) -> None:
+def submit(project: Project, job: Job, wish: Wish) -> None:
     """Hand a waiting job to the cluster's scheduler, unless another program does so already.
 
     Its id is kept. Raises InputError with the scheduler's own words.
     """
-    if claim(job.claim_path(int(job.record()["run"])), {"submitting": identity()}):
-        _submit(project, job)
+    if claim(job.file(job.claim_path(wish.run).name), {"submitting": identity()}):
+        _submit(project, job, wish)
 
 
-def _submit(project: Project, job: Job) -> None:
+def _submit(project: Project, job: Job, wish: Wish) -> None:
     """The same for a run that this process has claimed; the claim is given back if the scheduler refuses."""
-    record = job.record()
     try:
         project.bind(job)
-        settings = ClusterSettings(**record["cluster"])
+        settings = ClusterSettings(**(wish.cluster or {}))
         count = max(1, settings.gpus) if job.job_type == "train" else 1
-        identifier = _cluster.submit(settings, job, engine_command(job, count), project.root)
+        identifier = _cluster.submit(settings, job, engine_command(job, count, wish.engine), wish.template)
     except BaseException:
-        job.claim_path(int(record["run"])).unlink(missing_ok=True)
+        job.remove(job.claim_path(wish.run).name)
         raise
+    wish = wish.model_copy(update={"scheduler": settings.preset, "scheduler_id": identifier})
+    wishes.keep(wish)
     job.write_record(
         scheduler_id=identifier, scheduler=settings.preset, scheduler_state="pending", submitted_at=time.time()
     )
     if job.record().get("abort_at"):  # asked for meanwhile
-        _cluster.cancel(job)
+        _cluster.cancel(wish)
 
 
-def start_local(project: Project, job: Job, indices: list[int]) -> None:
+def start_local(project: Project, job: Job, wish: Wish, indices: list[int]) -> None:
     """Start a waiting job on this machine with these GPUs."""
     project.bind(job)
-    run = int(job.record()["run"])
+    job.check_directory()
     job.write_record(gpus=indices, started_at=time.time(), waiting=None)
-    command = engine_command(job)
+    command = engine_command(job, 1, wish.engine)
     values = job.values()
     if len(indices) > 1 and not values.get("gpus") and "gpus" in values:
         command += ["--gpus", ",".join(str(i) for i in range(len(indices)))]
@@ -390,17 +459,8 @@ def start_local(project: Project, job: Job, indices: list[int]) -> None:
     if indices:
         environment[VISIBLE] = ",".join(str(i) for i in indices)
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's numbers, which are ours
-    above = [
-        sys.executable,
-        "-m",
-        "gaussianem_gui.execution.launch",
-        str(project.root),
-        job.name,
-        str(run),
-        "--",
-        *command,
-    ]
-    _children.append((job.directory, _detach(above, project.root, environment, subprocess.DEVNULL)))
+    words = ["-m", "gaussianem_gui.execution.launch", str(project.root), job.name, str(wish.run), "--", *command]
+    _children.append((job.directory, _detach(python(*words), project.root, environment, subprocess.DEVNULL)))
 
 
 _children: list[tuple[Path, threading.Thread]] = []
@@ -433,59 +493,60 @@ class Runner:
     def tick(self) -> bool:
         """Start what can start, look after the rest; False if there was nothing that runs or waits."""
         _children[:] = [child for child in _children if child[1].is_alive()]
-        jobs = self.project.asked()
+        asked = [(job, _cluster.adopt(job, wish)) for job, wish in asked_here(self.project)]
         here = identity()["host"]
-        for job in jobs:
-            _cluster.adopt(job)
-        self._look_at_cluster([job for job in jobs if job.record().get("scheduler_id")])
-        for job in jobs:
-            press_abort(job)
-        self.project.sync()
-        running = [j for j in jobs if j.status().state is State.RUNNING or self._starting(j)]
-        waiting = [j for j in jobs if j not in running and is_waiting(j, j.record())]
-        for job in sorted(waiting, key=lambda j: (j.record().get("requested", 0.0), j.number)):
-            record = job.record()
-            if record.get("where") == "local" and record.get("host") != here:
+        self._look_at_cluster([(job, wish) for job, wish in asked if wish.scheduler_id])
+        for job, _ in asked:
+            with _told(job.name):
+                press_abort(job)
+        with _told("states"):
+            self.project.sync()
+        running = [job for job, _ in asked if job.status().state is State.RUNNING or self._starting(job)]
+        waiting = [(job, wish) for job, wish in asked if job not in running and is_waiting(job, job.record())]
+        for job, wish in waiting:
+            if wish.where == "local" and wish.host != here:
                 continue  # the runner of that machine starts it
-            try:
-                if self._start(job, record, running):
-                    running.append(job)
-            except LockHeld:  # says nothing of the job: try again
-                continue
-            except InputError as error:
-                self._fail(job, str(error))
-        return bool(running or waiting or [j for j in jobs if j.record().get("requested")])
+            with _told(job.name):
+                try:
+                    if self._start(job, wish, running):
+                        running.append(job)
+                except LockHeld:  # says nothing of the job: try again
+                    continue
+                except InputError as error:
+                    self._fail(job, str(error))
+        return bool(running or waiting or asked_here(self.project))
 
     @staticmethod
     def _starting(job: Job) -> bool:
         """True while a process that we started has not made its claim yet."""
         return any(directory == job.directory and thread.is_alive() for directory, thread in _children)
 
-    def _start(self, job: Job, record: dict[str, Any], running: list[Job]) -> bool:
-        why = _not_ready(self.project, job, record)
+    def _start(self, job: Job, wish: Wish, running: list[Job]) -> bool:
+        why = _not_ready(self.project, job, wish)
         if why.startswith("!"):
-            job.write_record(requested=None, waiting=f"not started: {why[1:]}")
+            job.write_record(requested=None, token=None, waiting=f"not started: {why[1:]}")
+            wishes.forget(wish)
             return False
-        if not why and record.get("where") == "cluster":
-            submit(self.project, job)
+        if not why and wish.where == "cluster":
+            submit(self.project, job, wish)
             return False
         with choosing():
             indices: list[int] = []
             if not why:
-                indices, why = self._choose(job, record, running)
+                indices, why = self._choose(job, wish, running)
             if why:
-                if record.get("waiting") != why:
+                if job.record().get("waiting") != why:
                     job.write_record(waiting=why)
                 return False
-            reserve(job, int(record["run"]), indices)
-        start_local(self.project, job, indices)
+            reserve(job, wish.run, indices)
+        start_local(self.project, job, wish, indices)
         return True
 
-    def _choose(self, job: Job, record: dict[str, Any], running: list[Job]) -> tuple[list[int], str]:
+    def _choose(self, job: Job, wish: Wish, running: list[Job]) -> tuple[list[int], str]:
         """GPUs for a job, or why it must wait. Raises InputError for GPUs that this machine does not have."""
         cards = gpus()
-        usable = allowed(cards, record.get("visible"))
-        count, named = wanted_gpus(job, record, len(usable))
+        usable = allowed(cards, wish.visible)
+        count, named = wanted_gpus(job, wish.gpus_wanted, len(usable))
         if not count:
             busy = sum(1 for j in running if not j.record().get("gpus") and not j.record().get("scheduler_id"))
             if job.job_type != "import" and busy >= self.max_jobs:
@@ -509,15 +570,38 @@ class Runner:
         return chosen, ""
 
     def _fail(self, job: Job, reason: str) -> None:
-        write_atomically(job.directory / EXIT, json.dumps({"reason": reason, "code": 1}))
-        job.write_record(requested=None, waiting=None)
-        (job.directory / FAILURE).touch()
+        record = job.record()
+        _take_back(job, record)
+        write_atomically(job.file(EXIT), json.dumps({"run": record.get("run"), "reason": reason, "code": 1}))
+        job.touch(FAILURE)
         self.project.sync()
 
-    def _look_at_cluster(self, jobs: list[Job]) -> None:
-        if jobs and time.monotonic() - self._asked_cluster >= CLUSTER_SECONDS:
+    def _look_at_cluster(self, submitted: list[tuple[Job, Wish]]) -> None:
+        if submitted and time.monotonic() - self._asked_cluster >= CLUSTER_SECONDS:
             self._asked_cluster = time.monotonic()
-            _cluster.refresh(jobs)
+            _cluster.refresh(submitted)
+
+
+def asked_here(project: Project) -> list[tuple[Job, Wish]]:
+    """Jobs that this user asked to run and that are not over, with the wish for each; the oldest wish first.
+
+    Wishes whose run is over, or gave way to another, are forgotten. What the project's files ask for is not among them.
+    """
+    found = []
+    for wish in wishes.of_project(project.root):
+        process = project.graph().processes.get(wish.job)
+        if process is None:
+            continue  # deleted, and perhaps restored some day
+        job = project.job(wish.job)
+        record = job.record()
+        if not wish.matches(record):
+            if record.get("run", 0) >= wish.run:  # otherwise it is being asked for just now
+                wishes.forget(wish)
+        elif not _state(process.status).finished:
+            found.append((job, wish))
+        elif wish.host in ("", identity()["host"]) and job.status().state.finished:
+            wishes.forget(wish)
+    return found
 
 
 # --- the background process -----------------------------------------------------------------------------------------
@@ -525,7 +609,7 @@ class Runner:
 
 def _lock_path(project: Project) -> Path:
     name = hashlib.sha256(str(project.root).encode()).hexdigest()[:16]
-    return _state_folder() / f"runner-{name}.lock"
+    return machine_folder() / f"runner-{name}.lock"
 
 
 @contextlib.contextmanager
@@ -541,24 +625,33 @@ def _only_one(project: Project) -> Iterator[bool]:
 
 
 def runner_alive(project: Project) -> bool:
-    """True if a background runner looks after this project on this machine."""
+    """True if a background runner of this user looks after this project on this machine."""
     with _only_one(project) as free:
         return not free
 
 
-def _has_work(project: Project) -> bool:
-    return bool(project.asked())
-
-
 def ensure_runner(project: Project) -> None:
-    """Start the background runner if something waits or runs and none is there."""
-    if project.read_only or not _has_work(project) or runner_alive(project):
+    """Start the background runner if something that this user asked for waits or runs, and none is there."""
+    if project.read_only or not asked_here(project) or runner_alive(project):
         return
-    log = project.root / ".gaussianem" / "runner.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as out:
-        command = [sys.executable, "-m", "gaussianem_gui.execution.runner", "--project", str(project.root)]
+    log = made_folder(project.root, project.root / ".gaussianem") / "runner.log"
+    with open(append_regular(inside(project.root, log)), "ab") as out:
+        command = python("-m", "gaussianem_gui.execution.runner", "--project", str(project.root))
         _detach(command, project.root, None, out)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What goes wrong with one job is told in the log, and the others are looked after."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        _tell(f"{what}: {error}")
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+        print(f"{time.strftime('%F %T')} {text}", file=sys.stderr, flush=True)
 
 
 def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[], bool] = lambda: False) -> bool:
@@ -576,11 +669,11 @@ def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[
                 try:
                     idle = 0 if runner.tick() else idle + 1
                 except (InputError, OSError) as error:  # a lock that is held, a disk that is full: try again
-                    print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
+                    _tell(str(error))
                     idle += 1
                 time.sleep(max(tick_seconds, 4 * (time.monotonic() - began)))  # thousands of jobs: a fifth of a core
         # A job asked for while this runner was ending found it still there: look once more.
-        if stop() or (idle >= IDLE_TICKS and not _has_work(project)):
+        if stop() or (idle >= IDLE_TICKS and not asked_here(project)):
             return True
 
 
@@ -588,6 +681,7 @@ def main(argv: list[str] | None = None) -> int:
     """The background process itself."""
     parser = argparse.ArgumentParser(prog="python -m gaussianem_gui.execution.runner", description=__doc__)
     parser.add_argument("--project", default=".", help="directory of the project")
+    distrust_working_directory()
     serve(Project.open(parser.parse_args(argv).project))
     return 0
 

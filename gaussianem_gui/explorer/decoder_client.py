@@ -10,7 +10,6 @@ import contextlib
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from gaussianem_core.runtime.interpreter import python
 from gaussianem_core.runtime.pipe import PipeClosed, read_message, write_message
 from gaussianem_gui.explorer.sources import Sources
 
@@ -99,9 +99,7 @@ class DecoderClient:
             if path is not None:
                 words += [flag, str(path)]
         engine = shlex.split(os.environ.get("GAUSSIANEM_ENGINE", ""))
-        command = (
-            [*engine, "serve", *words] if engine else [sys.executable, "-m", "gaussianem_core.commands.serve", *words]
-        )
+        command = [*engine, "serve", *words] if engine else python("-m", "gaussianem_core.commands.serve", *words)
         self._errors = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(

@@ -51,7 +51,9 @@ def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
         import matplotlib
 
-        with matplotlib.rc_context(LOOK):
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # a matplotlibrc in the working directory, perhaps someone else's, says nothing
+            matplotlib.rcParams.update(LOOK)
             return draw(*args, **kwargs)
 
     return drawn

@@ -36,6 +36,10 @@ def save_mask(
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1 or not mask.any():
         raise InputError("mask", "must have values from 0 to 1, not all 0", (mask.min(), mask.max()), "Make it anew.")
 
+    for title in (name, *(title for title, _ in more)):
+        if not title or "/" in title or title.startswith("."):
+            raise InputError("mask name", "must be a plain name", title, "Leave out slashes and a dot in front.")
+
     def write(directory: Path) -> list[tuple[str, str]]:
         made = []
         for title, values in ((name, mask), *more):

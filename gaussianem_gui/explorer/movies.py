@@ -10,6 +10,7 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script
+from gaussianem_core.io.latents import write_latent_rows
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, DecoderClient
@@ -57,7 +58,7 @@ def export_series(
     model, answers = decode_all(sources, z) if volumes else (None, [])
 
     def write(directory: Path) -> list[tuple[str, str]]:
-        np.savetxt(directory / "z.txt", z, fmt="%.7g")
+        write_latent_rows(z, directory / "z.txt")
         made = [("z.txt", "trajectory")]
         if model is None:
             return made

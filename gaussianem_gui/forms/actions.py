@@ -89,7 +89,12 @@ def _stoppable(info: JobInfo | None, project: Project | None) -> str:
 def _startable(info: JobInfo | None, project: Project | None) -> str:
     if why := _needs(State.SCHEDULED, options=True)(info, project):
         return why
-    return "it waits to be started already" if not _waiting(info, project) else ""
+    assert info is not None and project is not None
+    job = project.job(info.name)
+    record = job.record()
+    # What only the project's files ask for starts nothing: the user may.
+    waits = record.get("requested") and (record.get("scheduler_id") or job.wish(record) is not None)
+    return "it waits to be started already" if waits else ""
 
 
 _DONE = (State.SUCCEEDED, State.FAILED, State.ABORTED, State.LOST)

@@ -10,6 +10,7 @@ from pathlib import Path
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.project import lock as _lock
+from gaussianem_gui.project.containment import inside, made_folder, touch
 from gaussianem_gui.project.graph import GRAPH, Graph, damage, graph_from_text, graph_text
 
 CHANGED = ".pipeline_has_changed"
@@ -18,21 +19,30 @@ GOOD = f"{OWN}/{GRAPH}.good"
 
 
 def write_graph(root: Path, graph: Graph) -> None:
-    """Replace the graph file by a whole new one, keep a copy as the last good one, and tell others."""
+    """Replace the graph file by a whole new one, keep a copy as the last good one, and tell others.
+
+    Raises InputError where that cannot be done; then the old file stands as it was.
+    """
     text = graph_text(graph).encode(errors="surrogateescape")
-    for target in (root / GRAPH, root / GOOD):
-        target.parent.mkdir(exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
+    targets = [inside(root, root / GRAPH), root / GOOD]
+    temporaries = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    try:
+        made_folder(root, targets[1].parent)
+        for temporary in temporaries:
             with open(temporary, "wb") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+        for temporary, target in zip(temporaries, targets):
             os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
-    (root / CHANGED).touch()
+    except OSError as error:
+        raise InputError("project", "must be writable", root, f"{error.strerror}.") from error
+    finally:
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, InputError):  # others see it later, by the file itself
+        touch(root / CHANGED)
 
 
 def _good_copy(root: Path) -> Graph | None:
@@ -80,9 +90,14 @@ def load_graph(root: Path, read_only: bool, locked: bool = False) -> tuple[Graph
     note = f"{GRAPH} was damaged ({wrong}); the last good copy is used"
     if read_only:
         return good, note
-    with contextlib.nullcontext() if locked else _lock.locked(root, "restores the graph"):
-        kept = root / f"{GRAPH}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        with contextlib.suppress(OSError):
-            write_atomically(kept, text.encode(errors="surrogateescape"))
-        write_graph(root, good)
+    kept = root / f"{GRAPH}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        with contextlib.nullcontext() if locked else _lock.locked(root, "restores the graph"):
+            with contextlib.suppress(OSError):
+                write_atomically(inside(root, kept), text.encode(errors="surrogateescape"))
+            write_graph(root, good)
+    except InputError as error:  # a full disk, a lock: what can be read is shown all the same
+        if locked:
+            raise
+        return good, f"{note}, which cannot be put in its place: {error}"
     return good, f"{note}, the damaged file is kept as {kept.name}; run `gaussianem project repair` to find newer jobs"

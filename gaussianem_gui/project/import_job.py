@@ -20,6 +20,8 @@ from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
 from gaussianem_core.job.command_line import OptionParser
 from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, JobLog
 from gaussianem_core.options import ImportOptions, explain, load_options
+from gaussianem_core.runtime.files import disk_errors, temporary_name
+from gaussianem_core.runtime.sources import refuse_source
 from gaussianem_gui.project.inputs import guess_kind
 
 
@@ -30,16 +32,24 @@ def run(options: ImportOptions, log: JobLog) -> None:
     if not options.files or double is not None:
         raise InputError("option files", "must name files with different names", double or "nothing", "Rename one.")
     kinds = [check(Path(path), options.kind) for path in options.files]
+    for name in names:  # before anything is touched
+        refuse_source(log.directory / name, options.files)
+        if (log.directory / name).is_dir():
+            raise InputError("output", "must not hold a folder of that name", log.directory / name, "Move it away.")
     for number, (path, name, kind) in enumerate(zip(options.files, names, kinds)):
         target = log.directory / name
         source = Path(path).resolve()
-        if target.is_symlink() or target.exists():
-            target.unlink()
-        if options.copy_files:
-            shutil.copyfile(source, target)
-        else:
-            inside = source.is_relative_to(Path.cwd())
-            os.symlink(os.path.relpath(source, log.directory.resolve()) if inside else source, target)
+        temporary = temporary_name(target)
+        try:
+            if options.copy_files:
+                with disk_errors(target):
+                    shutil.copyfile(source, temporary)
+            else:
+                inside = source.is_relative_to(Path.cwd())
+                os.symlink(os.path.relpath(source, log.directory.resolve()) if inside else source, temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
         log.artifact(kind, name, source=str(path))
         log.progress("import", number + 1, len(names), "files")
     log.message(", ".join(f"{name} ({kind})" for name, kind in zip(names, kinds)))

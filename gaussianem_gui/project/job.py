@@ -14,20 +14,25 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, printable
 from gaussianem_core.job import events
+from gaussianem_core.job.last_word import END, disk_full
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, command_line, explain, load_options, options_json
 from gaussianem_core.runtime import files
+from gaussianem_core.runtime.plain_files import append_regular, open_regular
 from gaussianem_core.runtime.processes import alive
+from gaussianem_gui.project import small_files, wishes
+from gaussianem_gui.project.containment import inside, leads_out, touch
 from gaussianem_gui.project.graph import job_number
-from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star
+from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star, wrong_type
+from gaussianem_gui.project.wishes import Wish
 
 LABEL = "relion.external.gaussianem."
 JOB_STAR, PIPELINE_STAR, NOTE, OUT, ERR = "job.star", "job_pipeline.star", "note.txt", "run.out", "run.err"
@@ -35,8 +40,8 @@ RECORD, EXIT = ".gaussianem_job.json", ".gaussianem_exit.json"
 TAIL_BYTES = 256_000
 LOST_SECONDS = 120.0  # a heartbeat comes every 5 s; network disks show a file late by up to a minute
 
-# Options of a job.star that are not the engine's: what RELION's External job needs to find.
-_NAME = re.compile(r"[^/\x00-\x1f]+/job\d{3,}/\Z")
+# A name becomes a word of commands and of scripts: nothing that those would read as more than a name.
+_NAME = re.compile(r"(?!Trash/)[A-Za-z0-9_][\w.+-]*/job\d{3,}/", re.ASCII)
 
 
 class State(StrEnum):
@@ -102,7 +107,7 @@ def tail(path: Path, offset: int = 0, limit: int = 1_000_000) -> tuple[str, int]
     An absent file gives ``("", 0)``; a file that became shorter is read from its start.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             start = 0 if size < offset else offset
             start = max(start, size - limit)
@@ -140,17 +145,24 @@ class Job:
         """Project-relative path of a file of this job."""
         return self.name + name
 
+    @property
+    def well_named(self) -> bool:
+        """True for a name as jobs have it, ``Type/jobNNN/``."""
+        return _NAME.fullmatch(self.name) is not None
+
+    def outside(self) -> str:
+        """Why the directory is not taken for one of the project's own, as a clause; "" if it is."""
+        if not self.well_named:
+            return "its name is none of a job"
+        if self.directory.parent.is_symlink() or self.directory.is_symlink() or leads_out(self.root, self.directory):
+            return "its directory is a link, or lies behind one"
+        return ""
+
     def check_directory(self) -> None:
         """Raise InputError if the directory is gone, or is no plain one inside the project (a link that leads out)."""
-        folder = self.root / self.name.split("/", 1)[0]
-        if (
-            not _NAME.match(self.name)
-            or ".." in self.name.split("/")
-            or folder.is_symlink()
-            or (self.directory.is_symlink() or not self.directory.resolve().is_relative_to(self.root.resolve()))
-        ):
+        if self.outside():
             rule = "must be a directory inside the project"
-            raise InputError("job", rule, self.name, "Move it back into the project.")
+            raise InputError("job", rule, f"{self.name}: {self.outside()}", "Move it back into the project.")
         if not self.exists():
             raise InputError(
                 "job",
@@ -159,16 +171,31 @@ class Job:
                 "Put it back, or delete the job to take it out of the list.",
             )
 
+    def file(self, name: str) -> Path:
+        """A file of this job that is to be written, moved or deleted. Raises InputError if that leads elsewhere."""
+        if why := self.outside():
+            rule = "must be a directory inside the project"
+            raise InputError("job", rule, f"{self.name}: {why}", "Move it back into the project.")
+        return inside(self.root, self.directory / name)
+
+    def touch(self, name: str) -> None:
+        """Make an empty control file. Raises InputError where a link or the job leads elsewhere, OSError."""
+        touch(self.file(name))
+
+    def remove(self, *names: str) -> None:
+        """Remove files of this job, those that are there. Raises InputError, OSError."""
+        for name in names:
+            self.file(name).unlink(missing_ok=True)
+
     # --- options -----------------------------------------------------------------------------------------------
 
     def values(self) -> dict[str, Any]:
         """Options as a plain dict, from options.json or else job.star. Raises InputError if neither can be read."""
-        if not self.exists():
-            self.check_directory()
+        self.check_directory()
         if self.model is None:
             return dict(read_job_star(self.directory / JOB_STAR)[1])
         if (self.directory / events.OPTIONS).exists():
-            return load_options(self.model, self.directory / events.OPTIONS)
+            return _of_right_type(self.model, load_options(self.model, self.directory / events.OPTIONS))
         return values_from_star(self.model, read_job_star(self.directory / JOB_STAR)[1])
 
     def options(self) -> JobOptions:
@@ -196,9 +223,9 @@ class Job:
         full = json.loads(json.dumps({**full, "job_dir": self.name.rstrip("/")}, default=str))
         star = job_star_text(self.type_label, full, is_continue)
         files.write_atomically(
-            self.directory / events.OPTIONS, json.dumps({"job_type": self.job_type, **full}, indent=1) + "\n"
+            self.file(events.OPTIONS), json.dumps({"job_type": self.job_type, **full}, indent=1) + "\n"
         )
-        files.write_atomically(self.directory / JOB_STAR, star)
+        files.write_atomically(self.file(JOB_STAR), star)
 
     def command(self) -> list[str]:
         """The command that does the same in a terminal, as a list of words (quote them before pasting)."""
@@ -212,14 +239,36 @@ class Job:
         return self.directory.is_dir()
 
     def record(self) -> dict[str, Any]:
-        """Our own notes on the job (run number, where it was started, GPUs, scheduler's id); {} if there are none."""
-        return read_json(self.directory / RECORD)
+        """Our own notes on the job (``small_files.JobRecord``); {} if there are none, without what is damaged."""
+        return small_files.read(self.directory / RECORD, small_files.RECORD)[0]
+
+    def damage(self) -> str:
+        """Which of the job's small files are damaged, as clauses; "" if none is."""
+        found = [
+            small_files.read(self.directory / name, schema)[1]
+            for name, schema in (
+                (RECORD, small_files.RECORD),
+                (EXIT, small_files.EXIT),
+                (events.HEARTBEAT, small_files.HEARTBEAT),
+            )
+        ]
+        if self.model is not None and (self.directory / events.OPTIONS).exists():
+            try:
+                _of_right_type(self.model, load_options(self.model, self.directory / events.OPTIONS))
+            except InputError as error:
+                found.append(f"{events.OPTIONS} is damaged ({error.argument} {error.rule})")
+        return "; ".join(clause for clause in found if clause)
+
+    def wish(self, record: Mapping[str, Any] | None = None) -> Wish | None:
+        """This user's wish for the run that the record names; None if someone else, or elsewhere, asked for it."""
+        return wishes.find(self.root, self.name, self.record() if record is None else record)
 
     def write_record(self, **changes: Any) -> dict[str, Any]:
         """Change some of our notes; None removes one. What other processes change at the same time is kept."""
+        path = self.file(RECORD)
         with self._alone():
             record = {k: v for k, v in {**self.record(), **changes}.items() if v is not None}
-            files.write_atomically(self.directory / RECORD, json.dumps(record, indent=1) + "\n")
+            files.write_atomically(path, json.dumps(record, indent=1) + "\n")
         return record
 
     @contextlib.contextmanager
@@ -240,15 +289,19 @@ class Job:
     def processes(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Identities (see ``lock.identity``) of the processes that should be working on this job."""
         record = self.record() if record is None else record
-        claim = read_json(self.claim_path(int(record.get("run", 0))))
-        found = [claim, claim.get("child", {}), read_json(self.directory / events.HEARTBEAT)]
-        return [who for who in found if isinstance(who, dict) and who.get("pid")]
+        claim = self.claim(record)
+        beat = small_files.read(self.directory / events.HEARTBEAT, small_files.HEARTBEAT)[0]
+        return [who for who in (claim, claim.get("child", {}), beat) if who.get("pid")]
+
+    def claim(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Who has begun the run that the record names; {} if nobody has."""
+        return small_files.read(self.claim_path(record.get("run", 0)), small_files.CLAIM)[0]
 
     def submitting(self, record: Mapping[str, Any]) -> bool | None:
         """True while a process hands this run to a scheduler, False if it was killed at that, None if there is none."""
-        path = self.claim_path(int(record.get("run", 0)))
-        who = read_json(path).get("submitting")
-        if record.get("scheduler_id") or not isinstance(who, dict):
+        path = self.claim_path(record.get("run", 0))
+        who = self.claim(record).get("submitting")
+        if record.get("scheduler_id") or who is None:
             return None
         living = alive(who)
         if living is None:  # on another host
@@ -266,8 +319,7 @@ class Job:
 
     def clear_control_files(self) -> None:
         """Remove abort and exit files and the heartbeat, as before every run."""
-        for name in (*events.CONTROL_FILES, events.HEARTBEAT, EXIT):
-            (self.directory / name).unlink(missing_ok=True)
+        self.remove(*events.CONTROL_FILES, events.HEARTBEAT, EXIT, END)
 
     def last_events(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Events of the last run near the end of events.jsonl (the last ``TAIL_BYTES``)."""
@@ -277,7 +329,7 @@ class Job:
             return []
         record = self.record() if record is None else record
         before = record.get("events_from", 0)  # what earlier runs wrote says nothing of this one
-        start = before if isinstance(before, int) and before <= size else 0
+        start = before if before <= size else 0
         return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
     def artifacts(self) -> list[Artifact]:
@@ -298,24 +350,24 @@ class Job:
 
     def note(self) -> str:
         """The user's and the program's notes (note.txt)."""
-        with contextlib.suppress(OSError):
-            return (self.directory / NOTE).read_text(errors="replace")
-        return ""
+        return tail(self.directory / NOTE)[0]
 
     def set_note(self, text: str) -> None:
         """Replace note.txt."""
         self.check_directory()
-        files.write_atomically(self.directory / NOTE, text)
+        files.write_atomically(self.file(NOTE), text)
 
     def add_note(self, text: str) -> None:
         """Append a dated block to note.txt."""
         self.check_directory()
-        with (self.directory / NOTE).open("a") as file:
+        with open(append_regular(self.file(NOTE)), "a") as file:
             file.write(f" ++++ {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text.rstrip()}\n ++++\n")
 
     def size_bytes(self) -> int:
         """Bytes in the directory; links are not followed."""
         total = 0
+        if self.outside():
+            return 0
         for folder, _, names in os.walk(self.directory):
             for name in names:
                 with contextlib.suppress(OSError):
@@ -323,30 +375,29 @@ class Job:
         return total
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} if it is absent or damaged."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _of_right_type(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` if each is of its option's type, or empty as in a draft. Raises InputError."""
+    for name, value in values.items():
+        if rule := wrong_type(model, name, value):
+            raise InputError(f"option {name}", rule, value, f"Correct it in {events.OPTIONS}.")
+    return values
 
 
 def _artifact(job: Job, event: Mapping[str, Any]) -> Artifact | None:
     if event.get("type") != "artifact" or not isinstance(event.get("path"), str):
         return None
-    info = event.get("info")
     return Artifact(
         str(event.get("kind", "")),
         os.path.normpath(job.name + event["path"]),
         str(event.get("label", "")),
-        info if isinstance(info, dict) else {},
-        float(event.get("t", 0.0)),
+        event.get("info", {}),
+        event.get("t", 0.0),
     )
 
 
 # --- state ------------------------------------------------------------------------------------------------------
 
+_GONE = "its process is gone without a word: killed, or the machine was restarted"
 _SUBMITTING = {
     True: "is being submitted",
     False: "the program that submitted it was killed: look whether the scheduler has it, abort it here if not",
@@ -355,12 +406,15 @@ _MEMORY = re.compile(r"out of memory|outofmemory|MemoryError|oom.?kill|cannot al
 
 
 def derive_status(job: Job) -> Status:
-    """State of one of our jobs from its files (see ``Job.status``)."""
+    """State of one of our jobs from its files (see ``Job.status``). A damaged file is said, and the rest is used."""
+    if why := job.outside():
+        return Status(_label_state(job.label), f"{why}: nothing of it is read or written")
     record = job.record()
     status = _derive(job, record)
     if status.state is State.LOST and (now := job.record()) != record:  # another run was asked for while we looked
-        return _derive(job, now)
-    return status
+        status = _derive(job, now)
+    damage = job.damage()
+    return replace(status, detail="; ".join(clause for clause in (status.detail, damage) if clause))
 
 
 def _derive(job: Job, record: dict[str, Any]) -> Status:
@@ -368,16 +422,16 @@ def _derive(job: Job, record: dict[str, Any]) -> Status:
         state = _label_state(job.label)
         return Status(State.LOST if state is State.RUNNING else state, "its directory is gone")
     last = job.last_events(record)
-    gpus = tuple(record.get("gpus") or ())
-    scheduler_id = str(record.get("scheduler_id", ""))
+    gpus = tuple(record.get("gpus", ()))
+    scheduler_id = record.get("scheduler_id", "")
     began: dict[str, Any] = next((e for e in reversed(last) if e.get("type") == "start"), {})
     common: dict[str, Any] = {
         "started": began.get("t") or record.get("started_at"),
         "gpus": gpus,
         "scheduler_id": scheduler_id,
-        "host": str(began.get("host", "") or record.get("host", "")),
+        "host": began.get("host") or record.get("host", ""),
     }
-    finished = _finished(job, last, common)
+    finished = _finished(job, record, last, common)
     if finished is not None:
         return finished
     waits = is_waiting(job, record)  # before the processes: one that starts between the two looks is not Lost
@@ -385,14 +439,20 @@ def _derive(job: Job, record: dict[str, Any]) -> Status:
     if any(living):
         return _running(job, last, common)
     if waits:
-        return Status(State.SCHEDULED, str(record.get("waiting", "")) or "waits for its turn", **common)
-    finished = _finished(job, job.last_events(record), common)  # it may have ended while we looked
+        if job.wish(record) is None:
+            return Status(State.SCHEDULED, _foreign_wish(record), **common)
+        return Status(State.SCHEDULED, record.get("waiting", "") or "waits for its turn", **common)
+    finished = _finished(job, record, job.last_events(record), common)  # it may have ended while we looked
     if finished is not None:
         return finished
+    unseen = _unseen_seconds(job, record) if scheduler_id and record.get("scheduler_state") == "running" else 0.0
+    if unseen > LOST_SECONDS and job.wish(record) is None:  # nobody here asks its scheduler
+        name = f"{record.get('scheduler', 'the queue')} as {scheduler_id}"
+        return Status(State.LOST, f"ran in {name}; no sign of life for {unseen / 60:.0f} minutes", **common)
     if scheduler_id and record.get("scheduler_state") in ("pending", "running", "unknown"):
         return _on_cluster(job, record, last, common)
     if record.get("scheduler_state") == "gone":
-        return Status(State.LOST, str(record.get("scheduler_note", "")), **common)
+        return Status(State.LOST, record.get("scheduler_note", ""), **common)
     if (submitting := job.submitting(record)) is not None:
         return Status(State.SCHEDULED, _SUBMITTING[submitting], **common)
     if None in living:  # on another host, not started by a scheduler that we know
@@ -401,28 +461,43 @@ def _derive(job: Job, record: dict[str, Any]) -> Status:
             return _running(job, last, common)
         return Status(State.LOST, f"no sign of life from {common['host']} for {silent / 60:.0f} minutes", **common)
     if living or record.get("requested") or began:
-        return Status(State.LOST, "its process is gone without a word: killed, or the machine was restarted", **common)
+        full = disk_full(job.directory)
+        return Status(State.LOST, (f"{full}, and " if full else "") + _GONE, **common)
     state = _label_state(job.label)
     if state is State.RUNNING and job.job_type:
         return Status(State.LOST, "the graph says Running, but there is no process and no file of one", **common)
-    return Status(state, str(record.get("waiting", "")) if state is State.SCHEDULED else "")
+    return Status(state, record.get("waiting", "") if state is State.SCHEDULED else "")
+
+
+def _foreign_wish(record: Mapping[str, Any]) -> str:
+    """What to say of a job that a project's files want to run, and this user did not ask for."""
+    who = record.get("asked_by", "")
+    return f"wants to run{f' (asked for by {who})' if who else ''}, but not by you from here: start it yourself"
 
 
 def is_waiting(job: Job, record: Mapping[str, Any]) -> bool:
     """True if a run was asked for and has not begun (begun: its claim file is there, or a scheduler has it)."""
     if not record.get("requested") or record.get("scheduler_id"):
         return False
-    return not job.claim_path(int(record.get("run", 0))).exists()
+    return not job.claim_path(record.get("run", 0)).exists()
 
 
 def silence_seconds(job: Job) -> float:
     """Seconds since the last heartbeat, by the newer of its own clock and the file's; 0 for a clock that is ahead."""
     path = job.directory / events.HEARTBEAT
-    beat = read_json(path).get("t", 0.0)
+    beat = small_files.read(path, small_files.HEARTBEAT)[0].get("t", 0.0)
     written = 0.0
     with contextlib.suppress(OSError):
         written = path.stat().st_mtime
-    return max(0.0, time.time() - max(float(beat), written))
+    return max(0.0, time.time() - max(beat, written))
+
+
+def _unseen_seconds(job: Job, record: Mapping[str, Any]) -> float:
+    """Seconds since the last sign of a job on a cluster: its heartbeat, or a note on it."""
+    noted = record.get("submitted_at", 0.0)
+    with contextlib.suppress(OSError):
+        noted = max(noted, (job.directory / RECORD).stat().st_mtime)
+    return min(silence_seconds(job), max(0.0, time.time() - noted))
 
 
 def _label_state(label: str) -> State:
@@ -432,13 +507,30 @@ def _label_state(label: str) -> State:
         return State.FAILED
 
 
-def _finished(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> Status | None:
-    state = job.exit_state()
+def _exit_note(job: Job, record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run ended by the word of the process above it; {} of another run."""
+    note = small_files.read(job.directory / EXIT, small_files.EXIT)[0]
+    return note if note.get("run", record.get("run")) == record.get("run") else {}
+
+
+def _end(job: Job, last: list[dict[str, Any]]) -> dict[str, Any]:
+    """The program's own last event: in the list of events, or where a full disk left no room for it there."""
     end: dict[str, Any] = next((e for e in reversed(last) if e.get("type") in ("end", "start")), {})
-    end = end if end.get("type") == "end" else {}
+    if end.get("type") == "end":
+        return end
+    left = events.read_events(job.directory / END)[0]
+    return left[0] if left and left[0].get("type") == "end" else {}
+
+
+def _finished(job: Job, record: Mapping[str, Any], last: list[dict[str, Any]], common: dict[str, Any]) -> Status | None:
+    state = job.exit_state()
+    end, note = _end(job, last), _exit_note(job, record)
     if state is None and end:
-        word = str(end.get("status", "")).capitalize()
+        word = end.get("status", "").capitalize()
         state = State(word) if word in (State.SUCCEEDED, State.FAILED, State.ABORTED) else None
+    if state is None and "code" in note:  # the disk had no room for an exit file
+        stopped = (job.directory / events.ABORT).exists()
+        state = State.SUCCEEDED if note["code"] == 0 else State.ABORTED if stopped else State.FAILED
     if state is None:
         return None
     ended = end.get("t")
@@ -449,43 +541,41 @@ def _finished(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> S
     if state is State.FAILED:
         detail = failure_reason(job, last)
     elif state is State.ABORTED:
-        detail = str(end.get("reason", "")) or str(read_json(job.directory / EXIT).get("reason", "")) or "stopped"
+        detail = end.get("reason", "") or note.get("reason", "") or "stopped"
     return Status(state, detail, ended=ended, **common)
 
 
 def failure_reason(job: Job, last: list[dict[str, Any]] | None = None) -> str:
     """Why a job failed, in one sentence: the program's own last error, memory, or the signal that killed it."""
     last = job.last_events() if last is None else last
-    for event in reversed(last):
-        if event.get("type") == "start":
-            break
-        if event.get("type") == "end" and event.get("reason"):
-            return _memory_hint(_sentence(str(event["reason"])))
-    left = read_json(job.directory / EXIT)
+    if reason := _end(job, last).get("reason"):
+        return _memory_hint(_sentence(reason))
+    left = _exit_note(job, job.record())
     errors = tail(job.directory / ERR, 0, 20_000)[0].strip()
-    number = left.get("signal")
-    if isinstance(number, int) and number:
+    if number := left.get("signal"):
         name = signal.Signals(number).name if number in signal.Signals._value2member_map_ else str(number)
+        if left.get("reason"):
+            return f"killed by signal {name}: {_sentence(left['reason'])}"
         if number == signal.SIGKILL:
-            peak = left.get("max_memory_bytes")
-            used = f" (it used {peak / 2**30:.1f} GiB)" if isinstance(peak, int) and peak > 2**28 else ""
+            peak = left.get("max_memory_bytes", 0)
+            used = f" (it used {peak / 2**30:.1f} GiB)" if peak > 2**28 else ""
             return f"killed by signal {name}{used}: by hand, by the scheduler, or because memory ran out"
         return f"killed by signal {name}"
     for event in reversed(last):
         if event.get("type") == "start":
             break
         if event.get("type") == "message" and event.get("level") == "error":
-            return _memory_hint(_sentence(str(event.get("text", ""))))
+            return _memory_hint(_sentence(event.get("text", "")))
     if left.get("reason"):
-        return str(left["reason"])
+        return _sentence(left["reason"])
     if errors:
-        return _memory_hint(_sentence(errors.splitlines()[-1]))
+        return _memory_hint(_sentence(printable(errors.splitlines()[-1])))
     code = left.get("code")
     return f"it ended with exit code {code} and no message" if code else "it failed without a message"
 
 
 def _sentence(text: str, limit: int = 400) -> str:
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -494,7 +584,7 @@ def _memory_hint(text: str) -> str:
 
 
 def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> Status:
-    event = {}
+    event: dict[str, Any] = {}
     for candidate in reversed(last):
         if candidate.get("type") == "start":
             break
@@ -503,13 +593,10 @@ def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> St
             break
     aborting = (job.directory / events.ABORT).exists()
     done, total = event.get("done"), event.get("total")
-    fraction = None
-    if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
-        fraction = min(max(done / total, 0.0), 1.0)
-    stage = str(event.get("stage", ""))
-    return Status(
-        State.RUNNING, "is stopping" if aborting else "", stage, fraction, event.get("left_seconds"), **common
-    )
+    fraction = min(max(done / total, 0.0), 1.0) if done is not None and total else None
+    left = event.get("left_seconds")
+    detail = "is stopping" if aborting else ""
+    return Status(State.RUNNING, detail, event.get("stage", ""), fraction, left, **common)
 
 
 def _on_cluster(job: Job, record: dict[str, Any], last: list[dict[str, Any]], common: dict[str, Any]) -> Status:
@@ -517,74 +604,7 @@ def _on_cluster(job: Job, record: dict[str, Any], last: list[dict[str, Any]], co
     if record["scheduler_state"] == "pending":
         return Status(State.SCHEDULED, f"queued in {name}", **common)
     status = _running(job, last, common)
-    return Status(**{**status.__dict__, "detail": status.detail or f"runs in {name}"})
+    return replace(status, detail=status.detail or f"runs in {name}")
 
 
-# --- live view --------------------------------------------------------------------------------------------------
-
-
-class Monitor:
-    """Follows one job's files; ``poll`` reads only what was added since the last time."""
-
-    def __init__(self, job: Job, log_characters: int = 400_000) -> None:
-        self.job, self._keep = job, log_characters
-        self._offsets = {"events": 0, OUT: 0, ERR: 0}
-        self.events: list[dict[str, Any]] = []
-        self.progress: dict[str, Any] | None = None
-        self.progress_by_stage: dict[str, dict[str, Any]] = {}
-        self.metrics: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        self.artifacts: list[Artifact] = []
-        self.messages: list[dict[str, Any]] = []
-        self.log = self.errors = ""
-        self.runs = 0
-
-    def poll(self) -> bool:
-        """Read what is new; True if anything was."""
-        new, offset = events.read_events(self.job.directory / events.EVENTS, self._offsets["events"])
-        if offset < self._offsets["events"]:  # the file was replaced: begin again
-            self.__init__(self.job, self._keep)  # type: ignore[misc]
-        self._offsets["events"] = offset
-        for event in new:
-            self._take(event)
-        changed = bool(new)
-        for name, attribute in ((OUT, "log"), (ERR, "errors")):
-            text, after = tail(self.job.directory / name, self._offsets[name], self._keep)
-            if after < self._offsets[name]:
-                setattr(self, attribute, "")
-            self._offsets[name] = after
-            if text:
-                setattr(self, attribute, (getattr(self, attribute) + text)[-self._keep :])
-                changed = True
-        return changed
-
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event["type"]
-        if kind == "progress":
-            self.progress = event
-            self.progress_by_stage[str(event.get("stage", ""))] = event
-            return  # many, and only the last counts
-        if kind == "metric":
-            values = event.get("values")
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if value is not None:
-                    curve = self.metrics.setdefault((str(event.get("stage", "")), name), [])
-                    curve.append((float(event.get("epoch") or 0.0), float(value)))
-            return
-        self.events.append(event)
-        if kind == "start":
-            self.runs += 1
-            self.progress = None
-            self.progress_by_stage = {}
-        elif kind == "message":
-            self.messages.append(event)
-        elif kind == "artifact" and (artifact := _artifact(self.job, event)) is not None:
-            same = (artifact.kind, artifact.path)
-            self.artifacts = [a for a in self.artifacts if (a.kind, a.path) != same] + [artifact]
-
-
-def new_directory_job(root: Path, name: str, job_type: str, label: str = "") -> Job:
-    """A Job for a directory of one of our types, without looking at the graph."""
-    return Job(root, name, label or LABEL + job_type)
-
-
-__all__ = ["Artifact", "Job", "Monitor", "State", "Status", "options_json", "tail"]
+__all__ = ["Artifact", "Job", "State", "Status", "options_json", "tail"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JobOptions
+from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.project.graph import Table, parse, render
 
+LARGEST_BYTES = 1 << 22
 RELION_OPTIONS = {"fn_exe": "gaussianem job exec", "do_queue": "No", "min_dedicated": "1", "nr_threads": "1"}
 
 
@@ -34,7 +40,7 @@ def values_from_star(model: type[JobOptions], pairs: Mapping[str, str]) -> dict[
         if field.annotation is bool:
             values[name] = word.lower() in ("yes", "true", "1")
         elif kind.startswith("list"):
-            values[name] = json.loads(word) if word.startswith("[") else ([word] if word else [])
+            values[name] = _list(word)
         elif word == "" and field.annotation is not str:
             continue
         else:
@@ -42,14 +48,39 @@ def values_from_star(model: type[JobOptions], pairs: Mapping[str, str]) -> dict[
     return values
 
 
+def _list(word: str) -> list[Any]:
+    if word.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return list(json.loads(word))
+    return [word] if word else []
+
+
+@functools.cache
+def _kinds(model: type[JobOptions]) -> dict[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(field.annotation or Any) for name, field in model.model_fields.items()}
+
+
+def wrong_type(model: type[JobOptions], name: str, value: Any) -> str:
+    """The rule that ``value`` of an option breaks by its type alone, "" if none; empty is right, as in a draft."""
+    if value in (None, ""):
+        return ""
+    try:
+        _kinds(model)[name].validate_python(value)
+    except ValidationError as error:
+        said = error.errors(include_url=False)[0]["msg"]
+        return said[:1].lower() + said[1:]
+    return ""
+
+
 def read_job_star(path: Path) -> tuple[str, dict[str, str]]:
     """Type label and options of a job.star. Raises InputError if it cannot be understood."""
     try:
-        blocks = parse(path.read_text(errors="surrogateescape"))
+        with open_regular(path) as file:
+            blocks = parse(file.read(LARGEST_BYTES).decode(errors="surrogateescape"))
         table = blocks["joboptions_values"]
         pairs = dict(zip(table.column("rlnJobOptionVariable"), table.column("rlnJobOptionValue")))
         return blocks["job"].get("rlnJobTypeLabel"), pairs
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise InputError("job.star", "must be a job file of RELION 4 or newer", path, f"{error}.") from error
 
 

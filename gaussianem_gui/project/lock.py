@@ -22,8 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, printable
+from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_core.runtime.processes import alive, identity
+from gaussianem_gui.project.small_files import LARGEST_BYTES, PROCESS, fit
 
 LOCK = ".relion_lock"
 MESSAGE = "lock_default_pipeline.star"
@@ -62,21 +64,20 @@ def holder(root: Path) -> Holder | None:
     """Who holds the lock of the project in ``root``; None if it is free."""
     path = root / LOCK
     try:
-        since = path.stat().st_mtime
+        since = path.lstat().st_mtime
     except OSError:
         return None
     text, who = _message(path).strip(), {}
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         loaded = json.loads(text.splitlines()[-1]) if text else {}
-        who = loaded if isinstance(loaded, dict) else {}
+        who = fit(loaded, PROCESS)[0] if isinstance(loaded, dict) else {}
     dead = {True: False, False: True, None: None}[alive(who)] if who else None
-    name = (text.splitlines()[0] if text else "an unknown program")[:200]
+    name = printable(text.splitlines()[0] if text else "an unknown program")[:200]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-    host, pid = who.get("host"), who.get("pid")
     return Holder(
         f"held by {name}, since {when}" + (", a process that is gone" if dead else ""),
-        host if isinstance(host, str) else "",
-        pid if isinstance(pid, int) else 0,
+        who.get("host", ""),
+        who.get("pid", 0),
         since,
         dead,
     )
@@ -113,14 +114,14 @@ def locked(root: Path, doing: str, wait_seconds: float = WAIT_SECONDS) -> Iterat
 
 
 def _message(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return (path / MESSAGE).read_text(errors="replace")
+    with contextlib.suppress(OSError), open_regular(path / MESSAGE) as file:
+        return file.read(LARGEST_BYTES).decode(errors="replace")
     return ""
 
 
 def _take(path: Path, text: str) -> None:
     """Make the lock's directory with its message. Raises FileExistsError if it is there, OSError if it cannot be."""
-    if path.exists():
+    if os.path.lexists(path):
         raise FileExistsError(path)
     own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -176,4 +177,6 @@ def _remove(path: Path) -> None:
     """Remove the lock's directory with its message in one step: renamed away first, so that it is never half gone."""
     aside = path.with_name(f"{path.name}.gone.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
     os.rename(path, aside)
+    if aside.is_symlink():  # what it leads to is not ours
+        aside.unlink()
     shutil.rmtree(aside, ignore_errors=True)

@@ -16,21 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, printable
 from gaussianem_core.job.events import ABORT, ARTIFACTS, FAILURE, SUCCESS
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.project import inputs as _inputs
 from gaussianem_gui.project import lock as _lock
-from gaussianem_gui.project.graph import GRAPH, Graph, Process, graph_text
+from gaussianem_gui.project.containment import inside, leads_out, made_folder, touch
+from gaussianem_gui.project.graph import GRAPH, Graph, Process, graph_text, job_number
 from gaussianem_gui.project.graph_file import GOOD, OWN, load_graph, write_graph
 from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.job import EXIT_FILES, LABEL, PIPELINE_STAR, Job, State, Status, folder_of, job_type_of
 from gaussianem_gui.project.lock import Holder
+from gaussianem_gui.project.small_files import LARGEST_BYTES
+from gaussianem_gui.project.user_folders import config_folder
 
 MARKER, NODES, TRASH = ".gui_projectdir", ".Nodes", "Trash"
 DELETED = "deleted_pipeline.star"
 _ALIAS_FORBIDDEN = set("*?()/\"'\\|#<>&%{}$`;[]!~\n\r\t")
+LONGEST_ALIAS = 200  # bytes; a file name has 255
+RECENT = 20  # projects
 _COARSE_NS = 2_000_000_000
 
 
@@ -87,7 +93,10 @@ class Project:
     @staticmethod
     def is_project(directory: Path | str) -> bool:
         """True if a graph file, or our copy of one, is there."""
-        return (Path(directory) / GRAPH).is_file() or (Path(directory) / GOOD).is_file()
+        try:
+            return (Path(directory) / GRAPH).is_file() or (Path(directory) / GOOD).is_file()
+        except OSError:  # a folder that may not be looked into
+            return False
 
     @classmethod
     def create(cls, directory: Path | str) -> Project:
@@ -151,12 +160,12 @@ class Project:
 
     def graph(self) -> Graph:
         """The graph, read again only if the file changed. Do not change it: use the methods of the project."""
-        stamp = self._stat()
+        stamp = self._stat()  # before reading: what is written meanwhile is read at the next look
         if stamp is None or stamp != self._stamp:
             graph, note = load_graph(self.root, self.read_only)
             if note:
                 self.notes.append(note)
-            self._graph, self._stamp = graph, self._stat()
+            self._graph, self._stamp = graph, stamp
         return self._graph
 
     @contextlib.contextmanager
@@ -168,6 +177,7 @@ class Project:
         if self.read_only:
             raise InputError("project", "must be writable", self.root, "Ask its owner, or work on a copy.")
         with _lock.locked(self.root, doing):
+            stamp = self._stat()
             graph, note = load_graph(self.root, False, locked=True)
             if note:
                 self.notes.append(note)
@@ -175,7 +185,8 @@ class Project:
             yield graph
             if graph_text(graph) != before:
                 write_graph(self.root, graph)
-            self._graph, self._stamp = graph, self._stat()
+                stamp = self._stat()  # nobody else writes while the lock is held
+            self._graph, self._stamp = graph, stamp
 
     # --- the list --------------------------------------------------------------------------------------------------
 
@@ -225,7 +236,7 @@ class Project:
         """State of an unfinished job of ours; a draft is read again only when its directory was written to."""
         try:
             stamp = os.stat(f"{self.root}/{process.name}").st_mtime_ns
-        except OSError:
+        except (OSError, ValueError):
             stamp = 0
         known = self._drafts.get(process.name)
         if known is not None and known[0] == (stamp, process.status):
@@ -240,22 +251,10 @@ class Project:
             self._drafts.pop(process.name, None)
         return status
 
-    def asked(self) -> list[Job]:
-        """Jobs of ours that were asked to run and are not finished in the graph; drafts cost one stat each."""
-        found = []
-        for process in self.graph().processes.values():
-            if job_type_of(process.type_label) and not _state(process.status).finished:
-                self._look(process)
-                if process.name not in self._drafts:
-                    job = self._job(process)
-                    if job.record().get("requested"):
-                        found.append(job)
-        return found
-
     def info(self, job: Job | str | int) -> JobInfo:
         """One row of the list, looked at anew."""
         found = self.job(job)
-        process = self.graph().processes[found.name]
+        process = member(self.graph(), found.name)
         status = found.status() if found.job_type else foreign_status(self.root, process)
         return _info(process, status, not found.exists())
 
@@ -306,14 +305,14 @@ class Project:
         """Make a Scheduled job: number, directory, options, edges. ``values`` win over what ``inputs_from`` fill."""
         self._known(job_type)
         filled = self.fill(job_type, inputs_from, values) if inputs_from else dict(values or {})
-        with self.change(f"adds a {job_type} job") as graph:
-            job = self._add(graph, job_type, filled, alias, note)
+        with self._new(f"adds a {job_type} job", job_type, folder_of(job_type), alias) as (graph, job):
+            self._add(graph, job, filled, note)
             if inputs_from:  # filled again when those jobs are done, except for what the user gave
                 names = [self.job(other).name for other in inputs_from]
                 same = _inputs.fill(graph, job_type, names, {}, self._values_of())
                 given = sorted(k for k, v in (values or {}).items() if same.get(k) != v)
                 job.write_record(inputs_from=names, given=given)
-            return job
+        return job
 
     def bind(self, job: Job | str) -> None:
         """Fill the inputs of a waiting job again, now that the jobs before it are done; what the user gave stays.
@@ -338,9 +337,8 @@ class Project:
         if news:
             self.update(found, news)
 
-    def _add(self, graph: Graph, job_type: str, values: Mapping[str, Any], alias: str = "", note: str = "") -> Job:
-        nodes = _inputs.input_nodes(self.root, job_type, values)
-        job = self._make(graph, job_type, folder_of(job_type), alias)
+    def _add(self, graph: Graph, job: Job, values: Mapping[str, Any], note: str) -> None:
+        nodes = _inputs.input_nodes(self.root, job.job_type, values)
         job.write_options(values)
         job.write_record(version=1, created=time.time())
         if note:
@@ -349,26 +347,42 @@ class Project:
             graph.add_input(job.name, node, label)
         self._expect(graph, job, values)
         self._write_part(graph, job)
-        return job
 
-    def _make(self, graph: Graph, job_type: str, folder: str, alias: str) -> Job:
-        """Give out a number and make the directory; the graph in memory gets the job."""
+    @contextlib.contextmanager
+    def _new(self, doing: str, job_type: str, title: str, alias: str) -> Iterator[tuple[Graph, Job]]:
+        """Give out a number and make the directory; the graph in memory gets the job.
+
+        If what follows fails, nothing of the job stays: neither its directory nor its alias.
+        """
+        job, made = None, None
+        try:
+            with self.change(doing) as graph:
+                job = self._numbered(graph, job_type, title)
+                if alias:
+                    _, made = self._link_alias(graph, job, alias)
+                yield graph, job
+        except BaseException:
+            if made is not None:
+                made.unlink(missing_ok=True)
+            if job is not None:
+                shutil.rmtree(job.directory, ignore_errors=True)
+            raise
+
+    def _numbered(self, graph: Graph, job_type: str, title: str) -> Job:
         number = graph.counter
         folders = [e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith(".")]
         if TRASH in folders:
             folders += [f"{TRASH}/{e.name}" for e in os.scandir(self.root / TRASH) if e.is_dir()]
         while any((self.root / f / f"job{number:03d}").exists() for f in folders):
             number += 1  # a directory that a crash left without an entry: never use its number again
-        name = f"{folder}/job{number:03d}/"
+        name = f"{title}/job{number:03d}/"
         job = Job(self.root, name, LABEL + job_type)
-        if (self.root / folder).is_symlink():
-            raise InputError("job", "must be a directory inside the project", folder, "Remove that link.")
-        clean = check_alias(graph, name, alias) if alias else ""
-        job.directory.mkdir(parents=True)
+        if (self.root / title).is_symlink():
+            raise InputError("job", "must be a directory inside the project", title, "Remove that link.")
+        made_folder(self.root, job.directory.parent)
+        job.directory.mkdir()
         graph.processes[name] = Process(name, job.type_label, State.SCHEDULED.value, "")
         graph.counter = number + 1
-        if clean:
-            self._link_alias(graph, job, clean)
         return job
 
     def _write_part(self, graph: Graph, job: Job) -> None:
@@ -379,7 +393,7 @@ class Project:
         part.output_edges = {e: None for e in graph.output_edges if e[0] == job.name}
         touched = [n for n, _ in part.input_edges] + [n for _, n in part.output_edges]
         part.nodes = {n: graph.nodes[n] for n in touched if n in graph.nodes}
-        write_atomically(job.directory / PIPELINE_STAR, graph_text(part))
+        write_atomically(job.file(PIPELINE_STAR), graph_text(part).encode(errors="surrogateescape"))
 
     def clone(self, job: Job | str, changes: Mapping[str, Any] | None = None) -> Job:
         """A new Scheduled job with the options of ``job`` and some of them changed."""
@@ -401,6 +415,7 @@ class Project:
         if found.status().state is State.RUNNING:
             raise InputError("job", "must not be running", found.name, "Abort it first, or clone it.")
         with self.change(f"changes {found.name}") as graph:
+            member(graph, found.name)
             merged = {**found.values(), **values}
             nodes = _inputs.input_nodes(self.root, found.job_type, merged)
             found.write_options(merged)
@@ -437,21 +452,16 @@ class Project:
         ``write`` gets the new directory, writes files there and returns their (name, kind); they become outputs.
         ``inputs`` are project-relative files it was made from.
         """
-        folder = title.replace(" ", "")
-        with self.change(f"adds a {title} job") as graph:
-            job = self._make(graph, title.lower().replace(" ", ""), folder, alias)
-            try:
-                made = list(write(job.directory))
-            except BaseException:
-                shutil.rmtree(job.directory, ignore_errors=True)
-                raise
+        kind, place = title.lower().replace(" ", ""), title.replace(" ", "")
+        with self._new(f"adds a {title} job", kind, place, alias) as (graph, job):
+            made = list(write(job.directory))
             for node in inputs:
                 graph.add_input(job.name, node, ARTIFACTS.get(_inputs.guess_kind(node), "ProcessData"))
             for name, kind in made:
                 graph.add_output(job.name, job.name + name, ARTIFACTS[kind])
             if note:
                 job.add_note(note)
-            (job.directory / SUCCESS).touch()
+            job.touch(SUCCESS)
             graph.processes[job.name].status = State.SUCCEEDED.value
             self._write_part(graph, job)
         return job
@@ -503,20 +513,38 @@ class Project:
         """Give a job a readable name (a link beside its directory); "" removes it. Raises InputError if forbidden."""
         found = self.job(job)
         found.check_directory()
-        with self.change(f"names {found.name}") as graph:
-            clean = check_alias(graph, found.name, alias) if alias else ""
-            self._link_alias(graph, found, clean)
+        old, made = None, None
+        try:
+            with self.change(f"names {found.name}") as graph:
+                old, made = self._link_alias(graph, found, alias)
+        except BaseException:
+            if made is not None:
+                made.unlink(missing_ok=True)
+            raise
+        if old is not None and old != made:  # last: a crash before leaves a link too many, never one too few
+            old.unlink(missing_ok=True)
 
-    def _link_alias(self, graph: Graph, job: Job, alias: str) -> None:
-        folder = job.name.split("/", 1)[0]
-        process = graph.processes[job.name]
-        if process.alias:
-            old = self.root / process.alias.rstrip("/")
-            if old.is_symlink():
-                old.unlink()
-        process.alias = f"{folder}/{alias}/" if alias else ""
-        if alias:
-            os.symlink(f"../{job.name}", self.root / folder / alias)
+    def _link_alias(self, graph: Graph, job: Job, alias: str) -> tuple[Path | None, Path | None]:
+        """Make the link of a name, and enter it into ``graph``; the old link, still there, and the new one."""
+        process = member(graph, job.name)
+        place = job.name.split("/", 1)[0]
+        clean = check_alias(graph, job.name, alias) if alias else ""
+        old = self.root / process.alias.rstrip("/") if process.alias else None
+        if old is not None and not (old.is_symlink() and not leads_out(self.root, old)):
+            old = None
+        made = inside(self.root, self.root / place / clean) if clean else None
+        if made is not None and made != old:
+            try:
+                if made.is_symlink() and job_number(os.path.basename(os.readlink(made).rstrip("/"))):
+                    made.unlink()  # of a name that no job has any more: a crash left it
+                os.symlink(f"../{job.name}", made)
+            except FileExistsError:
+                rule = f"must not be the name of something that is there, in {place}"
+                raise InputError("alias", rule, alias, "Choose another name.") from None
+            except OSError as error:
+                raise InputError("alias", "must be a name that the disk takes", alias, f"{error.strerror}.") from error
+        process.alias = f"{place}/{clean}/" if clean else ""
+        return old, made if made != old else None
 
     def mark(self, job: Job | str, state: State) -> None:
         """Set the state of a job that does not run by hand, as RELION's "mark as finished" does."""
@@ -526,12 +554,12 @@ class Project:
             raise InputError(
                 "state", "must be Succeeded, Failed or Aborted, of a job that does not run", state, "Abort it first."
             )
+        found.write_record(requested=None, waiting=None, scheduler_state=None, token=None)
         with self.change(f"marks {found.name}") as graph:
-            for name in (SUCCESS, FAILURE, EXIT_FILES[State.ABORTED], ABORT):
-                (found.directory / name).unlink(missing_ok=True)
-            found.write_record(requested=None, waiting=None, scheduler_state=None)
-            (found.directory / EXIT_FILES[state]).touch()
-            graph.processes[found.name].status = state.value
+            member(graph, found.name).status = state.value
+        # Last: where a full disk does not take the graph, the files still say how it ended.
+        found.touch(EXIT_FILES[state])
+        found.remove(*({SUCCESS, FAILURE, EXIT_FILES[State.ABORTED], ABORT} - {EXIT_FILES[state]}))
         self._finished.pop(found.name, None)
 
     def sync(self) -> bool:
@@ -542,7 +570,7 @@ class Project:
             if not self._open(process):
                 continue
             status = self._look(process)
-            if graph_state(status.state) != process.status:
+            if graph_state(status.state) != process.status and not self._job(process).outside():
                 news[process.name] = status
         if not news:
             return False
@@ -551,10 +579,11 @@ class Project:
                 if name in graph.processes:
                     job = self._job(graph.processes[name])
                     graph.processes[name].status = graph_state(job.status().state)
-                    if status.state.finished:
-                        self.add_outputs(graph, job)
-                    if job.exists():
-                        self._write_part(graph, job)
+                    with contextlib.suppress(OSError, InputError):  # a job that cannot be written to; the others can
+                        if status.state.finished:
+                            self.add_outputs(graph, job)
+                        if job.exists():
+                            self._write_part(graph, job)
         return True
 
     def add_outputs(self, graph: Graph, job: Job) -> None:
@@ -569,8 +598,8 @@ class Project:
             if known and not artifact.path.startswith("..") and path.is_file():
                 graph.add_output(job.name, artifact.path, ARTIFACTS[artifact.kind])
                 node = self.root / NODES / ARTIFACTS[artifact.kind].split(".")[0] / artifact.path
-                node.parent.mkdir(parents=True, exist_ok=True)
-                node.touch()
+                made_folder(self.root, node.parent)
+                touch(node)
 
     def lock_holder(self) -> Holder | None:
         """Who holds the project's lock, or None."""
@@ -584,6 +613,13 @@ class Project:
         """Bytes free and in all on the project's file system."""
         usage = shutil.disk_usage(self.root)
         return usage.free, usage.total
+
+
+def member(graph: Graph, name: str) -> Process:
+    """The job ``name`` of ``graph``. Raises InputError if it is gone: another program may have deleted it meanwhile."""
+    if name not in graph.processes:
+        raise InputError("job", "must be in the project", name, "See `gaussianem job list` for names and aliases.")
+    return graph.processes[name]
 
 
 class _LazyValues(dict[str, Mapping[str, Any]]):
@@ -620,7 +656,7 @@ def foreign_status(root: Path, process: Process) -> Status:
     if state is State.RUNNING:
         for candidate, name in EXIT_FILES.items():
             word = "FAILED" if candidate is State.FAILED else name.rsplit("_", 1)[-1]
-            if any((root / process.name / f).exists() for f in (name, f"PIPELINER_JOB_EXIT_{word}")):
+            if any(os.path.exists(f"{root}/{process.name}{f}") for f in (name, f"PIPELINER_JOB_EXIT_{word}")):
                 return Status(candidate)
     return Status(state, foreign_word(process))
 
@@ -642,7 +678,7 @@ def _directories(root: Path, folders: set[str]) -> set[str]:
     """Names of the job directories that are there: one listing per type."""
     found: set[str] = set()
     for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+        with contextlib.suppress(OSError, ValueError), os.scandir(root / folder) as entries:
             found.update(f"{folder}/{entry.name}/" for entry in entries if entry.name.startswith("job"))
     return found
 
@@ -670,6 +706,8 @@ def check_alias(graph: Graph, name: str, alias: str) -> str:
         rule = "must not start with job"
     elif clean[0] in ".-" or set(clean) & _ALIAS_FORBIDDEN:
         rule = "must not hold any of * ? ( ) / \" ' \\ | # < > & % { } $ ; ` nor begin with . or -"
+    elif len(os.fsencode(clean)) > LONGEST_ALIAS or printable(clean) != clean:
+        rule = f"must have at most {LONGEST_ALIAS} characters, all of them printable"
     elif any(p.alias.rstrip("/") == f"{folder}/{clean}" for p in graph.processes.values() if p.name != name):
         rule = f"must be unique among the {folder} jobs"
     if rule:
@@ -680,21 +718,21 @@ def check_alias(graph: Graph, name: str, alias: str) -> str:
 def recent_projects() -> list[Path]:
     """Projects opened lately by this user, newest first; those that are gone are left out."""
     try:
-        lines = _recent_file().read_text().splitlines()
+        with open_regular(_recent_file()) as file:
+            lines = os.fsdecode(file.read(LARGEST_BYTES)).split("\n")
     except OSError:
         return []
-    return [Path(line) for line in lines if line and Project.is_project(line)]
+    return [Path(line) for line in lines[:RECENT] if os.path.isabs(line) and Project.is_project(line)]
 
 
 def remember_project(path: Path | str) -> None:
     """Put a project at the head of the list of recent ones."""
     new = str(Path(path).resolve())
-    lines = [new, *(str(p) for p in recent_projects() if str(p) != new)][:20]
+    lines = [new, *(str(p) for p in recent_projects() if str(p) != new)][:RECENT]
     with contextlib.suppress(OSError):
         _recent_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_recent_file(), "\n".join(lines) + "\n")
+        write_atomically(_recent_file(), os.fsencode("\n".join(lines) + "\n"))
 
 
 def _recent_file() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "gaussianem" / "recent.txt"
+    return config_folder() / "recent.txt"

@@ -10,12 +10,14 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import OPTIONS
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.project import lock as _lock
+from gaussianem_gui.project.containment import inside, leads_out, made_folder
 from gaussianem_gui.project.graph import GRAPH, Graph, Process, job_number, read_graph
 from gaussianem_gui.project.graph_file import write_graph
 from gaussianem_gui.project.inputs import input_nodes
-from gaussianem_gui.project.job import JOB_STAR, LABEL, PIPELINE_STAR, Job, State, read_json
+from gaussianem_gui.project.job import JOB_STAR, LABEL, PIPELINE_STAR, Job, State
 from gaussianem_gui.project.job_star import read_job_star
 from gaussianem_gui.project.project import DELETED, TRASH, Project, graph_state
+from gaussianem_gui.project.small_files import read_json
 
 _STALE_SECONDS = 3600.0
 
@@ -84,8 +86,8 @@ def _adopt(project: Project, graph: Graph) -> list[str]:
         label = _label(directory)
         if not label and all(entry.endswith(".tmp") for entry in os.listdir(directory)):
             target = _free(project.root / TRASH / name.rstrip("/"))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(directory, target)
+            made_folder(project.root, target.parent)
+            os.rename(inside(project.root, directory), target)
             told.append(f"{name}, left empty by a crash, was moved to {TRASH}/")
             continue
         if not label:
@@ -122,7 +124,7 @@ def _label(directory: Path) -> str:
     try:
         return read_job_star(directory / JOB_STAR)[0]
     except InputError:
-        job_type = read_json(directory / OPTIONS).get("job_type")
+        job_type = str(read_json(directory / OPTIONS).get("job_type"))
         return f"{LABEL}{job_type}" if job_type in JOB_OPTIONS else ""
 
 
@@ -151,7 +153,7 @@ def _missing(project: Project, graph: Graph) -> list[str]:
 def _counter(root: Path, graph: Graph) -> list[str]:
     numbers = [p.number for p in graph.processes.values()]
     numbers += [job_number(name) for name in _job_directories(root)]
-    if (root / TRASH).is_dir():
+    if (root / TRASH).is_dir() and not (root / TRASH).is_symlink():
         numbers += [job_number(e.name) for f in os.scandir(root / TRASH) if f.is_dir() for e in os.scandir(f.path)]
     least = max(numbers, default=0) + 1
     if graph.counter >= least:
@@ -165,7 +167,8 @@ def _aliases(root: Path, graph: Graph) -> list[str]:
     told = []
     for process in graph.processes.values():
         link = root / process.alias.rstrip("/")
-        if process.alias and not link.is_symlink() and not link.exists() and (root / process.name).is_dir():
+        there = not process.alias or link.is_symlink() or link.exists()
+        if not there and (root / process.name).is_dir() and not leads_out(root, link):
             os.symlink(f"../{process.name}", link)
             told.append(f"the link {process.alias} was made again")
     return told
@@ -175,7 +178,7 @@ def _leftovers(root: Path) -> list[str]:
     told = []
     now = time.time()
     for path in [*root.glob(f".{GRAPH}*.tmp"), *root.glob(f"{_lock.LOCK}.*")]:
-        if now - path.stat().st_mtime > _STALE_SECONDS:
-            path.rename(root / TRASH / path.name) if (root / TRASH).is_dir() else None
+        if now - path.lstat().st_mtime > _STALE_SECONDS and (root / TRASH).is_dir():
+            path.rename(inside(root, root / TRASH / path.name))
             told.append(f"{path.name}, left by a crash, was moved to {TRASH}/")
     return told

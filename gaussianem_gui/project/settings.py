@@ -6,13 +6,19 @@ A job's own options stand above all of them. Each layer is a small JSON file and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_gui.project import small_files
+from gaussianem_gui.project.containment import inside, made_folder
+from gaussianem_gui.project.job_star import wrong_type
+from gaussianem_gui.project.user_folders import config_folder
 
 PROJECT_FILE = ".gaussianem/settings.json"
 SHIPPED: dict[str, Any] = {
@@ -25,27 +31,39 @@ SHIPPED: dict[str, Any] = {
     "defaults": {},  # job type -> option -> value
 }
 PROGRAM_ONLY = ("theme", "notify", "poll_seconds")
-CHOICES = {"theme": ("dark", "light", "system"), "where": ("local", "cluster")}
+Theme = Literal["dark", "light", "system"]
+Where = Literal["local", "cluster"]
+CHOICES: dict[str, tuple[str, ...]] = {"theme": get_args(Theme), "where": get_args(Where)}
+
+
+class Layer(TypedDict, total=False):
+    """What one layer may hold."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+    theme: Theme
+    where: Where
+    gpus: Annotated[int, Field(ge=0, le=1024)]
+    notify: bool
+    disk_warning_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    poll_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+    defaults: dict[str, dict[str, Any]]
+
+
+_LAYER: TypeAdapter[Any] = TypeAdapter(Layer)
 
 
 def program_file() -> Path:
     """Where the user's settings for all projects are kept."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "gaussianem" / "settings.json"
+    return config_folder() / "settings.json"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """One layer; {} if the file is absent or damaged."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return {k: v for k, v in values.items() if k in SHIPPED} if isinstance(values, dict) else {}
+    """One layer, without what is damaged; {} if the file is absent."""
+    return small_files.read(path, _LAYER)[0]
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Keep one layer. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(dict(values), indent=1) + "\n")
 
 
@@ -71,7 +89,7 @@ class Settings:
         return "program" if name in self.program else "shipped"
 
     def set(self, name: str, value: Any, layer: str = "program") -> None:
-        """Change one value (None removes it from the layer) and keep it. Raises OSError."""
+        """Change one value (None removes it from the layer) and keep it. Raises OSError, InputError."""
         values = self.project if layer == "project" else self.program
         if value is None:
             values.pop(name, None)
@@ -79,8 +97,10 @@ class Settings:
             values[name] = value
         if layer == "project":
             assert self.root is not None
-            write(self.root / PROJECT_FILE, values)
+            made_folder(self.root, (self.root / PROJECT_FILE).parent)
+            write(inside(self.root, self.root / PROJECT_FILE), values)
         else:
+            self._program_path.parent.mkdir(parents=True, exist_ok=True)
             write(self._program_path, values)
 
     def defaults(self, job_type: str) -> dict[str, Any]:
@@ -90,8 +110,9 @@ class Settings:
             of_type = (layer.get("defaults") or {}).get(job_type)
             if isinstance(of_type, dict):
                 merged.update(of_type)
-        known = JOB_OPTIONS[job_type].model_fields
-        return {name: value for name, value in merged.items() if name in known}
+        model = JOB_OPTIONS[job_type]
+        known = {name: value for name, value in merged.items() if name in model.model_fields}
+        return {name: value for name, value in known.items() if not wrong_type(model, name, value)}
 
     def set_defaults(self, job_type: str, values: Mapping[str, Any], layer: str) -> None:
         """Keep ``values`` as the presets of ``job_type`` in one layer; {} removes them."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import errno
 import json
 import os
 import shlex
@@ -14,21 +16,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gaussianem_core.errors import InputError
+from gaussianem_core.errors import InputError, ResourceError, printable
 from gaussianem_core.job.command_line import OptionParser, add_options, without_blanks
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
+from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.execution import cluster, estimates, runner, workflow
+from gaussianem_gui.execution.logfile import ESCAPES as _ESCAPES
 from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.actions import action
 from gaussianem_gui.project import repair, trash
 from gaussianem_gui.project.inputs import is_path_field
-from gaussianem_gui.project.job import ERR, OUT, Job, State, tail
+from gaussianem_gui.project.job import ERR, OUT, Job, State
 from gaussianem_gui.project.project import JobInfo, Project, recent_projects, remember_project
 from gaussianem_gui.project.settings import CHOICES, PROGRAM_ONLY, SHIPPED, Settings
 from gaussianem_gui.units import bytes_text
 
 EXIT_OF = {State.SUCCEEDED: 0, State.FAILED: 1, State.LOST: 1, State.ABORTED: 3}
-BAD_INPUT, TIMED_OUT = 2, 4
+FAILED, BAD_INPUT, TIMED_OUT = 1, 2, 4
+LOG_BYTES = 1 << 20  # of a log that are printed at once
 NEWEST = 200  # finished jobs that a list reads for times and reasons
 
 
@@ -96,8 +101,13 @@ def row(info: JobInfo) -> dict[str, Any]:
     }
 
 
+def say(*words: object, end: str = "\n", error: bool = False, flush: bool = False) -> None:
+    """Print; what comes from files cannot steer the terminal."""
+    print(printable(" ".join(map(str, words))), end=end, file=sys.stderr if error else sys.stdout, flush=flush)
+
+
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    say(json.dumps(value, indent=1))
 
 
 def _line(info: JobInfo) -> str:
@@ -115,7 +125,7 @@ def _duration(seconds: float) -> str:
 
 def _tell_notes(project: Project) -> None:
     for note in project.notes:
-        print(f"gaussianem: {note}", file=sys.stderr)
+        say(f"gaussianem: {note}", error=True)
 
 
 # --- gaussianem project ---------------------------------------------------------------------------------------------
@@ -163,12 +173,12 @@ def project_main(argv: list[str] | None = None) -> int:
 def _project_command(given: argparse.Namespace) -> int:
     if given.command == "list":
         found = recent_projects()
-        _print_json([str(path) for path in found]) if given.json else print("\n".join(map(str, found)))
+        _print_json([str(path) for path in found]) if given.json else say("\n".join(map(str, found)))
         return 0
     if given.command == "new":
         project = Project.create(given.directory)
         remember_project(project.root)
-        print(project.root)
+        say(project.root)
         return 0
     if given.command == "repair" and given.rebuild:
         project = repair.rebuild(Path(given.directory).resolve())
@@ -176,10 +186,10 @@ def _project_command(given: argparse.Namespace) -> int:
         project = Project.open(given.directory)
     if given.command == "repair":
         told = project.notes + repair.repair(project, given.break_lock)
-        print("\n".join(dict.fromkeys(told)) or "nothing was wrong")
+        say("\n".join(dict.fromkeys(told)) or "nothing was wrong")
         return 0
     if given.command == "empty_trash":
-        print(f"{trash.empty(project) / 2**20:.1f} MiB freed")
+        say(f"{trash.empty(project) / 2**20:.1f} MiB freed")
         return 0
     if given.command == "cluster":
         return _cluster_command(project, given)
@@ -202,10 +212,13 @@ def _project_command(given: argparse.Namespace) -> int:
         )
         return 0
     _tell_notes(project)
-    print(f"{project.root}: {len(rows)} jobs" + "".join(f", {n} {s.lower()}" for s, n in counts.items() if n))
+    say(f"{project.root}: {len(rows)} jobs" + "".join(f", {n} {s.lower()}" for s, n in counts.items() if n))
     if holder:
-        print(f"locked: {holder.text}")
-    runner.ensure_runner(project)
+        say(f"locked: {holder.text}")
+    try:
+        runner.ensure_runner(project)  # for what this user asked for here, if anything waits
+    except (InputError, OSError) as error:
+        say(f"gaussianem: waiting jobs cannot be started now: {error}", error=True)
     return 0
 
 
@@ -229,8 +242,8 @@ def _settings_command(project: Project, given: argparse.Namespace) -> int:
     if given.json:
         _print_json({**shown, "defaults": presets})
         return 0
-    print("\n".join(f"{name:<16} {value!s:<10} {settings.layer(name)}" for name, value in shown.items()))
-    print("".join(f"{t}.{n:<{15 - len(t)}} {v}\n" for t, values in presets.items() for n, v in values.items()), end="")
+    say("\n".join(f"{name:<16} {value!s:<10} {settings.layer(name)}" for name, value in shown.items()))
+    say("".join(f"{t}.{n:<{15 - len(t)}} {v}\n" for t, values in presets.items() for n, v in values.items()), end="")
     return 0
 
 
@@ -252,16 +265,20 @@ def _cluster_command(project: Project, given: argparse.Namespace) -> int:
     fields = cluster.ClusterSettings.model_fields
     changes = {name: value for name in fields if (value := getattr(given, name)) is not None}
     settings = cluster.load_settings(project.root)
+    if given.template and os.path.exists(given.template):
+        changes["template"] = os.path.abspath(given.template)
     if changes:
         try:
             settings = cluster.ClusterSettings(**{**settings.model_dump(), **changes})
         except ValidationError as error:
             raise explain(error) from None
         cluster.save_settings(project.root, settings)
+    elif said := cluster.settings_of_the_project(project.root):
+        say(f"gaussianem: {said}", error=True)
     if given.json:
         _print_json(settings.model_dump())
     else:
-        print("\n".join(f"{name:<10} {value}" for name, value in settings.model_dump().items()))
+        say("\n".join(f"{name:<10} {value}" for name, value in settings.model_dump().items()))
     return 0
 
 
@@ -385,16 +402,31 @@ def _guarded(name: str, go: Callable[[], int]) -> int:
     try:
         return go()
     except InputError as error:
-        print(f"gaussianem {name}: {error}", file=sys.stderr)
+        say(f"gaussianem {name}: {error}", error=True)
         return BAD_INPUT
     except TimeoutError as error:
-        print(f"gaussianem {name}: {error}", file=sys.stderr)
+        say(f"gaussianem {name}: {error}", error=True)
         return TIMED_OUT
     except BrokenPipeError:  # the reader of our output went away
         sys.stdout = open(os.devnull, "w")
         return 0
     except KeyboardInterrupt:
         return 130
+    except (ResourceError, OSError) as error:  # a full disk, a project that may not be written
+        say(f"gaussianem {name}: {_reason(error)}", error=True)
+        return FAILED
+
+
+def _reason(error: Exception) -> str:
+    """A sentence on what the disk or the machine refused."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}. Free some space and do it again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"this may not be written or read{where}: {error.strerror}. Ask its owner, or work on a copy."
+    return f"{error.strerror}{where}."
 
 
 def _made(project: Project, given: argparse.Namespace, word: str, rest: list[str]) -> Job:
@@ -408,7 +440,7 @@ def _made(project: Project, given: argparse.Namespace, word: str, rest: list[str
 def _new(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if given.type not in JOB_OPTIONS:
         raise InputError("job type", "must be one of " + ", ".join(JOB_OPTIONS), given.type, "Choose one of them.")
-    print(_made(project, given, given.type, rest).name)
+    say(_made(project, given, given.type, rest).name)
     return 0
 
 
@@ -430,7 +462,7 @@ def _run(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 
 def _started(project: Project, job: Job, wait: bool) -> int:
     identifier = job.record().get("scheduler_id")
-    print(job.name + (f" (scheduler's id {identifier})" if identifier else ""), flush=True)
+    say(job.name + (f" (scheduler's id {identifier})" if identifier else ""), flush=True)
     return _wait_for(project, [job], None) if wait else 0
 
 
@@ -454,7 +486,7 @@ def _check(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if not wrong:
         machine = estimates.Machine.of(runner.gpus())
         found = estimates.checks(job_type, values, project.root, machine, estimates.last_rate(project))
-    print("\n".join(f"{check.level:<8} {check.text}" for check in found))
+    say("\n".join(f"{check.level:<8} {check.text}" for check in found))
     return BAD_INPUT if any(check.level == "error" for check in found) else 0
 
 
@@ -472,7 +504,7 @@ def _clone(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job = project.clone(old, changes)
     if given.alias:
         project.set_alias(job, given.alias)
-    print(job.name)
+    say(job.name)
     return 0
 
 
@@ -492,13 +524,13 @@ def _delete(project: Project, given: argparse.Namespace, rest: list[str]) -> int
     for word in given.jobs:
         gone = {info.name for info in project.jobs(details=0) if info.missing}
         for name in trash.delete(project, word, with_dependents=given.with_dependents):
-            print(f"{name} " + ("taken out of the list" if name in gone else "moved to the trash"))
+            say(f"{name} " + ("taken out of the list" if name in gone else "moved to the trash"))
     return 0
 
 
 def _restore(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     for name in given.jobs:
-        print(trash.restore(project, name).name)
+        say(trash.restore(project, name).name)
     return 0
 
 
@@ -508,10 +540,13 @@ def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
         if given.json:
             _print_json([{"name": t.name, "deleted": t.deleted, "restorable": t.restorable} for t in gone])
         else:
-            print("\n".join(f"{t.name:<22} {time.strftime('%F %T', time.localtime(t.deleted))}" for t in gone))
+            say("\n".join(f"{t.name:<22} {time.strftime('%F %T', time.localtime(t.deleted))}" for t in gone))
         return 0
     if not project.read_only:
-        project.sync()
+        try:
+            project.sync()
+        except (InputError, OSError) as error:  # a full disk: what is there can be read all the same
+            say(f"gaussianem: the states could not be noted in the project: {error}", error=True)
     rows = [
         i
         for i in project.jobs(details=1_000_000 if given.full else NEWEST)
@@ -520,7 +555,7 @@ def _list(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if given.json:
         _print_json([row(info) for info in rows])
     elif rows:
-        print("\n".join(map(_line, rows)))
+        say("\n".join(map(_line, rows)))
     return 0
 
 
@@ -539,15 +574,15 @@ def _show(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if given.json:
         _print_json(about)
         return 0
-    print(f"{_line(info)}\ndisk: {bytes_text(about['size_bytes'])}")
+    say(f"{_line(info)}\ndisk: {bytes_text(about['size_bytes'])}")
     for title in ("inputs", "outputs", "parents", "children", "next"):
-        print(f"{title}:" + "".join(f"\n  {word}" for word in about[title]))
+        say(f"{title}:" + "".join(f"\n  {word}" for word in about[title]))
     if job.model is not None and job.exists():
         try:
-            print("command:\n  " + shlex.join(job.command()))
+            say("command:\n  " + shlex.join(job.command()))
         except InputError as error:
-            print(f"not complete: {error}")
-    print(job.note(), end="")
+            say(f"not complete: {error}")
+    say(job.note(), end="")
     return 0
 
 
@@ -559,14 +594,35 @@ def _log(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
         runner.check_asked(job)
     while True:
         finished = job.status().state.finished or not given.follow
-        text, offset = tail(path, offset, 10**9)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        offset = _print_from(path, offset)
         if finished:
             if given.follow and job.status().detail:
-                print(f"{job.name} {job.status().state}: {job.status().detail}", file=sys.stderr)
+                say(f"{job.name} {job.status().state}: {job.status().detail}", error=True)
             return 0
         time.sleep(0.5)
+
+
+def _print_from(path: Path, offset: int) -> int:
+    """Print a log from a byte on, piece by piece; the byte to go on from."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size < offset:  # it was replaced
+                offset = 0
+            file.seek(offset)
+            while data := file.read(LOG_BYTES):
+                offset += len(data)
+                sys.stdout.write(_log_text(decoder.decode(data)))
+    except FileNotFoundError:
+        return offset
+    kept = len(decoder.getstate()[0])  # a character of which a part is still to be written
+    sys.stdout.flush()
+    return offset - kept
+
+
+def _log_text(text: str) -> str:
+    """A piece of a log with line ends as they are: a progress bar writes over its line, and steers nothing else."""
+    return "\r".join(map(printable, _ESCAPES.sub("", text).split("\r")))
 
 
 def _wait(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
@@ -578,7 +634,7 @@ def _wait_for(project: Project, jobs: Sequence[Job], timeout: float | None) -> i
     for job in jobs:
         state = runner.wait(project, job, timeout)
         detail = job.status().detail
-        print(f"{job.name} {state}" + (f": {detail}" if detail else ""), flush=True)
+        say(f"{job.name} {state}" + (f": {detail}" if detail else ""), flush=True)
         worst = max(worst, EXIT_OF[state])
     return worst
 
@@ -593,7 +649,7 @@ def _note(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     if given.text:
         job.add_note(" ".join(given.text))
     else:
-        print(job.note(), end="")
+        say(job.note(), end="")
     return 0
 
 
@@ -607,7 +663,7 @@ def _mark(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
 
 def _cleanup(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     for word in given.jobs:
-        print("\n".join(trash.cleanup(project, word, harsh=given.harsh, dry_run=given.dry_run)))
+        say("\n".join(trash.cleanup(project, word, harsh=given.harsh, dry_run=given.dry_run)))
     return 0
 
 
@@ -618,9 +674,9 @@ def _gpus(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     else:
         for c in cards:
             load = f"{100 * c.load:3.0f} %" if c.load is not None else "   ?"
-            print(f"{c.index} {c.name} {c.memory_used / 2**30:.1f} of {c.memory_total / 2**30:.1f} GiB {load} {c.job}")
+            say(f"{c.index} {c.name} {c.memory_used / 2**30:.1f} of {c.memory_total / 2**30:.1f} GiB {load} {c.job}")
         if not cards:
-            print("no GPU on this machine")
+            say("no GPU on this machine")
     return 0
 
 
@@ -632,7 +688,7 @@ def _zombies(project: Project, given: argparse.Namespace, rest: list[str]) -> in
         _print_json([zombie.__dict__ for zombie in found])
     else:
         for z in found:
-            print(f"{z.pid} {z.job} {z.gpu_bytes / 2**30:.1f} GiB of GPU memory: {z.command}")
+            say(f"{z.pid} {z.job} {z.gpu_bytes / 2**30:.1f} GiB of GPU memory: {z.command}")
     return 0
 
 
@@ -643,7 +699,7 @@ def _workflow(project: Project, given: argparse.Namespace, rest: list[str]) -> i
     known = workflow.builtin()
     if not given.name:
         for name, each in known.items():
-            print(f"{name:<26} {each.name}; needs {', '.join(each.needs()) or 'nothing'}")
+            say(f"{name:<26} {each.name}; needs {', '.join(each.needs()) or 'nothing'}")
         return 0
     chosen = known[given.name[0]] if given.name[0] in known else workflow.load(given.name[0])
     values: dict[str, Any] = {}
@@ -661,7 +717,7 @@ def _workflow(project: Project, given: argparse.Namespace, rest: list[str]) -> i
         values[key] = typed(model, {option: given_value})[option]
     launch = runner.Launch("cluster" if given.submit else "local")
     for job in workflow.start(project, chosen, values, inputs=given.inputs_from, launch=launch):
-        print(job.name)
+        say(job.name)
     return 0
 
 
@@ -670,7 +726,7 @@ def _exec(project: Project, given: argparse.Namespace, rest: list[str]) -> int:
     job = project.job(os.path.relpath(Path(given.o).resolve(), project.root))
     job.options()
     os.chdir(project.root)
-    command = runner.engine_command(job)
+    command = runner.engine_command(job, 1, os.environ.get(runner.ENGINE, ""))
     os.execvp(command[0], command)
     return 0
 

@@ -5,13 +5,19 @@ of a table: area under the FSC with the true volume of each particle (CryoBench'
 and masked, for the decoded volumes and for the consensus map alone; error of latent neighbours (0 perfect,
 1 nothing learned) beside what a perfect observer reaches (see observer.py); accuracy with which a linear probe reads
 occupancy or class from the latents of particles that it has not seen; seconds of each step and images trained a
-second. All figures also go to a JSON file.
+second. The spliceosome's cases, whose particles are as a microscope gives them (wrong poses, junk, coloured noise, a
+consensus map reconstructed from the same images), have a table of their own: motions, presence and junk read from the
+latents, errors of the poses before and after, and the FSC shell by shell. All figures also go to a JSON file.
 
     accuracy.py --case adk adk-lid --seeds 0 1 2 --gpus 0 1 2 3     six runs, four at a time, one on each GPU
+    accuracy.py --case spliceosome spliceosome-rigid betagal        wrong poses; nothing moves; real particles
     accuracy.py --train "--recipe published"                        with other options of the training
+    accuracy.py --simulate "--particles 3000 --box 48 --apix 11.32" smaller than the case says
     accuracy.py --quick                                             tiny sizes: tests this script, measures nothing
 
-Cases whose data are absent (--adk, --empiar) are left out with a note.
+Cases whose data are absent are left out with a note. --spliceosome: made from PDB entry 5NRL by molecules.py; --views:
+any RELION particles file with orientations and CTFs (by default those of EMPIAR-10180); --betagal: a folder with
+particles (.star), their stack, and a map (*_map.mrc), by default 1,211 particles of EMPIAR-10204.
 """
 
 from __future__ import annotations
@@ -28,30 +34,40 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+if __package__:
+    from benchmarks.molecules import write_antibody, write_two_states
+else:  # run as a script
+    from molecules import write_antibody, write_two_states
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
-FRAMES = 72  # of the antibody's full turn: 5 degrees apart
 QUICK_NETWORK = (
     "--qdim 16 --qlayers 1 --zdim 2 --gaussian_kdim 16 --gaussian_klayers 1 --gaussian_embedding_dim 8 "
     "--feature_kdim 16 --feature_klayers 1 --feature_dim 16 --epoch 0"
 )
 
 
+ERRORS = "--pose_error 1.5 --shift_error 0.35 --defocus_error 150 --contrast_spread 0.2 --junk 0.08"
+MICROSCOPE = "--box 96 --apix 5.66 --snr 0.05 --noise coloured --consensus reconstructed"
+QUICK_MICROSCOPE = "--particles 120 --box 24 --apix 24 --snr 1 --noise coloured --consensus reconstructed"
+MOVING = "--motions 'head; arm' --missing arm --missing_fraction 0.2"
+STILL = "--basins 0.5:0:1"  # every particle in the middle frame
+
+
 @dataclass(frozen=True)
 class Case:
-    """One dataset with truth. ``model``: which trajectory; ``simulate``, ``quick``: words of the simulate command."""
+    """One dataset. ``model``: which molecule; ``simulate``, ``quick``: words of the simulate command."""
 
     title: str
     model: str
     simulate: str = ""
     quick: str = ""
-    preprocess: tuple[str, ...] = field(default=())
 
 
 CASES = {
@@ -79,91 +95,27 @@ CASES = {
         "--particles 32000 --box 96 --apix 3 --snr 0.1",
         "--particles 120 --box 24 --apix 12 --snr 1",
     ),
+    "spliceosome": Case(
+        "spliceosome, two motions, a part missing in 20 %, wrong poses, junk",
+        "spliceosome",
+        f"--particles 32000 {MICROSCOPE} {MOVING} {ERRORS}",
+        f"{QUICK_MICROSCOPE} {MOVING} {ERRORS}",
+    ),
+    "spliceosome-rigid": Case(
+        "the same molecule, nothing moves, the same errors",
+        "spliceosome",
+        f"--particles 16000 {MICROSCOPE} {STILL} {ERRORS}",
+        f"{QUICK_MICROSCOPE} {STILL} {ERRORS}",
+    ),
+    "spliceosome-exact": Case(
+        "spliceosome without errors",
+        "spliceosome",
+        f"--particles 32000 {MICROSCOPE} {MOVING}",
+        f"{QUICK_MICROSCOPE} {MOVING}",
+    ),
+    "betagal": Case("real beta-galactosidase, nothing known to move", "betagal"),
     "empiar10076": Case("EMPIAR-10076, two assembly states", "empiar"),
 }
-
-
-# ---- models ------------------------------------------------------------------------------------------------------
-
-
-def turn(axis: np.ndarray, angle: float) -> np.ndarray:  # (3,), radians -> (3, 3)
-    """Rotation about an axis (Rodrigues)."""
-    x, y, z = axis / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def antibody(points: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # -> (A, 3), (A,) bool, (3,)
-    """A Y of three lobes the size of IgG's (Angstrom), which of its points are the arm that turns, and the hinge."""
-    generator = np.random.default_rng(0)
-    lobes = []
-    for direction in ([0, 0, -1.0], [0.8, 0, 0.6], [-0.8, 0, 0.6]):
-        along = np.array(direction) / np.linalg.norm(direction)
-        inside = generator.normal(size=(points, 3))
-        inside *= generator.random((points, 1)) ** (1 / 3) / np.linalg.norm(inside, axis=1, keepdims=True)
-        # Two domains side by side in each lobe: a turn of the lobe shows.
-        frame = np.linalg.qr(np.stack([along, [0.3, 1.0, 0.2], [1.0, 0.2, 0.1]], axis=1))[0]
-        halves = np.where(np.arange(points)[:, None] % 2, 1.0, -0.5) * frame[:, 1] * 10
-        lobes.append(along * 48 + halves + inside * [38, 17, 12] @ frame.T)
-    return np.concatenate(lobes), np.arange(3 * points) >= 2 * points, np.zeros(3)
-
-
-def antibody_of(ply: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points (A, 3), arm (A,), hinge (3,), weights and widths (A,) of published Gaussians with their cfg.json."""
-    from scipy.cluster.vq import kmeans2
-
-    from gaussianem_core.simulation.trajectory import read_trajectory
-
-    model = read_trajectory(ply)
-    xyz = model.positions_angstrom[0]
-    centres, lobe = kmeans2(xyz, 3, seed=0, minit="++")
-    hinge = centres.mean(axis=0)
-    arm = lobe == int(np.linalg.norm(centres - hinge, axis=1).argmax())
-    assert model.sigmas_angstrom is not None
-    return xyz, arm, hinge, model.weights, model.sigmas_angstrom
-
-
-def write_antibody(path: Path, ply: str) -> Path:
-    """A periodic trajectory: the arm goes round a cone about an axis through the hinge, 45 degrees off the arm."""
-    extra: dict[str, np.ndarray] = {}
-    if ply:
-        xyz, arm, hinge, extra["weight"], extra["sigma"] = antibody_of(Path(ply))
-    else:
-        xyz, arm, hinge = antibody()
-        extra["weight"] = np.ones(len(xyz))
-    along = xyz[arm].mean(axis=0) - hinge
-    others = xyz[~arm].mean(axis=0) - hinge
-    axis = along / np.linalg.norm(along) + np.cross(along, others) / np.linalg.norm(np.cross(along, others))
-    frames = np.repeat(xyz[None], FRAMES, axis=0)
-    for i in range(FRAMES):
-        frames[i, arm] = hinge + (xyz[arm] - hinge) @ turn(axis, 2 * np.pi * i / FRAMES).T
-    np.savez(path, xyz=frames.astype(np.float32), arm=arm, periodic=np.array(True), **extra)
-    return path
-
-
-def write_two_states(folder: Path, data: Path) -> list[str]:
-    """truth.npz and the mean map of the two assembly states; returns the words of preprocess."""
-    from gaussianem_core.io.mrc import read_map, write_map
-    from gaussianem_core.io.particle_table import read_particles
-    from gaussianem_core.simulation.ground_truth import Truth, save_truth
-
-    star = next(data.glob("*_both_*.star"))
-    table = read_particles(star, data)
-    maps = [next(data.glob(f"*_class{name}_*[0-9].mrc")) for name in "DE"]
-    label = np.array(["classE" in name for name in table.stack_names])[table.stack_index].astype(np.int32)
-    volumes = np.stack([read_map(path).values for path in maps])
-    save_truth(Truth(label=label, volumes=volumes), folder / "truth.npz")
-    mean = np.tensordot(np.bincount(label) / len(label), volumes, 1)
-    write_map(folder / "consensus.mrc", mean, float(table.pixel_size_angstrom[0]))
-    return [
-        "--star_file",
-        str(star),
-        "--data_dir",
-        str(data),
-        "--consensus_map",
-        str(folder / "consensus.mrc"),
-        "--no_invert",
-    ]
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
@@ -192,12 +144,18 @@ def run_case(
     seconds: dict[str, float] = {}
     common = ["--seed", str(seed), "--device", given.device]
     source = folder
+    simulated = case.model not in ("empiar", "betagal")
     if case.model == "empiar":
         preprocess = write_two_states(folder, Path(given.empiar))
+    elif case.model == "betagal":
+        particles, density = (next(Path(given.betagal).resolve().glob(p)) for p in ("*.star", "*_map.mrc"))
+        preprocess = ["--star_file", str(particles), "--consensus_map", str(density)]
     else:
-        model = Path(given.adk) if case.model == "adk" else write_antibody(folder / "antibody.npz", given.igg)
-        words = shlex.split(case.quick if given.quick else case.simulate)
-        seconds["simulate"] = step(folder, "simulate", ["--model", str(model.resolve()), *words, *common], environment)
+        words = ["--model", str(molecule(case, folder, given).resolve())]
+        if case.model == "spliceosome":
+            words += ["--poses", str(Path(given.views).resolve())]
+        words += shlex.split(case.quick if given.quick else case.simulate) + shlex.split(given.simulate)
+        seconds["simulate"] = step(folder, "simulate", [*words, *common], environment)
         source = folder / "simulate"
         preprocess = ["-s", str(source), "--star_file", "particles.star", "--consensus_map", "consensus.mrc"]
     preprocess += shlex.split(QUICK_NETWORK if given.quick else "") + shlex.split(given.preprocess)
@@ -207,6 +165,10 @@ def run_case(
     seconds["train"] = step(folder, "train", [*prepared, *train, *shlex.split(given.train), *common], environment)
     last = max((folder / "train").glob("weights.*.output.pkl"), key=lambda path: int(path.name.split(".")[1]))
     weights = last.with_name(last.name.replace(".output", ""))
+    line: dict[str, Any] = {"said": said(folder / "train"), "seconds": seconds}
+    line["images_per_second"] = training_rate(folder / "train")
+    if case.model == "betagal":  # nothing is known of these particles to compare with
+        return line
     evaluate = [
         *prepared,
         "--truth",
@@ -220,13 +182,30 @@ def run_case(
     ]
     seconds["evaluate"] = step(folder, "evaluate", [*evaluate, *common], environment)
     figures = json.loads((folder / "evaluate" / "evaluate.json").read_text())
-    line = {**summary(figures), "seconds": seconds, "images_per_second": training_rate(folder / "train")}
-    if case.model != "empiar":
+    line |= summary(figures)
+    if simulated:
         words = [str(source), str(folder / "preprocess" / "ctf.npy"), "--device", given.device]
-        words += ["--particles", "20", "--stride", "10"] if given.quick else ["--particles", "1000"]
+        few = ["--particles", "20", "--stride", "10" if case.model != "spliceosome" else "30"]
+        many = ["--particles", "400", "--stride", "4"] if case.model == "spliceosome" else ["--particles", "1000"]
+        words += few if given.quick else many
         observer = [sys.executable, str(Path(__file__).with_name("observer.py")), *words]
         line["bound"] = json.loads(subprocess.run(observer, stdout=subprocess.PIPE, env=environment, check=True).stdout)
     return line
+
+
+def molecule(case: Case, folder: Path, given: argparse.Namespace) -> Path:
+    """The file of the case's molecule; the antibody's is written into ``folder``."""
+    if case.model == "igg":
+        return write_antibody(folder / "antibody.npz", given.igg)
+    return Path(given.adk if case.model == "adk" else given.spliceosome)
+
+
+def said(folder: Path) -> list[str]:
+    """What the training said of its components: whether anything moves."""
+    from gaussianem_core.job.events import read_events
+
+    texts = [event["text"] for event in read_events(folder / "events.jsonl")[0] if event["type"] == "message"]
+    return [text for text in texts if "component" in text or "nothing stands" in text]
 
 
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
@@ -235,11 +214,13 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
         name: figures.get(name)
         for name in ("particles", "gaussians", "box", "latent_error", "occupancy_accuracy", "label_accuracy")
     }
+    line |= {name: figures.get(name) for name in ("motion_r2", "occupancy_roc", "junk_roc", "poses")}
     fsc = figures.get("fsc", {})
-    line["limit"] = fsc.get("limit")
-    for name in ("model", "gaussians", "consensus", "mean_map"):
+    line["limit"], line["shells_angstrom"] = fsc.get("limit"), fsc.get("shells_angstrom")
+    for name in ("model", "gaussians", "consensus", "consensus_map", "mean_map"):
         for kind in ("", "_masked"):
             line[f"area_{name}{kind}"] = fsc.get(f"{name}{kind}", {}).get("area")
+            line[f"curve_{name}{kind}"] = fsc.get(f"{name}{kind}", {}).get("curve")
     return line
 
 
@@ -301,6 +282,51 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def microscope_table(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """A column a run of the spliceosome: what is asked of particles as a microscope gives them."""
+    runs = [run for run in runs if run.get("poses")]
+    if not runs:
+        return []
+    rows: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = []
+    for name in dict.fromkeys(name for run in runs for name in run["motion_r2"] or {}):
+        rows.append((f"{name}, R2 (60 nearest latents)", lambda r, n=name: (r["motion_r2"] or {}).get(n), ".3f"))
+        rows.append(("   perfect observer", lambda r, n=name: r.get("bound", {}).get(f"motion_r2_{n}"), ".3f"))
+    rows.append(("part there or not, area under the ROC", lambda r: r["occupancy_roc"], ".3f"))
+    rows.append(("   perfect observer", lambda r: r.get("bound", {}).get("occupancy_roc"), ".3f"))
+    for name in dict.fromkeys(name for run in runs for name in run["junk_roc"]):
+        rows.append((f"junk, area under the ROC of {name}", lambda r, n=name: r["junk_roc"].get(n), ".3f"))
+    for title, name in (("rotation error, degrees rms", "rotation_deg"), ("shift error, px rms", "shift_px")):
+        rows.append((f"{title}, before", lambda r, n=name: r["poses"].get("before", {}).get(n), ".3f"))
+        rows.append((f"{title}, after", lambda r, n=name: r["poses"].get("after", {}).get(n), ".3f"))
+        rows.append(("   perfect observer", lambda r, n=name: r.get("bound", {}).get(n), ".3f"))
+    for kind, words in (("", "no mask"), ("_masked", "masked")):
+        for title, name in (
+            ("decoded", "model"),
+            ("consensus map", "consensus_map"),
+            ("mean of the truth", "mean_map"),
+        ):
+            rows.append((f"FSC area, {words}: {title}", lambda r, n=name + kind: r[f"area_{n}"], ".3f"))
+    for name in ("simulate", "preprocess", "train"):
+        rows.append((f"seconds: {name}", lambda r, n=name: r["seconds"].get(n), ",.0f"))
+    titles = [f"{run['case']} {run['seed']}" for run in runs]
+    width = max(map(len, titles)) + 2
+    lines = ["", " " * 44 + "".join(title.rjust(width) for title in titles)]
+    lines += [title.ljust(44) + "".join(cell(value(run), width, form) for run in runs) for title, value, form in rows]
+    for run in runs:
+        shells = run["shells_angstrom"] or [None]
+        chosen = np.unique(np.linspace(1, len(shells) - 1, 11).round().astype(int)) if len(shells) > 11 else []
+        lines += ["", f"{run['case']} {run['seed']}, masked FSC by shell, A".ljust(44)]
+        lines[-1] += "".join(f"{shells[i]:6.1f}" for i in chosen)
+        for title, name in (
+            ("decoded", "model"),
+            ("consensus map", "consensus_map"),
+            ("mean of the truth", "mean_map"),
+        ):
+            curve = run[f"curve_{name}_masked"]
+            lines.append(f"   {title}".ljust(44) + "".join(f"{curve[i]:6.2f}" for i in chosen if curve))
+    return lines
+
+
 def cell(value: Any, width: int, form: str) -> str:
     """A value of a column; a dash where there is none."""
     return ("-" if value is None else format(value, form)).rjust(width)
@@ -315,6 +341,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--adk", default=str(DATA / "adk_tmd.npz"), help="trajectory of adenylate kinase")
     parser.add_argument("--igg", default="", help="Gaussians of an antibody (.ply); without it a made-up Y")
     parser.add_argument("--empiar", default=str(DATA / "empiar10076_two_state"), help="folder of the two-state data")
+    parser.add_argument(
+        "--spliceosome",
+        default=str(DATA / "spliceosome" / "spliceosome_motion.npz"),
+        help="the moving spliceosome, of molecules.py",
+    )
+    parser.add_argument(
+        "--views",
+        default=str(DATA / "spliceosome" / "empiar10180_poses_ctf.star"),
+        help="orientations and CTFs of the spliceosome's cases",
+    )
+    parser.add_argument("--betagal", default=str(DATA / "betagal"), help="folder of the real particles")
+    parser.add_argument("--simulate", default="", metavar="OPTIONS", help="further options of simulate, quoted")
     parser.add_argument("--preprocess", default="", metavar="OPTIONS", help="further options of preprocess, quoted")
     parser.add_argument("--train", default="", metavar="OPTIONS", help="further options of train, quoted")
     parser.add_argument("--volumes", type=int, default=100, help="particles whose volume is compared")
@@ -322,7 +360,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", help="keep all files in this directory; else they are removed")
     parser.add_argument("--json", default="accuracy.json", help="file for all figures")
     given = parser.parse_args(argv)
-    present = {"adk": Path(given.adk).is_file(), "empiar": Path(given.empiar).is_dir(), "igg": True}
+    present = {
+        "adk": Path(given.adk).is_file(),
+        "empiar": Path(given.empiar).is_dir(),
+        "igg": True,
+        "spliceosome": Path(given.spliceosome).is_file() and Path(given.views).is_file(),
+        "betagal": Path(given.betagal).is_dir(),
+    }
     runs = []
     for name in given.case:
         if present[CASES[name].model]:
@@ -350,7 +394,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with ThreadPoolExecutor(max(1, len(given.gpus))) as pool:
             results = list(pool.map(run, runs))
-    print("\n".join(table(results)))
+    print("\n".join([*table(results), *microscope_table(results)]))
+    for result in results:
+        for text in result.get("said", ()):
+            print(f"{result['case']} seed {result['seed']} says: {text}")
     machine = {"host": platform.platform(), "cores": os.cpu_count(), "gpus": gpu_names()}
     report = {"quick": given.quick, "machine": machine, "runs": results}
     Path(given.json).write_text(json.dumps(report, indent=1) + "\n")

@@ -109,7 +109,7 @@ def _dependence(what: str, explained: float, chance: float, level: str) -> str:
         "fine": "no reason for concern.",
         "look": "a weak link; see whether the molecule itself differs.",
         "warning": "a strong link: the latents may describe it and not the molecule.",
-    }[level]
+    }.get(level, "too few particles to tell.")
     by_chance = f" (chance: {100 * chance:.1f} %)" if chance else ""
     return f"{100 * explained:.1f} % of the variation follows {what}{by_chance}: {meaning}"
 

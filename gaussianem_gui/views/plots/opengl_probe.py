@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
+
+from gaussianem_core.runtime.interpreter import python
 
 SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software", "swiftshader", "gdi generic", "swr")
 TIMEOUT_SECONDS = 40
@@ -43,7 +44,7 @@ class OpenGL:
 
 def probe() -> OpenGL:
     """Ask in another process; for a worker thread. Never raises."""
-    command = [sys.executable, "-m", "gaussianem_gui.views.plots.opengl_probe"]
+    command = python("-m", "gaussianem_gui.views.plots.opengl_probe")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=dict(os.environ))
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -112,6 +112,41 @@ def test_false_alarms_are_rare() -> None:
         assert diagnostics.dependence(z, features, "defocus", 0).level == "fine"
 
 
+def test_few_particles_are_not_made_to_speak() -> None:
+    """Eight functions of six views explain everything, of shuffled particles too: that is no finding."""
+    generator = np.random.default_rng(5)
+    features = diagnostics.view_features(random_rotations(6, generator))
+    found = diagnostics.dependence(generator.normal(size=(6, 2)), features, "viewing direction", 0)
+    assert found.explained > 0.9 and found.level == "unknown"
+    assert (
+        "cannot be told from 6 particles" in found.sentence and "follows the viewing direction (" not in found.sentence
+    )
+
+
+def test_false_alarms_are_as_rare_with_few_particles() -> None:
+    """Of 100 sets of 40 particles with random views, four questions each, a few are told of a link at the most."""
+    generator = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(100):
+        features = diagnostics.shift_features(generator.normal(size=(40, 2)))
+        alarms += diagnostics.dependence(generator.normal(size=(40, 2)), features, "offset", 0).level != "fine"
+    assert alarms <= 5  # 1.25 % each: P(more than 5 of 100) is 0.002
+
+
+def test_dimensions_at_rest_are_not_active() -> None:
+    generator = np.random.default_rng(7)
+    z = generator.normal(size=(200, 4)).astype(np.float32)
+    sharp, prior = np.full_like(z, -2.0), np.zeros_like(z)
+    active = latent_space.active_dimensions
+    assert active({"z_mu": z}).all() and active({"z_mu": z, "z_logvar": sharp}).all()
+    assert not active({"z_mu": 0 * z, "z_logvar": prior}).any() and not active({"z_mu": 0 * z + 3}).any()
+    collapsed = z * [1, 0.01, 0.01, 1]
+    widths = np.where([True, False, False, True], sharp, prior)
+    assert active({"z_mu": collapsed, "z_logvar": widths}).tolist() == [True, False, False, True]
+    assert active({"z_mu": z, "active": np.array([True, False, False, False])}).sum() == 1
+    assert not active({"z_mu": z, "log_likelihood_gain": np.full(200, -0.06)}).any()
+
+
 def test_outliers_of_one_population_are_few() -> None:
     generator = np.random.default_rng(0)
     flagged, _ = diagnostics.outliers(generator.normal(-500, 20, 5000))

@@ -371,3 +371,17 @@ def test_contour_level_encloses_its_share() -> None:
     level = contour_level(volume, 0.8)
     positive = volume[volume > 0]
     assert positive[positive >= level].sum() / positive.sum() == pytest.approx(0.8, abs=0.01)
+
+
+def test_nothing_found_is_said(folder: Path) -> None:
+    """Latents that all rest at the prior: no classes, no trajectories, and the report says that there is nothing."""
+    z = np.zeros((N, 3), np.float32)
+    save_latents(folder / "weights.0.output.pkl", z, z, active=np.zeros(3, bool))
+    out, summary = run(folder, nclass=3)
+    assert len(summary["classes"]) == 1 and summary["classes"][0]["particles"] == N and not summary["trajectories"]
+    assert summary["active_dimensions"] == 0 and "dependence" not in summary["trust"]
+    text = (out / "report.md").read_text()
+    assert "Nothing stands above the noise" in text and "## Classes" not in text and "Component" not in text
+    messages = [event["text"] for event in read_events(out / "events.jsonl")[0] if event["type"] == "message"]
+    assert any("Nothing stands above the noise" in text for text in messages)
+    assert not list(out.glob("pc*")) and len(list((out / "kmeans").glob("vol_*.mrc"))) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 import torch
@@ -234,3 +235,31 @@ def test_mistakes_leave_nothing(model: Path, tmp_path: Path, values: dict, rule:
 def test_basins_and_endpoints_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="basins must be left out"):
         SimulateOptions(model="m", basins="0.5:0.1:1", states="endpoints")
+
+
+def test_the_guides_motion_can_be_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "resources/guide/07-could-my-data-show-it.md").read_text()
+    structure = gemmi.Structure()
+    structure.add_model(gemmi.Model(1))
+    for name, place in (("A", 0.0), ("K", 30.0)):
+        chain = gemmi.Chain(name)
+        residue = gemmi.Residue()
+        residue.name, residue.seqid = "ALA", gemmi.SeqId(1, " ")
+        for i in range(60):
+            atom = gemmi.Atom()
+            atom.name, atom.element, atom.pos = "CA", gemmi.Element("C"), gemmi.Position(place + i / 6, i % 7, i % 5)
+            residue.add_atom(atom)
+        chain.add_residue(residue)
+        structure[0].add_chain(chain)
+    structure.make_mmcif_document().write_file(str(tmp_path / "complex.cif"))
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python")[1].split("```")[0], {})
+    words = page.split("```\ngaussianem simulate ")[1].split("```")[0].replace("\\\n", " ").split()
+    given = dict(zip(words[::2], words[1::2]))
+    assert all(word.removeprefix("--") in SimulateOptions.model_fields for word in given)
+    small = {"--particles": "30", "--box": "32", "--apix": "6", "--poses": ""}
+    options = {name.removeprefix("--"): small.get(name, value) for name, value in given.items()}
+    with JobLog(tmp_path / "out", ["simulate"]) as log:
+        simulate.run(SimulateOptions(**options, job_dir="out", device="cpu"), log)
+    truth = load_truth(tmp_path / "out" / "truth.npz")
+    assert truth.motion_names.tolist() == ["arm"] and np.nanmax(truth.motions) > 10

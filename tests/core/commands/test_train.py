@@ -472,3 +472,37 @@ def test_log_refuses_unwritable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="writable directory"), JobLog(tmp_path / "file" / "job", []):
         pass
     assert TrainOptions(output="x", source_dir=str(tmp_path)).output_directory() == tmp_path / "x"
+
+
+def test_a_killed_training_lacks_no_network_when_resumed(moving: Path, tmp_path: Path) -> None:
+    """Killed between two files of an epoch, at each place: what is there after resuming is what a whole run leaves."""
+    from gaussianem_core.commands import train
+
+    words = ["train", "-s", str(moving / "pre"), "--device", "cpu", "--batch", "64", "--recipe", "published"]
+    assert main([*words, "--epoch", "3", "--job_dir", str(tmp_path / "whole")]) == 0
+    expected = sorted(path.name for path in (tmp_path / "whole").glob("weights.*"))
+    program = """
+import os, sys
+from gaussianem_core.commands import train
+from gaussianem_core.cli import main
+save, left = train.save_checkpoint, [int(sys.argv[1])]
+def dying(content, path):
+    save(content, path)
+    left[0] -= 1
+    if not left[0]:
+        (path.parent / f".{path.name}.{os.getpid()}.1.tmp").write_bytes(b"half")
+        os._exit(9)
+train.save_checkpoint = dying
+main(sys.argv[2:])
+"""
+    assert train.save_checkpoint
+    for saved in (1, 2, 3, 4):
+        out = tmp_path / str(saved)
+        command = [sys.executable, "-c", program, str(saved), *words, "--epoch", "3", "--job_dir", str(out)]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+        assert main([*words, "--epoch", "3", "--job_dir", str(out), "--resume"]) == 0
+        assert sorted(path.name for path in out.glob("weights.*")) == expected
+        assert not list(out.glob(".*.tmp"))
+    (tmp_path / "whole" / "weights.2.pkl").unlink()  # as an older version left it: the state saved, the network not
+    assert main([*words, "--epoch", "4", "--job_dir", str(tmp_path / "whole"), "--resume"]) == 0
+    assert (tmp_path / "whole" / "weights.2.pkl").exists() and (tmp_path / "whole" / "weights.3.pkl").exists()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import ENGINE, add, until
+from running import ENGINE, add, asked, until
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import HEARTBEAT, JobLog
@@ -24,9 +24,10 @@ from gaussianem_gui.execution import cluster, runner
 from gaussianem_gui.execution.cluster import PRESETS, ClusterSettings, fill_template
 from gaussianem_gui.execution.launch import claim
 from gaussianem_gui.execution.runner import Launch, Runner
-from gaussianem_gui.project import trash
+from gaussianem_gui.project import trash, wishes
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import Project
+from gaussianem_gui.project.wishes import Wish
 
 ROOT = Path(__file__).parents[3]
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -35,6 +36,12 @@ SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontr
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project.create(tmp_path / "a project; $(touch pwned)")
+
+
+def refresh(job: Job) -> None:
+    wish = job.wish()
+    assert wish is not None
+    cluster.refresh([(job, wish)])
 
 
 # --- templates ------------------------------------------------------------------------------------------------------
@@ -63,20 +70,43 @@ def test_the_command_reaches_the_program_word_by_word(project: Project) -> None:
 
 
 def test_relions_variables_in_a_template_of_the_site(project: Project) -> None:
-    (project.root / "site.sh").write_text(
+    site = project.root.parent / "site.sh"
+    site.write_text(
         "#!/bin/tcsh\n#$ -N XXXnameXXX\n#$ -pe XXXqueueXXX XXXcoresXXX\n# XXXmpinodesXXX XXXthreadsXXX XXXdedicatedXXX "
         "XXXnodesXXX XXXextra1XXX XXXerrfileXXX\nmpirun -np XXXmpinodesXXX XXXcommandXXX\n"
     )
-    settings = ClusterSettings(template="site.sh", queue="main.q", mpi=2, threads=6, dedicated=24, extra1="x=1")
+    settings = ClusterSettings(template=str(site), queue="main.q", mpi=2, threads=6, dedicated=24, extra1="x=1")
     assert cluster.script(settings, add(project), ["go", "now"]).splitlines()[1:] == [
         "#$ -N Simulate_job001",
         "#$ -pe main.q 12",
         "# 2 6 24 1 x=1 Simulate/job001/run.err",
         "mpirun -np 2 go now",
     ]
-    for bad, said in (("absent.sh", "readable"), ("Simulate/job001/job.star", "XXXcommandXXX")):
+    (site.parent / "empty.sh").write_text("#!/bin/sh\n")
+    for bad, said in (("absent.sh", "readable"), ("empty.sh", "XXXcommandXXX")):
         with pytest.raises(InputError, match=said):
-            cluster.template_text(ClusterSettings(template=bad), project.root)
+            cluster.template_text(ClusterSettings(template=str(site.parent / bad)), project.root)
+
+
+def test_nothing_of_the_project_is_taken_for_a_template_or_a_command(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = project.root / "site.sh"
+    inner.write_text("#!/bin/sh\nXXXcommandXXX\n")
+    inner.chmod(0o755)
+    link = tmp_path / "link.sh"
+    link.symlink_to(inner)
+    for template in ("site.sh", str(inner), str(link), "Simulate/../site.sh"):
+        with pytest.raises(InputError, match="must lie outside the project"):
+            cluster.save_settings(project.root, ClusterSettings(template=template))
+    for program in (str(inner), str(link)):
+        with pytest.raises(InputError, match="must lie outside the project"):
+            cluster.check(ClusterSettings(submit=shlex.quote(program)), project.root)
+    inner.rename(project.root / "sbatch")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("PATH", f".:{os.environ['PATH']}")
+    with pytest.raises(InputError, match="must lie outside the project"):
+        cluster.check(ClusterSettings(), project.root)
 
 
 def test_a_value_that_looks_like_a_variable_stays() -> None:
@@ -103,14 +133,24 @@ def test_settings_that_a_shell_would_read_are_refused(project: Project, bad: str
             ClusterSettings(**{name: bad})
 
 
-def test_settings_are_kept_and_relions_variables_count(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_kept_and_relions_variables_count(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RELION_QUEUE_NAME", "from_relion")
     assert cluster.load_settings(project.root).queue == "from_relion"
+    (project.root / cluster.SETTINGS).write_text('{"submit": "sh", "template": "evil.sh"}')
+    assert cluster.load_settings(project.root).submit == "" and "not used" in cluster.settings_of_the_project(
+        project.root
+    )
     cluster.save_settings(project.root, ClusterSettings(preset="lsf", queue="mine"))
     assert cluster.load_settings(project.root) == ClusterSettings(preset="lsf", queue="mine")
-    (project.root / cluster.SETTINGS).write_text("[")
-    with pytest.raises(InputError, match="cluster settings"):
-        cluster.load_settings(project.root)
+    assert cluster.settings_of_the_project(project.root) == ""
+    assert cluster.load_settings(tmp_path) == ClusterSettings(queue="from_relion")  # of another project
+    (kept,) = (tmp_path / "config/gaussianem/clusters").iterdir()
+    for damaged in ("[", '{"preset": 5}', "[" * 100_000):
+        kept.write_text(damaged)
+        with pytest.raises(InputError, match=r"cluster settings|preset"):
+            cluster.load_settings(project.root)
 
 
 def test_a_machine_without_the_scheduler_says_so(project: Project) -> None:
@@ -173,15 +213,15 @@ def test_ids_and_states_are_understood(preset: str, tmp_path: Path, monkeypatch:
         runner.request(project, each, Launch("cluster", cluster=ClusterSettings(preset=preset)))
     assert job.record()["scheduler_id"] == identifier and (job.directory / "run_submit.script").exists()
     assert job.status().state is State.SCHEDULED and f"as {identifier}" in job.status().detail
-    cluster.refresh([job])
+    refresh(job)
     assert job.status().state is (State.RUNNING if state == "running" else State.SCHEDULED)
     runner.abort(project, job)
     assert identifier in (programs / f"{PRESETS[preset].cancel[0]}.calls").read_text()
     (programs / PRESETS[preset].query[0]).write_text("#!/bin/sh\nexit 0\n")  # now it knows nothing of the job
     monkeypatch.setattr(cluster, "SETTLE_SECONDS", -1.0)
     for each in (job, forgotten):
-        cluster.refresh([each])
-        cluster.refresh([each])
+        refresh(each)
+        refresh(each)
     assert job.status().state is State.ABORTED
     assert forgotten.status().state is State.LOST and "left no result" in forgotten.status().detail
 
@@ -267,7 +307,9 @@ def test_a_job_that_is_stopped_while_it_is_submitted(project: Project, slow_sbat
 def test_a_submission_that_was_killed(project: Project, slow_sbatch: Path) -> None:
     def killed() -> Job:
         job = add(project)
-        job.write_record(run=1, requested=1.0, where="cluster", cluster=ClusterSettings().model_dump())
+        wish = Wish(project=str(job.root), job=job.name, run=1, where="cluster", cluster=ClusterSettings().model_dump())
+        wishes.keep(wish)
+        job.write_record(run=1, token=wish.token, requested=1.0, where="cluster")
         claim(job.claim_path(1), {"submitting": {**identity(), "ticks": 1}})
         assert job.status().state is State.SCHEDULED and "was killed" in job.status().detail
         return job
@@ -293,10 +335,10 @@ def test_training_on_several_gpus_goes_through_torchrun(project: Project, slow_s
     runner.request(project, job, Launch("cluster", cluster=ClusterSettings(gpus=4)))
     script = (job.directory / "run_submit.script").read_text()
     assert "#SBATCH --gres=gpu:4" in script
-    torchrun = f"exec {sys.executable} -m torch.distributed.run --standalone --nproc_per_node=4"
+    python = f"exec env PYTHONSAFEPATH=1 {sys.executable} -P"
+    torchrun = f"{python} -m torch.distributed.run --standalone --nproc_per_node=4"
     assert f"{torchrun} -m gaussianem_core train " in script
-    job.write_record(engine="apptainer exec --nv image.sif gaussianem")
-    words = runner.engine_command(job, 4)
+    words = runner.engine_command(job, 4, "apptainer exec --nv image.sif gaussianem")
     assert words[:6] == ["apptainer", "exec", "--nv", "image.sif", "gaussianem", "train"]
     assert words[-2:] == ["--gpus", "0,1,2,3"]  # the container's own program starts the others
 
@@ -333,9 +375,10 @@ def test_a_scheduler_that_does_not_answer_changes_nothing(
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     job = add(project)
-    job.write_record(run=1, requested=1.0, scheduler="slurm", scheduler_id="7", scheduler_state="running")
+    wish = asked(job, scheduler="slurm", scheduler_id="7", scheduler_state="running")
+    wishes.keep(wish.model_copy(update={"scheduler": "slurm", "scheduler_id": "7"}))
     before = job.record()
-    cluster.refresh([job])
+    refresh(job)
     assert job.record() == before and job.status().state is State.RUNNING
 
 

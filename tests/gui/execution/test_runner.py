@@ -168,7 +168,7 @@ def test_who_holds_a_gpu(project: Project, monkeypatch: pytest.MonkeyPatch) -> N
     assert reservations() == {}
     for mask, indices in ((None, [0, 1]), ("1", [1]), ("GPU-ab", [0]), ("GPU-def,0", [0, 1]), ("", []), ("-1", [])):
         assert gpus_room.allowed(cards, mask) == indices
-    assert runner.wanted_gpus(add(project, "ok", "preprocess"), {}, 0) == (0, [])  # none left to it: the CPU
+    assert runner.wanted_gpus(add(project, "ok", "preprocess"), None, 0) == (0, [])  # none left to it: the CPU
 
 
 def test_the_session_that_asks_says_what_runs_on_which_gpus(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,23 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+from running import asked
 
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.job.events import ABORT, ABORTED, EVENTS, FAILURE, HEARTBEAT, SUCCESS, JobLog
 from gaussianem_core.runtime.processes import identity
 from gaussianem_gui.execution.launch import claim
-from gaussianem_gui.project.job import EXIT, LOST_SECONDS, Job, Monitor, State, failure_reason, tail
+from gaussianem_gui.project.job import EXIT, LOST_SECONDS, Job, State, failure_reason, tail
 from gaussianem_gui.project.project import Project
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Project.create(tmp_path).new_job("train", {})
-
-
-def asked(job: Job, **record: object) -> None:
-    """As the runner notes a wish to run."""
-    job.write_record(run=int(job.record().get("run", 0)) + 1, requested=time.time(), where="local", **record)
 
 
 def dead_process() -> dict[str, object]:
@@ -208,27 +204,6 @@ def test_damaged_files_are_no_accident(job: Job) -> None:
         (job.directory / name).write_bytes(b"{\xff")
     (job.directory / EVENTS).write_bytes(b'{"type": "start"\n\xff\xfe\n[1]\n{"t": 1, "type": "artifact", "path": 3}\n')
     assert job.status().state is State.SCHEDULED and job.artifacts() == []
-
-
-def test_the_monitor_reads_only_what_is_new(job: Job) -> None:
-    monitor = Monitor(job)
-    assert not monitor.poll()
-    with JobLog(job.directory, ["x"]) as log:
-        log.metric("train", 10, 0.5, loss=2.0, bad=float("nan"))
-        (job.directory / "run.out").write_text("first\n")
-        assert monitor.poll() and monitor.metrics == {("train", "loss"): [(0.5, 2.0)]}
-        assert monitor.runs == 1 and monitor.log == "first\n" and not monitor.poll()
-        log.metric("train", 20, 1.0, loss=1.0)
-        log.progress("train", 1, 2)
-        log.message("look", "warning")
-        log.artifact("plot", "loss.png", "Loss")
-        assert monitor.poll() and monitor.metrics["train", "loss"][-1] == (1.0, 1.0)
-        assert monitor.progress is not None and monitor.progress["done"] == 1
-        assert [m["text"] for m in monitor.messages] == ["look"]
-        assert [(a.kind, a.path) for a in monitor.artifacts] == [("plot", "Train/job001/loss.png")]
-    (job.directory / EVENTS).write_text('{"t": 1, "type": "start"}\n')  # replaced by a shorter one
-    monitor.poll()
-    assert monitor.metrics == {} and monitor.runs == 1
 
 
 def test_tail_follows_a_growing_file_and_keeps_letters_whole(tmp_path: Path) -> None:

@@ -601,7 +601,7 @@ def test_a_draft_is_looked_at_again_when_its_directory_changes(project: Project)
     job = project.new_job("simulate", {"model": "m"})
     long_ago = time.time() - 3600
     os.utime(job.directory, (long_ago, long_ago))
-    assert project.jobs()[0].status.state is State.SCHEDULED and project.asked() == []
+    assert project.jobs()[0].status.state is State.SCHEDULED and runner.asked_here(project) == []
     (job.directory / SUCCESS).touch()  # RELION ran it
     assert project.jobs()[0].status.state is State.SUCCEEDED
     assert project.sync() and project.graph().processes[job.name].status == "Succeeded"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import project
+from running import asked, project
 
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS, action
@@ -195,7 +195,9 @@ def test_actions_say_why_not(project: Project) -> None:
     assert action("run").reason(info, None) == "open a project first"
     assert action("abort").reason(info, project) == "it does not wait to be started"
     assert "scheduled" in action("cleanup").reason(info, project)
-    job.write_record(requested=1.0, run=1)
+    job.write_record(requested=1.0, run=1)  # by the project's files alone: the user may start it, or take it back
+    assert action("run").reason(info, project) == "" == action("unrequest").reason(info, project)
+    asked(job)
     assert action("run").reason(info, project) == "it waits to be started already"
     assert action("abort").reason(info, project) == "" == action("unrequest").reason(info, project)
     project.mark(job, State.SUCCEEDED)
