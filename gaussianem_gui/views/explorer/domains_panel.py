@@ -17,6 +17,7 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
 
@@ -49,7 +50,7 @@ class DomainsPanel(Panel):
         tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"
         self.save = button("Save as masks", "", "job-mask", self.save_job, tip, name="saveDomains")
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.count, self.over, self.go, None, spacing=6))
+        layout.addWidget(wrapping(self.count, self.over, self.go))
         layout.addWidget(self.list, 1)
         layout.addWidget(self.text)
         last = row(spacing=6)

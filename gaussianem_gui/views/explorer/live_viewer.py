@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QImage, QResizeEvent
-from PySide6.QtWidgets import QComboBox, QFrame, QSlider
+from PySide6.QtWidgets import QComboBox, QSlider
 
 from gaussianem_gui.explorer.decoder_client import Consensus
 from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.explorer.surfaces import Mesh, Prepared, binned, picture_of, prepare
 from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
+from gaussianem_gui.views.toolkit.controls import together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label
 
 MAX_ARROWS = 1500
 LEAST_ROOM = 40  # pixels; below it the view is folded away
@@ -60,26 +61,20 @@ class LiveViewer(Viewer):
         self.clip.valueChanged.connect(self._draw_clip)
         self.shades = label("", "faint")
         self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
-        self.more = row(
-            label("Colour", "muted"),
-            self.colour_by,
-            self.shades,
+        self.tools = wrapping(
+            self.gaussians,
+            together(label("Colour", "muted"), self.colour_by, self.shades, spacing=8),
             self.arrows,
-            None,
-            label("Cut", "muted"),
-            self.clip,
+            together(label("Cut", "muted"), self.clip, spacing=8),
             spacing=8,
             margins=(12, 4, 12, 4),
         )
-        self.tools = QFrame()
-        self.tools.setLayout(self.more)
         self.layout().insertWidget(1, self.tools)
         self.tools.hide()
-        tip = "Colours of the Gaussians, arrows, clipping"
+        tip = "Gaussians, their colours, arrows, clipping"
         self.fold = icon_button("settings", tip, checkable=True, name="viewMore")
         self.fold.toggled.connect(self.tools.setVisible)
-        self.points.toggled.connect(lambda on: self.fold.setChecked(on or self.fold.isChecked()))
-        self.bar.layout().addWidget(self.fold)
+        self.buttons.layout().addWidget(self.fold)
         self.mode.setMinimumWidth(114)
         self.level.setMinimumWidth(60)
         self.level.setToolTip("Contour level, in sigma of the consensus map: the same for every picture")

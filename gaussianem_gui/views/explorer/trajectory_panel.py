@@ -17,8 +17,9 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.path_player import PathPlayer
 from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label
 
 MOST_COMPONENTS = 20  # offered
 
@@ -54,11 +55,11 @@ class TrajectoryPanel(Panel):
         self.kind.setMinimumWidth(206)
         self.component.setMinimumWidth(130)
         layout = column(spacing=4, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6))
+        layout.addWidget(wrapping(self.kind, self.component, self.clear_button, self.count, self.make))
         layout.addWidget(self.text)
         layout.addWidget(self.player, 1)
         layout.addWidget(self.warning)
-        layout.addLayout(row(self.player.loop, self.player.speed, None, self.export, spacing=6))
+        layout.addWidget(wrapping(self.player.loop, self.player.speed, self.export))
         self.setLayout(layout)
         self.player.told.connect(self.text.setText)
         self.player.framesChanged.connect(self._enable)

@@ -22,7 +22,7 @@ from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gauss
 from gaussianem_gui.project.settings import program_file
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.slices import Slices
-from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
@@ -76,24 +76,20 @@ class Viewer(QWidget):
         self.points.setToolTip("Show the Gaussians as points")
         self._points_label = label("Gaussians", "muted")
         self._level_label = label("Contour", "muted")
-        tools = row(
-            self.mode,
-            6,
-            self._level_label,
-            self.level,
-            self.level_text,
-            6,
-            self._points_label,
-            self.points,
-            None,
+        self.gaussians = together(self._points_label, self.points, spacing=8)
+        self.buttons = together(
             icon_button("fit", "Show all of it (reset the view)", self.reset_view, name="resetView"),
             icon_button("camera", "Save a picture", self.save_picture, name="savePicture"),
-            spacing=8,
-            margins=(12, 8, 8, 8),
         )
-        self.bar = QFrame()
+        self.bar = wrapping(
+            self.mode,
+            together(self._level_label, self.level, self.level_text, spacing=8),
+            self.gaussians,
+            self.buttons,
+            spacing=8,
+            margins=(12, 6, 8, 6),
+        )
         self.bar.setProperty("role", "header")
-        self.bar.setLayout(tools)
 
         self.play = icon_button("play", "Play the series (Space)", self._toggle_play, name="playSeries")
         self.frame = QSlider(Qt.Orientation.Horizontal)
@@ -106,6 +102,7 @@ class Viewer(QWidget):
         self.series_bar.hide()
 
         self.stack = QStackedWidget()
+        self.stack.setMinimumSize(160, 110)
         self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
         self.loading = EmptyState("clock", "Loading the 3D view", "This takes a moment the first time.")
         self.slices = Slices()

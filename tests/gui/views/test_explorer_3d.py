@@ -192,7 +192,7 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
 def test_a_trajectory_plays_and_every_frame_is_drawn(seen, qtbot):
     explorer, _ = seen
     panel = explorer.panels["Trajectory"]
-    explorer.tabs.setCurrentWidget(panel)
+    explorer.show_panel(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("component"))
     panel.count.setValue(8)
     qtbot.mouseClick(panel.make, LEFT)
