@@ -155,15 +155,10 @@ class TrajectoryPanel(Panel):
 
     # --- export ----------------------------------------------------------------------------------------------------
 
-    def _level(self) -> float:
-        """The contour in use, in the maps' units."""
-        model = self.session.consensus
-        return model.mean + self.viewer.contour() * model.sigma if model is not None else 0.0
-
     def export_volumes(self) -> None:
         """A Trajectory job: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that plays them."""
         session, path = self.session, self.session.path.copy()
-        sources, model, level = session.sources, session.model, self._level()
+        sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
             return
         note = f"{self.kind.currentText()}, {len(path)} frames, from the explorer of {sources.job}"
@@ -180,7 +175,7 @@ class TrajectoryPanel(Panel):
     def morph(self) -> None:
         """A Morph job of the path: its form with the latents filled in."""
         session, path = self.session, self.session.path.copy()
-        sources, model, level = session.sources, session.model, self._level()
+        sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
             return
         model.do(

@@ -658,7 +658,8 @@ def test_another_job_finds_nothing_of_the_one_before(window, tmp_path, qtbot):
         session.pick_particle(5)
     qtbot.mouseClick(explorer.scene.keep_button, LEFT)
     explorer.scene.difference.setChecked(True)
-    explorer.scene.viewer.level.setValue(100)
+    explorer.scene.viewer.level.sigma.setText("5")
+    explorer.scene.viewer.level.sigma.editingFinished.emit()
     explorer.show_panel(explorer.selections)
     assert said(explorer) != fresh
 
