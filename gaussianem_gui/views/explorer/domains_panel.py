@@ -45,6 +45,7 @@ class DomainsPanel(Panel):
         self.go = button("Find domains", "primary", "", self.start, name="domainsGo")
         self.list = QListWidget()
         self.list.setAccessibleName("Rigid domains")
+        self.list.setMinimumHeight(44)
         self.text = label(PURPOSE, "hint", wrap=True)
         self.status = Elided("", "hint")
         tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"

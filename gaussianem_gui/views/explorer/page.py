@@ -25,7 +25,7 @@ from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
-PANEL_SHARE = 0.44  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
 
 
 class Explorer(QWidget):
@@ -54,7 +54,7 @@ class Explorer(QWidget):
         self.split = QSplitter()
         self.split.addWidget(self.grid)
         self.split.addWidget(self._right())
-        self.split.setSizes([520, 480])
+        self.split.setSizes([500, 500])
         self.split.setHandleWidth(6)
         self.split.setChildrenCollapsible(False)
         self.pages = QStackedWidget()

@@ -27,6 +27,8 @@ from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, row
 
+LEAST_LIST = 44  # pixels of height
+
 
 class ExportDialog(QDialog):
     """What will be written, with counts and path, before it is written."""
@@ -87,6 +89,7 @@ class SelectionsPanel(Panel):
         self.list = QListWidget()
         self.list.setObjectName("selectionList")
         self.list.setAccessibleName("Named selections")
+        self.list.setMinimumHeight(LEAST_LIST)
         self.list.itemDoubleClicked.connect(lambda _i: self.use())
         self.list.itemSelectionChanged.connect(self._enable)
         self.use_button = button(
@@ -119,7 +122,7 @@ class SelectionsPanel(Panel):
         first.addWidget(self.name, 1)
         first.addWidget(self.keep_button)
         last = row(self.use_button, self.remove_button, None, self.export_button, spacing=6)
-        layout = column(spacing=6, margins=(6, 8, 6, 4))
+        layout = column(spacing=6, margins=(6, 6, 6, 2))
         layout.addLayout(first)
         layout.addWidget(self.list, 1)
         layout.addWidget(self.how)
