@@ -58,8 +58,6 @@ def _whitened(centred: np.ndarray) -> np.ndarray:
 class ComparePanel(Panel):
     """Chooses the other job and shows it."""
 
-    room = 0.52
-
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
         self.job = QComboBox()

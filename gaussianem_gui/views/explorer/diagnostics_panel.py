@@ -21,8 +21,6 @@ LEVELS = {"fine": "success", "look": "info", "warning": "warning"}
 class TrustPanel(Panel):
     """Badges in words."""
 
-    room = 0.46
-
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
         inside = QWidget()

@@ -17,6 +17,7 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
 
@@ -44,12 +45,13 @@ class DomainsPanel(Panel):
         self.go = button("Find domains", "primary", "", self.start, name="domainsGo")
         self.list = QListWidget()
         self.list.setAccessibleName("Rigid domains")
+        self.list.setMinimumHeight(44)
         self.text = label(PURPOSE, "hint", wrap=True)
         self.status = Elided("", "hint")
         tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"
         self.save = button("Save as masks", "", "job-mask", self.save_job, tip, name="saveDomains")
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.count, self.over, self.go, None, spacing=6))
+        layout.addWidget(wrapping(self.count, self.over, self.go))
         layout.addWidget(self.list, 1)
         layout.addWidget(self.text)
         last = row(spacing=6)

@@ -13,6 +13,7 @@ from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, frame, label, row, scrolled
 
@@ -21,8 +22,6 @@ Found = tuple[landscape.Landscape, list[landscape.StableState], np.ndarray, np.n
 
 class LandscapePanel(Panel):
     """Works out the landscape of two components, or the profile along the trajectory's path."""
-
-    room = 0.52
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
@@ -59,7 +58,7 @@ class LandscapePanel(Panel):
         split.addWidget(side)
         split.setSizes([260, 220])
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.axes, self.go, self.profile_button, None, spacing=6))
+        layout.addWidget(wrapping(self.axes, self.go, self.profile_button))
         layout.addWidget(split, 1)
         last = row(spacing=6)
         last.addWidget(self.progress, 1)

@@ -9,12 +9,7 @@ from gaussianem_gui.views.toolkit.tasks import Background
 
 
 class Panel(QWidget):
-    """A tab of the explorer: it follows the session's signals.
-
-    ``room``: share of the right half's height that it would like.
-    """
-
-    room = 0.4
+    """A tab of the explorer: it follows the session's signals."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__()
