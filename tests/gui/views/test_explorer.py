@@ -550,6 +550,7 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     panel = explorer.panels["Compare"]
     explorer.show_panel(panel)
     panel.shown()
+    qtbot.waitUntil(lambda: panel.job.count() > 0, timeout=60_000)
     qtbot.mouseClick(panel.go, LEFT)
     qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
     assert "agree: canonical correlations 1.00" in panel.text.full_text()
