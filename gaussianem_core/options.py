@@ -216,7 +216,15 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         le=LARGEST_BOX,
     )
     downsample_batch: int = option(5000, "images cropped at once", group="Images", ge=1, le=1_000_000, advanced=True)
-    no_invert: bool = option(False, "leave the sign of the images alone (the protein is dark in them)", group="Images")
+    symmetry: str = option(
+        "C1",
+        "point group of the molecule (C2, D2, T, O, I, ... as RELION has them): a row for each symmetry mate of a "
+        "particle, so that each may differ",
+        group="Images",
+    )
+    no_invert: bool = option(
+        False, "the protein is dark in the images; without it they tell themselves", group="Images"
+    )
     no_window: bool = option(
         False, "no soft round window on the images that the encoder sees", group="Images", advanced=True
     )

@@ -535,3 +535,217 @@ def _message(path: Path) -> object:
             return read_message(stream)
     except PipeClosed:
         return None
+
+
+# ---- the application ------------------------------------------------------------------------------------------------
+
+
+def _in_project(path: Path) -> Path:
+    """Root of a project of one job, in whose directory ``path`` lies (or that itself holds ``path``)."""
+    root = next(parent for parent in path.parents if parent.name == "project")
+    (root / "Train" / "job001").mkdir(parents=True, exist_ok=True)
+    if path.name != "default_pipeline.star":
+        (root / "default_pipeline.star").write_bytes(_graph_seeds()[0])
+    return root
+
+
+@functools.cache
+def _graph_seeds() -> list[bytes]:
+    from gaussianem_gui.project.project import Project
+
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project.create(Path(folder) / "project")
+        for _ in range(2):
+            project.new_job("train", {"source_dir": "prep"})
+        return [(Path(folder) / "project" / "default_pipeline.star").read_bytes()]
+
+
+@target("graph", "text", "project/default_pipeline.star", _graph_seeds)
+def _graph(path: Path) -> object:
+    """The graph of a project"""
+    from gaussianem_gui.project.graph_file import load_graph
+
+    return load_graph(path.parent, read_only=True)
+
+
+def _job_star_seeds() -> list[bytes]:
+    from gaussianem_gui.project.job_star import job_star_text
+
+    return [job_star_text("gaussianem.train", {"source_dir": "prep dir", "epoch": 3, "gpus": "0,1"}).encode()]
+
+
+@target("job-star", "text", "project/Train/job001/job.star", _job_star_seeds)
+def _job_star(path: Path) -> object:
+    """A job as RELION writes it"""
+    from gaussianem_core.options import TrainOptions
+    from gaussianem_gui.project.job_star import read_job_star, values_from_star
+
+    return values_from_star(TrainOptions, read_job_star(path)[1])
+
+
+def _look(path: Path) -> object:
+    """What the list of jobs shows of a job."""
+    from gaussianem_gui.project.job import Job
+
+    job = Job(_in_project(path), "Train/job001/", "gaussianem.train")
+    return job.record(), job.status(), job.artifacts(), job.values(), job.last_events(), job.note()
+
+
+def _record_seeds() -> list[bytes]:
+    record = {
+        "version": 1,
+        "created": 1.7e9,
+        "run": 2,
+        "requested": 1.7e9,
+        "where": "local",
+        "gpus": [0, 1],
+        "after": ["Train/job002/"],
+        "events_from": 10,
+        "started_at": 1.7e9,
+    }
+    return [json.dumps(record).encode()]
+
+
+@target("job-record", "json", "project/Train/job001/.gaussianem_job.json", _record_seeds)
+def _record(path: Path) -> object:
+    """Our notes on a job"""
+    return _look(path)
+
+
+@target("job-events", "json", "project/Train/job001/events.jsonl", _event_seeds)
+def _job_events(path: Path) -> object:
+    """Events of a job, as its row and its curves show them"""
+    from gaussianem_gui.execution.history import History
+
+    (path.parent / "RELION_JOB_EXIT_SUCCESS").touch()
+    history = History(path.parent)
+    history.poll()
+    return _look(path), history
+
+
+_PROCESS = {"host": "h", "boot": "b", "pid": 123, "ticks": 5, "started": 1.7e9, "t": 1.7e9}
+
+
+@target("heartbeat", "json", "project/Train/job001/heartbeat.json", lambda: [json.dumps(_PROCESS).encode()])
+def _heartbeat(path: Path) -> object:
+    """A program's sign of life"""
+    return _look(path)
+
+
+@target(
+    "exit-note",
+    "json",
+    "project/Train/job001/.gaussianem_exit.json",
+    lambda: [json.dumps({"run": 2, "code": 1, "signal": 0, "ended": 1.7e9, "reason": "the disk is full"}).encode()],
+)
+def _exit_note(path: Path) -> object:
+    """How a run ended"""
+    path.with_name(".gaussianem_job.json").write_bytes(_record_seeds()[0])
+    return _look(path)
+
+
+@target("job-options", "json", "project/Train/job001/options.json", _options_seeds)
+def _job_options(path: Path) -> object:
+    """Options of a job of a project"""
+    return _look(path)
+
+
+@target("settings", "json", "settings.json", lambda: [json.dumps({"theme": "dark", "scale": 1.0}).encode()])
+def _settings(path: Path) -> object:
+    """Settings of the application"""
+    from gaussianem_gui.project import settings
+
+    return settings.read(path), settings.Settings(None, path)
+
+
+def _workflow_seeds() -> list[bytes]:
+    from gaussianem_gui.execution import workflow
+
+    return [
+        written(lambda path, each=each: workflow.save(each, path), "w.json") for each in workflow.builtin().values()
+    ]
+
+
+@target("workflow", "json", "workflow.json", _workflow_seeds)
+def _workflow(path: Path) -> object:
+    """A workflow"""
+    from gaussianem_gui.execution import workflow
+
+    return workflow.load(path)
+
+
+def _template_seeds() -> list[bytes]:
+    folder = Path(__file__).parents[1] / "resources" / "queues"
+    return [path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file()]
+
+
+@target("template", "text", "template.sh", _template_seeds)
+def _template(path: Path) -> object:
+    """A template of a queue"""
+    from gaussianem_gui.execution import cluster
+    from gaussianem_gui.project.job import Job
+
+    root = path.parent / "elsewhere"
+    settings = cluster.ClusterSettings(preset="slurm", template=str(path))
+    text = cluster.template_text(settings, root)
+    return cluster.script(settings, Job(root, "Train/job001/", "gaussianem.train"), ["gaussianem", "train"], text)
+
+
+def _selection_seeds() -> list[bytes]:
+    from gaussianem_gui.explorer.selections import FILE, Selections
+
+    with tempfile.TemporaryDirectory() as folder:
+        selections = Selections(5, Path(folder), "Train/job001/")
+        selections.apply(np.arange(5) > 2, "replace", {"shape": "lasso", "x": "PC 1", "y": "PC 2"})
+        selections.keep("one")
+        selections.save()
+        return [next(Path(folder).rglob(FILE)).read_bytes()]
+
+
+@target("selections", "json", "selections.json", _selection_seeds)
+def _selections(path: Path) -> object:
+    """Selections of particles"""
+    from gaussianem_gui.explorer.selections import Selections, describe
+
+    found = Selections(5, path.parent, "Train/job001/")
+    return [describe(each.steps) for each in found.named], found.problem
+
+
+def _analysis_seeds() -> list[bytes]:
+    return npz(
+        z_mu=Z,
+        scores=Z,
+        labels=np.array([1, 2, 1, 2, 3], np.int32),
+        umap=RANDOM.normal(size=(5, 2)),
+        umap_rows=np.arange(5),
+        centres=Z[:3],
+        class_particles=np.arange(3),
+    )
+
+
+@target("analysis", "zip", "analysis/analysis.npz", _analysis_seeds)
+def _analysis(path: Path) -> object:
+    """Arrays of an analysis, in the explorer"""
+    from types import SimpleNamespace
+
+    from gaussianem_gui.explorer.particle_columns import _add_analysis
+
+    five: Any = type("Five", (SimpleNamespace,), {"__len__": lambda self: 5})(columns={}, labels=None, centres=None)
+    _add_analysis(five, SimpleNamespace(analysis=path.parent), lambda *column: None)  # type: ignore[arg-type]
+    return five
+
+
+@target("gaussians-shown", "binary", "gaussians.ply", _ply_seeds)
+def _gaussians_shown(path: Path) -> object:
+    """Gaussians in the viewer"""
+    from gaussianem_gui.explorer.volumes import load_gaussians
+
+    return load_gaussians(path)
+
+
+@target("summary", "json", "summary.json", lambda: [json.dumps({"particles": 5, "trust": {"a": [1.5, 2]}}).encode()])
+def _summary(path: Path) -> object:
+    """A summary shown as a table"""
+    from gaussianem_gui.explorer.volumes import read_table
+
+    return read_table(path)

@@ -23,8 +23,8 @@ SAMPLE = 50_000
 WEAK, STRONG = 0.05, 0.2
 """Share of the latents' variance that a nuisance explains beyond chance: worth a look, and a warning."""
 
-CROWD = 20
-LONELY_PERCENTILE = 99.0
+NEAREST = 20
+ISOLATED_PERCENTILE = 99.0
 """A place is unpopulated when its 20th nearest particle is farther than for 99 % of the particles themselves."""
 
 OUTLIER_SIGMA = 5.0
@@ -124,16 +124,16 @@ def dependence(z: np.ndarray, features: np.ndarray, what: str, seed: int) -> Dep
 
 
 def unpopulated(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
-    """Which points lie where hardly any particle is (see LONELY_PERCENTILE)."""
-    return loneliness(z, points, sample) > 1.0
+    """Which points lie where hardly any particle is (see ISOLATED_PERCENTILE)."""
+    return isolation(z, points, sample) > 1.0
 
 
-def loneliness(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # -> (P,)
+def isolation(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # -> (P,)
     """Distance to the 20th nearest particle, relative to the limit beyond which a place counts as unpopulated."""
-    k = min(CROWD, max(1, len(z) // 10))
+    k = min(NEAREST, max(1, len(z) // 10))
     step = max(1, len(z) // sample)
     own = neighbour_distance(z, z[::step], k + 1)  # a particle is its own nearest
-    limit = np.percentile(own, LONELY_PERCENTILE)
+    limit = np.percentile(own, ISOLATED_PERCENTILE)
     return neighbour_distance(z, points, k) / max(limit, 1e-12)
 
 

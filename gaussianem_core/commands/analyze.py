@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.analysis import latent_paths, latent_space, report, report_figures
-from gaussianem_core.analysis.diagnostics import loneliness, stretch_counts
+from gaussianem_core.analysis.diagnostics import isolation, stretch_counts
 from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
@@ -31,7 +31,7 @@ from gaussianem_core.runtime.files import atomic_write, check_free_space, write_
 UMAP_SAMPLE = 50_000
 """UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
 BETTER = 0.7
-"""A curved path replaces the straight one when its loneliest point is this much less lonely."""
+"""A curved path replaces the straight one when its most isolated point is this much less isolated."""
 
 
 def run(options: AnalyzeOptions, log: JobLog) -> None:
@@ -197,18 +197,18 @@ def write_trajectory(
     """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve."""
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
     path, kind = latent_paths.component_line(z, components, *span), "line"
-    lonely = loneliness(z, path)
+    isolated = isolation(z, path)
     curved = latent_paths.populated_path(z, components, *span)
-    of_curve = loneliness(z, curved)
-    if of_curve.max() < BETTER * lonely.max():
-        path, kind, lonely = curved, "populated", of_curve
+    of_curve = isolation(z, curved)
+    if of_curve.max() < BETTER * isolated.max():
+        path, kind, isolated = curved, "populated", of_curve
     name = f"pc{number + 1}"
     directory = log.directory / name
     written = write_series(model, path, directory, box, log, f"trajectory {name}")
     write_trajectory_script(
         directory / "play.cxc", [volume.name for volume, _ in written], level, f"Component {number + 1}"
     )
-    empty = [i + 1 for i in np.flatnonzero(lonely > 1)]
+    empty = [i + 1 for i in np.flatnonzero(isolated > 1)]
     share = float(components.ratios[number])
     log.artifact("volume_series", directory, f"component {number + 1}", count=len(path), level=level, z=f"{name}/z.txt")
     log.artifact("trajectory", directory / "z.txt", f"latents along component {number + 1}", points=len(path))

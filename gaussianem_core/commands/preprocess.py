@@ -9,19 +9,27 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from gaussianem_core.commands.image_treatment import Treatment, decide
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import ABERRATIONS, Aberrations, save_aberrations
+from gaussianem_core.imaging.correction import corrected_shifts
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
+from gaussianem_core.imaging.optics import zernike_sum
 from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
-from gaussianem_core.imaging.resampling import Plan, resample, resample_plan
+from gaussianem_core.imaging.resampling import largest_box
+from gaussianem_core.imaging.symmetry import symmetry_operators
 from gaussianem_core.imaging.voxelization import voxelize
-from gaussianem_core.io.image_stack import ImageStack, StackWriter, Volume, read_map
+from gaussianem_core.io.corrected_images import CorrectedImages, Source, ctf_parameters
+from gaussianem_core.io.image_rows import IMAGES, first_rows
+from gaussianem_core.io.image_stack import ImageGroup, ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.io.mrc import write_map
-from gaussianem_core.io.particle_table import ParticleTable, read_particles, write_particles_star
+from gaussianem_core.io.particle_table import ParticleTable, expand, read_particles, write_particles_star
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input, resolve_inputs
 from gaussianem_core.model.configuration import (
@@ -49,6 +57,18 @@ STACK, POSES, CTF, GAUSSIANS, CFG, STAR = (
     "cfg.json",
     "particles.star",
 )
+LABELS = {
+    "stack": (STACK, "particle images"),
+    "poses": (POSES, "orientations"),
+    "ctf": (CTF, "CTF parameters"),
+    "gaussians": (GAUSSIANS, "consensus Gaussians"),
+    "configuration": (CFG, "configuration"),
+    "particles": (STAR, "input particles, in order"),
+    "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
+}
+SOMETIMES = (ABERRATIONS, IMAGES)
+"""Files that only some data need: those of an earlier run must not stay behind."""
+
 DEFAULT_BOX = 128
 STAGE = ".preprocess"
 SAMPLED_IMAGES = 1000
@@ -76,69 +96,91 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     device = choose_device(options.device, threads=options.threads)
     out = log.directory
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
-    table = read_table(options)
+    table, image = read_table(options, log)
     images = ImageStack.from_table(table)
-    raw_box, raw_pixel = reference_sampling(images, options)
-    box = options.downsample_size or min(DEFAULT_BOX, raw_box)
-    check_box(box, raw_box)
+    volume = read_map(resolve_input(options, "consensus_map"))
+    raw_box, raw_pixel, volume = reference_sampling(images, volume, options, log)
+    box = choose_box(images.groups(), raw_box, raw_pixel, options, log)
     pixel = raw_pixel * raw_box / box
-    volume = read_consensus(options, raw_box, raw_pixel, log)
-    plans = [resample_plan(g.box_size, g.pixel_size_angstrom, box, pixel) for g in images.groups()]
-    check_free_space(out, len(table) * (box * box * (2 if options.float16 else 4) + OTHER_BYTES) + 4 * box**3)
+    count = int(image.max()) + 1
+    check_free_space(out, count * box * box * (2 if options.float16 else 4) + len(table) * OTHER_BYTES + 4 * box**3)
     bounds = (options.scale_min / box * WORLD, options.scale_max / box * WORLD)
-    gaussians, level, spacing = consensus_fit.place_gaussians(
-        volume.values, options.map_thres, options.sample_interval, options.max_gaussians, box, *bounds
+    place = partial(
+        consensus_fit.place_gaussians,
+        threshold=options.map_thres,
+        interval=options.sample_interval,
+        cap=options.max_gaussians,
+        target_box=box,
+        scale_min=bounds[0],
+        scale_max=bounds[1],
     )
+    gaussians, level, spacing = place(volume.values)
     log.message(
         f"{len(table)} particles of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
         f"contour level {level:.4g} of the consensus map gives {len(gaussians)} Gaussians, {spacing:.3g} voxels apart"
     )
-    geometry = Geometry(
-        rotations_from_angles(table.angles_deg),
-        table.shifts_angstrom / pixel,
-        ctf_parameters(table, images, plans, box, pixel),
+    rotations = rotations_from_angles(table.angles_deg)
+    treatment = decide(
+        table,
+        images,
+        gaussians.to(device),
+        rotations,
+        lambda aberrations: corrected_shifts(table.shifts_angstrom, aberrations) / pixel,
+        box,
+        pixel,
         not options.no_invert,
+        options.projector,
+        options.seed,
+        log,
     )
-    rows, sample = read_sample(images, plans, box, options.seed)
+    if treatment.mirror:
+        volume = mirrored(volume, treatment)
+        gaussians, level, spacing = place(volume.values)
+    aberrations = treatment.aberrations
+    geometry = Geometry(
+        rotations,
+        corrected_shifts(table.shifts_angstrom, aberrations) / pixel,
+        ctf_parameters(table, aberrations, box, pixel),
+        treatment.white,
+    )
+    corrected = CorrectedImages(images, aberrations, geometry.ctf, box, pixel)
+    tell_corrections(aberrations, table, pixel, log)
+    rows, sample = read_sample(corrected, options.seed)
     factor = 1.0 / measure_std(sample)
     gaussians = gaussians.to(device)
     with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
         density = map_in_box(volume, box, device)
         data = consensus_data(geometry, sample * np.float32(factor), rows, device)
         amplitude, sigmas = consensus_fit.fit_amplitude(gaussians, data, options.projector)
-        check_contrast(amplitude, sigmas, options)
+        check_contrast(sigmas)
         if options.epoch and options.consensus_recipe != "published":
             gaussians = consensus_fit.fit_to_map(gaussians, density, log)
             amplitude, _ = consensus_fit.fit_amplitude(gaussians, data, options.projector)
     gaussians = consensus_fit.scale_densities(gaussians, amplitude)
     del sample, data
     with staged(out) as stage:
-        std = write_stack(images, plans, box, pixel, factor, stage / STACK, options, log)
-        for name, array in ((POSES, pack_poses(geometry.rotations, geometry.shifts)), (CTF, geometry.ctf)):
+        std = write_stack(corrected, image, factor, stage / STACK, options, log)
+        arrays = {POSES: pack_poses(geometry.rotations, geometry.shifts), CTF: geometry.ctf[:, :9]}
+        if count < len(table):
+            arrays[IMAGES] = image
+        for name, array in arrays.items():
             with atomic_write(stage / name) as file:
                 np.save(file, array)
+        if not aberrations.plain:
+            save_aberrations(stage / ABERRATIONS, aberrations)
         write_particles_star(table, stage / STAR)
         with gpu_memory_advice(options.batch_size, "--batch_size", "--device cpu"):
-            gaussians = fit_consensus(gaussians, geometry, stage / STACK, options, device, log)
+            gaussians = fit_consensus(gaussians, geometry, image, stage / STACK, options, device, log)
             report_fsc(gaussians, density, volume.values.shape[0] * volume.pixel_size_angstrom, pixel, log)
         write_gaussians(gaussians, stage / GAUSSIANS)
         write_map(stage / CONSENSUS_MAP, density.cpu().numpy(), pixel * box / len(density), map_origin(volume))
         network = {key: getattr(options, key) for key in NETWORK_KEYS}
         extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": map_origin(volume)}
-        configuration = Configuration(
-            box, pixel, *bounds, std, not options.no_invert, not options.no_window, network, extra
-        )
+        extra |= {"given": given} if (given := given_constants(options)) else {}
+        extra |= {"symmetry": options.symmetry} if len(symmetry_operators(options.symmetry)) > 1 else {}
+        configuration = Configuration(box, pixel, *bounds, std, treatment.white, not options.no_window, network, extra)
         write_configuration(configuration, stage / CFG)
-    labels = {
-        "stack": (STACK, "particle images"),
-        "poses": (POSES, "orientations"),
-        "ctf": (CTF, "CTF parameters"),
-        "gaussians": (GAUSSIANS, "consensus Gaussians"),
-        "configuration": (CFG, "configuration"),
-        "particles": (STAR, "input particles, in order"),
-        "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
-    }
-    for kind, (name, label) in labels.items():
+    for kind, (name, label) in LABELS.items():
         log.artifact(kind, out / name, label)
     log.artifact("preprocessed", CFG, "prepared data", particles=len(table), gaussians=len(gaussians), box=box)
 
@@ -153,6 +195,9 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         yield stage
         with disk_errors(out):
+            for name in SOMETIMES:
+                if not (stage / name).exists():
+                    (out / name).unlink(missing_ok=True)
             results = sorted(stage.iterdir(), key=lambda p: p.name == CFG)  # the configuration last
             for path in results:
                 refuse_source(out / path.name)
@@ -165,7 +210,8 @@ def staged(out: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What projects the molecule into N images: rotations (N, 3, 3), shifts (N, 2) px, ctf (N, 9), white protein."""
+    """What projects the molecule into N images: rotations (N, 3, 3), shifts (N, 2) px, ctf (N, 9 or more), white
+    protein."""
 
     rotations: np.ndarray
     shifts: np.ndarray
@@ -176,8 +222,9 @@ class Geometry:
 # -- reading ---------------------------------------------------------------------------------------------------
 
 
-def read_table(options: PreprocessOptions) -> ParticleTable:
-    """The particles with poses and CTF, their stacks found and checked."""
+def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, np.ndarray]:
+    """The particles with poses and CTF, their stacks found and checked, and which image of the stack each row shows
+    (N,); one row for each symmetry mate, where symmetry is asked for."""
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
     table = read_particles(
@@ -192,28 +239,50 @@ def read_table(options: PreprocessOptions) -> ParticleTable:
     )
     if len(table) < 2:
         raise InputError("star_file", "must list at least two particles", len(table), "Give more particles.")
-    if table.ctf_premultiplied.any():
-        raise InputError(
-            "star_file",
-            "must not hold CTF-premultiplied images",
-            given,
-            "Extract the particles again without premultiplying them by the CTF.",
+    for note in table.notes:
+        log.message(note, "warning")
+    for name, value in given_constants(options).items():
+        log.message(f"{name} {value:g}, as given")
+    operators = symmetry_operators(options.symmetry)
+    image = table.images_of_expansion()
+    if image is not None:
+        count = int(image.max()) + 1
+        if len(operators) > 1:
+            raise InputError(
+                "--symmetry",
+                "must be left out for particles that are expanded already",
+                f"{len(table)} rows of {count} images",
+                "Leave it out: the rows are taken as they are.",
+            )
+        log.message(
+            f"{len(table)} rows show {count} images in several poses: they are symmetry-expanded, and taken so; what "
+            "counts particles counts images"
         )
-    sign = 1 if options.no_invert else -1
-    known = table.data_sign[table.data_sign != 0]
-    if len(known) and (known == sign).mean() > 0.5:
-        raise InputError(
-            "--no_invert",
-            "must match the images' contrast, given as blob/sign",
-            "white protein" if sign > 0 else "dark protein",
-            "Leave --no_invert out." if sign > 0 else "Give --no_invert.",
-        )
-    return table
+        return table, image
+    if len(operators) == 1:
+        return table, np.arange(len(table))
+    log.message(f"symmetry {options.symmetry}: {len(operators)} rows for each of {len(table)} images")
+    return expand(table, operators), np.repeat(np.arange(len(table)), len(operators))
 
 
-def reference_sampling(images: ImageStack, options: PreprocessOptions) -> tuple[int, float]:
-    """Box and pixel size of the largest group of images, checked against what was given."""
-    group = images.groups()[0]
+def given_constants(options: PreprocessOptions) -> dict[str, float]:
+    """What the user said of all images, by option."""
+    values = {name: getattr(options, name) for name in ("apix", "voltage", "cs", "amplitude_contrast")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def reference_sampling(
+    images: ImageStack, volume: Volume, options: PreprocessOptions, log: JobLog
+) -> tuple[int, float, Volume]:
+    """Box and pixel size that the others come to, and the map with its pixel size: those of the images that span the
+    map's length (most particles, where several do), checked against what was given."""
+    groups = images.groups()
+    shape = volume.values.shape
+    if len(set(shape)) != 1 or shape[0] % 2:
+        raise InputError("consensus_map", "must be a cube of even size", shape, "Give the map of the refinement.")
+    length = shape[0] * volume.pixel_size_angstrom
+    fits = [g for g in groups if abs(length / (g.box_size * g.pixel_size_angstrom) - 1) <= LENGTH_TOLERANCE]
+    group = fits[0] if fits else groups[0]
     box, pixel = group.box_size, group.pixel_size_angstrom
     if box % 2:
         raise InputError("particle images", "must have an even box", box, "Extract them again with an even box.")
@@ -223,36 +292,55 @@ def reference_sampling(images: ImageStack, options: PreprocessOptions) -> tuple[
         raise InputError(
             "--apix", f"must be the images' pixel size, {pixel:.4g} A", options.apix, "Leave it out or correct it."
         )
-    return box, pixel
+    if not fits and shape[0] == box and no_pixel_size(volume, pixel):
+        log.message(f"the consensus map has no real pixel size in its header: taken as {pixel:.4g} A", "warning")
+        return box, pixel, replace(volume, pixel_size_angstrom=pixel)
+    if not fits:
+        raise InputError(
+            "consensus_map",
+            f"must span the images' {box} x {pixel:.4g} A = {box * pixel:.1f} A",
+            f"{shape[0]} x {volume.pixel_size_angstrom:.4g} A",
+            "Give the map of this refinement, or resample it to the images' box.",
+        )
+    if len(groups) > 1:
+        sizes = ", ".join(
+            f"{g.box_size} px at {g.pixel_size_angstrom:.4g} A ({len(g.rows)} particles)" for g in groups[:4]
+        )
+        log.message(f"images of {len(groups)} boxes or pixel sizes: {sizes}; all come to the map's, {pixel:.4g} A")
+    return box, pixel, volume
 
 
-def check_box(box: int, raw_box: int) -> None:
-    """Raise InputError for an odd box or one larger than the images."""
+def no_pixel_size(volume: Volume, pixel: float) -> bool:
+    """Whether a map's header says nothing of its pixel size: none, or 1 for another."""
+    size = volume.pixel_size_angstrom
+    return not np.isfinite(size) or abs(size - 1.0) < 1e-3 < abs(pixel - 1.0)
+
+
+def choose_box(
+    groups: list[ImageGroup], raw_box: int, raw_pixel: float, options: PreprocessOptions, log: JobLog
+) -> int:
+    """Box of the written images: as given, or the default, or what the coarsest images can fill."""
+    length = raw_box * raw_pixel
+    box = options.downsample_size
+    if box is None:
+        fits = min(largest_box(g.pixel_size_angstrom, length) for g in groups)
+        box = min(DEFAULT_BOX, raw_box, fits)
+        if fits < min(DEFAULT_BOX, raw_box):
+            log.message(f"written in a box of {box} px: the coarsest images hold no finer detail")
     if box % 2:
         raise InputError("--downsample_size", "must be even", box, f"Give {box + 1} or {box - 1}.")
     if box > raw_box:
         raise InputError("--downsample_size", f"must not exceed the images' box, {raw_box}", box, "Give a smaller one.")
+    return box
 
 
-def read_consensus(options: PreprocessOptions, raw_box: int, raw_pixel: float, log: JobLog) -> Volume:
-    """The consensus map; it must span the same length as the images."""
-    path = resolve_input(options, "consensus_map")
-    volume = read_map(path)
-    shape = volume.values.shape
-    if len(set(shape)) != 1 or shape[0] % 2:
-        raise InputError("consensus_map", "must be a cube of even size", shape, "Give the map of the refinement.")
-    pixel = volume.pixel_size_angstrom
-    if shape[0] == raw_box and (not np.isfinite(pixel) or abs(pixel - 1.0) < 1e-3 < abs(raw_pixel - 1.0)):
-        log.message(f"{path.name} has no real pixel size in its header: taken as {raw_pixel:.4g} A", "warning")
-        return replace(volume, pixel_size_angstrom=raw_pixel)
-    if not np.isfinite(pixel) or abs(shape[0] * pixel / (raw_box * raw_pixel) - 1) > LENGTH_TOLERANCE:
-        raise InputError(
-            "consensus_map",
-            f"must span the images' {raw_box} x {raw_pixel:.4g} A = {raw_box * raw_pixel:.1f} A",
-            f"{shape[0]} x {pixel:.4g} A",
-            "Give the map of this refinement, or resample it to the images' box.",
-        )
-    return volume
+def mirrored(volume: Volume, treatment: Treatment) -> Volume:
+    """The map with the other hand (see ``Treatment``)."""
+    axes = tuple(2 - axis for axis in treatment.mirror)  # [z, y, x]
+    values = np.flip(volume.values, axes)
+    if not treatment.middle:  # about the voxel D // 2
+        values = np.roll(values, 1, axes)
+    return replace(volume, values=np.ascontiguousarray(values))
 
 
 def map_origin(volume: Volume) -> tuple[float, float, float]:
@@ -266,24 +354,47 @@ def map_origin(volume: Volume) -> tuple[float, float, float]:
     return x, y, z
 
 
-# -- resampling ------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------------------
 
 
-def read_sample(
-    images: ImageStack, plans: list[Plan], box: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:  # -> (n,), (n, box, box)
-    """A random sample of rows, in random order, and their resampled images."""
+def tell_corrections(aberrations: Aberrations, table: ParticleTable, pixel: float, log: JobLog) -> None:
+    """Say what of the particle file is corrected, and how much it matters."""
+    if aberrations.magnified.any():
+        largest = max(np.linalg.svd(m, compute_uv=False).max() for m in aberrations.magnification)
+        least = min(np.linalg.svd(m, compute_uv=False).min() for m in aberrations.magnification)
+        log.message(
+            f"anisotropic magnification of {100 * (largest - 1):+.2g} to {100 * (least - 1):+.2g} % is taken off the "
+            "images"
+        )
+    if aberrations.odd_zernike.any():
+        reach = resolution_of_phase(aberrations, pixel)
+        log.message(f"beam tilt and odd aberrations (45 degrees of phase at {reach}) are taken off the images")
+    if aberrations.even_zernike.any():
+        log.message("even aberrations are part of the CTF")
+    if aberrations.bfactor_angstrom2.any() or (np.abs(aberrations.scale) != 1).any():
+        log.message("B-factors and scales of the CTF are part of it")
+
+
+def resolution_of_phase(aberrations: Aberrations, pixel: float) -> str:
+    """Where odd aberrations turn phases by 45 degrees, in words."""
+    k = np.linspace(0, 0.5 / pixel, 200)[1:]
+    angles = np.linspace(0, np.pi, 72, endpoint=False)
+    phases = zernike_sum(aberrations.odd_zernike, k * np.cos(angles)[:, None], k * np.sin(angles)[:, None], odd=True)
+    beyond = np.flatnonzero(np.abs(phases).max(axis=(0, 1)) > np.pi / 4)
+    return f"{1 / k[beyond[0]]:.1f} A" if len(beyond) else f"less than {2 * pixel:.1f} A, beyond these images"
+
+
+def read_sample(images: CorrectedImages, seed: int) -> tuple[np.ndarray, np.ndarray]:  # -> (n,), (n, D, D)
+    """A random sample of rows, in random order, and their corrected images."""
     generator = np.random.default_rng(seed)
-    chosen, sample = [], []
-    most = min(SAMPLED_IMAGES, SAMPLE_BYTES // (4 * box * box))
-    for group, plan in zip(images.groups(), plans):
-        share = max(1, round(most * len(group.rows) / len(images)))
-        rows = np.sort(generator.permutation(group.rows)[:share])
-        for block in np.array_split(rows, -(-len(rows) // 64)):
-            chosen.append(block)
-            sample.append(resample(torch.from_numpy(images.read(block)), plan, box).numpy())
-    order = generator.permutation(sum(map(len, chosen)))
-    return np.concatenate(chosen)[order], np.concatenate(sample)[order]
+    most = min(SAMPLED_IMAGES, SAMPLE_BYTES // (4 * images.box**2))
+    chosen = [
+        np.sort(generator.permutation(source.rows)[: max(1, round(most * len(source.rows) / len(images)))])
+        for source in images.sources
+    ]
+    rows = np.concatenate(chosen)
+    rows = rows[generator.permutation(len(rows))]
+    return rows, images.read(rows).numpy()
 
 
 def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
@@ -303,77 +414,44 @@ def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
 
 
 def write_stack(
-    images: ImageStack,
-    plans: list[Plan],
-    box: int,
-    pixel: float,
-    factor: float,
-    target: Path,
-    options: PreprocessOptions,
-    log: JobLog,
+    images: CorrectedImages, image: np.ndarray, factor: float, target: Path, options: PreprocessOptions, log: JobLog
 ) -> float:
-    """Write the resampled images times ``factor`` in the input's order; returns their standard deviation.
+    """Write the corrected images times ``factor``, each once, in the order of ``image`` (N,); returns their standard
+    deviation.
 
-    Each of as many threads as there are cores reads, crops and writes a block at a time, so that disk and cores are
+    Each of as many threads as there are cores reads, corrects and writes a block at a time, so that disk and cores are
     busy together; memory is bounded by the blocks.
     """
     threads = torch.get_num_threads()
     workers = options.threads or max(2, len(os.sched_getaffinity(0)))
+    first = first_rows(image)
+    wanted = np.zeros(len(image), bool)
+    wanted[first] = True
     done = 0
     torch.set_num_threads(1)  # the blocks are what runs in parallel; threads started from here on inherit it
     pool = ThreadPoolExecutor(workers, thread_name_prefix="crop-images")
     try:
-        with StackWriter(target, len(images), box, pixel, options.float16) as writer:
+        with StackWriter(target, len(first), images.box, images.pixel, options.float16) as writer:
 
-            def crop(rows: np.ndarray, plan: Plan) -> int:
-                small = resample(torch.from_numpy(images.read(rows)), plan, box) * factor
-                writer.write(rows, small.numpy())
-                return len(rows)
+            def crop(block: Source) -> int:
+                writer.write(image[block.rows], (images.read_block(block) * factor).numpy())
+                return len(block.rows)
 
             try:
                 waiting: deque[Future[int]] = deque()
-                for rows, plan in blocks_of(images, plans, options.downsample_batch):
-                    waiting.append(pool.submit(crop, rows, plan))
+                for block in images.blocks(options.downsample_batch, BLOCK_BYTES, wanted):
+                    waiting.append(pool.submit(crop, block))
                     if len(waiting) > 2 * workers:
                         done += waiting.popleft().result()
-                        log.progress("crop images", done, len(images))
+                        log.progress("crop images", done, len(first))
                 while waiting:
                     done += waiting.popleft().result()
-                    log.progress("crop images", done, len(images))
+                    log.progress("crop images", done, len(first))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)  # before the writer closes its file
         return writer.std
     finally:
         torch.set_num_threads(threads)
-
-
-def blocks_of(images: ImageStack, plans: list[Plan], most: int) -> Iterator[tuple[np.ndarray, Plan]]:
-    """Rows of one group at a time, no more of them than BLOCK_BYTES hold, or ``most``."""
-    for group, plan in zip(images.groups(), plans):
-        size = max(1, min(most, BLOCK_BYTES // (4 * plan.padded**2)))
-        for start in range(0, len(group.rows), size):
-            yield group.rows[start : start + size], plan
-
-
-def ctf_parameters(
-    table: ParticleTable, images: ImageStack, plans: list[Plan], box: int, pixel: float
-) -> np.ndarray:  # -> (N, 9)
-    """Rows of ``ctf.npy``: box and pixel size after resampling, the pixel size that each group really came to."""
-    sizes = np.full(len(table), pixel)
-    for group, plan in zip(images.groups(), plans):
-        sizes[group.rows] = plan.pixel
-    columns = [
-        np.full(len(table), box),
-        sizes,
-        table.defocus_u_angstrom,
-        table.defocus_v_angstrom,
-        table.defocus_angle_deg,
-        table.voltage_kv,
-        table.cs_mm,
-        table.amplitude_contrast,
-        table.phase_shift_deg,
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 # -- consensus -------------------------------------------------------------------------------------------------
@@ -392,7 +470,13 @@ def consensus_data(
 
 
 def fit_consensus(
-    gaussians: Gaussians, geometry: Geometry, stack: Path, options: PreprocessOptions, device: torch.device, log: JobLog
+    gaussians: Gaussians,
+    geometry: Geometry,
+    image: np.ndarray,
+    stack: Path,
+    options: PreprocessOptions,
+    device: torch.device,
+    log: JobLog,
 ) -> Gaussians:
     """Fit the Gaussians to the written images, to a random part of a large dataset."""
     if not options.epoch:
@@ -400,8 +484,9 @@ def fit_consensus(
     with ImageStack.from_file(stack) as images:
         box = int(images.box_size[0])
         most = max(2, min(consensus_fit.FIT_IMAGES, CONSENSUS_BYTES // (box * box * 4)))
-        rows = np.sort(np.random.default_rng(options.seed).permutation(len(images))[:most])
-        data = consensus_data(geometry, images.read(rows), rows, device)
+        shown = np.sort(np.random.default_rng(options.seed).permutation(len(images))[:most])
+        rows = first_rows(image)[shown]
+        data = consensus_data(geometry, images.read(shown), rows, device)
     return consensus_fit.fit(
         gaussians,
         data,
@@ -414,15 +499,8 @@ def fit_consensus(
     )
 
 
-def check_contrast(amplitude: float, sigmas: float, options: PreprocessOptions) -> None:
-    """Raise InputError if the map does not show in the images, or with the wrong sign."""
-    if sigmas < -CONTRAST_SIGMAS:
-        raise InputError(
-            "--no_invert",
-            "must match the images' contrast",
-            f"the map correlates with the images at {sigmas:.0f} standard deviations",
-            "Leave --no_invert out." if options.no_invert else "Give --no_invert: the protein is dark in these images.",
-        )
+def check_contrast(sigmas: float) -> None:
+    """Raise InputError if the map does not show in the images."""
     if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,8 @@ def run(options: SimulateOptions, log: JobLog) -> None:
         else:
             consensus = mean_volume(truth, device, options.projector) * (2 / options.box)
     write_map(log.directory / "consensus.mrc", consensus.cpu().numpy(), options.apix)
-    write_star(log.directory / "particles.star", star_tables(truth, given, half_sets, options))
+    stack = stack_name(log.directory)
+    write_star(log.directory / "particles.star", star_tables(truth, given, half_sets, options, stack))
     log.artifact("particles", "particles.star", "simulated particles", particles=options.particles, box=options.box)
     log.artifact("stack", "particles.mrcs", "particle images")
     log.artifact("map", "consensus.mrc", "FSC-weighted consensus map" if reconstruct else "mean of the true maps")
@@ -170,8 +172,21 @@ def write_half_maps(half_maps: HalfMaps, options: SimulateOptions, log: JobLog) 
     return weight_shells((maps[0] + maps[1]) / 2, fsc_weight(fsc))
 
 
+def stack_name(directory: Path) -> str:
+    """The image stack as the particle file names it: relative to the project for a job of one, where RELION looks for
+    images, else beside the particle file."""
+    place = directory.resolve()
+    project = place.parent.parent
+    inside = (project / "default_pipeline.star").is_file()
+    return (place.relative_to(project) / "particles.mrcs").as_posix() if inside else "particles.mrcs"
+
+
 def star_tables(
-    truth: Truth, transfer: np.ndarray, half_sets: np.ndarray, options: SimulateOptions
+    truth: Truth,
+    transfer: np.ndarray,
+    half_sets: np.ndarray,
+    options: SimulateOptions,
+    stack: str = "particles.mrcs",
 ) -> dict[str, dict[str, Any]]:
     """The optics and particles tables of RELION 3.1 and later: what the data say of themselves, errors included."""
     n = options.particles
@@ -203,7 +218,7 @@ def star_tables(
         "rlnOriginYAngst": truth.given_shifts[:, 1] * options.apix,
     }
     particles: dict[str, Any] = {
-        "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(n)],
+        "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(n)],
         "rlnMicrographName": [f"micrographs/simulated_{i // 200 + 1:05d}.mrc" for i in range(n)],
         "rlnOpticsGroup": (group.reshape(-1) + 1).tolist(),
         **{name: [f"{value:.6f}" for value in column] for name, column in decimals.items()},

@@ -81,7 +81,7 @@ def run(options: TrainOptions, log: JobLog) -> None:
         with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
             train(problem, recipe, options, log, out)
             if options.half_sets:
-                for half, rows in half_rows(options, problem.count, log).items():
+                for half, rows in half_rows(options, problem.image, log).items():
                     folder = out / half
                     if ranks.rank == 0:
                         folder.mkdir(exist_ok=True)
@@ -97,15 +97,15 @@ def remove_results(out: Path) -> None:
                 path.unlink()
 
 
-def half_rows(options: TrainOptions, count: int, log: JobLog) -> dict[str, np.ndarray]:
-    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or odd and even rows."""
+def half_rows(options: TrainOptions, image: np.ndarray, log: JobLog) -> dict[str, np.ndarray]:
+    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or those of odd and even images."""
     star = Path(options.source_dir) / "particles.star"
     if star.exists() and "rlnRandomSubset" in column_names(star):
         subset = np.asarray(read_particle_column(star, "rlnRandomSubset")).astype(int)
-        if len(subset) == count and set(np.unique(subset)) == {1, 2}:
+        if len(subset) == len(image) and set(np.unique(subset)) == {1, 2}:
             return {half: np.flatnonzero(subset == i) for i, half in enumerate(HALVES, start=1)}
     log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
-    return {half: np.arange(i, count, 2) for i, half in enumerate(HALVES)}
+    return {half: np.flatnonzero(image % 2 == i) for i, half in enumerate(HALVES)}
 
 
 def train(

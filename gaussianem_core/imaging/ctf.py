@@ -2,7 +2,7 @@
 
 ``ctf.npy`` is (N, 9): box, pixel size (A), defocus U and V (A, underfocus positive), astigmatism angle (degrees),
 voltage (kV), spherical aberration (mm), amplitude contrast, phase shift (degrees; NaN means 0). Box and pixel size
-are those of the written stack.
+are those of the written stack. What else changes an image stands in ``aberrations.npz`` beside it.
 
 Sign: negative at low resolution, so that density times CTF is a dark protein (the published code's choice, kept for
 its checkpoints). RELION's particles have white protein: they are multiplied by -1 when read (``invert_contrast`` in
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import ABERRATIONS, load_aberrations
+from gaussianem_core.imaging.optics import wavelength_angstrom, zernike_sum
 from gaussianem_core.ranges import refuse_defocus_in_micrometres, refuse_outside, refuse_rows
 from gaussianem_core.runtime.readers import read_npy
 
@@ -41,31 +43,31 @@ COLUMNS = (
 )
 """Columns of ``ctf.npy``, by their names in ``ranges.RANGES``."""
 
-
-def wavelength_angstrom(voltage_kv: Array) -> Array:
-    """Relativistic electron wavelength in Angstrom (Reimer and Kohl, Transmission Electron Microscopy, eq. 2.5)."""
-    volts = voltage_kv * 1e3
-    return 12.2643247 / (volts * (1 + 0.978466e-6 * volts)) ** 0.5
+EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor")
+"""Columns that may follow, and even Zernike coefficients behind them (see ``aberrations``)."""
 
 
-def ctf(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+1)
+def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
     """CTF on the ``rfft2`` grid (zero frequency first) of images with ``box`` pixels of ``parameters[..., 1]`` A.
 
     Tensors are computed in float32, arrays in their own precision.
     Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
     chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
+
+    With the columns ``EXTRA``, B, s, p and f, and T even Zernike coefficients, whose sum E(k) is subtracted from chi,
+    C = -sin(chi - E), and the transfer is s exp(-B k^2 / 4) times C; or -|C| with p = 1, for phase-flipped images; or,
+    with f > 0, for images that were multiplied by their CTF, -C^2 / sqrt(C^2 + f^2) (see ``correction``).
     """
-    return -_library(parameters)[0].sin(_phase(parameters, box)[0])
+    return _transfer(parameters, box)[0]
 
 
-def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) -> (..., box, box//2+1)
+def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
     """Derivative of :func:`ctf` by a change of both defocus values, per Angstrom."""
-    phase, by_defocus = _phase(parameters, box)
-    return -_library(parameters)[0].cos(phase) * by_defocus
+    return _transfer(parameters, box)[1]
 
 
-def _phase(parameters: Array, box: int) -> tuple[Array, Array]:
-    """The whole phase of the CTF, and its derivative by defocus, pi lambda k^2."""
+def _transfer(parameters: Array, box: int) -> tuple[Array, Array]:
+    """The CTF and its derivative by defocus, by the chain rule over what :func:`ctf` says of its columns."""
     xp, where = _library(parameters)
     p: Any = parameters
     if xp is not np:
@@ -79,7 +81,19 @@ def _phase(parameters: Array, box: int) -> tuple[Array, Array]:
     defocus = 0.5 * (df_u + df_v + (df_u - df_v) * xp.cos(twice))
     by_defocus = xp.pi * lam * k2
     chi = by_defocus * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
-    return chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast), by_defocus
+    chi = chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast)
+    if p.shape[-1] == len(COLUMNS):
+        return -xp.sin(chi), -xp.cos(chi) * by_defocus
+    bfactor, scale, flipped, floor = (p[..., i, None, None] for i in range(9, 13))
+    chi = chi - zernike_sum(p[..., 13:], kx, ky, odd=False)
+    value, slope = -xp.sin(chi), -xp.cos(chi) * by_defocus
+    value, slope = xp.where(flipped > 0, -abs(value), value), xp.where(flipped > 0, -xp.sign(value) * slope, slope)
+    squared = xp.square(value)
+    whole = squared + xp.square(floor) + (floor == 0)
+    slope = xp.where(floor > 0, -value * (whole + xp.square(floor)) / whole**1.5 * slope, slope)
+    value = xp.where(floor > 0, -squared / xp.sqrt(whole), value)
+    envelope = scale * xp.exp(-0.25 * bfactor * k2)
+    return envelope * value, envelope * slope
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)
@@ -95,8 +109,9 @@ def _library(array: np.ndarray | torch.Tensor) -> tuple[Any, dict[str, torch.dev
     return sys.modules["torch"], {"device": array.device}  # there is a tensor, so torch is loaded
 
 
-def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
-    """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0.
+def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 13 + T) float32
+    """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0, and behind them the columns that
+    ``aberrations.npz`` beside it adds (see :func:`ctf`).
 
     Raises InputError if the file cannot be read, has another shape, or holds values that no microscope has.
     """
@@ -106,7 +121,11 @@ def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) float32
     values = values.astype(np.float64)
     values[np.isnan(values[:, 8]), 8] = 0.0
     check_parameters(values, path)
-    return values.astype(np.float32)
+    beside = Path(path).with_name(ABERRATIONS)
+    if not beside.exists():
+        return values.astype(np.float32)
+    extra = load_aberrations(beside, len(values)).extra_columns()
+    return np.concatenate([values, extra], axis=1).astype(np.float32)
 
 
 def check_parameters(parameters: np.ndarray, source: object) -> None:  # (N, 9)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.ctf import COLUMNS, ctf
 from gaussianem_core.imaging.fourier import half_plane_weight, shell_sizes, shells
 from gaussianem_core.kernels.support import triton_available
 
@@ -44,13 +44,13 @@ def image_likelihood(
     Parameters
     ----------
     projection, image : (B, D, D//2+1) orthonormal ``rfft2`` of projections (before the CTF) and of images.
-    parameters : (B, 9) CTF parameters, as ``ctf.npy``.
+    parameters : (B, 9 or more) CTF parameters, see ``ctf``.
     shell_weight : (D//2+1,) inverse noise power of each shell; 0 leaves a shell out.
     scale_prior : width of the prior of the images' scales around 1; 0 keeps them at 1.
     fused : the Triton kernels (None: on CUDA).
     """
-    if fused is None:
-        fused = projection.is_cuda and triton_available()
+    if fused is None:  # the kernels make the plain CTF alone
+        fused = projection.is_cuda and triton_available() and parameters.shape[-1] == len(COLUMNS)
     if fused:
         from gaussianem_core.kernels.likelihood_triton import FusedLikelihood
 

@@ -9,7 +9,7 @@ takes the volume into the image frame in RELION's sense is its transpose, and ``
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.pose import angles_from_rotations
+from gaussianem_core.io.aberration_columns import CRYOSPARC_FIELDS, cryosparc_aberrations
 from gaussianem_core.ranges import refuse_outside, refuse_rows
 from gaussianem_core.runtime.readers import NUMBERS, open_file, read_npy
 
@@ -39,8 +41,6 @@ _PASSED_ON = {
     "ctf/accel_kv": "voltage_kv",
     "ctf/cs_mm": "cs_mm",
     "ctf/amp_contrast": "amplitude_contrast",
-    "ctf/bfactor": "bfactor_angstrom2",
-    "ctf/scale": "ctf_scale",
     "ctf/exp_group_id": "optics_group",
     "blob/psize_A": "pixel_size_angstrom",
 }
@@ -58,6 +58,9 @@ _FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "ctf/phase_shift_rad": ("f", ()),
     "location/micrograph_path": ("SU", ()),
     **dict.fromkeys(_PASSED_ON, ("iuf", ())),
+    **{name: ("iuf", (4,) if name in ("ctf/tetra_A", "ctf/anisomag") else (2,)) for name in CRYOSPARC_FIELDS},
+    "ctf/bfactor": ("iuf", ()),
+    "ctf/scale": ("iuf", ()),
 }
 """Fields that are read: kinds of their dtype, and the shape of one row's value."""
 _GIVEN_OPTIONS = {
@@ -65,6 +68,7 @@ _GIVEN_OPTIONS = {
     "ctf/cs_mm": "--cs",
     "ctf/amp_contrast": "--amplitude_contrast",
 }
+_NOTHING: Mapping[str, float] = {}
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -173,9 +177,9 @@ def read_cryosparc(
     passthrough: Sequence[str | os.PathLike[str]],
     require_pose: bool,
     require_ctf: bool,
-    given: Collection[str] = (),
-) -> tuple[dict[str, Numbers], Texts, Texts | None, npt.NDArray[np.uint64]]:
-    """Read a particles file and its passthrough files; ``given`` names columns that they may lack.
+    given: Mapping[str, float] = _NOTHING,
+) -> tuple[dict[str, Numbers], Texts, Texts | None, Aberrations, tuple[str, ...], npt.NDArray[np.uint64]]:
+    """Read a particles file and its passthrough files; ``given`` holds columns that they may lack.
 
     Returns
     -------
@@ -189,7 +193,8 @@ def read_cryosparc(
     """
     blob = ("blob/path", "blob/idx")
     optional = ("blob/shape", "blob/sign", "alignments3D/psize_A", "alignments3D/split", "ctf/phase_shift_rad")
-    wanted = (*blob, *optional, *POSE_FIELDS, *CTF_FIELDS, *_PASSED_ON, "location/micrograph_path")
+    aberrations = (*CRYOSPARC_FIELDS, "ctf/bfactor", "ctf/scale")
+    wanted = (*blob, *optional, *POSE_FIELDS, *CTF_FIELDS, *_PASSED_ON, *aberrations, "location/micrograph_path")
     fields = join_passthrough(path, passthrough, tuple(dict.fromkeys(wanted)))
     needed = (*blob, *(POSE_FIELDS if require_pose else ()), *(CTF_FIELDS if require_ctf else ()))
     missing = [name for name in needed if name not in fields and _PASSED_ON.get(name) not in given]
@@ -228,4 +233,7 @@ def read_cryosparc(
             columns["shifts_pixels"] = shift
     micrographs = fields.get("location/micrograph_path")
     texts = None if micrographs is None else field_text(micrographs)
-    return columns, field_text(fields["blob/path"]), texts, fields["uid"].astype(np.uint64)
+    if "voltage_kv" in given:
+        fields.setdefault("ctf/accel_kv", np.full(n, given["voltage_kv"]))
+    found, notes = cryosparc_aberrations(path, fields, n)
+    return columns, field_text(fields["blob/path"]), texts, found, notes, fields["uid"].astype(np.uint64)

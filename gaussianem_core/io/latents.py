@@ -114,7 +114,8 @@ def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
     """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment."""
     remedy = "Use z.txt of an analysis as a pattern."
     values = read_npy(path, "z", remedy) if path.suffix == ".npy" else read_rows(path, "z", remedy)
-    return np.atleast_2d(np.asarray(values, dtype=np.float64))
+    with np.errstate(invalid="ignore"):  # signalling NaN; values that are not finite are refused by the model
+        return np.atleast_2d(np.asarray(values, dtype=np.float64))
 
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:

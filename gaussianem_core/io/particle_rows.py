@@ -222,3 +222,46 @@ def write_cs_rows(
     with atomic_write(target) as out:
         np.save(out, np.asarray(data[keep]), allow_pickle=False)
     return int(keep.sum())
+
+
+def write_star_copies(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    rows: npt.NDArray[np.integer],
+    columns: Mapping[str, npt.NDArray[np.generic]],
+) -> int:
+    """Copy a STAR file with rows repeated, as a symmetry expansion has them, each copy with values of its own.
+
+    Parameters
+    ----------
+    rows : (M,) number of the source's row that each row is a copy of, in ascending order, none left out.
+    columns : columns of the source -> value of each copy (M,).
+
+    Returns
+    -------
+    Number of rows written. Raises InputError for a file that changes while it is read.
+    """
+    source, target = Path(source), Path(target)
+    table = find_particle_table(scan_star(source))
+    places = sorted(((table.columns.index(name), values) for name, values in columns.items()), key=lambda p: -p[0])
+    ends = np.searchsorted(rows, np.arange(table.n_rows), side="right")
+    with open_star(source) as file, atomic_write(target) as out:
+        _copy_bytes(file, out, table.rows_start)
+        row = copy = 0
+        while row < table.n_rows:
+            line = file.readline()
+            if not line:
+                raise InputError(str(source), "changed while it was copied", f"{row} rows", "Start again.")
+            if not is_row(line):
+                out.write(line)
+                continue
+            line = line if line.endswith(b"\n") else line + b"\n"
+            for own in range(copy, int(ends[row])):
+                changed = line
+                for place, values in places:  # from the end: places before it stay where they were
+                    begin, end = value_span(changed, place)
+                    changed = changed[:begin] + quote(values[own]).encode() + changed[end:]
+                out.write(changed)
+            row, copy = row + 1, int(ends[row])
+        shutil.copyfileobj(file, out, 1 << 20)
+    return copy

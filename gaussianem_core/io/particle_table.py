@@ -9,17 +9,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import Aberrations
+from gaussianem_core.imaging.pose import angles_from_rotations, rotations_from_angles
+from gaussianem_core.imaging.symmetry import symmetry_mates
 from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
+from gaussianem_core.io.image_rows import first_rows, number_images
 from gaussianem_core.io.mrc import MrcHeader, read_header
-from gaussianem_core.io.particle_rows import selection_mask, write_cs_rows, write_star, write_star_rows
-from gaussianem_core.io.relion import read_relion
+from gaussianem_core.io.particle_rows import (
+    selection_mask,
+    write_cs_rows,
+    write_star,
+    write_star_copies,
+    write_star_rows,
+)
+from gaussianem_core.io.relion import POSE_COLUMNS, read_relion
 from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.io.star import find_particle_table, read_column, scan_star
@@ -39,6 +49,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+SAME_POSE = 1e-3  # largest difference of entries of rotation matrices that are one pose
 _HEADER_THREADS = 8  # headers of many stacks on a network disk wait for the disk, not for the processor
 _DEFAULTS = {
     "defocus_u_angstrom": np.nan,
@@ -48,8 +59,6 @@ _DEFAULTS = {
     "cs_mm": np.nan,
     "amplitude_contrast": np.nan,
     "phase_shift_deg": 0.0,
-    "bfactor_angstrom2": 0.0,
-    "ctf_scale": 1.0,
 }
 
 _CTF_RANGES = {
@@ -60,8 +69,6 @@ _CTF_RANGES = {
     "cs_mm": "spherical aberration",
     "amplitude_contrast": "amplitude contrast",
     "phase_shift_deg": "phase shift",
-    "bfactor_angstrom2": "B-factor",
-    "ctf_scale": "CTF scale",
 }
 """Columns of the CTF and their names in ``ranges.RANGES``."""
 
@@ -82,14 +89,15 @@ class ParticleTable:
     defocus_u_angstrom, defocus_v_angstrom, defocus_angle_deg, voltage_kv, cs_mm, amplitude_contrast : (N,); NaN
         without CTF.
     phase_shift_deg : (N,), 0 where the source has none.
-    bfactor_angstrom2, ctf_scale : (N,) envelope and scale of the CTF; 0 and 1 where the source has none.
+    aberrations : what lies between projections and images beside the plain CTF, and what was done to the images.
     optics_group : (N,) number of the group as written; 1 without groups.
     random_subset : (N,) half set 1 or 2; 0 without.
     data_sign : (N,) +1 white protein, -1 dark, 0 unknown (cryoSPARC's blob/sign).
-    ctf_premultiplied, phase_flipped : (N,) images already multiplied by their CTF or its sign.
     micrographs, micrograph_index : unique names, and (N,) index into them, -1 without.
     uid : (N,) cryoSPARC's uid, or None.
+    source_row : (N,) row of the source that each is a copy of, where rows were added to it (see ``expand``).
     stack_headers : header of each stack, or () when they were not looked for.
+    notes : what the user should know of how the file was read.
     """
 
     source: Path
@@ -108,20 +116,28 @@ class ParticleTable:
     cs_mm: Floats
     amplitude_contrast: Floats
     phase_shift_deg: Floats
-    bfactor_angstrom2: Floats
-    ctf_scale: Floats
+    aberrations: Aberrations
     optics_group: npt.NDArray[np.int64]
     random_subset: npt.NDArray[np.int64]
     data_sign: npt.NDArray[np.int8]
-    ctf_premultiplied: npt.NDArray[np.bool_]
-    phase_flipped: npt.NDArray[np.bool_]
     micrographs: tuple[str, ...]
     micrograph_index: npt.NDArray[np.int32]
     uid: npt.NDArray[np.uint64] | None = None
     stack_headers: tuple[MrcHeader, ...] = ()
+    notes: tuple[str, ...] = ()
+    source_row: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.stack_index)
+
+    def images_of_expansion(self) -> npt.NDArray[np.int64] | None:
+        """Number of each row's image (N,), if rows show one image in several poses, as after a symmetry expansion."""
+        image = number_images(self.stack_index, self.image_index)
+        if int(image.max(initial=-1)) + 1 == len(self) or np.isnan(self.angles_deg).any():
+            return None
+        rotations = rotations_from_angles(self.angles_deg)
+        apart = np.abs(rotations - rotations[first_rows(image)][image]).max(axis=(1, 2))
+        return image if (apart > SAME_POSE).any() else None
 
 
 def read_particles(
@@ -160,11 +176,13 @@ def read_particles(
     constants = {"voltage_kv": voltage_kv, "cs_mm": cs_mm, "amplitude_contrast": amplitude_contrast}
     given = {name: value for name, value in constants.items() if value is not None}
     if path.suffix.lower() == ".cs":
-        columns, stacks, micrographs, uid = read_cryosparc(path, passthrough, require_pose, require_ctf, given)
+        columns, stacks, micrographs, aberrations, notes, uid = read_cryosparc(
+            path, passthrough, require_pose, require_ctf, given
+        )
     elif passthrough:
         raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
     else:
-        columns, stacks, micrographs = read_relion(path, require_pose, require_ctf, given)
+        columns, stacks, micrographs, aberrations, notes = read_relion(path, require_pose, require_ctf, given)
     n = len(stacks[1])
     columns["pixel_size_angstrom"] = _pixel_size(
         path, columns.get("pixel_size_angstrom"), pixel_size_angstrom, n, required=require_pose or require_ctf
@@ -207,14 +225,31 @@ def read_particles(
         optics_group=_whole(path, columns, "optics_group", n, 1),
         random_subset=_whole(path, columns, "random_subset", n, 0),
         data_sign=_whole(path, columns, "data_sign", n, 0).astype(np.int8),
-        ctf_premultiplied=_whole(path, columns, "ctf_premultiplied", n, 0) == 1,
-        phase_flipped=_whole(path, columns, "phase_flipped", n, 0) == 1,
         micrographs=tuple(micrographs[0]) if micrographs else (),
         micrograph_index=micrographs[1] if micrographs else np.full(n, -1, np.int32),
         uid=uid,
         stack_headers=headers,
+        aberrations=aberrations,
+        notes=notes,
         **full,
     )
+
+
+def expand(table: ParticleTable, operators: Floats) -> ParticleTable:  # (n, 3, 3)
+    """The table with a row for each symmetry mate of each particle, its own pose first, then the others."""
+    n = len(operators)
+    rows = np.repeat(np.arange(len(table)), n)
+    mates = symmetry_mates(rotations_from_angles(table.angles_deg), operators)
+    angles = angles_from_rotations(mates)
+    angles[:, 0] = table.angles_deg
+    same = ("source", "stacks", "stack_names", "micrographs", "stack_headers", "notes", "aberrations", "source_row")
+    arrays = {
+        field.name: getattr(table, field.name)[rows]
+        for field in fields(table)
+        if field.name not in same and getattr(table, field.name) is not None
+    }
+    arrays["angles_deg"] = angles.reshape(-1, 3)
+    return replace(table, **arrays, aberrations=table.aberrations.rows(rows), source_row=rows)
 
 
 def _constant(path: Path, name: str, found: Floats | None, given: float, n: int) -> Floats:
@@ -364,7 +399,7 @@ def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray
         raise InputError(f"column {name}", f"must be a column of {path}", "none", f"One of {column_names(path)}.")
     if Path(path).suffix.lower() == ".cs":
         values = load_cs(path)[name]
-        return values.astype(np.str_) if values.dtype.kind == "S" else values
+        return np.char.decode(values, "utf-8", "backslashreplace") if values.dtype.kind == "S" else values
     return read_column(find_particle_table(scan_star(path)), name)
 
 
@@ -386,6 +421,8 @@ def write_particles_star(
 ) -> int:
     """Write particles as STAR: a STAR source's own rows with columns appended, or a table made from a .cs source.
 
+    Of a table that was expanded all rows are written, each copy of a source's row with its own angles.
+
     Parameters
     ----------
     columns : name -> one value per particle of the source (N,).
@@ -395,6 +432,9 @@ def write_particles_star(
     -------
     Number of rows written.
     """
+    if table.uid is None and table.source_row is not None:
+        angles = dict(zip(POSE_COLUMNS, table.angles_deg.T.round(6)))
+        return write_star_copies(table.source, target, table.source_row, angles)
     if table.uid is None:
         return write_star_rows(table.source, target, rows, columns)
     return table_to_star(table, target, columns, rows)

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import Aberrations
+from gaussianem_core.io.aberration_columns import RELION_NUMBERS, ZERNIKE, relion_aberrations
 from gaussianem_core.io.star import (
     StarTable,
     find_optics_table,
@@ -59,8 +61,10 @@ _OPTICS_NUMBERS = (
     "rlnImageDimensionality",
     "rlnDetectorPixelSize",
     "rlnMagnification",
-    "rlnCtfDataAreCtfPremultiplied",
-    "rlnCtfDataArePhaseFlipped",
+    "rlnPhaseShift",
+    "rlnCtfBfactor",
+    "rlnCtfScalefactor",
+    *RELION_NUMBERS,
 )
 _PARTICLE_NUMBERS = (
     *_OPTICS_NUMBERS,
@@ -70,18 +74,16 @@ _PARTICLE_NUMBERS = (
     "rlnOriginY",
     "rlnOriginXAngst",
     "rlnOriginYAngst",
-    "rlnPhaseShift",
     "rlnRandomSubset",
-    "rlnCtfBfactor",
-    "rlnCtfScalefactor",
     "rlnPixelSize",
 )
+_NOTHING: Mapping[str, float] = {}
 
 
 def read_relion(
-    path: str | os.PathLike[str], require_pose: bool, require_ctf: bool, given: Collection[str] = ()
-) -> tuple[dict[str, Numbers], Texts, Texts | None]:
-    """Read a RELION particle file; ``given`` names columns of a ``ParticleTable`` that it may lack.
+    path: str | os.PathLike[str], require_pose: bool, require_ctf: bool, given: Mapping[str, float] = _NOTHING
+) -> tuple[dict[str, Numbers], Texts, Texts | None, Aberrations, tuple[str, ...]]:
+    """Read a RELION particle file; ``given`` holds columns of a ``ParticleTable`` that it may lack.
 
     Returns
     -------
@@ -96,12 +98,15 @@ def read_relion(
     tables = scan_star(path)
     refuse_tomography(tables)
     particles, optics = find_particle_table(tables, name_kind(tables)), find_optics_table(tables)
-    texts = [name for name in ("rlnMicrographName",) if name in particles]
+    texts = [name for name in ("rlnMicrographName", *ZERNIKE) if name in particles]
     known = list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles))
     _require(particles, optics, require_pose, require_ctf, given)
     numbers, names = read_columns(particles, known, texts, ["rlnImageName"])
     if optics is not None:
-        numbers = _with_optics(numbers, particles, optics)
+        numbers, more = _with_optics(numbers, particles, optics)
+        names.update(more)
+    for name, value in given.items():
+        numbers.setdefault(RELION_NAMES[name], np.full(particles.n_rows, float(value)))
     if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
         raise InputError(
             str(path),
@@ -109,7 +114,8 @@ def read_relion(
             "subtomograms",
             "Extract 2D particle images; subtomograms cannot be used.",
         )
-    return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName")
+    aberrations, notes = relion_aberrations(path, numbers, names, particles.n_rows)
+    return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName"), aberrations, notes
 
 
 def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> dict[str, Numbers]:
@@ -123,7 +129,7 @@ def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> d
     optics = find_optics_table(tables)
     _require(particles, optics, True, require_ctf, ())
     numbers, _ = read_columns(particles, list(dict.fromkeys(name for name in _PARTICLE_NUMBERS if name in particles)))
-    return _columns(numbers if optics is None else _with_optics(numbers, particles, optics), particles)
+    return _columns(numbers if optics is None else _with_optics(numbers, particles, optics)[0], particles)
 
 
 def _require(
@@ -162,11 +168,13 @@ def _source_of(missing: Sequence[str]) -> str:
     return f"Give {' and '.join(options)}."
 
 
-def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: StarTable) -> dict[str, Numbers]:
-    """Spread each optics group's constants over its particles."""
+def _with_optics(
+    numbers: dict[str, Numbers], particles: StarTable, optics: StarTable
+) -> tuple[dict[str, Numbers], dict[str, Texts]]:
+    """Spread each optics group's constants, and lists of coefficients, over its particles."""
     where = f"{optics.path}, table data_optics"
     known = [name for name in dict.fromkeys(_OPTICS_NUMBERS) if name in optics]
-    groups, _ = read_columns(optics, known)
+    groups, lists = read_columns(optics, known, [name for name in ZERNIKE if name in optics])
     if "rlnOpticsGroup" not in groups:
         raise InputError(where, "must have the column rlnOpticsGroup", "none", "Add it.")
     ids = groups["rlnOpticsGroup"]
@@ -202,9 +210,11 @@ def _with_optics(numbers: dict[str, Numbers], particles: StarTable, optics: Star
         "Add the group to data_optics.",
     )
     spread = {name: values[place] for name, values in groups.items()}
-    # RELION takes image size and pixel size from the optics group alone, CTF constants from the row first.
-    first: dict[str, Numbers] = {name: spread[name] for name in ("rlnImagePixelSize", "rlnImageSize") if name in spread}
-    return {**spread, **numbers, **first, "rlnOpticsGroup": of_row}
+    # RELION takes CTF constants from the row first, the rest from the optics group alone.
+    alone = ("rlnImagePixelSize", "rlnImageSize", *RELION_NUMBERS)
+    first: dict[str, Numbers] = {name: spread[name] for name in alone if name in spread}
+    texts = {name: (strings, index[place]) for name, (strings, index) in lists.items()}
+    return {**spread, **numbers, **first, "rlnOpticsGroup": of_row}, texts
 
 
 def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, Numbers]:
@@ -217,13 +227,9 @@ def _columns(numbers: Mapping[str, Numbers], particles: StarTable) -> dict[str, 
         "rlnSphericalAberration": "cs_mm",
         "rlnAmplitudeContrast": "amplitude_contrast",
         "rlnPhaseShift": "phase_shift_deg",
-        "rlnCtfBfactor": "bfactor_angstrom2",
-        "rlnCtfScalefactor": "ctf_scale",
         "rlnOpticsGroup": "optics_group",
         "rlnRandomSubset": "random_subset",
         "rlnImageSize": "box_size",
-        "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied",
-        "rlnCtfDataArePhaseFlipped": "phase_flipped",
     }
     columns = {ours: numbers[theirs] for theirs, ours in names.items() if theirs in numbers}
     if "rlnImageName" in numbers:

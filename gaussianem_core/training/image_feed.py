@@ -29,9 +29,10 @@ class ImageFeed:
 
     Parameters
     ----------
-    read : reads rows from the stack. count, box : number and size of the images. sign : -1 for white protein.
+    read : reads images from the stack. count, box : number and size of the images. sign : -1 for white protein.
     device : where batches are needed. place : auto | gpu | host | disk. free_host_bytes : memory left in the host.
     progress : called with the number of images loaded.
+    shown : (N,) which image each row shows, where rows share images (see ``image_rows``); None: row i shows image i.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class ImageFeed:
         place: str,
         free_host_bytes: int,
         progress: Callable[[int], None] = lambda done: None,
+        shown: np.ndarray | None = None,
     ) -> None:
-        self._read, self.count, self.box, self.sign, self.device = read, count, box, sign, device
+        self._read, self.box, self.sign, self.device = read, box, sign, device
+        self.count = count if shown is None else len(shown)
+        self._shown = None if shown is None else torch.from_numpy(shown).to(device)
         half_size = 2 * count * box * box
         if place == "auto":
             place = "disk"
@@ -73,18 +77,27 @@ class ImageFeed:
         """The images of ``rows`` alone, kept in the same place."""
         part = copy.copy(self)
         part.count = len(rows)
-        if self.stack is not None:
+        if self._shown is not None:
+            part._shown = self._shown[torch.from_numpy(rows).to(self._shown.device)]
+        elif self.stack is not None:
             part.stack = self.stack[torch.from_numpy(rows).to(self.stack.device)]
         else:
             part._read = lambda chosen: self._read(rows[chosen])
         return part
 
+    def places(self, rows: torch.Tensor) -> torch.Tensor:  # (B,) -> (B,)
+        """Where the images of rows (on the device) stand in the stack."""
+        return rows if self._shown is None else self._shown[rows]
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self._shown is None else self._shown[torch.from_numpy(rows).to(self._shown.device)].cpu().numpy()
+
     def get(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:  # (B,) -> (B, D, D) float32 on the device
         """One batch, at once."""
         if self.stack is not None:
-            index = torch.as_tensor(rows, device=self.stack.device)
+            index = self.places(torch.as_tensor(rows, device=self.device)).to(self.stack.device)
             return self.stack[index].to(self.device, torch.float32)
-        images = self._read(np.asarray(torch.as_tensor(rows).cpu())) * np.float32(self.sign)
+        images = self._read(self._places(np.asarray(torch.as_tensor(rows).cpu()))) * np.float32(self.sign)
         return torch.from_numpy(images).to(self.device)
 
     def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -118,9 +131,9 @@ class ImageFeed:
                     if stop.is_set():
                         return
                     if self.stack is not None:
-                        images = self.stack[torch.from_numpy(np.ascontiguousarray(rows))]
+                        images = self.stack[torch.from_numpy(np.ascontiguousarray(self._places(rows)))]
                     else:
-                        images = torch.from_numpy(self._read(rows) * np.float32(self.sign))
+                        images = torch.from_numpy(self._read(self._places(rows)) * np.float32(self.sign))
                     put((rows, images.pin_memory() if self.device.type == "cuda" else images))
                 put(None)
             except BaseException as error:

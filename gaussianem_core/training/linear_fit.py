@@ -24,7 +24,7 @@ from gaussianem_core.training.joint_posterior import Quadratic
 from gaussianem_core.training.junk import Junk, find_regions
 from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
 from gaussianem_core.training.noise_model import NoiseModel
-from gaussianem_core.training.problem import Problem
+from gaussianem_core.training.problem import Problem, mean_per_image
 from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
 
 RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share of it
@@ -136,7 +136,8 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
     likely than a model without components does that was fitted on by itself, poses, contrasts and densities too.
     """
     asked = setting.held_out & (found.junk.probability < 0.5)
-    count, gain = choose_components(found.gains[asked].cpu().double().numpy())
+    rows = setting.problem.image[asked.cpu().numpy()]
+    count, _ = choose_components(mean_per_image(found.gains[asked].cpu().double().numpy(), rows))
     if not count:
         return 0, 0.0
     everyone = np.arange(setting.problem.count)
@@ -146,17 +147,16 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
     for number in range(NULL_PASSES + 1):
         of = optimiser if number < NULL_PASSES else None
         null = visit(setting, none, state, everyone, number, NULL_PASSES + 1, of, stage="without components")
-        state = null.state._replace(
-            noise_power=found.state.noise_power
-        )  # what is compared must not differ in the noise
+        # What is compared must not differ in the noise.
+        state = null.state._replace(noise_power=found.state.noise_power)
     rest = found.gains[:, -1] - found.gains[:, count - 1]
-    more = (found.evidence - rest - null.evidence)[asked].double()
-    error = float(more.std() / len(more) ** 0.5)
+    more = mean_per_image((found.evidence - rest - null.evidence)[asked].cpu().double().numpy(), rows)
+    error = float(more.std(ddof=1) / len(more) ** 0.5) if len(more) > 1 else float("inf")
     setting.log.message(
         f"{count} components make a held-out image {more.mean():.2f} nats more likely (standard error {error:.2f}) "
         "than corrected poses alone"
     )
-    return (count, float(more.mean())) if significant(more.cpu().numpy()) else (0, 0.0)
+    return (count, float(more.mean())) if significant(more) else (0, 0.0)
 
 
 def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, Visit, bool]:

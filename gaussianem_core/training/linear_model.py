@@ -74,10 +74,11 @@ class Setting:
 
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
-        """Particles that do not shape the fields."""
-        count = self.problem.count
-        share = min(max(HELD_OUT, LEAST_HELD / count), MOST_HELD)
-        chosen = np.random.default_rng([self.seed, 13]).random(count)
+        """Particles that do not shape the fields: all rows of an image, or none."""
+        image = self.problem.image
+        images = int(image.max()) + 1
+        share = min(max(HELD_OUT, LEAST_HELD / images), MOST_HELD)
+        chosen = np.random.default_rng([self.seed, 13]).random(images)[image]
         return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:

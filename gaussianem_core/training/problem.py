@@ -12,6 +12,7 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_rows import load_images
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
@@ -22,6 +23,7 @@ from gaussianem_core.ranges import refuse_rows
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.image_feed import ImageFeed
 
+_ONE_RUN = "Use the files of one preprocess run."
 LOOKED_AT = 64
 """Images looked at before a training begins, spread over the stack."""
 
@@ -35,6 +37,7 @@ class Problem:
     movable: torch.Tensor | None  # (M,) bool
     views: Views  # of the N particles
     feed: ImageFeed
+    image: np.ndarray  # (N,) image that each row shows; a row is a particle where all differ (see ``image_rows``)
 
     @property
     def count(self) -> int:
@@ -47,7 +50,8 @@ class Problem:
     def subset(self, rows: np.ndarray) -> Problem:
         """The same problem for some of its particles."""
         views = self.views.rows(torch.from_numpy(rows).to(self.device))
-        return Problem(self.configuration, self.gaussians, self.movable, views, self.feed.subset(rows))
+        feed, image = self.feed.subset(rows), np.unique(self.image[rows], return_inverse=True)[1].reshape(-1)
+        return Problem(self.configuration, self.gaussians, self.movable, views, feed, image)
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
@@ -69,14 +73,14 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
             stack.headers[0].shape[1],
             "Use the stack and cfg.json of one preprocess run.",
         )
+    shown = load_images(resolve_input(options, "cfg").parent)
+    rows = len(stack) if shown is None else len(shown)
+    if shown is not None and shown.max(initial=-1) + 1 != len(stack):
+        raise InputError("particle_name", f"must hold the {shown.max() + 1} images of images.npy", len(stack), _ONE_RUN)
     for name, count in (("pose", len(rotations)), ("ctf", len(parameters))):
-        if count != len(stack):
-            raise InputError(
-                name,
-                f"must have one row for each of the {len(stack)} images",
-                count,
-                "Use the files of one preprocess run.",
-            )
+        if count != rows:
+            rule = f"must have one row for each of the {rows} {'images' if shown is None else 'rows of images.npy'}"
+            raise InputError(name, rule, count, _ONE_RUN)
     if len(stack) < 2:
         raise InputError("particle_name", "must hold at least two images", len(stack), "Give more particles.")
     refuse_flat(stack)
@@ -92,11 +96,23 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
         options.stack_in_memory,
         psutil.virtual_memory().available,
         lambda done: log.progress("load images", done, len(stack)),
+        shown,
     )
     views = Views(*(torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters)))
     if movable is not None:
         movable = movable.to(device)
-    return Problem(configuration, gaussians.to(device), movable, views, feed)
+    image = np.arange(rows) if shown is None else shown
+    return Problem(configuration, gaussians.to(device), movable, views, feed, image)
+
+
+def mean_per_image(values: np.ndarray, image: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)
+    """Mean of the rows of each image, in the order of their numbers: rows of one image are no independent ones."""
+    if len(np.unique(image)) == len(image):
+        return values
+    _, place, count = np.unique(image, return_inverse=True, return_counts=True)
+    total = np.zeros((len(count), *values.shape[1:]))
+    np.add.at(total, place.reshape(-1), values)
+    return np.asarray(total / count.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def refuse_flat(stack: ImageStack) -> None:

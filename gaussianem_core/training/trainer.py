@@ -282,7 +282,7 @@ class Trainer:
         all_rows = self.order[self.position][0]
         rows = all_rows[mine]
         stack = self.problem.feed.stack
-        images = self.images if gathered or stack is None else stack[rows].float()
+        images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.

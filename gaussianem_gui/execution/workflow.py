@@ -17,6 +17,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ARTIFACTS
 from gaussianem_core.options import JOB_OPTIONS, explain
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.readers import read_json_object
 from gaussianem_gui.execution import runner
 from gaussianem_gui.project.graph import Graph, Process
 from gaussianem_gui.project.inputs import expected_outputs, fill, in_project, input_fields, is_path_field
@@ -102,11 +103,9 @@ def check(workflow: Workflow) -> Workflow:
 def load(path: Path | str) -> Workflow:
     """Read a workflow file. Raises InputError."""
     try:
-        return check(Workflow(**json.loads(Path(path).read_text())))
+        return check(Workflow(**read_json_object(path, "workflow", "Choose a workflow that was saved here.")))
     except ValidationError as error:
         raise explain(error) from error
-    except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise InputError("workflow", "must be a readable JSON file", path, f"{error}.") from error
 
 
 def save(workflow: Workflow, path: Path | str) -> None:

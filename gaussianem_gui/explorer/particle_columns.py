@@ -14,13 +14,16 @@ import numpy as np
 
 from gaussianem_core.analysis.latent_space import Components, principal_components
 from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import angles_from_rotations, load_poses
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_table import column_names, read_particle_column
 from gaussianem_core.io.star import find_particle_table, scan_star
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 from gaussianem_gui.explorer.sources import Sources
 
+MOST_CLASSES = 100_000
 LIKELIHOODS = {
     "log_likelihood": "Log-likelihood",
     "log_likelihood_gain": "Log-likelihood over noise",
@@ -182,15 +185,18 @@ def _add_analysis(table: ParticleColumns, sources: Sources, add: Callable[[str, 
     count = len(table)
     if sources.analysis is None:
         return
-    with np.load(sources.analysis / "analysis.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files if name not in ("z_mu", "scores")}
-    if arrays.get("labels", np.empty(0)).shape == (count,):
+    wanted = frozenset(("labels", "centres", "umap", "umap_rows"))
+    arrays = read_npz(sources.analysis / "analysis.npz", "analysis", "Run Analyze again.", wanted, NUMBERS)
+    labels = arrays.get("labels", np.empty(0))
+    if labels.shape == (count,) and 1 <= labels.min() and labels.max() <= MOST_CLASSES:
         table.labels = arrays["labels"].astype(np.int64) - 1
         table.centres = arrays.get("centres")
         names = tuple(f"class {i + 1}" for i in range(int(table.labels.max(initial=0)) + 1))
         table.columns["Class"] = Column("Class", "Analysis", table.labels, names)
     umap, rows = arrays.get("umap"), arrays.get("umap_rows")
-    if umap is not None and rows is not None and len(umap) and rows.max() < count:
+    if umap is not None and rows is not None and umap.size and umap.shape == (rows.size, 2) and rows.dtype.kind in "iu":
+        if not (0 <= rows.min() and rows.max() < count):
+            raise InputError("analysis", "must be of these particles", sources.analysis, "Run Analyze again.")
         full = np.full((count, 2), np.nan, np.float32)
         full[rows] = umap
         add("UMAP 1", "UMAP", full[:, 0])
@@ -205,10 +211,9 @@ def _add_geometry(sources: Sources, add: Callable[[str, str, np.ndarray], None])
             add(name, "Pose", angles[:, i])
         add("Shift (px)", "Pose", np.linalg.norm(shifts, axis=1))
     if sources.ctf is not None:
-        parameters = np.load(sources.ctf, allow_pickle=False)
-        if parameters.ndim == 2 and parameters.shape[1] == 9:
-            add("Defocus (µm)", "CTF", 0.5e-4 * (parameters[:, 2] + parameters[:, 3]))
-            add("Astigmatism (Å)", "CTF", np.abs(parameters[:, 2] - parameters[:, 3]))
+        parameters = load_ctf(sources.ctf)
+        add("Defocus (µm)", "CTF", 0.5e-4 * (parameters[:, 2] + parameters[:, 3]))
+        add("Astigmatism (Å)", "CTF", np.abs(parameters[:, 2] - parameters[:, 3]))
 
 
 def _column_of(name: str, group: str, values: np.ndarray, count: int) -> Column:

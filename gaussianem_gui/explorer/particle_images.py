@@ -5,7 +5,6 @@ The conventions are those of ``gaussianem_core.imaging.pose``: a particle sits a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,10 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.ctf import ctf
+from gaussianem_core.imaging.ctf import ctf, load_ctf
 from gaussianem_core.imaging.pose import load_poses
 from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.explorer.sources import Sources
 
 WIENER = 0.1  # noise over signal of the correction: bounds the gain where the CTF is small
@@ -64,9 +64,9 @@ def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> 
     """Transfer from a projection to the stack's image: the CTF, negative where the stack's molecule is white."""
     if sources.ctf is None:
         raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
-    parameters = np.load(sources.ctf, allow_pickle=False)[rows].astype(np.float64)
-    cfg = json.loads(sources.cfg.read_text()).get("cfg", {})
-    return ctf(parameters, box) * (-1.0 if cfg.get("invert_contrast", True) else 1.0)
+    parameters = load_ctf(sources.ctf)[rows].astype(np.float64)
+    invert = load_configuration(sources.cfg).invert_contrast
+    return ctf(parameters, box) * (-1.0 if invert else 1.0)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.readers import read_json_object
 from gaussianem_gui.explorer.particle_columns import Column
 
 FILE = "selections.json"
@@ -209,16 +210,17 @@ class Selections:
         if self._path is None or not self._path.exists():
             return
         try:
-            content = json.loads(self._path.read_text())
+            content = read_json_object(self._path, "selections", "Keep it for a look.")
             if content["particles"] != self.count:
                 raise ValueError(f"they are of {content['particles']} particles, not {self.count}")
             for entry in content["selections"]:
                 mask = _unpack(base64.b64decode(entry["rows"]), self.count)
                 steps = tuple(dict(step) for step in entry.get("steps", ()))
+                describe(steps)  # what cannot be told is damaged
                 self.named.append(
                     Selection(str(entry["name"]), mask, steps, float(entry["created"]), int(entry.get("colour", 0)))
                 )
-        except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
             kept = self._path.with_name(f"{FILE}.damaged")
             self.problem = f"{self._path.name} was not read ({error}); it is kept as {kept.name}."
             with_error = self._path

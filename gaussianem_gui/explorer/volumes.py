@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import read_map
+from gaussianem_core.io.ply import read_points
+from gaussianem_core.runtime.readers import read_json
 
 DEFAULT_CONTOUR = 3.0  # sigma above the mean where no better level is known
 
@@ -26,6 +27,25 @@ class Picture:
     mean: float
     sigma: float
     top: float  # greatest value, in sigma above the mean
+
+    @property
+    def greatest(self) -> float:
+        """The greatest value."""
+        return self.mean + self.top * self.sigma
+
+    @property
+    def default_level(self) -> float:
+        """A contour level where no better one is known: 3 sigma, or half the way to the greatest value of a map whose
+        greatest is not far above (a mask, a smooth map)."""
+        return self.level(min(DEFAULT_CONTOUR, self.top / 2))
+
+    def level(self, sigmas: float) -> float:
+        """The value so many standard deviations above the mean."""
+        return self.mean + sigmas * self.sigma
+
+    def sigmas(self, level: float) -> float:
+        """How many standard deviations a value lies above the mean."""
+        return (level - self.mean) / self.sigma
 
     @property
     def offset_angstrom(self) -> float:
@@ -57,18 +77,57 @@ def load_volume(path: Path, longest: int) -> Picture:
     )
 
 
-def surface(picture: Picture, level_sigma: float) -> tuple[np.ndarray, np.ndarray]:  # (V, 3), (F, 3)
-    """Isosurface at ``mean + level_sigma * sigma``: vertices z, y, x in A from the box's centre, and faces.
+@dataclass(frozen=True)
+class Cut:
+    """A plane that cuts a volume open: what lies beyond it on the side of ``normal`` (z, y, x) is taken away."""
+
+    normal: tuple[float, float, float]
+    offset_angstrom: float  # of the plane from the box's centre, along the normal
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a surface is made of a volume: the contour level in the map's units, and the plane that cuts it open."""
+
+    level: float
+    cut: Cut | None = None
+
+
+def distances(picture: Picture, cut: Cut) -> np.ndarray:  # -> (Z, Y, X)
+    """Distance of every voxel from the plane of a cut in A, above 0 for what is taken away."""
+    n = picture.values.shape
+    axes = [np.arange(count, dtype=np.float32) * picture.voxel_angstrom + picture.offset_angstrom for count in n]
+    z, y, x = (axis * np.float32(part) for axis, part in zip(axes, cut.normal))
+    return z[:, None, None] + y[None, :, None] + x[None, None, :] - np.float32(cut.offset_angstrom)
+
+
+def cut_at(picture: Picture, level: float, normal: tuple[float, float, float], share: float) -> Cut | None:
+    """The plane that takes away ``share`` (0 to 1) of the depth of what is above ``level``; never all of it."""
+    places = np.argwhere(picture.values > level) if share > 0 else np.zeros((0, 3))
+    if not len(places):
+        return None
+    depth = (places * picture.voxel_angstrom + picture.offset_angstrom) @ np.asarray(normal)
+    low, high = float(depth.min()), float(depth.max())
+    return Cut(normal, high - share * (high - low - picture.voxel_angstrom))
+
+
+def surface(picture: Picture, level: float, cut: Cut | None = None) -> tuple[np.ndarray, np.ndarray]:  # (V, 3), (F, 3)
+    """Isosurface at ``level``: vertices z, y, x in A from the box's centre, and faces; a cut is closed by a flat cap.
 
     Empty arrays if the level lies outside the volume's values.
     """
     from skimage.measure import marching_cubes
 
-    level = picture.mean + level_sigma * picture.sigma
-    low, high = float(picture.values.min()), float(picture.values.max())
+    values = picture.values
+    if cut is not None:
+        # the solid between surface and plane is where the smaller of two functions is positive; the plane's is as
+        # steep as the map's, so that the two meet where they should
+        steep = (picture.greatest - level) / (4 * picture.voxel_angstrom)
+        values, level = np.minimum(values - level, -max(steep, 1e-12) * distances(picture, cut)), 0.0
+    low, high = float(values.min()), float(values.max())
     if not low < level < high:
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
-    padded = np.pad(picture.values, 1, constant_values=min(low, level))  # closes surfaces at the border
+    padded = np.pad(values, 1, constant_values=min(low, level))  # closes surfaces at the border
     vertices, faces, _, _ = marching_cubes(padded, level)
     placed = (vertices - 1) * picture.voxel_angstrom + picture.offset_angstrom
     return placed.astype(np.float32), faces.astype(np.int32)
@@ -76,18 +135,11 @@ def surface(picture: Picture, level_sigma: float) -> tuple[np.ndarray, np.ndarra
 
 def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
     """Positions z, y, x in [-1, 1] and densities (softplus of the raw value) in a Gaussians file. Raises InputError."""
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        vertex = PlyData.read(str(path))["vertex"]
-        positions = np.stack([np.asarray(vertex[axis], dtype=np.float32) for axis in "zyx"], axis=1)
-        names = [p.name for p in vertex.properties]
-        raw = np.asarray(vertex["density"], dtype=np.float32) if "density" in names else np.zeros(len(positions))
-    except (OSError, KeyError, ValueError, PlyParseError) as error:
-        raise InputError(
-            str(path), "must be a PLY file of Gaussians", type(error).__name__, "Choose another file."
-        ) from None
-    return positions, np.logaddexp(raw, 0.0)
+    found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density",))
+    positions = np.stack([found[axis] for axis in "zyx"], axis=1)
+    if not all(np.isfinite(values).all() for values in found.values()):
+        raise InputError(str(path), "must hold finite Gaussians", "NaN or infinite values", "Choose another file.")
+    return positions, np.logaddexp(found.get("density", np.zeros(len(positions))), 0.0)
 
 
 def natural_key(name: str) -> list[object]:
@@ -103,8 +155,8 @@ def series(directory: Path) -> list[Path]:
 def read_table(path: Path) -> dict[str, object]:
     """A JSON summary as a flat table of names and values."""
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
+        values = read_json(path, str(path), "Choose another file.")
+    except InputError:
         return {}
     flat: dict[str, object] = {}
 

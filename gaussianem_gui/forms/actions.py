@@ -46,8 +46,8 @@ def _any(info: JobInfo | None, project: Project | None) -> str:
     return ""
 
 
-def _needs(*states: State, ours: bool = True, present: bool = True) -> Rule:
-    """A job, writable, in one of these states (none: all)."""
+def _needs(*states: State, ours: bool = True, present: bool = True, options: bool = False) -> Rule:
+    """A job, writable, in one of these states (none: all); with ``options`` one that runs from options."""
 
     def rule(info: JobInfo | None, project: Project | None) -> str:
         if why := _writable(info, project) or _selected(info, project):
@@ -55,6 +55,8 @@ def _needs(*states: State, ours: bool = True, present: bool = True) -> Rule:
         assert info is not None
         if ours and not info.ours:
             return f"{info.title} belongs to another program"
+        if options and not info.has_options:
+            return f"{info.title} jobs are made in the window and have no options to run"
         if present and info.missing:
             return "its directory is gone"
         if states and info.status.state not in states:
@@ -64,21 +66,28 @@ def _needs(*states: State, ours: bool = True, present: bool = True) -> Rule:
     return rule
 
 
+def _runs(info: JobInfo | None, project: Project | None) -> str:
+    if why := _selected(info, project):
+        return why
+    assert info is not None
+    return "" if info.has_options else f"{info.title} jobs have no command"
+
+
 def _waiting(info: JobInfo | None, project: Project | None) -> str:
-    if why := _needs(State.SCHEDULED)(info, project):
+    if why := _needs(State.SCHEDULED, options=True)(info, project):
         return why
     assert info is not None and project is not None
     return "" if project.job(info.name).record().get("requested") else "it does not wait to be started"
 
 
 def _stoppable(info: JobInfo | None, project: Project | None) -> str:
-    if why := _needs(State.RUNNING, State.SCHEDULED)(info, project):
+    if why := _needs(State.RUNNING, State.SCHEDULED, options=True)(info, project):
         return why
     return "" if info is not None and info.status.state is State.RUNNING else _waiting(info, project)
 
 
 def _startable(info: JobInfo | None, project: Project | None) -> str:
-    if why := _needs(State.SCHEDULED)(info, project):
+    if why := _needs(State.SCHEDULED, options=True)(info, project):
         return why
     assert info is not None and project is not None
     job = project.job(info.name)
@@ -101,7 +110,7 @@ JOB_ACTIONS: tuple[Action, ...] = (
         "Ctrl+Return",
         "Run the job again in its directory; a training goes on from its last checkpoint",
         "Job",
-        _needs(*_DONE),
+        _needs(*_DONE, options=True),
     ),
     Action(
         "abort",
@@ -118,12 +127,12 @@ JOB_ACTIONS: tuple[Action, ...] = (
         "Ctrl+D",
         "Make a new job with the same options, some of them changed",
         "Job",
-        _needs(present=True),
+        _needs(options=True),
     ),
     Action("alias", "Rename …", "F2", "Give the job a readable name beside its number", "Job", _needs(ours=False)),
     Action("note", "Edit note …", "Ctrl+E", "Write down what the job was for", "Job", _needs(ours=False)),
     Action(
-        "command", "Copy command", "Ctrl+Shift+C", "Copy the command that does the same in a terminal", "Job", _selected
+        "command", "Copy command", "Ctrl+Shift+C", "Copy the command that does the same in a terminal", "Job", _runs
     ),
     Action("folder", "Open folder", "Ctrl+Shift+O", "Show the job's files", "Job", _selected),
     Action(

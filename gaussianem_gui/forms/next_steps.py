@@ -43,6 +43,9 @@ NATURAL = {
     "train": ("analyze", "decode", "evaluate"),
     "analyze": ("decode", "morph"),
     "decode": ("morph",),
+    "select": ("preprocess",),
+    "mask": ("train",),
+    "trajectory": ("morph", "decode"),
 }
 
 
@@ -100,7 +103,7 @@ def next_steps(job_type: str, state: State, following: list[str]) -> list[NextSt
     ]
     if state is State.RUNNING:
         return [NextStep(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
-    if job_type in ("analyze", "decode", "morph"):
+    if job_type in ("analyze", "decode", "morph", "trajectory"):
         steps.insert(0, NextStep("results", "Look at the volumes", "In 3D, in this window."))
     if job_type in ("train", "analyze"):
         why = "Click a particle and see the molecule there; select particles and take them back."

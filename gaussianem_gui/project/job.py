@@ -7,6 +7,7 @@ Names of control files and the event lines are in ``gaussianem_core.job.events``
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -360,8 +361,19 @@ class Job:
     def add_note(self, text: str) -> None:
         """Append a dated block to note.txt."""
         self.check_directory()
-        with open(append_regular(self.file(NOTE)), "a") as file:
-            file.write(f" ++++ {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text.rstrip()}\n ++++\n")
+        path = self.file(NOTE)
+        before = path.stat().st_size if path.exists() else None
+        block = f" ++++ {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text.rstrip()}\n ++++\n"
+        try:
+            with open(append_regular(path), "ab", buffering=0) as file:
+                if file.write(block.encode(errors="surrogateescape")) < len(block.encode(errors="surrogateescape")):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                os.truncate(path, before)
+            raise
 
     def size_bytes(self) -> int:
         """Bytes in the directory; links are not followed."""

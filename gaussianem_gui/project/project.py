@@ -58,6 +58,12 @@ class JobInfo:
         """True for jobs of this program, False for RELION's and others'."""
         return bool(self.job_type)
 
+    @property
+    def has_options(self) -> bool:
+        """True for a job that runs from options; False for one made at once (Select, Mask, Trajectory), for those of
+        other programs, and of types that a later version knows."""
+        return self.job_type in JOB_OPTIONS
+
 
 @dataclass(frozen=True)
 class Trashed:

@@ -55,7 +55,7 @@ def delete(project: Project, job: Job | str | int, *, with_dependents: bool = Fa
             process = graph.processes[each.name]
             state = (each.status() if each.job_type else foreign_status(project.root, process)).state
             queued = each.job_type and each.record().get("scheduler_id") and not state.finished
-            if each.exists() and (state is State.RUNNING or queued):
+            if each.exists() and each.well_named and (state is State.RUNNING or queued):
                 raise InputError("job", "must not be running", each.name, "Abort it first.")
         for each in jobs:
             part = graph.remove(each.name)

@@ -64,8 +64,7 @@ def _state_places() -> Iterator[Path]:
 
 def _machine_places() -> Iterator[Path]:
     yield Path(os.environ[STATE]) / _own() if os.environ.get(STATE) else _temporary()
-    for place in _state_places():
-        yield place / f"machine-{socket.gethostname()}"
+    yield state_folder() / f"machine-{socket.gethostname()}"
 
 
 def _first_private(places: Iterator[Path]) -> Path:

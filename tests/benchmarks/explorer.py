@@ -186,7 +186,7 @@ def decode_figures(application, folder: Path, small: Path) -> None:
         report(f"{name}: click to the answer shown", 1000 * float(np.median(shown)), "ms", "< 500 ms CPU")
         if explorer.scene.viewer.is_3d():
             panel = explorer.panels["Trajectory"]
-            explorer.tabs.setCurrentWidget(panel)
+            explorer.show_panel(panel)
             panel.kind.setCurrentIndex(panel.kind.findData("component"))
             panel.count.setValue(50)
             began = time.perf_counter()

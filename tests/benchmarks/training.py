@@ -71,7 +71,7 @@ def make_problem(gaussians: int, box: int, images: int, device: torch.device) ->
     configuration = Configuration(box, 1.5, 1 / box, 2 / box, 1.0, True, True, NETWORK, {})
     arrays = (random_rotations(images, generator), generator.normal(size=(images, 2)), parameters)
     tensors = (torch.from_numpy(a.astype(np.float32)).to(device) for a in arrays)
-    return Problem(configuration, model, None, Views(*tensors), feed)
+    return Problem(configuration, model, None, Views(*tensors), feed, np.arange(feed.count))
 
 
 def make_trainer(problem: Problem, options: TrainOptions) -> Trainer:

@@ -69,7 +69,7 @@ def words(line: str) -> list[str]:
 @pytest.mark.slow
 def test_the_manuals_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    simulate(tmp_path / "project", box=16)
+    simulate(tmp_path / "project", box=16, particles=400, snr=2.0, frames=9)  # enough for something to be found
     assert main([*words(PREPROCESS), *NETWORK]) == 0
     prepared = tmp_path / "project" / "prepared"
     assert json.loads((prepared / "cfg.json").read_text())["cfg"]["nDetector"] == [12, 12]

@@ -154,7 +154,7 @@ class Canvas(pg.PlotWidget):
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.tool == "polygon" and self._outline:
             self._finish()
         else:
-            super().keyPressEvent(event)
+            event.ignore()  # the plots above know more keys
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

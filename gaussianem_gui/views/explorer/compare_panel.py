@@ -12,13 +12,18 @@ from gaussianem_core.analysis.latent_space import principal_components
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.latents import load_latents
 from gaussianem_gui.explorer import figures
-from gaussianem_gui.explorer.sources import find_sources
+from gaussianem_gui.explorer.sources import find_sources, newest_weights
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import JobInfo
+from gaussianem_gui.views.explorer.colours import Colouring
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.plot import ExplorerPlot
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.project_model import job_label
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
+
+PURPOSE = "Choose another training of the same particles."
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,13 @@ def _whitened(centred: np.ndarray) -> np.ndarray:
 class ComparePanel(Panel):
     """Chooses the other job and shows it."""
 
-    room = 0.52
-
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
         self.job = QComboBox()
         self.job.setAccessibleName("Job to compare with")
         self.job.setMinimumWidth(160)
         self.go = button("Compare", "primary", "compare", self.start, name="compareGo")
-        self.text = Elided("Choose another training of the same particles.", "hint")
+        self.text = Elided(PURPOSE, "hint")
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
         self.plot.fix_axes("Other training, turned onto this one")
@@ -84,24 +87,42 @@ class ComparePanel(Panel):
         self.found: Alignment | None = None
         session.selectionChanged.connect(self._selection_changed)
 
-    def opened(self) -> None:
+    def closed(self) -> None:
         self.found = None
         self.table.setRowCount(0)
+        self.plot.set_mask(None)
+        self.plot.set_colouring(Colouring())
         self.plot.set_points(np.zeros((0, 2), np.float32), "PC 1", "PC 2")
-        self.shown()
+        self.job.clear()
+        self.text.setText(PURPOSE)
 
     def shown(self) -> None:
-        model, sources, chosen = self.session.model, self.session.sources, self.job.currentData()
+        model, sources = self.session.model, self.session.sources
         assert model is not None and sources is not None
+        others = [
+            info
+            for info in model.jobs
+            if info.job_type == "train"
+            and info.status.state is not State.FAILED
+            and info.name not in (sources.job, sources.train_job)
+        ]
+
+        def explorable() -> list[JobInfo]:
+            return [info for info in others if newest_weights(model.root / info.name)[0].is_file()]
+
+        self.background.run("jobs", explorable, self._offer, self.session.say_error)
+
+    def _offer(self, jobs: list[JobInfo]) -> None:
+        """Trainings that have written a model and latents."""
+        chosen = self.job.currentData()
         self.job.clear()
-        for info in model.jobs:
-            if info.job_type == "train" and info.name not in (sources.job, sources.train_job):
-                self.job.addItem(job_label(info), info.name)
+        for info in jobs:
+            self.job.addItem(job_label(info), info.name)
         if chosen is not None and self.job.findData(chosen) >= 0:
             self.job.setCurrentIndex(self.job.findData(chosen))
         self.go.setEnabled(self.job.count() > 0)
         if not self.job.count():
-            self.text.setText("There is no other Train job in this project.")
+            self.text.setText("There is no other Train job with latents in this project.")
 
     def _selection_changed(self) -> None:
         if self.found is not None:

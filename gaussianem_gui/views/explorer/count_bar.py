@@ -25,7 +25,8 @@ class CountBar(QWidget):
     def set_counts(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
         """Show other counts."""
         self.counts, self.unpopulated, self.frame = counts, unpopulated, 0
-        self.setToolTip(f"{int(counts.sum()):,} particles along the path; red: hardly any particle is near")
+        tip = f"{int(counts.sum()):,} particles along the path; red: hardly any particle is near"
+        self.setToolTip(tip if len(counts) else "")
         self.update()
 
     def set_frame(self, index: int) -> None:

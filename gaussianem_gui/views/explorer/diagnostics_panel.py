@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from PySide6.QtWidgets import QWidget
 
+from gaussianem_core.runtime.readers import read_json_object
 from gaussianem_gui.explorer.particle_columns import ParticleColumns
 from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.views.explorer.panel import Panel
@@ -22,8 +21,6 @@ LEVELS = {"fine": "success", "look": "info", "warning": "warning"}
 class TrustPanel(Panel):
     """Badges in words."""
 
-    room = 0.46
-
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
         inside = QWidget()
@@ -33,8 +30,10 @@ class TrustPanel(Panel):
         layout.addWidget(scrolled(inside), 1)
         self.setLayout(layout)
 
-    def opened(self) -> None:
+    def closed(self) -> None:
         clear(self.rows)
+
+    def opened(self) -> None:
         sources, table = self.session.sources, self.session.table
         assert sources is not None and table is not None
 
@@ -59,7 +58,7 @@ def judge(table: ParticleColumns, sources: Sources) -> list[tuple[str, str]]:
     """(kind of banner, sentence) for each check that can be made."""
     found: list[tuple[str, str]] = []
     if sources.analysis is not None and (sources.analysis / "summary.json").is_file():
-        trust = json.loads((sources.analysis / "summary.json").read_text()).get("trust", {})
+        trust = read_json_object(sources.analysis / "summary.json", "analysis", "Run Analyze again.").get("trust", {})
         halves = trust.get("half_sets", [])
         if halves:
             good = sum(h["difference_correlation"] > 0.5 for h in halves)

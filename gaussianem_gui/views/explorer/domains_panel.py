@@ -17,9 +17,11 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
 
+PURPOSE = "Gaussians that move together over the dataset are grouped into rigid bodies."
 CONFORMATIONS = 24
 REACH_ANGSTROM, EDGE_ANGSTROM = 6.0, 8.0
 
@@ -43,12 +45,13 @@ class DomainsPanel(Panel):
         self.go = button("Find domains", "primary", "", self.start, name="domainsGo")
         self.list = QListWidget()
         self.list.setAccessibleName("Rigid domains")
-        self.text = label("", "hint", wrap=True)
+        self.list.setMinimumHeight(44)
+        self.text = label(PURPOSE, "hint", wrap=True)
         self.status = Elided("", "hint")
         tip = "An MRC mask (consensus grid) and a 0/1 file per Gaussian of each domain"
         self.save = button("Save as masks", "", "job-mask", self.save_job, tip, name="saveDomains")
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.count, self.over, self.go, None, spacing=6))
+        layout.addWidget(wrapping(self.count, self.over, self.go))
         layout.addWidget(self.list, 1)
         layout.addWidget(self.text)
         last = row(spacing=6)
@@ -62,11 +65,13 @@ class DomainsPanel(Panel):
         self.save.setEnabled(False)
         session.decoded.connect(self._take_decoded)
 
-    def opened(self) -> None:
-        self.found = None
+    def closed(self) -> None:
+        self.found, self._number, self._frames = None, -1, {}
         self.list.clear()
-        self.text.setText("Gaussians that move together over the dataset are grouped into rigid bodies.")
+        self.text.setText(PURPOSE)
+        self.status.setText("")
         self.viewer.show_domains(None)
+        self.go.setEnabled(True)
         self.save.setEnabled(False)
 
     def start(self) -> None:

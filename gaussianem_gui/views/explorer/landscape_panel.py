@@ -13,6 +13,7 @@ from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, frame, label, row, scrolled
 
@@ -21,8 +22,6 @@ Found = tuple[landscape.Landscape, list[landscape.StableState], np.ndarray, np.n
 
 class LandscapePanel(Panel):
     """Works out the landscape of two components, or the profile along the trajectory's path."""
-
-    room = 0.52
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
@@ -59,7 +58,7 @@ class LandscapePanel(Panel):
         split.addWidget(side)
         split.setSizes([260, 220])
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.axes, self.go, self.profile_button, None, spacing=6))
+        layout.addWidget(wrapping(self.axes, self.go, self.profile_button))
         layout.addWidget(split, 1)
         last = row(spacing=6)
         last.addWidget(self.progress, 1)
@@ -78,20 +77,27 @@ class LandscapePanel(Panel):
     def opened(self) -> None:
         table = self.session.table
         assert table is not None
-        self.axes.clear()
         dims = min(table.components.used, 4)
         for i in range(dims):
             for j in range(i + 1, dims):
                 self.axes.addItem(f"PC {i + 1} × PC {j + 1}", (i, j))
         for i in range(dims):
             self.axes.addItem(f"PC {i + 1} alone", (i,))
-        self.result = self.profile = None
-        self.states = []
+        without = table.log_variance is None
+        self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
+
+    def closed(self) -> None:
+        self.result = self.profile = self.basins = None
+        self.states, self.measured = [], np.zeros((0, 2))
+        self.axes.clear()
         self.list.clear()
         self._fit_list()
         self.plot.clear()
-        without = table.log_variance is None
-        self.words.setText("These latents have no uncertainties: the density is that of the means." if without else "")
+        for text in (self.words, self.progress):
+            text.setText("")
+        for item in (self.go, self.profile_button):
+            item.setEnabled(True)
+        self.save.setEnabled(False)
 
     def start(self) -> None:
         """Estimate in a worker."""

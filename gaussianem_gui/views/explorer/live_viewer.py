@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QImage, QResizeEvent
-from PySide6.QtWidgets import QComboBox, QFrame, QSlider
+from PySide6.QtWidgets import QComboBox
 
 from gaussianem_gui.explorer.decoder_client import Consensus
-from gaussianem_gui.explorer.volumes import Picture
+from gaussianem_gui.explorer.volumes import Look, Picture
 from gaussianem_gui.views.explorer.surfaces import Mesh, Prepared, binned, picture_of, prepare
-from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade
+from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade, surface_colours
+from gaussianem_gui.views.toolkit.controls import together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, plain
 
 MAX_ARROWS = 1500
 LEAST_ROOM = 40  # pixels; below it the view is folded away
@@ -35,10 +36,10 @@ class LiveViewer(Viewer):
         self.domains: np.ndarray | None = None  # (N,) from 0
         self.segments: np.ndarray | None = None  # (S, 2, 3) of an atomic model laid over the picture
         self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
-        self._ready: dict[tuple[Path, float], Prepared] = {}
+        self._ready: dict[tuple[Path, Look], Prepared] = {}
         self._drawn: Prepared | None = None  # the surface that the canvas was handed, None if the layer's own is shown
         self._count = 0
-        self._awaited: tuple[Picture, float] | None = None  # the newest that still needs its surface
+        self._awaited: tuple[Picture, Look] | None = None  # the newest that still needs its surface
         self._room = 0  # shorter side of the canvas that the camera's zoom is made for
         self._silent = False
         self.colour_by = QComboBox()
@@ -52,38 +53,24 @@ class LiveViewer(Viewer):
         for factor in (1, 3, 10):
             self.arrows.addItem(f"Arrows ×{factor}", factor)
         self.arrows.currentIndexChanged.connect(self._draw_arrows)
-        self.clip = QSlider(Qt.Orientation.Horizontal)
-        self.clip.setRange(0, 100)
-        self.clip.setFixedWidth(80)
-        self.clip.setAccessibleName("Clipping plane")
-        self.clip.setToolTip("Cut the volume open from the front")
-        self.clip.valueChanged.connect(self._draw_clip)
         self.shades = label("", "faint")
         self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
-        self.more = row(
-            label("Colour", "muted"),
-            self.colour_by,
-            self.shades,
+        self.tools = wrapping(
+            self.gaussians,
+            together(label("Colour", "muted"), self.colour_by, self.shades, spacing=8),
             self.arrows,
-            None,
-            label("Cut", "muted"),
-            self.clip,
+            self.cuts,
             spacing=8,
             margins=(12, 4, 12, 4),
         )
-        self.tools = QFrame()
-        self.tools.setLayout(self.more)
         self.layout().insertWidget(1, self.tools)
         self.tools.hide()
-        tip = "Colours of the Gaussians, arrows, clipping"
+        tip = "Gaussians, their colours, arrows, clipping"
         self.fold = icon_button("settings", tip, checkable=True, name="viewMore")
         self.fold.toggled.connect(self.tools.setVisible)
-        self.points.toggled.connect(lambda on: self.fold.setChecked(on or self.fold.isChecked()))
-        self.bar.layout().addWidget(self.fold)
+        self.buttons.layout().addWidget(self.fold)
         self.mode.setMinimumWidth(114)
-        self.level.setMinimumWidth(60)
-        self.level.setToolTip("Contour level, in sigma of the consensus map: the same for every picture")
-        self._level_label.setText("")
+        self.level.sigma.setToolTip("Contour level in sigma of the consensus map: the same for every picture")
         self.note = Elided("", "hint")
         self.note.setContentsMargins(12, 0, 12, 2)
         self.note.hide()
@@ -94,7 +81,7 @@ class LiveViewer(Viewer):
     def _warn(self, text: str, more: str = "") -> None:
         """One line in place of a banner: here the room is for the molecule."""
         self.note.setText(f"⚠ {text}")
-        self.note.setToolTip(f"{text}\n{more}")
+        self.note.setToolTip(plain(f"{text}\n{more}"))
         self.note.setVisible(not self._silent)
 
     def hide_controls(self) -> None:
@@ -108,7 +95,27 @@ class LiveViewer(Viewer):
     def set_model(self, model: Consensus) -> None:
         """The model whose pictures come; shows its consensus."""
         self.model = model
+        self._group = "decoded"  # every picture of one model has one level
         self.show_decoded(model.volume, model.positions, model.densities, "consensus")
+
+    def forget(self) -> None:
+        """Nothing of the model that was shown."""
+        self._background.cancel_all()
+        self.model = self.positions = self._densities = self.domains = self.segments = None
+        self._awaited = self._drawn = None
+        self._ready.clear()
+        self._cache.clear()
+        for key in list(self._extra):
+            self.show_surface(key, None)
+        self._levels.clear()
+        for switch in (self.points, self.fold):
+            switch.setChecked(False)
+        for box in (self.colour_by, self.arrows):
+            box.setCurrentIndex(0)
+        self.cut.setValue(0)
+        self.cut_from.setCurrentIndex(0)
+        self.shades.setText("")
+        self.clear()
 
     def longest(self) -> int:
         """Voxels a side that the picture can have here."""
@@ -133,7 +140,7 @@ class LiveViewer(Viewer):
         self._paths, self._names = [picture.path], [name]
         self._cache[picture.path] = picture
         if ready is not None:
-            self._ready[picture.path, self.contour()] = ready
+            self._ready[picture.path, self.look()] = ready
         self.frame.blockSignals(True)
         self.frame.setRange(0, 0)
         self.frame.blockSignals(False)
@@ -221,13 +228,10 @@ class LiveViewer(Viewer):
         """The theme's colours, without removing layers."""
         if self._canvas is None:
             return
-        from napari.utils import Colormap
-
         self._viewer.theme = theme.name
         self._viewer.canvas.background_color_override = theme.colour("plot")
-        tint = [*_rgb(theme.colour("accent")), 1.0]
         if (layer := self._layer("surface")) is not None:
-            layer.colormap = Colormap([tint, tint], name=f"accent-{theme.name}")
+            layer.colormap = surface_colours()
         if (layer := self._layer("projection")) is not None:
             layer.colormap = "magma" if theme.name == "dark" else "gray_r"
         if self.picture is not None:
@@ -274,31 +278,31 @@ class LiveViewer(Viewer):
         if self.picture is None or self._viewer is None or self.mode.currentData() != "surface":
             super()._draw()
             return
-        picture, level = self.picture, self.contour()
+        picture, look = self.picture, self.look()
         if len(self._ready) > 250:
             self._ready.clear()
-        ready = self._ready.get((picture.path, level))
+        ready = self._ready.get((picture.path, look))
         self._awaited = None
         if ready is not None:
             self._show_ready(ready)
         elif self._background.busy("mesh"):
-            self._awaited = (picture, level)
+            self._awaited = (picture, look)
         else:
-            self._prepare(picture, level)
+            self._prepare(picture, look)
 
-    def _prepare(self, picture: Picture, level: float) -> None:
+    def _prepare(self, picture: Picture, look: Look) -> None:
         """Work out a surface; one at a time, so that a drag neither piles them up nor waits for the last."""
         self._background.run(
-            "mesh", lambda: prepare(picture, level), lambda r: self._take_ready(picture, level, r), self._failed
+            "mesh", lambda: prepare(picture, look), lambda r: self._take_ready(picture, look, r), self._failed
         )
 
-    def _take_ready(self, picture: Picture, level: float, ready: Prepared) -> None:
-        self._ready[picture.path, level] = ready
+    def _take_ready(self, picture: Picture, look: Look, ready: Prepared) -> None:
+        self._ready[picture.path, look] = ready
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
             self._prepare(*awaited)
         # while one drags, each that is there is shown, though a newer one waits for its surface
-        if self.mode.currentData() == "surface" and (level == self.contour() or awaited is not None):
+        if self.mode.currentData() == "surface" and (look == self.look() or awaited is not None):
             self._show_ready(ready)
 
     def _show_ready(self, ready: Prepared) -> None:
@@ -310,6 +314,7 @@ class LiveViewer(Viewer):
             # the layer keeps its first surface: whenever napari draws that again, ours must follow
             layer.events.set_data.disconnect(self._draw_ready_made)
             layer.events.set_data.connect(self._draw_ready_made, position="last")
+        self._say_nothing(empty=False)
         self._drawn = ready
         _keep_shader(self._surface_node(layer))
         self._draw_ready_made()
@@ -343,19 +348,13 @@ class LiveViewer(Viewer):
         self._draw_arrows()
         self._let_see()
 
-    def _let_see(self) -> None:
-        """What lies inside a surface shows through it: it writes no depth while something is inside."""
-        mesh = self._layer("surface") if self._viewer is not None else None
-        if mesh is None:
-            return
-        inside = (
-            self.points.isChecked()
+    def _something_inside(self) -> bool:
+        return (
+            super()._something_inside()
             or bool({"gain", "loss"} & set(self._extra))
             or bool(self.arrows.currentData())
             or self.segments is not None
         )
-        mesh.opacity = 0.35 if inside else 1.0
-        mesh.blending = "translucent_no_depth" if inside else "opaque"
 
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         assert self.positions is not None
@@ -430,8 +429,6 @@ class LiveViewer(Viewer):
                 self._draw_extra(key)
         if self.segments is not None and self._viewer is not None and self._layer("model") is None:
             self._draw_model()
-        if self.clip.value():
-            self._draw_clip()
         self._let_see()
         if self.points.isChecked():
             layer = self._layer("gaussians") if self._viewer is not None else None
@@ -452,19 +449,6 @@ class LiveViewer(Viewer):
         layer.face_color = colours if colours is not None else _shade(self._gaussians[1])
         if self.arrows.currentData():
             self._draw_arrows()
-
-    def _draw_clip(self) -> None:
-        if self._viewer is None or self.model is None:
-            return
-        share = self.clip.value() / 100
-        half = self.model.half_angstrom
-        planes = []
-        if share:
-            towards = -np.asarray(self._viewer.scene.camera.view_direction, float)
-            planes = [{"position": towards * half * (0.8 - 1.5 * share), "normal": -towards, "enabled": True}]
-        for name in ("surface", "projection"):
-            if (layer := self._layer(name)) is not None:
-                layer.experimental_clipping_planes = planes
 
 
 def _keep_shader(node: Any) -> None:

@@ -19,10 +19,10 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.surfaces import Mesh
-from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label
 
 PREVIEW_VOXELS = 72
 PREVIEW_MILLISECONDS = 60
@@ -39,7 +39,7 @@ class MaskPanel(Panel):
         self.viewer = viewer
         self.source = QComboBox()
         self.source.setAccessibleName("Map to make the mask from")
-        self.source.setMinimumWidth(150)
+        self.source.setFixedWidth(230)
         self.source.activated.connect(self._source_changed)
         self.preview = Switch("Preview in 3D")
         self.preview.setChecked(True)
@@ -73,8 +73,13 @@ class MaskPanel(Panel):
         self._words = [label("at", "muted"), label("size", "muted")]
         self.shape.setMinimumWidth(106)
         self.action.setMinimumWidth(118)
-        shape = row(self.shape, self.action, None, spacing=4)
-        places = row(self._words[0], *self.centre, 4, self._words[1], *self.extent, None, spacing=4)
+        places = wrapping(
+            self.shape,
+            self.action,
+            together(self._words[0], *self.centre, spacing=4),
+            together(self._words[1], *self.extent, spacing=4),
+            spacing=4,
+        )
         self.combine = QComboBox()
         self.combine.setAccessibleName("Combine with another mask")
         self.combine.addItem("Alone", "")
@@ -83,17 +88,17 @@ class MaskPanel(Panel):
         self.combine.activated.connect(self._combine_chosen)
         self.text = Elided("", "hint")
         self.save = button("Save as a Mask job", "primary", "job-mask", self.save_job, name="saveMask")
-        first = row(label("Map", "muted"), self.source, None, label("Preview", "muted"), self.preview, spacing=8)
-        last = row(self.combine, spacing=8)
-        last.addWidget(self.text, 1)
-        last.addWidget(self.save)
+        first = wrapping(
+            together(label("Map", "muted"), self.source, spacing=8),
+            together(label("Preview", "muted"), self.preview, spacing=8),
+        )
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(first)
+        layout.addWidget(first)
         layout.addLayout(grid)
-        layout.addLayout(shape)
-        layout.addLayout(places)
+        layout.addWidget(places)
         layout.addStretch(1)
-        layout.addLayout(last)
+        layout.addWidget(self.text)
+        layout.addWidget(wrapping(self.combine, self.save))
         self.setLayout(layout)
         self.volume: Volume | None = None
         self.path = Path()
@@ -122,8 +127,6 @@ class MaskPanel(Panel):
     # --- the map ---------------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        self.volume, self._small = None, None
-        self.source.clear()
         sources = self.session.sources
         assert sources is not None
         consensus = str(sources.preprocess_options.get("consensus_map") or "")
@@ -137,6 +140,12 @@ class MaskPanel(Panel):
 
     def closed(self) -> None:
         self._timer.stop()
+        self.volume, self._small, self._other = None, None, None
+        self.source.clear()
+        self.combine.setCurrentIndex(0)
+        self.text.setText("")
+        for value in self.values.values():
+            value.setText("")
         self.viewer.show_surface("mask", None)
 
     def shown(self) -> None:

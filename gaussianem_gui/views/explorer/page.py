@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QSettings, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QFrame, QSplitter, QStackedWidget, QTabWidget, QWidget
 
@@ -16,14 +16,16 @@ from gaussianem_gui.views.explorer.landscape_panel import LandscapePanel
 from gaussianem_gui.views.explorer.mask_panel import MaskPanel
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.particles_panel import ParticlesPanel
-from gaussianem_gui.views.explorer.plot_grid import TOOLS, PlotGrid
+from gaussianem_gui.views.explorer.plot_grid import PlotGrid
 from gaussianem_gui.views.explorer.scene import Scene
 from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
+
+PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
 
 
 class Explorer(QWidget):
@@ -49,11 +51,10 @@ class Explorer(QWidget):
             "Compare": ComparePanel(session),
             "Trust": TrustPanel(session),
         }
-        self._shares: dict[str, float] = {}  # of the height, where the user moved the border of a tab
         self.split = QSplitter()
         self.split.addWidget(self.grid)
         self.split.addWidget(self._right())
-        self.split.setSizes([520, 480])
+        self.split.setSizes([500, 500])
         self.split.setHandleWidth(6)
         self.split.setChildrenCollapsible(False)
         self.pages = QStackedWidget()
@@ -99,8 +100,9 @@ class Explorer(QWidget):
         slim = "QTabBar::tab { font-size: 9pt; padding: 8px 1px 6px 1px; margin: 0 6px 0 4px; }"
         self.tabs.tabBar().setStyleSheet(slim)
         self.tabs.tabBar().setAccessibleName("What to do")
+        self._areas = {panel: scrolled(panel) for panel in self.panels.values()}  # where the window is low they scroll
         for name, panel in self.panels.items():
-            self.tabs.addTab(panel, name)
+            self.tabs.addTab(self._areas[panel], name)
         self.tabs.currentChanged.connect(lambda _i: self._panel_shown())
         bottom = QFrame()
         bottom.setProperty("role", "card")
@@ -108,7 +110,9 @@ class Explorer(QWidget):
         self.right = QSplitter(Qt.Orientation.Vertical)
         self.right.addWidget(self.scene)
         self.right.addWidget(bottom)
-        self.right.splitterMoved.connect(lambda _p, _i: self._remember_room())
+        share = float(str(QSettings().value("explorer/panel_share", PANEL_SHARE)))
+        self.right.setSizes([round(1000 * (1 - share)), round(1000 * share)])
+        self.right.splitterMoved.connect(lambda _p, _i: self._remember_share())
         self.right.setHandleWidth(8)
         self.right.setChildrenCollapsible(False)
         self.right.setContentsMargins(4, 8, 12, 10)
@@ -128,12 +132,8 @@ class Explorer(QWidget):
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(run)
 
-        for number, (key, *_rest) in enumerate(TOOLS, start=1):
-            add(str(number), lambda k=key: self.grid.set_tool(k))
         add("Ctrl+Z", self.session.undo)
         add("Ctrl+Shift+Z", self.session.redo)
-        add("I", self.session.invert)
-        add("Backspace", self.session.clear_selection)
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -179,20 +179,20 @@ class Explorer(QWidget):
 
     def _tool_chosen(self, tool: str) -> None:
         if tool == "anchor":
-            self.tabs.setCurrentWidget(self.trajectory)
+            self.show_panel(self.trajectory)
+
+    def panel(self) -> Panel:
+        """The panel in front."""
+        return list(self.panels.values())[self.tabs.currentIndex()]
+
+    def show_panel(self, panel: Panel) -> None:
+        """Bring a panel to the front."""
+        self.tabs.setCurrentWidget(self._areas[panel])
 
     def _panel_shown(self) -> None:
-        panel = self.tabs.currentWidget()
-        if isinstance(panel, Panel):
-            self._give_room(panel)
-            if self.session.table is not None:
-                panel.shown()
+        if self.session.table is not None:
+            self.panel().shown()
 
-    def _give_room(self, panel: Panel) -> None:
-        """Share the height between the molecule and a panel, as the panel likes it or the user last made it."""
-        share = self._shares.get(self.tabs.tabText(self.tabs.indexOf(panel)), panel.room)
-        self.right.setSizes([round(1000 * (1 - share)), round(1000 * share)])
-
-    def _remember_room(self) -> None:
+    def _remember_share(self) -> None:
         top, bottom = self.right.sizes()
-        self._shares[self.tabs.tabText(self.tabs.currentIndex())] = bottom / max(top + bottom, 1)
+        QSettings().setValue("explorer/panel_share", bottom / max(top + bottom, 1))

@@ -9,25 +9,24 @@ from gaussianem_gui.views.toolkit.tasks import Background
 
 
 class Panel(QWidget):
-    """A tab of the explorer: it follows the session's signals.
-
-    ``room``: share of the right half's height that it would like.
-    """
-
-    room = 0.4
+    """A tab of the explorer: it follows the session's signals."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__()
         self.session = session
         self.background = Background(self)
         session.opened.connect(self.opened)
-        session.closed.connect(self.closed)
+        session.closed.connect(self._close)
 
     def opened(self) -> None:
         """A job's particles are there."""
 
+    def _close(self) -> None:
+        self.background.cancel_all()
+        self.closed()
+
     def closed(self) -> None:
-        """The job is left."""
+        """The job is left: forget everything that was of it."""
 
     def shown(self) -> None:
         """The tab came to the front, or a job was opened while it was there."""

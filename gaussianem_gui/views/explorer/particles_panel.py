@@ -14,7 +14,7 @@ from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.montage import grey_image
-from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
 
@@ -88,8 +88,6 @@ class Tiles(QWidget):
 class ParticlesPanel(Panel):
     """A montage of the selection (or of the particles around the one clicked)."""
 
-    room = 0.46
-
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
         self.which = QComboBox()
@@ -117,16 +115,12 @@ class ParticlesPanel(Panel):
         self.before = icon_button("chevron-left", "Earlier images", lambda: self._turn(-1))
         self.after = icon_button("chevron-right", "More images", lambda: self._turn(1))
         self.export = button("Figure …", "", "download", self.save, name="saveMontage")
-        first = row(self.which, self.order, None, spacing=6)
-        second = row(
+        first = wrapping(
+            self.which,
+            self.order,
             self.filter,
-            label("CTF-corrected", "muted"),
-            self.ctf,
-            6,
-            label("Averages by view", "muted"),
-            self.averages,
-            None,
-            spacing=6,
+            together(label("CTF-corrected", "muted"), self.ctf),
+            together(label("Averages by view", "muted"), self.averages),
         )
         for box, width in ((self.which, 190), (self.order, 220), (self.filter, 150)):
             box.setMinimumWidth(width)
@@ -135,8 +129,7 @@ class ParticlesPanel(Panel):
         for part in (self.before, self.after, self.export):
             last.addWidget(part)
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(first)
-        layout.addLayout(second)
+        layout.addWidget(first)
         layout.addWidget(self.tiles, 1)
         layout.addLayout(last)
         self.setLayout(layout)
@@ -155,7 +148,16 @@ class ParticlesPanel(Panel):
             self.order.addItem(f"{name}, best first", f"-{name}" if name != "Uncertainty" else name)
             self.order.addItem(f"{name}, worst first", name if name != "Uncertainty" else f"-{name}")
         self.order.blockSignals(False)
+
+    def closed(self) -> None:
         self._row, self._first = -1, 0
+        self._rows = np.zeros(0, np.int64)
+        self._show_none("")
+
+    def _show_none(self, why: str) -> None:
+        self._shown = (np.zeros((0, 1, 1)), [])
+        self.tiles.set_images(*self._shown)
+        self.text.setText(why)
 
     def shown(self) -> None:
         self._restart()
@@ -200,8 +202,8 @@ class ParticlesPanel(Panel):
             return
         self._rows = rows = self.rows()
         if not len(rows):
-            self.tiles.set_images(np.zeros((0, 1, 1)), [])
-            self.text.setText("Select particles in a plot, or click one.")
+            self.background.cancel("images")
+            self._show_none("Select particles in a plot, or click one.")
             return
         if self.averages.isChecked():
             self.text.setText("Averaging …")
@@ -214,8 +216,7 @@ class ParticlesPanel(Panel):
         )
 
     def _failed(self, error: Exception) -> None:
-        self.tiles.set_images(np.zeros((0, 1, 1)), [])
-        self.text.setText(str(error))
+        self._show_none(str(error))
 
     def _take_images(self, found: tuple[np.ndarray, np.ndarray]) -> None:
         part, images = found

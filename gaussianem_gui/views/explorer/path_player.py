@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QComboBox, QSlider, QWidget
 
 from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.movies import Frame, export_movie
-from gaussianem_gui.explorer.volumes import Picture
+from gaussianem_gui.explorer.volumes import Look, Picture
 from gaussianem_gui.views.explorer.count_bar import CountBar
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.session import ExplorerSession
@@ -35,7 +35,7 @@ class PathPlayer(QWidget):
         self._background = Background(self)
         self.frames: dict[int, Decoded] = {}
         self.pictures: dict[int, Picture] = {}
-        self.meshes: dict[tuple[int, float], Prepared] = {}  # by frame and contour level
+        self.meshes: dict[tuple[int, Look], Prepared] = {}
         self.shown_at: list[float] = []
         self._number = -1  # of the request
         self._step = 1
@@ -74,18 +74,21 @@ class PathPlayer(QWidget):
     def forget(self) -> None:
         """No frames."""
         self.stop()
+        self._background.cancel_all()
         self._number = -1
         self.frames, self.pictures, self.meshes = {}, {}, {}
+        self._recording = []
+        self.counts.set_counts(np.zeros(0, int), np.zeros(0, bool))
+        self.slider.blockSignals(True)
+        self.slider.setRange(0, 0)
+        self.slider.blockSignals(False)
         self._enable()
 
     def start(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
         """Decode the session's path."""
         self.forget()
         self.counts.set_counts(counts, unpopulated)
-        self.slider.blockSignals(True)
         self.slider.setRange(0, len(self.session.path) - 1)
-        self.slider.setValue(0)
-        self.slider.blockSignals(False)
         self._number = self.session.request(self.session.path, channel="series", longest=self.viewer.longest())
         self.told.emit("Decoding …")
 
@@ -103,17 +106,17 @@ class PathPlayer(QWidget):
         self._enable()
 
     def _prepare(self) -> None:
-        """Surfaces of all frames at the present contour level, in a worker: then playing only draws."""
+        """Surfaces of all frames as they are looked at now, in a worker: then playing only draws."""
         viewer = self.viewer
-        level, pictures = viewer.contour(), dict(self.pictures)
+        look, pictures = viewer.look(), dict(self.pictures)
         most = SOFTWARE_FACES if viewer.opengl is not None and viewer.opengl.software else 0
 
-        def work() -> dict[tuple[int, float], Prepared]:
-            return {(i, level): prepare(picture, level, most) for i, picture in pictures.items()}
+        def work() -> dict[tuple[int, Look], Prepared]:
+            return {(i, look): prepare(picture, look, most) for i, picture in pictures.items()}
 
         self._background.run("meshes", work, self._take_meshes, self.session.say_error)
 
-    def _take_meshes(self, meshes: dict[tuple[int, float], Prepared]) -> None:
+    def _take_meshes(self, meshes: dict[tuple[int, Look], Prepared]) -> None:
         if len(meshes) == len(self.pictures):
             self.meshes = meshes
             self.told.emit(f"{len(meshes)} frames ready")
@@ -130,7 +133,7 @@ class PathPlayer(QWidget):
         if self._timer.isActive():
             self.stop()
         elif self.frames:
-            if self.viewer.mode.currentData() == "surface" and (0, self.viewer.contour()) not in self.meshes:
+            if self.viewer.mode.currentData() == "surface" and (0, self.viewer.look()) not in self.meshes:
                 self._prepare()
             self.shown_at = []
             self._timer.start()
@@ -170,7 +173,7 @@ class PathPlayer(QWidget):
         answer = self.frames[index]
         if answer.positions is not None and answer.densities is not None:
             self.viewer.set_gaussians(answer.positions, answer.densities)
-        ready = self.meshes.get((index, self.viewer.contour()))
+        ready = self.meshes.get((index, self.viewer.look()))
         self.viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
         self.session.show_frame(index, answer)
         self.shown_at.append(time.perf_counter())
@@ -184,6 +187,8 @@ class PathPlayer(QWidget):
         self._recording = list(order)
 
         def step() -> None:
+            if not self.frames:
+                return  # the job was left
             if not self._recording:
                 rate = int(self.speed.currentData())
                 swing = self.loop.currentData() == "swing"

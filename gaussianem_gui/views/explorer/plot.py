@@ -6,6 +6,7 @@ points again where one zooms in.
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from gaussianem_gui.views.explorer.colours import SHADES, Colouring, value_colou
 from gaussianem_gui.views.plots.loss_plot import style_plot
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, column, icon_button, label, row
 
 DENSE_FROM = 50_000
 CELL_PIXELS = 2.0
@@ -61,19 +62,21 @@ class ExplorerPlot(QWidget):
         self.save = icon_button("download", "Save this plot as PNG, SVG or PDF", size=14, name="savePlot")
         head = QWidget()
         self._times = label("×", "faint")
-        head.setLayout(
-            row(
-                self.x_menu,
-                self._times,
-                self.y_menu,
-                None,
-                self.count_text,
-                self.fit,
-                self.save,
-                spacing=4,
-                margins=(8, 4, 6, 2),
-            )
+        self._title = Elided("", "faint")
+        self._title.hide()
+        self._head = row(
+            self.x_menu,
+            self._times,
+            self.y_menu,
+            self._title,
+            None,
+            self.count_text,
+            self.fit,
+            self.save,
+            spacing=4,
+            margins=(8, 4, 6, 2),
         )
+        head.setLayout(self._head)
         self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
         for plot in (self.top, self.side):
             plot.setFrameShape(QFrame.Shape.NoFrame)
@@ -150,7 +153,10 @@ class ExplorerPlot(QWidget):
         """A title in place of the menus."""
         for box in (self.x_menu, self.y_menu):
             box.hide()
-        self._times.setText(title)
+        self._times.hide()
+        self._title.setText(title)
+        self._title.show()
+        self._head.setStretch(self._head.indexOf(self._title), 1)
 
     def set_points(self, points: np.ndarray, x: str, y: str) -> None:  # (N, 2)
         """Show other columns."""
@@ -421,7 +427,7 @@ class ExplorerPlot(QWidget):
             for side in ("left", "bottom"):
                 plot.getAxis(side).setPen(pg.mkPen(None))
         for side, text in (("bottom", self.x_name), ("left", self.y_name)):
-            self.canvas.setLabel(side, text, color=theme.colour("muted"))
+            self.canvas.setLabel(side, html.escape(text), color=theme.colour("muted"))
         text, none = theme.colour("text"), pg.mkBrush(None)
         self._marker.setPen(pg.mkPen(text, width=2.5))
         self._marker.setBrush(none)

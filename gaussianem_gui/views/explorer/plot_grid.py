@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from PySide6.QtCore import QSettings, Signal
-from PySide6.QtWidgets import QButtonGroup, QComboBox, QFrame, QGridLayout, QHBoxLayout, QToolButton, QWidget
+from PySide6.QtCore import QSettings, Qt, Signal
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import (
+    QApplication,
+    QButtonGroup,
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QToolButton,
+    QWidget,
+)
 
 from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.selections import class_step
@@ -14,8 +25,9 @@ from gaussianem_gui.views.explorer.colours import Colouring, ColourLegend
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.plot import ExplorerPlot
 from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.toolkit.controls import together, wrapping
 from gaussianem_gui.views.toolkit.tasks import Background
-from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, row, tool_button
+from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, tool_button
 
 TOOLS = (
     ("decode", "tool-show", "Show", "Click or drag: the molecule at that place appears in 3D"),
@@ -51,8 +63,7 @@ class PlotGrid(QWidget):
         self.mode_buttons: dict[str, QToolButton] = {}
         self.layouts: dict[int, QToolButton] = {}
         layout = column(spacing=6, margins=(12, 8, 4, 10))
-        layout.addLayout(self._tools())
-        layout.addLayout(self._second_row())
+        layout.addWidget(wrapping(self._tools(), self._modes(), *self._choices(), self._layout_buttons()))
         layout.addWidget(self._plots(), 1)
         self.setLayout(layout)
         session.opened.connect(self._fill)
@@ -66,8 +77,7 @@ class PlotGrid(QWidget):
 
     # --- building --------------------------------------------------------------------------------------------------
 
-    def _tools(self) -> QHBoxLayout:
-        tools = row(spacing=3)
+    def _tools(self) -> QWidget:
         group = QButtonGroup(self)
         for number, (key, icon, text, tip) in enumerate(TOOLS, start=1):
             item = tool_button(icon, text, f"{tip} ({number})")
@@ -75,8 +85,9 @@ class PlotGrid(QWidget):
             item.clicked.connect(lambda _c=False, k=key: self.set_tool(k))
             group.addButton(item)
             self.tool_buttons[key] = item
-            tools.addWidget(item)
-        tools.addSpacing(8)
+        return together(*self.tool_buttons.values(), spacing=3)
+
+    def _modes(self) -> QWidget:
         modes = QButtonGroup(self)
         for key, icon, tip in MODES:
             item = tool_button(icon, "", tip)
@@ -84,20 +95,17 @@ class PlotGrid(QWidget):
             item.toggled.connect(lambda on, k=key: self._mode_toggled(k, on))
             modes.addButton(item)
             self.mode_buttons[key] = item
-            tools.addWidget(item)
         self.mode_buttons["replace"].setChecked(True)
         session = self.session
-        tools.addWidget(icon_button("set-invert", "Invert the selection (I)", session.invert, name="invertSelection"))
+        invert = icon_button("set-invert", "Invert the selection (I)", session.invert, name="invertSelection")
         nothing = icon_button("x", "Select nothing (Backspace)", session.clear_selection, name="clearSelection")
-        tools.addWidget(nothing)
-        tools.addStretch(1)
-        return tools
+        return together(*self.mode_buttons.values(), invert, nothing, spacing=3)
 
     def _mode_toggled(self, mode: str, on: bool) -> None:
         if on:
             self.session.mode = mode
 
-    def _second_row(self) -> QHBoxLayout:
+    def _choices(self) -> list[QWidget]:
         self.colour = QComboBox()
         self.colour.setObjectName("colourBy")
         self.colour.setAccessibleName("Colour of the points")
@@ -110,22 +118,23 @@ class PlotGrid(QWidget):
         self.place_kind.setToolTip("The particle nearest to the click, exactly that place, or the mean of 32 around it")
         for key, text in PLACES.items():
             self.place_kind.addItem(text, key)
+        return [
+            together(label("Colour", "muted"), self.colour),
+            together(label("Click", "muted"), self.place_kind),
+        ]
+
+    def _layout_buttons(self) -> QWidget:
         layouts = QButtonGroup(self)
-        second = row(
-            label("Colour", "muted"), self.colour, 4, label("Click", "muted"), self.place_kind, None, spacing=5
-        )
         for count, name in ((1, "One plot"), (2, "Two plots"), (4, "Four plots")):
             item = tool_button(f"plots-{count}", "", name)
             item.setObjectName(f"plots-{count}")
             item.clicked.connect(lambda _c=False, n=count: self.set_plots(n))
             layouts.addButton(item)
             self.layouts[count] = item
-            second.addWidget(item)
         self.sides = tool_button("histogram", "", "Histograms at the sides")
         self.sides.setChecked(True)
         self.sides.toggled.connect(lambda on: [p.set_histograms(on) for p in self.plots])
-        second.addWidget(self.sides)
-        return second
+        return together(*self.layouts.values(), self.sides, spacing=3)
 
     def _plots(self) -> QFrame:
         self.legend = ColourLegend()
@@ -148,6 +157,21 @@ class PlotGrid(QWidget):
         cards.setLayout(filled)
         return cards
 
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Single keys act while the plots or their tools have the keyboard: elsewhere they are typed."""
+        keys: dict[int, Callable[[], object]] = {
+            Qt.Key.Key_I: self.session.invert,
+            Qt.Key.Key_Backspace: self.session.clear_selection,
+        }
+        for number, (tool, *_rest) in enumerate(TOOLS):
+            keys[Qt.Key.Key_1 + number] = partial(self.set_tool, tool)
+        run = keys.get(event.key())
+        typing = isinstance(QApplication.focusWidget(), QComboBox)
+        if run is None or typing or event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier:
+            super().keyPressEvent(event)
+        else:
+            run()
+
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
@@ -161,10 +185,18 @@ class PlotGrid(QWidget):
         if "Class" in table.columns:
             self.colour.setCurrentText("Class")
         self._recolour()
+        self.plots[0].canvas.setFocus()
 
     def _forget(self) -> None:
-        for key in ("colour", *(f"axes-{id(plot)}" for plot in self.plots)):
-            self._background.cancel(key)
+        self._background.cancel_all()
+        self.colour.clear()
+        self._draw_colours()
+        for plot in self.plots:
+            plot.set_mask(None)
+            plot.set_points(np.zeros((0, 2), np.float32), "", "")
+            plot.set_marker(None)
+            plot.set_other(None)
+            plot.set_way(None, None)
 
     def _first_axes(self) -> list[tuple[str, str]]:
         table = self.session.table

@@ -95,9 +95,16 @@ class Scene(QFrame):
 
     def _forget(self) -> None:
         self._rest.stop()
-        self._kept = None
+        self._background.cancel_all()
+        self._kept, self._meaning, self._undrawn, self._difference_waits = None, "", False, False
         self._fold_second()
         self.keep_button.setText("Keep beside")
+        self.difference.setChecked(False)
+        self.hide_reference()
+        self.status.setText("")
+        self._tell_population()
+        for viewer in (self.viewer, self.second):
+            viewer.forget()
 
     def shut_down(self) -> None:
         """Let go of the canvases; call before the window goes."""
@@ -209,7 +216,7 @@ class Scene(QFrame):
             self.second.setMaximumWidth(MOST_WIDTH)
             self.second.show()
             self.views.setSizes([500, 500])
-            self.second.level.setValue(self.viewer.level.value())
+            self.second.set_contour(self.viewer.contour())
             self.second.show_decoded(picture.volume, picture.positions, picture.densities, "kept")
             self.second.drawn.connect(self._link_cameras, Qt.ConnectionType.SingleShotConnection)
             self.keep_button.setText("Let go")
@@ -225,7 +232,7 @@ class Scene(QFrame):
         if not self.second.property("linked"):
             self.second.setProperty("linked", True)
             self.second.follow(self.viewer)
-            self.viewer.level.valueChanged.connect(self.second.level.setValue)
+            self.viewer.level.levelChanged.connect(self.second.set_contour)
 
     def _draw_difference(self) -> None:
         """Surfaces of what is more and what is less than in the kept state, or the consensus; made in a worker."""
@@ -282,8 +289,8 @@ class Scene(QFrame):
         self.viewer.show_model(None)
 
     def show_reference(self, path: Path) -> None:
-        """Lay the surface of a map, at the contour in use, or the trace of an atomic model over the picture."""
-        model, longest, level = self.session.consensus, self.viewer.longest(), self.viewer.contour()
+        """Lay the surface of a map, at the sigma in use, or the trace of an atomic model over the picture."""
+        model, longest, sigmas = self.session.consensus, self.viewer.longest(), self.viewer.sigmas()
         if model is None:
             return
         self.reference.setChecked(True)
@@ -295,7 +302,7 @@ class Scene(QFrame):
         if path.suffix.lower() in (".mrc", ".map"):
             self._background.run(
                 "reference",
-                lambda: surface(load_volume(path, longest), level),
+                lambda: surface(found := load_volume(path, longest), found.level(sigmas)),
                 lambda mesh: self.viewer.show_surface("reference", mesh, theme.colour("muted"), 0.35),
                 failed,
             )

@@ -23,9 +23,11 @@ from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.plots.loss_plot import dot
 from gaussianem_gui.views.toolkit import notices
-from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label, plain, row
+
+LEAST_LIST = 44  # pixels of height
 
 
 class ExportDialog(QDialog):
@@ -87,6 +89,7 @@ class SelectionsPanel(Panel):
         self.list = QListWidget()
         self.list.setObjectName("selectionList")
         self.list.setAccessibleName("Named selections")
+        self.list.setMinimumHeight(LEAST_LIST)
         self.list.itemDoubleClicked.connect(lambda _i: self.use())
         self.list.itemSelectionChanged.connect(self._enable)
         self.use_button = button(
@@ -114,17 +117,17 @@ class SelectionsPanel(Panel):
         self.value.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.value.hide()
         self.by_button = button("Select", "", "", self.select_by, name="selectBy")
-        by = row(label("By value", "muted"), self.by, self.low, self.high, self.value, self.by_button, None, spacing=6)
+        by = wrapping(together(label("By value", "muted"), self.by), self.low, self.high, self.value, self.by_button)
         first = row(spacing=6)
         first.addWidget(self.name, 1)
         first.addWidget(self.keep_button)
         last = row(self.use_button, self.remove_button, None, self.export_button, spacing=6)
-        layout = column(spacing=6, margins=(6, 8, 6, 4))
+        layout = column(spacing=6, margins=(6, 6, 6, 2))
         layout.addLayout(first)
         layout.addWidget(self.list, 1)
         layout.addWidget(self.how)
         layout.addLayout(last)
-        layout.addLayout(by)
+        layout.addWidget(by)
         self.setLayout(layout)
         self._column: Column | None = None
         self._dialog: ExportDialog | None = None
@@ -133,12 +136,19 @@ class SelectionsPanel(Panel):
 
     def opened(self) -> None:
         assert self.session.table is not None
-        self.by.clear()
         for place, names in enumerate(self.session.table.names().values()):
             if place:
                 self.by.insertSeparator(self.by.count())
             self.by.addItems(names)
         self._by_changed()
+
+    def closed(self) -> None:
+        self._column = None
+        self.by.clear()
+        for field in (self.low, self.high, self.name):
+            field.clear()
+        self.value.clear()
+        self.name.setModified(False)
 
     def _selection_changed(self) -> None:
         book = self.session.selections
@@ -160,7 +170,7 @@ class SelectionsPanel(Panel):
             )
             item.setData(Qt.ItemDataRole.UserRole, selection.name)
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(selection.created))
-            item.setToolTip(f"{describe(selection.steps)}\n{made}")
+            item.setToolTip(plain(f"{describe(selection.steps)}\n{made}"))
             self.list.addItem(item)
         self._enable()
 

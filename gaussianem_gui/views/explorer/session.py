@@ -58,8 +58,8 @@ class ExplorerSession(QObject):
         super().__init__(parent)
         self.model: ProjectModel | None = None
         self.mode = "replace"  # how the next shape combines with the selection
-        self.exported: Exported | None = None
         self._background = Background(self)
+        self._closing = Background(self)  # of workers that end
         self._decoder: DecoderClient | None = None
         self._bridge: _Bridge | None = None
         self._empty()
@@ -78,6 +78,7 @@ class ExplorerSession(QObject):
         self.path = np.zeros((0, 0))  # (P, zdim)
         self.anchors: list[np.ndarray] = []  # each (zdim,)
         self.colouring = Colouring()
+        self.exported: Exported | None = None
 
     # --- the job ---------------------------------------------------------------------------------------------------
 
@@ -123,11 +124,12 @@ class ExplorerSession(QObject):
 
     def close(self) -> None:
         """Let go of the job."""
-        for key in ("table", "density"):
-            self._background.cancel(key)
+        self._background.cancel_all()
         self._end_decoder()
         self._empty()
         self.closed.emit()
+        self.namedChanged.emit()
+        self.selectionChanged.emit()
 
     def leave(self) -> None:
         """Let go of the job and of the project."""
@@ -185,7 +187,7 @@ class ExplorerSession(QObject):
         decoder, bridge = self._decoder, self._bridge
         self._decoder = self._bridge = None
         if decoder is not None:
-            self._background.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
+            self._closing.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def request(self, z: np.ndarray, *, channel: str, longest: int = 0, volumes: bool = True) -> int:
         """Ask for a picture of each latent, z (zdim,) or (P, zdim); its number, -1 where no job is open.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gaussianem_gui.explorer.decoder_client import Consensus
-from gaussianem_gui.explorer.volumes import Picture, surface
+from gaussianem_gui.explorer.volumes import Cut, Look, Picture, surface
 
 Mesh = tuple[np.ndarray, np.ndarray]  # vertices (V, 3) z, y, x in A from the box's centre; faces (F, 3)
 LEAST_DIFFERENCE_SIGMA = 1.5  # of the consensus map; smaller differences are no surface
@@ -45,27 +45,33 @@ class Prepared:
     data: Any  # vispy's MeshData
 
 
-def prepare(picture: Picture, level_sigma: float, most_faces: int = 0) -> Prepared:
+def prepare(picture: Picture, look: Look, most_faces: int = 0) -> Prepared:
     """The surface of a picture, ready to draw; for a worker. Beyond ``most_faces`` (0: any number) a coarser one."""
     from vispy.geometry import MeshData
 
-    vertices, faces = surface(picture, level_sigma)
+    vertices, faces = surface(picture, look.level, look.cut)
     if most_faces and len(faces) > most_faces and picture.values.shape[0] >= 32:
         values = binned(picture.values, 2)
         coarse = replace(picture, values=values, voxel_angstrom=2 * picture.voxel_angstrom)
-        vertices, faces = surface(coarse, level_sigma)
+        vertices, faces = surface(coarse, look.level, look.cut)
     if not len(faces):
         return Prepared((vertices, faces), None)
     # napari hands x, y, z to vispy
     data = MeshData(
         vertices=np.ascontiguousarray(vertices[:, ::-1]),
         faces=np.ascontiguousarray(faces[:, ::-1]),
-        vertex_values=np.full(len(vertices), 0.5, np.float32),
+        vertex_values=np.zeros(len(vertices), np.float32) if look.cut is None else _caps(vertices, look.cut, picture),
     )
     for read in (data.get_vertices, data.get_vertex_normals, data.get_vertex_values):
         read(indexed="faces")
     data.get_bounds()
     return Prepared((vertices, faces), data)
+
+
+def _caps(vertices: np.ndarray, cut: Cut, picture: Picture) -> np.ndarray:  # (V, 3) -> (V,)
+    """1 on the plane of the cut, else 0: caps have a colour of their own."""
+    away = np.abs(vertices @ np.asarray(cut.normal, np.float32) - cut.offset_angstrom)
+    return (away < 0.3 * picture.voxel_angstrom).astype(np.float32)
 
 
 def difference_surfaces(before: np.ndarray, now: np.ndarray, model: Consensus) -> tuple[list[Mesh], float]:

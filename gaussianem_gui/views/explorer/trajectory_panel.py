@@ -17,8 +17,9 @@ from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.path_player import PathPlayer
 from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label
 
 MOST_COMPONENTS = 20  # offered
 
@@ -54,11 +55,11 @@ class TrajectoryPanel(Panel):
         self.kind.setMinimumWidth(206)
         self.component.setMinimumWidth(130)
         layout = column(spacing=4, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.kind, self.component, None, self.clear_button, self.count, self.make, spacing=6))
+        layout.addWidget(wrapping(self.kind, self.component, self.clear_button, self.count, self.make))
         layout.addWidget(self.text)
         layout.addWidget(self.player, 1)
         layout.addWidget(self.warning)
-        layout.addLayout(row(self.player.loop, self.player.speed, None, self.export, spacing=6))
+        layout.addWidget(wrapping(self.player.loop, self.player.speed, self.export))
         self.setLayout(layout)
         self.player.told.connect(self.text.setText)
         self.player.framesChanged.connect(self._enable)
@@ -69,15 +70,16 @@ class TrajectoryPanel(Panel):
 
     def opened(self) -> None:
         assert self.session.table is not None
-        self.player.forget()
-        self.component.clear()
         components = self.session.table.components
         for i, share in enumerate(components.ratios[: min(components.used, MOST_COMPONENTS)]):
             self.component.addItem(f"PC {i + 1}, {100 * share:.0f} %", i)
         self._kind_changed()
 
     def closed(self) -> None:
-        self.player.stop()
+        self.player.forget()
+        self.component.clear()
+        self.warning.setText("")
+        self._kind_changed()
 
     def _kind_changed(self) -> None:
         kind, anchors = str(self.kind.currentData()), self.session.anchors
@@ -153,22 +155,18 @@ class TrajectoryPanel(Panel):
 
     # --- export ----------------------------------------------------------------------------------------------------
 
-    def _level(self) -> float:
-        """The contour in use, in the maps' units."""
-        model = self.session.consensus
-        return model.mean + self.viewer.contour() * model.sigma if model is not None else 0.0
-
     def export_volumes(self) -> None:
         """A Trajectory job: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that plays them."""
         session, path = self.session, self.session.path.copy()
-        sources, model, level = session.sources, session.model, self._level()
+        sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
             return
         note = f"{self.kind.currentText()}, {len(path)} frames, from the explorer of {sources.job}"
         self.text.setText("Writing the series …")
 
         def written(job: Job) -> None:
-            self.text.setText(f"Written: {job.name}")
+            if session.sources is sources:
+                self.text.setText(f"Written: {job.name}")
             text = f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays."
             session.noted.emit("success", f"{job.name} written", text)
 
@@ -177,7 +175,7 @@ class TrajectoryPanel(Panel):
     def morph(self) -> None:
         """A Morph job of the path: its form with the latents filled in."""
         session, path = self.session, self.session.path.copy()
-        sources, model, level = session.sources, session.model, self._level()
+        sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
             return
         model.do(

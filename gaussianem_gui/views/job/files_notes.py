@@ -88,7 +88,9 @@ class Files(QWidget):
         """List another job's files."""
         self._directory = model.root / info.name
         self.place.setText(info.name)
+        self._background.cancel("files")
         self.tree.clear()
+        self.total.setText("")
         if self.isVisible():
             self.refresh()
 
@@ -176,12 +178,17 @@ class Notes(QWidget):
         self.keep()
         self._model, self._name = model, info.name
         self.edit.setReadOnly(model.project.read_only)
-        self.reload()
+        self._show("")
+        self._read()
 
     def reload(self) -> None:
         """Read the notes again unless the user is typing."""
         if self._model is not None and not self._pause.isActive() and not self.edit.hasFocus():
-            name = self._name
+            self._read()
+
+    def _read(self) -> None:
+        name = self._name
+        if self._model is not None:
             self._model.ask("note", lambda p: (name, p.job(name).note()), self._take)
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -191,10 +198,13 @@ class Notes(QWidget):
     def _take(self, found: tuple[str, str] | None) -> None:
         if found is None or found[0] != self._name or self._pause.isActive():
             return
-        self._kept = found[1]
-        if self.edit.toPlainText() != found[1]:
+        self._show(found[1])
+
+    def _show(self, text: str) -> None:
+        self._kept = text
+        if self.edit.toPlainText() != text:
             self.edit.blockSignals(True)
-            self.edit.setPlainText(found[1])
+            self.edit.setPlainText(text)
             self.edit.blockSignals(False)
         self.state.setText("")
 

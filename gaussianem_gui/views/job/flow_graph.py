@@ -31,6 +31,7 @@ from gaussianem_gui.forms.next_steps import picture
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import plain
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 54, 26, 46
 
@@ -92,7 +93,7 @@ class JobNode(QGraphicsObject):
         if info != self.info or current != self.current:
             self.info, self.current = info, current
             self.update()
-        self.setToolTip("\n".join(filter(None, [info.name, info.alias, info.status.detail])))
+        self.setToolTip(plain("\n".join(filter(None, [info.name, info.alias, info.status.detail]))))
 
     def boundingRect(self) -> QRectF:
         return QRectF(-2, -2, WIDTH + 4, HEIGHT + 4)

@@ -23,6 +23,7 @@ from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
 from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.toolkit.theme import STATES, theme
+from gaussianem_gui.views.toolkit.widgets import plain
 
 Index = QModelIndex | QPersistentModelIndex
 INFO, STATE, FRACTION, SUBTITLE, GROUP = (Qt.ItemDataRole.UserRole + n for n in range(1, 6))
@@ -137,7 +138,8 @@ class JobTreeModel(QAbstractItemModel):
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{info.name} {info.alias} {STATES[state_word(info)][2]} {subtitle(info)}"
         if role == Qt.ItemDataRole.ToolTipRole:
-            return "\n".join(filter(None, [info.name, info.alias, STATES[state_word(info)][2], info.status.detail]))
+            words = [info.name, info.alias, STATES[state_word(info)][2], info.status.detail]
+            return plain("\n".join(filter(None, words)))
         return None
 
 
@@ -265,6 +267,7 @@ class JobList(QTreeView):
         self.filter.rowsInserted.connect(self.expandAll)
         self.customContextMenuRequested.connect(self._menu)
         self.selectionModel().currentChanged.connect(self._current)
+        self.clicked.connect(lambda index: self._current(index, index))  # the current one, too: another page may be up
         theme.changed.connect(self.viewport().update)
 
     def set_model(self, model: ProjectModel | None) -> None:

@@ -14,6 +14,7 @@ from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.files_notes import Files, Notes
 from gaussianem_gui.views.job.job_list import subtitle
 from gaussianem_gui.views.job.log_view import LogView
+from gaussianem_gui.views.job.made_page import MadePage
 from gaussianem_gui.views.job.parameters import Parameters
 from gaussianem_gui.views.job.progress import Progress
 from gaussianem_gui.views.job.results import Results
@@ -23,6 +24,14 @@ from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, icon_button, label, row
 
+WITH_RESULTS = (
+    "analyze",
+    "decode",
+    "preprocess",
+    "simulate",
+    "mask",
+    "trajectory",
+)  # one looks at results first
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
 
 
@@ -108,7 +117,8 @@ class JobPane(QWidget):
         head.setLayout(inside)
 
         self._parameters_page = QWidget()
-        self._parameters_page.setLayout(column(spacing=0))
+        self._parameters_layout = column(spacing=0)
+        self._parameters_page.setLayout(self._parameters_layout)
         self.progress, self.results, self.files, self.notes, self.log = (
             Progress(),
             Results(),
@@ -144,7 +154,7 @@ class JobPane(QWidget):
         """The form of a new job."""
         self._leave()
         self.model, self.name, self.draft = model, "", job_type
-        self._set_parameters(Parameters(model, job_type))
+        self._set_page(Parameters(model, job_type))
         assert self.parameters is not None
         self.parameters.start_new(values, inputs_from)
         self.tabs.setCurrentIndex(0)
@@ -166,6 +176,7 @@ class JobPane(QWidget):
             self.refresh()
             return
         fresh = not self.name
+        page = self._page_of(model, info)  # first: what follows cannot fail and leave another job's form there
         self._leave()
         self.model, self.name, self.draft = model, info.name, ""
         self._state, self._steps_state = info.status.state, None
@@ -176,14 +187,10 @@ class JobPane(QWidget):
         self.alias.setText(info.alias)
         self.alias.setReadOnly(model.project.read_only)
         self.title.setText(f"{info.title} {info.name.rstrip('/').rsplit('/', 1)[-1]}")
-        if info.ours:
+        self._set_page(page)
+        if self.parameters is not None:
             model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
-            self._set_parameters(Parameters(model, info.job_type))
-            assert self.parameters is not None
             self.parameters.update_state(info)
-        else:
-            text = "Its options are shown in the program that made it. Its files can be inputs here."
-            self._set_foreign(EmptyState("external", f"{info.title} belongs to another program", text))
         self.progress.set_job(model, info)
         self.results.set_job(model, info)
         self.files.set_job(model, info)
@@ -196,15 +203,27 @@ class JobPane(QWidget):
 
     def parameters_fit(self, info: JobInfo) -> bool:
         """True if the page of parameters belongs to this job."""
-        return not info.ours or (
+        if not info.has_options:
+            return self.parameters is None
+        return (
             self.parameters is not None and self.parameters.info is not None and self.parameters.info.name == info.name
         )
+
+    @staticmethod
+    def _page_of(model: ProjectModel, info: JobInfo) -> QWidget:
+        """The page of parameters of a job: its form, or how it came about if it has none."""
+        if info.has_options:
+            return Parameters(model, info.job_type)
+        if info.ours:
+            return MadePage(model, info)
+        text = "Its options are shown in the program that made it. Its files can be inputs here."
+        return EmptyState("external", f"{info.title} belongs to another program", text)
 
     def reload_parameters(self) -> None:
         """Show the form anew, after it was changed or a continue was given up."""
         info = self.info()
-        if info is not None and self.model is not None and info.ours:
-            self._set_parameters(Parameters(self.model, info.job_type))
+        if info is not None and self.model is not None and info.has_options:
+            self._set_page(Parameters(self.model, info.job_type))
             assert self.parameters is not None
             self.parameters.update_state(info)
             self.model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
@@ -223,8 +242,10 @@ class JobPane(QWidget):
 
     def _natural_tab(self, info: JobInfo) -> str:
         state = info.status.state
-        if state is State.SUCCEEDED and info.job_type in ("analyze", "decode", "preprocess", "simulate"):
+        if state is State.SUCCEEDED and info.job_type in WITH_RESULTS:
             return "Results"
+        if not info.has_options:
+            return "Parameters"
         return "Parameters" if state is State.SCHEDULED and not info.status.detail else "Progress"
 
     def _leave(self) -> None:
@@ -234,19 +255,16 @@ class JobPane(QWidget):
             for name in self.progress.followed():
                 self.model.release(name)
 
-    def _set_parameters(self, parameters: Parameters) -> None:
-        self.parameters = parameters
-        parameters.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
-        parameters.firstRequested.connect(lambda job_type: self.stepRequested.emit(NextStep("job", "", "", job_type)))
-        layout = self._parameters_page.layout()
-        clear(layout)  # type: ignore[arg-type]
-        layout.addWidget(parameters)
+    def _set_page(self, page: QWidget) -> None:
+        self.parameters = page if isinstance(page, Parameters) else None
+        if isinstance(page, Parameters):
+            page.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
+            page.firstRequested.connect(self._job_first)
+        clear(self._parameters_layout)
+        self._parameters_layout.addWidget(page)
 
-    def _set_foreign(self, page: QWidget) -> None:
-        self.parameters = None
-        layout = self._parameters_page.layout()
-        clear(layout)  # type: ignore[arg-type]
-        layout.addWidget(page)
+    def _job_first(self, job_type: str) -> None:
+        self.stepRequested.emit(NextStep("job", "", "", job_type))
 
     def _take_values(self, found: tuple[str, dict[str, Any]] | None) -> None:
         info = self.info()
@@ -286,8 +304,8 @@ class JobPane(QWidget):
         self.stop.setVisible(writable and (state is State.RUNNING or (state is State.SCHEDULED and waits)))
         self.stop.setText("Abort" if state is State.RUNNING else "Take out of the queue")
         self.go.setVisible(writable and state is State.SCHEDULED and not waits and self.tab() != "Parameters")
-        self.again.setVisible(writable and state.finished)
-        self.copy.setVisible(writable and state is not State.SCHEDULED)
+        self.again.setVisible(writable and state.finished and info.has_options)
+        self.copy.setVisible(writable and state is not State.SCHEDULED and info.has_options)
 
     def _show_steps(self, info: JobInfo) -> None:
         state = (info.name, info.status.state, theme.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,16 +20,19 @@ from gaussianem_gui.execution.estimates import Check
 from gaussianem_gui.execution.runner import Launch
 from gaussianem_gui.forms import validation
 from gaussianem_gui.forms.next_steps import BEFORE
+from gaussianem_gui.project.inputs import in_project, input_fields
 from gaussianem_gui.project.job import State, folder_of
 from gaussianem_gui.project.project import JobInfo, Project
 from gaussianem_gui.views.job.fields import Context, OfferedFile, field_label
 from gaussianem_gui.views.job.form import OptionForm
 from gaussianem_gui.views.project_model import ProjectModel, job_label
+from gaussianem_gui.views.toolkit import notices
 from gaussianem_gui.views.toolkit.notices import Banner
 from gaussianem_gui.views.toolkit.tasks import Background, while_alive
 from gaussianem_gui.views.toolkit.theme import mono_font, theme
 from gaussianem_gui.views.toolkit.widgets import button, clear, column, frame, icon_button, label, row, scrolled
 
+OVERWRITES = "It runs from its beginning in the same directory and writes over its results."
 ASK_AGAIN = 60  # milliseconds
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
 LEVELS = {
@@ -288,23 +292,31 @@ class Parameters(QWidget):
         self._changed()
 
     def _show_banner(self, info: JobInfo, editable: bool) -> None:
-        if self.continuing:
+        clone = partial(self.cloneRequested.emit, info.name)
+        if self.continuing and self.goes_on:
             self._banner.addWidget(
                 Banner("info", "Change what should be different, then continue in the same directory.")
             )
+        elif self.continuing:
+            self._banner.addWidget(Banner("warning", f"{OVERWRITES} To keep them, make a copy.", "Clone", clone))
         elif info.status.state.finished:
             text = "These are the options that ran. To change them, make a copy."
-            self._banner.addWidget(Banner("info", text, "Clone", lambda: self.cloneRequested.emit(info.name)))
+            self._banner.addWidget(Banner("info", text, "Clone", clone))
         elif not editable:
             text = "The job is running." if info.status.state is State.RUNNING else info.status.detail
             self._banner.addWidget(Banner("info", f"{text[:1].upper()}{text[1:]}"))
+
+    @property
+    def goes_on(self) -> bool:
+        """True for jobs that go on from what they have written; others begin anew and write over it."""
+        return "resume" in self.options.model_fields
 
     def start_continue(self) -> None:
         """Let the user change options of a finished job and run it on."""
         assert self.info is not None
         self.continuing = True
         clear(self._banner)
-        self.panel.run.setText("Continue")
+        self.panel.run.setText("Continue" if self.goes_on else "Run again")
         self.panel.save.hide()
         self.form.set_read_only(False)
         self.panel.buttons.setVisible(True)
@@ -341,14 +353,26 @@ class Parameters(QWidget):
         for info in jobs or []:
             self.source.addItem(job_label(info), info.name)
         self._source_bar.setVisible(bool(jobs) and (self.info is None or self.info.status.state is State.SCHEDULED))
-        if self._from:
-            self.source.setCurrentIndex(max(self.source.findData(self._from[0]), 0))
+        self._name_source()
         before = BEFORE.get(self.job_type, "")
         if self.info is None and not jobs and before in BEFORE:
             first = JOB_OPTIONS[before].title
             text = f"{self.options.title} reads what a {first} job made, and there is none yet. Or choose files below."
             clear(self._banner)
             self._banner.addWidget(Banner("info", text, f"{first} first", lambda: self.firstRequested.emit(before)))
+
+    def _name_source(self) -> None:
+        """The box names the job that the form's files come from, and none where they come from elsewhere."""
+        makers = self._makers()
+        if self.source.currentData() not in makers:
+            places = [self.source.findData(name) for name in [*self._from, *makers] if name in makers]
+            self.source.setCurrentIndex(max([place for place in places if place >= 0], default=0))
+
+    def _makers(self) -> list[str]:
+        """Jobs in whose directories the files of the form lie, in the order of the fields."""
+        values = self.values()
+        paths = [in_project(values, str(values[f])) for f in input_fields(self.options) if values.get(f)]
+        return list(dict.fromkeys("/".join(p.split("/")[:2]) + "/" for p in paths if p.count("/") >= 2))
 
     def _source_chosen(self) -> None:
         name = self.source.currentData()
@@ -388,6 +412,7 @@ class Parameters(QWidget):
     def _changed(self) -> None:
         errors = self.form.errors()
         several = len(self.variants()) if not errors else 1
+        self._name_source()
         if not self.continuing:
             self.panel.run.setText(f"Run {several} jobs" if several > 1 else "Run")
         self._show_command()
@@ -402,7 +427,7 @@ class Parameters(QWidget):
         except (ValidationError, IndexError):
             self.panel.show_command("The command appears here once the form is complete.", "")
             return
-        if self.continuing and "resume" in self.options.model_fields:
+        if self.continuing and self.goes_on:
             options = options.model_copy(update={"resume": True})
         self.panel.show_command(validation.command_text(options), str(self.model.root))
 
@@ -474,6 +499,8 @@ class Parameters(QWidget):
         if run and blocking:
             self.panel.say("Solve what is marked red first.")
             return
+        if run and not self._agreed():
+            return
         self.panel.run.setEnabled(False)
         where, sweeps = self.panel.where.currentData(), self.form.sweeps()
         variants = [validation.typed(self.options, values) for values in self.variants()]
@@ -506,6 +533,17 @@ class Parameters(QWidget):
         model = self.model  # it is told even if the form is closed by then; the button stays off: a new form follows
         again = while_alive(self, lambda _error: self.panel.run.setEnabled(True))
         model.do(what, work, lambda names: model.submitted.emit(names, run), again)
+
+    def _agreed(self) -> bool:
+        """False if the user does not want results to be written over."""
+        info = self.info
+        if info is None or not self.continuing or self.goes_on or info.status.state is not State.SUCCEEDED:
+            return True
+        following = [job_label(child) for name in self.model.children(info.name) if (child := self.model.info(name))]
+        text = f"{OVERWRITES} Clone the job instead to keep them."
+        if following:
+            text += f" Made from them: {', '.join(following)}."
+        return notices.ask(self, f"Run {job_label(info)} again?", text, "Run again", danger=True)
 
 
 def _make(project: Project, job_type: str, values: dict[str, Any], alias: str) -> str:

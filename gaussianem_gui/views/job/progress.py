@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
 
+from gaussianem_core.runtime.readers import NUMBERS, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
@@ -30,9 +31,8 @@ ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown 
 
 
 def read_probe(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a probe file: z (K, zdim), images and renderings (M, D, D). Raises OSError or ValueError."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """Arrays of a probe file: z (K, zdim), images and renderings (M, D, D). Raises InputError (a ValueError)."""
+    return read_npz(path, "probe", "It is written anew after each epoch.", kinds=NUMBERS)
 
 
 def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)
@@ -90,6 +90,15 @@ class ProbePanel(QWidget):
         self.latents.setVisible(room or self.which.currentIndex() == 0)
         self.images.setVisible(room or self.which.currentIndex() == 1)
 
+    def clear(self) -> None:
+        """Forget the job that was shown."""
+        self._background.cancel("probe")
+        self._probes, self._seen = [], None
+        self.slider.setRange(0, 0)
+        self.scatter.set_points(np.zeros((0, 2)), None)
+        self.montage.set_images([])
+        self.epoch.setText("")
+
     def set_probes(self, artifacts: list[dict[str, Any]], directory: Path) -> None:
         """Offer these probe files; the last is shown unless the user looks at an earlier one."""
         probes = [(str(a.get("label") or a["path"]), directory / str(a["path"])) for a in artifacts]
@@ -128,6 +137,11 @@ def _prepare(path: Path, last: Path) -> tuple[np.ndarray, np.ndarray, dict[str, 
     z, end = np.asarray(probe["z"], dtype=float), np.asarray(read_probe(last)["z"], dtype=float)
     values = principal_axes(end)[:, 0] if len(end) == len(z) else np.arange(len(z))
     return principal_axes(z, end), values, probe
+
+
+def has_curves(info: JobInfo) -> bool:
+    """True for a job whose curves are worth laying over another's: it runs, or came to its end."""
+    return info.status.state in (State.RUNNING, State.SUCCEEDED) and not info.missing
 
 
 class Progress(QWidget):
@@ -202,7 +216,7 @@ class Progress(QWidget):
         self.history = model.history(info.name)
         self._overlaid = []
         self._restart()
-        self.probe.set_probes([], model.root)
+        self.probe.clear()
         self.plot.set_jobs([(job_label(info), self.history)])
         self._fill_overlay()
         self.refresh()
@@ -231,7 +245,7 @@ class Progress(QWidget):
         self.overlay.clear()
         self.overlay.addItem("Lay over …", "")
         for info in reversed(self._model.jobs):
-            if info.job_type == self._info.job_type and info.name != self._info.name:
+            if info.job_type == self._info.job_type and info.name != self._info.name and has_curves(info):
                 self.overlay.addItem(job_label(info), info.name)
         self.overlay.setEnabled(self.overlay.count() > 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,10 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.runtime.readers import NUMBERS, read_npy, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.explorer.volumes import natural_key, read_table, series
+from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.fields import sentence
 from gaussianem_gui.views.plots.scatter import Scatter
@@ -35,7 +38,7 @@ from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, frame, label, row
+from gaussianem_gui.views.toolkit.widgets import column, frame, label, plain, row
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "mask"), "cube"),
@@ -47,6 +50,7 @@ SECTIONS = (
 )
 
 
+READINGS = ("picture", "latents", "table", "series")  # kinds of work in the background
 FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 
@@ -87,11 +91,25 @@ def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[It
     }
 
 
+def artifacts_of(outputs: list[Choice], job: str) -> list[dict[str, Any]]:
+    """A job's outputs as artifacts that can be shown; numbered volumes are one series."""
+    volumes = [c.path.removeprefix(job) for c in outputs if c.kind in ("map", "volume")]
+    stems = {re.sub(r"\d+(?=\.\w+$)", "", path) for path in volumes}
+    found: list[dict[str, Any]] = [
+        {"kind": "mask", "path": c.path.removeprefix(job)} for c in outputs if c.kind == "mask"
+    ]
+    if len(volumes) > 2 and len(stems) == 1:
+        paths = sorted(volumes, key=natural_key)
+        return [*found, {"kind": "volume_series", "path": paths[0], "label": f"Volumes ({len(paths)})", "paths": paths}]
+    return [*found, *({"kind": "volume", "path": path} for path in volumes)]
+
+
 def _item(artifact: dict[str, Any], directory: Path) -> Item:
     path = str(artifact["path"])
     title = str(artifact.get("label") or Path(path).name)
     info = artifact.get("info")
-    return Item(str(artifact["kind"]), title, (directory / path,), (), info if isinstance(info, dict) else {})
+    paths = tuple(directory / name for name in artifact.get("paths", (path,)))
+    return Item(str(artifact["kind"]), title, paths, (), info if isinstance(info, dict) else {})
 
 
 class ImageView(QLabel):
@@ -191,13 +209,13 @@ def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None
 
             z = np.asarray(load_latents(path)["z_mu"], dtype=float)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                z = np.asarray(file["z_mu" if "z_mu" in file.files else "z"], dtype=float)
-                classes = file["labels"].astype(int) if "labels" in file.files else None
+            arrays = read_npz(path, str(path), "Choose another file.", frozenset(("z_mu", "z", "labels")), NUMBERS)
+            z = np.asarray(arrays["z_mu" if "z_mu" in arrays else "z"], dtype=float)
+            classes = arrays["labels"].astype(int) if "labels" in arrays else None
         else:
-            z = np.atleast_2d(np.load(path, allow_pickle=False)).astype(float)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(str(path), "must hold latents", type(error).__name__, "Choose another file.") from error
+            z = np.atleast_2d(read_npy(path, str(path), "Choose another file.")).astype(float)
+    except KeyError as error:
+        raise InputError(str(path), "must hold latents", "none", "Choose another file.") from error
     z = z.reshape(len(z), -1)
     columns: dict[str, np.ndarray] = {}
     if z.shape[1] > 1:
@@ -222,6 +240,7 @@ class Results(QWidget):
         self.history: History | None = None
         self._seen: object = None
         self._job = ""
+        self._outputs: list[dict[str, Any]] = []  # of a job that reports nothing
         self.tree = QTreeWidget()
         self.tree.setObjectName("resultList")
         self.tree.setAccessibleName("Results")
@@ -267,22 +286,33 @@ class Results(QWidget):
     def set_job(self, model: ProjectModel, info: JobInfo) -> None:
         """Show another job's results."""
         self.history = model.history(info.name)
-        self._job, self._seen = info.name, None
+        self._job, self._seen, self._outputs = info.name, None, []
+        if not info.has_options:  # it reports nothing: what the project's graph says that it made is shown
+            name = info.name
+            model.ask("outputs", lambda p: (name, p.outputs(name)), self._take_outputs, self._background)
+        for reading in READINGS:
+            self._background.cancel(reading)
         self.tree.clear()
         self.viewer.clear()
+        self.stack.setCurrentWidget(self.viewer)
         self.refresh()
 
     def refresh(self) -> bool:
         """Take up new artifacts; True if there were any."""
         if self.history is None:
             return False
-        artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds))
+        artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds)) or self._outputs
         state = [(a["path"], a.get("t")) for a in artifacts]
         if state == self._seen:
             return False
         self._seen = state
         self._fill(items(artifacts, self.history.directory))
         return True
+
+    def _take_outputs(self, found: tuple[str, list[Choice]] | None) -> None:
+        if found is not None and found[0] == self._job:
+            self._outputs = artifacts_of(found[1], found[0])
+            self.refresh()
 
     def _fill(self, found: dict[str, list[Item]]) -> None:
         chosen = self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole) if self.tree.currentItem() else None
@@ -304,7 +334,7 @@ class Results(QWidget):
                 node = QTreeWidgetItem([sentence(item.title)])
                 node.setIcon(0, theme.icon(icon))
                 node.setData(0, Qt.ItemDataRole.UserRole, item)
-                node.setToolTip(0, "\n".join(str(p) for p in item.paths[:4]))
+                node.setToolTip(0, plain("\n".join(str(p) for p in item.paths[:4])))
                 head.addChild(node)
                 first = first or node
                 again = node if item == chosen else again
@@ -345,7 +375,7 @@ class Results(QWidget):
     def show_item(self, item: Item) -> None:
         """Show one result; what is still being read for one chosen before is dropped."""
         path = item.paths[0]
-        for reading in ("picture", "latents", "table", "series"):
+        for reading in READINGS:
             self._background.cancel(reading)
         if item.kind in ("volume", "map", "mask"):
             self._volumes([path], None)

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QPushButton, QSizePolicy, QSlid
 from gaussianem_gui.execution.history import Curve, History, average, smooth, thin
 from gaussianem_gui.views.toolkit.controls import Flow, Switch
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, column, label, plain, row
 
 NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
 NAMES = {
@@ -159,6 +159,7 @@ class LossPlot(QWidget):
         self._curves.clear()
         self._jobs = jobs
         self._drawn = None
+        self.readout.hide()  # it spoke of the curves that were there
         for chip in self._chips.values():
             chip.hide()
             chip.deleteLater()
@@ -284,7 +285,7 @@ class LossPlot(QWidget):
                 chip.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px;")
                 chip.setCheckable(True)
                 chip.setChecked(name not in self._concealed())
-                chip.setToolTip(EXPLAINED.get(name, f"Show or hide {quantity_name(name)}"))
+                chip.setToolTip(EXPLAINED.get(name, plain(f"Show or hide {quantity_name(name)}")))
                 chip.setAccessibleName(f"Show {quantity_name(name)}")
                 chip.setObjectName(f"chip-{name}")
                 chip.toggled.connect(lambda on, n=name: self._toggle(n, on))

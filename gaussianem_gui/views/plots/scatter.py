@@ -5,6 +5,7 @@ The explorer grows out of this widget: plots are linked by ``pointPicked`` and `
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ class Scatter(QWidget):
     def _restyle(self) -> None:
         style_plot(self.plot)
         for side, text in zip(("bottom", "left"), self._labels):
-            self.plot.setLabel(side, text, color=theme.colour("muted"))
+            self.plot.setLabel(side, html.escape(text), color=theme.colour("muted"))
         self._marker.setPen(pg.mkPen(theme.colour("text"), width=2))
         self._marker.setBrush(pg.mkBrush(None))
         self._draw()

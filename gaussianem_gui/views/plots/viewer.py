@@ -18,20 +18,32 @@ from PySide6.QtGui import QImage, QKeyEvent
 from PySide6.QtWidgets import QComboBox, QFileDialog, QFrame, QSlider, QStackedWidget, QWidget
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.explorer.volumes import DEFAULT_CONTOUR, Picture, load_gaussians, load_volume, surface
+from gaussianem_gui.explorer.volumes import (
+    DEFAULT_CONTOUR,
+    Cut,
+    Look,
+    Picture,
+    cut_at,
+    distances,
+    load_gaussians,
+    load_volume,
+    surface,
+)
 from gaussianem_gui.project.settings import program_file
+from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.slices import Slices
-from gaussianem_gui.views.toolkit.controls import Switch
+from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, icon_button, keep_icon, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_button, keep_icon, label, plain, row
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
 LONGEST_SLICES = 400
 PLAY_MILLISECONDS = 120
-SLIDER_STEPS = 400
+CUTS = {"front": "from the front", "z": "along z", "y": "along y", "x": "along x"}
+AXES = {"z": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "x": (0.0, 0.0, 1.0)}
 SHADED = (2, 98)  # percentiles that get the darkest and the brightest colour of points
 _FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
 
@@ -53,7 +65,7 @@ class Viewer(QWidget):
         self._gaussians_path: Path | None = None
         self._gaussians: tuple[np.ndarray, np.ndarray] | None = None
         self._cache: dict[Path, Picture] = {}
-        self._meshes: dict[tuple[Path, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._meshes: dict[tuple[Path, Look], tuple[np.ndarray, np.ndarray]] = {}
         self.picture: Picture | None = None
         self._viewer: Any = None
         self._canvas: Any = None
@@ -65,35 +77,42 @@ class Viewer(QWidget):
         self.mode.addItem("Surface", "surface")
         self.mode.addItem("Projection", "mip")
         self.mode.addItem("Slices", "slices")
-        self.level = QSlider(Qt.Orientation.Horizontal)
-        self.level.setRange(0, SLIDER_STEPS)
-        self.level.setValue(round(DEFAULT_CONTOUR * 20))
-        self.level.setMinimumWidth(120)
-        self.level.setAccessibleName("Contour level in sigma")
-        self.level_text = label("", "muted")
-        self.level_text.setMinimumWidth(52)
+        self.level = LevelBar()
+        self._levels: dict[object, float] = {}  # of what was looked at, until the user chooses another for it
+        self._group: object = None  # what is looked at: pictures of one group have one level
+        self.cut_from = QComboBox()
+        self.cut_from.setAccessibleName("Where the cut comes from")
+        for key, text in CUTS.items():
+            self.cut_from.addItem(text, key)
+        self.cut = QSlider(Qt.Orientation.Horizontal)
+        self.cut.setRange(0, 100)
+        self.cut.setFixedWidth(80)
+        self.cut.setAccessibleName("Depth of the cut")
+        self.cut.setToolTip("Cut the molecule open")
+        self._normal = (0.0, 0.0, 1.0)
+        self._plane: Cut | None = None  # it stands still in the molecule, whichever picture of a group is shown
+        self.remark = Elided("", "hint")
+        self.remark.setContentsMargins(12, 2, 12, 2)
+        self.remark.hide()
         self.points = Switch("Show Gaussians")
         self.points.setToolTip("Show the Gaussians as points")
         self._points_label = label("Gaussians", "muted")
-        self._level_label = label("Contour", "muted")
-        tools = row(
-            self.mode,
-            6,
-            self._level_label,
-            self.level,
-            self.level_text,
-            6,
-            self._points_label,
-            self.points,
-            None,
+        self.gaussians = together(self._points_label, self.points, spacing=8)
+        self.cuts = together(label("Cut", "muted"), self.cut_from, self.cut, spacing=8)
+        self.buttons = together(
             icon_button("fit", "Show all of it (reset the view)", self.reset_view, name="resetView"),
             icon_button("camera", "Save a picture", self.save_picture, name="savePicture"),
-            spacing=8,
-            margins=(12, 8, 8, 8),
         )
-        self.bar = QFrame()
+        self.bar = wrapping(
+            self.mode,
+            self.level,
+            self.gaussians,
+            self.cuts,
+            self.buttons,
+            spacing=8,
+            margins=(12, 6, 8, 6),
+        )
         self.bar.setProperty("role", "header")
-        self.bar.setLayout(tools)
 
         self.play = icon_button("play", "Play the series (Space)", self._toggle_play, name="playSeries")
         self.frame = QSlider(Qt.Orientation.Horizontal)
@@ -106,6 +125,7 @@ class Viewer(QWidget):
         self.series_bar.hide()
 
         self.stack = QStackedWidget()
+        self.stack.setMinimumSize(160, 110)
         self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
         self.loading = EmptyState("clock", "Loading the 3D view", "This takes a moment the first time.")
         self.slices = Slices()
@@ -118,6 +138,7 @@ class Viewer(QWidget):
         layout.addWidget(self.bar)
         layout.addLayout(self._notice)
         layout.addWidget(self.stack, 1)
+        layout.addWidget(self.remark)
         layout.addWidget(self.series_bar)
         self.setLayout(layout)
         self.bar.setEnabled(False)
@@ -126,11 +147,12 @@ class Viewer(QWidget):
         self._timer.setInterval(PLAY_MILLISECONDS)
         self._timer.timeout.connect(self._next)
         self.mode.currentIndexChanged.connect(self._mode_changed)
-        self.level.valueChanged.connect(self._level_changed)
+        self.level.levelChanged.connect(self._level_changed)
+        self.cut.valueChanged.connect(self._cut_changed)
+        self.cut_from.currentIndexChanged.connect(self._cut_changed)
         self.points.toggled.connect(self._draw_points)
         self.frame.valueChanged.connect(self._frame_changed)
         theme.changed.connect(self._restyle)
-        self._show_level()
 
     # --- what to show ----------------------------------------------------------------------------------------------
 
@@ -138,7 +160,7 @@ class Viewer(QWidget):
         """Show one volume, or a series with a slider and a play button."""
         self._stop()
         self._paths, self._names = paths, names or [path.stem for path in paths]
-        self._fresh = True
+        self._fresh, self._group = True, tuple(paths)
         self.frame.blockSignals(True)
         self.frame.setRange(0, max(len(paths) - 1, 0))
         self.frame.setValue(start)
@@ -170,7 +192,10 @@ class Viewer(QWidget):
     def clear(self) -> None:
         """Show nothing."""
         self._stop()
-        self._paths, self.picture, self._gaussians = [], None, None
+        self._paths, self.picture, self._gaussians, self._gaussians_path = [], None, None, None
+        if self._viewer is not None:
+            for layer in self._viewer.layers:
+                layer.visible = False
         self.bar.setEnabled(False)
         self.series_bar.hide()
         self.stack.setCurrentWidget(self.empty)
@@ -184,8 +209,23 @@ class Viewer(QWidget):
         return self.stack.currentWidget() is self.canvas_page
 
     def contour(self) -> float:
+        """Contour level in the map's units."""
+        return self.level.level
+
+    def sigmas(self) -> float:
         """Contour level in sigma above the mean."""
-        return self.level.value() / 20
+        return self.picture.sigmas(self.contour()) if self.picture is not None else DEFAULT_CONTOUR
+
+    def set_contour(self, level: float) -> None:
+        """Contour what is looked at there."""
+        self._levels[self._group] = level
+        self.level.set_level(level)
+        self._place_cut()
+        self._draw()
+
+    def look(self) -> Look:
+        """How surfaces are made now."""
+        return Look(self.contour(), self._plane)
 
     def layers(self) -> list[str]:
         """Names of the visible layers in 3D."""
@@ -244,7 +284,7 @@ class Viewer(QWidget):
         clear(self._notice)
         holder = QWidget()
         banner = Banner("warning", text, "Hide", lambda: clear(self._notice))
-        banner.setToolTip(more)
+        banner.setToolTip(plain(more))
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
 
@@ -282,9 +322,11 @@ class Viewer(QWidget):
             self._meshes.clear()
         self._cache[picture.path] = picture
         self.picture = picture
+        self.level.set_picture(picture, self._levels.setdefault(self._group, picture.default_level))
+        if self._fresh:
+            self._place_cut()
         index = self.frame.value()
         self.frame_text.setText(f"{self._names[index]}   {index + 1} of {len(self._paths)}")
-        self._show_level()
         self._draw()
         self.frameChanged.emit(index)
 
@@ -319,19 +361,22 @@ class Viewer(QWidget):
         if self.mode.currentData() == "mip":
             self._show_image(self.picture)
             return
-        picture, level = self.picture, self.contour()
-        mesh = self._meshes.get((picture.path, level))
+        picture, look = self.picture, self.look()
+        mesh = self._meshes.get((picture.path, look))
         if mesh is not None:
             self._show_mesh(mesh)
         else:
             self._background.run(
-                "mesh", lambda: surface(picture, level), lambda m: self._take_mesh(picture, level, m), self._failed
+                "mesh",
+                lambda: surface(picture, look.level, look.cut),
+                lambda m: self._take_mesh(picture, look, m),
+                self._failed,
             )
 
-    def _take_mesh(self, picture: Picture, level: float, mesh: tuple[np.ndarray, np.ndarray]) -> None:
+    def _take_mesh(self, picture: Picture, look: Look, mesh: tuple[np.ndarray, np.ndarray]) -> None:
         if len(self._meshes) > 200:
             self._meshes.clear()
-        self._meshes[picture.path, level] = mesh
+        self._meshes[picture.path, look] = mesh
         if picture is self.picture and self.mode.currentData() == "surface":
             self._show_mesh(mesh)
 
@@ -343,27 +388,34 @@ class Viewer(QWidget):
         if (image := self._layer("projection")) is not None:
             image.visible = False
         layer = self._layer("surface")
+        self._say_nothing(empty=not len(faces))
         if not len(faces):
             if layer is not None:
                 layer.visible = False
         else:
-            values = np.full(len(vertices), 0.5, np.float32)
+            values = np.zeros(len(vertices), np.float32)
             if layer is None:
-                from napari.utils import Colormap
-
-                tint = [*(0.3 + 0.7 * part for part in _rgb(theme.colour("accent"))), 1.0]
                 layer = self._viewer.add_surface(
                     (vertices, faces, values),
                     name="surface",
                     shading="smooth",
                     contrast_limits=(0, 1),
-                    colormap=Colormap([tint, tint], name="accent"),
+                    colormap=surface_colours(),
                 )
                 self._brighten(layer)
             else:
                 layer.data = (vertices, faces, values)
                 layer.visible = True
         self._shown()
+
+    def _say_nothing(self, *, empty: bool) -> None:
+        """Say why there is nothing to see."""
+        picture = self.picture
+        if empty and picture is not None:
+            high, sigmas = picture.greatest, picture.top
+            text = f"Nothing is above this level: the greatest value is {high:.4g} ({sigmas:.1f} σ)"
+            self.remark.setText(text)
+        self.remark.setVisible(empty)
 
     def _brighten(self, layer: Any) -> None:
         """More light from all sides: the parts in shade stay readable."""
@@ -373,15 +425,20 @@ class Viewer(QWidget):
             light.diffuse_light = (1.0, 1.0, 1.0, 0.6)
 
     def _show_image(self, picture: Picture) -> None:
+        self.remark.hide()
         if (mesh := self._layer("surface")) is not None:
             mesh.visible = False
+        values = picture.values
+        cut = self.look().cut
+        if cut is not None:
+            values = np.where(distances(picture, cut) > 0, np.float32(values.min()), values)
         scale, start = [picture.voxel_angstrom] * 3, [picture.offset_angstrom] * 3
         top = picture.mean + max(picture.top, 1e-3) * picture.sigma
-        limits = (min(picture.mean + self.contour() * 0.5 * picture.sigma, top - 1e-6 * abs(top) - 1e-9), top)
+        limits = (min(0.5 * (picture.mean + self.contour()), top - 1e-6 * abs(top) - 1e-9), top)
         layer = self._layer("projection")
         if layer is None:
             layer = self._viewer.add_image(
-                picture.values,
+                values,
                 name="projection",
                 rendering="mip",
                 colormap="magma" if theme.name == "dark" else "gray_r",
@@ -391,7 +448,7 @@ class Viewer(QWidget):
                 blending="translucent",
             )
         else:
-            layer.data, layer.scale, layer.translate, layer.visible = picture.values, scale, start, True
+            layer.data, layer.scale, layer.translate, layer.visible = values, scale, start, True
             layer.contrast_limits = limits
         self._shown()
 
@@ -431,8 +488,6 @@ class Viewer(QWidget):
         else:
             layer.data, layer.size, layer.visible = positions * half, size, True
             layer.face_color = colours
-        if (mesh := self._layer("surface")) is not None:
-            mesh.opacity = 0.35
         self._shown()
 
     def _pixel(self) -> float:
@@ -440,13 +495,25 @@ class Viewer(QWidget):
         return self.picture.voxel_angstrom * self.picture.values.shape[0] / self.picture.box
 
     def _shown(self) -> None:
-        if not self.points.isChecked() and (mesh := self._layer("surface")) is not None:
-            mesh.opacity = 1.0
+        self._let_see()
         self.stack.setCurrentWidget(self.canvas_page)
         if self._fresh:
             self._fresh = False
             self.reset_view()
         self.drawn.emit()
+
+    def _something_inside(self) -> bool:
+        """True if something is drawn that lies inside the surface."""
+        layer = self._layer("gaussians")
+        return layer is not None and layer.visible
+
+    def _let_see(self) -> None:
+        """What lies inside a surface shows through it: it writes no depth while something is inside."""
+        mesh = self._layer("surface") if self._viewer is not None else None
+        if mesh is not None:
+            inside = self._something_inside()
+            mesh.opacity = 0.35 if inside else 1.0
+            mesh.blending = "translucent_no_depth" if inside else "opaque"
 
     def reset_view(self) -> None:
         """Centre and fit what is shown."""
@@ -483,18 +550,33 @@ class Viewer(QWidget):
 
     # --- controls --------------------------------------------------------------------------------------------------
 
-    def _show_level(self) -> None:
-        self.level_text.setText(f"{self.contour():.1f} σ")
+    def _level_changed(self, level: float) -> None:
+        self._levels[self._group] = level
+        self._place_cut()
+        if self.picture is not None and self.mode.currentData() != "slices":
+            self._draw()
 
-    def _level_changed(self) -> None:
-        self._show_level()
+    def _place_cut(self) -> None:
+        share = self.cut.value() / 100
+        self._plane = cut_at(self.picture, self.contour(), self._normal, share) if self.picture is not None else None
+
+    def _cut_changed(self) -> None:
+        kind = self.cut_from.currentData()
+        if kind == "front" and self._viewer is not None:
+            towards = -np.asarray(self._viewer.scene.camera.view_direction, float)
+            z, y, x = (float(part) for part in towards / max(float(np.linalg.norm(towards)), 1e-9))
+            self._normal = (z, y, x)
+        elif kind in AXES:
+            self._normal = AXES[kind]
+        self._place_cut()
         if self.picture is not None and self.mode.currentData() != "slices":
             self._draw()
 
     def _mode_changed(self) -> None:
         slices = self.mode.currentData() == "slices"
-        for part in (self.level, self.level_text, self._level_label):
+        for part in (self.level, self.cuts):
             part.setVisible(not slices)
+        self.remark.hide()
         self._draw()
 
     def _frame_changed(self) -> None:
@@ -525,6 +607,7 @@ class Viewer(QWidget):
     def shut_down(self) -> None:
         """Let go of the canvas before the window goes: some drivers crash otherwise."""
         self._stop()
+        self._background.cancel_all()
         if self._canvas is not None:
             self._viewer.layers.clear()
             self._canvas.close()
@@ -537,6 +620,17 @@ def _import_napari() -> None:
     os.environ.setdefault("NAPARI_CONFIG", str(program_file().with_name("napari.yaml")))
     for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers"):
         importlib.import_module(name)
+
+
+def surface_colours() -> Any:
+    """napari's colours of a surface in the present theme: 0 the surface, 1 the caps of a cut."""
+    from napari.utils import Colormap
+
+    accent = _rgb(theme.colour("accent"))
+    light = 0.3 if theme.name == "dark" else 0.0  # dark grounds want a lighter tone
+    tint = [*(light + (1 - light) * part for part in accent), 1.0]
+    cap = [*(0.5 + 0.5 * part for part in accent), 1.0] if theme.name == "dark" else [*(0.6 * p for p in accent), 1.0]
+    return Colormap([tint, cap], name=f"surface-{theme.name}")
 
 
 def _rgb(colour: str) -> list[float]:

@@ -173,22 +173,62 @@ class Flow(QLayout):
         size = QSize(0, 0)
         for item in self._items:
             size = size.expandedTo(item.minimumSize())
-        return size
+        return size.grownBy(self.contentsMargins())
 
     def setGeometry(self, rect: QRect) -> None:
         super().setGeometry(rect)
         self._place(rect, move=True)
 
     def _place(self, rect: QRect, *, move: bool) -> int:
-        x, y, high = rect.x(), rect.y(), 0
+        """Set the items, in the middle of the height of their line; the height that all lines need."""
+        margins = self.contentsMargins()
+        inner = rect.marginsRemoved(margins)
+        y = inner.y()
+        for line in self._lines(inner.width()):
+            high = max(size.height() for _, size in line)
+            x = inner.x()
+            for item, size in line:
+                if move:
+                    item.setGeometry(QRect(QPoint(x, y + (high - size.height()) // 2), size))
+                x += size.width() + self._gap
+            y += high + self._gap
+        return max(y - self._gap, inner.y()) + margins.bottom() - rect.y()
+
+    def _lines(self, width: int) -> list[list[tuple[QLayoutItem, QSize]]]:
+        """The items that are shown, in lines of at most ``width``."""
+        lines: list[list[tuple[QLayoutItem, QSize]]] = []
+        x = 0
         for item in self._items:
-            hint = item.sizeHint()
-            if x > rect.x() and x + hint.width() > rect.right() + 1:
-                x, y, high = rect.x(), y + high + self._gap, 0
-            if move:
-                item.setGeometry(QRect(QPoint(x, y), hint))
-            x, high = x + hint.width() + self._gap, max(high, hint.height())
-        return y + high - rect.y()
+            if item.isEmpty():
+                continue
+            size = item.sizeHint()
+            if not lines or x + size.width() > width:
+                lines.append([])
+                x = 0
+            lines[-1].append((item, size))
+            x += size.width() + self._gap
+        return lines
+
+
+def wrapping(*items: QWidget, spacing: int = 6, margins: tuple[int, int, int, int] = (0, 0, 0, 0)) -> QFrame:
+    """A widget with ``items`` in a row that goes on below where the room is narrow."""
+    holder, flow = QFrame(), Flow(spacing)
+    flow.setContentsMargins(*margins)
+    for item in items:
+        flow.addWidget(item)
+    holder.setLayout(flow)
+    policy = holder.sizePolicy()
+    policy.setHeightForWidth(True)
+    policy.setVerticalPolicy(QSizePolicy.Policy.Minimum)
+    holder.setSizePolicy(policy)
+    return holder
+
+
+def together(*items: QWidget, spacing: int = 5) -> QWidget:
+    """Widgets that are not parted where a row of :func:`wrapping` goes on below."""
+    holder = QWidget()
+    holder.setLayout(row(*items, spacing=spacing))
+    return holder
 
 
 class Value(QFrame):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from PySide6.QtCore import (
     QEvent,
     QObject,
+    QSize,
     Qt,
     QTimer,
     Signal,
 )
-from PySide6.QtGui import QCloseEvent, QMouseEvent
+from PySide6.QtGui import QCloseEvent, QMouseEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QFrame,
     QLabel,
@@ -51,6 +52,10 @@ class Banner(QFrame):
         self.setAccessibleName(text)
 
 
+EMPTY_MARGIN = 24
+EMPTY_LEAST = QSize(230, 130)
+
+
 class EmptyState(QWidget):
     """A centred icon, heading, sentence and buttons: what a view shows before there is anything to show."""
 
@@ -60,10 +65,9 @@ class EmptyState(QWidget):
         self._icon = QLabel(alignment=Qt.AlignmentFlag.AlignCenter)
         self.heading = label(heading, "heading")
         self.text = label(text, "muted", wrap=True)
-        self.text.setFixedWidth(EMPTY_WIDTH)
         for part in (self.heading, self.text):
             part.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        layout = column(None, self._icon, 4, self.heading, spacing=8, margins=(24, 24, 24, 24))
+        layout = column(None, self._icon, 4, self.heading, spacing=8, margins=(EMPTY_MARGIN,) * 4)
         layout.addWidget(self.text, 0, Qt.AlignmentFlag.AlignHCenter)
         if buttons:
             layout.addSpacing(8)
@@ -79,8 +83,21 @@ class EmptyState(QWidget):
         self.heading.setText(heading)
         self.text.setText(text)
         self.text.ensurePolished()
+        self._fit()
+
+    def _fit(self) -> None:
+        """The sentence as wide as is good to read, or as there is room, and as high as it then needs."""
+        wide = min(EMPTY_WIDTH, max(self.width() - 2 * EMPTY_MARGIN, EMPTY_LEAST.width() - 2 * EMPTY_MARGIN))
+        self.text.setFixedWidth(wide)
         # a centred label would be cut off; one without text has no height
-        self.text.setMinimumHeight(max(self.text.heightForWidth(EMPTY_WIDTH), 0))
+        self.text.setMinimumHeight(max(self.text.heightForWidth(wide), 0))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def minimumSizeHint(self) -> QSize:
+        return EMPTY_LEAST
 
     def _refresh(self) -> None:
         self._icon.setPixmap(theme.pixmap(self._icon_name, "faint", 44))

@@ -111,3 +111,7 @@ class Background(QObject):
     def cancel(self, key: str) -> None:
         """Drop the result of what runs under ``key``."""
         self._newest.pop(key, None)
+
+    def cancel_all(self) -> None:
+        """Drop the results of everything that runs."""
+        self._newest.clear()

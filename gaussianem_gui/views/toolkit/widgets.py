@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 
 from PySide6.QtCore import (
@@ -25,6 +26,13 @@ from PySide6.QtWidgets import (
 from gaussianem_gui.views.toolkit.theme import theme
 
 ICON_SIZE, ICON_GAP = 16, 5  # pixels of an icon in a button, and between it and the text
+
+
+def plain(text: str) -> str:
+    """``text`` for a tooltip or a plot's label, where Qt would take what looks like HTML for HTML: shown as it is."""
+    if "<" not in text and "&" not in text:
+        return text
+    return f"<qt>{html.escape(text)}</qt>".replace("\n", "<br>")
 
 
 def label(text: str = "", role: str = "", *, wrap: bool = False, selectable: bool = False) -> QLabel:
@@ -239,4 +247,4 @@ class Elided(QLabel):
     def _elide(self) -> None:
         shown = QFontMetrics(self.font()).elidedText(self._full, self._mode, max(self.width(), 24))
         super().setText(shown)
-        self.setToolTip(self._full if shown != self._full else "")
+        self.setToolTip(plain(self._full) if shown != self._full else "")

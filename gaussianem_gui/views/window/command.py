@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QMenu, QMenuBar, QWidget
 
 from gaussianem_gui.forms.actions import Action
 from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.widgets import plain
 from gaussianem_gui.views.window.palette import PaletteEntry
 
 MENUS = ("Project", "Job", "View", "Help")
@@ -103,7 +104,7 @@ class Commands(QObject):
         """While a menu is open, what is not possible is grey and says why."""
         for command in self._by_id.values():
             reason, item = command.reason(), self.actions[command.id]
-            item.setToolTip(f"{command.tip}\nNot now: {reason}" if reason else command.tip)
+            item.setToolTip(plain(f"{command.tip}\nNot now: {reason}" if reason else command.tip))
             item.setEnabled(not reason)
 
     def _enable(self) -> None:

@@ -14,7 +14,7 @@ from gaussianem_gui.units import bytes_text
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.tasks import while_alive
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import button, label
+from gaussianem_gui.views.toolkit.widgets import button, label, plain
 from gaussianem_gui.views.window.dialog import Dialog
 
 
@@ -44,7 +44,7 @@ class LeftoversDialog(Dialog):
         for zombie in found or []:
             memory = f", {bytes_text(zombie.gpu_bytes)} of GPU memory" if zombie.gpu_bytes else ""
             item = QListWidgetItem(theme.icon("gpu"), f"{zombie.job.rstrip('/')}: process {zombie.pid}{memory}")
-            item.setToolTip(zombie.command)
+            item.setToolTip(plain(zombie.command))
             item.setData(Qt.ItemDataRole.UserRole, zombie)
             self.list.addItem(item)
         count = self.list.count()

@@ -24,7 +24,7 @@ from gaussianem_gui.views.plots.opengl_probe import probe
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import STATES, logo, theme
-from gaussianem_gui.views.toolkit.widgets import button, label
+from gaussianem_gui.views.toolkit.widgets import button, label, plain
 from gaussianem_gui.views.window.about import about
 from gaussianem_gui.views.window.command import Command, Commands, always
 from gaussianem_gui.views.window.context import WindowContext
@@ -355,7 +355,7 @@ class MainWindow(QMainWindow):
             item.setShortcut(QKeySequence(command.shortcut))
             reason = command.reason()
             item.setEnabled(not reason)
-            item.setToolTip(reason or command.tip)
+            item.setToolTip(plain(reason or command.tip))
             item.triggered.connect(lambda _c=False, c=command: self.trigger(c.id))
             if command.id in ("unrequest", "note", "folder"):
                 menu.addSeparator()

@@ -64,7 +64,8 @@ class Pages(QObject):
     def new_job(
         self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None
     ) -> None:
-        """The form of a new job; without a type the overview, where one is chosen."""
+        """The form of a new job; without a type the overview, where one is chosen. Without ``inputs_from`` the files
+        of the newest job that fits fill it; with an empty list none do."""
         if self.context.model is None:
             return
         if not job_type:
@@ -72,9 +73,8 @@ class Pages(QObject):
             return
         self.context.jobs.list.clearSelection()
         self.context.jobs.flow.set_current("")
-        self.context.pane.show_new(
-            self.context.model, job_type, values or {}, inputs_from or self._likely_inputs(job_type)
-        )
+        sources = self._likely_inputs(job_type) if inputs_from is None else inputs_from
+        self.context.pane.show_new(self.context.model, job_type, values or {}, sources)
         self.context.middle.setCurrentWidget(self.context.pane)
 
     def _likely_inputs(self, job_type: str) -> list[str]:

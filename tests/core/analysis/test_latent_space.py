@@ -11,10 +11,10 @@ import torch
 from sklearn.decomposition import PCA
 
 from gaussianem_core.analysis import diagnostics, latent_paths, latent_space
-from gaussianem_core.commands import simulate
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.simulation import acquisition, population, rendering
 from gaussianem_core.simulation.trajectory import read_trajectory
 
 
@@ -46,7 +46,7 @@ def test_collapsed_latents() -> None:
     np.testing.assert_allclose(line, 1)
     classes, centres = latent_space.k_means(np.ones((30, 4)), 3, 0)
     assert classes.shape == (30,) and np.isfinite(centres).all()
-    assert np.isfinite(diagnostics.loneliness(np.ones((30, 4)), line)).all()
+    assert np.isfinite(diagnostics.isolation(np.ones((30, 4)), line)).all()
 
 
 def test_k_means_finds_clusters_in_order() -> None:
@@ -189,18 +189,19 @@ def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
         model=str(shared_data / "adk_tmd.npz"), particles=400, box=64, apix=2.25, snr=snr, resolution=4.5
     )
     generator = np.random.default_rng(0)
-    truth = simulate.draw_truth(read_trajectory(options.model), options, generator)
-    parameters = simulate.draw_ctf(options, generator)
-    truth = simulate.scale_signal(truth, parameters, snr, torch.device("cpu"), "auto")
+    truth = population.draw_truth(read_trajectory(options.model), options, generator)
+    parameters = acquisition.draw_ctf(options, generator)
+    factor = rendering.signal_scale(truth, parameters, snr, torch.device("cpu"), "auto")
+    truth = rendering.scale_densities(truth, factor)
     assert truth.positions is not None
     table, rows = torch.from_numpy(parameters), torch.arange(400)
-    clean = torch.cat([simulate.clean_images(truth, table, part) for part in rows.split(50)])
+    clean = torch.cat([rendering.clean_images(truth, table, part) for part in rows.split(50)])
     scattered = generator.normal(size=truth.positions[0].shape) * truth.positions[0].std(axis=0)
     other = replace(truth, positions=np.broadcast_to(scattered.astype(np.float32), truth.positions.shape).copy())
     kind = generator.permutation(np.repeat([0, 1, 2], [360, 20, 20]))
     images = clean.clone()
     images[kind == 1] = 0
-    images[kind == 2] = simulate.clean_images(other, table, rows[kind == 2])
+    images[kind == 2] = rendering.clean_images(other, table, rows[kind == 2])
     images += torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     weight = torch.full((64, 33), 2.0)
     weight[:, [0, -1]] = 1

@@ -87,7 +87,7 @@ def test_bad_latents(folder: Path) -> None:
     with pytest.raises(InputError, match=r"must have 3 values a row"):
         run(folder, z="z.txt")
     (folder / "z.txt").write_text("1 2 3\n3 4\n")
-    with pytest.raises(InputError, match="one row of numbers a volume"):
+    with pytest.raises(InputError, match=r"one row of numbers a volume|readable text with numbers"):
         run(folder, z="z.txt")
     (folder / "z.txt").write_text("1 nan 3\n")
     with pytest.raises(InputError, match="must be finite"):

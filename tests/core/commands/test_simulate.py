@@ -15,7 +15,7 @@ from gaussianem_core.imaging.fourier import fourier_crop
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.image_stack import ImageStack, read_map
-from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.io.particle_table import read_particle_column, read_particles
 from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.simulation.acquisition import draw_ctf
@@ -226,3 +226,16 @@ def test_gaussian_ply(shared_data: Path) -> None:
     # 0.3 to 0.6 pixel of 3 A
     assert 0.9 <= trajectory.sigmas_angstrom.min() and trajectory.sigmas_angstrom.max() <= 1.8
     assert np.abs(trajectory.positions_angstrom).max() < 192
+
+
+def test_a_job_of_a_project_names_its_images_as_relion_looks_for_them(tmp_path: Path) -> None:
+    # RELION runs in the project's directory and takes rlnImageName as a path from there.
+    (tmp_path / "default_pipeline.star").write_text("# version 50001\n")
+    _, folder = simulated(tmp_path, job_dir=str(tmp_path / "Simulate" / "job001"))
+    names = read_particle_column(folder / "particles.star", "rlnImageName")
+    assert {str(name).split("@")[1] for name in names} == {"Simulate/job001/particles.mrcs"}
+    assert (tmp_path / "Simulate/job001/particles.mrcs").is_file()
+    assert ImageStack.from_table(read_particles(folder / "particles.star")).read().shape == (40, 32, 32)
+    # by itself the data set can be moved: images lie beside the particle file
+    _, alone = simulated(tmp_path / "alone", model=str(tmp_path / "arm.npz"))
+    assert str(read_particle_column(alone / "particles.star", "rlnImageName")[0]) == "000001@particles.mrcs"

@@ -12,6 +12,7 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.imaging.aberrations import State
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs, pose_to_angles
 from gaussianem_core.io.particle_rows import write_cs_rows, write_star, write_star_rows
@@ -108,7 +109,7 @@ def test_relion5_optics_as_list(data: Path, project: Path) -> None:
     assert table.stacks == (project / "a.mrcs", project / "b.mrcs")
     assert table.voltage_kv.tolist() == [100.0, 100.0] and table.pixel_size_angstrom.tolist() == [0.89, 0.89]
     np.testing.assert_allclose(table.angles_deg[1], [91.508618, 26.742536, -161.73962])
-    assert table.ctf_premultiplied.all() and not table.phase_flipped.any()
+    assert table.aberrations.state.tolist() == [State.PREMULTIPLIED]
 
 
 def test_values_agree_with_gemmi(data: Path) -> None:
@@ -280,7 +281,7 @@ def test_real_images_match_their_class(shared_data: Path) -> None:
     ]
     assert np.bincount(table.stack_index).tolist() == [576, 720]
     assert set(table.pixel_size_angstrom) == {13.1} and set(table.phase_shift_deg) == {90.0}
-    assert table.bfactor_angstrom2[0] == -8.0 and set(table.box_size) == {32}
+    assert table.aberrations.bfactor_angstrom2[0] == 8.0 and set(table.box_size) == {32}
     np.testing.assert_allclose(table.shifts_angstrom[1], [0.2534852 * 13.1, -3.0803437 * 13.1])
     right, wrong, flipped = [], [], []
     maps = [np.fromfile(folder / f"10076_class{name}_32.mrc", "<f4", offset=1024).reshape(32, 32, 32) for name in "DE"]

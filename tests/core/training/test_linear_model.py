@@ -98,7 +98,22 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ((), 0.1, 0.01),
         (("--pose_error", "6"), 4.0, 0.05),
         (("--shift_error", "0.5"), 0.1, 0.25),
-        (("--pose_error", "6", "--shift_error", "0.5", "--contrast_spread", "0.2", "--junk", "0.1"), 4.5, 0.3),
+        (
+            (
+                "--pose_error",
+                "6",
+                "--shift_error",
+                "0.5",
+                "--contrast_spread",
+                "0.2",
+                "--junk",
+                "0.1",
+                "--junk_kinds",
+                "noise",
+            ),
+            4.5,
+            0.3,
+        ),
     ],
     ids=["exact", "rotations", "shifts", "all"],
 )

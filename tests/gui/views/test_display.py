@@ -78,7 +78,7 @@ def test_a_series_is_shown_contoured_and_played(viewer, qtbot, volumes) -> None:
     before = viewer.picture_of_view()
     assert coloured(before) > 0.01
     vertices = [len(viewer._layer("surface").data[0])]
-    viewer.level.setValue(viewer.level.value() + 40)
+    viewer.set_contour(viewer.picture.level(viewer.sigmas() + 2))
     qtbot.waitUntil(lambda: len(viewer._layer("surface").data[0]) != vertices[0], timeout=LONG)
     seen: list[int] = []
     viewer.frameChanged.connect(seen.append)
@@ -90,6 +90,71 @@ def test_a_series_is_shown_contoured_and_played(viewer, qtbot, volumes) -> None:
     qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_0"), timeout=LONG)
     qtbot.waitUntil(lambda: viewer._layer("surface").data[0].mean(axis=0)[2] < -8, timeout=LONG)
     assert np.isfinite(centre)
+
+
+def type_level(viewer, qtbot, sigmas: str) -> None:
+    """The contour level as a user types it."""
+    viewer.level.sigma.setText(sigmas)
+    qtbot.keyClick(viewer.level.sigma, Qt.Key.Key_Return)
+
+
+def test_each_map_has_its_own_level_and_says_when_nothing_is_above_it(viewer, qtbot, volumes) -> None:
+    from gaussianem_core.io.mrc import read_map, write_map
+
+    mask = volumes[0].with_name("mask.mrc")
+    write_map(mask, (read_map(volumes[0]).values > 0.5).astype(np.float32), 3.0)
+    viewer.show_volumes(volumes)
+    qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)
+    type_level(viewer, qtbot, "6")
+    tuned = viewer.contour()
+    viewer.set_frame(2)
+    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_2"), timeout=LONG)
+    assert viewer.contour() == tuned  # one level in a series, so that its maps can be compared
+    viewer.show_volumes([mask])
+    qtbot.waitUntil(lambda: viewer.picture.path == mask and "surface" in viewer.layers(), timeout=LONG)
+    assert viewer.contour() == viewer.picture.default_level != tuned
+    viewer.show_volumes(volumes)
+    qtbot.waitUntil(lambda: viewer.picture.path == volumes[0], timeout=LONG)
+    assert viewer.contour() == tuned and viewer.remark.isHidden()
+    type_level(viewer, qtbot, "1000 σ")
+    qtbot.waitUntil(lambda: viewer.remark.isVisible() and "surface" not in viewer.layers(), timeout=LONG)
+    assert "Nothing is above this level" in viewer.remark.full_text()
+    assert f"{viewer.picture.greatest:.4g}" in viewer.remark.full_text()
+    type_level(viewer, qtbot, "3")
+    qtbot.waitUntil(lambda: viewer.remark.isHidden() and "surface" in viewer.layers(), timeout=LONG)
+
+
+def test_a_cut_is_drawn_at_once_and_can_be_undone(viewer, qtbot, volumes) -> None:
+    viewer.show_volumes(volumes[:1])
+    qtbot.waitUntil(lambda: viewer.is_3d() and "surface" in viewer.layers(), timeout=LOAD)
+    qtbot.wait(200)
+
+    def reach() -> float:
+        towards = -np.asarray(viewer._viewer.scene.camera.view_direction)
+        return float((viewer._layer("surface").data[0] @ towards).max())
+
+    whole, before = reach(), coloured(viewer.picture_of_view())
+    for value in (50, 100):
+        viewer.cut.setValue(value)
+        qtbot.waitUntil(lambda w=whole: reach() < w - 3.0, timeout=LONG)
+        assert coloured(viewer.picture_of_view()) > 0.2 * before  # never all of it
+    viewer.cut.setValue(0)
+    qtbot.waitUntil(lambda: abs(reach() - whole) < 0.1, timeout=LONG)
+    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
+    viewer.cut.setValue(50)
+    widest = viewer._layer("surface").data[0][:, 2].max
+    high = float(widest())
+    qtbot.waitUntil(lambda: float(viewer._layer("surface").data[0][:, 2].max()) < high - 3.0, timeout=LONG)
+
+
+def test_a_surface_is_solid_again_after_gaussians_were_shown(viewer, qtbot, volumes) -> None:
+    viewer.show_gaussians(volumes[0].with_name("g.ply"), alone=True)
+    qtbot.waitUntil(lambda: viewer.is_3d() and "gaussians" in viewer.layers(), timeout=LOAD)
+    viewer.show_volumes(volumes[:1])
+    viewer.show_gaussians(None)
+    qtbot.waitUntil(lambda: viewer.layers() == ["surface"], timeout=LONG)
+    layer = viewer._layer("surface")
+    assert layer.opacity == 1.0 and str(layer.blending) == "opaque"
 
 
 def test_gaussians_projection_and_slices(viewer, qtbot, volumes) -> None:

@@ -9,7 +9,7 @@ import exploring
 import numpy as np
 import psutil
 import pytest
-from PySide6.QtCore import QEvent, QPointF, Qt
+from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, Qt
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication
 
@@ -320,7 +320,7 @@ def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, t
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     panel, plot = explorer.panels["Trajectory"], explorer.grid.plots[0]
     qtbot.mouseClick(explorer.grid.tool_buttons["anchor"], LEFT)
-    assert explorer.tabs.currentWidget() is panel
+    assert explorer.panel() is panel
     for place in ((-1.5, 0.0), (0.0, 0.3), (1.5, 0.0)):
         Mouse(plot.canvas, qtbot).click(place)
     assert len(explorer.session.anchors) == 3
@@ -355,25 +355,25 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     explorer.session.select(second, {"shape": "test"}, "replace")
     particles = explorer.panels["Particles"]
-    explorer.tabs.setCurrentWidget(particles)
+    explorer.show_panel(particles)
     qtbot.waitUntil(lambda: len(particles.tiles.images) > 0, timeout=60_000)
     assert f"of {second.sum():,}" in particles.text.full_text()
     particles.averages.setChecked(True)
     qtbot.waitUntil(lambda: "views" in particles.text.full_text(), timeout=60_000)
     domains = explorer.panels["Domains"]
-    explorer.tabs.setCurrentWidget(domains)
+    explorer.show_panel(domains)
     qtbot.mouseClick(domains.go, LEFT)
     qtbot.waitUntil(lambda: domains.found is not None, timeout=60_000)
     assert domains.list.count() == domains.found.count
     land = explorer.panels["Landscape"]
-    explorer.tabs.setCurrentWidget(land)
+    explorer.show_panel(land)
     qtbot.mouseClick(land.go, LEFT)
     qtbot.waitUntil(lambda: land.result is not None, timeout=120_000)
     assert land.list.count() == len(land.states) and "resampling" in land.words.text()
     trust = explorer.panels["Trust"]
     assert trust.rows.count() > 2
     mask = explorer.panels["Mask"]
-    explorer.tabs.setCurrentWidget(mask)
+    explorer.show_panel(mask)
     qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
     qtbot.mouseClick(mask.save, LEFT)
     qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=60_000)
@@ -401,7 +401,7 @@ def test_latents_of_one_dimension_are_explored(window, tmp_path, qtbot):
     Mouse(plot.canvas, qtbot).drag(around, inside=True)
     assert (explorer.session.selections.mask == second).mean() > 0.9
     land = explorer.panels["Landscape"]
-    explorer.tabs.setCurrentWidget(land)
+    explorer.show_panel(land)
     qtbot.mouseClick(land.go, LEFT)
     qtbot.waitUntil(lambda: land.result is not None, timeout=120_000)
     assert land.list.count() == len(land.states) >= 1
@@ -466,7 +466,7 @@ def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, q
     _, explorer, second = explored
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     panel = explorer.panels["Trajectory"]
-    explorer.tabs.setCurrentWidget(panel)
+    explorer.show_panel(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("selections"))
     assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
     for name, mask in (("A", second), ("B", ~second)):
@@ -548,8 +548,9 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     project.mark(other, exploring.State.SUCCEEDED)
     qtbot.waitUntil(lambda: window.model.info(other.name) is not None, timeout=60_000)
     panel = explorer.panels["Compare"]
-    explorer.tabs.setCurrentWidget(panel)
+    explorer.show_panel(panel)
     panel.shown()
+    qtbot.waitUntil(lambda: panel.job.count() > 0, timeout=60_000)
     qtbot.mouseClick(panel.go, LEFT)
     qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
     assert "agree: canonical correlations 1.00" in panel.text.full_text()
@@ -557,3 +558,182 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     assert "epoch" in names
     explorer.session.select(second, {"shape": "test"}, "replace")
     assert len(panel.plot._chosen.data) == second.sum()
+
+
+def said(explorer) -> dict[str, object]:
+    """What every part of the explorer says and offers."""
+    from PySide6.QtWidgets import (
+        QAbstractButton,
+        QAbstractSlider,
+        QComboBox,
+        QLabel,
+        QLineEdit,
+        QListWidget,
+        QScrollBar,
+    )
+
+    found: dict[str, object] = {}
+    for kind, read in (
+        (QLabel, lambda w: getattr(w, "full_text", w.text)()),
+        (QLineEdit, lambda w: w.text()),
+        (QComboBox, lambda w: ([w.itemText(i) for i in range(w.count())], w.currentText())),
+        (QListWidget, lambda w: [w.item(i).text() for i in range(w.count())]),
+        (QAbstractSlider, lambda w: (w.minimum(), w.maximum(), w.value())),
+        (QAbstractButton, lambda w: (w.text(), w.isEnabled(), w.isChecked())),
+    ):
+        for part in (explorer.grid, explorer.scene, *explorer.panels.values()):
+            widgets = [w for w in part.findChildren(kind) if w.isVisibleTo(part) and not isinstance(w, QScrollBar)]
+            widgets = [w for w in widgets if not explorer.scene.second.isAncestorOf(w)]  # folded away
+            found[f"{type(part).__name__} {kind.__name__}"] = sorted(
+                f"{w.accessibleName()}: {read(w)}" for w in widgets
+            )
+    for number, plot in enumerate([*explorer.grid.plots, explorer.panels["Compare"].plot]):
+        way, marker = plot._way.getData(), plot._marker.data
+        found[f"plot {number}"] = (
+            len(plot.points),
+            0 if way[0] is None else len(way[0]),
+            len(marker),
+            plot._mask is None,
+        )
+    found["counts"] = len(explorer.trajectory.player.counts.counts)
+    found["table"] = explorer.panels["Compare"].table.rowCount()
+    return found
+
+
+def test_another_job_finds_nothing_of_the_one_before(window, tmp_path, qtbot):
+    project, job, second = exploring.make(tmp_path / "a project")
+    other = project.new_job("train", project.job(job).values() | {"job_dir": None})
+    failed = project.new_job("train", {})
+    for name in ("weights.0.pkl", "weights.0.output.pkl", "cfg.json", "point_cloud.ply"):
+        if (project.root / job / name).exists():
+            (other.directory / name).write_bytes((project.root / job / name).read_bytes())
+    project.mark(other, exploring.State.SUCCEEDED)
+    project.mark(failed, exploring.State.FAILED)
+    assert window.open_project(project.root)
+    qtbot.waitUntil(lambda: len(window.model.jobs) == 4, timeout=60_000)
+
+    def show(name: str):
+        window.pages.open_explorer(name)
+        qtbot.waitUntil(lambda: window.pages.explorer is not None, timeout=60_000)
+        explorer = window.pages.explorer
+        session = explorer.session
+        qtbot.waitUntil(lambda: session.job == name and session.consensus is not None, timeout=120_000)
+        qtbot.waitUntil(lambda: session.density is not None, timeout=60_000)
+        trust = explorer.panels["Trust"].rows
+        qtbot.waitUntil(lambda: trust.count() > 1 and explorer.scene.viewer.picture is not None, timeout=60_000)
+        qtbot.waitUntil(lambda: explorer.selections.by_button.isEnabled(), timeout=60_000)
+        return explorer
+
+    explorer = show(other.name)
+    explorer.show_panel(explorer.selections)
+    qtbot.wait(200)
+    fresh = said(explorer)
+
+    show(job)
+    session, player = explorer.session, explorer.trajectory.player
+    session.select(second, {"shape": "test"}, "replace")
+    session.keep_selection("Second state")
+    explorer.show_panel(explorer.trajectory)
+    for row in np.flatnonzero(second)[:3]:
+        explorer.trajectory.add_anchor(session.table.z[row] + 9)
+    explorer.trajectory.start()
+    qtbot.waitUntil(lambda: len(player.frames) == 30, timeout=120_000)
+    player.slider.setValue(7)
+    assert "Hardly any" in explorer.trajectory.warning.text() and len(player.counts.counts) == 30
+    for name, done in (
+        ("Particles", lambda p: len(p.tiles.images) > 0),
+        ("Mask", lambda p: "kDa" in p.text.full_text()),
+        ("Landscape", lambda p: p.result is not None),
+        ("Domains", lambda p: p.found is not None),
+        ("Compare", lambda p: p.found is not None),
+    ):
+        panel = explorer.panels[name]
+        explorer.show_panel(panel)
+        if name == "Compare":
+            qtbot.waitUntil(lambda p=panel: p.job.count() > 0, timeout=60_000)
+            assert [panel.job.itemData(i) for i in range(panel.job.count())] == [other.name]  # the failed one is not
+        if hasattr(panel, "go"):
+            qtbot.mouseClick(panel.go, LEFT)
+        qtbot.waitUntil(lambda p=panel, d=done: d(p), timeout=120_000)
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+        session.pick_particle(5)
+    qtbot.mouseClick(explorer.scene.keep_button, LEFT)
+    explorer.scene.difference.setChecked(True)
+    explorer.scene.viewer.level.sigma.setText("5")
+    explorer.scene.viewer.level.sigma.editingFinished.emit()
+    explorer.show_panel(explorer.selections)
+    assert said(explorer) != fresh
+
+    show(other.name)
+    qtbot.wait(200)
+    again = said(explorer)
+    other_than = [f"{name}: {fresh[name]} -> {again.get(name)}" for name in fresh if fresh[name] != again.get(name)]
+    assert not other_than, "\n".join(other_than)
+    assert not session.selections.named and not len(session.path) and session.kept is None
+
+
+def test_single_keys_act_on_the_plots_and_are_typed_elsewhere(explored, qtbot):
+    _, explorer, second = explored
+    session, canvas = explorer.session, explorer.grid.plots[0].canvas
+    session.select(second, {"shape": "test"}, "replace")
+    for name in ("iris", "Inner"):
+        session.keep_selection(name)
+    named = explorer.selections.list
+    explorer.show_panel(explorer.selections)
+    for key in (Qt.Key.Key_I, Qt.Key.Key_1, Qt.Key.Key_Backspace):
+        for widget in (named, explorer.selections.by, explorer.grid.colour, explorer.selections.name):
+            widget.setFocus()
+            qtbot.keyClick(widget, key)
+        assert np.array_equal(session.selections.mask, second), key
+    canvas.setFocus()
+    qtbot.keyClick(canvas, Qt.Key.Key_I)
+    assert np.array_equal(session.selections.mask, ~second)
+    qtbot.keyClick(explorer.grid.tool_buttons["decode"], Qt.Key.Key_2)
+    assert explorer.grid.tool == "lasso"
+    qtbot.keyClick(canvas, Qt.Key.Key_Backspace)
+    assert not session.selections.selected
+
+
+@pytest.mark.parametrize("size", [(1100, 700), (1320, 840)])
+def test_controls_neither_overlap_nor_move_from_tab_to_tab(explored, qtbot, size):
+    from PySide6.QtWidgets import (
+        QAbstractButton,
+        QAbstractScrollArea,
+        QComboBox,
+        QLabel,
+        QLineEdit,
+        QScrollBar,
+        QSlider,
+    )
+
+    window, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    qtbot.waitUntil(lambda: explorer.scene.viewer.picture is not None, timeout=60_000)
+    window.resize(*size)
+    qtbot.wait(200)
+    assert (window.width(), window.height()) == size
+    bars = set()
+    for panel in explorer.panels.values():
+        explorer.show_panel(panel)
+        qtbot.wait(50)
+        bars.add(explorer.tabs.tabBar().mapTo(window, QPoint(0, 0)).y())
+        for part in (explorer.grid, explorer.scene, panel):
+            kinds = (QAbstractButton, QComboBox, QLineEdit, QSlider, QLabel)
+            found = [w for kind in kinds for w in part.findChildren(kind) if w.isVisible()]
+            found = [w for w in found if not isinstance(w, QScrollBar) and not isinstance(w.parent(), QComboBox)]
+            found = [w for w in found if not isinstance(w.parent(), QAbstractScrollArea) and w.width() > 0]
+            boxes = [QRect(w.mapTo(window, QPoint(0, 0)), w.size()) for w in found]
+            for i, box in enumerate(boxes):
+                over = [found[j] for j in range(i) if box.intersects(boxes[j]) and not related(found[i], found[j])]
+                assert not over, (type(panel).__name__, found[i].accessibleName(), [w.accessibleName() for w in over])
+            if part is not panel:  # a panel scrolls where the window is low
+                inside = QRect(part.mapTo(window, QPoint(0, 0)), part.size())
+                assert all(inside.contains(box) for box in boxes), type(part).__name__
+            else:
+                assert panel.width() <= explorer.tabs.width(), type(panel).__name__
+    assert len(bars) == 1
+
+
+def related(one, other) -> bool:
+    """True if one widget is a part of the other."""
+    return one.isAncestorOf(other) or other.isAncestorOf(one)

@@ -11,6 +11,7 @@ from PIL import Image
 from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
+from gaussianem_gui.explorer.volumes import Look
 from gaussianem_gui.views.explorer.surfaces import prepare
 from gaussianem_gui.views.toolkit.theme import theme
 
@@ -108,7 +109,9 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     layer = viewer._layer("surface")
     layer.refresh()
     assert np.array_equal(drawn(explorer), wanted)
-    viewer.show_surface("mask", prepare(viewer.picture, 2.0).mesh, "#3399ff", 0.3)  # another layer comes
+    viewer.show_surface(
+        "mask", prepare(viewer.picture, Look(viewer.picture.level(2.0))).mesh, "#3399ff", 0.3
+    )  # another layer comes
     viewer.show_surface("mask", None)
     assert np.array_equal(drawn(explorer), wanted)
     layer.visible = False
@@ -116,7 +119,7 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     viewer._viewer.dims.ndisplay = 2
     viewer._viewer.dims.ndisplay = 3
     assert np.array_equal(drawn(explorer), wanted)
-    viewer.level.setValue(viewer.level.value() + 10)
+    viewer.set_contour(viewer.picture.level(viewer.sigmas() + 0.5))
     qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
 
 
@@ -161,6 +164,19 @@ def test_a_written_view_is_sharper_than_the_screen_and_to_scale(seen, qtbot):
     assert (projection[2, 2, :3] > 250).all() and share(projection) > 0
 
 
+def test_the_molecule_is_cut_open_in_every_picture(seen, qtbot):
+    explorer, second = seen
+    viewer = explorer.scene.viewer
+    whole = np.ptp(drawn(explorer), axis=0)
+    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
+    viewer.cut.setValue(50)
+    qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0], timeout=60_000)
+    click(explorer, qtbot, int(np.flatnonzero(second)[0]))
+    assert np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0]
+    viewer.cut.setValue(0)
+    qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] > 0.9 * whole[0], timeout=60_000)
+
+
 def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen, qtbot):
     explorer, second = seen
     click(explorer, qtbot, int(np.flatnonzero(~second)[0]))
@@ -192,7 +208,7 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
 def test_a_trajectory_plays_and_every_frame_is_drawn(seen, qtbot):
     explorer, _ = seen
     panel = explorer.panels["Trajectory"]
-    explorer.tabs.setCurrentWidget(panel)
+    explorer.show_panel(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("component"))
     panel.count.setValue(8)
     qtbot.mouseClick(panel.make, LEFT)

@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LONG
-from PySide6.QtCore import QObject, Qt, QThreadPool, Signal
+from PySide6.QtCore import QObject, QPoint, Qt, QThreadPool, Signal
 from PySide6.QtGui import QColor, QImage
 
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.job.events import JobLog
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.execution.logfile import LogFile
-from gaussianem_gui.explorer.volumes import load_gaussians, load_volume, series, surface
+from gaussianem_gui.explorer.volumes import cut_at, load_gaussians, load_volume, series, surface
 from gaussianem_gui.views.job import results
 from gaussianem_gui.views.job.compare import differences
 from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
 from gaussianem_gui.views.job.progress import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
+from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
@@ -259,13 +260,63 @@ def test_a_surface_lies_where_the_density_is(tmp_path: Path) -> None:
     write_map(tmp_path / "v.mrc", ball, pixel)
     for longest in (48, 24):
         picture = load_volume(tmp_path / "v.mrc", longest)
-        level = (0.5 - picture.mean) / picture.sigma
-        vertices, faces = surface(picture, level)
+        vertices, faces = surface(picture, 0.5)
         centre = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         np.testing.assert_allclose(centre, [0, 0, 5 * pixel], atol=pixel)  # binned voxels are 3 A wide
         distance = np.linalg.norm(vertices - [0, 0, 5 * pixel], axis=1)
         assert abs(distance.mean() - radius * pixel) < pixel and len(faces) > 100
     assert len(surface(picture, 1e6)[1]) == 0
+
+
+def test_a_cut_takes_away_one_side_and_closes_it(tmp_path: Path) -> None:
+    box, radius, pixel = 48, 15.0, 1.5
+    z, y, x = np.mgrid[:box, :box, :box] - box // 2
+    write_map(tmp_path / "v.mrc", np.clip(radius + 0.5 - np.sqrt(z**2 + y**2 + x**2), 0, 1).astype(np.float32), pixel)
+    picture = load_volume(tmp_path / "v.mrc", 48)
+    normal = (0.0, 0.6, 0.8)
+    cut = cut_at(picture, 0.5, normal, 0.5)
+    assert cut is not None and abs(cut.offset_angstrom) < pixel  # half the depth: through the middle
+    vertices, faces = surface(picture, 0.5, cut)
+    depth = vertices @ np.array(normal)
+    assert depth.max() < cut.offset_angstrom + 0.2 * pixel
+    cap = np.abs(depth - cut.offset_angstrom) < 0.1 * pixel
+    assert np.linalg.norm(vertices[cap], axis=1).min() < 2 * pixel  # the cap reaches the middle: it is closed
+    # the solid is half a ball: divergence theorem over the triangles
+    a, b, c = vertices[faces].transpose(1, 0, 2).astype(float)
+    volume = abs(np.einsum("fi,fi->f", a, np.cross(b, c)).sum()) / 6
+    assert volume == pytest.approx(2 / 3 * np.pi * (radius * pixel) ** 3, rel=0.05)
+    # wherever it comes from and however deep, something stays
+    for share in (0.01, 1.0):
+        deep = cut_at(picture, 0.5, normal, share)
+        assert len(surface(picture, 0.5, deep)[1]) > 20
+    assert cut_at(picture, 0.5, normal, 0.0) is None
+
+
+def test_the_level_is_a_number_in_both_units_and_a_mark_on_the_histogram(themed, qtbot, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0.2, 0.05, (24, 24, 24)).astype(np.float32)
+    write_map(tmp_path / "v.mrc", values, 2.0)
+    picture = load_volume(tmp_path / "v.mrc", 24)
+    bar = LevelBar()
+    qtbot.addWidget(bar)
+    bar.show()
+    told: list[float] = []
+    bar.levelChanged.connect(told.append)
+    bar.set_picture(picture, picture.level(2.0))
+    assert bar.sigma.text() == "2.00 σ" and float(bar.absolute.text()) == pytest.approx(0.3, abs=0.01) and not told
+    bar.sigma.setText("3.5")
+    qtbot.keyClick(bar.sigma, Qt.Key.Key_Return)
+    assert told == [pytest.approx(values.mean() + 3.5 * values.std(), rel=1e-4)]
+    bar.absolute.setText("0.25")
+    qtbot.keyClick(bar.absolute, Qt.Key.Key_Return)
+    assert told[-1] == 0.25 and bar.sigma.text() == f"{(0.25 - values.mean()) / values.std():.2f} σ"
+    bar.absolute.setText("high")
+    qtbot.keyClick(bar.absolute, Qt.Key.Key_Return)
+    assert told[-1] == 0.25 and bar.absolute.text() == "0.25"
+    place = QPoint(bar.histogram.width() // 2, 10)
+    qtbot.mouseClick(bar.histogram, Qt.MouseButton.LeftButton, pos=place)
+    assert told[-1] == pytest.approx((values.mean() + values.max()) / 2, rel=0.02)
+    counts = np.histogram(values, 120, (float(values.mean()), float(values.max())))[0]
+    assert np.array_equal(bar.histogram.heights.argsort()[-5:], np.log1p(counts).argsort()[-5:])
 
 
 def test_series_and_gaussians_are_read(tmp_path: Path, shared_data: Path) -> None:

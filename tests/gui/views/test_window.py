@@ -37,11 +37,20 @@ GUIDE = Path(__file__).parents[3] / "resources" / "guide"
 
 def inputs(project: Project) -> None:
     """Files that a Preprocess job can take."""
-    (project.root / "particles.star").write_text("data_particles\n\nloop_\n_rlnImageName #1\n1@a.mrcs\n2@a.mrcs\n")
+    columns = "ImageName AngleRot AngleTilt AnglePsi DefocusU DefocusV DefocusAngle Voltage SphericalAberration"
+    names = [*columns.split(), "AmplitudeContrast", "ImagePixelSize"]
+    head = "".join(f"_rln{name} #{place}\n" for place, name in enumerate(names, start=1))
+    rows = "".join(f"{i}@a.mrcs 10 20 {30 * i} 15000 14800 45 300 2.7 0.1 3.0\n" for i in (1, 2))
+    (project.root / "particles.star").write_text(f"data_particles\n\nloop_\n{head}{rows}")
+    import mrcfile
     import numpy as np
 
     from gaussianem_core.io.mrc import write_map
 
+    with mrcfile.new(project.root / "a.mrcs") as file:
+        file.set_data(np.zeros((2, 16, 16), np.float32))
+        file.set_image_stack()
+        file.voxel_size = 3.0
     write_map(project.root / "map.mrc", np.random.default_rng(0).random((16, 16, 16)).astype(np.float32), 3.0)
 
 

@@ -1,0 +1,192 @@
+"""One job after the other in the window: each shows its own content, and says what can be done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LONG
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QLabel
+from test_window import answer, notes, preprocessed, running
+
+from gaussianem_core.io.mrc import write_map
+from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_gui.project.job import State
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.job.form import OptionForm
+from gaussianem_gui.views.job.job_pane import TABS
+from gaussianem_gui.views.job.parameters import Parameters
+from gaussianem_gui.views.window.errors import ErrorDialog
+
+FOREIGN = {"Refine3D": "relion.refine3d", "Sharpen": "relion.external.gaussianem.sharpen", "Extract": "relion.extract"}
+
+
+def texts(widget) -> str:
+    """All that the labels below a widget say."""
+    return "\n".join(label.text() for label in widget.findChildren(QLabel) if label.isVisibleTo(widget))
+
+
+def record(project: Project, title: str) -> str:
+    """A job that is made at once, as the explorer makes it."""
+
+    def write(directory: Path) -> list[tuple[str, str]]:
+        if title == "Select":
+            (directory / "particles_selected.star").write_text("data_particles\n\nloop_\n_rlnImageName #1\n1@a.mrcs\n")
+            return [("particles_selected.star", "particles")]
+        names = ["mask.mrc"] if title == "Mask" else [f"vol_{i:03d}.mrc" for i in range(1, 4)]
+        for name in names:
+            write_map(directory / name, np.random.default_rng(0).random((12, 12, 12)).astype(np.float32), 3.0)
+        return [(name, "mask" if title == "Mask" else "volume") for name in names]
+
+    return project.record(title, write, inputs=["map.mrc"], note=f"{title} made by hand").name
+
+
+@pytest.fixture
+def every(opened, qtbot, engine):
+    """A project with a job of every type, of this program and of others; the window, and the training among them."""
+    train = running(opened, qtbot, engine, 0.2)
+    engine()
+    qtbot.waitUntil(lambda: opened.model.info(train) is not None, timeout=LONG)
+    project = opened.model.project
+    made = {title: record(project, title) for title in ("Select", "Mask", "Trajectory")}
+    made |= {job_type: project.new_job(job_type, {}).name for job_type in JOB_OPTIONS}
+    graph = project.root / "default_pipeline.star"
+    for folder, label in FOREIGN.items():
+        job = project.new_job("simulate", {})
+        number = job.name.rstrip("/").rsplit("/", 1)[-1]
+        (project.root / folder).mkdir()
+        job.directory.rename(project.root / folder / number)
+        text = graph.read_text().replace(job.name, f"{folder}/{number}/")
+        lines = [
+            line.replace(job.type_label, label) if f"{folder}/{number}/" in line else line for line in text.split("\n")
+        ]
+        graph.write_text("\n".join(lines))
+        made[folder] = f"{folder}/{number}/"
+    opened.model.refresh()
+    qtbot.waitUntil(lambda: all(opened.model.info(name) is not None for name in made.values()), timeout=LONG)
+    return opened, train, made
+
+
+def test_a_job_of_every_type_opens_and_shows_itself_alone(every, qtbot):
+    window, train, made = every
+    pane = window.pane
+    for title, name in made.items():
+        window.pages.open_job(train)
+        qtbot.waitUntil(lambda: "loss" in str(pane.progress.history.names()), timeout=LONG)
+        for tab in TABS:
+            pane.show_tab(tab)
+        qtbot.waitUntil(lambda: "gaussianem train" in pane.notes.edit.toPlainText(), timeout=LONG)
+        info = window.model.info(name)
+        window.pages.open_job(name)
+        assert pane.name == name and info.title in pane.title.text()
+        # from the first moment: nothing of the training under another title
+        forms = [f for f in pane.findChildren(OptionForm) if f.isVisibleTo(pane)]
+        assert not forms or pane.parameters.job_type == info.job_type == title
+        assert "gaussianem train" not in pane.notes.edit.toPlainText()
+        assert pane.files.place.text() == name and pane.files.tree.topLevelItemCount() == 0
+        assert pane.progress.plot._jobs[0][1].directory == window.model.root / name
+        assert pane.progress.probe.epoch.text() == "" and pane.progress.plot.readout.isHidden()
+        assert info.has_options == isinstance(pane.parameters, Parameters)
+        for tab in TABS:
+            pane.show_tab(tab)
+        qtbot.wait(20)
+        assert not [d.message.text() for d in window.findChildren(ErrorDialog)]
+        if not info.has_options:
+            assert pane.again.isHidden() and pane.copy.isHidden()
+
+
+def test_what_was_made_in_the_window_tells_how_and_cannot_be_run(every, qtbot, monkeypatch):
+    window, _, made = every
+    told = notes(window, monkeypatch)
+    for title in ("Select", "Mask", "Trajectory"):
+        window.pages.open_job(made[title])
+        page = window.pane._parameters_page
+        qtbot.waitUntil(lambda p=page, t=title: f"{t} made by hand" in texts(p), timeout=LONG)
+        assert "map.mrc" in texts(page)
+        for action in ("run", "continue", "clone", "command"):
+            window.trigger(action)
+            assert "not possible" in told[-1][0] and window.pane.name == made[title], action
+    results = window.pane.results
+    window.pages.open_job(made["Trajectory"], "Results")
+    qtbot.waitUntil(lambda: results.tree.topLevelItemCount() == 1, timeout=LONG)
+    assert results.tree.topLevelItem(0).child(0).text(0) == "Volumes (3)"
+    window.pages.open_job(made["Mask"], "Results")
+    qtbot.waitUntil(lambda: results.tree.topLevelItemCount() == 1, timeout=LONG)
+    assert "mask.mrc" in results.tree.topLevelItem(0).child(0).text(0)
+
+
+def test_a_clone_names_the_job_that_its_files_come_from(opened, qtbot):
+    first = preprocessed(opened, qtbot)
+    project = opened.model.project
+    train = project.new_job("train", {}, inputs_from=[first])
+    other = project.new_job("preprocess", project.job(first).values() | {"job_dir": None})
+    for name in ("img_stack.mrcs", "poses.npy", "ctf.npy", "point_cloud.ply", "cfg.json"):
+        (other.directory / name).write_bytes((project.root / first / name).read_bytes())
+    for job in (train, other):
+        project.mark(job, State.SUCCEEDED)
+    names = (first, train.name, other.name)
+    qtbot.waitUntil(lambda: all(opened.model.info(n) and opened.model.info(n).status.state.finished for n in names))
+    opened.pages.open_job(train.name)
+    opened.trigger("clone")
+    qtbot.waitUntil(lambda: opened.pane.draft == "train", timeout=LONG)
+    page = opened.pane.parameters
+    qtbot.waitUntil(lambda: page.source.count() > 2, timeout=LONG)
+    qtbot.waitUntil(lambda: page.form.values()["pose"] == f"{first}poses.npy", timeout=LONG)
+    assert page.source.currentData() == first
+    # another job chosen there, and a path typed by hand: the box follows the fields
+    page.source.setCurrentIndex(page.source.findData(other.name))
+    page.source.activated.emit(page.source.currentIndex())
+    qtbot.waitUntil(lambda: page.form.values()["pose"] == f"{other.name}poses.npy", timeout=LONG)
+    assert page.source.currentData() == other.name
+    for field in ("pose", "ctf", "point", "cfg", "particle_name"):
+        page.form.rows[field].editor.edit.setText("elsewhere/" + field)
+    assert not page.source.currentData()
+
+
+def test_running_a_finished_job_again_warns_of_what_it_writes_over(opened, qtbot, monkeypatch):
+    name = preprocessed(opened, qtbot)
+    child = opened.model.project.new_job("train", {}, inputs_from=[name])
+    qtbot.waitUntil(lambda: opened.model.info(child.name) is not None, timeout=LONG)
+    opened.pages.open_job(name)
+    asked = answer(monkeypatch, yes=False)
+    before = (opened.model.root / name / "events.jsonl").stat().st_size
+    opened.trigger("continue")
+    page = opened.pane.parameters
+    assert page.panel.run.text() == "Run again"
+    qtbot.waitUntil(lambda: "writes over its results" in texts(page), timeout=LONG)
+    qtbot.waitUntil(lambda: page.panel.run.isEnabled() and not page.form.looking(), timeout=LONG)
+    page.submit(run=True)
+    assert len(asked) == 1 and "Train job002" in asked[0]
+    qtbot.wait(300)
+    assert (opened.model.root / name / "events.jsonl").stat().st_size == before
+    assert opened.model.info(name).status.state is State.SUCCEEDED
+
+
+def test_a_click_on_the_current_job_brings_it_back(opened, qtbot):
+    name = preprocessed(opened, qtbot)
+    opened.pages.open_job(name)
+    opened.pages.show_comparison([name])
+    assert opened.middle.currentWidget() is opened.pages.compare
+    jobs = opened.jobs.list
+    place: QPoint = jobs.visualRect(jobs.currentIndex()).center()
+    QTest.mouseClick(jobs.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert opened.middle.currentWidget() is opened.pane and opened.pane.name == name
+
+
+def test_curves_of_failed_jobs_are_not_offered(opened, qtbot, engine):
+    train = running(opened, qtbot, engine, 0.1)
+    engine()
+    project = opened.model.project
+    states = {State.FAILED: "", State.SUCCEEDED: "", State.ABORTED: ""}
+    for state in states:
+        states[state] = project.mark(project.new_job("train", {}), state) or ""
+    made = [job for job in project.jobs() if job.job_type == "train" and job.name != train]
+    qtbot.waitUntil(lambda: all(opened.model.info(job.name) is not None for job in made), timeout=LONG)
+    qtbot.waitUntil(lambda: all(opened.model.info(job.name).status.state.finished for job in made), timeout=LONG)
+    opened.pages.open_job(train, "Progress")
+    overlay = opened.pane.progress.overlay
+    offered = {overlay.itemData(i) for i in range(1, overlay.count())}
+    assert offered == {job.name for job in made if job.status.state is State.SUCCEEDED}
