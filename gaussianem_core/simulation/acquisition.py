@@ -19,8 +19,8 @@ from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.relion import read_alignments
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.runtime.readers import read_rows
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation.ground_truth import Truth
-from gaussianem_core.simulation.population import stream
 
 COLOURED_EXCESS, COLOURED_FALL = 4.0, 0.03
 """Noise power 1 + excess exp(-k / fall), k in 1/A: about what images of EMPIAR-10204 have around their particles."""

@@ -17,6 +17,7 @@ from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.network import Deformed, Network, build_network
+from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
 """Of one piece of work outside the steps."""
@@ -119,7 +120,7 @@ class ForwardModel(torch.nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "network"))
         self.network: Network = build_network(configuration)
         with torch.no_grad():
             for head in (self.network.d_density, self.network.d_xyz):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from gaussianem_core.imaging import likelihood
 from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views, project_pieces, spectrum
@@ -148,7 +148,7 @@ def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior
     active = latent_posterior.active_dimensions(start_mean, trainer.table.log_variance)
     assumed = mixture_prior.standard_normal(len(active), device, prior)
     embedding, weight = forward.embed(), trainer.noise.weight()
-    drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
+    drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(problem.count)[:candidates]
     tried = start_mean[torch.from_numpy(drawn).to(device)]
     shared = forward.deform(tried, embedding)
     size, zdim = len(active), forward.zdim

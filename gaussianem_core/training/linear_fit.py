@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import ForwardModel
 from gaussianem_core.training.joint_posterior import Quadratic
@@ -164,7 +165,7 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
     density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
     the same few steps first."""
     log, everyone, count = setting.log, np.arange(setting.problem.count), len(both.fields.values)
-    some = np.random.default_rng([setting.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
+    some = stream(setting.seed, "motion or composition").permutation(everyone)[:ALONE_PARTICLES]
     asked = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
     asked[torch.from_numpy(some).to(setting.device)] = True
     asked &= setting.held_out & (found.junk.probability < 0.5)

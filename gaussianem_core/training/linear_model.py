@@ -32,6 +32,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gauge import Gauge, find_gauge
 from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.runtime.device import Ranks, distributed
+from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training import junk, nuisances, regularisers
 from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, project_pieces, spectrum
 from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, missing_pieces, residual_power
@@ -78,7 +79,7 @@ class Setting:
         image = self.problem.image
         images = int(image.max()) + 1
         share = min(max(HELD_OUT, LEAST_HELD / images), MOST_HELD)
-        chosen = np.random.default_rng([self.seed, 13]).random(images)[image]
+        chosen = stream(self.seed, "held out").random(images)[image]
         return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
@@ -165,8 +166,8 @@ def visit(
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
     count, batch = len(model.fields.values), setting.batch
     size = COUNT + count
-    torch.manual_seed(setting.seed * 1000003 + 7919 * epoch)
-    order = np.random.default_rng([setting.seed, epoch, 11]).permutation(some)
+    torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
+    order = stream(setting.seed, "order of the linear model", epoch).permutation(some)
     noise = NoiseModel(state.noise_power, forward.box)
     weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
