@@ -87,6 +87,14 @@ OTHER_BYTES = 1024
 CONTRAST_SIGMAS = 5.0
 
 
+def stages(options: PreprocessOptions) -> dict[str, float]:
+    """What follows, with the usual shares of the time."""
+    if not options.epoch:
+        return {"crop images": 1}
+    first = {} if options.consensus_recipe == "published" else {"fit to the map": 25.0}
+    return {**first, "crop images": 45, "fit consensus": 30}
+
+
 def run(options: PreprocessOptions, log: JobLog) -> None:
     """Prepare the data as ``options`` say; results and events go to the log's directory.
 
@@ -95,6 +103,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     """
     device = choose_device(options.device, threads=options.threads)
     out = log.directory
+    log.plan(stages(options), repeated=["fit consensus"])
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table, image = read_table(options, log)
     images = ImageStack.from_table(table)

@@ -607,6 +607,8 @@ def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> St
     done, total = event.get("done"), event.get("total")
     fraction = min(max(done / total, 0.0), 1.0) if done is not None and total else None
     left = event.get("left_seconds")
+    if "job_fraction" in event:  # of the whole job, where its stages are known
+        fraction, left = event["job_fraction"], event.get("job_left_seconds")
     detail = "is stopping" if aborting else ""
     return Status(State.RUNNING, detail, event.get("stage", ""), fraction, left, **common)
 
