@@ -6,6 +6,7 @@ The guide's page is made of these tables: ``python -m gaussianem_core.io.columns
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -446,7 +447,7 @@ def check_star_columns(tables: Iterable[StarTable]) -> tuple[str, ...]:
     return (*notes, *_said(unknown))
 
 
-def check_cs_fields(path: Path | str, data: npt.NDArray[np.void]) -> tuple[str, ...]:
+def check_cs_fields(path: str | os.PathLike[str], data: npt.NDArray[np.void]) -> tuple[str, ...]:
     """The same for a .cs file's fields."""
     unknown: list[str] = []
     for name in data.dtype.names or ():
@@ -455,7 +456,8 @@ def check_cs_fields(path: Path | str, data: npt.NDArray[np.void]) -> tuple[str, 
             unknown.append(name)
         elif found.use is REFUSED and data[name].dtype.kind in "iufb":
             values = data[name].reshape(len(data), -1)
-            _refuse(~np.isin(np.nan_to_num(values), found.neutral).all(axis=1), path, name, values[:, 0], found.words)
+            bad = np.asarray(~np.isin(np.nan_to_num(values), found.neutral).all(axis=1))
+            _refuse(bad, path, name, values[:, 0], found.words)
     return _said(unknown)
 
 
@@ -467,7 +469,7 @@ def _is_neutral(text: str, neutral: tuple[float, ...]) -> bool:
 
 
 def _refuse(
-    bad: npt.NDArray[np.bool_], path: Path | str, name: str, values: npt.NDArray[np.generic], remedy: str
+    bad: npt.NDArray[np.bool_], path: str | os.PathLike[str], name: str, values: npt.NDArray[np.generic], remedy: str
 ) -> None:
     refuse_rows(bad, path, name, "is not supported, and would change the images", values, remedy)
 
