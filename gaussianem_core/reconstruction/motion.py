@@ -27,7 +27,7 @@ from gaussianem_core.imaging.backprojection import accumulate, empty_sums
 from gaussianem_core.imaging.fourier import frequency_grid
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import Projector
-from gaussianem_core.reconstruction.rigid_motion import RigidMotions, part_poses
+from gaussianem_core.reconstruction.rigid_motion import LEAST_GAUSSIANS, RigidMotions, fit_motions, part_poses
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
 CONFORMATIONS, SAMPLED_GAUSSIANS = 32, 1500
@@ -36,20 +36,30 @@ TRIED = (2, 3, 4, 6, 8, 12, 16)
 """Numbers of parts."""
 LEAST_GAIN = 0.1
 """Share of the motion still unexplained that a larger number of parts must explain."""
-SEAM_PIXELS = 1.5
-"""Pixels of the training box over which one part's window fades into the next one's (of a logistic function)."""
+SEAM_PIXELS = 3.0
+"""A part's window falls to 0 where its Gaussians are so much farther (pixels of the training box) than the nearest."""
 COARSE = 48
 """Voxels across of the grid on which windows are computed: they are smooth."""
+NEIGHBOURS, SETTLING_ROUNDS = 12, 4
 NEWTON_STEPS, DAMPING = 30, 0.5
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
 
 
+class Parts(NamedTuple):
+    """K parts that move nearly rigidly: ``labels`` (M,) from 0, and ``weights`` (K, M), the Gaussians by which a part's
+    motion is judged, for `rigid_motion.particle_motions`; ``misfit_pixels``, root mean square."""
+
+    labels: np.ndarray
+    weights: Tensor
+    misfit_pixels: float
+
+
 def find_parts(
     model: TrainedModel, z: np.ndarray, reference: Tensor, tolerance_pixels: float = 0.25, seed: int = 0
-) -> np.ndarray:  # (N, zdim), (M, 3) -> (M,)
-    """Labels 0 .. K-1 of parts that move nearly rigidly, as many as it takes.
+) -> Parts:  # (N, zdim), (M, 3)
+    """Parts that move nearly rigidly, as many as it takes.
 
     Parameters
     ----------
@@ -61,26 +71,51 @@ def find_parts(
     """
     generator = np.random.default_rng(seed)
     states = generator.choice(len(z), min(CONFORMATIONS, len(z)), replace=False)
-    frames = np.concatenate([d.positions.cpu().double().numpy() for _, d in model.chunks(z[states])])
-    rest = reference.cpu().double().numpy()
-    mass = (model.gaussians.densities * model.gaussians.sigmas**3).cpu().double().numpy()
+    moved = torch.cat([deformed.positions for _, deformed in model.chunks(z[states])])
+    rest, frames = reference.cpu().double().numpy(), moved.cpu().double().numpy()
+    density = (model.gaussians.densities * model.gaussians.sigmas**3).detach()
+    mass = density.cpu().double().numpy()
     chosen = generator.choice(len(rest), min(SAMPLED_GAUSSIANS, len(rest)), replace=False)
-    labels = np.zeros(len(rest), np.int64)
-    if not (frames != rest).any() or len(frames) < 2:
-        return labels
-    wanted = tolerance_pixels * 2 / model.configuration.box
-    few = find_domains(rest[chosen], frames[:, chosen], mass[chosen], 1)
-    left = _mean_square(few.misfit, mass[chosen])
-    for count in TRIED:
-        if left <= wanted**2 or 4 * count > len(chosen):
-            break
-        more = find_domains(rest[chosen], frames[:, chosen], mass[chosen], count, seed=seed)
-        now = _mean_square(more.misfit, mass[chosen])
-        if now > (1 - LEAST_GAIN) * left:
-            break
-        few, left = more, now
-    nearest = neighbour_tree(rest[chosen]).query(rest)[1]
-    return np.asarray(few.labels[nearest])
+    pixel = 2 / model.configuration.box
+    labels, left = np.zeros(len(chosen), np.int64), 0.0
+    if (frames != rest).any() and len(frames) > 1:
+        few = find_domains(rest[chosen], frames[:, chosen], mass[chosen], 1)
+        left = _mean_square(few.misfit, mass[chosen])
+        for count in TRIED:
+            if left <= (tolerance_pixels * pixel) ** 2 or 4 * count > len(chosen):
+                break
+            more = find_domains(rest[chosen], frames[:, chosen], mass[chosen], count, seed=seed)
+            now = _mean_square(more.misfit, mass[chosen])
+            if now > (1 - LEAST_GAIN) * left:
+                break
+            labels, left = more.labels, now
+    label = torch.from_numpy(labels[neighbour_tree(rest[chosen]).query(rest)[1]]).to(reference.device)
+    near = torch.from_numpy(neighbour_tree(rest).query(rest, k=min(NEIGHBOURS, len(rest)))[1]).to(reference.device)
+    return _settle(reference, moved, density, label, near.view(len(rest), -1), 0.05 * pixel, pixel)
+
+
+def _settle(
+    reference: Tensor, moved: Tensor, mass: Tensor, label: Tensor, near: Tensor, least: float, pixel: float
+) -> Parts:  # (M, 3), (F, M, 3), (M,), (M,), (M, neighbours)
+    """Each Gaussian goes to the part of itself or a neighbour whose motion carries it best; those that move otherwise
+    than their part count less for its motion (Geman and McClure's weights)."""
+    parts = torch.arange(int(label.max()) + 1, device=label.device)
+    trust = torch.ones_like(mass)
+    for _ in range(SETTLING_ROUNDS):
+        own = label == parts[:, None]
+        rotations, translations, centres, _ = fit_motions(reference, moved, own * (mass * trust))
+        carried = (reference - centres[:, None]) @ rotations.mT + (centres[:, None] + translations[:, :, None])
+        missed = (carried - moved[:, None]).square().sum(-1).mean(0)  # (K, M)
+        around = (label[near][:, None] == parts[:, None]).any(-1).T  # (K, M)
+        settled = torch.where(around, missed, torch.inf).argmin(0)
+        if len(parts) > 1 and bool((torch.bincount(settled, minlength=len(parts)) >= LEAST_GAUSSIANS).all()):
+            label = settled
+        misfit = missed.gather(0, label[None])[0]
+        scale = torch.stack([misfit[label == part].median() for part in parts]).clamp_min(least**2)
+        trust = 1 / (1 + misfit / scale[label]).square()
+    own = label == parts[:, None]
+    root = float((mass * misfit).sum() / mass.sum()) ** 0.5
+    return Parts(label.cpu().numpy(), own * (mass * trust), root / pixel)
 
 
 def _mean_square(misfit: np.ndarray, mass: np.ndarray) -> float:
@@ -88,11 +123,12 @@ def _mean_square(misfit: np.ndarray, mass: np.ndarray) -> float:
 
 
 def part_windows(reference: np.ndarray, labels: np.ndarray, box: int, seam: float) -> Tensor:  # -> (K, D, D, D)
-    """Windows of the parts, which add up to 1: by distance from their nearest Gaussians, logistic over ``seam``.
+    """Windows of the parts, which add up to 1: by distance from their nearest Gaussians.
 
     Parameters
     ----------
-    reference : (M, 3) Gaussians at the chosen state; seam : both in world units. labels : (M,), -1 is in no part.
+    reference : (M, 3) Gaussians at the chosen state, world units. labels : (M,), -1 is in no part.
+    seam : a window falls to 0, as a raised cosine, where its part is so much farther than the nearest; world units.
     """
     size = min(box, COARSE)
     axis = (np.arange(size) - size // 2) * (2 / size)
@@ -100,11 +136,12 @@ def part_windows(reference: np.ndarray, labels: np.ndarray, box: int, seam: floa
     grid = np.stack([xx, yy, zz], axis=-1).reshape(-1, 3)
     distances = [neighbour_tree(reference[labels == part]).query(grid)[0] for part in range(int(labels.max()) + 1)]
     coarse = torch.from_numpy(np.stack(distances)).float().view(-1, size, size, size)
-    if size == box:
-        return torch.softmax(-coarse / seam, dim=0)
-    fine = (torch.arange(box) - box // 2) * (2 / box)
-    places = torch.stack(torch.meshgrid(fine, fine, fine, indexing="ij")[::-1], dim=-1)
-    return torch.softmax(-sample(coarse, places) / seam, dim=0)
+    if size != box:
+        fine = (torch.arange(box) - box // 2) * (2 / box)
+        coarse = sample(coarse, torch.stack(torch.meshgrid(fine, fine, fine, indexing="ij")[::-1], dim=-1))
+    farther = ((coarse - coarse.amin(0)) / seam).clamp(0, 1)
+    window = 0.5 + 0.5 * torch.cos(torch.pi * farther)
+    return window / window.sum(0)
 
 
 def sample(volumes: Tensor, places: Tensor) -> Tensor:  # (K, D, D, D), (..., 3) -> (K, ...)
