@@ -22,17 +22,21 @@ from gaussianem_core.model.trained_model import TrainedModel
 
 LEAST_GAUSSIANS = 3
 """A part of fewer has no orientation."""
+WHOLE = 0.9
+"""A part is whole where it is as dense as in this share of the particles, or in the reference if there it is denser."""
 
 
 class RigidMotions(NamedTuple):
     """Of K parts in N particles: ``rotations`` (N, K, 3, 3), ``translations`` (N, K, 3) and ``centres`` (K, 3) in world
-    units, ``occupancy`` (N, K), 0 where the part is absent and 1 where it is as dense as in the reference, and
-    ``misfit`` (K,), root mean square distance (world units) of the Gaussians from where the motions take them."""
+    units, ``occupancy`` (N, K), 0 where the part is absent and 1 where it is whole, ``present`` (K,) bool, whether it
+    is there in the reference, and ``misfit`` (K,), root mean square distance (world units) of the Gaussians from where
+    the motions take them."""
 
     rotations: Tensor
     translations: Tensor
     centres: Tensor
     occupancy: Tensor
+    present: Tensor
     misfit: Tensor
 
     def rows(self, chosen: Tensor | slice) -> RigidMotions:
@@ -104,11 +108,13 @@ def particle_motions(
     parts = []
     for _, deformed in model.chunks(z):
         *motion, misfit = fit_motions(reference, deformed.positions, weights)
-        present = (deformed.densities @ weights.T) / (weights @ densities)
-        parts.append((motion[0], motion[1], present.clamp(0, 1), misfit))
+        parts.append((motion[0], motion[1], deformed.densities @ weights.T, misfit))
         centres = motion[2]
-    rotations, translations, occupancy, misfits = (torch.cat(several) for several in zip(*parts))
-    return RigidMotions(rotations, translations, centres, occupancy, misfits.mean(0).sqrt())
+    rotations, translations, mass, misfits = (torch.cat(several) for several in zip(*parts))
+    here = weights @ densities
+    whole = torch.maximum(here, mass.sort(0).values[int(WHOLE * (len(mass) - 1))])
+    present = here >= 0.5 * whole
+    return RigidMotions(rotations, translations, centres, (mass / whole).clamp(0, 1), present, misfits.mean(0).sqrt())
 
 
 def part_poses(
