@@ -57,7 +57,12 @@ class Parts(NamedTuple):
 
 
 def find_parts(
-    model: TrainedModel, z: np.ndarray, reference: Tensor, tolerance_pixels: float = 0.25, seed: int = 0
+    model: TrainedModel,
+    z: np.ndarray,
+    reference: Tensor,
+    tolerance_pixels: float = 0.25,
+    most: int = TRIED[-1],
+    seed: int = 0,
 ) -> Parts:  # (N, zdim), (M, 3)
     """Parts that move nearly rigidly, as many as it takes.
 
@@ -65,7 +70,7 @@ def find_parts(
     ----------
     z : latents of the particles. reference : Gaussians at the chosen state, world units.
     tolerance_pixels : enough parts are those within which Gaussians are no farther than this (root mean square, pixels
-        of the training box) from where rigid motions take them.
+        of the training box) from where rigid motions take them. most : no more parts than this.
 
     One part where nothing moves. More parts are tried while each larger number explains a tenth of what is left.
     """
@@ -82,7 +87,7 @@ def find_parts(
         few = find_domains(rest[chosen], frames[:, chosen], mass[chosen], 1)
         left = _mean_square(few.misfit, mass[chosen])
         for count in TRIED:
-            if left <= (tolerance_pixels * pixel) ** 2 or 4 * count > len(chosen):
+            if left <= (tolerance_pixels * pixel) ** 2 or 4 * count > len(chosen) or count > most:
                 break
             more = find_domains(rest[chosen], frames[:, chosen], mass[chosen], count, seed=seed)
             now = _mean_square(more.misfit, mass[chosen])
