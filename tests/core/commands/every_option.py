@@ -188,6 +188,29 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "projector": ["--projector reference"],
         "seed": ["--seed 1"],
     },
+    "reconstruct": {
+        "source_dir": ["--source_dir nowhere"],
+        "star_file": ["--star_file nowhere.star"],
+        "data_dir": ["--data_dir nowhere"],
+        "passthrough": ["--passthrough nowhere.cs"],
+        "poses": ["--poses nowhere.star"],
+        "select": ["--select half.txt"],
+        "weights": ["--weights nowhere.npy"],
+        "symmetry": ["--symmetry C2"],
+        "box": ["--box 12"],
+        "apix": ["--apix 10"],
+        "mask": ["--mask mask.mrc"],
+        "bfactor": ["--bfactor -90"],
+        "no_local": ["--no_local"],
+        "deposit": ["--deposit"],
+        "no_invert": ["--no_invert"],
+        "image_apix": ["--image_apix 7"],
+        "voltage": ["--voltage 200"],
+        "cs": ["--cs 1"],
+        "amplitude_contrast": ["--amplitude_contrast 0.3"],
+        "projector": ["--projector reference"],
+        "seed": ["--seed 1"],
+    },
     "morph": {
         "source_dir": ["--source_dir nowhere"],
         "gaussians": ["--gaussians nowhere.ply"],
@@ -234,6 +257,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         count = len(np.load(folder / "train" / "probes" / "epoch_000.npz")["rows"])
         assert count == 40
         (folder / "rows.txt").write_text("0-2\n")
+        (folder / "half.txt").write_text("0-19\n")
         (folder / "z.txt").write_text("1 0\n-1 0.5\n0 0\n")
         (folder / "fitted.pdb").write_text(
             "".join(
@@ -262,6 +286,7 @@ BASES = {
     "--latent train/weights.2.output.pkl --z z.txt",
     "evaluate": "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl "
     "--latent train/weights.2.output.pkl --truth truth.npz --volumes 4",
+    "reconstruct": "--star_file particles.star",
     "morph": "-s . --cfg moving/cfg.json --gaussians moving/point_cloud.ply --model_weight moving/weights.0.pkl "
     "--model fitted.pdb --z moves.txt",
     "import": "particles.star",
