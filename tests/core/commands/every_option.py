@@ -85,6 +85,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "cs": ["--cs 1"],
         "amplitude_contrast": ["--amplitude_contrast 0.3"],
         "downsample_size": ["--downsample_size 12"],
+        "symmetry": ["--symmetry C2"],
         "no_invert": ["--no_invert"],
         "no_window": ["--no_window"],
         "float16": ["--float16"],
