@@ -77,7 +77,7 @@ def test_it_runs_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "simulated" / "particles.star").is_file()
     # The application finds its guide, its pictures and its queue templates.
     script = (
-        "from gaussianem_gui.views.window.dialogs import guide_pages; print([title for title, _ in guide_pages()])\n"
+        "from gaussianem_gui.views.window.guide import guide_pages; print([title for title, _ in guide_pages()])\n"
         "from gaussianem_gui.execution.cluster import PRESETS; print(sorted(PRESETS))\n"
     )
     told = run(python, "-c", script, folder=tmp_path)

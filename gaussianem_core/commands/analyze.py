@@ -57,6 +57,14 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     volumes = options.nclass + n_components * options.trajectory_points
     check_free_space(out, volumes * (4 * box**3 + 48 * len(model.gaussians)) + 100 * len(z))
 
+    log.plan(
+        {
+            **({} if options.no_umap else {"UMAP": 0.002 * min(len(z), UMAP_SAMPLE)}),
+            "class volumes": options.nclass,
+            **{f"trajectory pc{i + 1}": options.trajectory_points for i in range(n_components)},
+            "half sets": options.nclass,
+        }
+    )
     level = contour_level(model.consensus_volume(box))
     scores = components.scores(z)
     classes, centres = latent_space.k_means(z, options.nclass, options.seed)

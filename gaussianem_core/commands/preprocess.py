@@ -44,7 +44,7 @@ from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
-from gaussianem_core.runtime.sources import refuse_source
+from gaussianem_core.runtime.sources import refuse_source, sources_kept
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.junk import broken
@@ -87,6 +87,14 @@ OTHER_BYTES = 1024
 CONTRAST_SIGMAS = 5.0
 
 
+def stages(options: PreprocessOptions) -> dict[str, float]:
+    """What follows, with the usual shares of the time."""
+    if not options.epoch:
+        return {"crop images": 1}
+    first = {} if options.consensus_recipe == "published" else {"fit to the map": 25.0}
+    return {**first, "crop images": 45, "fit consensus": 30}
+
+
 def run(options: PreprocessOptions, log: JobLog) -> None:
     """Prepare the data as ``options`` say; results and events go to the log's directory.
 
@@ -95,8 +103,12 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     """
     device = choose_device(options.device, threads=options.threads)
     out = log.directory
+    log.plan(stages(options), repeated=["fit consensus"])
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table, image = read_table(options, log)
+    with sources_kept(table.stacks):  # the options do not name them
+        for name in (*(name for name, _ in LABELS.values()), *SOMETIMES):
+            refuse_source(out / name)
     images = ImageStack.from_table(table)
     volume = read_map(resolve_input(options, "consensus_map"))
     raw_box, raw_pixel, volume = reference_sampling(images, volume, options, log)

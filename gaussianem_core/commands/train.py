@@ -56,6 +56,18 @@ LATENTS = {
     "free": "free for each particle",
     "both": "from the encoder, then refined one by one",
 }
+# Usual shares of a training's time by stage: latents from a linear model, going on from a checkpoint, other recipes.
+LINEAR_STAGES = {
+    "load images": 1,
+    "linear model": 14,
+    "motion or composition": 8,
+    "teach the decoder": 18,
+    "train": 55,
+    "teach the encoder": 4,
+}
+LATER_STAGES = {"load images": 1, "train": 95, "teach the encoder": 4}
+OTHER_STAGES = {"load images": 1, "train": 94, "encode": 5}
+WHOLE_PART = 0.5  # of the time, where the half sets are trained after the whole: each has half the images
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 
 
@@ -70,8 +82,9 @@ def run(options: TrainOptions, log: JobLog) -> None:
     with contextlib.ExitStack() as cleanup:
         if options.scratch_dir:
             stack_path = cleanup.enter_context(scratch_copy(stack_path, Path(options.scratch_dir), ranks.local_rank))
-        problem = load_problem(options, device, log, stack_path)
         recipe = choose_recipe(options)
+        plan(recipe, options, log, out)
+        problem = load_problem(options, device, log, stack_path)
         log.message(
             f"{problem.count:,} images of {problem.configuration.box} px, {len(problem.gaussians):,} Gaussians; "
             f"latents {LATENTS[recipe.latents]}; images {PLACES[problem.feed.place]}; {ranks.world} x {device}"
@@ -81,12 +94,25 @@ def run(options: TrainOptions, log: JobLog) -> None:
         with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
             train(problem, recipe, options, log, out)
             if options.half_sets:
-                for half, rows in half_rows(options, problem.image, log).items():
+                for number, (half, rows) in enumerate(half_rows(options, problem.image, log).items()):
                     folder = out / half
                     if ranks.rank == 0:
                         folder.mkdir(exist_ok=True)
                     log.message(f"training {half} of the data, {len(rows)} particles, on its own")
+                    plan(recipe, options, log, folder, part=1 + number)
                     train(problem.subset(rows), recipe, options, log, folder, rows)
+
+
+def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:
+    """Say which stages follow: of the whole data (``part`` 0) or of a half set (1, 2), whose results go to ``out``."""
+    if options.resume and (out / STATE).exists():
+        stages = LATER_STAGES
+    else:
+        stages = LINEAR_STAGES if recipe.latents == "linear" else OTHER_STAGES
+    ends = (0.0, WHOLE_PART, (1 + WHOLE_PART) / 2, 1.0) if options.half_sets else (0.0, 1.0)
+    if part:
+        stages = {name: share for name, share in stages.items() if name != "load images"}
+    log.plan(stages, part=(ends[part], ends[part + 1]))
 
 
 def remove_results(out: Path) -> None:

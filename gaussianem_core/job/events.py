@@ -6,7 +6,8 @@ No torch in this room. RELION's names are kept (job contract: control files).
 One line of ``events.jsonl`` is one JSON object with ``t`` (Unix seconds) and ``type``:
 
 ``start``     command (list of str), version, host, pid
-``progress``  stage, done, total, unit, rate (per second), left_seconds
+``plan``      stages (list of names, in order)
+``progress``  stage, done, total, unit, rate (per second), left_seconds; with a plan job_fraction, job_left_seconds
 ``metric``    stage, step, epoch (float), values {name: float}
 ``artifact``  kind (see ARTIFACTS), path (relative to the job directory), label, info {}
 ``message``   level (info | warning | error), text
@@ -23,13 +24,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from gaussianem_core.errors import AbortRequested, InputError, printable
 from gaussianem_core.job.last_word import END, LastWord
+from gaussianem_core.job.plan import JobPlan
 from gaussianem_core.runtime.files import remove_left_overs, write_atomically
 from gaussianem_core.runtime.plain_files import append_regular, open_regular
 from gaussianem_core.runtime.processes import identity, scheduler_id
@@ -112,6 +114,7 @@ class JobLog:
         self._lock = threading.Lock()
         self._progress_at = 0.0
         self._stage_start: dict[str, tuple[float, float]] = {}
+        self._plan: JobPlan | None = None
 
     def __enter__(self) -> JobLog:
         try:
@@ -201,6 +204,14 @@ class JobLog:
         if self._echo is not None:
             self._echo(event)
 
+    def plan(
+        self, shares: Mapping[str, float], repeated: Collection[str] = (), part: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        """Say which stages the job (or the ``part`` of it, from 0 to 1) has, with their usual shares of its time:
+        from now on its progress is told with theirs. ``repeated``: stages that begin again and again."""
+        self._plan = JobPlan(shares, repeated, part, self._began if part[0] == 0.0 else time.time())
+        self.emit("plan", stages=list(shares))
+
     def progress(self, stage: str, done: float, total: float, unit: str = "images", every: float = 0.5) -> None:
         """Report ``done`` of ``total``; at most one line per ``every`` seconds, the last always. Polls for abort."""
         now = time.time()
@@ -212,7 +223,11 @@ class JobLog:
             elapsed = now - begin_time
             rate = (done - begin_done) / elapsed if elapsed > 0 and done > begin_done else 0.0
             left = (total - done) / rate if rate > 0 else None
-            self.emit("progress", stage=stage, done=done, total=total, unit=unit, rate=rate, left_seconds=left)
+            whole: dict[str, Any] = {}
+            if self._plan is not None:
+                self._plan.update(stage, done, total, left, now)
+                whole = {"job_fraction": self._plan.fraction, "job_left_seconds": self._plan.left_seconds}
+            self.emit("progress", stage=stage, done=done, total=total, unit=unit, rate=rate, left_seconds=left, **whole)
             self.check_abort()
 
     def metric(self, stage: str, step: int, epoch: float, **values: float) -> None:

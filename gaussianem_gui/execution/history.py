@@ -84,6 +84,7 @@ class History:
 
     def _clear(self) -> None:
         self._series: dict[tuple[str, str], Growing] = {}
+        self.plan: list[str] = []  # stages that the job has, in order
         self.progress: dict[str, Any] | None = None
         self.progress_by_stage: dict[str, dict[str, Any]] = {}
         self.artifacts: list[dict[str, Any]] = []
@@ -134,6 +135,9 @@ class History:
             for name, value in event["values"].items():
                 series = self._series.setdefault((str(event["stage"]), str(name)), Growing(4))
                 series.append(step, epoch, np.nan if value is None else float(value), when)
+        elif kind == "plan":
+            self.plan = [str(stage) for stage in event["stages"]]
+            self.progress_by_stage = {}
         elif kind == "progress":
             self.progress = event
             self.progress_by_stage[str(event["stage"])] = event

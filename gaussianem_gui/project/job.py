@@ -228,6 +228,24 @@ class Job:
         )
         files.write_atomically(self.file(JOB_STAR), star)
 
+    @contextlib.contextmanager
+    def options_undone(self) -> Iterator[None]:
+        """If the block fails, options.json, job.star and the part of the graph are what they were, or not there."""
+        texts: dict[Path, bytes | None] = {}
+        for path in map(self.file, (events.OPTIONS, JOB_STAR, PIPELINE_STAR)):
+            with contextlib.suppress(OSError):
+                texts[path] = path.read_bytes() if path.exists() else None
+        try:
+            yield
+        except BaseException:
+            for path, text in texts.items():
+                with contextlib.suppress(OSError):
+                    if text is None:
+                        path.unlink(missing_ok=True)
+                    elif path.read_bytes() != text:
+                        files.write_atomically(path, text)
+            raise
+
     def command(self) -> list[str]:
         """The command that does the same in a terminal, as a list of words (quote them before pasting)."""
         options = self.options()
@@ -607,6 +625,8 @@ def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> St
     done, total = event.get("done"), event.get("total")
     fraction = min(max(done / total, 0.0), 1.0) if done is not None and total else None
     left = event.get("left_seconds")
+    if "job_fraction" in event:  # of the whole job, where its stages are known
+        fraction, left = event["job_fraction"], event.get("job_left_seconds")
     detail = "is stopping" if aborting else ""
     return Status(State.RUNNING, detail, event.get("stage", ""), fraction, left, **common)
 

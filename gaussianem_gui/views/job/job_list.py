@@ -19,6 +19,7 @@ from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette
 from PySide6.QtWidgets import QAbstractItemView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTreeView
 
 from gaussianem_gui.forms.next_steps import picture
+from gaussianem_gui.forms.stage_words import stage_words
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
 from gaussianem_gui.views.project_model import ProjectModel, state_word
@@ -36,7 +37,10 @@ def subtitle(info: JobInfo, size: int | None = None) -> str:
         return "its directory is gone"
     word = state_word(info)
     if word in ("running", "stopping"):
-        parts = [status.stage, f"{status.fraction * 100:.0f} %" if status.fraction is not None else ""]
+        parts = [
+            stage_words(status.stage) if status.stage else "",
+            f"{status.fraction * 100:.0f} %" if status.fraction is not None else "",
+        ]
         if status.left_seconds is not None:
             parts.append(f"{seconds_text(status.left_seconds)} left")
         if status.gpus:

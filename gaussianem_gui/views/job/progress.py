@@ -13,9 +13,11 @@ from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitte
 
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
 from gaussianem_gui.execution.history import History
+from gaussianem_gui.forms.stage_words import message_words, stage_words
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import bytes_text, seconds_text
+from gaussianem_gui.views.job.stage_list import StageList, stages_of
 from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.montage import Montage
 from gaussianem_gui.views.plots.scatter import Scatter
@@ -24,7 +26,7 @@ from gaussianem_gui.views.toolkit.controls import Value
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, restyle, row
+from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, plain, restyle, row
 
 MESSAGES = 200  # last messages shown
 ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
@@ -158,11 +160,14 @@ class Progress(QWidget):
         self._drawn: object = None
         self._message_count: object = -1
 
-        self.values = {name: Value(name) for name in ("Stage", "Epoch", "Images/s", "Time left", "Elapsed", "GPU")}
+        self.values = {
+            name: Value(name) for name in ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
+        }
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Progress of the job")
+        self.stages = StageList()
         self._notice = column(spacing=0)
         self.plot = LossPlot()
         self.overlay = QComboBox()
@@ -204,6 +209,7 @@ class Progress(QWidget):
         layout.addLayout(self._notice)
         layout.addLayout(row(*self.values.values(), spacing=10))
         layout.addWidget(self.bar)
+        layout.addWidget(self.stages)
         layout.addWidget(self.split, 1)
         layout.addWidget(self.messages)
         layout.addWidget(self.empty, 1)
@@ -298,7 +304,8 @@ class Progress(QWidget):
         progress = history.progress or {}
         done, total = progress.get("done"), progress.get("total")
         stage = str(progress.get("stage") or status.stage or "–")
-        self.values["Stage"].set(stage.capitalize())
+        self.values["Stage"].set(stage_words(stage))
+        self.stages.show_stages(stages_of(history, info.status.state is State.SUCCEEDED))
         names = history.names()
         epoch = history.curve(*names[0]).epoch if names else np.empty(0)
         self.values["Epoch"].set(f"{epoch[-1]:.2f}" if len(epoch) else "–")
@@ -306,17 +313,19 @@ class Progress(QWidget):
         if rate is None and progress.get("unit") == "images":
             rate = progress.get("rate")
         self.values["Images/s"].set(f"{rate:,.0f}" if rate else "–")
-        left = progress.get("left_seconds")
+        planned = "job_fraction" in progress
+        left = progress.get("job_left_seconds" if planned else "left_seconds")
+        self.values["Done"].set(f"{100 * progress['job_fraction']:.0f} %" if running and planned else "–")
         self.values["Time left"].set(seconds_text(left) if running and left is not None else "–")
         started = status.started or (history.starts[-1]["t"] if history.starts else None)
         ended = status.ended or (time.time() if running else None)
         self.values["Elapsed"].set(seconds_text(ended - started) if started and ended else "–")
         self.values["GPU"].set(self._gpu_text(info))
-        fraction = (
-            1.0
-            if info.status.state is State.SUCCEEDED
-            else (float(done) / float(total) if done is not None and total else 0.0)
-        )
+        fraction = float(done) / float(total) if done is not None and total else 0.0
+        if planned:
+            fraction = float(progress["job_fraction"])
+        if info.status.state is State.SUCCEEDED:
+            fraction = 1.0
         self.bar.setValue(round(1000 * fraction))
         restyle(self.bar, state=state_word(info))
         self.bar.setVisible(info.status.state is not State.SCHEDULED)
@@ -347,7 +356,10 @@ class Progress(QWidget):
             picture = QLabel(alignment=Qt.AlignmentFlag.AlignTop)
             picture.setPixmap(theme.pixmap(icon, tint, 16))
             when = label(time.strftime("%H:%M:%S", time.localtime(float(message.get("t", 0)))), "faint")
-            line = row(picture, label(str(message.get("text", "")), wrap=True, selectable=True), when, spacing=8)
+            said = str(message.get("text", ""))
+            words = label(message_words(said), wrap=True, selectable=True)
+            words.setToolTip(plain(said) if words.text() != said else "")
+            line = row(picture, words, when, spacing=8)
             line.setStretch(1, 1)
             self._message_list.addLayout(line)
         self.messages.setVisible(bool(shown))

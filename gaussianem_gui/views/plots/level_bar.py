@@ -38,7 +38,9 @@ class LevelHistogram(QWidget):
     def set_picture(self, picture: Picture) -> None:
         """Show another map's histogram."""
         values = picture.values.reshape(-1)[:: max(1, picture.values.size // SAMPLED)]
-        self.low, self.high = picture.mean, max(picture.greatest, picture.mean + 1e-12 * abs(picture.mean) + 1e-30)
+        # A map of one value has no range of its own; double precision holds BINS edges in a millionth of the value.
+        self.low = float(picture.mean)
+        self.high = max(float(picture.greatest), self.low + max(1e-6 * abs(self.low), 1e-30))
         counts = np.histogram(values, BINS, (self.low, self.high))[0]
         heights = np.log1p(counts)
         self.heights = heights / max(float(heights.max()), 1e-9)

@@ -237,5 +237,5 @@ def test_a_job_of_a_project_names_its_images_as_relion_looks_for_them(tmp_path: 
     assert (tmp_path / "Simulate/job001/particles.mrcs").is_file()
     assert ImageStack.from_table(read_particles(folder / "particles.star")).read().shape == (40, 32, 32)
     # by itself the data set can be moved: images lie beside the particle file
-    _, alone = simulated(tmp_path / "alone", model=str(tmp_path / "arm.npz"))
+    _, alone = simulated(tmp_path / "outside" / "alone", model=str(tmp_path / "arm.npz"))
     assert str(read_particle_column(alone / "particles.star", "rlnImageName")[0]) == "000001@particles.mrcs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, in
 from gaussianem_gui.explorer.select_job import export_selection
 from gaussianem_gui.explorer.selections import FILE, Selections, describe
 from gaussianem_gui.explorer.sources import find_sources, newest_weights
+from gaussianem_gui.explorer.trust_figures import read_trust
 from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.explorer.diagnostics_panel import judge
 
 
 @pytest.fixture(scope="module")
@@ -500,3 +503,41 @@ def test_movies_hold_every_frame(tmp_path):
         with pytest.raises(InputError, match=words):
             movies.export_movie(*bad)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4"]
+
+
+# --- figures of trust
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        [1, 2],
+        {"half_sets": [{"difference_correlation": None}]},
+        {"half_sets": {"a": 1}},
+        {"dependence": {"defocus": {"explained": "much"}}},
+        {"dependence": ["defocus"]},
+        {"outliers": {"flagged": -1, "share": 0.5}},
+        {"outliers": {"flagged": 2, "share": float("nan")}},
+        "fine",
+    ],
+)
+def test_odd_figures_of_trust_are_a_sentence_beside_the_other_checks(made, tmp_path, trust):
+    _, sources, table, _ = made
+    (tmp_path / "summary.json").write_text(json.dumps({"trust": trust}))
+    with pytest.raises(InputError, match=r"summary.json, trust.*must be as Analyze writes it"):
+        read_trust(tmp_path / "summary.json")
+    found = judge(table, replace(sources, analysis=tmp_path))
+    assert "Run Analyze again" in found[0][1] and len(found) > 2
+
+
+def test_figures_of_trust_as_analyze_writes_them(made, tmp_path):
+    _, sources, table, _ = made
+    entry = {"explained": 0.3, "chance": 0.01, "p_value": None, "level": "warning"}
+    trust = {"dependence": {"defocus": entry}, "half_sets": [{"difference_correlation": 0.9}]}
+    trust["outliers"] = {"flagged": 3, "share": 0.01, "rule": "x"}
+    (tmp_path / "summary.json").write_text(json.dumps({"trust": trust}))
+    words = " ".join(text for _, text in judge(table, replace(sources, analysis=tmp_path)))
+    assert "30.0 % of the variation follows the defocus" in words and "1 of 1 classes" in words
+    assert "3 images (1.0 %) fit badly" in words
+    (tmp_path / "summary.json").write_text("{}")
+    assert read_trust(tmp_path / "summary.json").half_sets == []

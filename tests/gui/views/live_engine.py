@@ -32,6 +32,9 @@ def blob(shift: float, box: int = 24) -> np.ndarray:
 def train(log: JobLog, directory: Path, wanted: Path, options: dict) -> None:
     seconds = float(json.loads(wanted.read_text())["seconds"])
     rng = np.random.default_rng(0)
+    log.plan({"linear model": 1, "train": 3, "teach the encoder": 1})
+    log.progress("linear model", 1, 1, every=0.0)
+    log.message("linear model: 3 of 4 components are real, 21.51 nats a held-out particle")
     for step in range(EPOCHS * STEPS):
         epoch = (step + 1) / STEPS
         log.metric("train", step, epoch, loss=float(options["batch"]) / (1 + step), kl=0.01, images_per_second=1234.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LONG
+from conftest import LONG, finish
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QLabel
@@ -190,3 +190,41 @@ def test_curves_of_failed_jobs_are_not_offered(opened, qtbot, engine):
     overlay = opened.pane.progress.overlay
     offered = {overlay.itemData(i) for i in range(1, overlay.count())}
     assert offered == {job.name for job in made if job.status.state is State.SUCCEEDED}
+
+
+def test_progress_is_that_of_the_whole_job(opened, qtbot, engine):
+    train = running(opened, qtbot, engine, 1.0)  # its epochs end, and then it goes on
+    qtbot.waitUntil(lambda: opened.pane.name == train, timeout=LONG)
+    opened.pane.show_tab("Progress")
+    page = opened.pane.progress
+    qtbot.waitUntil(lambda: page.values["Done"].value.text() == "80 %", timeout=LONG)
+    assert page.bar.value() == 800
+    assert page.stages.shown == [
+        ("Find what varies", "done", ""),
+        ("Train", "now", "100 %"),
+        ("Teach the encoder", "later", ""),
+    ]
+    qtbot.waitUntil(lambda: opened.model.info(train).status.fraction == 0.8, timeout=LONG)
+    status = opened.model.info(train).status
+    assert status.left_seconds is None or status.left_seconds > 0
+    qtbot.waitUntil(lambda: "Train · 80 %" in opened.pane.line.full_text(), timeout=LONG)
+    # the stage says that it has nothing left; the job has, and the longer it waits the more
+    qtbot.waitUntil(lambda: page.values["Time left"].value.text() not in ("0 s", "–", ""), timeout=LONG)
+    said = texts(page.messages)
+    assert "nats" not in said and "3 of 4 directions of variation are real" in said
+    engine()
+    finish(opened, qtbot, train)
+    qtbot.waitUntil(lambda: all(state == "done" for _, state, _ in page.stages.shown), timeout=LONG)
+    assert page.bar.value() == 1000
+
+
+def test_every_stage_that_the_engine_plans_has_its_words():
+    from gaussianem_core.commands import preprocess, train
+    from gaussianem_core.options import PreprocessOptions
+    from gaussianem_gui.forms.stage_words import STAGES, message_words, stage_words
+
+    options = PreprocessOptions(star_file="p.star", consensus_map="m.mrc")
+    plans = (train.LINEAR_STAGES, train.LATER_STAGES, train.OTHER_STAGES, preprocess.stages(options))
+    assert {stage for plan in plans for stage in plan} <= set(STAGES)
+    assert stage_words("trajectory pc2") == "Decode along PC 2" and stage_words("new stage") == "New stage"
+    assert message_words("anything else") == "anything else"
