@@ -873,6 +873,61 @@ class ReconstructOptions(ComputeOptions, JobOptions):
         filter="*.npy",
         advanced=True,
     )
+    latent: str = option(
+        "",
+        "latents of the particles (.output.pkl), row by row",
+        group="State",
+        widget="file",
+        filter="*.pkl",
+    )
+    around: str = option(
+        "",
+        "latents of the states to reconstruct, one row a map (text or .npy): each from the particles around it",
+        group="State",
+        widget="file",
+        filter="*.txt *.npy *.csv",
+    )
+    width: int | None = option(
+        None,
+        "particles around each state; without it as many as let one half set predict the other best",
+        group="State",
+        ge=2,
+        le=100_000_000,
+        advanced=True,
+    )
+    model_weight: str = option(
+        "",
+        "network that the latents belong to (.pkl): tells which latents look alike, and the decoded volume to compare",
+        group="State",
+        widget="file",
+        filter="*.pkl",
+    )
+    undo_motion: bool = option(
+        False,
+        "all particles brought to one state by undoing their motion: the consensus, or the row of around",
+        group="State",
+    )
+    domain_poses: str = option(
+        "",
+        "mask of a domain (.mrc): its own poses as particles for focused refinement, and its mask, besides the map",
+        group="State",
+        widget="file",
+        filter="*.mrc",
+    )
+    subtract: bool = option(
+        False, "with domain_poses: a stack from which all but the domain is subtracted", group="State", advanced=True
+    )
+    cfg: str = option(
+        "cfg.json",
+        "configuration of Gaussians and network",
+        group="State",
+        widget="file",
+        filter="*.json",
+        advanced=True,
+    )
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="State", widget="file", filter="*.ply", advanced=True
+    )
     symmetry: str = option(
         "C1", "point group that the map is given (C2, D2, T, O, I, ... as RELION has them)", group="Map"
     )
@@ -960,6 +1015,21 @@ class ReconstructOptions(ComputeOptions, JobOptions):
             names = ("passthrough", "no_invert", "image_apix", "voltage", "cs", "amplitude_contrast")
             remedy = "Leave it out, or give --star_file."
             refuse_unused(self, names, "where the particles of a preprocess job are taken", remedy)
+        states = ("width", "model_weight", "undo_motion", "domain_poses", "subtract")
+        if not self.latent:
+            refuse_unused(self, ("around", *states), "without latents", "Give --latent too.")
+        if self.latent and not (self.around or self.undo_motion or self.domain_poses):
+            remedy = "Give --around, --undo_motion or --domain_poses, or leave it out."
+            refuse_unused(self, ("latent",), "where no state is asked for", remedy)
+        if not self.around or self.undo_motion:
+            refuse_unused(self, ("width",), "where no map is made of the particles around a state", "Leave it out.")
+        if not self.model_weight:
+            remedy = "Give --model_weight too."
+            refuse_unused(self, ("undo_motion", "domain_poses", "cfg", "gaussians"), "without a network", remedy)
+        if not self.domain_poses:
+            refuse_unused(self, ("subtract",), "without a domain", "Give --domain_poses too, or leave it out.")
+        if self.undo_motion:
+            refuse_unused(self, ("symmetry",), "where motion is undone: mates move otherwise", "Leave it out.")
         if self.passthrough and not self.star_file.endswith((".cs", ".csg")):
             refuse_unused(self, ("passthrough",), "for STAR files", "Leave it out.")
         return self

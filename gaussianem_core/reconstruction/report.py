@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+STATE_WORDS = (
+    "Half maps, FSC and `map.mrc` are of the width by which each half set predicts the other best. `map_state.mrc` "
+    "takes each region and band of frequencies from as many particles as the half sets agree on there: what does not "
+    "move keeps the resolution of all. Its weights follow from both half sets, so that it has no FSC of its own."
+)
 TABLE_SHELLS = 12
 """Shells of the report's table; results.json has them all."""
 
@@ -20,6 +25,8 @@ def report(entry: dict[str, Any], words: str) -> str:
         + (f"; weighted, they count as {particles['effective']:,.0f}" if weighted(particles) else "")
         + f"), symmetry {entry['symmetry']}, box {entry['box']}, {entry['pixel_size_angstrom']:.4g} Å/px.",
         "",
+        *(state_lines(entry) if "state" in entry else []),
+        *(motion_lines(entry) if "motion_undone" in entry else []),
         "| file | what it is |",
         "|---|---|",
         "| `map.mrc` | map of all particles, weighted by FSC, sharpened, cut at its resolution |",
@@ -34,6 +41,60 @@ def report(entry: dict[str, Any], words: str) -> str:
         ]
     lines += ["", *fsc_table(entry), "", *notes(entry)]
     return "\n".join(lines) + "\n"
+
+
+def states_report(entries: list[dict[str, Any]]) -> str:
+    """report.md of several states: a row for each."""
+    lines = [
+        "# Reconstructions of states",
+        "",
+        "| state | particles | resolution (Å) | without mask (Å) | FSC 0.5 with the decoded volume (Å) |",
+        "|---|---|---|---|---|",
+    ]
+    for number, entry in enumerate(entries, start=1):
+        decoded = entry.get("decoded", {}).get("resolution_half_angstrom")
+        lines.append(
+            f"| {number} | {entry['state']['chosen_particles']:,} | {entry['resolution_angstrom']:.2f} "
+            f"| {entry['resolution_unmasked_angstrom']:.2f} | {'' if decoded is None else f'{decoded:.2f}'} |"
+        )
+    lines += ["", STATE_WORDS, ""]
+    return "\n".join(lines) + "\n"
+
+
+def state_lines(entry: dict[str, Any]) -> list[str]:
+    """How a state's map came about."""
+    state = entry["state"]
+    widths = ", ".join(f"{count:,}" for count in state["widths_particles"])
+    effective = state["effective_particles_by_band"]
+    lines = [
+        f"The map of a state, of the {state['chosen_particles']:,} particles nearest to it in latent space "
+        f"(expected distance under each one's posterior). Widths tried: {widths} particles."
+    ]
+    if len(state["widths_particles"]) > 1:
+        lines.append(
+            f"{STATE_WORDS} It stands on {max(effective):,.0f} particles in coarse shells at most and "
+            f"{min(effective):,.0f} at least (effective number, by band)."
+        )
+    if entry.get("decoded"):
+        lines.append(
+            f"FSC with the decoded volume within the mask: 0.5 at {entry['decoded']['resolution_half_angstrom']:.2f} "
+            "Å. The network saw the same images: agreement shows that the volume is in the data, not that the latents "
+            "are."
+        )
+    return [line for pair in ((line, "") for line in lines) for line in pair]
+
+
+def motion_lines(entry: dict[str, Any]) -> list[str]:
+    """What was undone, and what that means for the FSC."""
+    undone = entry["motion_undone"]
+    return [
+        f"Motion undone: {undone['parts']} parts of the molecule, each brought to one state by its own rigid motion, "
+        f"to {undone['misfit_pixels']:.2f} px of the training's box.",
+        "",
+        "**The half maps are not independent: one network, trained on all particles, tells the motion of both half "
+        "sets. Their FSC may be too good.**",
+        "",
+    ]
 
 
 def weighted(particles: dict[str, Any]) -> bool:
