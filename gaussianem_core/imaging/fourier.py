@@ -131,6 +131,13 @@ def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...
     return torch.trapezoid(fsc, frequency, dim=-1)
 
 
+def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D/2)
+    """Mean power per Fourier component in shells 0 .. D/2 - 1, for the orthonormal transform."""
+    box = images.shape[-1]
+    power = centred_rfftn(images, 2).abs().square() / box**2
+    return shell_sum(power, box, 2) / shell_sum(torch.ones_like(power[(0,) * (power.ndim - 2)]), box, 2)
+
+
 def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
     """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
     column = torch.arange(box // 2 + 1, device=device)
