@@ -318,8 +318,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 BASES = {
     "simulate": "--model molecule.npz --particles 12 --box 16 --apix 8 --snr 1",
     "preprocess": "-s . --star_file particles.star --consensus_map consensus.mrc --epoch 1",
-    "train": "-s pre --batch 20 --epoch 3",
-    "train, published recipe": "-s pre --batch 20 --epoch 3 --recipe published",
+    "train": "-s pre --batch 4 --epoch 3",
+    "train, published recipe": "-s pre --batch 4 --epoch 3 --recipe published",
     "analyze": "--cfg moving/cfg.json --gaussians moving/point_cloud.ply --model_weight moving/weights.0.pkl "
     "--latent moving/weights.0.output.pkl --nclass 2 --components 1 --trajectory_points 2 --no_umap",
     "analyze, of a training": "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl "
