@@ -9,6 +9,7 @@ from PySide6.QtCore import QSettings, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QFrame, QSplitter, QStackedWidget, QTabWidget, QWidget
 
+from gaussianem_gui.explorer.particle_columns import NOTHING_VARIES
 from gaussianem_gui.views.explorer.compare_panel import ComparePanel
 from gaussianem_gui.views.explorer.diagnostics_panel import TrustPanel
 from gaussianem_gui.views.explorer.domains_panel import DomainsPanel
@@ -22,10 +23,11 @@ from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
 from gaussianem_gui.views.project_model import ProjectModel
-from gaussianem_gui.views.toolkit.notices import EmptyState
+from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
 
 
 class Explorer(QWidget):
@@ -61,7 +63,10 @@ class Explorer(QWidget):
         self.empty = EmptyState("explore", "Reading the latents", "")
         self.pages.addWidget(self.empty)
         self.pages.addWidget(self.split)
-        layout = column(self._head(), spacing=0)
+        self.nothing = QWidget()
+        self.nothing.setLayout(column(Banner("info", NOTHING_VARIES), margins=(12, 8, 12, 0)))
+        self.nothing.hide()
+        layout = column(self._head(), self.nothing, spacing=0)
         layout.addWidget(self.pages, 1)
         self.setLayout(layout)
         self._connect()
@@ -143,6 +148,7 @@ class Explorer(QWidget):
             return
         self.title.setText("Explore")
         self.subtitle.setText(name)
+        self.nothing.hide()
         self.empty.set_text("Reading the latents", "")
         self.pages.setCurrentWidget(self.empty)
         self.session.open(model, name)
@@ -152,7 +158,11 @@ class Explorer(QWidget):
         assert table is not None and sources is not None
         self.title.setText(f"Explore {sources.title}")
         original = sources.original.name if sources.original is not None else "no particle file"
-        self.subtitle.setText(f"{len(table):,} particles · {table.z.shape[1]} latent dimensions · {original}")
+        latents = f"{table.z.shape[1]} latent dimensions" if table.varies else "no latent dimension varies"
+        self.subtitle.setText(f"{len(table):,} particles · {latents} · {original}")
+        self.nothing.setVisible(not table.varies)
+        for place, name in enumerate(self.panels):
+            self.tabs.setTabVisible(place, table.varies or name not in OF_LATENTS)
         self.pages.setCurrentWidget(self.split)
         self._panel_shown()
 

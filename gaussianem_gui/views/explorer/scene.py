@@ -17,8 +17,9 @@ from gaussianem_gui.explorer.volumes import load_volume, surface
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.explorer.surfaces import Mesh, difference_surfaces
+from gaussianem_gui.views.explorer.surfaces import difference_surfaces
 from gaussianem_gui.views.plots.slices import PLANES
+from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, line, restyle, row, tool_button
@@ -41,6 +42,7 @@ class Scene(QFrame):
         self.session = session
         self.setProperty("role", "card")
         self.viewer, self.second = LiveViewer(), LiveViewer()
+        self.viewer.full.view = self  # its controls lie here
         self.latency: list[float] = []
         self._background = Background(self)
         self._asked = 0.0
@@ -62,6 +64,7 @@ class Scene(QFrame):
         for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
             layout.addWidget(control)
         layout.addWidget(self.views, 1)
+        layout.addWidget(self.viewer.colour_bar)
         layout.addWidget(line())
         layout.addLayout(self._foot())
         self.setLayout(layout)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QBrush, QColor, QImage, QImageReader, QPixmap, QResizeEvent, QShowEvent
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QBrush, QColor, QImage, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
     QHeaderView,
-    QLabel,
     QSplitter,
     QStackedWidget,
     QTableWidget,
     QTableWidgetItem,
+    QTextBrowser,
     QTreeWidget,
     QTreeWidgetItem,
     QWidget,
@@ -32,7 +32,10 @@ from gaussianem_gui.explorer.volumes import natural_key, read_table, series
 from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.fields import sentence
+from gaussianem_gui.views.job.look_inside import read_text
+from gaussianem_gui.views.plots.image_view import ImageView, read_image
 from gaussianem_gui.views.plots.scatter import Scatter
+from gaussianem_gui.views.plots.stack_view import StackView
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
@@ -45,12 +48,14 @@ SECTIONS = (
     ("Series", ("volume_series",), "cube"),
     ("Gaussians", ("gaussians",), "points"),
     ("Latents", ("latents",), "job-analyze"),
+    ("Images", ("stack", "particles"), "image"),
     ("Plots", ("plot",), "image"),
     ("Summary", ("summary",), "list"),
 )
 
 
-READINGS = ("picture", "latents", "table", "series")  # kinds of work in the background
+READINGS = ("picture", "latents", "table", "series", "report")  # kinds of work in the background
+NO_LATENTS = "No latent dimension tells the particles apart: there are no axes to plot, and one volume stands for all."
 FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 
@@ -96,7 +101,7 @@ def artifacts_of(outputs: list[Choice], job: str) -> list[dict[str, Any]]:
     volumes = [c.path.removeprefix(job) for c in outputs if c.kind in ("map", "volume")]
     stems = {re.sub(r"\d+(?=\.\w+$)", "", path) for path in volumes}
     found: list[dict[str, Any]] = [
-        {"kind": "mask", "path": c.path.removeprefix(job)} for c in outputs if c.kind == "mask"
+        {"kind": c.kind, "path": c.path.removeprefix(job)} for c in outputs if c.kind in ("mask", "particles")
     ]
     if len(volumes) > 2 and len(stems) == 1:
         paths = sorted(volumes, key=natural_key)
@@ -110,43 +115,6 @@ def _item(artifact: dict[str, Any], directory: Path) -> Item:
     info = artifact.get("info")
     paths = tuple(directory / name for name in artifact.get("paths", (path,)))
     return Item(str(artifact["kind"]), title, paths, (), info if isinstance(info, dict) else {})
-
-
-class ImageView(QLabel):
-    """An image file scaled to the room there is."""
-
-    def __init__(self) -> None:
-        super().__init__(alignment=Qt.AlignmentFlag.AlignCenter)
-        self._pixmap = QPixmap()
-        self.setMinimumSize(QSize(120, 100))
-        self.setAccessibleName("Plot")
-
-    def set_image(self, image: QImage) -> None:
-        """Show another image."""
-        self._pixmap = QPixmap.fromImage(image)
-        self._fit()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        self._fit()
-
-    def _fit(self) -> None:
-        if not self._pixmap.isNull():
-            ratio = self.devicePixelRatioF()
-            size = (self.size() - QSize(24, 24)) * ratio
-            shown = self._pixmap.scaled(
-                size.boundedTo(self._pixmap.size() * 2),
-                Qt.AspectRatioMode.KeepAspectRatio,
-                Qt.TransformationMode.SmoothTransformation,
-            )
-            shown.setDevicePixelRatio(ratio)
-            self.setPixmap(shown)
-
-
-def read_image(path: Path) -> QImage:
-    """An image file; a null image if it is none. For a worker thread."""
-    reader = QImageReader(str(path))
-    reader.setAutoTransform(True)
-    return reader.read()
 
 
 class LatentPanel(QWidget):
@@ -201,13 +169,18 @@ class LatentPanel(QWidget):
 
 
 def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Columns to plot, and classes if there are any, from a latents file (.pkl, or .npz/.npy). Raises InputError."""
+    """Columns to plot, and classes if there are any, from a latents file (.pkl, or .npz/.npy); none where no
+    latent dimension tells the particles apart. Raises InputError."""
     classes = None
     try:
         if path.suffix == ".pkl":
+            from gaussianem_core.analysis.latent_space import active_dimensions
             from gaussianem_core.io.latents import load_latents
 
-            z = np.asarray(load_latents(path)["z_mu"], dtype=float)
+            arrays = load_latents(path)
+            z = np.asarray(arrays["z_mu"], dtype=float)
+            if not active_dimensions(arrays).any():
+                return {}, None
         elif path.suffix == ".npz":
             arrays = read_npz(path, str(path), "Choose another file.", frozenset(("z_mu", "z", "labels")), NUMBERS)
             z = np.asarray(arrays["z_mu" if "z_mu" in arrays else "z"], dtype=float)
@@ -260,9 +233,16 @@ class Results(QWidget):
         self.table.setShowGrid(False)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.report = QTextBrowser()
+        self.report.setAccessibleName("Report")
+        self.report.setProperty("role", "plain")
+        self.report.setOpenLinks(False)
+        self.report.document().setDocumentMargin(20)
+        self.images = StackView()
         self.problem = EmptyState("warning", "This could not be shown", "")
         self.stack = QStackedWidget()
-        for page in (self.viewer, self.picture, self.latents, self.table, self.problem):
+        pages = (self.viewer, self.picture, self.latents, self.images, self.table, self.report, self.problem)
+        for page in pages:
             self.stack.addWidget(page)
         side, main = frame("card"), frame("card")
         side.setLayout(column(self.tree, margins=(8, 8, 4, 8)))
@@ -302,12 +282,20 @@ class Results(QWidget):
         if self.history is None:
             return False
         artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds)) or self._outputs
+        artifacts = [*artifacts, *self._reports(artifacts)]
         state = [(a["path"], a.get("t")) for a in artifacts]
         if state == self._seen:
             return False
         self._seen = state
         self._fill(items(artifacts, self.history.directory))
         return True
+
+    def _reports(self, artifacts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The report in words that lies beside a summary."""
+        assert self.history is not None
+        beside = {Path(str(a["path"])).with_name("report.md") for a in artifacts if a.get("kind") == "summary"}
+        there = sorted(path for path in beside if (self.history.directory / path).is_file())
+        return [{"kind": "summary", "path": str(path), "label": "report"} for path in there]
 
     def _take_outputs(self, found: tuple[str, list[Choice]] | None) -> None:
         if found is not None and found[0] == self._job:
@@ -372,6 +360,14 @@ class Results(QWidget):
         if isinstance(item, Item):
             self.show_item(item)
 
+    def show_file(self, path: Path, kind: str) -> None:
+        """Show a file that need not be one of the results."""
+        if not self.choose(lambda item: item.kind != "volume_series" and path in item.paths):
+            self.split.show()
+            self.empty.hide()
+            self.tree.clearSelection()
+            self.show_item(Item(kind, path.name, (path,)))
+
     def show_item(self, item: Item) -> None:
         """Show one result; what is still being read for one chosen before is dropped."""
         path = item.paths[0]
@@ -390,6 +386,11 @@ class Results(QWidget):
             self._background.run(
                 "latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e))
             )
+        elif item.kind in ("stack", "particles"):
+            self.images.show_stack(path)
+            self.stack.setCurrentWidget(self.images)
+        elif item.kind == "summary" and path.suffix == ".md":
+            self._background.run("report", lambda: read_text(path), self._take_report, lambda e: self._problem(str(e)))
         elif item.kind == "summary":
             self._background.run("table", lambda: read_table(path), self._take_table)
         self.shown.emit(item.kind)
@@ -408,9 +409,21 @@ class Results(QWidget):
     def _volumes(self, paths: list[Path], names: list[str] | None) -> None:
         self.stack.setCurrentWidget(self.viewer)
         self.viewer.show_volumes(paths, names)
+        self.viewer.offer_maps(self._maps())
         gaussians = self.history.artifacts_of("gaussians") if self.history is not None else []
         beside = [self.history.directory / str(a["path"]) for a in gaussians] if self.history is not None else []
         self.viewer.show_gaussians(beside[0] if len(beside) == 1 else None)
+
+    def _maps(self) -> list[tuple[str, Path]]:
+        """All single maps of the job, and those of its classes."""
+        found = []
+        for place in range(self.tree.topLevelItemCount()):
+            head = self.tree.topLevelItem(place)
+            for number in range(head.childCount()):
+                item = head.child(number).data(0, Qt.ItemDataRole.UserRole)
+                if item.kind in ("volume", "map", "mask") or (item.kind == "volume_series" and item.names):
+                    found += list(zip(item.names or (sentence(item.title),), item.paths))
+        return found
 
     def _take_image(self, path: Path, image: QImage) -> None:
         if image.isNull():
@@ -420,6 +433,9 @@ class Results(QWidget):
         self.stack.setCurrentWidget(self.picture)
 
     def _take_latents(self, found: tuple[dict[str, np.ndarray], np.ndarray | None]) -> None:
+        if not found[0]:
+            self._problem(NO_LATENTS, "Nothing stands above the noise")
+            return
         self.latents.set_table(*found)
         self.stack.setCurrentWidget(self.latents)
 
@@ -430,8 +446,12 @@ class Results(QWidget):
             self.table.setItem(number, 1, QTableWidgetItem(str(value)))
         self.stack.setCurrentWidget(self.table)
 
-    def _problem(self, text: str) -> None:
-        self.problem.set_text("This could not be shown", text)
+    def _take_report(self, text: str) -> None:
+        self.report.setMarkdown(text)
+        self.stack.setCurrentWidget(self.report)
+
+    def _problem(self, text: str, title: str = "This could not be shown") -> None:
+        self.problem.set_text(title, text)
         self.stack.setCurrentWidget(self.problem)
 
     def _restyle(self) -> None:

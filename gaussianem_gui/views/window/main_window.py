@@ -188,6 +188,7 @@ class MainWindow(QMainWindow):
         self.pages.welcome.recentChosen.connect(self.open_project)
         self.pages.welcome.guideRequested.connect(self.show_guide)
         self.pages.home.workflowRequested.connect(project.show_workflow)
+        self.pages.home.exploreRequested.connect(self.pages.explore_current)
         self.pane.renamed.connect(self.job_actions.rename)
         self.pane.moreRequested.connect(self._job_menu)
         for jobs in (self.jobs.list, self.jobs.flow):

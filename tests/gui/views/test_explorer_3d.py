@@ -12,7 +12,7 @@ from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
 from gaussianem_gui.explorer.volumes import Look
-from gaussianem_gui.views.explorer.surfaces import prepare
+from gaussianem_gui.views.plots.surfaces import prepare
 from gaussianem_gui.views.toolkit.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
@@ -66,7 +66,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     explorer.scene.viewer.points.setChecked(True)
     explorer.scene.viewer.arrows.setCurrentIndex(3)
     click(explorer, qtbot, other)
-    layers = {layer.name: layer for layer in explorer.scene.viewer._viewer.layers}
+    layers = {layer.name: layer for layer in explorer.scene.viewer.canvas.model.layers}
     assert {"surface", "gaussians", "arrows"} <= set(explorer.scene.viewer.layers())
     half = explorer.session.consensus.half_angstrom
     assert np.allclose(layers["gaussians"].data, explorer.session.picture.positions[:, ::-1] * half, atol=1e-4)
@@ -96,8 +96,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
 def drawn(explorer) -> np.ndarray:
     """Vertices that the canvas was handed for the surface, whatever the layer thinks."""
     viewer = explorer.scene.viewer
-    layer = viewer._layer("surface")
-    return viewer._surface_node(layer).mesh_data.get_vertices()
+    return viewer.canvas.surface_node().mesh_data.get_vertices()
 
 
 def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, qtbot):
@@ -106,7 +105,7 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     wanted = drawn(explorer).copy()
     viewer = explorer.scene.viewer
-    layer = viewer._layer("surface")
+    layer = viewer.canvas.layer("surface")
     layer.refresh()
     assert np.array_equal(drawn(explorer), wanted)
     viewer.show_surface(
@@ -116,8 +115,8 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     assert np.array_equal(drawn(explorer), wanted)
     layer.visible = False
     layer.visible = True
-    viewer._viewer.dims.ndisplay = 2
-    viewer._viewer.dims.ndisplay = 3
+    viewer.canvas.model.dims.ndisplay = 2
+    viewer.canvas.model.dims.ndisplay = 3
     assert np.array_equal(drawn(explorer), wanted)
     viewer.set_contour(viewer.picture.level(viewer.sigmas() + 0.5))
     qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
@@ -133,9 +132,9 @@ def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: P
     (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
     explorer.scene.show_reference(tmp_path / "m.pdb")
     qtbot.waitUntil(lambda: "model" in explorer.scene.viewer.layers(), timeout=60_000)
-    data = explorer.scene.viewer._layer("model").data
+    data = explorer.scene.viewer.canvas.layer("model").data
     assert data.shape == (9, 2, 3) and np.allclose(data[:, 1], [0, 0, 3.8], atol=1e-3)
-    assert explorer.scene.viewer._layer("surface").opacity < 1  # it is seen through the surface
+    assert explorer.scene.viewer.canvas.layer("surface").opacity < 1  # it is seen through the surface
     assert explorer.scene.reference.isChecked()
     qtbot.mouseClick(explorer.scene.reference, LEFT)
     assert "model" not in explorer.scene.viewer.layers() and not explorer.scene.reference.isChecked()
