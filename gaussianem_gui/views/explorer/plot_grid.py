@@ -272,6 +272,11 @@ class PlotGrid(QWidget):
             for name in names:
                 self.colour.addItem(name, name)
 
+    def colour_by(self, name: str) -> None:
+        """Colour the points by a column."""
+        self.colour.setCurrentText(name)
+        self._recolour()
+
     def _recolour(self) -> None:
         name, table, session = self.colour.currentData(), self.session.table, self.session
         if table is None:

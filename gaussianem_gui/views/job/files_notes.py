@@ -52,7 +52,8 @@ def entries(directory: Path) -> list[JobFile]:
 
 
 class Files(QWidget):
-    """What lies in the job's directory. A double click looks inside; ``volumeChosen``: file and kind for the 3D view."""
+    """What lies in the job's directory. A double click looks inside; ``volumeChosen`` comes with a file for the 3D view
+    and its kind."""
 
     volumeChosen = Signal(object, str)
 

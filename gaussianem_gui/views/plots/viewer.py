@@ -6,6 +6,7 @@ slices take its place; nothing else of the window is touched.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from gaussianem_gui.views.toolkit.full_window import FullWindow
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
+from gaussianem_gui.views.toolkit.view_actions import PageAction
 from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_button, label, plain, row
 
 LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
@@ -48,6 +50,12 @@ MOST_PICTURES, MOST_SURFACES = 60, 250  # kept in memory
 CUTS = {"front": "from the front", "z": "along z", "y": "along y", "x": "along x"}
 AXES = {"z": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "x": (0.0, 0.0, 1.0)}
 _FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
+
+
+def know_opengl() -> None:
+    """Ask who draws 3D, for a worker: views that come later know it."""
+    if not _FOUND:
+        _FOUND[:] = [probe()]
 
 
 class Viewer(QWidget):
@@ -276,6 +284,8 @@ class Viewer(QWidget):
 
     def _start_3d(self) -> bool:
         """True if the canvas is there or never will be; else it is being made, and what waits is shown then."""
+        if self.opengl is None and _FOUND:
+            self.opengl = _FOUND[0]
         if self.opengl is None:
             self.stack.setCurrentWidget(self.loading)
             if not self._background.busy("probe"):
@@ -495,6 +505,36 @@ class Viewer(QWidget):
         self.canvas.restyle()
         if self.picture is not None:
             self._draw()
+
+    def actions(self) -> list[PageAction]:
+        """What can be done here, for the palette."""
+        modes = [
+            PageAction(f"Draw as {text.lower()}", "3D view", "cube", partial(self.mode.setCurrentIndex, place))
+            for place, text in enumerate(self.mode.itemText(n) for n in range(self.mode.count()))
+        ]
+        colours = [
+            PageAction(f"Colour the surface: {text.lower()}", "3D view", "palette", partial(self.choose_colour, place))
+            for place, text in enumerate(self.colour_by.itemText(n) for n in range(self.colour_by.count()))
+        ]
+        found = [
+            PageAction("Show all of the molecule", "Reset the view in 3D", "fit", self.reset_view),
+            PageAction("The whole window for the 3D view", "Esc goes back", "external", self.full.toggle, "F11"),
+            PageAction("Save a picture of the 3D view", "As PNG", "camera", self.save_picture),
+            PageAction("Show or hide Gaussians", "3D view", "points", self.points.toggle),
+            *modes,
+            *colours,
+        ]
+        if not self.maps_button.isHidden():
+            found.append(PageAction("Lay maps over the volume", "3D view", "compare", self.maps_button.toggle))
+        if not self.grid_button.isHidden():
+            tip = self.grid_button.toolTip()
+            found.append(PageAction("All volumes of the series side by side", tip, "plots-4", self.grid_button.toggle))
+        return found
+
+    def choose_colour(self, place: int) -> None:
+        """Choose an entry of the menu of colours, as the user would."""
+        self.colour_by.setCurrentIndex(place)
+        self.colour_by.activated.emit(place)
 
     # --- controls --------------------------------------------------------------------------------------------------
 

@@ -380,6 +380,7 @@ class MainWindow(QMainWindow):
             if self.context.job_shown():
                 job, show = self.pane.title.text(), self.pane.show_tab
                 found += [PaletteEntry(f"Show {tab}", job, "chevron-right", partial(show, tab)) for tab in TABS]
+        found += [PaletteEntry(a.title, a.detail, a.icon, a.run, a.shortcut) for a in self.pages.actions()]
         found += [command.entry() for command in self.commands]
         for path in recent_projects():
             run = partial(self.open_project, path)

@@ -77,6 +77,8 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     assert np.allclose(along, 10 * moved[place], atol=1e-3)
     explorer.scene.viewer.show_domains(np.arange(len(rest)) % 3)
     assert len(np.unique(layers["gaussians"].face_color, axis=0)) == 3
+    assert explorer.scene.viewer.colour_bar.text() == "Domain 1 to 3"
+    qtbot.wait(200)  # the colour bar takes its room
 
     dark = shot(explorer)
     theme.apply("light")
@@ -120,6 +122,28 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     assert np.array_equal(drawn(explorer), wanted)
     viewer.set_contour(viewer.picture.level(viewer.sigmas() + 0.5))
     qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
+
+
+def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
+    explorer, second = seen
+    viewer = explorer.scene.viewer
+    click(explorer, qtbot, int(np.flatnonzero(second)[0]))
+    assert not viewer.canvas.drawn.values.any() and not viewer.colour_bar.isVisible()
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: viewer.canvas.drawn.values.any(), timeout=60_000)
+    # each place of the surface has the colour of how far the Gaussians there have moved
+    model = explorer.session.consensus
+    moved = np.linalg.norm(viewer.positions - model.positions, axis=1) * model.half_angstrom
+    places = viewer.positions[:, ::-1] * model.half_angstrom
+    vertices, values = viewer.canvas.drawn.mesh[0], viewer.canvas.drawn.values
+    nearest = np.linalg.norm(vertices[:, None] - places[None], axis=2).argmin(axis=1)
+    assert np.corrcoef(values, moved[nearest])[0, 1] > 0.8
+    assert viewer.colour_bar.text() == f"Displacement 0 to {np.percentile(moved, 98):.3g} Å"
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("occupancy"))
+    qtbot.waitUntil(lambda: viewer.paint is not None and viewer.paint.name == "Occupancy", timeout=60_000)
+    assert viewer.colour_bar.text() == "Occupancy 0 to 1.25 of the consensus"
+    viewer.colour_by.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not viewer.canvas.drawn.values.any(), timeout=60_000)
 
 
 def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: Path):
