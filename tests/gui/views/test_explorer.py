@@ -129,6 +129,26 @@ def test_the_molecule_follows_the_selection_with_its_variation(explored, qtbot):
     assert explorer.session.latent is before
 
 
+def test_the_palette_holds_what_can_be_done_in_the_explorer(explored, qtbot):
+    window, explorer, second = explored
+    entries = {entry.title: entry for entry in window.palette_entries()}
+    wanted = {"Lasso tool", "Invert the selection", "Show Trajectory", "Four plots of the particles", "Draw as slices"}
+    wanted |= {"Keep this state beside", "Colour the surface: displacement", "Colour particles by Rot (°)"}
+    assert wanted <= set(entries)
+    entries["Lasso tool"].run()
+    assert explorer.grid.tool == "lasso"
+    explorer.session.select(second, {"shape": "test"})
+    entries["Invert the selection"].run()
+    assert (explorer.session.selections.mask == ~second).all()
+    entries["Show Trajectory"].run()
+    assert explorer.panel() is explorer.trajectory
+    entries["Colour particles by Rot (°)"].run()
+    qtbot.waitUntil(lambda: explorer.session.colouring.column is not None, timeout=60_000)
+    assert explorer.session.colouring.column.name == "Rot (°)"
+    window.pages.show_home()
+    assert "Lasso tool" not in {entry.title for entry in window.palette_entries()}
+
+
 def test_where_nothing_varies_the_explorer_says_so_and_has_no_latent_axes(window, tmp_path: Path, qtbot):
     _, explorer, second = explore(window, tmp_path, qtbot, dimensions=0)
     qtbot.waitUntil(lambda: explorer.pages.currentWidget() is explorer.split, timeout=60_000)
