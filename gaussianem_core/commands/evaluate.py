@@ -6,7 +6,6 @@ the truth file does not hold is left out.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
 from gaussianem_core.options import EvaluateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.files import null_for_nan, write_json
 from gaussianem_core.simulation.ground_truth import Truth, load_truth
 from gaussianem_core.simulation.latent_scores import junk_figures, latent_figures
 from gaussianem_core.simulation.pose_scores import pose_figures
@@ -68,9 +67,12 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
             )
         plots.fsc_curves(result["fsc"], log.directory / "fsc.png")
         log.artifact("plot", "fsc.png", "FSC with the true volumes")
-    write_atomically(log.directory / "evaluate.json", json.dumps(result, indent=1) + "\n")
+    figures, missing = null_for_nan(result)
+    write_json(log.directory / "evaluate.json", figures)
     log.artifact("summary", "evaluate.json", "figures against the truth")
-    log.metric("evaluate", 0, 0.0, **headline(result))
+    log.metric("evaluate", 0, 0.0, **{name: value for name, value in headline(result).items() if np.isfinite(value)})
+    if missing:
+        log.message(f"no figure for {', '.join(missing)}: the data do not tell it (null in evaluate.json)", "warning")
     for line in table(result):
         log.message(line)
 

@@ -44,7 +44,7 @@ from gaussianem_core.model.gaussians import Gaussians, write_gaussians
 from gaussianem_core.options import PreprocessOptions
 from gaussianem_core.runtime.device import choose_device, gpu_memory_advice
 from gaussianem_core.runtime.files import atomic_write, check_free_space, disk_errors, sync_directory
-from gaussianem_core.runtime.sources import refuse_source
+from gaussianem_core.runtime.sources import refuse_source, sources_kept
 from gaussianem_core.training import consensus_fit
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.junk import broken
@@ -106,6 +106,9 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     log.plan(stages(options), repeated=["fit consensus"])
     refuse_existing(out, [STACK, POSES, CTF, GAUSSIANS, CFG, STAR, CONSENSUS_MAP], options.overwrite)
     table, image = read_table(options, log)
+    with sources_kept(table.stacks):  # the options do not name them
+        for name in (*(name for name, _ in LABELS.values()), *SOMETIMES):
+            refuse_source(out / name)
     images = ImageStack.from_table(table)
     volume = read_map(resolve_input(options, "consensus_map"))
     raw_box, raw_pixel, volume = reference_sampling(images, volume, options, log)

@@ -20,6 +20,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.pose import angles_from_rotations
 from gaussianem_core.io.aberration_columns import CRYOSPARC_FIELDS, cryosparc_aberrations
+from gaussianem_core.io.columns import check_cs_fields
 from gaussianem_core.ranges import refuse_outside, refuse_rows
 from gaussianem_core.runtime.readers import NUMBERS, open_file, read_npy
 
@@ -236,4 +237,6 @@ def read_cryosparc(
     if "voltage_kv" in given:
         fields.setdefault("ctf/accel_kv", np.full(n, given["voltage_kv"]))
     found, notes = cryosparc_aberrations(path, fields, n)
+    for file in (path, *passthrough):
+        notes += check_cs_fields(file, load_cs(file, mmap=True))
     return columns, field_text(fields["blob/path"]), texts, found, notes, fields["uid"].astype(np.uint64)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.io.aberration_columns import RELION_NUMBERS, ZERNIKE, relion_aberrations
+from gaussianem_core.io.columns import check_star_columns
 from gaussianem_core.io.star import (
     StarTable,
     find_optics_table,
@@ -93,7 +94,7 @@ def read_relion(
 
     Raises
     ------
-    InputError : missing columns (all named), faulty optics groups, malformed rows.
+    InputError : missing columns (all named), columns that are not supported, faulty optics groups, malformed rows.
     """
     tables = scan_star(path)
     refuse_tomography(tables)
@@ -114,7 +115,9 @@ def read_relion(
             "subtomograms",
             "Extract 2D particle images; subtomograms cannot be used.",
         )
-    aberrations, notes = relion_aberrations(path, numbers, names, particles.n_rows)
+    notes = check_star_columns([particles, *([optics] if optics else [])])
+    aberrations, more_notes = relion_aberrations(path, numbers, names, particles.n_rows)
+    notes += more_notes
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName"), aberrations, notes
 
 

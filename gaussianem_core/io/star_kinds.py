@@ -28,18 +28,6 @@ _BY_COLUMN = {
     "rlnCoordinateX": "picked coordinates",
     "rlnMicrographName": "a list of micrographs",
 }
-# Columns that only particles of tilt series have.
-_TOMOGRAPHY = (
-    "rlnTomoName",
-    "rlnTomoParticleName",
-    "rlnTomoParticleId",
-    "rlnTomoVisibleFrames",
-    "rlnTomoSubtomogramRot",
-    "rlnTomoSubtomogramBinning",
-    "rlnTomoTiltSeriesPixelSize",
-    "rlnTomoParticlesFile",
-    "rlnTomoTiltSeriesStarFile",
-)
 
 
 def name_kind(tables: Sequence[StarTable]) -> str:
@@ -53,12 +41,12 @@ def name_kind(tables: Sequence[StarTable]) -> str:
 
 def refuse_tomography(tables: Sequence[StarTable]) -> None:
     """Raise InputError if the file holds subtomograms, or a set of them."""
-    columns = {column for table in tables for column in table.columns}
-    marks = [column for column in _TOMOGRAPHY if column in columns]
+    flag = "rlnTomoSubTomosAre2DStacks"
+    marks = [name for table in tables for name in table.columns if name.startswith("rlnTomo") and name != flag]
     for table in tables:  # RELION 5 says this of all particles, and means it where it is 1
         values = dict(zip(table.columns, table.values))
-        if values.get("rlnTomoSubTomosAre2DStacks") == b"1":
-            marks.insert(0, "rlnTomoSubTomosAre2DStacks 1")
+        if values.get(flag) == b"1":
+            marks.insert(0, f"{flag} 1")
     if marks:
         raise InputError(
             str(tables[0].path),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -103,6 +104,17 @@ def write_json(path: Path | str, content: Any) -> None:
             f"{path}: the figures to be written hold NaN or infinite values. Nothing was written; check the data."
         ) from error
     write_atomically(path, text + "\n")
+
+
+def null_for_nan(content: Any, where: str = "") -> tuple[Any, list[str]]:
+    """JSON content with None in place of NaN and infinite numbers, and where those stood (``poses.before``)."""
+    if isinstance(content, dict):
+        parts = {key: null_for_nan(value, f"{where}.{key}" if where else str(key)) for key, value in content.items()}
+        return {key: new for key, (new, _) in parts.items()}, [name for _, names in parts.values() for name in names]
+    if isinstance(content, list | tuple):
+        items = [null_for_nan(value, where) for value in content]
+        return [new for new, _ in items], list(dict.fromkeys(name for _, names in items for name in names))
+    return (None, [where]) if isinstance(content, float) and not math.isfinite(content) else (content, [])
 
 
 def remove_left_overs(directory: str | os.PathLike[str]) -> None:

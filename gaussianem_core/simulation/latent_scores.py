@@ -52,7 +52,7 @@ def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, 
 def motion_values(truth: Truth) -> dict[str, np.ndarray]:  # name -> (N, 1) or (N, 2)
     """What each motion is for every particle: its measure, or of a motion in a circle cosine and sine of its phase.
 
-    Motions that do not vary are left out.
+    Motions that do not vary among the real particles are left out.
     """
     values: dict[str, np.ndarray] = {}
     if truth.periodic and truth.state is not None:
@@ -63,7 +63,8 @@ def motion_values(truth: Truth) -> dict[str, np.ndarray]:  # name -> (N, 1) or (
         values = {str(n): column[:, None].astype(float) for n, column in zip(truth.motion_names, truth.motions.T)}
     elif truth.state is not None:
         values = {"motion": truth.state.reshape(len(truth.state), -1).astype(float)}
-    return {name: v for name, v in values.items() if np.nanmax(np.ptp(v[np.isfinite(v).all(axis=1)], axis=0)) > 0}
+    known = {name: v[np.isfinite(v).all(axis=1) & truth.real] for name, v in values.items()}
+    return {name: v for name, v in values.items() if len(known[name]) and np.ptp(known[name], axis=0).max() > 0}
 
 
 def neighbour_r2(z: np.ndarray, values: np.ndarray) -> float:  # (N, zdim), (N, k)

@@ -15,7 +15,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views
-from gaussianem_core.training.junk import Junk
+from gaussianem_core.training.junk import BROKEN_NATS, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
 from gaussianem_core.training.noise_model import NoiseModel, shell_mean
@@ -37,6 +37,11 @@ class Quadratic(NamedTuple):
     def first(self, count: int) -> Quadratic:
         """With the first ``count`` numbers alone, the others at 0."""
         return Quadratic(self.linear[:, :count], self.information[:, :count, :count], self.chi2)
+
+    def without_broken(self, junk: Junk) -> Quadratic:
+        """The same, but images of which no model says anything say nothing: their posterior is the prior."""
+        whole = junk.evidence > -BROKEN_NATS
+        return Quadratic(self.linear * whole[:, None], self.information * whole[:, None, None], self.chi2)
 
 
 def quadratic(jacobian: torch.Tensor, residual: torch.Tensor, v: torch.Tensor) -> Quadratic:
@@ -101,6 +106,7 @@ def estimate(
 ) -> tuple[Latents, Corrections]:
     """Latents with their population, and nuisances, from what all images say about q / ``widths`` and the ``active``
     latents; arguments as :func:`mixture_prior.estimate_latents`. What is junk says nothing about the population."""
+    measured = measured.without_broken(junk)
     latents = estimate_latents(marginal(measured), active, seed, turn, log, junk.probability < 0.5)
     # Nothing can be said of a particle that is not there: its pose stays as it is given.
     known = (junk.probability < 0.5)[:, None]

@@ -120,10 +120,11 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
         junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device))
+    measured = measured.without_broken(junk)
     latents, now = estimate(measured, widths, junk, trainer.active, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability
     counted = share > 0
-    said = (linear[counted], measured.information[counted])
+    said = (measured.linear[counted], measured.information[counted])
     # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
     # that must not take it for errors again.
     now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))

@@ -166,7 +166,8 @@ class Trainer:
         self.latent_gradient = last.view(rows, 2 * forward.zdim)
         self.learnt = [(p, piece.view_as(p)) for p, piece in zip(decoder, pieces)]
         self.encoder_parameters = encoder
-        self.optimiser = self._adam(groups)
+        # Nothing is learnt where no component stands above the noise and the recipe leaves the Gaussians as they are.
+        self.optimiser = self._adam(groups) if groups else None
         self.encoder_optimiser = self._adam([{"params": encoder, "rate": "network"}]) if encoder else None
 
     def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
@@ -291,7 +292,7 @@ class Trainer:
         parameters = [p for p, _ in self.learnt]
         if self.latents_sampled:
             total, terms = self.losses(rows, images, self.epoch_latents[rows])
-            gradients = list(torch.autograd.grad(total, parameters))
+            gradients = list(torch.autograd.grad(total, parameters)) if parameters else []
         else:
             noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
             leaf = self.table.values[rows].detach().requires_grad_()
@@ -299,7 +300,7 @@ class Trainer:
             z = mean + noise * (0.5 * log_variance).exp()
             total, terms = self.losses(rows, images, z, regularisers.kl_divergence(mean, log_variance))
             *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
-        if ranks.world > 1:
+        if ranks.world > 1 and self.gradient.numel():
             if not self.latents_sampled:
                 self.latent_gradient.zero_()
                 self.latent_gradient[mine] = latent_gradient
@@ -314,7 +315,8 @@ class Trainer:
             found = torch.autograd.grad(encoded, self.encoder_parameters, latent_gradient)
             for p, gradient in zip(self.encoder_parameters, found):
                 p.grad = gradient
-        self._apply(self.optimiser)
+        if self.optimiser is not None:
+            self._apply(self.optimiser)
         if self.encode_now:
             assert self.encoder_optimiser is not None
             self._apply(self.encoder_optimiser)
@@ -456,7 +458,7 @@ class Trainer:
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "model": self.forward.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimiser.state_dict() if self.optimiser else {},
             "table": self.table.state(),
             "noise_power": self.noise.power,
             "encoder_optimiser": self.encoder_optimiser.state_dict() if self.encoder_optimiser else {},
@@ -506,7 +508,8 @@ class Trainer:
             self.encoder_epochs = int(state["encoder_epochs"])
         try:
             self.forward.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            if self.optimiser:
+                self.optimiser.load_state_dict(state["optimiser"])
             if self.encoder_optimiser:
                 self.encoder_optimiser.load_state_dict(state["encoder_optimiser"])
         except (RuntimeError, ValueError, KeyError) as error:

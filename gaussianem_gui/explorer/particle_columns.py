@@ -16,12 +16,10 @@ from gaussianem_core.analysis.latent_space import Components, active_dimensions,
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import angles_from_rotations, load_poses
-from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_table import column_names, read_particle_column
-from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
-from gaussianem_gui.explorer.sources import Sources
+from gaussianem_gui.explorer.sources import Sources, row_count
 
 MOST_CLASSES = 100_000
 LIKELIHOODS = {
@@ -181,13 +179,6 @@ def load_table(sources: Sources) -> ParticleColumns:
             )
         table.star = column_names(sources.original)
     return table
-
-
-def row_count(path: Path) -> int:
-    """Particles in a .star or .cs file."""
-    if path.suffix.lower() == ".cs":
-        return len(load_cs(path, mmap=True))
-    return find_particle_table(scan_star(path)).n_rows
 
 
 def _add_analysis(table: ParticleColumns, sources: Sources, add: Callable[[str, str, np.ndarray], None]) -> None:

@@ -14,6 +14,7 @@ from scipy.cluster.vq import kmeans2
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import ctf, load_ctf
 from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_rows import load_images
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.explorer.sources import Sources
@@ -35,13 +36,20 @@ def read_images(sources: Sources, rows: np.ndarray, looks: Looks) -> np.ndarray:
     if sources.stack is None:
         raise InputError("images", "must be there", "no stack", "Restore the Preprocess job's img_stack.mrcs.")
     with ImageStack.from_file(sources.stack) as stack:
-        images = stack.read(np.asarray(rows, np.int64))
+        images = stack.read(images_of_rows(sources, rows))
         pixel = float(stack.pixel_size_angstrom[0])
     if looks.correct_ctf:
         images = correct(images, transfer(sources, rows, images.shape[-1]))
     if looks.resolution_angstrom > 0:
         images = low_pass(images, pixel, looks.resolution_angstrom)
     return images
+
+
+def images_of_rows(sources: Sources, rows: np.ndarray) -> np.ndarray:  # (n,) -> (n,)
+    """Numbers in the stack of the images that rows of the latents show."""
+    rows = np.asarray(rows, np.int64)
+    shown = load_images(sources.images.parent) if sources.images is not None else None
+    return rows if shown is None else shown[rows]
 
 
 def low_pass(images: np.ndarray, pixel_angstrom: float, resolution_angstrom: float) -> np.ndarray:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.image_rows import first_rows, load_images
 from gaussianem_core.io.particle_rows import write_cs_rows
 from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
 from gaussianem_core.io.result_group import write_result_group
 from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.runtime.files import write_atomically
-from gaussianem_gui.explorer.particle_columns import row_count
 from gaussianem_gui.explorer.selections import describe
-from gaussianem_gui.explorer.sources import Sources
+from gaussianem_gui.explorer.sources import Sources, row_count
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
 
@@ -49,6 +49,9 @@ def export_selection(
 ) -> Exported:  # mask (N,) bool
     """Write the selected particles (and the others, with ``complement``) as a Select job of the project.
 
+    Of symmetry-expanded particles the selected copies are written, and beside them, as ``..._unique``, each image that
+    has one of them, once.
+
     Raises InputError if nothing is selected, there is no particle file, or its rows are not the mask's.
     """
     original = sources.original
@@ -59,29 +62,38 @@ def export_selection(
     rows = row_count(original)
     if rows != len(mask):
         raise InputError(str(original), f"must have the {len(mask)} rows of the latents", rows, "Bring it back.")
-    ending = original.suffix.lower()
     parts = [("selected", mask)]
     if complement and not mask.all():
         parts.append(("rest", ~mask))
     written: list[tuple[str, int]] = []
 
+    image = load_images(sources.images.parent, rows) if sources.images is not None else None
+
+    def put(directory: Path, source: Path, extras: Sequence[Path], part: np.ndarray, word: str) -> None:
+        target = f"particles_{word}{source.suffix.lower()}"
+        if source.suffix.lower() == ".cs":
+            write_cs_subset(source, part, directory / target)
+            uids = np.asarray(read_particle_column(directory / target, "uid"))
+            files = [directory / target]
+            for number, extra in enumerate(extras, start=1):
+                files.append(directory / f"passthrough{number}_{word}.cs")
+                write_cs_rows(extra, files[-1], uids=uids)
+            write_result_group(directory / f"particles_{word}.csg", files)
+        else:
+            write_star_subset(source, part, directory / target)
+        count = row_count(directory / target)  # read back: what is on disk is what is reported
+        if count != int(np.count_nonzero(part)):
+            raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
+        written.append((target, count))
+
     def write(directory: Path) -> list[tuple[str, str]]:
         for word, part in parts:
-            target = f"particles_{word}{ending}"
-            if ending == ".cs":
-                write_cs_subset(original, part, directory / target)
-                uids = np.asarray(read_particle_column(directory / target, "uid"))
-                files = [directory / target]
-                for number, extra in enumerate(sources.passthrough, start=1):
-                    files.append(directory / f"passthrough{number}_{word}.cs")
-                    write_cs_rows(extra, files[-1], uids=uids)
-                write_result_group(directory / f"particles_{word}.csg", files)
-            else:
-                write_star_subset(original, part, directory / target)
-            count = row_count(directory / target)  # read back: what is on disk is what is reported
-            if count != int(np.count_nonzero(part)):
-                raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
-            written.append((target, count))
+            put(directory, original, () if sources.unexpanded else sources.passthrough, part, word)
+            if image is not None:
+                source = sources.unexpanded or original
+                seen = np.zeros(row_count(source), bool)
+                seen[np.unique(image[part]) if sources.unexpanded else first_of(image, part)] = True
+                put(directory, source, sources.passthrough, seen, f"{word}_unique")
         _link_images(project.root, original, str(sources.preprocess_options.get("data_dir") or ""), directory)
         np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
         note = {
@@ -101,6 +113,12 @@ def export_selection(
     text = f"{name or 'Selection'}: {int(mask.sum())} of {len(mask)} particles of {original} ({describe(steps)})"
     job = project.record("Select", write, inputs=inputs, note=text, alias=alias)
     return Exported(job, tuple((job.directory / target, count) for target, count in written))
+
+
+def first_of(image: np.ndarray, part: np.ndarray) -> np.ndarray:  # (N,), (N,) bool -> (m,)
+    """The first row in ``part`` of each image that has one."""
+    rows = np.flatnonzero(part)
+    return np.asarray(rows[first_rows(image[rows])])
 
 
 def _link_images(root: Path, original: Path, data_dir: str, directory: Path) -> None:

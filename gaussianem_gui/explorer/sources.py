@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.cryosparc import load_cs
+from gaussianem_core.io.image_rows import IMAGES, load_images
 from gaussianem_core.io.result_group import particle_files
+from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_gui.project.inputs import in_project
 from gaussianem_gui.project.project import Project
 
 EXPLORABLE = ("train", "analyze", "decode")
+STAR = "particles.star"
 _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 
 
@@ -21,7 +25,10 @@ _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 class Sources:
     """Absolute paths; None where there is no such file.
 
-    original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'.
+    original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'; of
+        particles that Preprocess expanded by their symmetry, its own copy with a row for each mate.
+    unexpanded : what Preprocess was given in that case, a row an image; ``passthrough`` belongs to it.
+    images : images.npy, which image of the stack each row shows, where several rows show one.
     analysis : analysis.npz and summary.json's directory of the newest Analyze job of these latents.
     """
 
@@ -35,6 +42,8 @@ class Sources:
     gaussians: Path | None = None
     mask: Path | None = None
     original: Path | None = None
+    unexpanded: Path | None = None
+    images: Path | None = None
     passthrough: tuple[Path, ...] = ()
     stack: Path | None = None
     poses: Path | None = None
@@ -74,6 +83,9 @@ def find_sources(project: Project, name: str) -> Sources:
     }
     preprocess = _maker(project, cfg)
     original, passthrough, options = _original(project, preprocess, beside)
+    unexpanded, shown = None, load_images(beside)
+    if shown is not None and original and (beside / STAR).is_file() and row_count(original) != len(shown):
+        original, unexpanded = beside / STAR, original
     return Sources(
         job=job.name,
         title=f"{job.type_label and project.info(job).title} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
@@ -85,6 +97,8 @@ def find_sources(project: Project, name: str) -> Sources:
         gaussians=gaussians,
         mask=_there(project.root, train_values, "mask"),
         original=original,
+        unexpanded=unexpanded,
+        images=None if shown is None else beside / IMAGES,
         passthrough=passthrough,
         analysis=_analysis(project, job.name, train),
         train_job=train,
@@ -92,6 +106,13 @@ def find_sources(project: Project, name: str) -> Sources:
         preprocess_options=options,
         **{k: v if v is not None and v.is_file() else None for k, v in found.items()},
     )
+
+
+def row_count(path: Path) -> int:
+    """Particles in a .star or .cs file."""
+    if path.suffix.lower() == ".cs":
+        return len(load_cs(path, mmap=True))
+    return find_particle_table(scan_star(path)).n_rows
 
 
 def newest_weights(directory: Path) -> tuple[Path, Path]:
@@ -138,7 +159,7 @@ def _original(project: Project, preprocess: str, beside: Path) -> tuple[Path | N
         if star is not None:
             star, others = particle_files(star, [p for p in more if p.is_file()])
             return star, others, values
-    copy = beside / "particles.star"  # the rows as they were, where the original has gone
+    copy = beside / STAR  # the rows as they were, where the original has gone
     return (copy if copy.is_file() else None), (), values
 
 

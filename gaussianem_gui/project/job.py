@@ -228,6 +228,24 @@ class Job:
         )
         files.write_atomically(self.file(JOB_STAR), star)
 
+    @contextlib.contextmanager
+    def options_undone(self) -> Iterator[None]:
+        """If the block fails, options.json, job.star and the part of the graph are what they were, or not there."""
+        texts: dict[Path, bytes | None] = {}
+        for path in map(self.file, (events.OPTIONS, JOB_STAR, PIPELINE_STAR)):
+            with contextlib.suppress(OSError):
+                texts[path] = path.read_bytes() if path.exists() else None
+        try:
+            yield
+        except BaseException:
+            for path, text in texts.items():
+                with contextlib.suppress(OSError):
+                    if text is None:
+                        path.unlink(missing_ok=True)
+                    elif path.read_bytes() != text:
+                        files.write_atomically(path, text)
+            raise
+
     def command(self) -> list[str]:
         """The command that does the same in a terminal, as a list of words (quote them before pasting)."""
         options = self.options()

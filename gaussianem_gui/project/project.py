@@ -414,7 +414,7 @@ class Project:
         found.check_directory()
         if found.status().state is State.RUNNING:
             raise InputError("job", "must not be running", found.name, "Abort it first, or clone it.")
-        with self.change(f"changes {found.name}") as graph:
+        with found.options_undone(), self.change(f"changes {found.name}") as graph:
             member(graph, found.name)
             merged = {**found.values(), **values}
             nodes = _inputs.input_nodes(self.root, found.job_type, merged)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PySide6.QtWidgets import QWidget
 
-from gaussianem_core.runtime.readers import read_json_object
+from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.particle_columns import ParticleColumns
 from gaussianem_gui.explorer.sources import Sources
+from gaussianem_gui.explorer.trust_figures import TrustFigures, read_trust
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.toolkit.notices import Banner
@@ -57,32 +58,32 @@ class TrustPanel(Panel):
 def judge(table: ParticleColumns, sources: Sources) -> list[tuple[str, str]]:
     """(kind of banner, sentence) for each check that can be made."""
     found: list[tuple[str, str]] = []
+    trust = TrustFigures()
     if sources.analysis is not None and (sources.analysis / "summary.json").is_file():
-        trust = read_json_object(sources.analysis / "summary.json", "analysis", "Run Analyze again.").get("trust", {})
-        halves = trust.get("half_sets", [])
-        if halves:
-            good = sum(h["difference_correlation"] > 0.5 for h in halves)
-            kind = "success" if good == len(halves) else "warning"
-            found.append(
-                (
-                    kind,
-                    f"Half sets: {good} of {len(halves)} classes change the same way in two halves of the "
-                    "data that were trained independently.",
-                )
+        try:
+            trust = read_trust(sources.analysis / "summary.json")
+        except InputError as error:  # the other checks can be made all the same
+            found.append(("warning", str(error)))
+    if trust.half_sets:
+        good = sum(h.difference_correlation > 0.5 for h in trust.half_sets)
+        found.append(
+            (
+                "success" if good == len(trust.half_sets) else "warning",
+                f"Half sets: {good} of {len(trust.half_sets)} classes change the same way in two halves of the "
+                "data that were trained independently.",
             )
-        for what, entry in trust.get("dependence", {}).items():
-            sentence = _dependence(f"the {what}", entry["explained"], entry["chance"], entry["level"])
-            found.append((LEVELS.get(entry["level"], "info"), sentence))
-        outliers = trust.get("outliers")
-        if outliers and outliers["flagged"]:
-            share = f"{outliers['flagged']:,} images ({100 * outliers['share']:.1f} %)"
-            found.append(
-                (
-                    "info",
-                    f"{share} fit badly: colour by fit, look at them under Particles, and leave them out "
-                    "if they are junk.",
-                )
+        )
+    for what, entry in trust.dependence.items():
+        sentence = _dependence(f"the {what}", entry.explained, entry.chance, entry.level)
+        found.append((LEVELS.get(entry.level, "info"), sentence))
+    if trust.outliers and trust.outliers.flagged:
+        share = f"{trust.outliers.flagged:,} images ({100 * trust.outliers.share:.1f} %)"
+        found.append(
+            (
+                "info",
+                f"{share} fit badly: colour by fit, look at them under Particles, and leave them out if they are junk.",
             )
+        )
     if not any("follows" in text for _, text in found):
         for group, what in GROUPS:
             columns = [c for c in table.columns.values() if c.group == group]

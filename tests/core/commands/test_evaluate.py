@@ -22,6 +22,7 @@ from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import EvaluateOptions
+from gaussianem_core.runtime.files import null_for_nan, write_json
 from gaussianem_core.simulation import latent_scores, volume_scores
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, save_truth
 
@@ -125,6 +126,22 @@ def test_probe_is_held_out() -> None:
     assert latent_scores.probe_accuracy(z, labels, 0) == pytest.approx(0.5, abs=0.08)  # a fit would reach 0.6
     z[:, 0] += 10 * labels
     assert latent_scores.probe_accuracy(z, labels, 0) == 1.0
+
+
+def test_figures_that_the_data_do_not_tell_are_null_in_valid_json(perfect: Path, tmp_path: Path) -> None:
+    """A motion of the junk alone is none to score; NaN is no JSON, and where it stood is told."""
+    state, junk = np.full((N, 1), 0.5), np.zeros(N, np.int8)
+    state[:3, 0], junk[:3] = (0.1, 0.2, 0.3), 1
+    save_truth(Truth(state=state, junk=junk, label=(np.arange(N) > 30).astype(int)), perfect / "still.npz")
+    result = run(perfect, truth="still.npz")
+    assert "motion_r2" not in result and 0.8 < result["label_accuracy"] <= 1
+    figures, missing = null_for_nan(
+        {"a": {"b": [1.0, float("nan"), float("inf")], "c": 2}, "d": float("-inf"), "e": "x"}
+    )
+    assert missing == ["a.b", "d"]
+    write_json(tmp_path / "figures.json", figures)
+    text = (tmp_path / "figures.json").read_text()
+    assert json.loads(text) == {"a": {"b": [1.0, None, None], "c": 2}, "d": None, "e": "x"} and "NaN" not in text
 
 
 def test_labels_and_maps_alone(perfect: Path) -> None:

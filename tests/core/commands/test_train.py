@@ -13,10 +13,12 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
 from plyfile import PlyData
+from small_data import preprocess, simulate
 
 from gaussianem_core.cli import main
 from gaussianem_core.errors import InputError
@@ -33,7 +35,7 @@ from gaussianem_core.model.network import load_network
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.latent_scores import probe_accuracy
-from gaussianem_core.training import latent_posterior, latent_refinement, regularisers
+from gaussianem_core.training import latent_posterior, latent_refinement, regularisers, teaching
 from gaussianem_core.training.trainer import Trainer, encoder_window
 
 SMALL = [
@@ -280,6 +282,32 @@ def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothin
         assert "detail" not in load_checkpoint(out / half / "weights.1.pkl")
 
 
+@pytest.mark.parametrize("recipe", ["default", "published"])
+def test_one_shape_and_a_blank_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """Nothing stands above the noise: the published recipe, which leaves the Gaussians alone, then learns nothing.
+
+    An image of zeros among the others is junk, and spoils none of them.
+    """
+    monkeypatch.setattr(teaching, "ENCODER_EPOCHS", 1)
+    monkeypatch.setattr(teaching, "ENCODER_STEPS", 1)
+    simulate(tmp_path, particles=40, box=16, snr=0.1, frames=1)
+    with mrcfile.mmap(tmp_path / "particles.mrcs", "r+") as file:
+        file.data[5] = 0
+    assert preprocess(tmp_path, tmp_path / "pre") == 0
+    words = ["train", "-s", str(tmp_path / "pre"), "--job_dir", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--batch", "20", "--recipe", recipe, "--latents", "linear"]
+    assert main([*words, "--epoch", "1"]) == 0
+    assert "no component stands above the noise: nothing to find" in capsys.readouterr().out
+    assert main([*words, "--epoch", "2", "--resume"]) == 0
+    found = load_latents(tmp_path / "out" / "weights.1.output.pkl")
+    assert all(np.isfinite(values).all() for values in found.values())
+    assert not found["z_mu"].any()
+    if recipe == "default":  # the other one weighs every image alike
+        assert found["junk_probability"].argmax() == 5 and found["junk_probability"][5] > 0.99
+
+
 def test_mask_keeps_gaussians_still(two_states: Path) -> None:
     pre = two_states / "pre"
     configuration = load_configuration(pre / "cfg.json")
@@ -484,6 +512,8 @@ def test_a_killed_training_lacks_no_network_when_resumed(moving: Path, tmp_path:
     program = """
 import os, sys
 from gaussianem_core.commands import train
+from small_data import preprocess, simulate
+
 from gaussianem_core.cli import main
 save, left = train.save_checkpoint, [int(sys.argv[1])]
 def dying(content, path):

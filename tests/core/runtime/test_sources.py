@@ -53,6 +53,21 @@ def test_results_do_not_replace_the_particles_they_come_from(simulated: Path, tm
     assert contents(simulated) == before
 
 
+def test_a_stack_that_the_particles_file_names_is_not_replaced(simulated: Path, tmp_path: Path) -> None:
+    """No option names it: the user's own stack lies where preprocess would write its own."""
+    for name in ("particles.star", "consensus.mrc"):
+        (tmp_path / name).write_bytes((simulated / name).read_bytes())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "img_stack.mrcs").write_bytes((simulated / "particles.mrcs").read_bytes())
+    star = (tmp_path / "particles.star").read_text()
+    assert "@particles.mrcs" in star
+    (tmp_path / "particles.star").write_text(star.replace("@particles.mrcs", "@out/img_stack.mrcs"))
+    before = contents(tmp_path / "out")
+    words = ["--star_file", "particles.star", "--consensus_map", "consensus.mrc", "--job_dir", str(tmp_path / "out")]
+    assert main(["preprocess", "-s", str(tmp_path), *words, "--overwrite", "--device", "cpu"]) == 2
+    assert contents(tmp_path / "out") == before
+
+
 def test_writers_refuse_what_is_read(tmp_path: Path) -> None:
     source, link = tmp_path / "source", tmp_path / "link"
     source.write_text("mine")

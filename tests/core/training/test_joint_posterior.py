@@ -9,6 +9,7 @@ from gaussianem_core.imaging.fourier import half_plane_weight
 from gaussianem_core.imaging.projection import project_reference
 from gaussianem_core.training import joint_posterior, nuisances
 from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.junk import BROKEN_NATS, Junk
 from gaussianem_core.training.nuisances import COUNT
 
 IMAGES, LATENTS, PIXELS = 5, 2, 60
@@ -124,3 +125,16 @@ def test_posterior_is_that_of_brute_force() -> None:
     assert ((found - mean).abs() < 0.1 * deviation).all()
     torch.testing.assert_close(spread, deviation, rtol=0.1, atol=0.0)
     assert (e.posterior.mean[0, [0, 1, 4, 5, 6]] == 0).all(), "what is held stays as it is given"
+
+
+def test_a_broken_image_says_nothing() -> None:
+    """Its latent is the prior's, not a million standard deviations away, and the other images' stay what they were."""
+    jacobian, y = linear_images()
+    y[0] *= 1e6
+    found = joint_posterior.quadratic(jacobian, -y, torch.zeros(IMAGES, SIZE).double())
+    evidence = torch.tensor([-BROKEN_NATS, 5, -20, 5, 5])
+    told = found.without_broken(Junk((evidence < 0).float(), evidence, torch.tensor(0.2)))
+    p, before = joint_posterior.posterior(told), joint_posterior.posterior(found)
+    assert before.mean[0].abs().max() > 1e4 and not p.mean[0].any()
+    torch.testing.assert_close(p.spread[0], torch.eye(SIZE).double())
+    torch.testing.assert_close(p.mean[1:], before.mean[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.mrc import Volume, read_map
+from gaussianem_core.io.particle_rows import write_star_rows
 from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_gui.explorer import figures, mask_job, movies, particle_images
@@ -31,7 +33,9 @@ from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, in
 from gaussianem_gui.explorer.select_job import export_selection
 from gaussianem_gui.explorer.selections import FILE, Selections, describe
 from gaussianem_gui.explorer.sources import find_sources, newest_weights
+from gaussianem_gui.explorer.trust_figures import read_trust
 from gaussianem_gui.project.project import Project
+from gaussianem_gui.views.explorer.diagnostics_panel import judge
 
 
 @pytest.fixture(scope="module")
@@ -500,3 +504,80 @@ def test_movies_hold_every_frame(tmp_path):
         with pytest.raises(InputError, match=words):
             movies.export_movie(*bad)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4"]
+
+
+# --- figures of trust
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        [1, 2],
+        {"half_sets": [{"difference_correlation": None}]},
+        {"half_sets": {"a": 1}},
+        {"dependence": {"defocus": {"explained": "much"}}},
+        {"dependence": ["defocus"]},
+        {"outliers": {"flagged": -1, "share": 0.5}},
+        {"outliers": {"flagged": 2, "share": float("nan")}},
+        "fine",
+    ],
+)
+def test_odd_figures_of_trust_are_a_sentence_beside_the_other_checks(made, tmp_path, trust):
+    _, sources, table, _ = made
+    (tmp_path / "summary.json").write_text(json.dumps({"trust": trust}))
+    with pytest.raises(InputError, match=r"summary.json, trust.*must be as Analyze writes it"):
+        read_trust(tmp_path / "summary.json")
+    found = judge(table, replace(sources, analysis=tmp_path))
+    assert "Run Analyze again" in found[0][1] and len(found) > 2
+
+
+def test_figures_of_trust_as_analyze_writes_them(made, tmp_path):
+    _, sources, table, _ = made
+    entry = {"explained": 0.3, "chance": 0.01, "p_value": None, "level": "warning"}
+    trust = {"dependence": {"defocus": entry}, "half_sets": [{"difference_correlation": 0.9}]}
+    trust["outliers"] = {"flagged": 3, "share": 0.01, "rule": "x"}
+    (tmp_path / "summary.json").write_text(json.dumps({"trust": trust}))
+    words = " ".join(text for _, text in judge(table, replace(sources, analysis=tmp_path)))
+    assert "30.0 % of the variation follows the defocus" in words and "1 of 1 classes" in words
+    assert "3 images (1.0 %) fit badly" in words
+    (tmp_path / "summary.json").write_text("{}")
+    assert read_trust(tmp_path / "summary.json").half_sets == []
+
+
+# --- symmetry-expanded particles
+
+
+def test_selections_of_expanded_particles_come_as_copies_and_as_images(made, tmp_path):
+    """The 300 rows taken for two copies each of 150 images, from a file with a row an image or expanded itself."""
+    project, sources, _, _ = made
+    image, source = np.repeat(np.arange(150), 2), sources.original
+    np.save(tmp_path / "images.npy", image)
+    write_star_rows(source, tmp_path / "given.star", np.arange(0, 300, 2))
+    given = (tmp_path / "given.star").read_text().splitlines()
+    mask = np.random.default_rng(0).random(300) < 0.3
+    rows = [line for line in source.read_text().splitlines() if "@" in line]
+    for unexpanded in (tmp_path / "given.star", None):
+        these = replace(sources, images=tmp_path / "images.npy", unexpanded=unexpanded)
+        found = export_selection(project, these, mask, complement=True).files
+        words = ("selected", "selected_unique", "rest", "rest_unique")
+        assert [path.stem for path, _ in found] == [f"particles_{word}" for word in words]
+        for (path, count), part in zip(found, (mask, mask, ~mask, ~mask), strict=True):
+            unique = "unique" in path.stem
+            kept = np.unique(image[part]) if unique else np.flatnonzero(part)
+            lines = [line for line in path.read_text().splitlines() if "@" in line]
+            assert count == len(kept) == len(lines)
+            if not unique:
+                assert lines == [rows[i] for i in kept]
+            elif unexpanded:
+                assert lines == [line for line in given if "@" in line and line in lines]
+            else:
+                assert lines == [rows[np.flatnonzero(part & (image == i))[0]] for i in kept]
+
+
+def test_rows_of_one_image_show_that_image(made, tmp_path):
+    _, sources, _, _ = made
+    np.save(tmp_path / "images.npy", np.arange(300)[::-1])
+    these = replace(sources, images=tmp_path / "images.npy")
+    looks = particle_images.Looks()
+    shown = particle_images.read_images(these, np.array([0, 299]), looks)
+    assert np.array_equal(shown, particle_images.read_images(sources, np.array([299, 0]), looks))

@@ -211,9 +211,17 @@ def test_an_alias_that_cannot_be_made_leaves_the_old_one(project: Project, monke
             lambda: project.set_alias(job, "other"),
             lambda: project.new_job("train", {}, alias="fresh"),
             lambda: trash.delete(project, job),
+            lambda: project.update(job, {"epoch": 7}),
         ):
             with pytest.raises(InputError, match="writable"):
                 act()
+        # options that the graph does not know of would be another job's than the one it shows
+        patch.setattr(project_room, "write_atomically", lambda path, text: full(project.root, Graph()))
+        before = {path.name: path.read_bytes() for path in job.directory.iterdir()}
+        with pytest.raises(InputError, match="writable"):
+            project.update(job, {"source_dir": "elsewhere", "epoch": 7})
+        assert {path.name: path.read_bytes() for path in job.directory.iterdir()} == before
+        assert job.values()["epoch"] != 7
     assert sorted(os.listdir(project.root / "Train")) == ["good", "job001", "taken"]
     assert Project.open(project.root).job("good").name == job.name and repair.repair(project) == []
     project.set_alias(job, "other")
