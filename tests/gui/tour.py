@@ -80,10 +80,12 @@ class Tour:
 
     def find(self, name: str, inside: QWidget | None = None) -> QWidget:
         """A visible widget by its name."""
-        found = [w for w in (inside or self.window).findChildren(QWidget, name) if w.isVisible()]
-        if not found:
-            raise SystemExit(f"the tour ends here: there is no {name}")
-        return found[0]
+
+        def seen() -> list[QWidget]:
+            return [w for w in (inside or self.window).findChildren(QWidget, name) if w.isVisible()]
+
+        self.until(lambda: bool(seen()), name)
+        return seen()[0]
 
     def click(self, target: str | QWidget, inside: QWidget | None = None) -> None:
         """Click a widget, or the one of a name."""

@@ -199,13 +199,12 @@ class LiveViewer(Viewer):
         """The menu of colours has changed."""
         if self.colour_by.currentData() == "map":
             return  # a file is asked for first
-        paint = self.paint_of(self.positions, self.densities) if self._has_gaussians() else None
-        self.set_paint(paint)
+        if self.positions is None or self.densities is None:
+            self.set_paint(None)
+        else:
+            self.set_paint(self.paint_of(self.positions, self.densities))
         self._draw()
         self._draw_points()
-
-    def _has_gaussians(self) -> bool:
-        return self.positions is not None and self.densities is not None
 
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         """Colours of the Gaussians, None for those by density."""

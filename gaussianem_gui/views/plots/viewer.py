@@ -24,13 +24,13 @@ from gaussianem_gui.explorer.volumes import (
     load_volume,
     paint_by_map,
 )
-from gaussianem_gui.views.plots.canvas3d import Canvas3D, import_napari
+from gaussianem_gui.views.plots.canvas3d import Canvas3D
+from gaussianem_gui.views.plots.canvas_starter import LONGEST_SLICES, CanvasStarter
 from gaussianem_gui.views.plots.colour_bar import ColourBar
 from gaussianem_gui.views.plots.cut_control import CutControl
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.map_list import MAPS, MapList
 from gaussianem_gui.views.plots.maps_drawn import MOST_IN_GRID, MapsDrawn
-from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.series_bar import SeriesBar
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.plots.surface_maker import SurfaceMaker
@@ -42,16 +42,7 @@ from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_button, label, plain, row
 
-LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
-LONGEST_SLICES = 400
 MOST_PICTURES = 60  # kept in memory
-_FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
-
-
-def know_opengl() -> None:
-    """Ask who draws 3D, for a worker: views that come later know it."""
-    if not _FOUND:
-        _FOUND[:] = [probe()]
 
 
 class Viewer(QWidget):
@@ -64,8 +55,6 @@ class Viewer(QWidget):
         super().__init__()
         self.setObjectName("viewer")
         self._background = Background(self)
-        self.opengl: OpenGL | None = _FOUND[0] if _FOUND else None
-        self.failure = ""
         self._paths: list[Path] = []
         self._names: list[str] = []
         self._gaussians_path: Path | None = None
@@ -75,10 +64,12 @@ class Viewer(QWidget):
         self.picture: Picture | None = None
         self.paint: Paint | None = None
         self._fresh = True
-        self._said = False
         self._levels: dict[object, float] = {}  # of what was looked at, until the user chooses another for it
         self._group: object = None  # what is looked at: pictures of one group have one level
         self.canvas = Canvas3D()
+        self.starter = CanvasStarter(self, self.canvas)
+        self.starter.warned.connect(self._warn)
+        self.starter.settled.connect(self._settled)
         self.map_list = MapList()
         self.maps = MapsDrawn(self, self.canvas, self.map_list)
         self._build_controls()
@@ -260,57 +251,29 @@ class Viewer(QWidget):
 
     def longest(self) -> int:
         """Voxels a side that a picture can have here."""
-        if self.opengl is None or not self.opengl.available or self.failure:
-            return LONGEST_SLICES
-        return LONGEST["software" if self.opengl.software else "hardware"]
-
-    def _no_3d(self) -> bool:
-        return bool(self.failure) or (self.opengl is not None and not self.opengl.available)
+        return self.starter.longest()
 
     def _start_3d(self) -> bool:
         """True if the canvas is there or never will be; else it is being made, and what waits is shown then."""
-        if self.opengl is None and _FOUND:
-            self.opengl = _FOUND[0]
-        if self.opengl is None:
-            self.stack.setCurrentWidget(self.loading)
-            if not self._background.busy("probe"):
-                self._background.run("probe", probe, self._take_opengl)
-            return False
-        if self.canvas.model is None and not self._no_3d():
-            self.stack.setCurrentWidget(self.loading)
-            if not self._background.busy("napari"):
-                self._background.run("napari", import_napari, lambda _r: self._make_canvas(), self._napari_failed)
-            return False
-        return True
+        if self.starter.start():
+            return True
+        self.stack.setCurrentWidget(self.loading)
+        return False
+
+    def _settled(self) -> None:
+        """The canvas is there, or never will be: show what waits for it."""
+        self._load_current()
+        if not self._paths and self._gaussians is not None:
+            self._draw_points()
 
     def _load_current(self) -> None:
         if not self._paths or not self._start_3d():
             return
-        assert self.opengl is not None
-        self._say(self.opengl)
         path, longest = self._paths[self.series.frame.value()], self.longest()
         if path in self._cache:
             self._take_picture(self._cache[path])
         else:
             self._background.run("volume", lambda: load_volume(path, longest), self._take_picture, self._failed)
-
-    def _take_opengl(self, found: OpenGL) -> None:
-        _FOUND[:] = [found]
-        self.opengl = found
-        self._load_current()
-        if self._gaussians is not None and not self._paths:
-            self._take_gaussians(self._gaussians)
-
-    def _say(self, found: OpenGL) -> None:
-        """Tell once what the driver cannot do."""
-        if self._said:
-            return
-        self._said = True
-        if not found.available:
-            self._warn(f"No 3D: {found.reason}. {found.remedy}")
-        elif found.software:
-            name = found.renderer.split("(")[0].strip()
-            self._warn(f"3D is drawn by the processor ({name}): volumes are shown coarser.", found.remedy)
 
     def _warn(self, text: str, more: str = "") -> None:
         clear(self._notice)
@@ -319,26 +282,6 @@ class Viewer(QWidget):
         banner.setToolTip(plain(more))
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
-
-    def _make_canvas(self) -> None:
-        try:
-            self.canvas.start()
-        except Exception as error:  # napari may fail in ways of its own; the rest of the window must live on
-            self._napari_failed(error)
-            return
-        self._load_current()
-        if not self._paths and self._gaussians is not None:
-            self._draw_points()
-
-    def _napari_failed(self, error: Exception) -> None:
-        self.failure = f"{type(error).__name__}: {error}"
-        self.canvas.shut_down()
-        text = (
-            f"The 3D view could not start ({self.failure}). Slices take its place. "
-            "Reinstall it with: pip install 'napari==0.9.*' PySide6"
-        )
-        self._warn(text)
-        self._load_current()
 
     def _take_picture(self, picture: Picture) -> None:
         if len(self._cache) > MOST_PICTURES:
@@ -422,8 +365,10 @@ class Viewer(QWidget):
 
     def _draw_points(self) -> None:
         if self.canvas.model is None:
-            if not self._paths and self._gaussians is not None and self._no_3d():
-                self.empty.set_text("Gaussians need 3D", (self.opengl.remedy if self.opengl else "") or self.failure)
+            starter = self.starter
+            if not self._paths and self._gaussians is not None and starter.no_3d():
+                remedy = starter.opengl.remedy if starter.opengl is not None else ""
+                self.empty.set_text("Gaussians need 3D", remedy or starter.failure)
                 self.stack.setCurrentWidget(self.empty)
             return
         if self._gaussians is None or not self.points.isChecked():

@@ -12,7 +12,7 @@ from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
 from gaussianem_gui.views.plots.canvas3d import import_napari
-from gaussianem_gui.views.plots.viewer import know_opengl
+from gaussianem_gui.views.plots.canvas_starter import know_opengl
 from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
