@@ -11,6 +11,7 @@ import numpy as np
 from gaussianem_core.analysis import diagnostics, latent_space
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
+from gaussianem_core.io.image_rows import first_rows, load_images
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_rows import write_star_rows
 from gaussianem_core.job.events import JobLog
@@ -63,7 +64,8 @@ def assess(
         _dependences(found, z, options)
     else:
         found.sentences.append(NOTHING)
-    _outliers(found, arrays, len(z), star, log)
+    expanded = load_images(resolve_input(options, "cfg").parent) is not None
+    _outliers(found, arrays, len(z), "rows (several an image)" if expanded else "images", star, log)
     _halves(found, model, classes, options, log)
     return found
 
@@ -85,8 +87,10 @@ def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
         found.sentences.append(
             "Whether the latents follow pose or defocus was not checked: no poses.npy and ctf.npy beside cfg.json."
         )
+    image = load_images(folder, len(z)) if features else None
+    rows = np.arange(len(z)) if image is None else one_row_an_image(image, options.seed)
     for what, values in features.items():
-        entry = diagnostics.dependence(z, values, what, options.seed)
+        entry = diagnostics.dependence(z[rows], values[rows], what, options.seed)
         found.dependences.append(entry)
         found.sentences.append(entry.sentence)
     found.figures["dependence"] = {
@@ -95,7 +99,15 @@ def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
     }
 
 
-def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Path | None, log: JobLog) -> None:
+def one_row_an_image(image: np.ndarray, seed: int) -> np.ndarray:  # (N,) -> (M,)
+    """A random row of each image: mates of a symmetry expansion are no independent particles."""
+    order = np.random.default_rng(seed).permutation(len(image))
+    return np.sort(order[first_rows(image[order])])
+
+
+def _outliers(
+    found: Trust, arrays: dict[str, np.ndarray], count: int, noun: str, star: Path | None, log: JobLog
+) -> None:
     name = next((name for name in FIT_ARRAYS if name in arrays), None)
     if name is None or arrays[name].reshape(-1).shape != (count,) or not np.isfinite(arrays[name]).all():
         return
@@ -110,7 +122,7 @@ def _outliers(found: Trust, arrays: dict[str, np.ndarray], count: int, star: Pat
     with atomic_write(log.directory / "outliers.txt") as file:
         np.savetxt(file, rows, fmt="%d")
     found.sentences.append(
-        f"{flagged} of {count} images ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
+        f"{flagged} of {count} {noun} ({100 * flagged / count:.1f} %) fit the model far worse than the others ({how}): "
         "junk, ice, or another molecule. Look at them before removing them."
     )
     if star is not None:

@@ -58,16 +58,16 @@ def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (
     C = -sin(chi - E), and the transfer is s exp(-B k^2 / 4) times C; or -|C| with p = 1, for phase-flipped images; or,
     with f > 0, for images that were multiplied by their CTF, -C^2 / sqrt(C^2 + f^2) (see ``correction``).
     """
-    return _transfer(parameters, box)[0]
+    return _transfer(parameters, box, slope=False)
 
 
 def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
     """Derivative of :func:`ctf` by a change of both defocus values, per Angstrom."""
-    return _transfer(parameters, box)[1]
+    return _transfer(parameters, box, slope=True)
 
 
-def _transfer(parameters: Array, box: int) -> tuple[Array, Array]:
-    """The CTF and its derivative by defocus, by the chain rule over what :func:`ctf` says of its columns."""
+def _transfer(parameters: Array, box: int, slope: bool) -> Array:
+    """The CTF, or its derivative by defocus, by the chain rule over what :func:`ctf` says of its columns."""
     xp, where = _library(parameters)
     p: Any = parameters
     if xp is not np:
@@ -82,18 +82,22 @@ def _transfer(parameters: Array, box: int) -> tuple[Array, Array]:
     by_defocus = xp.pi * lam * k2
     chi = by_defocus * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
     chi = chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast)
-    if p.shape[-1] == len(COLUMNS):
-        return -xp.sin(chi), -xp.cos(chi) * by_defocus
+    plain = p.shape[-1] == len(COLUMNS)
+    if plain and not slope:
+        return -xp.sin(chi)
+    if plain:
+        return -xp.cos(chi) * by_defocus
     bfactor, scale, flipped, floor = (p[..., i, None, None] for i in range(9, 13))
     chi = chi - zernike_sum(p[..., 13:], kx, ky, odd=False)
-    value, slope = -xp.sin(chi), -xp.cos(chi) * by_defocus
-    value, slope = xp.where(flipped > 0, -abs(value), value), xp.where(flipped > 0, -xp.sign(value) * slope, slope)
+    value, envelope = -xp.sin(chi), scale * xp.exp(-0.25 * bfactor * k2)
+    sign = xp.where(flipped > 0, -xp.sign(value), xp.ones_like(value))
+    value = sign * value
     squared = xp.square(value)
     whole = squared + xp.square(floor) + (floor == 0)
-    slope = xp.where(floor > 0, -value * (whole + xp.square(floor)) / whole**1.5 * slope, slope)
-    value = xp.where(floor > 0, -squared / xp.sqrt(whole), value)
-    envelope = scale * xp.exp(-0.25 * bfactor * k2)
-    return envelope * value, envelope * slope
+    if not slope:
+        return envelope * xp.where(floor > 0, -squared / xp.sqrt(whole), value)
+    change = -xp.cos(chi) * by_defocus * sign
+    return envelope * xp.where(floor > 0, -value * (whole + xp.square(floor)) / whole**1.5 * change, change)
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)

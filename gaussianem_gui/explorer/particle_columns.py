@@ -156,7 +156,7 @@ def load_table(sources: Sources) -> ParticleColumns:
         scores = components.scores(z).astype(np.float32)
         for i in range(components.used):
             add(f"PC {i + 1}", "Components", scores[:, i])
-    for i in np.flatnonzero(active):
+    for i in map(int, np.flatnonzero(active)):
         add(f"z {i + 1}", "Latents", z[:, i])
     if not table.varies:
         add("Particle", "Order in the file", np.arange(1, len(z) + 1))

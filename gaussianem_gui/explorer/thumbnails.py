@@ -38,8 +38,8 @@ def thumbnail(path: Path) -> np.ndarray:  # -> (S, S, 2) float32
     """Brightness and opacity, 0 to 1, of a volume's surface seen along z. Raises InputError."""
     picture = load_volume(path, LONGEST)
     values, level = picture.values, picture.default_level
-    inside = values > level
-    seen = inside.any(axis=0)
+    inside = np.asarray(values > level)
+    seen = np.any(inside, axis=0)
     if not seen.any():
         return np.zeros((1, 1, 2), np.float32)
     depth = inside.argmax(axis=0)
@@ -48,7 +48,7 @@ def thumbnail(path: Path) -> np.ndarray:  # -> (S, S, 2) float32
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     lit = np.einsum("iyx,i->yx", slope, -light) / np.maximum(np.linalg.norm(slope, axis=0), 1e-12)
     bright = AMBIENT + (1 - AMBIENT) * np.clip(lit, 0, 1)
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    rows, columns = np.flatnonzero(np.any(seen, axis=1)), np.flatnonzero(np.any(seen, axis=0))
     side = max(np.ptp(rows), np.ptp(columns)) + 1 + 2 * MARGIN
     found = np.zeros((side, side, 2), np.float32)
     top, left = (side - np.ptp(rows) - 1) // 2, (side - np.ptp(columns) - 1) // 2

@@ -93,17 +93,17 @@ class LiveViewer(Viewer):
         """Nothing of the model that was shown."""
         self._background.cancel_all()
         self.model = self.positions = self.densities = self.domains = self.segments = None
-        self._awaited, self._farthest = None, 0.0
-        self._ready.clear()
+        self._farthest = 0.0
+        self.surfaces.forget()
         self._cache.clear()
         for key in list(self._extra):
             self.show_surface(key, None)
         self._levels.clear()
         for switch in (self.points, self.fold):
             switch.setChecked(False)
-        for box in (self.colour_by, self.arrows, self.cut_from):
+        for box in (self.colour_by, self.arrows):
             box.setCurrentIndex(0)
-        self.cut.setValue(0)
+        self.cuts.reset()
         self.clear()
 
     def show_decoded(
@@ -125,7 +125,7 @@ class LiveViewer(Viewer):
         self._paths, self._names = [picture.path], [name]
         self._cache[picture.path] = picture
         if ready is not None:
-            self._ready[picture.path, self.look()] = ready
+            self.surfaces.keep(picture, self.look(), ready)
         self.series.set_count(1)
         self.bar.setEnabled(True)
         self._load_current()
@@ -199,13 +199,12 @@ class LiveViewer(Viewer):
         """The menu of colours has changed."""
         if self.colour_by.currentData() == "map":
             return  # a file is asked for first
-        paint = self.paint_of(self.positions, self.densities) if self._has_gaussians() else None
-        self.set_paint(paint)
+        if self.positions is None or self.densities is None:
+            self.set_paint(None)
+        else:
+            self.set_paint(self.paint_of(self.positions, self.densities))
         self._draw()
         self._draw_points()
-
-    def _has_gaussians(self) -> bool:
-        return self.positions is not None and self.densities is not None
 
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         """Colours of the Gaussians, None for those by density."""

@@ -23,6 +23,7 @@ from gaussianem_gui.views.explorer.scene import Scene
 from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
+from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.view_actions import PageAction
@@ -231,7 +232,7 @@ class Explorer(QWidget):
             PageAction("Save the 3D view as a figure", "PNG, SVG or PDF", "download", scene.save_view),
             *plots,
             *tabs,
-            *scene.viewer.actions(),
+            *viewer_actions(scene.viewer),
             *colours,
         ]
 

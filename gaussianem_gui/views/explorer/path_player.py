@@ -111,7 +111,8 @@ class PathPlayer(QWidget):
     def _prepare(self) -> None:
         """Surfaces of all frames as they are looked at now, in a worker: then playing only draws."""
         viewer, key = self.viewer, self._key()
-        most = SOFTWARE_FACES if viewer.opengl is not None and viewer.opengl.software else 0
+        opengl = viewer.starter.opengl
+        most = SOFTWARE_FACES if opengl is not None and opengl.software else 0
         for _ in range(2):  # the ramp of colours spans what all frames need once each was asked for
             looks = {i: replace(viewer.look(), paint=self._paint_of(i)) for i in self.pictures}
         pictures = dict(self.pictures)

@@ -253,6 +253,8 @@ class Canvas3D(QWidget):
 
     def towards(self) -> tuple[float, float, float]:
         """Direction z, y, x from the molecule to the one who looks."""
+        if self.model is None:
+            return 0.0, 0.0, 1.0
         way = -np.asarray(self.model.scene.camera.view_direction, float)
         z, y, x = (float(part) for part in way / max(float(np.linalg.norm(way)), 1e-9))
         return z, y, x

@@ -6,56 +6,43 @@ slices take its place; nothing else of the window is touched.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QImage, QKeyEvent, QKeySequence, QShortcut
-from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QSlider, QStackedWidget, QWidget
+from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedWidget, QWidget
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.painting import Paint
 from gaussianem_gui.explorer.volumes import (
     DEFAULT_CONTOUR,
-    Cut,
     Look,
     Picture,
-    cut_at,
     distances,
     load_gaussians,
     load_volume,
     paint_by_map,
 )
-from gaussianem_gui.views.plots.canvas3d import Canvas3D, import_napari
+from gaussianem_gui.views.plots.canvas3d import Canvas3D
+from gaussianem_gui.views.plots.canvas_starter import LONGEST_SLICES, CanvasStarter
 from gaussianem_gui.views.plots.colour_bar import ColourBar
+from gaussianem_gui.views.plots.cut_control import CutControl
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.map_list import MAPS, MapList
 from gaussianem_gui.views.plots.maps_drawn import MOST_IN_GRID, MapsDrawn
-from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.series_bar import SeriesBar
 from gaussianem_gui.views.plots.slices import Slices
-from gaussianem_gui.views.plots.surfaces import Prepared, prepare, shade
+from gaussianem_gui.views.plots.surface_maker import SurfaceMaker
+from gaussianem_gui.views.plots.surfaces import Prepared, shade
 from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.full_window import FullWindow
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.view_actions import PageAction
 from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_button, label, plain, row
 
-LONGEST = {"hardware": 256, "software": 80}  # voxels a side in 3D
-LONGEST_SLICES = 400
-MOST_PICTURES, MOST_SURFACES = 60, 250  # kept in memory
-CUTS = {"front": "from the front", "z": "along z", "y": "along y", "x": "along x"}
-AXES = {"z": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "x": (0.0, 0.0, 1.0)}
-_FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
-
-
-def know_opengl() -> None:
-    """Ask who draws 3D, for a worker: views that come later know it."""
-    if not _FOUND:
-        _FOUND[:] = [probe()]
+MOST_PICTURES = 60  # kept in memory
 
 
 class Viewer(QWidget):
@@ -68,32 +55,30 @@ class Viewer(QWidget):
         super().__init__()
         self.setObjectName("viewer")
         self._background = Background(self)
-        self.opengl: OpenGL | None = _FOUND[0] if _FOUND else None
-        self.failure = ""
         self._paths: list[Path] = []
         self._names: list[str] = []
         self._gaussians_path: Path | None = None
         self._gaussians: tuple[np.ndarray, np.ndarray] | None = None
         self._cache: dict[Path, Picture] = {}
-        self._ready: dict[tuple[Path, Look], Prepared] = {}
-        self._awaited: tuple[Picture, Look] | None = None  # the newest that still needs its surface
+        self.surfaces = SurfaceMaker(self)
         self.picture: Picture | None = None
         self.paint: Paint | None = None
         self._fresh = True
-        self._said = False
         self._levels: dict[object, float] = {}  # of what was looked at, until the user chooses another for it
         self._group: object = None  # what is looked at: pictures of one group have one level
-        self._normal = (0.0, 0.0, 1.0)
-        self._plane: Cut | None = None  # it stands still in the molecule, whichever picture of a group is shown
         self.canvas = Canvas3D()
+        self.starter = CanvasStarter(self, self.canvas)
+        self.starter.warned.connect(self._warn)
+        self.starter.settled.connect(self._settled)
         self.map_list = MapList()
         self.maps = MapsDrawn(self, self.canvas, self.map_list)
         self._build_controls()
         self._build_pages()
         self.mode.currentIndexChanged.connect(self._mode_changed)
         self.level.levelChanged.connect(self._level_changed)
-        self.cut.valueChanged.connect(self._cut_changed)
-        self.cut_from.currentIndexChanged.connect(self._cut_changed)
+        self.cuts.changed.connect(self._cut_changed)
+        self.surfaces.made.connect(self._take_ready)
+        self.surfaces.failed.connect(self._failed)
         self.colour_by.activated.connect(lambda _i: self._colour_chosen())
         self.points.toggled.connect(self._draw_points)
         self.series.changed.connect(lambda _i: self._frame_changed())
@@ -110,15 +95,7 @@ class Viewer(QWidget):
         for text, key in (("Surface", "surface"), ("Projection", "mip"), ("Slices", "slices")):
             self.mode.addItem(text, key)
         self.level = LevelBar()
-        self.cut_from = QComboBox()
-        self.cut_from.setAccessibleName("Where the cut comes from")
-        for key, text in CUTS.items():
-            self.cut_from.addItem(text, key)
-        self.cut = QSlider(Qt.Orientation.Horizontal)
-        self.cut.setRange(0, 100)
-        self.cut.setFixedWidth(80)
-        self.cut.setAccessibleName("Depth of the cut")
-        self.cut.setToolTip("Cut the molecule open")
+        self.cuts = CutControl(self.canvas.towards)
         self.colour_by = QComboBox()
         self.colour_by.setAccessibleName("Colour of the surface")
         self.colour_by.addItem("One colour", "")
@@ -129,7 +106,6 @@ class Viewer(QWidget):
         self._points_label = label("Gaussians", "muted")
         self.gaussians = together(self._points_label, self.points, spacing=8)
         self.colours = together(label("Colour", "muted"), self.colour_by, spacing=8)
-        self.cuts = together(label("Cut", "muted"), self.cut_from, self.cut, spacing=8)
         self.full = FullWindow(self)
         tip = "All volumes of the series side by side, under one camera"
         self.grid_button = icon_button("plots-4", tip, checkable=True, name="mapGrid")
@@ -169,7 +145,7 @@ class Viewer(QWidget):
         self.remark.setContentsMargins(12, 2, 12, 2)
         self.remark.hide()
         self.colour_bar = ColourBar()
-        self.series = SeriesBar(lambda: self._background.busy("volume") or self._background.busy("mesh"))
+        self.series = SeriesBar(lambda: self._background.busy("volume") or self.surfaces.busy())
         self.stack = QStackedWidget()
         self.stack.setMinimumSize(160, 110)
         self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
@@ -260,7 +236,7 @@ class Viewer(QWidget):
 
     def look(self) -> Look:
         """How surfaces are made now."""
-        return Look(self.contour(), self._plane, self.paint)
+        return Look(self.contour(), self.cuts.plane, self.paint)
 
     def layers(self) -> list[str]:
         """Names of the visible layers in 3D."""
@@ -275,57 +251,29 @@ class Viewer(QWidget):
 
     def longest(self) -> int:
         """Voxels a side that a picture can have here."""
-        if self.opengl is None or not self.opengl.available or self.failure:
-            return LONGEST_SLICES
-        return LONGEST["software" if self.opengl.software else "hardware"]
-
-    def _no_3d(self) -> bool:
-        return bool(self.failure) or (self.opengl is not None and not self.opengl.available)
+        return self.starter.longest()
 
     def _start_3d(self) -> bool:
         """True if the canvas is there or never will be; else it is being made, and what waits is shown then."""
-        if self.opengl is None and _FOUND:
-            self.opengl = _FOUND[0]
-        if self.opengl is None:
-            self.stack.setCurrentWidget(self.loading)
-            if not self._background.busy("probe"):
-                self._background.run("probe", probe, self._take_opengl)
-            return False
-        if self.canvas.model is None and not self._no_3d():
-            self.stack.setCurrentWidget(self.loading)
-            if not self._background.busy("napari"):
-                self._background.run("napari", import_napari, lambda _r: self._make_canvas(), self._napari_failed)
-            return False
-        return True
+        if self.starter.start():
+            return True
+        self.stack.setCurrentWidget(self.loading)
+        return False
+
+    def _settled(self) -> None:
+        """The canvas is there, or never will be: show what waits for it."""
+        self._load_current()
+        if not self._paths and self._gaussians is not None:
+            self._draw_points()
 
     def _load_current(self) -> None:
         if not self._paths or not self._start_3d():
             return
-        assert self.opengl is not None
-        self._say(self.opengl)
         path, longest = self._paths[self.series.frame.value()], self.longest()
         if path in self._cache:
             self._take_picture(self._cache[path])
         else:
             self._background.run("volume", lambda: load_volume(path, longest), self._take_picture, self._failed)
-
-    def _take_opengl(self, found: OpenGL) -> None:
-        _FOUND[:] = [found]
-        self.opengl = found
-        self._load_current()
-        if self._gaussians is not None and not self._paths:
-            self._take_gaussians(self._gaussians)
-
-    def _say(self, found: OpenGL) -> None:
-        """Tell once what the driver cannot do."""
-        if self._said:
-            return
-        self._said = True
-        if not found.available:
-            self._warn(f"No 3D: {found.reason}. {found.remedy}")
-        elif found.software:
-            name = found.renderer.split("(")[0].strip()
-            self._warn(f"3D is drawn by the processor ({name}): volumes are shown coarser.", found.remedy)
 
     def _warn(self, text: str, more: str = "") -> None:
         clear(self._notice)
@@ -334,26 +282,6 @@ class Viewer(QWidget):
         banner.setToolTip(plain(more))
         holder.setLayout(column(banner, margins=(12, 8, 12, 4)))
         self._notice.addWidget(holder)
-
-    def _make_canvas(self) -> None:
-        try:
-            self.canvas.start()
-        except Exception as error:  # napari may fail in ways of its own; the rest of the window must live on
-            self._napari_failed(error)
-            return
-        self._load_current()
-        if not self._paths and self._gaussians is not None:
-            self._draw_points()
-
-    def _napari_failed(self, error: Exception) -> None:
-        self.failure = f"{type(error).__name__}: {error}"
-        self.canvas.shut_down()
-        text = (
-            f"The 3D view could not start ({self.failure}). Slices take its place. "
-            "Reinstall it with: pip install 'napari==0.9.*' PySide6"
-        )
-        self._warn(text)
-        self._load_current()
 
     def _take_picture(self, picture: Picture) -> None:
         if len(self._cache) > MOST_PICTURES:
@@ -398,31 +326,11 @@ class Viewer(QWidget):
             self._show_projection(picture)
             return
         self.maps.follow(picture, self.contour(), self.longest(), frozenset(self._paths))
-        look = self.look()
-        if len(self._ready) > MOST_SURFACES:
-            self._ready.clear()
-        ready = self._ready.get((picture.path, look))
-        self._awaited = None
-        if ready is not None:
-            self._show_ready(ready)
-        elif self._background.busy("mesh"):
-            self._awaited = (picture, look)
-        else:
-            self._prepare(picture, look)
+        self.surfaces.ask(picture, self.look())
 
-    def _prepare(self, picture: Picture, look: Look) -> None:
-        """Work out a surface; one at a time, so that a drag neither piles them up nor waits for the last."""
-        self._background.run(
-            "mesh", lambda: prepare(picture, look), lambda r: self._take_ready(picture, look, r), self._failed
-        )
-
-    def _take_ready(self, picture: Picture, look: Look, ready: Prepared) -> None:
-        self._ready[picture.path, look] = ready
-        awaited, self._awaited = self._awaited, None
-        if awaited is not None:
-            self._prepare(*awaited)
+    def _take_ready(self, ready: Prepared, look: Look, newer: bool) -> None:
         # while one drags, each that is there is shown, though a newer one waits for its surface
-        if self.mode.currentData() == "surface" and (look == self.look() or awaited is not None):
+        if self.mode.currentData() == "surface" and (look == self.look() or newer):
             self._show_ready(ready)
 
     def _show_ready(self, ready: Prepared) -> None:
@@ -448,8 +356,8 @@ class Viewer(QWidget):
     def _show_projection(self, picture: Picture) -> None:
         self.remark.hide()
         values = picture.values
-        if self._plane is not None:
-            values = np.where(distances(picture, self._plane) > 0, np.float32(values.min()), values)
+        if self.cuts.plane is not None:
+            values = np.where(distances(picture, self.cuts.plane) > 0, np.float32(values.min()), values)
         top = picture.mean + max(picture.top, 1e-3) * picture.sigma
         limits = (min(0.5 * (picture.mean + self.contour()), top - 1e-6 * abs(top) - 1e-9), top)
         self.canvas.show_projection(values, picture.voxel_angstrom, picture.offset_angstrom, limits)
@@ -457,8 +365,10 @@ class Viewer(QWidget):
 
     def _draw_points(self) -> None:
         if self.canvas.model is None:
-            if not self._paths and self._gaussians is not None and self._no_3d():
-                self.empty.set_text("Gaussians need 3D", (self.opengl.remedy if self.opengl else "") or self.failure)
+            starter = self.starter
+            if not self._paths and self._gaussians is not None and starter.no_3d():
+                remedy = starter.opengl.remedy if starter.opengl is not None else ""
+                self.empty.set_text("Gaussians need 3D", remedy or starter.failure)
                 self.stack.setCurrentWidget(self.empty)
             return
         if self._gaussians is None or not self.points.isChecked():
@@ -506,31 +416,6 @@ class Viewer(QWidget):
         if self.picture is not None:
             self._draw()
 
-    def actions(self) -> list[PageAction]:
-        """What can be done here, for the palette."""
-        modes = [
-            PageAction(f"Draw as {text.lower()}", "3D view", "cube", partial(self.mode.setCurrentIndex, place))
-            for place, text in enumerate(self.mode.itemText(n) for n in range(self.mode.count()))
-        ]
-        colours = [
-            PageAction(f"Colour the surface: {text.lower()}", "3D view", "palette", partial(self.choose_colour, place))
-            for place, text in enumerate(self.colour_by.itemText(n) for n in range(self.colour_by.count()))
-        ]
-        found = [
-            PageAction("Show all of the molecule", "Reset the view in 3D", "fit", self.reset_view),
-            PageAction("The whole window for the 3D view", "Esc goes back", "external", self.full.toggle, "F11"),
-            PageAction("Save a picture of the 3D view", "As PNG", "camera", self.save_picture),
-            PageAction("Show or hide Gaussians", "3D view", "points", self.points.toggle),
-            *modes,
-            *colours,
-        ]
-        if not self.maps_button.isHidden():
-            found.append(PageAction("Lay maps over the volume", "3D view", "compare", self.maps_button.toggle))
-        if not self.grid_button.isHidden():
-            tip = self.grid_button.toolTip()
-            found.append(PageAction("All volumes of the series side by side", tip, "plots-4", self.grid_button.toggle))
-        return found
-
     def choose_colour(self, place: int) -> None:
         """Choose an entry of the menu of colours, as the user would."""
         self.colour_by.setCurrentIndex(place)
@@ -547,15 +432,9 @@ class Viewer(QWidget):
             self._draw()
 
     def _place_cut(self) -> None:
-        share = self.cut.value() / 100
-        self._plane = cut_at(self.picture, self.contour(), self._normal, share) if self.picture is not None else None
+        self.cuts.place(self.picture, self.contour())
 
     def _cut_changed(self) -> None:
-        kind = self.cut_from.currentData()
-        if kind == "front" and self.canvas.model is not None:
-            self._normal = self.canvas.towards()
-        elif kind in AXES:
-            self._normal = AXES[kind]
         self._place_cut()
         if self.picture is not None and self.mode.currentData() != "slices":
             self._draw()
@@ -630,4 +509,5 @@ class Viewer(QWidget):
         """Let go of the canvas before the window goes: some drivers crash otherwise."""
         self.series.stop()
         self._background.cancel_all()
+        self.surfaces.forget()
         self.canvas.shut_down()

@@ -12,7 +12,8 @@ from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
 from gaussianem_gui.views.plots.canvas3d import import_napari
-from gaussianem_gui.views.plots.viewer import know_opengl
+from gaussianem_gui.views.plots.canvas_starter import know_opengl
+from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.view_actions import PageAction
@@ -186,7 +187,7 @@ class Pages(QObject):
         if self.explorer is not None and page is self.explorer:
             return self.explorer.actions()
         if page is pane and pane.tab() == "Results" and pane.results.viewer.isVisible():
-            return pane.results.viewer.actions()
+            return viewer_actions(pane.results.viewer)
         return []
 
     def load_in_background(self) -> None:

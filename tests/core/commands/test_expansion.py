@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from small_data import preprocess, simulate
 
+from gaussianem_core.analysis import diagnostics
+from gaussianem_core.analysis.report import one_row_an_image
 from gaussianem_core.imaging.pose import load_poses, rotations_from_angles
 from gaussianem_core.imaging.symmetry import symmetry_mates, symmetry_operators
 from gaussianem_core.io.image_rows import load_images
@@ -59,3 +61,17 @@ def test_files_that_are_expanded_already_are_noticed(expanded: Path, capsys: pyt
     assert preprocess(expanded, expanded / "twice", "--star_file", "again.star", "--symmetry", "D2") == 2
     assert "must be left out for particles that are expanded already" in capsys.readouterr().err
     assert preprocess(expanded, expanded / "none", "--symmetry", "X9") == 2
+
+
+def test_mates_are_no_independent_particles() -> None:
+    """Latents that all mates of an image share follow nothing, and are not said to because there are four of each."""
+    generator = np.random.default_rng(0)
+    image = np.repeat(np.arange(100), 4)
+    rows = one_row_an_image(image, 3)
+    assert np.array_equal(image[rows], np.arange(100)) and len(np.unique(rows % 4)) == 4
+    alarms = {"rows": 0, "images": 0}
+    for seed in range(30):
+        z, defocus = generator.normal(size=(100, 2))[image], generator.normal(size=(100, 3))[image]
+        for name, chosen in (("rows", np.arange(400)), ("images", one_row_an_image(image, seed))):
+            alarms[name] += diagnostics.dependence(z[chosen], defocus[chosen], "defocus", seed).p_value < 0.01
+    assert alarms["images"] <= 3 < alarms["rows"], alarms

@@ -17,7 +17,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWidget
 
 from gaussianem_core.io.mrc import write_map
-from gaussianem_gui.views.plots import viewer as viewer_room
+from gaussianem_gui.views.plots import canvas_starter as starter_room
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.theme import theme
@@ -135,13 +135,13 @@ def test_a_cut_is_drawn_at_once_and_can_be_undone(viewer, qtbot, volumes) -> Non
 
     whole, before = reach(), coloured(viewer.picture_of_view())
     for value in (50, 100):
-        viewer.cut.setValue(value)
+        viewer.cuts.depth.setValue(value)
         qtbot.waitUntil(lambda w=whole: reach() < w - 3.0, timeout=LONG)
         assert coloured(viewer.picture_of_view()) > 0.2 * before  # never all of it
-    viewer.cut.setValue(0)
+    viewer.cuts.depth.setValue(0)
     qtbot.waitUntil(lambda: abs(reach() - whole) < 0.1, timeout=LONG)
-    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
-    viewer.cut.setValue(50)
+    viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
+    viewer.cuts.depth.setValue(50)
     widest = viewer.canvas.drawn.mesh[0][:, 2].max
     high = float(widest())
     qtbot.waitUntil(lambda: float(viewer.canvas.drawn.mesh[0][:, 2].max()) < high - 3.0, timeout=LONG)
@@ -181,8 +181,8 @@ def test_software_opengl_is_said_and_gets_smaller_volumes(viewer, qtbot, tmp_pat
     write_map(tmp_path / "big.mrc", blob(0, 128), 1.0)
     viewer.show_volumes([tmp_path / "big.mrc"])
     qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
-    if viewer.opengl.software:
-        assert max(viewer.picture.values.shape) <= viewer_room.LONGEST["software"]
+    if viewer.starter.opengl.software:
+        assert max(viewer.picture.values.shape) <= starter_room.LONGEST["software"]
         assert viewer._notice.count() == 1
     assert viewer.picture.box == 128
 
@@ -191,10 +191,10 @@ def test_a_failure_of_napari_leaves_slices(viewer, qtbot, volumes, monkeypatch) 
     def broken() -> None:
         raise ImportError("no napari here")
 
-    monkeypatch.setattr(viewer_room, "import_napari", broken)
+    monkeypatch.setattr(starter_room, "import_napari", broken)
     viewer.show_volumes(volumes)
     qtbot.waitUntil(lambda: viewer.stack.currentWidget() is viewer.slices, timeout=LOAD)
-    assert "no napari here" in viewer.failure and viewer._notice.count() == 1
+    assert "no napari here" in viewer.starter.failure and viewer._notice.count() == 1
     np.testing.assert_array_equal(viewer.slices.shown(0), blob(-4.0, 32)[16])
 
 

@@ -41,7 +41,7 @@ def click(explorer, qtbot, row: int) -> None:
     """Show a particle and wait until it is drawn."""
     with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
         explorer.session.show_latent(explorer.session.table.z[row].astype(float))
-    qtbot.waitUntil(lambda: not explorer.scene.viewer._background.busy("mesh"), timeout=60_000)
+    qtbot.waitUntil(lambda: not explorer.scene.viewer.surfaces.busy(), timeout=60_000)
     qtbot.wait(100)
 
 
@@ -191,12 +191,12 @@ def test_the_molecule_is_cut_open_in_every_picture(seen, qtbot):
     explorer, second = seen
     viewer = explorer.scene.viewer
     whole = np.ptp(drawn(explorer), axis=0)
-    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
-    viewer.cut.setValue(50)
+    viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
+    viewer.cuts.depth.setValue(50)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0], timeout=60_000)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     assert np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0]
-    viewer.cut.setValue(0)
+    viewer.cuts.depth.setValue(0)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] > 0.9 * whole[0], timeout=60_000)
 
 
