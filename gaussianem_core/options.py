@@ -814,6 +814,227 @@ class EvaluateOptions(DetailOptions, ModelOptions, ComputeOptions, JobOptions):
     seed: int = option(0, "seed of the choice of particles", group="Evaluation", ge=0, le=LARGEST_SEED)
 
 
+class ReconstructOptions(ComputeOptions, JobOptions):
+    """Particle images and poses -> half maps, FSC, a sharpened map and its local resolution."""
+
+    job_type: ClassVar[str] = "reconstruct"
+    title: ClassVar[str] = "Reconstruct"
+
+    source_dir: str = option(
+        ".",
+        "directory of a preprocess job, whose particles are taken, or of the project; other paths are relative to it",
+        group="Particles",
+        widget="directory",
+        produces="preprocessed",
+        alias="-s",
+    )
+    star_file: str = option(
+        "",
+        "particles with poses (RELION .star, cryoSPARC .cs or .csg); without it those of the preprocess job",
+        group="Particles",
+        widget="file",
+        filter="*.star *.cs *.csg",
+        produces="particles",
+    )
+    data_dir: str = option(
+        "",
+        "directory of the particle stacks, when the paths in the metadata are not found",
+        group="Particles",
+        widget="directory",
+    )
+    passthrough: list[str] = option(
+        [],
+        "cryoSPARC passthrough .cs files, joined on uid",
+        group="Particles",
+        widget="file",
+        filter="*.cs",
+        advanced=True,
+    )
+    poses: str = option(
+        "",
+        "take poses and defocus from these particles instead, row by row: particles.star of a training",
+        group="Particles",
+        widget="file",
+        filter="*.star",
+    )
+    select: str = option(
+        "",
+        "only these particles: row numbers from 0 or a mask (.npy), numbers and ranges such as 10-20 (.txt), or a "
+        "particle file that names the same images",
+        group="Particles",
+        widget="file",
+        filter="*.npy *.txt *.star *.cs",
+    )
+    weights: str = option(
+        "",
+        "how much each particle counts: one number from 0 on for each row (.npy)",
+        group="Particles",
+        widget="file",
+        filter="*.npy",
+        advanced=True,
+    )
+    latent: str = option(
+        "",
+        "latents of the particles (.output.pkl), row by row",
+        group="State",
+        widget="file",
+        filter="*.pkl",
+    )
+    around: str = option(
+        "",
+        "latents of the states to reconstruct, one row a map (text or .npy): each from the particles around it",
+        group="State",
+        widget="file",
+        filter="*.txt *.npy *.csv",
+    )
+    width: int | None = option(
+        None,
+        "particles around each state; without it as many as let one half set predict the other best",
+        group="State",
+        ge=2,
+        le=100_000_000,
+        advanced=True,
+    )
+    model_weight: str = option(
+        "",
+        "network that the latents belong to (.pkl): tells which latents look alike, and the decoded volume to compare",
+        group="State",
+        widget="file",
+        filter="*.pkl",
+    )
+    undo_motion: bool = option(
+        False,
+        "all particles brought to one state by undoing their motion: the consensus, or the row of around",
+        group="State",
+    )
+    domain_poses: str = option(
+        "",
+        "mask of a domain (.mrc): its own poses as particles for focused refinement, and its mask, besides the map",
+        group="State",
+        widget="file",
+        filter="*.mrc",
+    )
+    subtract: bool = option(
+        False, "with domain_poses: a stack from which all but the domain is subtracted", group="State", advanced=True
+    )
+    cfg: str = option(
+        "cfg.json",
+        "configuration of Gaussians and network",
+        group="State",
+        widget="file",
+        filter="*.json",
+        advanced=True,
+    )
+    gaussians: str = option(
+        "point_cloud.ply", "consensus Gaussians", group="State", widget="file", filter="*.ply", advanced=True
+    )
+    symmetry: str = option(
+        "C1", "point group that the map is given (C2, D2, T, O, I, ... as RELION has them)", group="Map"
+    )
+    box: int | None = option(
+        None,
+        "box of the map; without apix it spans the images' length, with it the map is cut or filled up to it",
+        group="Map",
+        unit="px",
+        ge=8,
+        le=LARGEST_BOX,
+    )
+    apix: float | None = option(
+        None, "pixel size of the map; without it the images'", group="Map", unit="A/px", **within("pixel size")
+    )
+    mask: str = option(
+        "",
+        "soft mask of the molecule in the map's box (.mrc); without it one is made",
+        group="Map",
+        widget="mask",
+        filter="*.mrc",
+        produces="mask",
+    )
+    bfactor: float | None = option(
+        None,
+        "B-factor for sharpening, negative to sharpen; without it from Guinier's plot",
+        group="Map",
+        unit="A^2",
+        ge=-1000,
+        le=1000,
+    )
+    no_local: bool = option(False, "no local resolution", group="Map", advanced=True)
+    deposit: bool = option(False, "write a folder with all that EMDB asks for", group="Output")
+    no_invert: bool = option(False, "the protein is dark in the images", group="Images", advanced=True)
+    image_apix: float | None = option(
+        None,
+        "pixel size of the images, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="A/px",
+        advanced=True,
+        **within("pixel size"),
+    )
+    voltage: float | None = option(
+        None,
+        "acceleration voltage, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="kV",
+        advanced=True,
+        **within("voltage"),
+    )
+    cs: float | None = option(
+        None,
+        "spherical aberration, for particle files that lack it; checked when they have it",
+        group="Images",
+        unit="mm",
+        advanced=True,
+        **within("spherical aberration"),
+    )
+    amplitude_contrast: float | None = option(
+        None,
+        "amplitude contrast, for particle files that lack it; checked when they have it",
+        group="Images",
+        advanced=True,
+        **within("amplitude contrast"),
+    )
+    output: str = option("reconstruct", "directory of the output", group="Output", widget="directory")
+    seed: int = option(
+        0,
+        "seed of the split into half sets, and of random phases",
+        group="Compute",
+        ge=0,
+        le=LARGEST_SEED,
+        advanced=True,
+    )
+
+    @field_validator("box")
+    @classmethod
+    def _even(cls, value: int | None) -> int | None:
+        if value is not None and value % 2:
+            raise ValueError("must be even")
+        return value
+
+    @model_validator(mode="after")
+    def _used(self) -> ReconstructOptions:
+        if not self.star_file:
+            names = ("passthrough", "no_invert", "image_apix", "voltage", "cs", "amplitude_contrast")
+            remedy = "Leave it out, or give --star_file."
+            refuse_unused(self, names, "where the particles of a preprocess job are taken", remedy)
+        states = ("width", "model_weight", "undo_motion", "domain_poses", "subtract")
+        if not self.latent:
+            refuse_unused(self, ("around", *states), "without latents", "Give --latent too.")
+        if self.latent and not (self.around or self.undo_motion or self.domain_poses):
+            remedy = "Give --around, --undo_motion or --domain_poses, or leave it out."
+            refuse_unused(self, ("latent",), "where no state is asked for", remedy)
+        if not self.around or self.undo_motion:
+            refuse_unused(self, ("width",), "where no map is made of the particles around a state", "Leave it out.")
+        if not self.model_weight:
+            remedy = "Give --model_weight too."
+            refuse_unused(self, ("undo_motion", "domain_poses", "cfg", "gaussians"), "without a network", remedy)
+        if not self.domain_poses:
+            refuse_unused(self, ("subtract",), "without a domain", "Give --domain_poses too, or leave it out.")
+        if self.undo_motion:
+            refuse_unused(self, ("symmetry",), "where motion is undone: mates move otherwise", "Leave it out.")
+        if self.passthrough and not self.star_file.endswith((".cs", ".csg")):
+            refuse_unused(self, ("passthrough",), "for STAR files", "Leave it out.")
+        return self
+
+
 class MorphOptions(ModelOptions, ComputeOptions, JobOptions):
     """An atomic model fitted to the consensus follows the Gaussians along a trajectory."""
 
@@ -876,6 +1097,7 @@ JOB_OPTIONS: dict[str, type[JobOptions]] = {
         DecodeOptions,
         SimulateOptions,
         EvaluateOptions,
+        ReconstructOptions,
         MorphOptions,
     )
 }

@@ -388,9 +388,9 @@ def _z_npy(path: Path) -> object:
 @target("indices", "text", "particles.txt", lambda: [b"0\n3-7\n1,2 9 # some\n"])
 def _indices(path: Path) -> object:
     """Numbers of particles"""
-    from gaussianem_core.commands.decode import read_particle_indices
+    from gaussianem_core.io.row_numbers import read_row_numbers
 
-    return read_particle_indices(path, 100)
+    return read_row_numbers(path, 100, "particle_indices")
 
 
 def _truth_seeds() -> list[bytes]:

@@ -75,11 +75,18 @@ def accumulate(
     """
     _check(sums, images, rotations, shifts, ctf, weights)
     values, weight = weighted_spectra(images, shifts, ctf, weights)
-    _insert(sums, values, weight, rotations, backend)
+    insert_spectra(sums, values, weight, rotations, backend)
     return sums
 
 
-def _insert(sums: Tensor, values: Tensor, weight: Tensor, rotations: Tensor, backend: Projector) -> None:
+def insert_spectra(
+    sums: Tensor,  # (P, P, P//2+1, 6)
+    values: Tensor,  # (B, D, D//2+1) complex
+    weight: Tensor,  # (B, D, D//2+1)
+    rotations: Tensor,  # (B, 3, 3)
+    backend: Projector = "auto",
+) -> None:
+    """Add what :func:`weighted_spectra` made of images to ``sums``, in place; see :func:`accumulate`."""
     chosen = choose_backend(backend, sums)
     if chosen == "reference":
         insert_reference(sums, values, weight, rotations)
@@ -148,21 +155,31 @@ def insert_reference(sums: Tensor, values: Tensor, weight: Tensor, rotations: Te
         flat.index_add_(0, index.flatten(), added.to(sums.dtype).flatten(0, 1))
 
 
-def solve(sums: Tensor, inverse_prior: Tensor | None = None) -> Tensor:  # (P, P, P//2+1, 6) -> (D, D, D)
+def solve(
+    sums: Tensor, inverse_prior: Tensor | None = None, own_share: Tensor | None = None
+) -> Tensor:  # (P, P, P//2+1, 6) -> (D, D, D)
     """The volume that the sums describe, [z, y, x]: the sum of its voxels along the beam gives the images.
 
     Parameters
     ----------
     inverse_prior : (D//2+1,) 1 / tau^2 by shell, tau^2 being the power of a component of the volume's ``rfftn`` in
         units of the noise that the weights are the inverse of (see `inverse_prior`); None: no prior.
+    own_share : (D//2+1,) by shell, from 0 to 1: a component is divided by so much of its own weight and the rest of
+        its shell's mean weight. With the FSC as share this is the prior's Wiener filter, tau^2 = FSC / (1 - FSC) x mean
+        noise power, scaled so that no shell is attenuated: components that few images show bring no noise. None: its
+        own weight alone.
     """
     size = sums.shape[0]
     box = size // PADDING
     numerator, weight, *offsets = symmetric(sums)
     shell = fine_shells(size, sums.device)
-    weight = torch.maximum(weight, (WEIGHT_FLOOR * shell_means(weight, shell))[shell])
+    mean = shell_means(weight, shell)[shell]
+    weight = torch.maximum(weight, WEIGHT_FLOOR * mean)
+    place = torch.arange(size // 2 + 1, device=sums.device) // PADDING
+    if own_share is not None:
+        weight = mean + own_share.to(sums)[place][shell] * (weight - mean)
+    del mean
     if inverse_prior is not None:
-        place = torch.arange(size // 2 + 1, device=sums.device) // PADDING
         # PADDING^3 points of the grid stand for each independent component.
         weight = weight + (inverse_prior.to(sums) / PADDING**3)[place][shell]
     inside = (shell < size // 2) & (weight > 0)

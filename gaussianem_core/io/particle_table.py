@@ -153,6 +153,7 @@ def read_particles(
     voltage_kv: float | None = None,
     cs_mm: float | None = None,
     amplitude_contrast: float | None = None,
+    pixel_size_option: str = "--apix",
 ) -> ParticleTable:
     """Read a RELION or cryoSPARC particle file, find its stacks and check everything that can be checked cheaply.
 
@@ -165,6 +166,7 @@ def read_particles(
     find_stacks : look for the stacks and check their headers (size, length, number of images).
     pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : of all images, used where the file has none; a file
         that has one must agree.
+    pixel_size_option : what the user gives the pixel size by, for messages.
 
     Raises
     ------
@@ -185,7 +187,12 @@ def read_particles(
         columns, stacks, micrographs, aberrations, notes = read_relion(path, require_pose, require_ctf, given)
     n = len(stacks[1])
     columns["pixel_size_angstrom"] = _pixel_size(
-        path, columns.get("pixel_size_angstrom"), pixel_size_angstrom, n, required=require_pose or require_ctf
+        path,
+        columns.get("pixel_size_angstrom"),
+        pixel_size_angstrom,
+        n,
+        required=require_pose or require_ctf,
+        option=pixel_size_option,
     )
     for name, value in given.items():
         columns[name] = _constant(path, name, columns.get(name), value, n)
@@ -267,7 +274,7 @@ def _constant(path: Path, name: str, found: Floats | None, given: float, n: int)
     return found
 
 
-def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, required: bool) -> Floats:
+def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, required: bool, option: str) -> Floats:
     """Pixel size of each particle, from the file or as given; NaN only where not required."""
     if found is None or np.isnan(found).all():
         if given is not None:
@@ -277,7 +284,7 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
                 str(path),
                 "must tell the pixel size",
                 "none of rlnImagePixelSize, rlnDetectorPixelSize, rlnPixelSize",
-                "Give it with --apix.",
+                f"Give it with {option}.",
             )
         return np.full(n, np.nan)
     refuse_outside("pixel size", found, path)
@@ -289,7 +296,7 @@ def _pixel_size(path: Path, found: Floats | None, given: float | None, n: int, r
             "pixel size",
             f"must agree with the {given} A/px given",
             found,
-            "Leave --apix out to use the file's.",
+            f"Leave {option} out to use the file's.",
         )
     return found
 

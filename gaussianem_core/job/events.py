@@ -54,6 +54,7 @@ EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_ABORTED = 0, 1, 2, 3
 ARTIFACTS = {
     "particles": "ParticleGroupMetadata.star.relion",
     "map": "DensityMap.mrc",
+    "half_map": "DensityMap.mrc.relion.halfmap",
     "mask": "Mask3D.mrc",
     "volume": "DensityMap.mrc",
     "volume_series": "DensityMap.mrc",

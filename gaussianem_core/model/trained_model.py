@@ -22,7 +22,14 @@ from gaussianem_core.model.configuration import Configuration, load_configuratio
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.model.network import Deformed, Network, load_network
-from gaussianem_core.options import AnalyzeOptions, DecodeOptions, EvaluateOptions, MorphOptions, Projector
+from gaussianem_core.options import (
+    AnalyzeOptions,
+    DecodeOptions,
+    EvaluateOptions,
+    MorphOptions,
+    Projector,
+    ReconstructOptions,
+)
 from gaussianem_core.runtime.device import choose_device
 
 _CHUNK_ELEMENTS = 2**27
@@ -209,7 +216,7 @@ def load_model(
 
 
 def load_model_of(
-    options: AnalyzeOptions | DecodeOptions | EvaluateOptions | MorphOptions,
+    options: AnalyzeOptions | DecodeOptions | EvaluateOptions | MorphOptions | ReconstructOptions,
     mask: Path | None,
     device: torch.device,
     log: JobLog | None = None,

@@ -15,6 +15,7 @@ STEPS = {
     "decode": ("Decode volumes", "Volumes at latents or particles of your choice."),
     "simulate": ("Simulate particles", "Images with known truth, to try the method."),
     "evaluate": ("Compare with the truth", "FSC and latent error against the simulation."),
+    "reconstruct": ("Reconstruct a map", "Half maps, FSC and a sharpened map, from the original images."),
     "morph": ("Morph an atomic model", "Carry a model fitted to the consensus along a trajectory."),
     "select": ("Select particles", "Take a part of the particles back to RELION or cryoSPARC."),
     "mask": ("Make a mask", "Limit motion to one region."),
@@ -26,24 +27,26 @@ PICTURES = {
     "analyze": "job-analyze",
     "decode": "job-decode",
     "evaluate": "job-evaluate",
+    "reconstruct": "job-reconstruct",
     "morph": "job-morph",
     "select": "job-select",
     "mask": "job-mask",
     "import": "job-import",
 }
 # What a new user may start with, in the order of the work.
-ORDER = ("preprocess", "train", "analyze", "decode", "morph", "simulate", "evaluate")
+ORDER = ("preprocess", "train", "analyze", "decode", "reconstruct", "morph", "simulate", "evaluate")
 
 
 # Of the job types that could read what a job made, those that are its natural continuation.
 NATURAL = {
     "import": ("preprocess",),
     "simulate": ("preprocess",),
-    "preprocess": ("train",),
+    "preprocess": ("train", "reconstruct"),
     "train": ("analyze", "decode", "evaluate"),
-    "analyze": ("decode", "morph"),
+    "reconstruct": ("preprocess",),
+    "analyze": ("decode", "morph", "reconstruct"),
     "decode": ("morph",),
-    "select": ("preprocess",),
+    "select": ("reconstruct", "preprocess"),
     "mask": ("train",),
     "trajectory": ("morph", "decode"),
 }
@@ -56,6 +59,7 @@ BEFORE = {
     "decode": "train",
     "morph": "train",
     "evaluate": "train",
+    "reconstruct": "preprocess",
     "preprocess": "simulate",
 }
 
@@ -103,7 +107,7 @@ def next_steps(job_type: str, state: State, following: list[str]) -> list[NextSt
     ]
     if state is State.RUNNING:
         return [NextStep(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
-    if job_type in ("analyze", "decode", "morph", "trajectory"):
+    if job_type in ("analyze", "decode", "morph", "trajectory", "reconstruct"):
         steps.insert(0, NextStep("results", "Look at the volumes", "In 3D, in this window."))
     if job_type in ("train", "analyze"):
         why = "Click a particle and see the molecule there; select particles and take them back."

@@ -224,7 +224,7 @@ def offers(graph: Graph, job: str) -> set[str]:
 def essential_kinds(job_type: str) -> set[str]:
     """Kinds of files of which one must come from a job itself for it to be a natural start of ``job_type``."""
     kinds = set(input_fields(JOB_OPTIONS[job_type]).values()) - {"mask", "gaussians", "configuration", "truth"}
-    return kinds if job_type == "preprocess" else kinds - {"particles", "map"}
+    return kinds if job_type in ("preprocess", "reconstruct") else kinds - {"particles", "map"}
 
 
 def next_types(graph: Graph, job: str) -> list[str]:

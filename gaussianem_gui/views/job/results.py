@@ -44,7 +44,7 @@ from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import column, frame, label, plain, row
 
 SECTIONS = (
-    ("Volumes", ("volume", "map", "mask"), "cube"),
+    ("Volumes", ("volume", "map", "half_map", "mask"), "cube"),
     ("Series", ("volume_series",), "cube"),
     ("Gaussians", ("gaussians",), "points"),
     ("Latents", ("latents",), "job-analyze"),

@@ -85,6 +85,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "cs": ["--cs 1"],
         "amplitude_contrast": ["--amplitude_contrast 0.3"],
         "downsample_size": ["--downsample_size 12"],
+        "symmetry": ["--symmetry C2"],
         "no_invert": ["--no_invert"],
         "no_window": ["--no_window"],
         "float16": ["--float16"],
@@ -188,6 +189,52 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "projector": ["--projector reference"],
         "seed": ["--seed 1"],
     },
+    "reconstruct": {
+        "source_dir": ["--source_dir nowhere"],
+        "star_file": ["--star_file nowhere.star"],
+        "data_dir": ["--data_dir nowhere"],
+        "passthrough": ["--passthrough nowhere.cs"],
+        "poses": ["--poses nowhere.star"],
+        "select": ["--select half.txt"],
+        "weights": ["--weights nowhere.npy"],
+        "latent": ["--latent nowhere.pkl --undo_motion --model_weight nowhere.pkl"],
+        "around": ["--around z.txt"],
+        "width": ["--width 10"],
+        "model_weight": ["--model_weight nowhere.pkl"],
+        "undo_motion": ["--undo_motion"],
+        "domain_poses": ["--domain_poses mask.mrc"],
+        "subtract": ["--subtract"],
+        "cfg": ["--cfg nowhere.json"],
+        "gaussians": ["--gaussians nowhere.ply"],
+        "symmetry": ["--symmetry C2"],
+        "box": ["--box 12"],
+        "apix": ["--apix 10"],
+        "mask": ["--mask mask.mrc"],
+        "bfactor": ["--bfactor -90"],
+        "no_local": ["--no_local"],
+        "deposit": ["--deposit"],
+        "no_invert": ["--no_invert"],
+        "image_apix": ["--image_apix 7"],
+        "voltage": ["--voltage 200"],
+        "cs": ["--cs 1"],
+        "amplitude_contrast": ["--amplitude_contrast 0.3"],
+        "projector": ["--projector reference"],
+        "seed": ["--seed 1"],
+    },
+    "reconstruct, states": {
+        "latent": ["--latent nowhere.pkl"],
+        "around": ["--around one.txt"],
+        "width": ["--width 10", "--width 10 --undo_motion --model_weight train/weights.2.pkl"],
+        "model_weight": ["--model_weight train/weights.2.pkl --cfg pre/cfg.json --gaussians pre/point_cloud.ply"],
+    },
+    "reconstruct, motion": {
+        "cfg": ["--cfg nowhere.json"],
+        "gaussians": ["--gaussians nowhere.ply"],
+        "domain_poses": ["--domain_poses mask.mrc"],
+        "subtract": ["--subtract --domain_poses mask.mrc"],
+        "around": ["--around one.txt"],
+        "symmetry": ["--symmetry C2"],
+    },
     "morph": {
         "source_dir": ["--source_dir nowhere"],
         "gaussians": ["--gaussians nowhere.ply"],
@@ -234,6 +281,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         count = len(np.load(folder / "train" / "probes" / "epoch_000.npz")["rows"])
         assert count == 40
         (folder / "rows.txt").write_text("0-2\n")
+        (folder / "half.txt").write_text("0-19\n")
+        (folder / "one.txt").write_text("1 0\n")
+        (folder / "z2.txt").write_text("1 0\n-1 0.5\n")
         (folder / "z.txt").write_text("1 0\n-1 0.5\n0 0\n")
         (folder / "fitted.pdb").write_text(
             "".join(
@@ -262,6 +312,10 @@ BASES = {
     "--latent train/weights.2.output.pkl --z z.txt",
     "evaluate": "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl "
     "--latent train/weights.2.output.pkl --truth truth.npz --volumes 4",
+    "reconstruct": "--star_file particles.star",
+    "reconstruct, states": "--star_file particles.star --latent train/weights.2.output.pkl --around z2.txt --no_local",
+    "reconstruct, motion": "--star_file particles.star --latent train/weights.2.output.pkl --undo_motion --no_local "
+    "--cfg pre/cfg.json --gaussians pre/point_cloud.ply --model_weight train/weights.2.pkl",
     "morph": "-s . --cfg moving/cfg.json --gaussians moving/point_cloud.ply --model_weight moving/weights.0.pkl "
     "--model fitted.pdb --z moves.txt",
     "import": "particles.star",

@@ -1,0 +1,535 @@
+"""Reconstruct: particle images and poses -> half maps, FSC, sharpened map, local resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from torch import Tensor
+
+from gaussianem_core.commands.volume_series import contour_level
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.backprojection import PADDING
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.imaging.symmetry import symmetry_operators
+from gaussianem_core.io.image_rows import number_images
+from gaussianem_core.io.image_stack import ImageStack, StackWriter
+from gaussianem_core.io.latents import read_latent_rows, write_latent_rows
+from gaussianem_core.io.mrc import read_map, write_map
+from gaussianem_core.io.particle_rows import write_star_rows
+from gaussianem_core.io.particle_table import ParticleTable, table_to_star
+from gaussianem_core.job.events import JobLog, refuse_existing
+from gaussianem_core.job.input_paths import optional_input, resolve_input
+from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.options import ReconstructOptions
+from gaussianem_core.reconstruction.deposition import write_deposition
+from gaussianem_core.reconstruction.domain_poses import (
+    domain_poses,
+    inside_mask,
+    subtract_rest,
+    write_domain_mask,
+    write_domain_star,
+)
+from gaussianem_core.reconstruction.fsc import resolution
+from gaussianem_core.reconstruction.half_volumes import (
+    HalfVolumes,
+    cut_volume,
+    cut_volumes,
+    insert_images,
+    solve_halves,
+)
+from gaussianem_core.reconstruction.map_results import (
+    HALF_MAPS,
+    LOCAL,
+    LOCAL_RESOLUTION,
+    MASK,
+    SHARPENED,
+    WHOLE,
+    MapResult,
+    figures,
+    in_words,
+    map_result,
+    write_maps,
+)
+from gaussianem_core.reconstruction.particle_choice import (
+    Chosen,
+    MapSampling,
+    map_sampling,
+    particle_weights,
+    read_chosen,
+)
+from gaussianem_core.reconstruction.particle_images import (
+    Background,
+    ParticleImages,
+    half_sets,
+    measure_background,
+    particle_images,
+    read_ahead,
+)
+from gaussianem_core.reconstruction.plots import plot_result
+from gaussianem_core.reconstruction.report import report, states_report
+from gaussianem_core.reconstruction.sharpening import sharpen
+from gaussianem_core.reconstruction.states import (
+    Latents,
+    StateVolumes,
+    read_latents,
+    solve_state,
+    state_rings,
+    undo_motion,
+)
+from gaussianem_core.runtime.device import choose_device, memory_errors
+from gaussianem_core.runtime.files import check_free_space, write_atomically, write_json
+
+RESULTS, REPORT, PLOT, SPLIT = "results.json", "report.md", "reconstruction.png", "half_sets.star"
+STATE_MAP, DOMAIN_STAR, DOMAIN_MASK = "map_state.mrc", "domain_particles.star", "domain_mask.mrc"
+SUBTRACTED, SUBTRACTED_STAR = "subtracted.mrcs", "subtracted.star"
+
+
+def run(options: ReconstructOptions, log: JobLog) -> None:
+    """Write half maps, maps, mask, FSC and local resolution, results.json and report.md, for each state."""
+    device = choose_device(options.device, threads=options.threads)
+    symmetry_operators(options.symmetry)  # refused before anything is read
+    refuse_existing(log.directory, [SHARPENED, RESULTS], options.overwrite)
+    chosen = read_chosen(options)
+    for note in chosen.table.notes:
+        log.message(note, "warning")
+    weights = particle_weights(options, chosen.table)
+    with ImageStack.from_table(chosen.table) as stack:
+        sampling = map_sampling(stack, options.box, options.apix)
+    model = load_model_of(options, None, device, log) if options.model_weight else None
+    latents = read_latents(resolve_input(options, "latent"), len(weights)) if options.latent else None
+    points = read_points(options, latents, model)
+    check_free_space(log.directory, (8 * max(1, len(points)) + 1) * 4 * sampling.map_box**3)
+    mask = read_mask(options, sampling)
+    particles = with_half_sets(chosen, sampling, options, log)
+    check_half_sets(particles, weights)
+    found = measure_background(particles, options.seed, weights > 0)
+    tell(particles, weights, found, sampling, options, log)
+    work = Work(
+        options, log, device, chosen, particles, weights, found, sampling, None if mask is None else mask.to(device)
+    )
+    with memory_errors("Use a larger --apix, or a smaller --box"):
+        if options.undo_motion:
+            assert latents is not None and model is not None
+            motion_undone(work, latents, model, points[0] if len(points) else None)
+        elif len(points):
+            assert latents is not None
+            around_states(work, latents, model, points)
+        else:
+            plain_map(work)
+    if options.domain_poses:
+        assert latents is not None and model is not None
+        write_domain(work, latents, model)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all ways to a map share."""
+
+    options: ReconstructOptions
+    log: JobLog
+    device: torch.device
+    chosen: Chosen
+    particles: ParticleImages
+    weights: npt.NDArray[np.float32]
+    found: Background
+    sampling: MapSampling
+    mask: Tensor | None
+
+    def report(self, total: int) -> Callable[[int], None]:
+        """Progress of a pass over ``total`` images."""
+        return lambda done: self.log.progress("images", done, total)
+
+    def result(self, halves: HalfVolumes) -> MapResult:
+        """Everything that follows from half maps, cut to the map's box."""
+        return map_result(
+            cut_volumes(halves, self.sampling.map_box),
+            self.sampling.pixel_size_angstrom,
+            self.mask,
+            self.options.bfactor,
+            not self.options.no_local,
+            self.options.seed,
+        )
+
+    def tell_left_out(self, count: int) -> None:
+        """Say how many images were broken."""
+        if count:
+            self.log.message(
+                f"{count} images whose noise is far from the others' are not used: broken, or not normalised", "warning"
+            )
+
+
+def plain_map(work: Work) -> None:
+    """One map of all chosen particles."""
+    ring = np.where(work.weights > 0, 0, -1)
+    sums, left_out = insert_images(
+        work.particles,
+        work.weights,
+        [ring],
+        symmetry_operators(work.options.symmetry),
+        work.found,
+        work.device,
+        work.options.projector,
+        work.report(int(np.count_nonzero(work.weights))),
+    )
+    work.tell_left_out(left_out)
+    result = work.result(solve_halves(sums[0][0]))
+    entry = particle_figures(work.particles, work.weights, left_out)
+    write_results(work, result, {"particles": entry}, work.log.directory)
+
+
+def around_states(work: Work, latents: Latents, model: TrainedModel | None, points: npt.NDArray[np.float64]) -> None:
+    """A map for each point, of the particles around it; the images are read once, or as often as memory demands."""
+    options, log = work.options, work.log
+    used = work.weights > 0
+    rings = [state_rings(latents, p, work.particles.half, used, model, options.width) for p in points]
+    size = 24 * (PADDING * work.sampling.box) ** 2 * (PADDING * work.sampling.box // 2 + 1)
+    at_once = max(1, int(memory_for_sums(work.device) // (2 * size * max(len(r.counts) for r in rings))))
+    if at_once < len(points):
+        log.message(
+            f"{at_once} states at a time, for the memory: the images are read {-(-len(points) // at_once)} times"
+        )
+    several = len(points) > 1
+    entries = []
+    for start in range(0, len(points), at_once):
+        part = rings[start : start + at_once]
+        everyone = np.any([r.ring >= 0 for r in part], axis=0)
+        sums, left_out = insert_images(
+            work.particles,
+            work.weights,
+            [r.ring for r in part],
+            symmetry_operators(options.symmetry),
+            work.found,
+            work.device,
+            options.projector,
+            work.report(int(np.count_nonzero(everyone & used))),
+        )
+        work.tell_left_out(left_out)
+        for number, (own, ring) in enumerate(zip(sums, part), start=start):
+            state = solve_state(own, ring.counts, work.sampling.pixel_size_angstrom)
+            own.clear()
+            directory = log.directory / f"state_{number + 1:03d}" if several else log.directory
+            directory.mkdir(exist_ok=True)
+            inside = np.where((ring.ring >= 0) & (ring.ring <= state.chosen), work.weights, 0)
+            entry = {
+                "particles": particle_figures(work.particles, inside, 0),
+                "state": state_figures(state, points[number]),
+            }
+            result = work.result(state.halves)
+            if model is not None:
+                entry["decoded"] = compare_with_decoded(work, result, model, points[number])
+            shown = write_state_map(work, result, state, directory)
+            entries.append(write_results(work, result, entry, directory, f"state {number + 1}: " if several else ""))
+            if several:
+                write_map(log.directory / f"vol_{number + 1:03d}.mrc", shown, result.agreement.pixel_size_angstrom)
+            log.progress("states", number + 1, len(points), "maps")
+    if several:
+        write_latent_rows(points, log.directory / "z.txt")
+        write_json(log.directory / RESULTS, {"states": entries})
+        write_atomically(log.directory / REPORT, states_report(entries))
+        log.artifact("volume_series", log.directory, "maps along the states", count=len(points), z="z.txt")
+        log.artifact("trajectory", "z.txt", "latents of the maps", points=len(points))
+        log.artifact("summary", RESULTS, "figures")
+
+
+def memory_for_sums(device: torch.device) -> float:
+    """Bytes that sums may take: half of what is free."""
+    if device.type == "cuda":
+        return 0.5 * torch.cuda.mem_get_info(device)[0]
+    return 0.5 * psutil.virtual_memory().available
+
+
+def write_state_map(work: Work, result: MapResult, state: StateVolumes, directory: Path) -> npt.NDArray[np.float32]:
+    """Write the map in which each region and band has as many particles as it bears; returns what a movie shows."""
+    found = result.agreement
+    if state.combined is None:
+        return result.sharpened.cpu().numpy()
+    combined = cut_volume(state.combined, work.sampling.map_box)
+    origin = map_origin(work.chosen.configuration, work.sampling)
+    shown = sharpen(combined, found.corrected, result.bfactor_angstrom2, found.pixel_size_angstrom).cpu().numpy()
+    write_map(directory / STATE_MAP, shown, found.pixel_size_angstrom, origin)
+    level = contour_level(torch.from_numpy(shown) * result.mask.cpu())
+    work.log.artifact("volume", directory / STATE_MAP, "map of the state, region by region", level=level)
+    return np.asarray(shown)
+
+
+def compare_with_decoded(
+    work: Work, result: MapResult, model: TrainedModel, point: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """FSC of the map and the volume that the network decodes there, within the mask."""
+    box = work.sampling.map_box
+    if abs(model.pixel_size(box) / work.sampling.pixel_size_angstrom - 1) > LENGTH_TOLERANCE:
+        return {}
+    decoded = next(model.volumes(point[None], box)) * result.mask
+    curve = fourier_shell_correlation(result.halves.whole * result.mask, decoded)
+    return {
+        "fsc": [round(float(value), 6) for value in curve],
+        "resolution_half_angstrom": resolution(curve, box, work.sampling.pixel_size_angstrom, 0.5),
+    }
+
+
+def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.NDArray[np.float64] | None) -> None:
+    """One map of all chosen particles, each brought to one state."""
+    undone = undo_motion(
+        work.particles,
+        work.weights,
+        latents,
+        model,
+        state,
+        work.found,
+        work.options.projector,
+        work.options.seed,
+        work.report(int(np.count_nonzero(work.weights))),
+    )
+    work.tell_left_out(undone.left_out)
+    where = "the consensus" if state is None else "the state of --around"
+    work.log.message(
+        f"motion undone: {undone.parts} parts brought to {where}; within them Gaussians are "
+        f"{undone.misfit_pixels:.2f} px (root mean square, pixels of the training) from where rigid motions take them"
+    )
+    work.log.message(
+        "one network, trained on all particles, tells the motion of both half sets: what it took for motion in their "
+        "noise is in both half maps, and their FSC may be too good",
+        "warning",
+    )
+    entry = {
+        "particles": particle_figures(work.particles, work.weights, undone.left_out),
+        "motion_undone": {
+            "parts": undone.parts,
+            "misfit_pixels": undone.misfit_pixels,
+            "state": None if state is None else state.tolist(),
+            "half_sets_independent": False,
+        },
+    }
+    write_results(work, work.result(undone.halves), entry, work.log.directory)
+
+
+def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
+    """A domain's own poses as a particles file, its mask, and on request the images with the rest subtracted."""
+    options, log, table = work.options, work.log, work.chosen.table
+    if table.uid is not None:
+        raise InputError(
+            "--domain_poses",
+            "must be asked for with a STAR file",
+            table.source,
+            "Give particles.star of the preprocess job.",
+        )
+    mask = read_map(resolve_input(options, "domain_poses")).values
+    labels = inside_mask(model, mask)
+    poses = domain_poses(model, latents.mean, work.particles.rotations, labels, 0)
+    source = optional_input(options, "poses") or table.source
+    written = write_domain_star(source, log.directory / DOMAIN_STAR, None, poses)
+    write_domain_mask(model, labels, 0, log.directory / DOMAIN_MASK, work.sampling.map_box)
+    log.artifact("particles", DOMAIN_STAR, "particles in the domain's own poses", particles=written)
+    log.artifact("mask", DOMAIN_MASK, "mask of the domain")
+    absent = int((poses.occupancy < 0.5).sum())
+    log.message(
+        f"poses of the domain of {int((labels == 0).sum())} Gaussians, which move rigidly to "
+        f"{poses.misfit_angstrom:.2f} A; {absent} of {len(table)} particles lack it"
+    )
+    if options.subtract:
+        subtract_domain(work, latents, model, labels)
+
+
+def subtract_domain(work: Work, latents: Latents, model: TrainedModel, labels: npt.NDArray[np.integer]) -> None:
+    """Write the images with all but the domain subtracted, and the particles file that lists them."""
+    particles, log = work.particles, work.log
+    rows_done: list[npt.NDArray[np.int64]] = []
+    everyone = np.ones(len(particles), bool)
+
+    def batches() -> Iterator[tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor, Tensor | None]]:
+        sign = 1.0 if particles.white else -1.0
+        for rows, images in read_ahead(
+            particles, everyone, lambda done: log.progress("subtract", done, len(particles))
+        ):
+            rows_done.append(rows)
+            tensors = [
+                torch.from_numpy(a[rows]).to(work.device, torch.float32)
+                for a in (particles.rotations, particles.shifts, particles.parameters)
+            ]
+            yield sign * images.to(work.device), latents.mean[rows], tensors[0], tensors[1], tensors[2], None
+
+    with StackWriter(
+        log.directory / SUBTRACTED, len(particles), particles.box, particles.pixel_size_angstrom
+    ) as writer:
+        for number, images in enumerate(subtract_rest(model, labels == 0, batches())):
+            writer.write(rows_done[number], images.cpu().numpy())
+    names = [f"{i + 1:06d}@{log.directory / SUBTRACTED}" for i in range(len(particles))]
+    source = log.directory / DOMAIN_STAR
+    write_star_rows(source, log.directory / SUBTRACTED_STAR, None, {"rlnImageName": names}, renew=True)
+    log.artifact("stack", SUBTRACTED, "images with all but the domain subtracted")
+    log.artifact("particles", SUBTRACTED_STAR, "particles of these images", particles=len(particles))
+
+
+def read_points(
+    options: ReconstructOptions, latents: Latents | None, model: TrainedModel | None
+) -> npt.NDArray[np.float64]:  # -> (S, zdim)
+    """The states that are asked for; none without ``around``. Raises InputError for latents of another dimension."""
+    path = optional_input(options, "around")
+    if path is None or latents is None:
+        return np.zeros((0, 0))
+    points = read_latent_rows(path)
+    wanted = latents.mean.shape[1]
+    if points.shape[1] != wanted or not np.isfinite(points).all():
+        raise InputError(
+            "around", f"must hold {wanted} finite values a row", points.shape, "Use latents of this model."
+        )
+    if model is not None:
+        check_latents(latents.mean, model, "latent")
+    if options.undo_motion and len(points) > 1:
+        raise InputError("around", "must be one row where motion is undone", len(points), "Give one state.")
+    return points
+
+
+def with_half_sets(chosen: Chosen, sampling: MapSampling, options: ReconstructOptions, log: JobLog) -> ParticleImages:
+    """The particles with their half sets; a split that is drawn here is written down as ``half_sets.star``."""
+    table = chosen.table
+    image = number_images(table.stack_index, table.image_index)
+    half, own = half_sets(table, image, options.seed)
+    if own:
+        log.message("half sets as the particle file has them (rlnRandomSubset)")
+    else:
+        write_split(table, half, log)
+    return particle_images(table, chosen.aberrations, half, sampling.box, sampling.pixel_size_angstrom, chosen.white)
+
+
+def write_split(table: ParticleTable, half: npt.NDArray[np.int64], log: JobLog) -> None:
+    """Write the particles with the half set that each was put in."""
+    target = log.directory / SPLIT
+    if table.uid is None:
+        written = write_star_rows(table.source, target, None, {"rlnRandomSubset": half}, renew=True)
+    else:
+        written = table_to_star(replace(table, random_subset=half), target)
+    log.artifact("particles", SPLIT, "particles with their half sets", particles=written)
+    log.message(
+        "the particle file has no half sets (rlnRandomSubset): they are drawn at random, see half_sets.star. Poses "
+        "that were refined against one map know it in both halves: their FSC may be too good",
+        "warning",
+    )
+
+
+def check_half_sets(particles: ParticleImages, weights: npt.NDArray[np.float32]) -> None:
+    """Raise InputError unless both half sets hold a particle that counts."""
+    for half in (1, 2):
+        if not ((particles.half == half) & (weights > 0)).any():
+            raise InputError(
+                "half sets",
+                "must both hold particles",
+                f"none of the chosen particles is in half set {half}",
+                "Choose particles of both, or take rlnRandomSubset out of the file.",
+            )
+
+
+def read_mask(options: ReconstructOptions, sampling: MapSampling) -> Tensor | None:  # -> (D, D, D)
+    """The mask that was given. Raises InputError for another box or pixel size, or values outside 0 to 1."""
+    path = optional_input(options, "mask")
+    if path is None:
+        return None
+    volume = read_map(path)
+    wanted = (sampling.map_box,) * 3
+    if volume.values.shape != wanted:
+        raise InputError("mask", f"must have the map's box, {wanted[0]}", volume.values.shape, "Resample the mask.")
+    low, high = float(volume.values.min()), float(volume.values.max())
+    if low < -1e-3 or high > 1 + 1e-3 or not high > 0:
+        raise InputError("mask", "must hold values from 0 to 1", f"{low:.3g} to {high:.3g}", "Make a mask of the map.")
+    return torch.from_numpy(volume.values).clamp(0, 1)
+
+
+def map_origin(configuration: Configuration | None, sampling: MapSampling) -> tuple[float, float, float]:
+    """Place (A) of the first voxel, so that the map lies over the volumes of a training on the same data."""
+    if configuration is None:
+        return (0.0, 0.0, 0.0)
+    given = configuration.extra.get("origin_angstrom", (0.0, 0.0, 0.0))
+    centre = configuration.box // 2 * configuration.pixel_size_angstrom
+    shift = centre - sampling.map_box // 2 * sampling.pixel_size_angstrom
+    x, y, z = (float(value) + shift for value in given)
+    return (x, y, z)
+
+
+def tell(
+    particles: ParticleImages,
+    weights: npt.NDArray[np.float32],
+    found: Background,
+    sampling: MapSampling,
+    options: ReconstructOptions,
+    log: JobLog,
+) -> None:
+    """Say what is reconstructed, and what is done to the images first."""
+    used = weights > 0
+    counts = [int(np.count_nonzero(used & (particles.half == half))) for half in (1, 2)]
+    words = f"{counts[0] + counts[1]} of {len(used)} particles" if not used.all() else f"{len(used)} particles"
+    symmetry = "" if options.symmetry.upper() == "C1" else f", symmetry {options.symmetry}"
+    log.message(
+        f"{words} ({counts[0]} and {counts[1]} in the half sets) in a box of {sampling.box} px at "
+        f"{sampling.pixel_size_angstrom:.4g} A/px{symmetry}"
+        + (f"; maps of {sampling.map_box} px" if sampling.map_box != sampling.box else "")
+    )
+    if found.subtract:
+        log.message("the images' backgrounds are not at 0: each image's own is taken off")
+    if found.scale:
+        log.message(
+            f"the images' noise differs by {100 * found.spread:.0f} %: each is scaled so that its background has a "
+            "standard deviation of 1"
+        )
+
+
+def write_results(
+    work: Work, result: MapResult, entry: dict[str, Any], directory: Path, prefix: str = ""
+) -> dict[str, Any]:
+    """Write maps, plot, results.json and report.md; say the result in a line. Returns what results.json holds."""
+    options, log = work.options, work.log
+    write_maps(result, directory, map_origin(work.chosen.configuration, work.sampling))
+    plot_result(result, directory / PLOT)
+    entry = {**entry, "symmetry": options.symmetry, **figures(result)}
+    write_json(directory / RESULTS, entry)
+    write_atomically(directory / REPORT, report(entry, in_words(result)))
+    level = contour_level(result.sharpened * result.mask)
+    log.artifact("map", directory / SHARPENED, f"{prefix}map, sharpened", level=level)
+    for number, name in enumerate(HALF_MAPS, start=1):
+        log.artifact("half_map", directory / name, f"{prefix}half map {number}, not filtered")
+    raw = contour_level(result.halves.whole * result.mask)
+    log.artifact("volume", directory / WHOLE, f"{prefix}map, not sharpened", level=raw)
+    if result.local is not None:
+        log.artifact("volume", directory / LOCAL, f"{prefix}map, filtered by local resolution", level=level)
+        log.artifact("volume", directory / LOCAL_RESOLUTION, f"{prefix}local resolution (A)")
+    log.artifact("mask", directory / MASK, f"{prefix}mask")
+    if options.deposit:
+        folder = write_deposition(result, entry, level, directory)
+        log.message(f"{folder.relative_to(log.directory)}/ holds what EMDB asks for")
+    log.artifact("plot", directory / PLOT, f"{prefix}FSC, Guinier plot, local resolution")
+    log.artifact("summary", directory / RESULTS, f"{prefix}figures")
+    log.metric("reconstruct", 0, 0.0, resolution_angstrom=result.resolution_angstrom, bfactor=result.bfactor_angstrom2)
+    log.message(f"{prefix}{in_words(result)}")
+    return entry
+
+
+def state_figures(state: StateVolumes, point: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """How a state's map came about."""
+    return {
+        "z": point.tolist(),
+        "widths_particles": state.counts.tolist(),
+        "chosen_particles": int(state.counts[state.chosen]),
+        "cross_validation_errors": state.errors.tolist(),
+        "effective_particles_by_band": state.effective.tolist(),
+    }
+
+
+def particle_figures(particles: ParticleImages, weights: npt.NDArray[np.float32], left_out: int) -> dict[str, Any]:
+    """How many particles made the map; with weights, how many of weight 1 they amount to."""
+    used = weights > 0
+    own = weights[used].astype(np.float64)
+    return {
+        "rows": len(weights),
+        "used": int(used.sum()) - left_out,
+        "broken": left_out,
+        "effective": float(own.sum() ** 2 / np.square(own).sum()),
+        "half_1": int(np.count_nonzero(used & (particles.half == 1))),
+        "half_2": int(np.count_nonzero(used & (particles.half == 2))),
+    }

@@ -1,0 +1,236 @@
+"""Which particles a reconstruction takes, and from where: a particle file, or what a preprocess job prepared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.aberrations import ABERRATIONS, Aberrations, load_aberrations
+from gaussianem_core.imaging.resampling import COARSEST, largest_box
+from gaussianem_core.io.image_stack import ImageStack
+from gaussianem_core.io.particle_rows import selection_mask
+from gaussianem_core.io.particle_table import ParticleTable, read_particles
+from gaussianem_core.io.row_numbers import read_row_numbers
+from gaussianem_core.job.events import OPTIONS
+from gaussianem_core.job.input_paths import optional_input, resolve_input, resolve_inputs
+from gaussianem_core.model.configuration import Configuration, load_configuration
+from gaussianem_core.options import ReconstructOptions
+from gaussianem_core.runtime.readers import is_file, read_json_object, read_npy
+
+PARTICLES, CFG = "particles.star", "cfg.json"
+
+
+class Chosen(NamedTuple):
+    """``table`` of N particles, their ``aberrations``, whether the protein is ``white`` in the images, and the
+    ``configuration`` where a preprocess job prepared them."""
+
+    table: ParticleTable
+    aberrations: Aberrations
+    white: bool
+    configuration: Configuration | None
+
+
+def read_chosen(options: ReconstructOptions) -> Chosen:
+    """The particles that the options name, poses and defocus of ``poses`` in place of their own.
+
+    What a preprocess job in ``source_dir`` found out of the images holds for a particle file that lists some of its
+    particles, too.
+
+    Raises InputError for files that cannot be used, or rows that do not match.
+    """
+    folder = Path(options.source_dir).expanduser()
+    prepared = _prepared(options, folder) if is_file(folder / PARTICLES) and is_file(folder / CFG) else None
+    if options.star_file:
+        chosen = _given(options, prepared)
+    elif prepared is not None:
+        chosen = prepared
+    else:
+        raise InputError(
+            "--star_file",
+            "must be given where source_dir is no preprocess job's directory",
+            f"no {PARTICLES} and {CFG} in {folder}",
+            "Give --star_file, or the preprocess job's directory as --source_dir.",
+        )
+    poses = optional_input(options, "poses")
+    return chosen if poses is None else chosen._replace(table=_with_poses(chosen.table, poses))
+
+
+def _given(options: ReconstructOptions, prepared: Chosen | None) -> Chosen:
+    """The particles of ``star_file``."""
+    data_dir = optional_input(options, "data_dir")
+    if data_dir is None and prepared is not None:
+        data_dir = _place(_said(Path(options.source_dir).expanduser()).get("data_dir"))
+    table = read_particles(
+        resolve_input(options, "star_file"),
+        data_dir,
+        options.source_dir,
+        resolve_inputs(options, "passthrough"),
+        pixel_size_angstrom=options.image_apix,
+        voltage_kv=options.voltage,
+        cs_mm=options.cs,
+        amplitude_contrast=options.amplitude_contrast,
+        pixel_size_option="--image_apix",
+    )
+    plain = Chosen(table, table.aberrations, not options.no_invert, None)
+    if prepared is None:
+        return plain
+    row = {name: number for number, name in reversed(list(enumerate(_images(prepared.table))))}
+    rows = [row.get(name) for name in _images(table)]
+    if None in rows:
+        return plain
+    aberrations = prepared.aberrations.rows(np.array(rows, np.int64))
+    return Chosen(table, aberrations, prepared.white and not options.no_invert, prepared.configuration)
+
+
+def _prepared(options: ReconstructOptions, folder: Path) -> Chosen:
+    """What a preprocess job found out of its particles: they go by the original images that it read."""
+    configuration = load_configuration(folder / CFG)
+    said = _said(folder)
+    given = configuration.extra.get("given")
+    constants = given if isinstance(given, dict) else {}
+    table = read_particles(
+        folder / PARTICLES,
+        optional_input(options, "data_dir") or _place(said.get("data_dir")),
+        _place(said.get("source_dir")),
+        pixel_size_angstrom=constants.get("apix"),
+        voltage_kv=constants.get("voltage"),
+        cs_mm=constants.get("cs"),
+        amplitude_contrast=constants.get("amplitude_contrast"),
+    )
+    beside = folder / ABERRATIONS
+    aberrations = load_aberrations(beside, len(table)) if is_file(beside) else Aberrations.none(len(table))
+    return Chosen(table, aberrations, configuration.invert_contrast, configuration)
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """The options of the job in ``folder``; none where it does not say."""
+    return read_json_object(folder / OPTIONS, OPTIONS, "Run preprocess again.") if is_file(folder / OPTIONS) else {}
+
+
+def _place(said: object) -> Path | None:
+    """A directory that an earlier job was given, if it is still there."""
+    folder = Path(said).expanduser() if isinstance(said, str) and said else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _with_poses(table: ParticleTable, path: Path) -> ParticleTable:
+    """The table with angles, origins and defocus of another particle file that has the same rows."""
+    other = read_particles(path, find_stacks=False)
+    rule = f"must have a row for each of the {len(table)} particles"
+    if len(other) != len(table):
+        raise InputError("poses", rule, len(other), "Give particles.star of a training on these particles.")
+    differs = np.flatnonzero(other.image_index != table.image_index)
+    if len(differs):
+        raise InputError(
+            "poses",
+            "must list the same images in the same order",
+            f"another image in row {differs[0] + 1}",
+            "Give particles.star of a training on these particles.",
+        )
+    return replace(
+        table,
+        angles_deg=other.angles_deg,
+        shifts_angstrom=other.shifts_angstrom,
+        defocus_u_angstrom=other.defocus_u_angstrom,
+        defocus_v_angstrom=other.defocus_v_angstrom,
+        defocus_angle_deg=other.defocus_angle_deg,
+    )
+
+
+# ---- a part of them ----------------------------------------------------------------------------------------------
+
+
+def particle_weights(options: ReconstructOptions, table: ParticleTable) -> npt.NDArray[np.float32]:  # -> (N,)
+    """What each row counts: its weight, 0 where it is not selected. Raises InputError if nothing is left."""
+    weights = np.ones(len(table), np.float32)
+    path = optional_input(options, "weights")
+    if path is not None:
+        remedy = "Save one number from 0 on for each row."
+        given = read_npy(path, "weights", remedy).astype(np.float64)
+        if given.shape != (len(table),):
+            raise InputError("weights", f"must hold {len(table)} numbers, one a row", given.shape, remedy)
+        if not (np.isfinite(given).all() and (given >= 0).all()):
+            bad = int(np.flatnonzero(~(np.isfinite(given) & (given >= 0)))[0])
+            raise InputError("weights", "must be finite and not negative", f"{given[bad]} in row {bad + 1}", remedy)
+        weights *= given.astype(np.float32)
+    selected = optional_input(options, "select")
+    if selected is not None:
+        weights[~read_selection(selected, table)] = 0
+    if np.count_nonzero(weights) < 2:
+        raise InputError(
+            "particles", "must be at least two", int(np.count_nonzero(weights)), "Select more, or weigh more above 0."
+        )
+    return weights
+
+
+def read_selection(path: Path, table: ParticleTable) -> npt.NDArray[np.bool_]:  # -> (N,)
+    """The rows that a selection names: row numbers, a mask, or a particle file with the same images."""
+    if path.suffix == ".npy":
+        return selection_mask(read_npy(path, "select", "Save row numbers or a mask.", "iub"), len(table), str(path))
+    if path.suffix not in (".star", ".cs", ".csg"):
+        return selection_mask(read_row_numbers(path, len(table), "select"), len(table), str(path))
+    other = read_particles(path, find_stacks=False, require_pose=False, require_ctf=False)
+    own, named = _images(table), _images(other)
+    known, wanted = set(own), set(named)
+    missing = [name for name in named if name not in known]
+    if missing:
+        raise InputError(
+            "select",
+            "must name images of the particles",
+            f"{missing[0][1] + 1}@{missing[0][0]} and {len(missing) - 1} more are none of theirs",
+            "Give a part of the same particle file.",
+        )
+    return np.array([name in wanted for name in own])
+
+
+def _images(table: ParticleTable) -> list[tuple[str, int]]:
+    return [(table.stack_names[s].lstrip(">"), int(i)) for s, i in zip(table.stack_index, table.image_index)]
+
+
+# ---- box and pixel size ------------------------------------------------------------------------------------------
+
+
+class MapSampling(NamedTuple):
+    """``box`` and ``pixel_size_angstrom`` in which the images are inserted, and ``map_box``, to which maps are cut."""
+
+    box: int
+    pixel_size_angstrom: float
+    map_box: int
+
+
+def map_sampling(images: ImageStack, box: int | None, pixel_size_angstrom: float | None) -> MapSampling:
+    """How the map is sampled, from what was asked for: see ``ReconstructOptions``.
+
+    Raises InputError for a pixel size finer than the images'.
+    """
+    groups = images.groups()
+    length = groups[0].box_size * groups[0].pixel_size_angstrom
+    coarsest = max(group.pixel_size_angstrom for group in groups)
+    fits = min(largest_box(group.pixel_size_angstrom, length) for group in groups)
+    if pixel_size_angstrom is not None:
+        if pixel_size_angstrom * COARSEST < coarsest:
+            raise InputError(
+                "--apix",
+                f"must not be finer than the images' {coarsest:.4g} A",
+                pixel_size_angstrom,
+                "Give a larger one, or leave it out.",
+            )
+        inner = max(8, 2 * round(length / pixel_size_angstrom / 2))
+        return MapSampling(inner, pixel_size_angstrom, box or inner)
+    if box is not None:
+        if box > fits:
+            raise InputError(
+                "--box",
+                f"must not exceed {fits}, the finest sampling that the images hold",
+                box,
+                "Give a smaller one; with --apix a map is filled up to a larger box.",
+            )
+        return MapSampling(box, length / box, box)
+    own = min(groups[0].box_size // 2 * 2, fits)
+    pixel = groups[0].pixel_size_angstrom if own >= groups[0].box_size // 2 * 2 else length / own
+    return MapSampling(own, pixel, own)

@@ -1,0 +1,211 @@
+"""Maps of states, each from the particles around a point of the latent space; and of all particles, motion undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gaussianem_core.errors import InputError
+from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.io.latents import load_latents
+from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.options import Projector
+from gaussianem_core.reconstruction.half_volumes import HalfVolumes, half_maps, image_batches, whole_map
+from gaussianem_core.reconstruction.latent_kernel import (
+    Rings,
+    StateMap,
+    combine_widths,
+    cross_validated_width,
+    effective_number,
+    expected_distances,
+    latent_metric,
+    nested_sets,
+    region_metrics,
+)
+from gaussianem_core.reconstruction.motion import (
+    SEAM_PIXELS,
+    accumulate_parts,
+    blend,
+    empty_part_sums,
+    find_parts,
+    part_windows,
+    position_uncertainty,
+)
+from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
+from gaussianem_core.reconstruction.rigid_motion import particle_motions
+from gaussianem_core.reconstruction.solvent_mask import automatic_mask
+
+
+class Latents(NamedTuple):
+    """``mean`` and ``variance`` (N, zdim) of each particle's latent."""
+
+    mean: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+
+
+def read_latents(path: Path, count: int) -> Latents:
+    """Latents of ``count`` particles. Raises InputError for another number."""
+    arrays = load_latents(path)
+    mean = arrays["z_mu"].astype(np.float64)
+    if len(mean) != count:
+        raise InputError(
+            "latent",
+            f"must have a row for each of the {count} particles",
+            len(mean),
+            "Give the latents of these very particles.",
+        )
+    variance = np.exp(arrays["z_logvar"].astype(np.float64)) if "z_logvar" in arrays else np.zeros_like(mean)
+    return Latents(mean, variance)
+
+
+def state_rings(
+    latents: Latents,
+    point: npt.NDArray[np.float64],
+    half: npt.NDArray[np.int64],
+    used: npt.NDArray[np.bool_],
+    model: TrainedModel | None,
+    width: int | None,
+) -> Rings:
+    """Nested sets of the particles nearest to a state; one set of ``width`` particles where that is given.
+
+    Latents are compared by how much the volume changes along them where there is a model, else by how well they are
+    known.
+    """
+    if model is None:
+        spread = np.maximum(latents.variance, 1e-6 * latents.mean.var(0) + 1e-12)
+        metric = latent_metric(spread)
+    else:
+        ones = torch.ones(1, 8, 8, 8, device=model.device)
+        metric = region_metrics(model, point, latents.mean.std(0), ones)[0]
+    distances = expected_distances(latents.mean, latents.variance, point, metric)
+    if width is None:
+        return nested_sets(distances, half, used)
+    share = min(1.0, width / int(used.sum()))
+    ring = np.full(len(half), -1)
+    counts = 0
+    for value in (1, 2):
+        rows = np.flatnonzero(used & (half == value))
+        nearest = rows[np.argsort(distances[rows], kind="stable")][: max(1, round(share * len(rows)))]
+        ring[nearest] = 0
+        counts += len(nearest)
+    return Rings(ring, np.array([counts]))
+
+
+class StateVolumes(NamedTuple):
+    """The maps of a state.
+
+    ``halves`` : of the particles within the chosen width, independent half maps. ``combined`` (D, D, D): each region
+    and band from as many particles as the half sets bear out (see `latent_kernel.combine_widths`); None where there is
+    one width. ``counts`` (S,): particles within each width, ``chosen`` the index of the one, ``errors`` (S,) of the
+    cross-validation. ``effective`` : particles of weight 1 that the combined map stands on, by band; those within the
+    width where there is one.
+    """
+
+    halves: HalfVolumes
+    combined: Tensor | None
+    counts: npt.NDArray[np.int64]
+    chosen: int
+    errors: npt.NDArray[np.float64]
+    effective: npt.NDArray[np.float64]
+
+
+def solve_state(
+    sums: Sequence[Sequence[Tensor]], counts: npt.NDArray[np.int64], pixel_size_angstrom: float
+) -> StateVolumes:
+    """Maps of a state from the sums of its rings, [ring][half set], narrowest first; they are changed."""
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    for number, (first, second) in enumerate(sums):
+        if number:
+            first += sums[number - 1][0]
+            second += sums[number - 1][1]
+        pairs.append(half_maps(first, second))
+    firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    combined: StateMap | None = None
+    chosen, errors = 0, np.zeros(1)
+    effective = np.array([effective_number(np.ones(1), counts[:1])])
+    if len(pairs) > 1:
+        widest = 0.5 * (firsts[-1] + seconds[-1])
+        mask = torch.from_numpy(automatic_mask(widest, pixel_size_angstrom, 0.0)).to(widest)
+        chosen, errors = cross_validated_width(firsts, seconds, mask)
+        combined = combine_widths(firsts, seconds, counts, mask)
+        effective = combined.effective
+    whole = whole_map(sums[chosen][0], sums[chosen][1], pairs[chosen][2])
+    halves = HalfVolumes(firsts[chosen], seconds[chosen], whole, pairs[chosen][2])
+    mean = None if combined is None else 0.5 * (combined.first + combined.second)
+    return StateVolumes(halves, mean, counts, chosen, errors, effective)
+
+
+# ---- motion undone -----------------------------------------------------------------------------------------------
+
+
+class MotionUndone(NamedTuple):
+    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), and
+    how many images were ``left_out``."""
+
+    halves: HalfVolumes
+    parts: int
+    misfit_pixels: float
+    left_out: int
+
+
+def undo_motion(
+    particles: ParticleImages,
+    weights: npt.NDArray[np.float32],
+    latents: Latents,
+    model: TrainedModel,
+    state: npt.NDArray[np.float64] | None,
+    found: Background,
+    backend: Projector,
+    seed: int,
+    report: Callable[[int], None],
+) -> MotionUndone:
+    """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`."""
+    box, device = particles.box, model.device
+    if state is None:
+        reference, densities = model.gaussians.positions, model.gaussians.densities
+    else:
+        deformed = model.deform(state[None])
+        reference, densities = deformed.positions[0], deformed.densities[0]
+    parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
+    motions = particle_motions(model, latents.mean, parts.weights, reference, densities)
+    blur = position_uncertainty(model, latents.mean, latents.variance, parts.weights, seed) * (box / 2)
+    count = len(parts.weights)
+    sums = [empty_part_sums(box, count, device) for _ in range(2)]
+    left_out = 0
+    for batch in image_batches(particles, weights > 0, weights, found, device, report):
+        left_out += batch.left_out
+        for half, own in enumerate(sums, start=1):
+            chosen = np.flatnonzero(particles.half[batch.rows] == half)
+            if not len(chosen):
+                continue
+            index = torch.from_numpy(chosen).to(device)
+            rows = torch.from_numpy(batch.rows[chosen]).to(device)
+            accumulate_parts(
+                own,
+                batch.images[index],
+                batch.rotations[index],
+                batch.shifts[index],
+                batch.transfer[index],
+                motions.rows(rows),
+                batch.weights[index],
+                blur[rows],
+                backend=backend,
+            )
+    windows = part_windows(
+        reference.cpu().double().numpy(), parts.labels, box, SEAM_PIXELS * 2 / model.configuration.box
+    ).to(device)
+    firsts, seconds, wholes = [], [], []
+    for first, second in zip(*sums):
+        one, two, fsc = half_maps(first, second)
+        firsts.append(one)
+        seconds.append(two)
+        wholes.append(whole_map(first, second, fsc))
+    one, two, whole = (blend(volumes, windows) for volumes in (firsts, seconds, wholes))
+    halves = HalfVolumes(one, two, whole, fourier_shell_correlation(one, two))
+    return MotionUndone(halves, count, parts.misfit_pixels, left_out)
