@@ -143,7 +143,7 @@ def results(tour: Tour, root: Path) -> None:
         tour.click("mapsButton")
         viewer.map_list.add(viewer._paths[0], viewer._names[0])
         tour.click("mapDifference")
-        tour.until(lambda: "gain" in viewer.layers(), "the difference")
+        tour.until(lambda: bool({"gain", "loss"} & set(viewer.layers())), "the difference")
     viewer.map_list.clear()
     tour.click("mapsButton")
     with tour.step("slices"):

@@ -180,6 +180,7 @@ class Progress(QWidget):
         self.convergence = ConvergencePlot()
         self.curve_tabs = QTabWidget()
         self.curve_tabs.setDocumentMode(True)
+        self.plot.heading.hide()  # the tab says it
         self.curve_tabs.addTab(self.plot, "Loss")
         self.curve_tabs.addTab(self.convergence, "Has it converged?")
         inside = column(spacing=8, margins=(14, 6, 14, 8))
@@ -207,7 +208,9 @@ class Progress(QWidget):
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
         layout = column(spacing=10, margins=(20, 12, 20, 12))
         layout.addLayout(self._notice)
-        layout.addLayout(row(*self.values.values(), spacing=10))
+        figures = row(*self.values.values(), spacing=10)
+        figures.setStretch(0, 1)  # the stage's words are longer than numbers
+        layout.addLayout(figures)
         layout.addWidget(self.bar)
         layout.addWidget(self.stages)
         layout.addWidget(self.split, 1)
@@ -307,7 +310,8 @@ class Progress(QWidget):
         progress = history.progress or {}
         done, total = progress.get("done"), progress.get("total")
         stage = str(progress.get("stage") or status.stage or "–")
-        self.values["Stage"].set(stage_words(stage))
+        finished = status.state is State.SUCCEEDED
+        self.values["Stage"].set("Finished" if finished else stage_words(stage))
         self.stages.show_stages(stages_of(history, info.status.state is State.SUCCEEDED))
         names = history.names()
         epoch = history.curve(*names[0]).epoch if names else np.empty(0)
@@ -318,7 +322,8 @@ class Progress(QWidget):
         self.values["Images/s"].set(f"{rate:,.0f}" if rate else "–")
         planned = "job_fraction" in progress
         left = progress.get("job_left_seconds" if planned else "left_seconds")
-        self.values["Done"].set(f"{100 * progress['job_fraction']:.0f} %" if running and planned else "–")
+        share = "100 %" if finished else f"{100 * progress['job_fraction']:.0f} %" if running and planned else "–"
+        self.values["Done"].set(share)
         self.values["Time left"].set(seconds_text(left) if running and left is not None else "–")
         started = status.started or (history.starts[-1]["t"] if history.starts else None)
         ended = status.ended or (time.time() if running else None)

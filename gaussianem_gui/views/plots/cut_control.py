@@ -29,23 +29,23 @@ class CutControl(QWidget):
         self.kind.setAccessibleName("Where the cut comes from")
         for key, text in KINDS.items():
             self.kind.addItem(text, key)
-        self.depth = QSlider(Qt.Orientation.Horizontal)
-        self.depth.setRange(0, 100)
-        self.depth.setFixedWidth(80)
-        self.depth.setAccessibleName("Depth of the cut")
-        self.depth.setToolTip("Cut the molecule open")
-        self.setLayout(row(label("Cut", "muted"), self.kind, self.depth, spacing=8))
-        self.depth.valueChanged.connect(self._moved)
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(0, 100)
+        self.slider.setFixedWidth(80)
+        self.slider.setAccessibleName("Depth of the cut")
+        self.slider.setToolTip("Cut the molecule open")
+        self.setLayout(row(label("Cut", "muted"), self.kind, self.slider, spacing=8))
+        self.slider.valueChanged.connect(self._moved)
         self.kind.currentIndexChanged.connect(self._moved)
 
     def reset(self) -> None:
         """No cut."""
-        self.depth.setValue(0)
+        self.slider.setValue(0)
         self.kind.setCurrentIndex(0)
 
     def place(self, picture: Picture | None, level: float) -> None:
         """Put the plane into what is above ``level`` of a picture."""
-        share = self.depth.value() / 100
+        share = self.slider.value() / 100
         self.plane = cut_at(picture, level, self._normal, share) if picture is not None else None
 
     def _moved(self) -> None:

@@ -135,13 +135,13 @@ def test_a_cut_is_drawn_at_once_and_can_be_undone(viewer, qtbot, volumes) -> Non
 
     whole, before = reach(), coloured(viewer.picture_of_view())
     for value in (50, 100):
-        viewer.cuts.depth.setValue(value)
+        viewer.cuts.slider.setValue(value)
         qtbot.waitUntil(lambda w=whole: reach() < w - 3.0, timeout=LONG)
         assert coloured(viewer.picture_of_view()) > 0.2 * before  # never all of it
-    viewer.cuts.depth.setValue(0)
+    viewer.cuts.slider.setValue(0)
     qtbot.waitUntil(lambda: abs(reach() - whole) < 0.1, timeout=LONG)
     viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
-    viewer.cuts.depth.setValue(50)
+    viewer.cuts.slider.setValue(50)
     widest = viewer.canvas.drawn.mesh[0][:, 2].max
     high = float(widest())
     qtbot.waitUntil(lambda: float(viewer.canvas.drawn.mesh[0][:, 2].max()) < high - 3.0, timeout=LONG)

@@ -192,11 +192,11 @@ def test_the_molecule_is_cut_open_in_every_picture(seen, qtbot):
     viewer = explorer.scene.viewer
     whole = np.ptp(drawn(explorer), axis=0)
     viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
-    viewer.cuts.depth.setValue(50)
+    viewer.cuts.slider.setValue(50)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0], timeout=60_000)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     assert np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0]
-    viewer.cuts.depth.setValue(0)
+    viewer.cuts.slider.setValue(0)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] > 0.9 * whole[0], timeout=60_000)
 
 

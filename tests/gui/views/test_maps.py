@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from test_display import LOAD, coloured, on_a_display, pytestmark, viewer  # noq
 from gaussianem_core.io.mrc import write_map
 from gaussianem_gui.explorer.painting import RAMP_END
 from gaussianem_gui.explorer.volumes import difference, load_volume
+from gaussianem_gui.views.plots import canvas_starter
 from gaussianem_gui.views.plots.maps_drawn import difference_meshes
 
 LEFT = Qt.MouseButton.LeftButton
@@ -200,3 +202,17 @@ def test_the_whole_window_for_the_view_and_back(opened, qtbot):
     assert not any(part.isVisible() for part in seen) and results.viewer.isVisible()
     qtbot.mouseClick(results.viewer.full_button, LEFT)
     assert all(part.isVisible() for part in seen)
+
+
+def test_slow_libraries_are_loaded_while_the_user_looks_around(window, qtbot):
+    window.pages.load_in_background()
+    qtbot.waitUntil(lambda: not window.pages._background.busy("libraries"), timeout=LOAD)
+    assert {"napari.components", "vispy.scene", "gaussianem_gui.explorer.particle_columns"} <= set(sys.modules)
+    assert canvas_starter._FOUND
+
+
+def test_a_click_on_explore_is_answered_at_once(opened, qtbot):
+    opened.pages.open_explorer("Train/job001/")
+    assert opened.middle.currentWidget() is opened.pages.loading and opened.pages.loading.isVisible()
+    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LOAD)
+    assert opened.middle.currentWidget() is opened.pages.explorer
