@@ -17,6 +17,7 @@ from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, DecoderClient
 from gaussianem_gui.explorer.particle_columns import ParticleColumns, load_table
+from gaussianem_gui.explorer.reconstruct_job import selection_values, state_values
 from gaussianem_gui.explorer.select_job import Exported
 from gaussianem_gui.explorer.selections import Selections
 from gaussianem_gui.explorer.sources import Sources, find_sources
@@ -53,6 +54,7 @@ class ExplorerSession(QObject):
     said = Signal(str)  # a line below the 3D view
     noted = Signal(str, str, str)  # kind, title, text
     morphRequested = Signal(str)  # job that holds z.txt
+    reconstructRequested = Signal(dict)  # options of the job
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -73,6 +75,7 @@ class ExplorerSession(QObject):
         self.latent: np.ndarray | None = None  # (zdim,) shown in 3D
         self.kept: np.ndarray | None = None  # (zdim,) shown beside it
         self.particle = -1  # row whose latent is shown, -1 if it is no particle's
+        self.mean_of = 0  # particles whose mean the latent is, 0 if it is no mean of a selection
         self.frame = -1  # of the path that is shown, -1 if the latent is not of the path
         self.picture: Decoded | None = None  # what is shown in 3D
         self.path = np.zeros((0, 0))  # (P, zdim)
@@ -201,15 +204,17 @@ class ExplorerSession(QObject):
             return -1
         return self._decoder.request(z, channel=channel, longest=longest, volumes=volumes)
 
-    def show_latent(self, z: np.ndarray, particle: int = -1) -> None:  # (zdim,)
-        """Show a latent in 3D as soon as it is decoded; ``particle`` is its row if it is a particle's."""
-        self.latent, self.particle, self.frame = z, particle, -1
+    def show_latent(self, z: np.ndarray, particle: int = -1, mean_of: int = 0) -> None:  # (zdim,)
+        """Show a latent in 3D as soon as it is decoded; ``particle`` is its row if it is a particle's, ``mean_of`` how
+        many selected particles it is the mean of."""
+        self.latent, self.particle, self.mean_of, self.frame = z, particle, mean_of, -1
         self.latentChanged.emit()
         self.pictureWanted.emit()
 
     def show_frame(self, index: int, picture: Decoded) -> None:
         """A frame of the path is shown, already decoded."""
         self.latent, self.particle, self.frame, self.picture = self.path[index], -1, index, picture
+        self.mean_of = 0
         self.latentChanged.emit()
 
     def pick_particle(self, row: int, z: np.ndarray | None = None) -> None:
@@ -225,6 +230,31 @@ class ExplorerSession(QObject):
         """Keep the latent that is shown, or let go of the one that is kept."""
         self.kept = self.latent.copy() if keep and self.latent is not None else None
         self.latentChanged.emit()
+
+    # --- maps ------------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, points: np.ndarray | None = None) -> None:  # (P, zdim)
+        """Ask for the form of a Reconstruct job: of the particles around each of ``points``, or, without, of those that
+        are selected, or, where none is, of those around the latent in 3D."""
+        sources, model, table, book = self.sources, self.model, self.table, self.selections
+        if sources is None or model is None or table is None:
+            return
+        if points is None and not book.selected and self.latent is not None:
+            points = self.latent[None]
+        if points is not None:
+            chosen = points.copy()
+            model.do(
+                "Write the states",
+                lambda project: state_values(project, sources, chosen, len(table)),
+                self.reconstructRequested.emit,
+            )
+        elif book.selected:
+            mask, steps = book.mask.copy(), book.steps
+            model.do(
+                "Write the selection",
+                lambda project: selection_values(project, sources, mask, steps=steps),
+                self.reconstructRequested.emit,
+            )
 
     # --- the path --------------------------------------------------------------------------------------------------
 

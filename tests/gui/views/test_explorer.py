@@ -103,6 +103,67 @@ def rows_text(path: Path) -> list[str]:
     return [line for line in lines[start:] if "@" in line]
 
 
+def test_the_molecule_follows_the_selection_with_its_variation(explored, qtbot):
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.select(second, {"shape": "test"})
+    table = explorer.session.table
+    said = explorer.scene.status
+    qtbot.waitUntil(lambda: f"Mean of {second.sum():,} selected" in said.full_text(), timeout=60_000)
+    np.testing.assert_allclose(explorer.session.latent, table.z[second].mean(axis=0), atol=1e-5)
+    qtbot.waitUntil(lambda: "varies by" in said.full_text(), timeout=60_000)
+
+    def variation() -> float:
+        return float(said.full_text().split("varies by ")[1].split(" Å")[0])
+
+    within = variation()
+    explorer.session.select(np.ones(len(second), bool), {"shape": "test"})  # both states: they differ by more
+    qtbot.waitUntil(
+        lambda: f"Mean of {len(second):,}" in said.full_text() and "varies" in said.full_text(), timeout=60_000
+    )
+    assert variation() > 1.2 * within > 0
+    before = explorer.session.latent
+    qtbot.mouseClick(explorer.scene.follow, LEFT)  # no longer
+    explorer.session.select(second, {"shape": "test"})
+    qtbot.wait(500)
+    assert explorer.session.latent is before
+
+
+def test_the_palette_holds_what_can_be_done_in_the_explorer(explored, qtbot):
+    window, explorer, second = explored
+    entries = {entry.title: entry for entry in window.palette_entries()}
+    wanted = {"Lasso tool", "Invert the selection", "Show Trajectory", "Four plots of the particles", "Draw as slices"}
+    wanted |= {"Keep this state beside", "Colour the surface: displacement", "Colour particles by Rot (°)"}
+    assert wanted <= set(entries)
+    entries["Lasso tool"].run()
+    assert explorer.grid.tool == "lasso"
+    explorer.session.select(second, {"shape": "test"})
+    entries["Invert the selection"].run()
+    assert (explorer.session.selections.mask == ~second).all()
+    entries["Show Trajectory"].run()
+    assert explorer.panel() is explorer.trajectory
+    entries["Colour particles by Rot (°)"].run()
+    qtbot.waitUntil(lambda: explorer.session.colouring.column is not None, timeout=60_000)
+    assert explorer.session.colouring.column.name == "Rot (°)"
+    window.pages.show_home()
+    assert "Lasso tool" not in {entry.title for entry in window.palette_entries()}
+
+
+def test_where_nothing_varies_the_explorer_says_so_and_has_no_latent_axes(window, tmp_path: Path, qtbot):
+    _, explorer, second = explore(window, tmp_path, qtbot, dimensions=0)
+    qtbot.waitUntil(lambda: explorer.pages.currentWidget() is explorer.split, timeout=60_000)
+    assert explorer.nothing.isVisible() and "no latent dimension varies" in explorer.subtitle.full_text()
+    plot = explorer.grid.plots[0]
+    offered = {plot.x_menu.itemText(n) for n in range(plot.x_menu.count())}
+    assert offered and not any(name.startswith(("PC ", "z ", "UMAP")) for name in offered)
+    assert len(plot.points) == len(second) and np.ptp(plot.points[:, 0]) > 0
+    tabs = [explorer.tabs.tabText(n) for n in range(explorer.tabs.count()) if explorer.tabs.isTabVisible(n)]
+    assert "Selections" in tabs and not {"Trajectory", "Landscape", "Domains"} & set(tabs)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.select(second, {"shape": "test"})  # particles can still be chosen
+    assert explorer.export.isEnabled()
+
+
 def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot):
     window, explorer, second = explored
     plot = explorer.grid.plots[0]
@@ -144,6 +205,59 @@ def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot)
     assert note["particles"] == chosen.sum() and note["steps"][0]["shape"] == "lasso"
     assert note["steps"][0]["x"] == "PC 1" and len(note["steps"][0]["outline"]) == 60
     assert np.array_equal(np.load(made.job.directory / "selected_rows.npy"), np.flatnonzero(chosen))
+
+
+def test_reconstruct_these_asks_for_a_map_of_the_selection_or_of_the_point(explored, qtbot):
+    window, explorer, second = explored
+    session, pane = explorer.session, window.pages.context.pane
+    assert not explorer.reconstruct.isEnabled()
+    session.select(second, {"column": "z 1", "shape": "range", "low": 0.0, "high": 9.0})
+    assert explorer.reconstruct.isEnabled()
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    values = pane.parameters.form.values()
+    assert values["star_file"] == "original.star" and not values["latent"]
+    rows = np.load(window.model.root / values["select"])
+    assert np.array_equal(rows, np.flatnonzero(second))
+    # A point, where nothing is selected: the particles around it.
+    window.pages.open_explorer(session.job)
+    session.clear_selection()
+    session.show_latent(np.array([0.5, 0.0, -0.25]))
+    pane.draft = ""
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    values = pane.parameters.form.values()
+    root = window.model.root
+    np.testing.assert_allclose(np.loadtxt(root / values["around"]), [0.5, 0.0, -0.25])
+    assert all((root / values[name]).is_file() for name in ("latent", "model_weight", "cfg")) and not values["select"]
+
+
+@pytest.mark.slow
+def test_from_a_selection_of_the_demo_to_its_map(finished_demo, window, qtbot):
+    """The real thing, from the explorer through the queue to half maps and FSC."""
+    assert window.open_project(finished_demo)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
+    window.pages.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(
+        lambda: window.pages.explorer is not None and window.pages.explorer.session.table is not None, timeout=120_000
+    )
+    explorer, pane = window.pages.explorer, window.pages.context.pane
+    z = explorer.session.table.z
+    mask = z[:, 0] > np.median(z[:, 0])
+    explorer.session.select(mask, {"column": "z 1", "shape": "range", "low": 0, "high": 1})
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    qtbot.mouseClick(pane.parameters.panel.run, LEFT)
+    made: list[Path] = []
+
+    def finished() -> bool:
+        made[:] = sorted((finished_demo / "Reconstruct").glob("job*/RELION_JOB_EXIT_*"))
+        return bool(made)
+
+    qtbot.waitUntil(finished, timeout=300_000)
+    assert made[0].name == "RELION_JOB_EXIT_SUCCESS"
+    found = json.loads((made[0].parent / "results.json").read_text())
+    assert found["particles"]["used"] == mask.sum() and found["fsc"]["corrected"][2] > 0.5
 
 
 @pytest.mark.slow
