@@ -34,7 +34,8 @@ PRIOR_WIDTH = 0.3
 """Of the entries of B, where a motion is measured in its own spread over the particles."""
 LEAST_TURN, LEAST_SHIFT_PIXELS = np.deg2rad(0.05), 0.02
 """Spread below which a component of a motion is none."""
-IMAGES = 4000
+IMAGES = 2000
+"""They tell a few dozen numbers well."""
 SCALE_WIDTH = 1.0
 """Of the prior about 1 of each image's scale."""
 ROUNDS = 2
