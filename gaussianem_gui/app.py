@@ -1,4 +1,5 @@
-"""``gaussianem-gui [PROJECT]``: starts the desktop application. No torch, no napari at start."""
+"""``gaussianem-gui [PROJECT]``: starts the desktop application. No torch, no napari at start: what is slow
+to load comes in the background, once the window is there."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from gaussianem_core import __version__
 from gaussianem_core.runtime.interpreter import distrust_working_directory
 
 ORGANISATION = NAME = "gaussianem"
+QUIET_MILLISECONDS = 1500  # after the first window, before the libraries of 3D and explorer are loaded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     del QLibraryInfo
+    from PySide6.QtCore import QTimer
     from PySide6.QtWidgets import QApplication
 
     from gaussianem_gui.project.settings import Settings
@@ -69,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.project:
         path = Path(arguments.project)
         window.open_project(path)
+    QTimer.singleShot(QUIET_MILLISECONDS, window.pages.load_in_background)
     spare_the_collector()
     return int(app.exec())
 

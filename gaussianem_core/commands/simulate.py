@@ -34,7 +34,14 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import check_free_space
-from gaussianem_core.simulation.acquisition import add_background, draw_ctf, misinform, noise_spectrum, take_views
+from gaussianem_core.simulation.acquisition import (
+    add_background,
+    draw_ctf,
+    misinform,
+    noise_spectrum,
+    not_simulated,
+    take_views,
+)
 from gaussianem_core.simulation.ground_truth import Truth, mean_volume, save_truth
 from gaussianem_core.simulation.half_maps import HalfMaps
 from gaussianem_core.simulation.junk import Junk, draw_junk, replace_junk
@@ -66,6 +73,8 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     if views is not None:
         rotations, transfers = take_views(views, options)
         truth, transfer = replace(truth, rotations=rotations), transfer if transfers is None else transfers
+        if left_out := not_simulated(views):
+            log.message(f"not simulated, and not written: {', '.join(left_out)} of {views}", "warning")
     half_sets = generator.permutation(np.arange(options.particles) % 2 + 1)
     junk = draw_junk(options, trajectory, None if other is None else read_trajectory(other))
     contrast = np.exp(options.contrast_spread * stream(options.seed, "contrast").normal(size=options.particles))

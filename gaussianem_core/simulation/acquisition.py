@@ -16,7 +16,9 @@ from scipy.spatial.transform import Rotation
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import half_plane_weight, shells
 from gaussianem_core.imaging.pose import rotations_from_angles
+from gaussianem_core.io.aberration_columns import RELION_NUMBERS, ZERNIKE
 from gaussianem_core.io.relion import read_alignments
+from gaussianem_core.io.star import EMPTY_VALUES, read_columns, scan_star
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.runtime.readers import read_rows
 from gaussianem_core.simulation.ground_truth import Truth
@@ -82,6 +84,27 @@ def take_views(path: Path, options: SimulateOptions) -> tuple[np.ndarray, np.nda
     constant = np.ones(len(rows))
     table = [constant * options.box, constant * options.apix, *columns, phase]
     return rotations, np.stack(table, axis=1).astype(np.float32)
+
+
+def not_simulated(path: Path) -> list[str]:
+    """Columns of a RELION file that change its images, with values that do, and that no simulated image shows."""
+    found: list[str] = []
+
+    def changes(word: str, plain: float) -> bool:
+        try:
+            return float(word) != plain
+        except ValueError:
+            return word.encode(errors="surrogateescape") not in EMPTY_VALUES
+
+    for table in scan_star(path):
+        for name in (*RELION_NUMBERS, *ZERNIKE, "rlnCtfBfactor", "rlnCtfScalefactor"):
+            if name in table:
+                texts = read_columns(table, text=[name])[1][name][0]
+                words = " ".join(texts).translate(str.maketrans("[],", "   ")).split()
+                plain = 1.0 if name in ("rlnMagMat00", "rlnMagMat11", "rlnCtfScalefactor") else 0.0
+                if any(changes(word, plain) for word in words):
+                    found.append(name)
+    return found
 
 
 def misinform(truth: Truth, options: SimulateOptions) -> tuple[Truth, np.ndarray]:  # -> truth, (N, 9)

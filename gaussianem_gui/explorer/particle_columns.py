@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gaussianem_core.analysis.latent_space import Components, principal_components
+from gaussianem_core.analysis.latent_space import Components, active_dimensions, principal_components
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import angles_from_rotations, load_poses
@@ -27,6 +27,10 @@ LIKELIHOODS = {
     "log_likelihood_gain": "Log-likelihood over noise",
     "signal_fit": "Signal found less expected (σ)",
 }
+NOTHING_VARIES = (
+    "Nothing stands above the noise: no latent dimension tells the particles apart, so there are no latent axes to "
+    "plot and one volume stands for all of them. Colours and axes are what else is known of each particle."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class ParticleColumns:
     original: Path | None = None
     labels: np.ndarray | None = None  # (N,) from 0
     centres: np.ndarray | None = None
+    varies: bool = True  # False where no latent dimension tells the particles apart: no latent is a column then
 
     def __len__(self) -> int:
         return len(self.z)
@@ -140,18 +145,22 @@ def load_table(sources: Sources) -> ParticleColumns:
     whole = [values.shape for values in own] == [z.shape] * 2
     alone = (own[0], own[1]) if whole else (z, log_variance)
     components = principal_components(z)
-    table = ParticleColumns(z, log_variance, alone, components)
+    active = active_dimensions(arrays)
+    table = ParticleColumns(z, log_variance, alone, components, varies=bool(active.any()))
 
     def add(name: str, group: str, values: np.ndarray) -> None:
         if np.shape(values) == (len(z),):
             table.columns[name] = _column_of(name, group, values, len(z))
 
-    scores = components.scores(z).astype(np.float32)
-    for i in range(components.used):
-        add(f"PC {i + 1}", "Components", scores[:, i])
-    for i in range(z.shape[1]):
+    if table.varies:
+        scores = components.scores(z).astype(np.float32)
+        for i in range(components.used):
+            add(f"PC {i + 1}", "Components", scores[:, i])
+    for i in map(int, np.flatnonzero(active)):
         add(f"z {i + 1}", "Latents", z[:, i])
-    if log_variance is not None:
+    if not table.varies:
+        add("Particle", "Order in the file", np.arange(1, len(z) + 1))
+    elif log_variance is not None:
         add("Uncertainty", "Latents", np.sqrt(np.exp(log_variance).mean(axis=1)))
     for name, label in LIKELIHOODS.items():
         if name in arrays:
@@ -179,13 +188,15 @@ def _add_analysis(table: ParticleColumns, sources: Sources, add: Callable[[str, 
     wanted = frozenset(("labels", "centres", "umap", "umap_rows"))
     arrays = read_npz(sources.analysis / "analysis.npz", "analysis", "Run Analyze again.", wanted, NUMBERS)
     labels = arrays.get("labels", np.empty(0))
-    if labels.shape == (count,) and 1 <= labels.min() and labels.max() <= MOST_CLASSES:
+    if table.varies and labels.shape == (count,) and 1 <= labels.min() and labels.max() <= MOST_CLASSES:
         table.labels = arrays["labels"].astype(np.int64) - 1
         table.centres = arrays.get("centres")
         names = tuple(f"class {i + 1}" for i in range(int(table.labels.max(initial=0)) + 1))
         table.columns["Class"] = Column("Class", "Analysis", table.labels, names)
     umap, rows = arrays.get("umap"), arrays.get("umap_rows")
-    if umap is not None and rows is not None and umap.size and umap.shape == (rows.size, 2) and rows.dtype.kind in "iu":
+    if not table.varies or umap is None or rows is None:
+        return
+    if umap.size and umap.shape == (rows.size, 2) and rows.dtype.kind in "iu":
         if not (0 <= rows.min() and rows.max() < count):
             raise InputError("analysis", "must be of these particles", sources.analysis, "Run Analyze again.")
         full = np.full((count, 2), np.nan, np.float32)

@@ -12,7 +12,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.ply import read_points
 from gaussianem_core.runtime.readers import read_json
+from gaussianem_gui.explorer.painting import MIDDLE, Paint
 
+MOST_ENTRIES = 60  # of a list in a summary
 DEFAULT_CONTOUR = 3.0  # sigma above the mean where no better level is known
 
 
@@ -46,6 +48,11 @@ class Picture:
     def sigmas(self, level: float) -> float:
         """How many standard deviations a value lies above the mean."""
         return (level - self.mean) / self.sigma
+
+    @property
+    def half_angstrom(self) -> float:
+        """Half of the box."""
+        return self.voxel_angstrom * self.values.shape[0] / 2
 
     @property
     def offset_angstrom(self) -> float:
@@ -87,10 +94,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Look:
-    """How a surface is made of a volume: the contour level in the map's units, and the plane that cuts it open."""
+    """How a surface is made of a volume: the contour level in the map's units, the plane that cuts it open, and what it
+    is coloured by."""
 
     level: float
     cut: Cut | None = None
+    paint: Paint | None = None
 
 
 def distances(picture: Picture, cut: Cut) -> np.ndarray:  # -> (Z, Y, X)
@@ -133,6 +142,53 @@ def surface(picture: Picture, level: float, cut: Cut | None = None) -> tuple[np.
     return placed.astype(np.float32), faces.astype(np.int32)
 
 
+def paint_by_map(other: Picture, shown: Picture, level: float) -> Paint:
+    """The values of another map, as a map of local resolution, on the surface of ``shown``; the ramp spans the middle
+    of what the other map has inside of that surface."""
+    from scipy.ndimage import map_coordinates
+
+    def at(vertices: np.ndarray) -> np.ndarray:
+        places = (vertices - other.offset_angstrom) / other.voxel_angstrom
+        return np.asarray(map_coordinates(other.values, places.T, order=1, mode="nearest"))
+
+    inside = np.argwhere(shown.values > level)
+    inside = inside[:: max(1, len(inside) // 50_000)]
+    values = at(inside * shown.voxel_angstrom + shown.offset_angstrom) if len(inside) else other.values.reshape(-1)
+    low, high = (float(end) for end in np.percentile(values, MIDDLE))
+    return Paint(other.path.stem, "", low, high if high > low else low + 1.0, at)
+
+
+def difference(before: Picture, now: Picture) -> Picture:
+    """``now`` less ``before``, on the coarser grid of the two; its sigma is that of ``now``.
+
+    Raises InputError where the two are not of one box.
+    """
+    if abs(before.voxel_angstrom * before.values.shape[0] - now.voxel_angstrom * now.values.shape[0]) > 1e-3:
+        raise InputError(
+            str(before.path),
+            f"must have the box of {now.path.name}, {now.voxel_angstrom * now.values.shape[0]:.4g} Å",
+            f"{before.voxel_angstrom * before.values.shape[0]:.4g} Å",
+            "Choose a map of the same box.",
+        )
+    coarse = min(before.values.shape[0], now.values.shape[0])
+    first, second = (binned(p.values, p.values.shape[0] // coarse) for p in (before, now))
+    if first.shape != second.shape:
+        raise InputError(str(before.path), f"must have {coarse} voxels a side", first.shape, "Choose another map.")
+    change = np.ascontiguousarray(second - first, np.float32)
+    voxel = now.voxel_angstrom * now.values.shape[0] / coarse
+    top = float(np.abs(change).max()) / now.sigma
+    return Picture(Path(f"{now.path}-{before.path}"), change, voxel, now.box, 0.0, now.sigma, top)
+
+
+def binned(values: np.ndarray, factor: int) -> np.ndarray:  # (D, D, D) -> (D // factor, ...)
+    """A volume averaged over blocks of ``factor`` voxels a side."""
+    if factor <= 1:
+        return values
+    n = values.shape[0] // factor
+    values = values[: n * factor, : n * factor, : n * factor]
+    return values.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))
+
+
 def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
     """Positions z, y, x in [-1, 1] and densities (softplus of the raw value) in a Gaussians file. Raises InputError."""
     found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density",))
@@ -152,6 +208,15 @@ def series(directory: Path) -> list[Path]:
     return sorted((p for p in directory.glob("*.mrc") if p.is_file()), key=lambda p: natural_key(p.name))
 
 
+def _in_words(value: object) -> str:
+    """An entry of a list, in one line: names with their values."""
+    if isinstance(value, dict):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_in_words(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return " ".join(_in_words(inner) for inner in value[:12]) + (" …" if len(value) > 12 else "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def read_table(path: Path) -> dict[str, object]:
     """A JSON summary as a flat table of names and values."""
     try:
@@ -164,6 +229,9 @@ def read_table(path: Path) -> dict[str, object]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix} · {key}" if prefix else str(key), inner)
+        elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+            for number, inner in enumerate(value[:MOST_ENTRIES], start=1):
+                flat[f"{prefix} {number}"] = _in_words(inner)
         elif isinstance(value, list):
             flat[prefix] = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value[:12]) + (
                 " …" if len(value) > 12 else ""

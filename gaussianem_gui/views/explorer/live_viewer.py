@@ -1,10 +1,8 @@
-"""The explorer's 3D view: volumes straight from the decoder, Gaussians by density, displacement or domain, arrows,
-a second volume over the first (difference, reference, mask), a clipping plane."""
+"""The explorer's 3D view: volumes straight from the decoder, surfaces and Gaussians by displacement, occupancy or
+domain, arrows, other surfaces over them (difference, reference, mask)."""
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +11,20 @@ from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QComboBox
 
 from gaussianem_gui.explorer.decoder_client import Consensus
-from gaussianem_gui.explorer.volumes import Look, Picture
-from gaussianem_gui.views.explorer.surfaces import Mesh, Prepared, binned, picture_of, prepare
-from gaussianem_gui.views.plots.viewer import SHADED, Viewer, _rgb, _shade, surface_colours
-from gaussianem_gui.views.toolkit.controls import together, wrapping
+from gaussianem_gui.explorer.painting import Paint, paint_by_domains, paint_by_gaussians
+from gaussianem_gui.explorer.volumes import Picture, binned
+from gaussianem_gui.views.explorer.surfaces import picture_of
+from gaussianem_gui.views.plots.surfaces import Mesh, Prepared, class_colours, shade
+from gaussianem_gui.views.plots.viewer import Viewer
+from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, label, plain
+from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, plain
 
 MAX_ARROWS = 1500
 LEAST_ROOM = 40  # pixels; below it the view is folded away
-COLOURINGS = {"density": "Density", "displacement": "Displacement", "domain": "Domain"}
+COLOURINGS = {"displacement": "Displacement", "occupancy": "Occupancy", "domain": "Domain"}
+MOVED = 98  # percentile of the displacements that gets the brightest colour
+LEAST_DENSITY = 1e-3  # of the greatest: what is hardly there at rest has no occupancy that says anything
 
 
 class LiveViewer(Viewer):
@@ -32,43 +34,32 @@ class LiveViewer(Viewer):
         super().__init__()
         self.model: Consensus | None = None
         self.positions: np.ndarray | None = None  # (N, 3) x, y, z
-        self._densities: np.ndarray | None = None
+        self.densities: np.ndarray | None = None  # (N,)
         self.domains: np.ndarray | None = None  # (N,) from 0
         self.segments: np.ndarray | None = None  # (S, 2, 3) of an atomic model laid over the picture
-        self._extra: dict[str, tuple[np.ndarray, np.ndarray, str, float]] = {}
-        self._ready: dict[tuple[Path, Look], Prepared] = {}
-        self._drawn: Prepared | None = None  # the surface that the canvas was handed, None if the layer's own is shown
+        self._extra: dict[str, tuple[Mesh, str, float]] = {}
         self._count = 0
-        self._awaited: tuple[Picture, Look] | None = None  # the newest that still needs its surface
         self._room = 0  # shorter side of the canvas that the camera's zoom is made for
         self._silent = False
-        self.colour_by = QComboBox()
-        self.colour_by.setAccessibleName("Colour of the Gaussians")
-        for key, text in COLOURINGS.items():
-            self.colour_by.addItem(text, key)
-        self.colour_by.currentIndexChanged.connect(self._draw_points)
+        self._farthest = 0.0  # displacement in A that gets the brightest colour: one ramp for all pictures of a model
+        for place, (key, text) in enumerate(COLOURINGS.items(), start=1):
+            self.colour_by.insertItem(place, text, key)
+        self.colour_by.setToolTip("What surface and Gaussians are coloured by")
+        self.colour_by.currentIndexChanged.connect(lambda _i: self._repaint())
         self.arrows = QComboBox()
         self.arrows.setAccessibleName("Displacement arrows")
         self.arrows.addItem("No arrows", 0)
         for factor in (1, 3, 10):
             self.arrows.addItem(f"Arrows ×{factor}", factor)
         self.arrows.currentIndexChanged.connect(self._draw_arrows)
-        self.shades = label("", "faint")
-        self.shades.setToolTip("What the darkest and the brightest colour of the Gaussians mean")
-        self.tools = wrapping(
-            self.gaussians,
-            together(label("Colour", "muted"), self.colour_by, self.shades, spacing=8),
-            self.arrows,
-            self.cuts,
-            spacing=8,
-            margins=(12, 4, 12, 4),
-        )
+        self.tools = wrapping(self.gaussians, self.colours, self.arrows, self.cuts, spacing=8, margins=(12, 4, 12, 4))
         self.layout().insertWidget(1, self.tools)
         self.tools.hide()
-        tip = "Gaussians, their colours, arrows, clipping"
+        tip = "Gaussians, colours, arrows, clipping"
         self.fold = icon_button("settings", tip, checkable=True, name="viewMore")
         self.fold.toggled.connect(self.tools.setVisible)
         self.buttons.layout().addWidget(self.fold)
+        self.maps_button.hide()  # a map or model is laid over by the button below the view
         self.mode.setMinimumWidth(114)
         self.level.sigma.setToolTip("Contour level in sigma of the consensus map: the same for every picture")
         self.note = Elided("", "hint")
@@ -101,9 +92,9 @@ class LiveViewer(Viewer):
     def forget(self) -> None:
         """Nothing of the model that was shown."""
         self._background.cancel_all()
-        self.model = self.positions = self._densities = self.domains = self.segments = None
-        self._awaited = self._drawn = None
-        self._ready.clear()
+        self.model = self.positions = self.densities = self.domains = self.segments = None
+        self._farthest = 0.0
+        self.surfaces.forget()
         self._cache.clear()
         for key in list(self._extra):
             self.show_surface(key, None)
@@ -112,14 +103,8 @@ class LiveViewer(Viewer):
             switch.setChecked(False)
         for box in (self.colour_by, self.arrows):
             box.setCurrentIndex(0)
-        self.cut.setValue(0)
-        self.cut_from.setCurrentIndex(0)
-        self.shades.setText("")
+        self.cuts.reset()
         self.clear()
-
-    def longest(self) -> int:
-        """Voxels a side that the picture can have here."""
-        return self._longest()
 
     def show_decoded(
         self, values: np.ndarray | None, positions: np.ndarray | None, densities: np.ndarray | None, name: str
@@ -129,7 +114,7 @@ class LiveViewer(Viewer):
         if positions is not None and densities is not None:
             self.set_gaussians(positions, densities)
         if values is not None:
-            longest = self._longest()
+            longest = self.longest()
             if values.shape[0] > longest:
                 values = binned(values, -(-values.shape[0] // longest))
             self._count += 1
@@ -140,22 +125,22 @@ class LiveViewer(Viewer):
         self._paths, self._names = [picture.path], [name]
         self._cache[picture.path] = picture
         if ready is not None:
-            self._ready[picture.path, self.look()] = ready
-        self.frame.blockSignals(True)
-        self.frame.setRange(0, 0)
-        self.frame.blockSignals(False)
+            self.surfaces.keep(picture, self.look(), ready)
+        self.series.set_count(1)
         self.bar.setEnabled(True)
         self._load_current()
 
     def set_gaussians(self, positions: np.ndarray, densities: np.ndarray) -> None:  # (N, 3) x, y, z; (N,)
-        """Gaussians to draw with the next picture."""
-        self.positions, self._densities = positions, densities
+        """Gaussians to draw, and to colour the surface by, with the next picture."""
+        self.positions, self.densities = positions, densities
         self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)  # the parent draws z, y, x
+        if self.colour_by.currentData() in COLOURINGS:
+            self.set_paint(self.paint_of(positions, densities))
 
     def show_surface(self, key: str, mesh: Mesh | None, colour: str = "", opacity: float = 0.0) -> None:
         """Lay a second surface over the picture; None removes it. ``key``: gain, loss, reference, mask."""
         if mesh is not None:
-            self._extra[key] = (*mesh, colour, opacity)
+            self._extra[key] = (mesh, colour, opacity)
         elif self._extra.pop(key, None) is None:
             return
         self._draw_extra(key)
@@ -169,73 +154,79 @@ class LiveViewer(Viewer):
         self.segments = segments
         self._draw_model()
 
-    def _draw_model(self) -> None:
-        layer = self._layer("model") if self._viewer is not None else None
-        if self.segments is None or self._viewer is None or self.model is None:
-            if layer is not None:
-                layer.visible = False
-        else:
-            start, end = self.segments[:, 0, ::-1], self.segments[:, 1, ::-1]
-            data = np.stack([start, end - start], axis=1)
-            if layer is None:
-                self._viewer.add_vectors(
-                    data,
-                    name="model",
-                    vector_style="line",
-                    edge_color=theme.colour("success"),
-                    length=1.0,
-                    edge_width=self.model.half_angstrom / 70,
-                )
-            else:
-                layer.data, layer.visible = data, True
-        self._let_see()
-
     def show_domains(self, domains: np.ndarray | None) -> None:
-        """Colour the Gaussians by rigid domain."""
+        """Colour surface and Gaussians by rigid domain."""
         self.domains = domains
-        self.colour_by.setCurrentIndex(self.colour_by.findData("domain" if domains is not None else "density"))
         if domains is not None:
             self.points.setChecked(True)
+        self.colour_by.setCurrentIndex(self.colour_by.findData("domain") if domains is not None else 0)
+        self._repaint()
+
+    # --- colours ---------------------------------------------------------------------------------------------------
+
+    def paint_of(self, positions: np.ndarray, densities: np.ndarray) -> Paint | None:  # (N, 3) x, y, z; (N,)
+        """What the menu says to colour by, of these Gaussians; None for one colour."""
+        kind, values = self.colour_by.currentData(), self._quantity(positions, densities)
+        if values is None or self.model is None:
+            return None
+        places = np.ascontiguousarray(positions[:, ::-1]) * self.model.half_angstrom
+        if kind == "domain":
+            return paint_by_domains(places, values)
+        if kind == "displacement":
+            self._farthest = max(self._farthest, float(np.percentile(values, MOVED)))
+            return paint_by_gaussians("Displacement", "Å", places, values, high=max(self._farthest, 0.1))
+        there = self.model.densities > LEAST_DENSITY * self.model.densities.max()
+        return paint_by_gaussians("Occupancy", "of the consensus", places[there], values[there], high=1.25)
+
+    def _quantity(self, positions: np.ndarray, densities: np.ndarray) -> np.ndarray | None:  # (N,)
+        """The value of each Gaussian that the menu asks for; None where there is none."""
+        kind, model = self.colour_by.currentData(), self.model
+        if model is None or len(model.positions) != len(positions):
+            return None
+        if kind == "displacement":
+            return np.linalg.norm(positions - model.positions, axis=1) * model.half_angstrom
+        if kind == "occupancy":
+            return densities / np.maximum(model.densities, 1e-9)
+        if kind == "domain" and self.domains is not None and len(self.domains) == len(positions):
+            return self.domains
+        return None
+
+    def _colour_chosen(self) -> None:
+        if self.colour_by.currentData() not in COLOURINGS:
+            super()._colour_chosen()
+
+    def _repaint(self) -> None:
+        """The menu of colours has changed."""
+        if self.colour_by.currentData() == "map":
+            return  # a file is asked for first
+        if self.positions is None or self.densities is None:
+            self.set_paint(None)
+        else:
+            self.set_paint(self.paint_of(self.positions, self.densities))
+        self._draw()
         self._draw_points()
+
+    def _colours(self) -> np.ndarray | None:  # (N, 4)
+        """Colours of the Gaussians, None for those by density."""
+        if self.positions is None or self.densities is None or self.paint is None:
+            return None
+        values = self._quantity(self.positions, self.densities)
+        if values is None:
+            return None
+        if self.paint.classes:
+            return class_colours(self.paint.classes)[np.where(values < 0, self.paint.classes, values)]
+        return shade(values, self.paint.low, self.paint.high)
+
+    # --- pictures and the camera -----------------------------------------------------------------------------------
 
     def pixels_on_white(self, scale: float = 1.0) -> tuple[np.ndarray, float | None]:  # (H, W, 4) uint8
         """The view as it is, on white, and the length of a pixel in A where it is 3D; ``scale`` times the screen's
         pixels a side there."""
-        if not self.is_3d() or self._viewer is None:
-            image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
-            data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
-            return data[:, : image.width()].copy(), None
-        colour = self._viewer.canvas.background_color_override
-        projection = self._layer("projection")
-        ramp = projection.colormap if projection is not None else None
-        camera = self._viewer.scene.camera
-        self._viewer.canvas.background_color_override = "white"
-        if projection is not None:
-            projection.colormap = "gray_r"
-        camera.zoom *= scale
-        try:
-            pixels = np.array(self._canvas.screenshot(flash=False, scale=scale))
-        finally:
-            camera.zoom /= scale
-            self._viewer.canvas.background_color_override = colour
-            if projection is not None:
-                projection.colormap = ramp
-        # napari's zoom is screen pixels a world unit
-        ratio = pixels.shape[1] / max(self._canvas.width(), 1)
-        return pixels, 1.0 / (self._viewer.scene.camera.zoom * max(ratio, 1e-9))
-
-    def _restyle(self) -> None:
-        """The theme's colours, without removing layers."""
-        if self._canvas is None:
-            return
-        self._viewer.theme = theme.name
-        self._viewer.canvas.background_color_override = theme.colour("plot")
-        if (layer := self._layer("surface")) is not None:
-            layer.colormap = surface_colours()
-        if (layer := self._layer("projection")) is not None:
-            layer.colormap = "magma" if theme.name == "dark" else "gray_r"
-        if self.picture is not None:
-            self._draw()
+        if self.is_3d():
+            return self.canvas.on_white(scale)
+        image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
+        data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
+        return data[:, : image.width()].copy(), None
 
     def reset_view(self) -> None:
         super().reset_view()
@@ -246,7 +237,7 @@ class LiveViewer(Viewer):
         QTimer.singleShot(0, self, self._fit_room)
 
     def _shorter_side(self) -> int:
-        return min(self._canvas.width(), self._canvas.height()) if self._canvas is not None and self.is_3d() else 0
+        return min(self.canvas.width(), self.canvas.height()) if self.canvas.model is not None and self.is_3d() else 0
 
     def _fit_room(self) -> None:
         """The molecule fills as much of its view as before, now that the view has another size."""
@@ -259,7 +250,7 @@ class LiveViewer(Viewer):
 
     def camera(self) -> Any:
         """napari's camera, None before the canvas is there."""
-        return self._viewer.scene.camera if self._viewer is not None else None
+        return self.canvas.model.scene.camera if self.canvas.model is not None else None
 
     def follow(self, other: LiveViewer) -> None:
         """Link the cameras of two views."""
@@ -273,80 +264,17 @@ class LiveViewer(Viewer):
         for name in ("center", "zoom", "angles"):
             _copy(theirs, mine, name)
 
-    # --- drawing: surfaces are handed to the canvas ready made ---
-    def _draw(self) -> None:
-        if self.picture is None or self._viewer is None or self.mode.currentData() != "surface":
-            super()._draw()
-            return
-        picture, look = self.picture, self.look()
-        if len(self._ready) > 250:
-            self._ready.clear()
-        ready = self._ready.get((picture.path, look))
-        self._awaited = None
-        if ready is not None:
-            self._show_ready(ready)
-        elif self._background.busy("mesh"):
-            self._awaited = (picture, look)
-        else:
-            self._prepare(picture, look)
-
-    def _prepare(self, picture: Picture, look: Look) -> None:
-        """Work out a surface; one at a time, so that a drag neither piles them up nor waits for the last."""
-        self._background.run(
-            "mesh", lambda: prepare(picture, look), lambda r: self._take_ready(picture, look, r), self._failed
-        )
-
-    def _take_ready(self, picture: Picture, look: Look, ready: Prepared) -> None:
-        self._ready[picture.path, look] = ready
-        awaited, self._awaited = self._awaited, None
-        if awaited is not None:
-            self._prepare(*awaited)
-        # while one drags, each that is there is shown, though a newer one waits for its surface
-        if self.mode.currentData() == "surface" and (look == self.look() or awaited is not None):
-            self._show_ready(ready)
-
-    def _show_ready(self, ready: Prepared) -> None:
-        layer = self._layer("surface")
-        if layer is None or not layer.visible or ready.data is None:
-            self._show_mesh(ready.mesh)
-            return
-        if self._drawn is None:
-            # the layer keeps its first surface: whenever napari draws that again, ours must follow
-            layer.events.set_data.disconnect(self._draw_ready_made)
-            layer.events.set_data.connect(self._draw_ready_made, position="last")
-        self._say_nothing(empty=False)
-        self._drawn = ready
-        _keep_shader(self._surface_node(layer))
-        self._draw_ready_made()
-        self._shown()
-
-    def _surface_node(self, layer: Any) -> Any:
-        return self._canvas.canvas.layer_to_visual[layer].node
-
-    def _draw_ready_made(self, _event: object = None) -> None:
-        """Give the canvas the surface that is shown, past the layer."""
-        layer = self._layer("surface") if self._viewer is not None else None
-        if self._drawn is None or layer is None or not layer.visible:
-            return
-        node = self._surface_node(layer)
-        node.set_data(meshdata=self._drawn.data)
-        node.update()
-
-    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray]) -> None:
-        self._drawn = None
-        super()._show_mesh(mesh)
-
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     def _draw_points(self) -> None:
         super()._draw_points()
-        layer = self._layer("gaussians") if self._viewer is not None else None
-        if layer is not None and layer.visible and self.positions is not None:
+        layer = self.canvas.layer("gaussians")
+        if layer is not None and layer.visible:
             colours = self._colours()
             if colours is not None and len(colours) == len(layer.data):
                 layer.face_color = colours
         self._draw_arrows()
-        self._let_see()
+        self.canvas.let_see(inside=self._something_inside())
 
     def _something_inside(self) -> bool:
         return (
@@ -356,82 +284,44 @@ class LiveViewer(Viewer):
             or self.segments is not None
         )
 
-    def _colours(self) -> np.ndarray | None:  # (N, 4)
-        assert self.positions is not None
-        kind = self.colour_by.currentData()
-        self.shades.setText("")
-        if kind == "domain" and self.domains is not None and len(self.domains) == len(self.positions):
-            table = np.array([[*_rgb(theme.series(i)), 1.0] for i in range(10)])
-            grey = np.array([0.5, 0.5, 0.5, 0.6])
-            return np.where((self.domains >= 0)[:, None], table[self.domains % 10], grey)
-        if kind == "displacement" and self.model is not None and len(self.model.positions) == len(self.positions):
-            moved = np.linalg.norm(self.positions - self.model.positions, axis=1)
-            low, high = np.percentile(moved, SHADED) * self.model.half_angstrom
-            self.shades.setText(f"{low:.1f}–{high:.1f} Å")
-            return _shade(moved)
-        return None
-
     def _draw_arrows(self) -> None:
-        if self._viewer is None or self.model is None:
+        if self.canvas.model is None or self.model is None:
             return
-        layer = self._layer("arrows")
-        factor = self.arrows.currentData()
-        if not factor or self.positions is None or len(self.positions) != len(self.model.positions):
-            if layer is not None:
-                layer.visible = False
+        factor, data = self.arrows.currentData(), None
+        if factor and self.positions is not None and len(self.positions) == len(self.model.positions):
+            start = self.model.positions
+            moved = (self.positions - start) * factor
+            heavy = np.argsort(-np.linalg.norm(moved, axis=1) * self.model.densities)[:MAX_ARROWS]
+            data = np.stack([start[heavy], moved[heavy]], axis=1)[:, :, ::-1] * self.model.half_angstrom
+        self.canvas.show_vectors("arrows", data, "arrow", theme.colour("warning"), self.model.half_angstrom / 90)
+
+    def _draw_model(self) -> None:
+        if self.canvas.model is None or self.model is None:
             return
-        start = self.model.positions
-        moved = (self.positions - start) * factor
-        heavy = np.argsort(-np.linalg.norm(moved, axis=1) * self.model.densities)[:MAX_ARROWS]
-        data = np.stack([start[heavy], moved[heavy]], axis=1)[:, :, ::-1] * self.model.half_angstrom
-        if layer is not None:
-            layer.data, layer.visible = data, True
-            return
-        self._viewer.add_vectors(
-            data,
-            name="arrows",
-            edge_color=theme.colour("warning"),
-            edge_width=self.model.half_angstrom / 90,
-            vector_style="arrow",
-            length=1.0,
-        )
+        data = None
+        if self.segments is not None:
+            start, end = self.segments[:, 0, ::-1], self.segments[:, 1, ::-1]
+            data = np.stack([start, end - start], axis=1)
+        self.canvas.show_vectors("model", data, "line", theme.colour("success"), self.model.half_angstrom / 70)
+        self.canvas.let_see(inside=self._something_inside())
 
     def _draw_extra(self, key: str) -> None:
-        """Draw or hide a second surface. Layers stay once they are there: some drivers crash where one is removed."""
-        if self._viewer is None:
+        """Draw or hide a second surface."""
+        if self.canvas.model is None:
             return
-        layer = self._layer(key)
-        self._let_see()
-        vertices, faces, colour, opacity = self._extra.get(key, (np.zeros((0, 3)), np.zeros((0, 3)), "", 0.0))
-        if not len(faces):
-            if layer is not None:
-                layer.visible = False
-        elif layer is not None:
-            layer.data = (vertices, faces, np.full(len(vertices), 0.5, np.float32))
-            layer.opacity, layer.visible = opacity, True
-        else:
-            from napari.utils import Colormap
-
-            tint = [*_rgb(colour), 1.0]
-            self._viewer.add_surface(
-                (vertices, faces, np.full(len(vertices), 0.5, np.float32)),
-                name=key,
-                shading="smooth",
-                contrast_limits=(0, 1),
-                colormap=Colormap([tint, tint], name=key),
-                opacity=opacity,
-                blending="translucent_no_depth" if key in ("mask", "reference") else "translucent",
-            )
+        mesh, colour, opacity = self._extra.get(key, (None, "", 0.0))
+        self.canvas.show_extra(key, mesh, colour, opacity)
+        self.canvas.let_see(inside=self._something_inside())
 
     def _after_drawing(self) -> None:
         for key in list(self._extra):
-            if self._viewer is not None and self._layer(key) is None:
+            if self.canvas.layer(key) is None:
                 self._draw_extra(key)
-        if self.segments is not None and self._viewer is not None and self._layer("model") is None:
+        if self.segments is not None and self.canvas.layer("model") is None:
             self._draw_model()
-        self._let_see()
+        self.canvas.let_see(inside=self._something_inside())
         if self.points.isChecked():
-            layer = self._layer("gaussians") if self._viewer is not None else None
+            layer = self.canvas.layer("gaussians")
             if layer is None or self._gaussians is None or layer.data.shape != self._gaussians[0].shape:
                 self._draw_points()
             elif self.model is not None and self._gaussians is not None:
@@ -446,28 +336,9 @@ class LiveViewer(Viewer):
             return
         layer.data = wanted
         colours = self._colours()
-        layer.face_color = colours if colours is not None else _shade(self._gaussians[1])
+        layer.face_color = colours if colours is not None else shade(self._gaussians[1])
         if self.arrows.currentData():
             self._draw_arrows()
-
-
-def _keep_shader(node: Any) -> None:
-    """Let a mesh keep its colour function: vispy makes an equal one at every change, and compiles the shaders anew."""
-    if "_build_color_transform" not in vars(node) and hasattr(node, "_build_color_transform"):
-        build = node._build_color_transform
-        kept: dict[Any, Any] = {}
-
-        def transform(colours: np.ndarray) -> Any:
-            key = (colours.ndim, colours.shape[-1], *map(float, node._clim_values), id(node.cmap))
-            if key not in kept:
-                kept.clear()
-                kept[key] = build(colours)
-            return kept[key]
-
-        with contextlib.suppress(AttributeError):  # visuals are frozen in some versions: slower, and right
-            node.unfreeze()
-            node._build_color_transform = transform
-            node.freeze()
 
 
 def _copy(source: Any, target: Any, name: str) -> None:

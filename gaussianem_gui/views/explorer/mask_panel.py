@@ -18,7 +18,7 @@ from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.explorer.surfaces import Mesh
+from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
 from gaussianem_gui.views.toolkit.theme import theme

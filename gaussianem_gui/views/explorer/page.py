@@ -4,11 +4,13 @@ can be done with a selection or a path. Decoding runs in a process of its own; t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from PySide6.QtCore import QSettings, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QFrame, QSplitter, QStackedWidget, QTabWidget, QWidget
 
+from gaussianem_gui.explorer.particle_columns import NOTHING_VARIES
 from gaussianem_gui.views.explorer.compare_panel import ComparePanel
 from gaussianem_gui.views.explorer.diagnostics_panel import TrustPanel
 from gaussianem_gui.views.explorer.domains_panel import DomainsPanel
@@ -16,16 +18,19 @@ from gaussianem_gui.views.explorer.landscape_panel import LandscapePanel
 from gaussianem_gui.views.explorer.mask_panel import MaskPanel
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.particles_panel import ParticlesPanel
-from gaussianem_gui.views.explorer.plot_grid import PlotGrid
+from gaussianem_gui.views.explorer.plot_grid import TOOLS, PlotGrid
 from gaussianem_gui.views.explorer.scene import Scene
 from gaussianem_gui.views.explorer.selections_panel import SelectionsPanel
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
+from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.project_model import ProjectModel
-from gaussianem_gui.views.toolkit.notices import EmptyState
+from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
+from gaussianem_gui.views.toolkit.view_actions import PageAction
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
 
 
 class Explorer(QWidget):
@@ -61,7 +66,10 @@ class Explorer(QWidget):
         self.empty = EmptyState("explore", "Reading the latents", "")
         self.pages.addWidget(self.empty)
         self.pages.addWidget(self.split)
-        layout = column(self._head(), spacing=0)
+        self.nothing = QWidget()
+        self.nothing.setLayout(column(Banner("info", NOTHING_VARIES), margins=(12, 8, 12, 0)))
+        self.nothing.hide()
+        layout = column(self._head(), self.nothing, spacing=0)
         layout.addWidget(self.pages, 1)
         self.setLayout(layout)
         self._connect()
@@ -143,6 +151,7 @@ class Explorer(QWidget):
             return
         self.title.setText("Explore")
         self.subtitle.setText(name)
+        self.nothing.hide()
         self.empty.set_text("Reading the latents", "")
         self.pages.setCurrentWidget(self.empty)
         self.session.open(model, name)
@@ -152,7 +161,11 @@ class Explorer(QWidget):
         assert table is not None and sources is not None
         self.title.setText(f"Explore {sources.title}")
         original = sources.original.name if sources.original is not None else "no particle file"
-        self.subtitle.setText(f"{len(table):,} particles · {table.z.shape[1]} latent dimensions · {original}")
+        latents = f"{table.z.shape[1]} latent dimensions" if table.varies else "no latent dimension varies"
+        self.subtitle.setText(f"{len(table):,} particles · {latents} · {original}")
+        self.nothing.setVisible(not table.varies)
+        for place, name in enumerate(self.panels):
+            self.tabs.setTabVisible(place, table.varies or name not in OF_LATENTS)
         self.pages.setCurrentWidget(self.split)
         self._panel_shown()
 
@@ -180,6 +193,48 @@ class Explorer(QWidget):
     def _tool_chosen(self, tool: str) -> None:
         if tool == "anchor":
             self.show_panel(self.trajectory)
+
+    def actions(self) -> list[PageAction]:
+        """What can be done here, for the palette."""
+        grid, session, scene = self.grid, self.session, self.scene
+        if session.table is None:
+            return []
+        where = "Explorer"
+        tools = [
+            PageAction(f"{text} tool", tip, icon, partial(grid.set_tool, key), str(number))
+            for number, (key, icon, text, tip) in enumerate(TOOLS, start=1)
+        ]
+        tabs = [
+            PageAction(f"Show {name}", where, "chevron-right", partial(self.show_panel, panel))
+            for place, (name, panel) in enumerate(self.panels.items())
+            if self.tabs.isTabVisible(place)
+        ]
+        colours = [
+            PageAction(f"Colour particles by {name}", where, "palette", partial(grid.colour_by, name))
+            for names in session.table.names().values()
+            for name in names
+        ]
+        plots = [
+            PageAction(f"{text} of the particles", where, f"plots-{count}", partial(grid.set_plots, count))
+            for count, text in ((1, "One plot"), (2, "Two plots"), (4, "Four plots"))
+        ]
+        return [
+            *tools,
+            PageAction("Invert the selection", where, "set-invert", session.invert, "I"),
+            PageAction("Select nothing", where, "x", session.clear_selection, "Backspace"),
+            PageAction("Undo the last selection", where, "undo", session.undo, "Ctrl+Z"),
+            PageAction("Redo the selection", where, "redo", session.redo, "Ctrl+Shift+Z"),
+            PageAction("Export the selection", "As a Select job", "download", self.selections.ask_export),
+            PageAction("Keep this state beside", "A second view", "pin", scene.keep_state),
+            PageAction("Show the difference", "To the kept state or the consensus", "compare", scene.difference.toggle),
+            PageAction("Follow the selection", "Show its mean at once", "set-new", scene.follow.toggle),
+            PageAction("Lay a map or model over", "3D view", "folder", scene.ask_reference),
+            PageAction("Save the 3D view as a figure", "PNG, SVG or PDF", "download", scene.save_view),
+            *plots,
+            *tabs,
+            *viewer_actions(scene.viewer),
+            *colours,
+        ]
 
     def panel(self) -> Panel:
         """The panel in front."""

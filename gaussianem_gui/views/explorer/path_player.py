@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from PySide6.QtWidgets import QComboBox, QSlider, QWidget
 
 from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.movies import Frame, export_movie
-from gaussianem_gui.explorer.volumes import Look, Picture
+from gaussianem_gui.explorer.painting import Paint
+from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.explorer.count_bar import CountBar
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.explorer.surfaces import Prepared, picture_of, prepare
+from gaussianem_gui.views.explorer.surfaces import picture_of
+from gaussianem_gui.views.plots.surfaces import Prepared, prepare
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.widgets import column, icon_button, keep_icon, row
 
@@ -35,7 +38,7 @@ class PathPlayer(QWidget):
         self._background = Background(self)
         self.frames: dict[int, Decoded] = {}
         self.pictures: dict[int, Picture] = {}
-        self.meshes: dict[tuple[int, Look], Prepared] = {}
+        self.meshes: dict[tuple[int, object], Prepared] = {}
         self.shown_at: list[float] = []
         self._number = -1  # of the request
         self._step = 1
@@ -107,16 +110,29 @@ class PathPlayer(QWidget):
 
     def _prepare(self) -> None:
         """Surfaces of all frames as they are looked at now, in a worker: then playing only draws."""
-        viewer = self.viewer
-        look, pictures = viewer.look(), dict(self.pictures)
-        most = SOFTWARE_FACES if viewer.opengl is not None and viewer.opengl.software else 0
+        viewer, key = self.viewer, self._key()
+        opengl = viewer.starter.opengl
+        most = SOFTWARE_FACES if opengl is not None and opengl.software else 0
+        for _ in range(2):  # the ramp of colours spans what all frames need once each was asked for
+            looks = {i: replace(viewer.look(), paint=self._paint_of(i)) for i in self.pictures}
+        pictures = dict(self.pictures)
 
-        def work() -> dict[tuple[int, Look], Prepared]:
-            return {(i, look): prepare(picture, look, most) for i, picture in pictures.items()}
+        def work() -> dict[tuple[int, object], Prepared]:
+            return {(i, key): prepare(picture, looks[i], most) for i, picture in pictures.items()}
 
         self._background.run("meshes", work, self._take_meshes, self.session.say_error)
 
-    def _take_meshes(self, meshes: dict[tuple[int, Look], Prepared]) -> None:
+    def _key(self) -> object:
+        """How surfaces look now, whatever the Gaussians that they are coloured by."""
+        return replace(self.viewer.look(), paint=None), self.viewer.colour_by.currentIndex()
+
+    def _paint_of(self, index: int) -> Paint | None:
+        answer, paint = self.frames[index], self.viewer.paint
+        if paint is None or answer.positions is None or answer.densities is None:
+            return None
+        return self.viewer.paint_of(answer.positions, answer.densities) or paint
+
+    def _take_meshes(self, meshes: dict[tuple[int, object], Prepared]) -> None:
         if len(meshes) == len(self.pictures):
             self.meshes = meshes
             self.told.emit(f"{len(meshes)} frames ready")
@@ -133,7 +149,7 @@ class PathPlayer(QWidget):
         if self._timer.isActive():
             self.stop()
         elif self.frames:
-            if self.viewer.mode.currentData() == "surface" and (0, self.viewer.look()) not in self.meshes:
+            if self.viewer.mode.currentData() == "surface" and (0, self._key()) not in self.meshes:
                 self._prepare()
             self.shown_at = []
             self._timer.start()
@@ -173,7 +189,7 @@ class PathPlayer(QWidget):
         answer = self.frames[index]
         if answer.positions is not None and answer.densities is not None:
             self.viewer.set_gaussians(answer.positions, answer.densities)
-        ready = self.meshes.get((index, self.viewer.look()))
+        ready = self.meshes.get((index, self._key()))
         self.viewer.show_picture(self.pictures[index], f"frame {index + 1}", ready)
         self.session.show_frame(index, answer)
         self.shown_at.append(time.perf_counter())

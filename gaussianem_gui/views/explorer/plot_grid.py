@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
 )
 
 from gaussianem_gui.explorer import figures
+from gaussianem_gui.explorer.particle_columns import ParticleColumns
 from gaussianem_gui.explorer.selections import class_step
 from gaussianem_gui.views.explorer.colours import Colouring, ColourLegend
 from gaussianem_gui.views.explorer.figure_file import ask_figure
@@ -201,12 +202,23 @@ class PlotGrid(QWidget):
     def _first_axes(self) -> list[tuple[str, str]]:
         table = self.session.table
         assert table is not None
+        if not table.varies:
+            return self._other_axes(table)
         dims = table.components.used
         if dims == 1:
             return [("PC 1", "Uncertainty" if "Uncertainty" in table.columns else "PC 1")] * 4
-        umap = ("UMAP 1", "UMAP 2") if "UMAP 1" in table.columns else ("z 1", "z 2")
-        last = ("PC 1", "PC 3") if dims > 2 else ("z 1", "z 2")
+        latents = [name for name in table.columns if name.startswith("z ")]
+        plane = (latents[0], latents[1]) if len(latents) > 1 else ("PC 1", "PC 2")
+        umap = ("UMAP 1", "UMAP 2") if "UMAP 1" in table.columns else plane
+        last = ("PC 1", "PC 3") if dims > 2 else plane
         return [("PC 1", "PC 2"), umap, last, ("PC 2", "PC 3") if dims > 2 else ("PC 2", "PC 1")]
+
+    @staticmethod
+    def _other_axes(table: ParticleColumns) -> list[tuple[str, str]]:
+        """Where no latent says anything: what else is known of each particle, fit and defocus before poses."""
+        order = ("Fit", "CTF", "Pose", "Order in the file")
+        names = [name for group in order for name in table.axes().get(group, [])]
+        return [(names[place % len(names)], names[(place + 1) % len(names)]) for place in range(4)]
 
     def set_tool(self, tool: str) -> None:
         """What the left mouse button does."""
@@ -259,6 +271,11 @@ class PlotGrid(QWidget):
             self.colour.insertSeparator(self.colour.count())
             for name in names:
                 self.colour.addItem(name, name)
+
+    def colour_by(self, name: str) -> None:
+        """Colour the points by a column."""
+        self.colour.setCurrentText(name)
+        self._recolour()
 
     def _recolour(self) -> None:
         name, table, session = self.colour.currentData(), self.session.table, self.session

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QSettings, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QSplitter
 
 from gaussianem_core.io.atomic_model import place_in_box, read_backbone
@@ -16,9 +16,11 @@ from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.volumes import load_volume, surface
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
+from gaussianem_gui.views.explorer.selection_mean import SelectionMean
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.explorer.surfaces import Mesh, difference_surfaces
+from gaussianem_gui.views.explorer.surfaces import difference_surfaces
 from gaussianem_gui.views.plots.slices import PLANES
+from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, line, restyle, row, tool_button
@@ -41,6 +43,7 @@ class Scene(QFrame):
         self.session = session
         self.setProperty("role", "card")
         self.viewer, self.second = LiveViewer(), LiveViewer()
+        self.viewer.full.view = self  # its controls lie here
         self.latency: list[float] = []
         self._background = Background(self)
         self._asked = 0.0
@@ -53,6 +56,10 @@ class Scene(QFrame):
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MILLISECONDS)
         self._rest.timeout.connect(self._refine)
+        self.mean = SelectionMean(session)
+        self.mean.set_on(bool(int(str(QSettings().value("explorer/follow", 1)))))
+        self.mean.varied.connect(self._say_variation)
+        self._variation = ""  # among the selected whose mean is shown
         self.second.hide_controls()
         self.views = QSplitter()
         self.views.addWidget(self.viewer)
@@ -62,6 +69,7 @@ class Scene(QFrame):
         for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
             layout.addWidget(control)
         layout.addWidget(self.views, 1)
+        layout.addWidget(self.viewer.colour_bar)
         layout.addWidget(line())
         layout.addLayout(self._foot())
         self.setLayout(layout)
@@ -87,9 +95,13 @@ class Scene(QFrame):
         self.reference = icon_button("folder", tip, self.ask_reference, checkable=True, name="referenceMap")
         self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
         under = row(spacing=4, margins=(12, 4, 8, 4))
+        self.follow = icon_button("set-new", "Show the mean of what is selected at once", checkable=True)
+        self.follow.setObjectName("followSelection")
+        self.follow.setChecked(self.mean.on)
+        self.follow.toggled.connect(self._follow)
         under.addLayout(column(self.status, self.trust, spacing=1), 1)
         under.addWidget(self.keep_button)
-        for part in (self.difference, self.reference, self.view_save):
+        for part in (self.follow, self.difference, self.reference, self.view_save):
             under.addWidget(part)
         return under
 
@@ -127,7 +139,17 @@ class Scene(QFrame):
         device = model.device if model is not None else "cpu"
         return min(self.viewer.longest(), LARGEST_LIVE["cuda" if device.startswith("cuda") else "cpu"])
 
+    def _say_variation(self, angstrom: float) -> None:
+        self._variation = f"varies by {angstrom:.1f} Å among them"
+        if not self._undrawn and self.session.picture is not None and self.latency:
+            self._tell(self.session.picture, self.latency[-1])
+
+    def _follow(self, on: bool) -> None:
+        QSettings().setValue("explorer/follow", int(on))
+        self.mean.set_on(on)
+
     def _ask_picture(self) -> None:
+        self._variation = ""
         if self.session.latent is not None:
             self._asked = time.perf_counter()
             self._finer = -1
@@ -171,6 +193,8 @@ class Scene(QFrame):
         table, model, particle = self.session.table, self.session.consensus, self.session.particle
         assert table is not None
         words = [f"Particle {particle + 1:,}" if particle >= 0 else "A place in latent space"]
+        if self.session.mean_of:
+            words = [f"Mean of {self.session.mean_of:,} selected", *([self._variation] if self._variation else [])]
         if particle >= 0 and table.labels is not None:
             words.append(f"class {table.labels[particle] + 1}")
         if model is not None and answer.positions is not None:

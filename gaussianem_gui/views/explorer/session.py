@@ -73,6 +73,7 @@ class ExplorerSession(QObject):
         self.latent: np.ndarray | None = None  # (zdim,) shown in 3D
         self.kept: np.ndarray | None = None  # (zdim,) shown beside it
         self.particle = -1  # row whose latent is shown, -1 if it is no particle's
+        self.mean_of = 0  # particles whose mean the latent is, 0 if it is no mean of a selection
         self.frame = -1  # of the path that is shown, -1 if the latent is not of the path
         self.picture: Decoded | None = None  # what is shown in 3D
         self.path = np.zeros((0, 0))  # (P, zdim)
@@ -201,15 +202,17 @@ class ExplorerSession(QObject):
             return -1
         return self._decoder.request(z, channel=channel, longest=longest, volumes=volumes)
 
-    def show_latent(self, z: np.ndarray, particle: int = -1) -> None:  # (zdim,)
-        """Show a latent in 3D as soon as it is decoded; ``particle`` is its row if it is a particle's."""
-        self.latent, self.particle, self.frame = z, particle, -1
+    def show_latent(self, z: np.ndarray, particle: int = -1, mean_of: int = 0) -> None:  # (zdim,)
+        """Show a latent in 3D as soon as it is decoded; ``particle`` is its row if it is a particle's, ``mean_of`` how
+        many selected particles it is the mean of."""
+        self.latent, self.particle, self.mean_of, self.frame = z, particle, mean_of, -1
         self.latentChanged.emit()
         self.pictureWanted.emit()
 
     def show_frame(self, index: int, picture: Decoded) -> None:
         """A frame of the path is shown, already decoded."""
         self.latent, self.particle, self.frame, self.picture = self.path[index], -1, index, picture
+        self.mean_of = 0
         self.latentChanged.emit()
 
     def pick_particle(self, row: int, z: np.ndarray | None = None) -> None:

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from PySide6.QtCore import Qt, QTimer, QUrl
+from PySide6.QtCore import Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPlainTextEdit, QTreeWidget, QTreeWidgetItem, QWidget
 
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text
+from gaussianem_gui.views.job.look_inside import LookInside, kind_of
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import mono_font, theme
@@ -51,7 +52,10 @@ def entries(directory: Path) -> list[JobFile]:
 
 
 class Files(QWidget):
-    """What lies in the job's directory."""
+    """What lies in the job's directory. A double click looks inside; ``volumeChosen`` comes with a file for the 3D view
+    and its kind."""
+
+    volumeChosen = Signal(object, str)
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,9 +146,24 @@ class Files(QWidget):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._directory)))
 
     def _open(self, node: QTreeWidgetItem) -> None:
+        """Show what is in a file; what cannot be shown here is left to the desktop."""
         assert self._directory is not None
-        if not node.childCount():
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._directory / node.data(0, Qt.ItemDataRole.UserRole))))
+        if node.childCount():
+            return
+        path = self._directory / node.data(0, Qt.ItemDataRole.UserRole)
+        self._background.run("kind", lambda: kind_of(path), lambda kind: self._show(path, kind), self._not_shown)
+
+    def _show(self, path: Path, kind: str) -> None:
+        if kind in ("volume", "gaussians"):
+            self.volumeChosen.emit(path, kind)
+        elif kind:
+            self.looking = LookInside(self.window(), path, kind)
+            self.looking.show()
+        else:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
+
+    def _not_shown(self, error: Exception) -> None:
+        self.total.setText(str(error))
 
 
 class Notes(QWidget):

@@ -7,6 +7,7 @@ from typing import Any
 from PySide6.QtCore import (
     QAbstractItemModel,
     QModelIndex,
+    QObject,
     QPersistentModelIndex,
     QPoint,
     QRect,
@@ -22,6 +23,7 @@ from gaussianem_gui.forms.next_steps import picture
 from gaussianem_gui.forms.stage_words import stage_words
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text, seconds_text
+from gaussianem_gui.views.job.thumbnails import Thumbnails
 from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.toolkit.theme import STATES, theme
 from gaussianem_gui.views.toolkit.widgets import plain
@@ -170,7 +172,11 @@ class JobFilter(QSortFilterProxyModel):
 
 
 class JobDelegate(QStyledItemDelegate):
-    """Paints a job in two lines with its state at the right and a thin bar while it runs."""
+    """Paints a job in two lines with its volume at the left, its state at the right and a thin bar while it runs."""
+
+    def __init__(self, parent: QObject, thumbnails: Thumbnails) -> None:
+        super().__init__(parent)
+        self.thumbnails = thumbnails
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(200, 30 if index.data(GROUP) is not None else 50)
@@ -203,9 +209,13 @@ class JobDelegate(QStyledItemDelegate):
             painter.drawRoundedRect(box.adjusted(0, 0, -1, -1), 8, 8)
         info: JobInfo = index.data(INFO)
         state, colour, word = theme.state(str(index.data(STATE)))
-        icon = theme.pixmap(picture(info.job_type), "accent" if chosen else "muted", 20)
-        painter.drawPixmap(box.left() + 10, box.top() + 14, icon)
-        left, right = box.left() + 40, box.right() - 10
+        seen = self.thumbnails.of(info, painter.device().devicePixelRatioF())
+        if seen is not None:
+            painter.drawPixmap(box.left() + 5, box.top() + 6, seen)
+        else:
+            icon = theme.pixmap(picture(info.job_type), "accent" if chosen else "muted", 20)
+            painter.drawPixmap(box.left() + 13, box.top() + 14, icon)
+        left, right = box.left() + 48, box.right() - 10
         small = QFont(option.font)
         small.setPointSizeF(8.5)
         metrics = QFontMetrics(small)
@@ -264,7 +274,9 @@ class JobList(QTreeView):
         self.tree = JobTreeModel()
         self.filter = JobFilter(self.tree)
         self.setModel(self.filter)
-        self.setItemDelegate(JobDelegate(self))
+        self.thumbnails = Thumbnails(self)
+        self.thumbnails.ready.connect(self.viewport().update)
+        self.setItemDelegate(JobDelegate(self, self.thumbnails))
         self._model: ProjectModel | None = None
         self._setting = False
         self.filter.modelReset.connect(self.expandAll)
@@ -277,6 +289,7 @@ class JobList(QTreeView):
     def set_model(self, model: ProjectModel | None) -> None:
         """Show another project's jobs."""
         self._model = model
+        self.thumbnails.set_project(model.project if model is not None else None)
         self.refresh()
 
     def refresh(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import Signal
@@ -126,6 +127,7 @@ class JobPane(QWidget):
             Notes(),
             LogView(),
         )
+        self.files.volumeChosen.connect(self._show_volume)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
@@ -239,6 +241,11 @@ class JobPane(QWidget):
     def show_tab(self, name: str) -> None:
         """Bring a tab to the front."""
         self.tabs.setCurrentIndex(TABS.index(name))
+
+    def _show_volume(self, path: Path, kind: str) -> None:
+        """A file of the Files tab that is a volume, or Gaussians: in the 3D view of the results."""
+        self.show_tab("Results")
+        self.results.show_file(path, kind)
 
     def _natural_tab(self, info: JobInfo) -> str:
         state = info.status.state

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
-from gaussianem_core.runtime.readers import NUMBERS, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.forms.stage_words import message_words, stage_words
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import bytes_text, seconds_text
 from gaussianem_gui.views.job.stage_list import StageList, stages_of
+from gaussianem_gui.views.plots.convergence_plot import ConvergencePlot, read_probe
 from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.montage import Montage
 from gaussianem_gui.views.plots.scatter import Scatter
@@ -30,11 +30,6 @@ from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_butt
 
 MESSAGES = 200  # last messages shown
 ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
-
-
-def read_probe(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a probe file: z (K, zdim), images and renderings (M, D, D). Raises InputError (a ValueError)."""
-    return read_npz(path, "probe", "It is written anew after each epoch.", kinds=NUMBERS)
 
 
 def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)
@@ -182,8 +177,14 @@ class Progress(QWidget):
         self.plot.tools.insertWidget(0, self.overlay)
         self.plot.tools.insertWidget(1, self.clear_overlay)
         self.plot.tools.insertSpacing(2, 4)
-        inside = column(spacing=8, margins=(14, 10, 14, 8))
-        inside.addWidget(self.plot, 1)
+        self.convergence = ConvergencePlot()
+        self.curve_tabs = QTabWidget()
+        self.curve_tabs.setDocumentMode(True)
+        self.plot.heading.hide()  # the tab says it
+        self.curve_tabs.addTab(self.plot, "Loss")
+        self.curve_tabs.addTab(self.convergence, "Has it converged?")
+        inside = column(spacing=8, margins=(14, 6, 14, 8))
+        inside.addWidget(self.curve_tabs, 1)
         curves.setLayout(inside)
         self.curves = curves
         self.probe = ProbePanel()
@@ -207,7 +208,9 @@ class Progress(QWidget):
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
         layout = column(spacing=10, margins=(20, 12, 20, 12))
         layout.addLayout(self._notice)
-        layout.addLayout(row(*self.values.values(), spacing=10))
+        figures = row(*self.values.values(), spacing=10)
+        figures.setStretch(0, 1)  # the stage's words are longer than numbers
+        layout.addLayout(figures)
         layout.addWidget(self.bar)
         layout.addWidget(self.stages)
         layout.addWidget(self.split, 1)
@@ -283,6 +286,9 @@ class Progress(QWidget):
         self.curves.setVisible(has_curves)
         self.probe.setVisible(bool(probes))
         self.probe.set_probes(probes, history.directory)
+        self.curve_tabs.setTabVisible(1, bool(probes))
+        paths = [history.directory / str(probe["path"]) for probe in probes]
+        self.convergence.set_probes(paths, (info.name, len(probes), probes[-1].get("t") if probes else None))
         self._show_messages(history, compact=has_curves)
         self.empty.setVisible(not (has_curves or probes or history.messages or history.artifacts))
         if self.empty.isVisibleTo(self):
@@ -304,7 +310,8 @@ class Progress(QWidget):
         progress = history.progress or {}
         done, total = progress.get("done"), progress.get("total")
         stage = str(progress.get("stage") or status.stage or "–")
-        self.values["Stage"].set(stage_words(stage))
+        finished = status.state is State.SUCCEEDED
+        self.values["Stage"].set("Finished" if finished else stage_words(stage))
         self.stages.show_stages(stages_of(history, info.status.state is State.SUCCEEDED))
         names = history.names()
         epoch = history.curve(*names[0]).epoch if names else np.empty(0)
@@ -315,7 +322,8 @@ class Progress(QWidget):
         self.values["Images/s"].set(f"{rate:,.0f}" if rate else "–")
         planned = "job_fraction" in progress
         left = progress.get("job_left_seconds" if planned else "left_seconds")
-        self.values["Done"].set(f"{100 * progress['job_fraction']:.0f} %" if running and planned else "–")
+        share = "100 %" if finished else f"{100 * progress['job_fraction']:.0f} %" if running and planned else "–"
+        self.values["Done"].set(share)
         self.values["Time left"].set(seconds_text(left) if running and left is not None else "–")
         started = status.started or (history.starts[-1]["t"] if history.starts else None)
         ended = status.ended or (time.time() if running else None)

@@ -9,48 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QBrush, QColor, QImage, QImageReader, QPixmap, QResizeEvent, QShowEvent
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QBrush, QColor, QImage, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QHeaderView,
-    QLabel,
     QSplitter,
     QStackedWidget,
     QTableWidget,
     QTableWidgetItem,
+    QTextBrowser,
     QTreeWidget,
     QTreeWidgetItem,
     QWidget,
 )
 
-from gaussianem_core.errors import InputError
-from gaussianem_core.runtime.readers import NUMBERS, read_npy, read_npz
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.explorer.volumes import natural_key, read_table, series
 from gaussianem_gui.project.inputs import Choice
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.fields import sentence
-from gaussianem_gui.views.plots.scatter import Scatter
+from gaussianem_gui.views.job.latent_panel import LatentPanel, latent_columns
+from gaussianem_gui.views.job.look_inside import read_text
+from gaussianem_gui.views.plots.image_view import ImageView, read_image
+from gaussianem_gui.views.plots.stack_view import StackView
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, frame, label, plain, row
+from gaussianem_gui.views.toolkit.widgets import column, frame, plain
 
 SECTIONS = (
     ("Volumes", ("volume", "map", "half_map", "mask"), "cube"),
     ("Series", ("volume_series",), "cube"),
     ("Gaussians", ("gaussians",), "points"),
     ("Latents", ("latents",), "job-analyze"),
+    ("Images", ("stack", "particles"), "image"),
     ("Plots", ("plot",), "image"),
     ("Summary", ("summary",), "list"),
 )
 
 
-READINGS = ("picture", "latents", "table", "series")  # kinds of work in the background
+READINGS = ("picture", "latents", "table", "series", "report")  # kinds of work in the background
+NO_LATENTS = "No latent dimension tells the particles apart: there are no axes to plot, and one volume stands for all."
 FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 
@@ -96,7 +98,7 @@ def artifacts_of(outputs: list[Choice], job: str) -> list[dict[str, Any]]:
     volumes = [c.path.removeprefix(job) for c in outputs if c.kind in ("map", "volume")]
     stems = {re.sub(r"\d+(?=\.\w+$)", "", path) for path in volumes}
     found: list[dict[str, Any]] = [
-        {"kind": "mask", "path": c.path.removeprefix(job)} for c in outputs if c.kind == "mask"
+        {"kind": c.kind, "path": c.path.removeprefix(job)} for c in outputs if c.kind in ("mask", "particles")
     ]
     if len(volumes) > 2 and len(stems) == 1:
         paths = sorted(volumes, key=natural_key)
@@ -110,122 +112,6 @@ def _item(artifact: dict[str, Any], directory: Path) -> Item:
     info = artifact.get("info")
     paths = tuple(directory / name for name in artifact.get("paths", (path,)))
     return Item(str(artifact["kind"]), title, paths, (), info if isinstance(info, dict) else {})
-
-
-class ImageView(QLabel):
-    """An image file scaled to the room there is."""
-
-    def __init__(self) -> None:
-        super().__init__(alignment=Qt.AlignmentFlag.AlignCenter)
-        self._pixmap = QPixmap()
-        self.setMinimumSize(QSize(120, 100))
-        self.setAccessibleName("Plot")
-
-    def set_image(self, image: QImage) -> None:
-        """Show another image."""
-        self._pixmap = QPixmap.fromImage(image)
-        self._fit()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        self._fit()
-
-    def _fit(self) -> None:
-        if not self._pixmap.isNull():
-            ratio = self.devicePixelRatioF()
-            size = (self.size() - QSize(24, 24)) * ratio
-            shown = self._pixmap.scaled(
-                size.boundedTo(self._pixmap.size() * 2),
-                Qt.AspectRatioMode.KeepAspectRatio,
-                Qt.TransformationMode.SmoothTransformation,
-            )
-            shown.setDevicePixelRatio(ratio)
-            self.setPixmap(shown)
-
-
-def read_image(path: Path) -> QImage:
-    """An image file; a null image if it is none. For a worker thread."""
-    reader = QImageReader(str(path))
-    reader.setAutoTransform(True)
-    return reader.read()
-
-
-class LatentPanel(QWidget):
-    """Latents of all particles as a scatter of two components."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scatter = Scatter("PC 1", "PC 2")
-        self.scatter.setObjectName("latentScatter")
-        self.x_axis, self.y_axis = QComboBox(), QComboBox()
-        for combo, name in ((self.x_axis, "Horizontal axis"), (self.y_axis, "Vertical axis")):
-            combo.setAccessibleName(name)
-            combo.currentIndexChanged.connect(self._draw)
-        self.count = label("", "muted")
-        self.picked = label("", "hint")
-        layout = column(spacing=8, margins=(14, 10, 14, 10))
-        layout.addLayout(row(label("Axes", "muted"), self.x_axis, self.y_axis, None, self.count, spacing=8))
-        layout.addWidget(self.scatter, 1)
-        layout.addWidget(self.picked)
-        self.setLayout(layout)
-        self._columns: dict[str, np.ndarray] = {}
-        self._values: np.ndarray | None = None
-        self.scatter.pointPicked.connect(self._say)
-
-    def set_table(self, columns: dict[str, np.ndarray], classes: np.ndarray | None) -> None:
-        """Show (N,) columns; ``classes`` (N,) colour the points."""
-        self._columns, self._values = columns, classes
-        for combo, place in ((self.x_axis, 0), (self.y_axis, 1)):
-            combo.blockSignals(True)
-            combo.clear()
-            combo.addItems(list(columns))
-            combo.setCurrentIndex(min(place, len(columns) - 1))
-            combo.blockSignals(False)
-        self._draw()
-
-    def _draw(self) -> None:
-        x, y = self.x_axis.currentText(), self.y_axis.currentText()
-        if x not in self._columns or y not in self._columns:
-            return
-        points = np.column_stack([self._columns[x], self._columns[y]])
-        self.scatter.set_labels(x, y)
-        self.scatter.set_points(points, self._values, classes=self._values is not None)
-        self.count.setText(f"{len(points):,} particles")
-        self.picked.setText("Click a point to see which particle it is")
-
-    def _say(self, index: int) -> None:
-        x, y = self.x_axis.currentText(), self.y_axis.currentText()
-        group = f", class {int(self._values[index]) + 1}" if self._values is not None else ""
-        self.picked.setText(
-            f"Particle {index + 1:,}{group}: {x} {self._columns[x][index]:.3g}, {y} {self._columns[y][index]:.3g}"
-        )
-
-
-def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Columns to plot, and classes if there are any, from a latents file (.pkl, or .npz/.npy). Raises InputError."""
-    classes = None
-    try:
-        if path.suffix == ".pkl":
-            from gaussianem_core.io.latents import load_latents
-
-            z = np.asarray(load_latents(path)["z_mu"], dtype=float)
-        elif path.suffix == ".npz":
-            arrays = read_npz(path, str(path), "Choose another file.", frozenset(("z_mu", "z", "labels")), NUMBERS)
-            z = np.asarray(arrays["z_mu" if "z_mu" in arrays else "z"], dtype=float)
-            classes = arrays["labels"].astype(int) if "labels" in arrays else None
-        else:
-            z = np.atleast_2d(read_npy(path, str(path), "Choose another file.")).astype(float)
-    except KeyError as error:
-        raise InputError(str(path), "must hold latents", "none", "Choose another file.") from error
-    z = z.reshape(len(z), -1)
-    columns: dict[str, np.ndarray] = {}
-    if z.shape[1] > 1:
-        from gaussianem_core.analysis.latent_space import principal_components  # scikit-learn takes a second to start
-
-        components = principal_components(z)
-        scores = components.scores(z)
-        columns = {f"PC {n + 1}": scores[:, n] for n in range(min(components.used, 6))}
-    columns |= {f"z {n + 1}": z[:, n] for n in range(z.shape[1])}
-    return columns, classes
 
 
 class Results(QWidget):
@@ -260,9 +146,16 @@ class Results(QWidget):
         self.table.setShowGrid(False)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.report = QTextBrowser()
+        self.report.setAccessibleName("Report")
+        self.report.setProperty("role", "plain")
+        self.report.setOpenLinks(False)
+        self.report.document().setDocumentMargin(20)
+        self.images = StackView()
         self.problem = EmptyState("warning", "This could not be shown", "")
         self.stack = QStackedWidget()
-        for page in (self.viewer, self.picture, self.latents, self.table, self.problem):
+        pages = (self.viewer, self.picture, self.latents, self.images, self.table, self.report, self.problem)
+        for page in pages:
             self.stack.addWidget(page)
         side, main = frame("card"), frame("card")
         side.setLayout(column(self.tree, margins=(8, 8, 4, 8)))
@@ -302,12 +195,20 @@ class Results(QWidget):
         if self.history is None:
             return False
         artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds)) or self._outputs
+        artifacts = [*artifacts, *self._reports(artifacts)]
         state = [(a["path"], a.get("t")) for a in artifacts]
         if state == self._seen:
             return False
         self._seen = state
         self._fill(items(artifacts, self.history.directory))
         return True
+
+    def _reports(self, artifacts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The report in words that lies beside a summary."""
+        assert self.history is not None
+        beside = {Path(str(a["path"])).with_name("report.md") for a in artifacts if a.get("kind") == "summary"}
+        there = sorted(path for path in beside if (self.history.directory / path).is_file())
+        return [{"kind": "summary", "path": str(path), "label": "report"} for path in there]
 
     def _take_outputs(self, found: tuple[str, list[Choice]] | None) -> None:
         if found is not None and found[0] == self._job:
@@ -372,6 +273,14 @@ class Results(QWidget):
         if isinstance(item, Item):
             self.show_item(item)
 
+    def show_file(self, path: Path, kind: str) -> None:
+        """Show a file that need not be one of the results."""
+        if not self.choose(lambda item: item.kind != "volume_series" and path in item.paths):
+            self.split.show()
+            self.empty.hide()
+            self.tree.clearSelection()
+            self.show_item(Item(kind, path.name, (path,)))
+
     def show_item(self, item: Item) -> None:
         """Show one result; what is still being read for one chosen before is dropped."""
         path = item.paths[0]
@@ -390,6 +299,11 @@ class Results(QWidget):
             self._background.run(
                 "latents", lambda: latent_columns(path), self._take_latents, lambda e: self._problem(str(e))
             )
+        elif item.kind in ("stack", "particles"):
+            self.images.show_stack(path)
+            self.stack.setCurrentWidget(self.images)
+        elif item.kind == "summary" and path.suffix == ".md":
+            self._background.run("report", lambda: read_text(path), self._take_report, lambda e: self._problem(str(e)))
         elif item.kind == "summary":
             self._background.run("table", lambda: read_table(path), self._take_table)
         self.shown.emit(item.kind)
@@ -408,9 +322,21 @@ class Results(QWidget):
     def _volumes(self, paths: list[Path], names: list[str] | None) -> None:
         self.stack.setCurrentWidget(self.viewer)
         self.viewer.show_volumes(paths, names)
+        self.viewer.offer_maps(self._maps())
         gaussians = self.history.artifacts_of("gaussians") if self.history is not None else []
         beside = [self.history.directory / str(a["path"]) for a in gaussians] if self.history is not None else []
         self.viewer.show_gaussians(beside[0] if len(beside) == 1 else None)
+
+    def _maps(self) -> list[tuple[str, Path]]:
+        """All single maps of the job, and those of its classes."""
+        found = []
+        for place in range(self.tree.topLevelItemCount()):
+            head = self.tree.topLevelItem(place)
+            for number in range(head.childCount()):
+                item = head.child(number).data(0, Qt.ItemDataRole.UserRole)
+                if item.kind in ("volume", "map", "mask") or (item.kind == "volume_series" and item.names):
+                    found += list(zip(item.names or (sentence(item.title),), item.paths))
+        return found
 
     def _take_image(self, path: Path, image: QImage) -> None:
         if image.isNull():
@@ -420,6 +346,9 @@ class Results(QWidget):
         self.stack.setCurrentWidget(self.picture)
 
     def _take_latents(self, found: tuple[dict[str, np.ndarray], np.ndarray | None]) -> None:
+        if not found[0]:
+            self._problem(NO_LATENTS, "Nothing stands above the noise")
+            return
         self.latents.set_table(*found)
         self.stack.setCurrentWidget(self.latents)
 
@@ -430,8 +359,12 @@ class Results(QWidget):
             self.table.setItem(number, 1, QTableWidgetItem(str(value)))
         self.stack.setCurrentWidget(self.table)
 
-    def _problem(self, text: str) -> None:
-        self.problem.set_text("This could not be shown", text)
+    def _take_report(self, text: str) -> None:
+        self.report.setMarkdown(text)
+        self.stack.setCurrentWidget(self.report)
+
+    def _problem(self, text: str, title: str = "This could not be shown") -> None:
+        self.problem.set_text(title, text)
         self.stack.setCurrentWidget(self.problem)
 
     def _restyle(self) -> None:

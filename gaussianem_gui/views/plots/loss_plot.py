@@ -21,13 +21,15 @@ NAMES = {
     "kl": "KL",
     "images_per_second": "Images/s",
     "lr_latent": "Latent learning rate",
+    "held_out": "Held-out images",
 }
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 # Drawn at first: the first of these groups of which a job reports anything.
-MAIN_TERMS = (("unexplained",), ("loss", "total", "data", "image"))
+MAIN_TERMS = (("unexplained",), ("held_out",), ("loss", "total", "data", "image"))
 EXPLAINED = {
     "unexplained": "Share of the images' power that the model leaves unexplained; comparable over epochs and jobs",
+    "held_out": "Error on images that the fit does not see: it has converged when this no longer falls",
     "loss": "Sum of all terms; its unit follows the noise as measured last, so it may step up after an epoch",
 }
 MARKS = 60  # epoch marks shown at most

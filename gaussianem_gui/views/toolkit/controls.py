@@ -30,6 +30,7 @@ from gaussianem_gui.views.toolkit.widgets import (
     column,
     keep_icon,
     label,
+    plain,
     row,
 )
 
@@ -246,4 +247,5 @@ class Value(QFrame):
         """Show ``value``."""
         if self.value.text() != value:
             self.value.setText(value)
+            self.value.setToolTip(plain(value))
             self.setAccessibleName(f"{self.name.text()}: {value}")

@@ -188,6 +188,7 @@ class MainWindow(QMainWindow):
         self.pages.welcome.recentChosen.connect(self.open_project)
         self.pages.welcome.guideRequested.connect(self.show_guide)
         self.pages.home.workflowRequested.connect(project.show_workflow)
+        self.pages.home.exploreRequested.connect(self.pages.explore_current)
         self.pane.renamed.connect(self.job_actions.rename)
         self.pane.moreRequested.connect(self._job_menu)
         for jobs in (self.jobs.list, self.jobs.flow):
@@ -379,6 +380,7 @@ class MainWindow(QMainWindow):
             if self.context.job_shown():
                 job, show = self.pane.title.text(), self.pane.show_tab
                 found += [PaletteEntry(f"Show {tab}", job, "chevron-right", partial(show, tab)) for tab in TABS]
+        found += [PaletteEntry(a.title, a.detail, a.icon, a.run, a.shortcut) for a in self.pages.actions()]
         found += [command.entry() for command in self.commands]
         for path in recent_projects():
             run = partial(self.open_project, path)

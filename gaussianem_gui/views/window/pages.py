@@ -11,7 +11,12 @@ from gaussianem_gui.explorer.sources import EXPLORABLE
 from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
+from gaussianem_gui.views.plots.canvas3d import import_napari
+from gaussianem_gui.views.plots.canvas_starter import know_opengl
+from gaussianem_gui.views.plots.viewer_actions import viewer_actions
+from gaussianem_gui.views.toolkit.notices import EmptyState
 from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.view_actions import PageAction
 from gaussianem_gui.views.window.context import WindowContext
 from gaussianem_gui.views.window.welcome import Home, Welcome
 
@@ -29,8 +34,9 @@ class Pages(QObject):
         self.context = context
         self.welcome, self.home, self.compare = Welcome(), Home(), Compare()
         self.explorer: Explorer | None = None
+        self.loading = EmptyState("explore", "Opening the explorer", "Its libraries are being loaded.")
         self._background = Background(self)
-        for page in (self.welcome, self.home, context.pane, self.compare):
+        for page in (self.welcome, self.home, context.pane, self.compare, self.loading):
             context.middle.addWidget(page)
         context.jobWanted.connect(self.open_job)
         context.formWanted.connect(self.new_job)
@@ -109,8 +115,13 @@ class Pages(QObject):
         if self.context.model is None:
             return
         if self.explorer is None:
-            self._background.run("explorer", _import_explorer, lambda _r: self._show_explorer(name))
+            self.context.middle.setCurrentWidget(self.loading)  # at once: the libraries may take a moment
+            self._background.run("explorer", _import_explorer, lambda _r: self._explorer_loaded(name))
         else:
+            self._show_explorer(name)
+
+    def _explorer_loaded(self, name: str) -> None:
+        if self.context.middle.currentWidget() is self.loading:  # else the user has gone elsewhere meanwhile
             self._show_explorer(name)
 
     def _show_explorer(self, name: str) -> None:
@@ -170,6 +181,19 @@ class Pages(QObject):
         elif page is self.compare:
             self.compare.refresh()
 
+    def actions(self) -> list[PageAction]:
+        """What can be done in the page in front, for the palette."""
+        page, pane = self.context.middle.currentWidget(), self.context.pane
+        if self.explorer is not None and page is self.explorer:
+            return self.explorer.actions()
+        if page is pane and pane.tab() == "Results" and pane.results.viewer.isVisible():
+            return viewer_actions(pane.results.viewer)
+        return []
+
+    def load_in_background(self) -> None:
+        """Load what the explorer and the 3D view need while the user looks around: both then open at once."""
+        self._background.run("libraries", _import_slow, lambda _r: None, lambda _e: None)  # tried again when needed
+
     def leave_project(self) -> None:
         """Let go of the project's jobs."""
         self.context.pane.notes.keep()
@@ -182,6 +206,13 @@ class Pages(QObject):
         self.context.pane.shut_down()
         if self.explorer is not None:
             self.explorer.shut_down()
+
+
+def _import_slow() -> None:
+    """For a worker: the explorer's libraries, the 3D view's, and who draws it."""
+    _import_explorer()
+    import_napari()
+    know_opengl()
 
 
 def _import_explorer() -> None:

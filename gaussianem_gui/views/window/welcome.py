@@ -175,12 +175,16 @@ class Welcome(QWidget):
             self._recent.addWidget(item)
 
 
+EXPLORE = "explore"  # the next step that is no job
+
+
 class Home(QWidget):
     """An open project with no job chosen: what there is, and every kind of job to start."""
 
     newJobRequested = Signal(str)
     importRequested = Signal()
     workflowRequested = Signal()
+    exploreRequested = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,16 +241,24 @@ class Home(QWidget):
         self.next_button.setText(button_text)
         self.next_button.setAccessibleName(button_text)
         self._next_type = job_type
-        keep_icon(self.next_button, picture(job_type), "on_accent")
+        keep_icon(self.next_button, "explore" if job_type == EXPLORE else picture(job_type), "on_accent")
 
     def _go(self) -> None:
-        self.newJobRequested.emit(self._next_type)
+        if self._next_type == EXPLORE:
+            self.exploreRequested.emit()
+        else:
+            self.newJobRequested.emit(self._next_type)
 
 
 def next_for(done: set[str], foreign: bool) -> tuple[str, str, str]:
-    """Sentence, button and job type that a project with these finished job types needs next."""
+    """Sentence, button and job type (or EXPLORE) that a project with these finished job types needs next."""
     if "analyze" in done:
-        return "Look at the volumes of the last Analyze job, or decode more of them.", "Decode volumes", "decode"
+        return (
+            "The latents are analyzed. Explore them: click a particle and see the molecule there, select particles and "
+            "take them back.",
+            "Explore",
+            EXPLORE,
+        )
     if "train" in done:
         return (
             "The network is trained. Analyze turns its latents into classes, components and volumes.",

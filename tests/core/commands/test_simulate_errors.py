@@ -26,6 +26,7 @@ from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles, write_star
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.simulation.acquisition import not_simulated
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, true_volumes
 from gaussianem_core.simulation.rendering import clean_images
 
@@ -160,6 +161,11 @@ def test_views_of_a_file(model: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(table.voltage_kv, np.where(row % 2, 300, 200))
     np.testing.assert_allclose(table.amplitude_contrast, np.where(row % 2, 0.07, 0.1), atol=1e-6)
     np.testing.assert_allclose(truth.rotations, rotations_from_angles(angles[row]), atol=1e-5)
+    assert not_simulated(tmp_path / "views.star") == []
+    optics |= {"rlnBeamTiltX": [0.0, 0.3], "rlnMagMat00": [1.0, 1.0], "rlnOddZernike": ["[0,0,0]", "[0,0.1,0]"]}
+    rows |= {"rlnCtfBfactor": np.zeros(30), "rlnCtfScalefactor": np.full(30, 0.9)}
+    write_star(tmp_path / "more.star", {"optics": optics, "particles": {**rows, "rlnOpticsGroup": [1, 2] * 15}})
+    assert not_simulated(tmp_path / "more.star") == ["rlnBeamTiltX", "rlnOddZernike", "rlnCtfScalefactor"]
     with pytest.raises(InputError, match="columns of poses"):
         write_star(tmp_path / "none.star", {"particles": {"rlnImageName": ["1@a.mrcs"]}})
         simulated(tmp_path / "none", model, poses=str(tmp_path / "none.star"))

@@ -17,7 +17,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWidget
 
 from gaussianem_core.io.mrc import write_map
-from gaussianem_gui.views.plots import viewer as viewer_room
+from gaussianem_gui.views.plots import canvas_starter as starter_room
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.theme import theme
@@ -77,18 +77,18 @@ def test_a_series_is_shown_contoured_and_played(viewer, qtbot, volumes) -> None:
     assert viewer.layers() == ["surface"]
     before = viewer.picture_of_view()
     assert coloured(before) > 0.01
-    vertices = [len(viewer._layer("surface").data[0])]
+    vertices = [len(viewer.canvas.drawn.mesh[0])]
     viewer.set_contour(viewer.picture.level(viewer.sigmas() + 2))
-    qtbot.waitUntil(lambda: len(viewer._layer("surface").data[0]) != vertices[0], timeout=LONG)
+    qtbot.waitUntil(lambda: len(viewer.canvas.drawn.mesh[0]) != vertices[0], timeout=LONG)
     seen: list[int] = []
     viewer.frameChanged.connect(seen.append)
-    viewer.play.click()
+    viewer.series.play.click()
     qtbot.waitUntil(lambda: len(set(seen)) == 5, timeout=LONG)
-    viewer.play.click()
-    centre = viewer._layer("surface").data[0].mean(axis=0)[2]
+    viewer.series.play.click()
+    centre = viewer.canvas.drawn.mesh[0].mean(axis=0)[2]
     viewer.set_frame(0)
-    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_0"), timeout=LONG)
-    qtbot.waitUntil(lambda: viewer._layer("surface").data[0].mean(axis=0)[2] < -8, timeout=LONG)
+    qtbot.waitUntil(lambda: viewer.series.text.text().startswith("v_0"), timeout=LONG)
+    qtbot.waitUntil(lambda: viewer.canvas.drawn.mesh[0].mean(axis=0)[2] < -8, timeout=LONG)
     assert np.isfinite(centre)
 
 
@@ -108,7 +108,7 @@ def test_each_map_has_its_own_level_and_says_when_nothing_is_above_it(viewer, qt
     type_level(viewer, qtbot, "6")
     tuned = viewer.contour()
     viewer.set_frame(2)
-    qtbot.waitUntil(lambda: viewer.frame_text.text().startswith("v_2"), timeout=LONG)
+    qtbot.waitUntil(lambda: viewer.series.text.text().startswith("v_2"), timeout=LONG)
     assert viewer.contour() == tuned  # one level in a series, so that its maps can be compared
     viewer.show_volumes([mask])
     qtbot.waitUntil(lambda: viewer.picture.path == mask and "surface" in viewer.layers(), timeout=LONG)
@@ -130,21 +130,21 @@ def test_a_cut_is_drawn_at_once_and_can_be_undone(viewer, qtbot, volumes) -> Non
     qtbot.wait(200)
 
     def reach() -> float:
-        towards = -np.asarray(viewer._viewer.scene.camera.view_direction)
-        return float((viewer._layer("surface").data[0] @ towards).max())
+        towards = -np.asarray(viewer.canvas.model.scene.camera.view_direction)
+        return float((viewer.canvas.drawn.mesh[0] @ towards).max())
 
     whole, before = reach(), coloured(viewer.picture_of_view())
     for value in (50, 100):
-        viewer.cut.setValue(value)
+        viewer.cuts.slider.setValue(value)
         qtbot.waitUntil(lambda w=whole: reach() < w - 3.0, timeout=LONG)
         assert coloured(viewer.picture_of_view()) > 0.2 * before  # never all of it
-    viewer.cut.setValue(0)
+    viewer.cuts.slider.setValue(0)
     qtbot.waitUntil(lambda: abs(reach() - whole) < 0.1, timeout=LONG)
-    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
-    viewer.cut.setValue(50)
-    widest = viewer._layer("surface").data[0][:, 2].max
+    viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
+    viewer.cuts.slider.setValue(50)
+    widest = viewer.canvas.drawn.mesh[0][:, 2].max
     high = float(widest())
-    qtbot.waitUntil(lambda: float(viewer._layer("surface").data[0][:, 2].max()) < high - 3.0, timeout=LONG)
+    qtbot.waitUntil(lambda: float(viewer.canvas.drawn.mesh[0][:, 2].max()) < high - 3.0, timeout=LONG)
 
 
 def test_a_surface_is_solid_again_after_gaussians_were_shown(viewer, qtbot, volumes) -> None:
@@ -153,7 +153,7 @@ def test_a_surface_is_solid_again_after_gaussians_were_shown(viewer, qtbot, volu
     viewer.show_volumes(volumes[:1])
     viewer.show_gaussians(None)
     qtbot.waitUntil(lambda: viewer.layers() == ["surface"], timeout=LONG)
-    layer = viewer._layer("surface")
+    layer = viewer.canvas.layer("surface")
     assert layer.opacity == 1.0 and str(layer.blending) == "opaque"
 
 
@@ -163,7 +163,7 @@ def test_gaussians_projection_and_slices(viewer, qtbot, volumes) -> None:
     qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
     qtbot.mouseClick(viewer.points, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: "gaussians" in viewer.layers(), timeout=LONG)
-    layer = viewer._layer("gaussians")
+    layer = viewer.canvas.layer("gaussians")
     assert len(layer.data) == 200 and np.abs(layer.data).max() < 32 * 3.0
     viewer.mode.setCurrentIndex(viewer.mode.findData("mip"))
     qtbot.waitUntil(lambda: "projection" in viewer.layers() and "surface" not in viewer.layers(), timeout=LONG)
@@ -181,8 +181,8 @@ def test_software_opengl_is_said_and_gets_smaller_volumes(viewer, qtbot, tmp_pat
     write_map(tmp_path / "big.mrc", blob(0, 128), 1.0)
     viewer.show_volumes([tmp_path / "big.mrc"])
     qtbot.waitUntil(lambda: viewer.is_3d(), timeout=LOAD)
-    if viewer.opengl.software:
-        assert max(viewer.picture.values.shape) <= viewer_room.LONGEST["software"]
+    if viewer.starter.opengl.software:
+        assert max(viewer.picture.values.shape) <= starter_room.LONGEST["software"]
         assert viewer._notice.count() == 1
     assert viewer.picture.box == 128
 
@@ -191,10 +191,10 @@ def test_a_failure_of_napari_leaves_slices(viewer, qtbot, volumes, monkeypatch) 
     def broken() -> None:
         raise ImportError("no napari here")
 
-    monkeypatch.setattr(viewer_room, "_import_napari", broken)
+    monkeypatch.setattr(starter_room, "import_napari", broken)
     viewer.show_volumes(volumes)
     qtbot.waitUntil(lambda: viewer.stack.currentWidget() is viewer.slices, timeout=LOAD)
-    assert "no napari here" in viewer.failure and viewer._notice.count() == 1
+    assert "no napari here" in viewer.starter.failure and viewer._notice.count() == 1
     np.testing.assert_array_equal(viewer.slices.shown(0), blob(-4.0, 32)[16])
 
 

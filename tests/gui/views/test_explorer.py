@@ -103,6 +103,67 @@ def rows_text(path: Path) -> list[str]:
     return [line for line in lines[start:] if "@" in line]
 
 
+def test_the_molecule_follows_the_selection_with_its_variation(explored, qtbot):
+    _, explorer, second = explored
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.select(second, {"shape": "test"})
+    table = explorer.session.table
+    said = explorer.scene.status
+    qtbot.waitUntil(lambda: f"Mean of {second.sum():,} selected" in said.full_text(), timeout=60_000)
+    np.testing.assert_allclose(explorer.session.latent, table.z[second].mean(axis=0), atol=1e-5)
+    qtbot.waitUntil(lambda: "varies by" in said.full_text(), timeout=60_000)
+
+    def variation() -> float:
+        return float(said.full_text().split("varies by ")[1].split(" Å")[0])
+
+    within = variation()
+    explorer.session.select(np.ones(len(second), bool), {"shape": "test"})  # both states: they differ by more
+    qtbot.waitUntil(
+        lambda: f"Mean of {len(second):,}" in said.full_text() and "varies" in said.full_text(), timeout=60_000
+    )
+    assert variation() > 1.2 * within > 0
+    before = explorer.session.latent
+    qtbot.mouseClick(explorer.scene.follow, LEFT)  # no longer
+    explorer.session.select(second, {"shape": "test"})
+    qtbot.wait(500)
+    assert explorer.session.latent is before
+
+
+def test_the_palette_holds_what_can_be_done_in_the_explorer(explored, qtbot):
+    window, explorer, second = explored
+    entries = {entry.title: entry for entry in window.palette_entries()}
+    wanted = {"Lasso tool", "Invert the selection", "Show Trajectory", "Four plots of the particles", "Draw as slices"}
+    wanted |= {"Keep this state beside", "Colour the surface: displacement", "Colour particles by Rot (°)"}
+    assert wanted <= set(entries)
+    entries["Lasso tool"].run()
+    assert explorer.grid.tool == "lasso"
+    explorer.session.select(second, {"shape": "test"})
+    entries["Invert the selection"].run()
+    assert (explorer.session.selections.mask == ~second).all()
+    entries["Show Trajectory"].run()
+    assert explorer.panel() is explorer.trajectory
+    entries["Colour particles by Rot (°)"].run()
+    qtbot.waitUntil(lambda: explorer.session.colouring.column is not None, timeout=60_000)
+    assert explorer.session.colouring.column.name == "Rot (°)"
+    window.pages.show_home()
+    assert "Lasso tool" not in {entry.title for entry in window.palette_entries()}
+
+
+def test_where_nothing_varies_the_explorer_says_so_and_has_no_latent_axes(window, tmp_path: Path, qtbot):
+    _, explorer, second = explore(window, tmp_path, qtbot, dimensions=0)
+    qtbot.waitUntil(lambda: explorer.pages.currentWidget() is explorer.split, timeout=60_000)
+    assert explorer.nothing.isVisible() and "no latent dimension varies" in explorer.subtitle.full_text()
+    plot = explorer.grid.plots[0]
+    offered = {plot.x_menu.itemText(n) for n in range(plot.x_menu.count())}
+    assert offered and not any(name.startswith(("PC ", "z ", "UMAP")) for name in offered)
+    assert len(plot.points) == len(second) and np.ptp(plot.points[:, 0]) > 0
+    tabs = [explorer.tabs.tabText(n) for n in range(explorer.tabs.count()) if explorer.tabs.isTabVisible(n)]
+    assert "Selections" in tabs and not {"Trajectory", "Landscape", "Domains"} & set(tabs)
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.select(second, {"shape": "test"})  # particles can still be chosen
+    assert explorer.export.isEnabled()
+
+
 def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot):
     window, explorer, second = explored
     plot = explorer.grid.plots[0]

@@ -12,7 +12,7 @@ from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
 from gaussianem_gui.explorer.volumes import Look
-from gaussianem_gui.views.explorer.surfaces import prepare
+from gaussianem_gui.views.plots.surfaces import prepare
 from gaussianem_gui.views.toolkit.theme import theme
 
 # napari's plugin manifests (npe2) are declared as pydantic 1 did; that is its authors' to change.
@@ -41,7 +41,7 @@ def click(explorer, qtbot, row: int) -> None:
     """Show a particle and wait until it is drawn."""
     with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
         explorer.session.show_latent(explorer.session.table.z[row].astype(float))
-    qtbot.waitUntil(lambda: not explorer.scene.viewer._background.busy("mesh"), timeout=60_000)
+    qtbot.waitUntil(lambda: not explorer.scene.viewer.surfaces.busy(), timeout=60_000)
     qtbot.wait(100)
 
 
@@ -66,7 +66,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     explorer.scene.viewer.points.setChecked(True)
     explorer.scene.viewer.arrows.setCurrentIndex(3)
     click(explorer, qtbot, other)
-    layers = {layer.name: layer for layer in explorer.scene.viewer._viewer.layers}
+    layers = {layer.name: layer for layer in explorer.scene.viewer.canvas.model.layers}
     assert {"surface", "gaussians", "arrows"} <= set(explorer.scene.viewer.layers())
     half = explorer.session.consensus.half_angstrom
     assert np.allclose(layers["gaussians"].data, explorer.session.picture.positions[:, ::-1] * half, atol=1e-4)
@@ -77,6 +77,8 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
     assert np.allclose(along, 10 * moved[place], atol=1e-3)
     explorer.scene.viewer.show_domains(np.arange(len(rest)) % 3)
     assert len(np.unique(layers["gaussians"].face_color, axis=0)) == 3
+    assert explorer.scene.viewer.colour_bar.text() == "Domain 1 to 3"
+    qtbot.wait(200)  # the colour bar takes its room
 
     dark = shot(explorer)
     theme.apply("light")
@@ -96,8 +98,7 @@ def test_what_is_drawn_is_what_was_clicked(seen, qtbot, tmp_path: Path):
 def drawn(explorer) -> np.ndarray:
     """Vertices that the canvas was handed for the surface, whatever the layer thinks."""
     viewer = explorer.scene.viewer
-    layer = viewer._layer("surface")
-    return viewer._surface_node(layer).mesh_data.get_vertices()
+    return viewer.canvas.surface_node().mesh_data.get_vertices()
 
 
 def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, qtbot):
@@ -106,7 +107,7 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     wanted = drawn(explorer).copy()
     viewer = explorer.scene.viewer
-    layer = viewer._layer("surface")
+    layer = viewer.canvas.layer("surface")
     layer.refresh()
     assert np.array_equal(drawn(explorer), wanted)
     viewer.show_surface(
@@ -116,11 +117,33 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     assert np.array_equal(drawn(explorer), wanted)
     layer.visible = False
     layer.visible = True
-    viewer._viewer.dims.ndisplay = 2
-    viewer._viewer.dims.ndisplay = 3
+    viewer.canvas.model.dims.ndisplay = 2
+    viewer.canvas.model.dims.ndisplay = 3
     assert np.array_equal(drawn(explorer), wanted)
     viewer.set_contour(viewer.picture.level(viewer.sigmas() + 0.5))
     qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
+
+
+def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
+    explorer, second = seen
+    viewer = explorer.scene.viewer
+    click(explorer, qtbot, int(np.flatnonzero(second)[0]))
+    assert not viewer.canvas.drawn.values.any() and not viewer.colour_bar.isVisible()
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: viewer.canvas.drawn.values.any(), timeout=60_000)
+    # each place of the surface has the colour of how far the Gaussians there have moved
+    model = explorer.session.consensus
+    moved = np.linalg.norm(viewer.positions - model.positions, axis=1) * model.half_angstrom
+    places = viewer.positions[:, ::-1] * model.half_angstrom
+    vertices, values = viewer.canvas.drawn.mesh[0], viewer.canvas.drawn.values
+    nearest = np.linalg.norm(vertices[:, None] - places[None], axis=2).argmin(axis=1)
+    assert np.corrcoef(values, moved[nearest])[0, 1] > 0.8
+    assert viewer.colour_bar.text() == f"Displacement 0 to {np.percentile(moved, 98):.3g} Å"
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("occupancy"))
+    qtbot.waitUntil(lambda: viewer.paint is not None and viewer.paint.name == "Occupancy", timeout=60_000)
+    assert viewer.colour_bar.text() == "Occupancy 0 to 1.25 of the consensus"
+    viewer.colour_by.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not viewer.canvas.drawn.values.any(), timeout=60_000)
 
 
 def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: Path):
@@ -133,9 +156,9 @@ def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: P
     (tmp_path / "m.pdb").write_text("\n".join([*lines, "END", ""]))
     explorer.scene.show_reference(tmp_path / "m.pdb")
     qtbot.waitUntil(lambda: "model" in explorer.scene.viewer.layers(), timeout=60_000)
-    data = explorer.scene.viewer._layer("model").data
+    data = explorer.scene.viewer.canvas.layer("model").data
     assert data.shape == (9, 2, 3) and np.allclose(data[:, 1], [0, 0, 3.8], atol=1e-3)
-    assert explorer.scene.viewer._layer("surface").opacity < 1  # it is seen through the surface
+    assert explorer.scene.viewer.canvas.layer("surface").opacity < 1  # it is seen through the surface
     assert explorer.scene.reference.isChecked()
     qtbot.mouseClick(explorer.scene.reference, LEFT)
     assert "model" not in explorer.scene.viewer.layers() and not explorer.scene.reference.isChecked()
@@ -168,12 +191,12 @@ def test_the_molecule_is_cut_open_in_every_picture(seen, qtbot):
     explorer, second = seen
     viewer = explorer.scene.viewer
     whole = np.ptp(drawn(explorer), axis=0)
-    viewer.cut_from.setCurrentIndex(viewer.cut_from.findData("x"))
-    viewer.cut.setValue(50)
+    viewer.cuts.kind.setCurrentIndex(viewer.cuts.kind.findData("x"))
+    viewer.cuts.slider.setValue(50)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0], timeout=60_000)
     click(explorer, qtbot, int(np.flatnonzero(second)[0]))
     assert np.ptp(drawn(explorer), axis=0)[0] < 0.8 * whole[0]
-    viewer.cut.setValue(0)
+    viewer.cuts.slider.setValue(0)
     qtbot.waitUntil(lambda: np.ptp(drawn(explorer), axis=0)[0] > 0.9 * whole[0], timeout=60_000)
 
 

@@ -228,3 +228,42 @@ def test_every_stage_that_the_engine_plans_has_its_words():
     assert {stage for plan in plans for stage in plan} <= set(STAGES)
     assert stage_words("trajectory pc2") == "Decode along PC 2" and stage_words("new stage") == "New stage"
     assert message_words("anything else") == "anything else"
+
+
+def test_whether_a_training_has_settled_is_a_curve_of_fixed_particles(tmp_path: Path, themed, qtbot):
+    from gaussianem_gui.views.plots.convergence_plot import ConvergencePlot, settling
+
+    rng = np.random.default_rng(0)
+    end = rng.normal(size=(50, 3))
+    spread = np.sqrt(np.square(end - end.mean(axis=0)).sum(axis=1).mean())
+    step = np.array([1.0, 0.0, 0.0])
+    offsets = {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.25}
+    image = rng.normal(size=(2, 8, 8))
+    for epoch, offset in offsets.items():
+        noise = rng.normal(size=image.shape) / epoch**2
+        np.savez(tmp_path / f"p{epoch}.npz", z=end + offset * step, epoch=epoch, images=image, renderings=image + noise)
+    paths = [tmp_path / f"p{epoch}.npz" for epoch in offsets]
+    found = settling([*paths, tmp_path / "not there.npz"])
+    np.testing.assert_allclose(found.moved[1:], np.array([0.5, 0.25, 0.0]) / spread)
+    assert np.isnan(found.moved[0]) and (np.diff(found.agreement) > 0).all()
+    plot = ConvergencePlot()
+    qtbot.addWidget(plot)
+    plot.set_probes(paths, 1)
+    qtbot.waitUntil(lambda: plot.found is not None, timeout=LONG)
+    assert f"by 0.0 % of their spread in latent space, by {100 * 0.5 / spread:.1f} % in epoch 2" in plot.text.text()
+    assert len(plot.plot.listDataItems()) == 2
+
+
+def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
+    train = running(opened, qtbot, engine, 1.0)
+    qtbot.waitUntil(lambda: opened.pane.name == train, timeout=LONG)
+    opened.pane.show_tab("Progress")
+    page = opened.pane.progress
+    qtbot.waitUntil(lambda: page.curve_tabs.isTabVisible(1), timeout=LONG)
+    page.curve_tabs.setCurrentIndex(1)
+    qtbot.waitUntil(
+        lambda: page.convergence.found is not None and len(page.convergence.found.epochs) == 3, timeout=LONG
+    )
+    assert "In epoch 3 the fixed particles moved by" in page.convergence.text.text()
+    engine()
+    finish(opened, qtbot, train)

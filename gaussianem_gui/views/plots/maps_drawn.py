@@ -1,0 +1,166 @@
+"""Draws the maps laid over a volume, the difference to one of them, and a series as a grid under one camera."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from gaussianem_gui.explorer.volumes import Picture, difference, load_volume, surface
+from gaussianem_gui.views.plots.canvas3d import MAIN, Canvas3D
+from gaussianem_gui.views.plots.map_list import LaidOver, MapList
+from gaussianem_gui.views.plots.surfaces import Mesh
+from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.theme import theme
+
+MOST_IN_GRID = 16
+DIFFERENCE_SIGMAS = 1.5  # of the map that is shown; smaller differences are no surface
+DIFFERENCE_SHARE = 0.25  # of the greatest difference
+DIFFERENCES = ("gain", "loss")
+DIFFERENCE_OPACITY = 0.75
+
+
+def difference_meshes(before: Picture, now: Picture) -> tuple[list[Mesh], float]:
+    """Where ``now`` is more, and where it is less, than ``before``; and the level in sigma of ``now``."""
+    change = difference(before, now)
+    sigmas = max(DIFFERENCE_SIGMAS, DIFFERENCE_SHARE * change.top)
+    return [surface(part, sigmas * change.sigma) for part in (change, replace(change, values=-change.values))], sigmas
+
+
+class MapsDrawn(QObject):
+    """``told`` says what the colours of a difference mean; ``failed`` comes with the error of a map not shown."""
+
+    told = Signal(str)
+    failed = Signal(object)
+    drawn = Signal()
+
+    def __init__(self, parent: QObject, canvas: Canvas3D, maps: MapList) -> None:
+        super().__init__(parent)
+        self._canvas, self._maps = canvas, maps
+        self._background = Background(self)
+        self._pictures: dict[Path, Picture] = {}
+        self._names: dict[int, str] = {}  # layer of each map, by its id
+        self._grid: list[str] = []  # layers of the grid
+        self._meshes: dict[str, Mesh] = {}  # of the grid, until all are there
+        self._shown: Picture | None = None
+        self._level, self._longest = 0.0, 0
+        self._family: frozenset[Path] = frozenset()
+        maps.added.connect(self._draw)
+        maps.changed.connect(self._draw)
+        maps.removed.connect(self._remove)
+
+    def in_grid(self) -> bool:
+        """True while a series is shown as a grid."""
+        return bool(self._grid)
+
+    def differing(self) -> bool:
+        """True while a difference is shown."""
+        return any(laid.difference for laid in self._maps.maps)
+
+    def follow(self, shown: Picture, level: float, longest: int, family: frozenset[Path]) -> None:
+        """Draw the maps beside ``shown``, contoured at ``level``: those of the ``family`` at the same level in the
+        map's units, others at the same in sigma. ``longest``: voxels a side."""
+        if (shown, level, longest) == (self._shown, self._level, self._longest):
+            return
+        self._shown, self._level, self._longest, self._family = shown, level, longest, family
+        for laid in self._maps.maps:
+            self._draw(laid)
+
+    def clear(self) -> None:
+        """Forget all maps."""
+        self._background.cancel_all()
+        self._maps.clear()
+        self._pictures.clear()
+        self.leave_grid()
+
+    def _name_of(self, laid: LaidOver) -> str:
+        if id(laid) not in self._names:
+            used, name, number = {*self._names.values(), *MAIN}, laid.name, 2
+            while name in used:
+                name, number = f"{laid.name} {number}", number + 1
+            self._names[id(laid)] = name
+        return self._names[id(laid)]
+
+    def _remove(self, laid: LaidOver) -> None:
+        name = self._name_of(laid)
+        self._background.cancel(name)
+        if self._canvas.model is not None:
+            self._canvas.show_extra(name, None)
+        if laid.difference:
+            self._hide_difference()
+
+    def _hide_difference(self) -> None:
+        for name in DIFFERENCES:
+            self._canvas.show_extra(name, None)
+        self.told.emit("")
+        self.drawn.emit()
+
+    def _picture(self, path: Path, longest: int) -> Picture:
+        """For a worker."""
+        if path not in self._pictures:
+            self._pictures[path] = load_volume(path, longest)
+        return self._pictures[path]
+
+    def _draw(self, laid: LaidOver) -> None:
+        shown, level, longest = self._shown, self._level, self._longest
+        if shown is None or self._canvas.model is None or self._grid:
+            return
+        name, same = self._name_of(laid), laid.path in self._family
+        sigmas = shown.sigmas(level)
+
+        def work() -> tuple[Mesh | None, list[Mesh], float]:
+            picture = self._picture(laid.path, longest)
+            mesh = surface(picture, level if same else picture.level(sigmas)) if laid.visible else None
+            return (mesh, *difference_meshes(picture, shown)) if laid.difference else (mesh, [], 0.0)
+
+        self._background.run(name, work, lambda found: self._take(laid, *found), self.failed.emit)
+
+    def _take(self, laid: LaidOver, mesh: Mesh | None, meshes: list[Mesh], sigmas: float) -> None:
+        if laid not in self._maps.maps or self._grid:
+            return
+        self._canvas.show_extra(self._name_of(laid), mesh, laid.colour, laid.opacity)
+        if laid.difference:
+            for name, colour, part in zip(DIFFERENCES, ("info", "danger"), meshes):
+                self._canvas.show_extra(name, part, theme.colour(colour), DIFFERENCE_OPACITY)
+            self.told.emit(f"Blue: more than in {laid.name}; red: less (from {sigmas:.1f} σ)")
+        elif not self.differing():
+            self._hide_difference()
+        self.drawn.emit()
+
+    # --- grid ------------------------------------------------------------------------------------------------------
+
+    def show_grid(self, paths: list[Path], names: list[str], level: float, longest: int) -> None:
+        """A series, each volume in a view of its own, all contoured at ``level``."""
+        self._canvas.hide_layers()
+        self._grid = [f"{name} " for name in names]  # a space keeps them apart from the maps laid over
+        self._meshes = {}
+        for layer, path in zip(self._grid, paths):
+            self._background.run(
+                layer,
+                lambda path=path: surface(self._picture(path, longest), level),
+                lambda mesh, layer=layer: self._take_in_grid(layer, mesh),
+                self.failed.emit,
+            )
+
+    def _take_in_grid(self, layer: str, mesh: Mesh) -> None:
+        self._meshes[layer] = mesh
+        if set(self._meshes) != set(self._grid):
+            return
+        for number, name in enumerate(self._grid):  # in their order: so they stand in the grid
+            self._canvas.show_extra(name, self._meshes[name], theme.series(number % 10))
+        fresh = not self._canvas.in_grid()
+        self._canvas.set_grid(True)
+        if fresh:
+            self._canvas.reset_view()
+        self.drawn.emit()
+
+    def leave_grid(self) -> None:
+        """Back to one view."""
+        for layer in self._grid:
+            self._background.cancel(layer)
+        if self._canvas.model is not None and self._grid:
+            self._canvas.hide_layers()
+            self._canvas.set_grid(False)
+        self._grid = []
+        self._shown = None
