@@ -311,7 +311,7 @@ def write_results(
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if trainer.recipe.corrects:
         more |= corrections.arrays(trainer.corrections)
-        corrections.report(trainer.corrections, trainer.recipe.weigh_junk, log)
+        corrections.report(trainer.corrections, trainer.problem.image, trainer.recipe.weigh_junk, log)
         star = resolve_input(trainer.options, "cfg").with_name("particles.star")
         corrections.write_particles(trainer.corrections, trainer.problem, star, out, rows, log)
     if rows is not None:

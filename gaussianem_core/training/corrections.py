@@ -13,7 +13,7 @@ from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.junk import Junk
-from gaussianem_core.training.problem import Problem
+from gaussianem_core.training.problem import Problem, mean_per_image
 
 FEW = 20
 """Junk images are named by their numbers up to so many."""
@@ -66,9 +66,12 @@ def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
     return {nuisances.KINDS[kind] for width, kind in kinds if width > 1.001 * nuisances.LEAST[kind]}
 
 
-def report(found: Corrections, weighs_junk: bool, log: JobLog) -> None:
-    """Say in numbers what was corrected, over the particles that are no junk, and how many are."""
+def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog) -> None:
+    """Say in numbers what was corrected, over the particles that are no junk, and how many are. ``image`` (N,): that
+    each row shows."""
     real = found.junk.probability < 0.5
+    junk_images = np.flatnonzero(mean_per_image(found.junk.probability.cpu().numpy(), image) >= 0.5)
+    images = len(np.unique(image))
     rms = found.mean[real].square().mean(0).sqrt().cpu().numpy()
     width = found.widths.cpu().numpy()
     turn, shift = nuisances.ROTATION, nuisances.SHIFT
@@ -81,8 +84,8 @@ def report(found: Corrections, weighs_junk: bool, log: JobLog) -> None:
         "contrast_prior": float(width[nuisances.CONTRAST]),
         "defocus_angstrom": float(rms[nuisances.DEFOCUS]),
         "defocus_prior_angstrom": float(width[nuisances.DEFOCUS]),
-        "junk_images": float((~real).sum()),
-        "junk_share": float(1 - real.float().mean()),
+        "junk_images": float(len(junk_images)),
+        "junk_share": len(junk_images) / images,
     }
     log.metric("corrections", 0, 0.0, **values)
     told = estimated_kinds(found.widths)
@@ -98,9 +101,9 @@ def report(found: Corrections, weighs_junk: bool, log: JobLog) -> None:
         f"corrected: {'; '.join(said)}" if said else "no error of poses, contrast or defocus shows: none is corrected"
     )
     if weighs_junk:
-        numbers = (torch.nonzero(~real)[:, 0] + 1).tolist()
+        numbers = (junk_images + 1).tolist()
         which = f": {', '.join(map(str, numbers))}" if 0 < len(numbers) <= FEW else ""
-        log.message(f"images that hold no such particle: {len(numbers):,} of {len(real):,}{which}")
+        log.message(f"images that hold no such particle: {len(numbers):,} of {images:,}{which}")
 
 
 def write_particles(

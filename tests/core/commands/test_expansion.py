@@ -7,6 +7,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import torch
 from small_data import preprocess, simulate
 
 from gaussianem_core.analysis import diagnostics
@@ -15,6 +16,9 @@ from gaussianem_core.imaging.pose import load_poses, rotations_from_angles
 from gaussianem_core.imaging.symmetry import symmetry_mates, symmetry_operators
 from gaussianem_core.io.image_rows import load_images
 from gaussianem_core.io.particle_table import read_particles
+from gaussianem_core.job.events import EVENTS, JobLog, read_events
+from gaussianem_core.training.corrections import Corrections, report
+from gaussianem_core.training.junk import Junk
 
 COUNT = 24
 
@@ -75,3 +79,15 @@ def test_mates_are_no_independent_particles() -> None:
         for name, chosen in (("rows", np.arange(400)), ("images", one_row_an_image(image, seed))):
             alarms[name] += diagnostics.dependence(z[chosen], defocus[chosen], "defocus", seed).p_value < 0.01
     assert alarms["images"] <= 3 < alarms["rows"], alarms
+
+
+def test_junk_is_counted_in_images(tmp_path: Path) -> None:
+    probability = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 0.9])
+    junk = Junk(probability, -probability, torch.tensor(0.5))
+    found = Corrections(torch.zeros(8, 7), torch.zeros(1, 8, 7), torch.zeros(7), junk)
+    with JobLog(tmp_path, ["train"]) as log:
+        report(found, np.repeat(np.arange(2), 4), True, log)
+        report(found, np.arange(8), True, log)
+    said = [event["text"] for event in read_events(tmp_path / EVENTS)[0] if event["type"] == "message"]
+    assert "images that hold no such particle: 1 of 2: 2" in said
+    assert "images that hold no such particle: 4 of 8: 5, 6, 7, 8" in said

@@ -294,7 +294,7 @@ def test_choosing_a_job_fills_the_next(project: Project) -> None:
     assert filled["mask"] == "raw/mask.mrc"  # the mask that the training used
     assert project.fill("analyze", [train], {"mask": ""})["mask"] == ""  # what the user gives wins
     assert "Train/job002/weights.2.pkl" not in project.graph().nodes
-    assert project.suggestions(train)[0] == "analyze" and project.suggestions(prepared) == ["train"]
+    assert project.suggestions(train)[0] == "analyze" and project.suggestions(prepared) == ["train", "reconstruct"]
     assert [i.name for i in project.input_jobs("train")] == [prepared.name]
     assert project.dependents(prepared) == [train.name] and project.parents(train) == [prepared.name]
 
