@@ -70,8 +70,9 @@ def local_resolution(
             continue
         power = (averaged(a.square()).clamp_min(0) * averaged(b.square()).clamp_min(0)).sqrt()
         fsc = averaged(a * b) / power.clamp_min(torch.finfo(power.dtype).tiny)
-        resolved &= fsc > THRESHOLD
+        if number * step * window >= 1:  # a wave longer than the window is not told from a level
+            resolved &= fsc > THRESHOLD
         filtered += torch.where(resolved, fsc_weight(fsc), 0) * c
         last = torch.where(resolved, torch.full_like(last, number * step), last)
-    # Nothing resolved: no finer than the first band's middle.
+    # Where nothing is resolved, that of the bands that the window cannot judge.
     return LocalResolution(pixel_size_angstrom / last.clamp_min(step / 2), filtered, window * pixel_size_angstrom)

@@ -19,6 +19,8 @@ from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.demo.molecule import LID, SWING_DEGREES, write_molecule
 from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.workflow import Step, Workflow
+from gaussianem_gui.explorer.reconstruct_job import state_values
+from gaussianem_gui.explorer.sources import STAR, find_sources, row_count
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import JobInfo, Project, remember_project
 
@@ -92,6 +94,9 @@ def run(directory: Path) -> int:
     if not follow(project, jobs):
         return 1
     by_type = {job.job_type: job for job in jobs}
+    maps = reconstruct(project, by_type)
+    if not follow(project, [maps]):
+        return 1
     found = recovered(project, by_type)
     draw(project, by_type, found, project.root / FIGURE)
     good = found["angle_correlation"] >= RECOVERED
@@ -102,13 +107,36 @@ The truth was {"recovered" if good else "NOT recovered"} in {time.monotonic() - 
   lid there or not, from the latents alone   right for {100 * evaluated["occupancy_accuracy"]:.0f} % of the particles \
 ({100 * evaluated["occupancy_chance"]:.0f} % by guessing)
   latent error                               {evaluated["latent_error"]:.2f}  (0 perfect, 1 nothing learned)
+{state_lines(maps)}
 
 Look at
   {project.root / FIGURE}
   {by_type["analyze"].directory}   classes, trajectories, figures
+  {maps.directory}   two states reconstructed from the images around them
   gaussianem gui {directory}       the project in the application
   gaussianem job --project {directory} list""")
     return 0 if good else 1
+
+
+def reconstruct(project: Project, jobs: dict[str, Job]) -> Job:
+    """Ask for maps of the first and the last class, from the images of the particles around their centres."""
+    sources = find_sources(project, jobs["train"].name)
+    centres = np.loadtxt(jobs["analyze"].directory / "kmeans" / "z.txt", ndmin=2)
+    values = state_values(project, sources, centres[[0, -1]], row_count(sources.cfg.parent / STAR))
+    job = project.new_job("reconstruct", values | {"no_local": True}, note="Two states of the demo")
+    runner.request(project, job)
+    return job
+
+
+def state_lines(job: Job) -> str:
+    """What the half maps of the two states say, a line each."""
+    entries = json.loads((job.directory / "results.json").read_text())["states"]
+    lines = []
+    for number, entry in enumerate(entries, start=1):
+        count, reach = entry["state"]["chosen_particles"], entry["resolution_angstrom"]
+        title = f"state {number}, reconstructed from the images"
+        lines.append(f"  {title:<43}{count} particles around it, half maps agree to {reach:.0f} A")
+    return "\n".join(lines)
 
 
 def follow(project: Project, jobs: list[Job]) -> bool:

@@ -89,9 +89,14 @@ class Explorer(QWidget):
         self.redo_button = icon_button("redo", "Redo (Ctrl+Shift+Z)", session.redo, name="redoSelection")
         tip = "Write the selected particles as a Select job"
         self.export = button("Export …", "primary", "download", self.selections.ask_export, tip, name="exportSelection")
+        tip = "A map from the original images of the selected particles, or of those around the point in 3D"
+        self.reconstruct = button(
+            "Reconstruct these …", "", "job-reconstruct", lambda: session.reconstruct(), tip, name="reconstructThese"
+        )
+        self.reconstruct.setEnabled(False)
         first = row(back, self.title, 6, spacing=6)
         first.addWidget(self.subtitle, 1)
-        for part in (self.count_text, self.undo_button, self.redo_button, self.export):
+        for part in (self.count_text, self.undo_button, self.redo_button, self.reconstruct, self.export):
             first.addWidget(part)
         head = QFrame()
         head.setProperty("role", "header")
@@ -131,6 +136,7 @@ class Explorer(QWidget):
         session.opened.connect(self._opened)
         session.notOpened.connect(lambda why: self.empty.set_text("This job cannot be explored", why))
         session.selectionChanged.connect(self._count_selected)
+        session.latentChanged.connect(self._count_selected)
         self.grid.toolChosen.connect(self._tool_chosen)
         self.grid.anchored.connect(self.trajectory.add_anchor)
 
@@ -189,6 +195,7 @@ class Explorer(QWidget):
         self.undo_button.setEnabled(book.can_undo())
         self.redo_button.setEnabled(book.can_redo())
         self.export.setEnabled(bool(count))
+        self.reconstruct.setEnabled(bool(count) or self.session.latent is not None)
 
     def _tool_chosen(self, tool: str) -> None:
         if tool == "anchor":

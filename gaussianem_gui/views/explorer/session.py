@@ -17,6 +17,7 @@ from gaussianem_core.analysis.latent_density import LatentDensity
 from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.decoder_client import Callbacks, Consensus, Decoded, DecoderClient
 from gaussianem_gui.explorer.particle_columns import ParticleColumns, load_table
+from gaussianem_gui.explorer.reconstruct_job import selection_values, state_values
 from gaussianem_gui.explorer.select_job import Exported
 from gaussianem_gui.explorer.selections import Selections
 from gaussianem_gui.explorer.sources import Sources, find_sources
@@ -53,6 +54,7 @@ class ExplorerSession(QObject):
     said = Signal(str)  # a line below the 3D view
     noted = Signal(str, str, str)  # kind, title, text
     morphRequested = Signal(str)  # job that holds z.txt
+    reconstructRequested = Signal(dict)  # options of the job
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -228,6 +230,31 @@ class ExplorerSession(QObject):
         """Keep the latent that is shown, or let go of the one that is kept."""
         self.kept = self.latent.copy() if keep and self.latent is not None else None
         self.latentChanged.emit()
+
+    # --- maps ------------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, points: np.ndarray | None = None) -> None:  # (P, zdim)
+        """Ask for the form of a Reconstruct job: of the particles around each of ``points``, or, without, of those that
+        are selected, or, where none is, of those around the latent in 3D."""
+        sources, model, table, book = self.sources, self.model, self.table, self.selections
+        if sources is None or model is None or table is None:
+            return
+        if points is None and not book.selected and self.latent is not None:
+            points = self.latent[None]
+        if points is not None:
+            chosen = points.copy()
+            model.do(
+                "Write the states",
+                lambda project: state_values(project, sources, chosen, len(table)),
+                self.reconstructRequested.emit,
+            )
+        elif book.selected:
+            mask, steps = book.mask.copy(), book.steps
+            model.do(
+                "Write the selection",
+                lambda project: selection_values(project, sources, mask, steps=steps),
+                self.reconstructRequested.emit,
+            )
 
     # --- the path --------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class TrajectoryPanel(Panel):
         menu.addAction("MRC series and ChimeraX script (new job)", self.export_volumes)
         menu.addAction("Movie (MP4 or GIF) …", self.ask_movie)
         menu.addAction("Morph an atomic model along it …", self.morph)
+        menu.addAction("Reconstruct its frames from the images …", lambda: session.reconstruct(session.path))
         menu.addAction("Particles per frame as a figure …", self.save_counts)
         self.export.setMenu(menu)
         self.kind.setMinimumWidth(206)

@@ -141,6 +141,7 @@ class Pages(QObject):
                 )
             )
             session.morphRequested.connect(lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [session.job]))
+            session.reconstructRequested.connect(lambda values: self.new_job("reconstruct", values, []))
         explorer.open(self.context.model, name)
         self.context.middle.setCurrentWidget(explorer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,10 +24,12 @@ from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.imaging.symmetry import symmetry_operators
-from gaussianem_core.io.corrected_images import ctf_parameters
+from gaussianem_core.io.corrected_images import CorrectedImages, ctf_parameters
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.job.events import EVENTS, read_events
+from gaussianem_core.reconstruction import particle_images
+from gaussianem_core.reconstruction.particle_images import half_sets
 
 BOX, PIXEL, WIDTH, COUNT = 40, 3.0, 2.8, 500
 EVERYONE = np.arange(COUNT)
@@ -322,6 +325,39 @@ def test_a_mask_and_a_b_factor_that_are_given(star: Path, plain: Path, tmp_path:
     with mrcfile.new(tmp_path / "other.mrc") as file:
         file.set_data(np.ones((BOX - 2,) * 3, np.float32))
     assert reconstruct(star, tmp_path / "refused", "--mask", str(tmp_path / "other.mrc")) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_makes_the_same_maps(star: Path, plain: Path, tmp_path: Path) -> None:
+    words = ["--star_file", str(star), "--job_dir", str(tmp_path), "--device", "cuda"]
+    assert main(["reconstruct", *words]) == 0
+    for name in ("half_map_1.mrc", "half_map_2.mrc", "map_unsharpened.mrc", "map.mrc"):
+        a, b = (torch.from_numpy(read_map(folder / name).values) for folder in (tmp_path, plain))
+        assert fourier_shell_correlation(a, b)[1:18].min() > 0.9999
+    assert results(tmp_path)["resolution_angstrom"] == pytest.approx(results(plain)["resolution_angstrom"], rel=1e-2)
+
+
+def test_memory_is_bounded_by_blocks(star: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many particles there are, no more than the readers' blocks and the one in use are held."""
+    table = read_particles(star)
+    half, _ = half_sets(table, EVERYONE, 0)
+    particles = particle_images.particle_images(table, table.aberrations, half, BOX, PIXEL, True)
+    monkeypatch.setattr(particle_images, "BLOCK_IMAGES", 16)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    read, most, seen = CorrectedImages.read_block, 0, []
+
+    def counted(self: CorrectedImages, block: Any) -> torch.Tensor:
+        made = read(self, block)
+        alive.add(made)
+        return made
+
+    monkeypatch.setattr(CorrectedImages, "read_block", counted)
+    for rows, _images in particle_images.read_ahead(particles, np.ones(COUNT, bool), lambda done: None):
+        most = max(most, len(alive))
+        seen.append(rows)
+    assert np.array_equal(np.sort(np.concatenate(seen)), EVERYONE) and len(seen) == -(-COUNT // 16)
+    assert most <= particle_images.READERS + 2
 
 
 def test_real_particles(shared_data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,10 @@ def test_the_truth_is_recovered(finished_demo: Path) -> None:
     states = {info.name: info.status.state for info in project.jobs()}
     made = ("Simulate/job001/", "Preprocess/job002/", "Train/job003/", "Analyze/job004/", "Evaluate/job005/")
     assert [states[name] for name in made] == [State.SUCCEEDED] * 5
+    maps = next(name for name in states if name.startswith("Reconstruct/"))
+    assert states[maps] is State.SUCCEEDED and "Train/job003/" in project.parents(maps)
+    for state in json.loads((project.root / maps / "results.json").read_text())["states"]:
+        assert 100 < state["state"]["chosen_particles"] <= 1000 and state["fsc"]["corrected"][2] > 0.8
     assert (project.root / "demo.png").stat().st_size > 20_000
     assert project.parents("Evaluate/job005/") and "Train/job003/" in project.parents("Analyze/job004/")
     again = subprocess.run(

@@ -207,6 +207,59 @@ def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot)
     assert np.array_equal(np.load(made.job.directory / "selected_rows.npy"), np.flatnonzero(chosen))
 
 
+def test_reconstruct_these_asks_for_a_map_of_the_selection_or_of_the_point(explored, qtbot):
+    window, explorer, second = explored
+    session, pane = explorer.session, window.pages.context.pane
+    assert not explorer.reconstruct.isEnabled()
+    session.select(second, {"column": "z 1", "shape": "range", "low": 0.0, "high": 9.0})
+    assert explorer.reconstruct.isEnabled()
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    values = pane.parameters.form.values()
+    assert values["star_file"] == "original.star" and not values["latent"]
+    rows = np.load(window.model.root / values["select"])
+    assert np.array_equal(rows, np.flatnonzero(second))
+    # A point, where nothing is selected: the particles around it.
+    window.pages.open_explorer(session.job)
+    session.clear_selection()
+    session.show_latent(np.array([0.5, 0.0, -0.25]))
+    pane.draft = ""
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    values = pane.parameters.form.values()
+    root = window.model.root
+    np.testing.assert_allclose(np.loadtxt(root / values["around"]), [0.5, 0.0, -0.25])
+    assert all((root / values[name]).is_file() for name in ("latent", "model_weight", "cfg")) and not values["select"]
+
+
+@pytest.mark.slow
+def test_from_a_selection_of_the_demo_to_its_map(finished_demo, window, qtbot):
+    """The real thing, from the explorer through the queue to half maps and FSC."""
+    assert window.open_project(finished_demo)
+    qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
+    window.pages.open_explorer("Analyze/job004/")
+    qtbot.waitUntil(
+        lambda: window.pages.explorer is not None and window.pages.explorer.session.table is not None, timeout=120_000
+    )
+    explorer, pane = window.pages.explorer, window.pages.context.pane
+    z = explorer.session.table.z
+    mask = z[:, 0] > np.median(z[:, 0])
+    explorer.session.select(mask, {"column": "z 1", "shape": "range", "low": 0, "high": 1})
+    qtbot.mouseClick(explorer.reconstruct, LEFT)
+    qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    qtbot.mouseClick(pane.parameters.panel.run, LEFT)
+    made: list[Path] = []
+
+    def finished() -> bool:
+        made[:] = sorted((finished_demo / "Reconstruct").glob("job*/RELION_JOB_EXIT_*"))
+        return bool(made)
+
+    qtbot.waitUntil(finished, timeout=300_000)
+    assert made[0].name == "RELION_JOB_EXIT_SUCCESS"
+    found = json.loads((made[0].parent / "results.json").read_text())
+    assert found["particles"]["used"] == mask.sum() and found["fsc"]["corrected"][2] > 0.5
+
+
 @pytest.mark.slow
 def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
     """The real thing: images simulated of molecules with and without a lid, latents that training found."""

@@ -1,0 +1,70 @@
+"""What a Reconstruct job is given for what is selected or shown in the explorer. No Qt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianem_core.errors import InputError
+from gaussianem_gui.explorer.movies import export_series
+from gaussianem_gui.explorer.select_job import export_selection
+from gaussianem_gui.explorer.sources import STAR, Sources, row_count
+from gaussianem_gui.project.project import Project
+
+
+def selection_values(
+    project: Project, sources: Sources, mask: np.ndarray, *, name: str = "", steps: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:  # mask (N,) bool
+    """Options for a map of the selected particles, which a Select job holds. Raises InputError as that does."""
+    values = particle_values(project, sources, len(mask))
+    made = export_selection(project, sources, mask, name=name, steps=steps)
+    return values | {"select": f"{made.job.name}selected_rows.npy"}
+
+
+def state_values(project: Project, sources: Sources, points: np.ndarray, count: int) -> dict[str, Any]:
+    """Options for maps of the particles around ``points`` (P, zdim), which a Trajectory job holds.
+
+    ``count`` : latents, and rows of the particle file. Raises InputError without a particle file.
+    """
+    values = particle_values(project, sources, count)
+    made = export_series(project, sources, points, 0.0, "For a reconstruction", volumes=False)
+    values |= {
+        "around": f"{made.name}z.txt",
+        "latent": relative(project, sources.latents),
+        "model_weight": relative(project, sources.weights),
+        "cfg": relative(project, sources.cfg),
+    }
+    return values | ({"gaussians": relative(project, sources.gaussians)} if sources.gaussians else {})
+
+
+def particle_values(project: Project, sources: Sources, count: int) -> dict[str, Any]:
+    """Options that name the particles, ``count`` rows: those of the Preprocess job, or of its particle file, with the
+    poses that the training corrected, where it did."""
+    folder = sources.cfg.parent
+    values: dict[str, Any] = {}
+    if (folder / STAR).is_file() and row_count(folder / STAR) == count:
+        values["source_dir"] = relative(project, folder)
+    elif sources.original is not None:
+        values["star_file"] = relative(project, sources.original)
+        if data_dir := sources.preprocess_options.get("data_dir"):
+            values["data_dir"] = str(data_dir)
+        if sources.passthrough:
+            values["passthrough"] = [relative(project, path) for path in sources.passthrough]
+        if sources.preprocess_options.get("no_invert"):
+            values["no_invert"] = True
+    else:
+        raise InputError("particle file", "must be known", "none", "Restore the Preprocess job or its particle file.")
+    corrected = sources.weights.parent / STAR
+    if corrected.is_file() and row_count(corrected) == count:
+        values["poses"] = relative(project, corrected)
+    return values
+
+
+def relative(project: Project, path: Path) -> str:
+    """A path as a job of the project names it."""
+    name = os.path.relpath(path, project.root)
+    return str(path) if name.startswith("..") else name
