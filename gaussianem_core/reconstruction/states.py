@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from gaussianem_core.reconstruction.motion import (
     part_windows,
     position_uncertainty,
 )
+from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
 from gaussianem_core.reconstruction.rigid_motion import particle_motions
 from gaussianem_core.reconstruction.solvent_mask import automatic_mask
@@ -145,13 +146,31 @@ def solve_state(
 
 
 class MotionUndone(NamedTuple):
-    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), and
-    how many images were ``left_out``."""
+    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), how
+    many images were ``left_out``, and the ``gain`` in nats an image of motions that the images put right."""
 
     halves: HalfVolumes
     parts: int
     misfit_pixels: float
     left_out: int
+    gain: float
+
+
+def calibration_images(
+    particles: ParticleImages,
+    weights: npt.NDArray[np.float32],
+    found: Background,
+    device: torch.device,
+    seed: int,
+) -> Callable[[], Iterator[ImageBatch]]:
+    """Some thousand images, read anew at each call, for `part_calibration.calibrate`."""
+    some = sampled(IMAGES, weights > 0, seed)
+
+    def read() -> Iterator[ImageBatch]:
+        for batch in image_batches(particles, some, weights, found, device, lambda _: None):
+            yield ImageBatch(*batch[:6])
+
+    return read
 
 
 def undo_motion(
@@ -174,6 +193,11 @@ def undo_motion(
         reference, densities = deformed.positions[0], deformed.densities[0]
     parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
     motions = particle_motions(model, latents.mean, parts.weights, reference, densities)
+    sample = calibration_images(particles, weights, found, device, seed)
+    calibration = calibrate(
+        model, latents.mean, latents.variance, parts.labels, parts.weights, reference, motions, sample, seed
+    )
+    motions = calibration.apply(motions)
     blur = position_uncertainty(model, latents.mean, latents.variance, parts.weights, seed) * (box / 2)
     count = len(parts.weights)
     sums = [empty_part_sums(box, count, device) for _ in range(2)]
@@ -208,4 +232,4 @@ def undo_motion(
         wholes.append(whole_map(first, second, fsc))
     one, two, whole = (blend(volumes, windows) for volumes in (firsts, seconds, wholes))
     halves = HalfVolumes(one, two, whole, fourier_shell_correlation(one, two))
-    return MotionUndone(halves, count, parts.misfit_pixels, left_out)
+    return MotionUndone(halves, count, parts.misfit_pixels, left_out, calibration.gain)

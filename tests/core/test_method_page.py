@@ -22,7 +22,7 @@ from gaussianem_core.training.recipe import MOST_EPOCHS, RECIPES
 
 PAGE = Path(__file__).parents[2] / "resources" / "guide" / "method.md"
 TEXT = " ".join(PAGE.read_text().split())
-ROOMS = ("analysis", "commands", "imaging", "io", "model", "simulation", "training")
+ROOMS = ("analysis", "commands", "imaging", "io", "model", "reconstruction", "simulation", "training")
 NAMES = sorted(set(re.findall(rf"`((?:{'|'.join(ROOMS)})\.[\w.]+)`", TEXT)))
 
 
