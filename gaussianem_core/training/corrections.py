@@ -109,7 +109,8 @@ def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog
     if at_limit := [kind for kind in nuisances.KINDS[:3] if kind in kinds_at_most(found.widths)]:
         log.message(
             f"errors of poses ({', '.join(at_limit)}) are estimated at the most that is allowed: corrections may be "
-            "motion in part; refine the poses first, or hold them by --hold_rotations and --hold_shifts"
+            "motion in part; refine the poses first, or hold them by --hold_rotations and --hold_shifts",
+            "warning",
         )
     if weighs_junk:
         numbers = (junk_images + 1).tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from scipy.spatial.transform import Rotation
 
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.imaging.projection import project_reference
+from gaussianem_core.job.events import EVENTS, JobLog, read_events
 from gaussianem_core.training import nuisances
+from gaussianem_core.training.corrections import Corrections, report
 from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.junk import Junk
 
 BOX, COUNT = 32, 6
 
@@ -102,3 +107,18 @@ def test_widths_that_are_held_stay_nothing_and_junk_does_not_widen_the_others() 
     found = nuisances.fit_widths(linear, information, held, share)
     assert (found[[3, 4, 6]] == 0).all()
     torch.testing.assert_close(found[:3], torch.full((3,), 0.02), rtol=0.15, atol=0.0)
+
+
+def test_errors_larger_than_a_refinement_leaves_are_not_believed_and_said(tmp_path: Path) -> None:
+    first = nuisances.first_widths((), torch.device("cpu"))
+    draws = torch.randn(500, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.3] * 3 + [0.0] * 4)
+    linear, information = measurements(draws, first, 2000.0)
+    found = nuisances.fit_widths(linear, information, first, torch.ones(500))
+    torch.testing.assert_close(found[:3], torch.full((3,), nuisances.MOST[0]))
+    junk = Junk(torch.zeros(500), torch.zeros(500), torch.tensor(0.0))
+    for widths, times in ((found, 1), (found * 0.9, 0)):
+        with JobLog(tmp_path / str(times), ["train"]) as log:
+            report(Corrections(draws, draws[None], widths, junk), np.arange(500), False, log)
+        events, _ = read_events(tmp_path / str(times) / EVENTS)
+        said = [e["text"] for e in events if e["type"] == "message" and "(out of plane, in plane)" in e["text"]]
+        assert len(said) == times and all("--hold_rotations" in text for text in said)
