@@ -38,7 +38,7 @@ from gaussianem_core.reconstruction.motion import (
     position_uncertainty,
 )
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
-from gaussianem_core.reconstruction.rigid_motion import particle_motions
+from gaussianem_core.reconstruction.rigid_motion import RigidMotions, particle_motions
 from gaussianem_core.reconstruction.solvent_mask import automatic_mask
 
 
@@ -154,18 +154,40 @@ class MotionUndone(NamedTuple):
     left_out: int
 
 
+class HalfModel(NamedTuple):
+    """A model that was trained on a half set alone: ``rows`` (n,) of its particles, ``latents`` of these."""
+
+    model: TrainedModel
+    rows: npt.NDArray[np.int64]
+    latents: Latents
+
+
+class _Moved(NamedTuple):
+    """Motions of some particles, how uncertain the parts' places are (n, K; pixels), and the place of each of all
+    particles (N,) among them."""
+
+    motions: RigidMotions
+    blur: Tensor
+    place: npt.NDArray[np.int64]
+
+
 def undo_motion(
     particles: ParticleImages,
     weights: npt.NDArray[np.float32],
     latents: Latents,
     model: TrainedModel,
     state: npt.NDArray[np.float64] | None,
+    half_models: Sequence[HalfModel],
     found: Background,
     backend: Projector,
     seed: int,
     report: Callable[[int], None],
 ) -> MotionUndone:
-    """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`."""
+    """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`.
+
+    ``half_models`` : of the half sets 1 and 2, which then tell the motion of their own particles, to the consensus;
+    none: ``model`` tells that of all. The cut into parts is ``model``'s in either case.
+    """
     box, device = particles.box, model.device
     if state is None:
         reference, densities = model.gaussians.positions, model.gaussians.densities
@@ -173,33 +195,45 @@ def undo_motion(
         deformed = model.deform(state[None])
         reference, densities = deformed.positions[0], deformed.densities[0]
     parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
-    motions = particle_motions(model, latents.mean, parts.weights, reference, densities)
-    blur = position_uncertainty(model, latents.mean, latents.variance, parts.weights, seed) * (box / 2)
+
+    def moved(by: TrainedModel, own: Latents, rows: npt.NDArray[np.int64], rest: Tensor, mass: Tensor) -> _Moved:
+        motions = particle_motions(by, own.mean, parts.weights, rest, mass)
+        blur = position_uncertainty(by, own.mean, own.variance, parts.weights, seed) * (box / 2)
+        place = np.full(len(particles), -1)
+        place[rows] = np.arange(len(rows))
+        return _Moved(motions, blur, place)
+
+    if half_models:
+        told = [
+            moved(h.model, h.latents, h.rows, h.model.gaussians.positions, h.model.gaussians.densities)
+            for h in half_models
+        ]
+    else:
+        told = [moved(model, latents, np.arange(len(particles)), reference, densities)] * 2
     count = len(parts.weights)
     sums = [empty_part_sums(box, count, device) for _ in range(2)]
     left_out = 0
     for batch in image_batches(particles, weights > 0, weights, found, device, report):
         left_out += batch.left_out
-        for half, own in enumerate(sums, start=1):
-            chosen = np.flatnonzero(particles.half[batch.rows] == half)
+        for half, (own, by) in enumerate(zip(sums, told), start=1):
+            chosen = np.flatnonzero((particles.half[batch.rows] == half) & (by.place[batch.rows] >= 0))
             if not len(chosen):
                 continue
             index = torch.from_numpy(chosen).to(device)
-            rows = torch.from_numpy(batch.rows[chosen]).to(device)
+            places = torch.from_numpy(by.place[batch.rows[chosen]]).to(device)
             accumulate_parts(
                 own,
                 batch.images[index],
                 batch.rotations[index],
                 batch.shifts[index],
                 batch.transfer[index],
-                motions.rows(rows),
+                by.motions.rows(places),
                 batch.weights[index],
-                blur[rows],
+                by.blur[places],
                 backend=backend,
             )
-    windows = part_windows(
-        reference.cpu().double().numpy(), parts.labels, box, SEAM_PIXELS * 2 / model.configuration.box
-    ).to(device)
+    seam = SEAM_PIXELS * 2 / model.configuration.box
+    windows = part_windows(reference.cpu().double().numpy(), parts.labels, box, seam).to(device)
     firsts, seconds, wholes = [], [], []
     for first, second in zip(*sums):
         one, two, fsc = half_maps(first, second)
