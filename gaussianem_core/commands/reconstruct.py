@@ -32,6 +32,7 @@ from gaussianem_core.model.trained_model import TrainedModel, check_latents, loa
 from gaussianem_core.options import ReconstructOptions
 from gaussianem_core.reconstruction.deposition import write_deposition
 from gaussianem_core.reconstruction.domain_poses import (
+    calibrated,
     domain_poses,
     inside_mask,
     subtract_rest,
@@ -76,11 +77,13 @@ from gaussianem_core.reconstruction.particle_images import (
 )
 from gaussianem_core.reconstruction.plots import plot_result
 from gaussianem_core.reconstruction.report import report, states_report
+from gaussianem_core.reconstruction.rigid_motion import LEAST_GAUSSIANS
 from gaussianem_core.reconstruction.sharpening import sharpen
 from gaussianem_core.reconstruction.states import (
     HalfModel,
     Latents,
     StateVolumes,
+    calibration_images,
     read_latents,
     solve_state,
     state_rings,
@@ -296,7 +299,8 @@ def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.
     where = "the consensus" if state is None else "the state of --around"
     work.log.message(
         f"motion undone: {undone.parts} parts brought to {where}; within them Gaussians are "
-        f"{undone.misfit_pixels:.2f} px (root mean square, pixels of the training) from where rigid motions take them"
+        f"{undone.misfit_pixels:.2f} px (root mean square, pixels of the training) from where rigid motions take them; "
+        f"put right by the images, the motions are {undone.gain:.2f} nats an image more likely"
     )
     if halves:
         work.log.message("the motion of each half set is told by a network that saw no other particles")
@@ -351,7 +355,12 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
         )
     mask = read_map(resolve_input(options, "domain_poses")).values
     labels = inside_mask(model, mask)
-    poses = domain_poses(model, latents.mean, work.particles.rotations, labels, 0)
+    parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
+    calibration = None
+    if (parts == 1).sum() >= LEAST_GAUSSIANS:
+        sample = calibration_images(work.particles, work.weights, work.found, work.device, options.seed)
+        calibration = calibrated(model, latents.mean, latents.variance, parts, sample)
+    poses = domain_poses(model, latents.mean, work.particles.rotations, parts, 0, calibration=calibration)
     source = optional_input(options, "poses") or table.source
     written = write_domain_star(source, log.directory / DOMAIN_STAR, None, poses)
     write_domain_mask(model, labels, 0, log.directory / DOMAIN_MASK, work.sampling.map_box)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 EACH_ROUND = 0.3  # of what is left of a repeated stage, for each of its rounds: how many there will be is unknown
 GOES_ON = 0.2  # a stage whose first word is that more than this is done goes on from an earlier run
-LEAST_DONE = 0.01  # of the job, before its speed so far says anything
+LEAST_DONE = 0.02  # of the job, before its speed so far says anything: the program's own start is in it
 
 
 class JobPlan:

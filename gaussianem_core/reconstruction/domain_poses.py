@@ -8,7 +8,7 @@ refinement) need search little.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.corrected_particles import write_corrected_star
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.reconstruction.part_calibration import Calibration, ImageBatch, calibrate
 from gaussianem_core.reconstruction.rigid_motion import part_poses, part_weights, particle_motions
 
 MASK_REACH_ANGSTROM, MASK_EDGE_ANGSTROM = 8.0, 12.0
@@ -68,6 +69,7 @@ def domain_poses(
     *,
     state: np.ndarray | None = None,
     recentre: bool = False,
+    calibration: Calibration | None = None,
 ) -> DomainPoses:
     """Each particle's pose of one domain.
 
@@ -79,6 +81,7 @@ def domain_poses(
     state : (zdim,) the reference in which mask and map show the domain; None is the consensus.
     recentre : the reference is moved, by whole voxels, so that the domain's centre comes to the box's (RELION's
         ``--recenter_on_mask``); the origins then put it into the image's centre.
+    calibration : what the images say of these labels' motions (:func:`calibrated`), for the same ``state``.
 
     Raises
     ------
@@ -86,23 +89,42 @@ def domain_poses(
     """
     configuration = model.configuration
     reference, densities = _reference(model, state)
-    own = np.where(labels == domain, 0, -1)
-    weights = part_weights(own, densities, model.gaussians.sigmas)
+    weights = part_weights(labels, model.gaussians.densities, model.gaussians.sigmas)
     motions = particle_motions(model, z, weights, reference, densities)
+    if calibration is not None:
+        motions = calibration.apply(motions)
     device, half = model.device, configuration.box / 2
     pose = torch.as_tensor(rotations, dtype=torch.float32, device=device)
     parts = part_poses(pose, torch.zeros(len(pose), 2, device=device), motions, configuration.box)
-    turned, shift = (values[:, 0].cpu().double().numpy() for values in parts)
-    whole = np.rint(motions.centres[0].cpu().double().numpy() * half)
+    turned, shift = (values[:, domain].cpu().double().numpy() for values in parts)
+    whole = np.rint(motions.centres[domain].cpu().double().numpy() * half)
     if recentre:
         shift = shift - (turned @ whole)[:, :2]
     return DomainPoses(
         turned,
         shift * configuration.pixel_size_angstrom,
-        motions.occupancy[:, 0].cpu().numpy(),
+        motions.occupancy[:, domain].cpu().numpy(),
         whole + configuration.box // 2,
-        float(motions.misfit[0]) * half * configuration.pixel_size_angstrom,
+        float(motions.misfit[domain]) * half * configuration.pixel_size_angstrom,
     )
+
+
+def calibrated(
+    model: TrainedModel,
+    z: np.ndarray,
+    variance: np.ndarray,
+    labels: np.ndarray,
+    batches: Callable[[], Iterable[ImageBatch]],
+    state: np.ndarray | None = None,
+) -> Calibration:
+    """What the images say of the domains' motions (see `part_calibration.calibrate`), for :func:`domain_poses`.
+
+    Every Gaussian must be in a domain of the ``labels``: one may be all that is left (:func:`inside_mask` gives -1).
+    """
+    reference, densities = _reference(model, state)
+    weights = part_weights(labels, model.gaussians.densities, model.gaussians.sigmas)
+    motions = particle_motions(model, z, weights, reference, densities)
+    return calibrate(model, z, variance, labels, weights, reference, motions, batches)
 
 
 def _reference(model: TrainedModel, state: np.ndarray | None) -> tuple[Tensor, Tensor]:

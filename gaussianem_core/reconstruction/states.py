@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from gaussianem_core.reconstruction.motion import (
     part_windows,
     position_uncertainty,
 )
+from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
 from gaussianem_core.reconstruction.rigid_motion import RigidMotions, particle_motions
 from gaussianem_core.reconstruction.solvent_mask import automatic_mask
@@ -145,13 +146,33 @@ def solve_state(
 
 
 class MotionUndone(NamedTuple):
-    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), and
-    how many images were ``left_out``."""
+    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), how
+    many images were ``left_out``, and the ``gain`` in nats an image of motions that the images put right."""
 
     halves: HalfVolumes
     parts: int
     misfit_pixels: float
     left_out: int
+    gain: float
+
+
+def calibration_images(
+    particles: ParticleImages,
+    weights: npt.NDArray[np.float32],
+    place: npt.NDArray[np.int64],
+    found: Background,
+    device: torch.device,
+    seed: int,
+) -> Callable[[], Iterator[ImageBatch]]:
+    """Some thousand images, read anew at each call, for `part_calibration.calibrate`; rows by their ``place`` (N,), -1
+    for those that are left out."""
+    some = sampled(IMAGES, (weights > 0) & (place >= 0), seed)
+
+    def read() -> Iterator[ImageBatch]:
+        for batch in image_batches(particles, some, weights, found, device, lambda _: None):
+            yield ImageBatch(place[batch.rows], *batch[1:6])
+
+    return read
 
 
 class HalfModel(NamedTuple):
@@ -164,11 +185,12 @@ class HalfModel(NamedTuple):
 
 class _Moved(NamedTuple):
     """Motions of some particles, how uncertain the parts' places are (n, K; pixels), and the place of each of all
-    particles (N,) among them."""
+    particles (N,) among them; the ``gain`` of motions that the images put right."""
 
     motions: RigidMotions
     blur: Tensor
     place: npt.NDArray[np.int64]
+    gain: float
 
 
 def undo_motion(
@@ -197,11 +219,13 @@ def undo_motion(
     parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
 
     def moved(by: TrainedModel, own: Latents, rows: npt.NDArray[np.int64], rest: Tensor, mass: Tensor) -> _Moved:
-        motions = particle_motions(by, own.mean, parts.weights, rest, mass)
-        blur = position_uncertainty(by, own.mean, own.variance, parts.weights, seed) * (box / 2)
         place = np.full(len(particles), -1)
         place[rows] = np.arange(len(rows))
-        return _Moved(motions, blur, place)
+        motions = particle_motions(by, own.mean, parts.weights, rest, mass)
+        sample = calibration_images(particles, weights, place, found, device, seed)
+        right = calibrate(by, own.mean, own.variance, parts.labels, parts.weights, rest, motions, sample, seed)
+        blur = position_uncertainty(by, own.mean, own.variance, parts.weights, seed) * (box / 2)
+        return _Moved(right.apply(motions), blur, place, right.gain)
 
     if half_models:
         told = [
@@ -242,4 +266,4 @@ def undo_motion(
         wholes.append(whole_map(first, second, fsc))
     one, two, whole = (blend(volumes, windows) for volumes in (firsts, seconds, wholes))
     halves = HalfVolumes(one, two, whole, fourier_shell_correlation(one, two))
-    return MotionUndone(halves, count, parts.misfit_pixels, left_out)
+    return MotionUndone(halves, count, parts.misfit_pixels, left_out, 0.5 * (told[0].gain + told[1].gain))

@@ -94,17 +94,8 @@ def derivatives(
     in pixels, dx/dw = e_w x x: a turn about x or y moves a Gaussian by its depth, one about z turns the image about the
     particle's centre; a shift is a phase.
     """
-    box, device = projection.shape[-2], projection.device
-    fy = torch.fft.fftfreq(box, device=device)[:, None].expand(projection.shape[-2:])
-    fx = torch.fft.rfftfreq(box, device=device).expand(projection.shape[-2:])
-    # The Nyquist frequency is its own alias: it has no direction.
-    by_y = 2j * math.pi * fy * (fy.abs() < 0.5)
-    by_x = 2j * math.pi * fx * (fx.abs() < 0.5)
-    pixel = torch.arange(box, device=device) - box // 2
-    x, y = pixel + views.shifts[:, :1, None], pixel[:, None] + views.shifts[:, 1:, None]
-    gx, gy = (torch.fft.irfft2(by * projection, s=(box, box), norm="ortho") for by in (by_x, by_y))
-    turned = torch.fft.rfft2(y * gx - x * gy, norm="ortho")
-    geometric = torch.stack([by_y * deep, -by_x * deep, turned, by_x * projection, by_y * projection], dim=1)
+    box = projection.shape[-2]
+    geometric = pose_derivatives(projection, deep, views.shifts)
     transfer = views.transfer(box)
     a = contrast[:, None, None]
     return torch.cat(
@@ -115,6 +106,23 @@ def derivatives(
         ],
         dim=1,
     )
+
+
+def pose_derivatives(
+    projection: torch.Tensor, deep: torch.Tensor, shifts: torch.Tensor
+) -> torch.Tensor:  # (B, D, D//2+1) x 2, (B, 2) -> (B, 5, D, D//2+1)
+    """Derivatives of projections' spectra, before the CTF, by turn and shift (see :func:`derivatives`)."""
+    box, device = projection.shape[-2], projection.device
+    fy = torch.fft.fftfreq(box, device=device)[:, None].expand(projection.shape[-2:])
+    fx = torch.fft.rfftfreq(box, device=device).expand(projection.shape[-2:])
+    # The Nyquist frequency is its own alias: it has no direction.
+    by_y = 2j * math.pi * fy * (fy.abs() < 0.5)
+    by_x = 2j * math.pi * fx * (fx.abs() < 0.5)
+    pixel = torch.arange(box, device=device) - box // 2
+    x, y = pixel + shifts[:, :1, None], pixel[:, None] + shifts[:, 1:, None]
+    gx, gy = (torch.fft.irfft2(by * projection, s=(box, box), norm="ortho") for by in (by_x, by_y))
+    turned = torch.fft.rfft2(y * gx - x * gy, norm="ortho")
+    return torch.stack([by_y * deep, -by_x * deep, turned, by_x * projection, by_y * projection], dim=1)
 
 
 def fit_widths(

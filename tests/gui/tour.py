@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
+from gaussianem_gui.explorer.path_kinds import BY_COMPONENT  # isort: skip
 from PySide6.QtCore import QEvent, QPointF, QSettings, Qt
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtTest import QTest
@@ -202,6 +203,7 @@ def explore(tour: Tour) -> None:
     with tour.step("path played"):
         explorer.show_panel(explorer.trajectory)
         player = explorer.trajectory.player
+        explorer.trajectory.kind.setCurrentIndex(explorer.trajectory.kind.findData(BY_COMPONENT[0]))
         tour.click("decodePath")
         tour.until(lambda: len(player.meshes) == 30, "the frames")
         tour.click(player.play)

@@ -23,7 +23,16 @@ from gaussianem_gui.views.plots.slices import PLANES
 from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, line, restyle, row, tool_button
+from gaussianem_gui.views.toolkit.widgets import (
+    Elided,
+    column,
+    icon_button,
+    keep_icon,
+    line,
+    restyle,
+    row,
+    tool_button,
+)
 
 MODEL_FILES = "Maps and models (*.mrc *.map *.cif *.mmcif *.pdb *.ent)"
 MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
@@ -87,7 +96,7 @@ class Scene(QFrame):
         self.trust = Elided("", "hint")
         self.trust.setObjectName("populationStatus")
         tip = "Keep this state in a second view with the same camera"
-        self.keep_button = button("Keep beside", "", "pin", self.keep_state, tip, name="keepState")
+        self.keep_button = icon_button("pin", tip, self.keep_state, name="keepState")
         self.difference = tool_button("compare", "", "Difference to the kept state (or to the consensus)")
         self.difference.setObjectName("showDifference")
         self.difference.toggled.connect(lambda _on: self._draw_difference())
@@ -110,7 +119,7 @@ class Scene(QFrame):
         self._background.cancel_all()
         self._kept, self._meaning, self._undrawn, self._difference_waits = None, "", False, False
         self._fold_second()
-        self.keep_button.setText("Keep beside")
+        self._show_kept(False)
         self.difference.setChecked(False)
         self.hide_reference()
         self.status.setText("")
@@ -233,7 +242,7 @@ class Scene(QFrame):
         if session.kept is not None:
             self._fold_second()
             self._kept = None
-            self.keep_button.setText("Keep beside")
+            self._show_kept(False)
             session.keep_latent(False)
         elif session.picture is not None and session.latent is not None:
             self._kept = picture = session.picture
@@ -243,9 +252,16 @@ class Scene(QFrame):
             self.second.set_contour(self.viewer.contour())
             self.second.show_decoded(picture.volume, picture.positions, picture.densities, "kept")
             self.second.drawn.connect(self._link_cameras, Qt.ConnectionType.SingleShotConnection)
-            self.keep_button.setText("Let go")
+            self._show_kept(True)
             session.keep_latent()
         self._draw_difference()
+
+    def _show_kept(self, kept: bool) -> None:
+        """What the button does now."""
+        tip = "Let go of the state kept beside" if kept else "Keep this state in a second view with the same camera"
+        self.keep_button.setToolTip(tip)
+        self.keep_button.setAccessibleName(tip)
+        keep_icon(self.keep_button, "x" if kept else "pin", "accent" if kept else "muted")
 
     def _fold_second(self) -> None:
         """No room for the second view; its canvas stays as it is."""

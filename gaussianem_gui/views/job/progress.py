@@ -290,6 +290,7 @@ class Progress(QWidget):
         paths = [history.directory / str(probe["path"]) for probe in probes]
         self.convergence.set_probes(paths, (info.name, len(probes), probes[-1].get("t") if probes else None))
         self._show_messages(history, compact=has_curves)
+        self.layout().setStretchFactor(self.messages, 0 if self.split.isVisibleTo(self) else 1)
         self.empty.setVisible(not (has_curves or probes or history.messages or history.artifacts))
         if self.empty.isVisibleTo(self):
             self._explain_empty(info)

@@ -23,6 +23,7 @@ from gaussianem_gui.views.toolkit.widgets import column
 
 ANGSTROM = ("angstrom",) * 3
 MAIN = ("surface", "projection", "gaussians")  # what a grid of maps takes the place of
+LETTERS = 8  # points
 ZOOM = 0.72  # of napari's own fit: some air around the molecule
 ANGLES = (0, 25, 65)
 
@@ -59,7 +60,7 @@ class Canvas3D(QWidget):
         self.view.setAccessibleName("3D view")
         self.view.canvas.native.installEventFilter(self)
         bar = self.model.canvas.overlays.scale_bar
-        bar.visible, bar.box = True, False
+        bar.visible, bar.box, bar.font_size = True, False, LETTERS
         self.restyle()
 
     def shut_down(self) -> None:
@@ -236,7 +237,7 @@ class Canvas3D(QWidget):
         self.model.canvas.grid.enabled = on
         for layer in self.model.layers:
             layer.name_overlay.visible = on
-            layer.name_overlay.box = False
+            layer.name_overlay.box, layer.name_overlay.font_size = False, LETTERS
 
     def in_grid(self) -> bool:
         """True while layers are shown side by side."""

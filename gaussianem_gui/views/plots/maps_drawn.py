@@ -111,7 +111,8 @@ class MapsDrawn(QObject):
 
         def work() -> tuple[Mesh | None, list[Mesh], float]:
             picture = self._picture(laid.path, longest)
-            mesh = surface(picture, level if same else picture.level(sigmas)) if laid.visible else None
+            seen = laid.visible and not laid.difference  # it would hide the difference
+            mesh = surface(picture, level if same else picture.level(sigmas)) if seen else None
             return (mesh, *difference_meshes(picture, shown)) if laid.difference else (mesh, [], 0.0)
 
         self._background.run(name, work, lambda found: self._take(laid, *found), self.failed.emit)

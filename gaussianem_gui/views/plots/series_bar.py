@@ -16,6 +16,7 @@ class SeriesBar(QFrame):
     """``changed`` comes with the number of another volume. ``busy`` says whether the one before is still awaited."""
 
     changed = Signal(int)
+    movieWanted = Signal()
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         super().__init__()
@@ -27,7 +28,8 @@ class SeriesBar(QFrame):
         self.text = label("", "muted")
         self.text.setMinimumWidth(150)
         self.setProperty("role", "footer")
-        self.setLayout(row(self.play, self.frame, self.text, spacing=10, margins=(8, 6, 14, 6)))
+        self.movie = icon_button("download", "Save the series as a movie", self.movieWanted.emit, name="saveMovie")
+        self.setLayout(row(self.play, self.frame, self.text, self.movie, spacing=10, margins=(8, 6, 10, 6)))
         self.hide()
         self._timer = QTimer(self)
         self._timer.setInterval(PLAY_MILLISECONDS)

@@ -32,6 +32,7 @@ from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.map_list import MAPS, MapList
 from gaussianem_gui.views.plots.maps_drawn import MOST_IN_GRID, MapsDrawn
 from gaussianem_gui.views.plots.series_bar import SeriesBar
+from gaussianem_gui.views.plots.series_movie import SeriesMovie
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.plots.surface_maker import SurfaceMaker
 from gaussianem_gui.views.plots.surfaces import Prepared, shade
@@ -82,9 +83,13 @@ class Viewer(QWidget):
         self.colour_by.activated.connect(lambda _i: self._colour_chosen())
         self.points.toggled.connect(self._draw_points)
         self.series.changed.connect(lambda _i: self._frame_changed())
-        self.maps.told.connect(self._say_difference)
+        self.maps.told.connect(self._say)
         self.maps.failed.connect(self._map_failed)
         self.maps.drawn.connect(self._maps_drawn)
+        self.movie = SeriesMovie(self)
+        self.movie.written.connect(lambda path: self._say(f"Saved: {path}"))
+        self.movie.failed.connect(self._map_failed)
+        self.series.movieWanted.connect(self.save_movie)
         theme.changed.connect(self._restyle)
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -349,7 +354,7 @@ class Viewer(QWidget):
         if empty or not self.maps.differing():
             self.remark.setVisible(empty)
 
-    def _say_difference(self, text: str) -> None:
+    def _say(self, text: str) -> None:
         self.remark.setText(text)
         self.remark.setVisible(bool(text))
 
@@ -410,6 +415,12 @@ class Viewer(QWidget):
         path, _ = QFileDialog.getSaveFileName(self, "Save a picture", "view.png", "PNG (*.png)")
         if path:
             self.picture_of_view().save(path)
+
+    def save_movie(self) -> None:
+        """Ask for a file name and write the series as a movie."""
+        path, _ = QFileDialog.getSaveFileName(self, "Save a movie", "series.mp4", "Movie (*.mp4 *.gif)")
+        if path:
+            self.movie.record(Path(path))
 
     def _restyle(self) -> None:
         self.canvas.restyle()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import LONG
 from live_engine import blob
+from PIL import Image
 from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtTest import QTest
@@ -118,6 +119,21 @@ def test_all_volumes_of_a_series_side_by_side_under_one_camera(shown, qtbot, map
     assert not canvas.model.canvas.grid.enabled
     shown.set_frame(2)
     qtbot.waitUntil(lambda: abs(canvas.drawn.mesh[0].mean(axis=0)[2] - 4 * VOXEL) < 0.3, timeout=LONG)
+
+
+def test_a_series_is_written_as_a_movie(shown, qtbot, tmp_path: Path):
+    target = tmp_path / "series.gif"
+    with qtbot.waitSignal(shown.movie.written, timeout=LOAD):
+        shown.movie.record(target)
+    with Image.open(target) as movie:
+        assert movie.n_frames == 6  # four volumes, to and fro
+        frames = []
+        for number in range(movie.n_frames):
+            movie.seek(number)
+            frames.append(np.asarray(movie.convert("L"), int))
+    dark = [np.nonzero(frame < 200)[1].mean() for frame in frames]  # the blob moves away, and back
+    assert dark[:4] in (sorted(dark[:4]), sorted(dark[:4], reverse=True)) and len(set(dark[:4])) == 4
+    assert f"Saved: {target}" in shown.remark.full_text()
 
 
 def test_a_surface_shows_the_values_of_another_map_with_a_colour_bar(shown, qtbot, tmp_path: Path):
