@@ -358,7 +358,8 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
     parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
     calibration = None
     if (parts == 1).sum() >= LEAST_GAUSSIANS:
-        sample = calibration_images(work.particles, work.weights, work.found, work.device, options.seed)
+        everyone = np.arange(len(work.particles))
+        sample = calibration_images(work.particles, work.weights, everyone, work.found, work.device, options.seed)
         calibration = calibrated(model, latents.mean, latents.variance, parts, sample)
     poses = domain_poses(model, latents.mean, work.particles.rotations, parts, 0, calibration=calibration)
     source = optional_input(options, "poses") or table.source
