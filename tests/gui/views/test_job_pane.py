@@ -267,3 +267,21 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     assert "In epoch 3 the fixed particles moved by" in page.convergence.text.text()
     engine()
     finish(opened, qtbot, train)
+
+
+def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, themed, qtbot):
+    from gaussianem_gui.views.job.progress import ProbePanel
+
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((2, 16, 16))
+    drawn[:, 6:10, 6:10] = 1.0
+    for name, sign in (("dark", -1), ("bright", 1)):
+        images = sign * drawn + 0.2 * rng.normal(size=drawn.shape)
+        np.savez(tmp_path / f"{name}.npz", z=rng.normal(size=(9, 3)), epoch=1, images=images, renderings=drawn)
+        panel = ProbePanel()
+        qtbot.addWidget(panel)
+        panel.set_probes([{"path": f"{name}.npz", "t": 1.0}], tmp_path)
+        qtbot.waitUntil(lambda panel=panel: panel.montage.counts() == [2, 2], timeout=LONG)
+        image, rendering = (row[0] for row in panel.montage._rows)
+        assert image.pixelColor(8, 8).lightness() > 150 and rendering.pixelColor(8, 8).lightness() > 150
+        assert ("inverted" in panel.montage.accessibleName()) == (name == "dark")
