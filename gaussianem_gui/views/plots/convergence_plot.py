@@ -128,8 +128,8 @@ class ConvergencePlot(QWidget):
                 last = f"{what} {100 * values[told[-1]]:.1f} % of their {of}"
                 parts.append(f"{last} (at most {100 * values[most]:.1f} %, in epoch {found.epochs[most]:g})")
         return (
-            f"In epoch {found.epochs[-1]:g} {' and '.join(parts)}. Where that is still much, train longer; at the end of "
-            "a training it is little also because the learning rate is."
+            f"In epoch {found.epochs[-1]:g} {' and '.join(parts)}. Where that is still much, train longer; at the "
+            "end of a training it is little also because the learning rate is."
         )
 
     def _draw(self) -> None:

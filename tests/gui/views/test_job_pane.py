@@ -243,7 +243,8 @@ def test_whether_a_training_has_settled_is_a_curve_of_fixed_particles(tmp_path: 
     for epoch, offset in offsets.items():  # renderings become the images
         drawn = image * (1 + 1 / epoch)
         noise = rng.normal(size=image.shape) / epoch**2
-        np.savez(tmp_path / f"p{epoch}.npz", z=end + offset * step, epoch=epoch, images=image + noise, renderings=drawn)
+        z = end + offset * step
+        np.savez(tmp_path / f"p{epoch}.npz", z=z, epoch=epoch, images=image + noise, renderings=drawn)
     paths = [tmp_path / f"p{epoch}.npz" for epoch in offsets]
     found = settling([*paths, tmp_path / "not there.npz"])
     np.testing.assert_allclose(found.moved[1:], np.array([0.5, 0.25, 0.0]) / spread)
