@@ -630,7 +630,9 @@ class DecodeOptions(DetailOptions, MaskOptions, ModelOptions, ComputeOptions, Jo
     @model_validator(mode="after")
     def _one_source(self) -> DecodeOptions:
         if bool(self.z) == bool(self.particle_indices):
-            raise ValueError(f"z or particle_indices must be given, not both (got {'both' if self.z else 'neither'})")
+            raise ValueError(
+                f"z must be given, or particle_indices, and not both (got {'both' if self.z else 'neither'})"
+            )
         if self.particle_indices and not self.latent:
             raise ValueError("particle_indices needs latent (got none)")
         return self

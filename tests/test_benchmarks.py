@@ -19,6 +19,7 @@ SCRIPT = Path(accuracy.__file__)
 def run(tmp_path: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], dict]:  # type: ignore[type-arg]
     command = [sys.executable, str(SCRIPT), "--quick", "--device", "cpu", "--json", str(tmp_path / "out.json"), *more]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert (tmp_path / "out.json").is_file(), done.stdout + done.stderr
     return done, json.loads((tmp_path / "out.json").read_text())
 
 

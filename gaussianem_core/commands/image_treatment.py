@@ -22,6 +22,7 @@ from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.io.particle_table import ParticleTable
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gaussians import Gaussians
+from gaussianem_core.runtime.streams import stream
 
 IMAGES, PIXELS = 256, 1 << 23
 """Images that are asked, and their pixels in all, at most."""
@@ -156,7 +157,7 @@ def choose_rows(
     rank[own] = np.arange(len(own))
     key = rank[group.reshape(-1)] * len(State) + claimed
     sets = [np.flatnonzero(key == value) for value in np.unique(key)]
-    generator = np.random.default_rng([seed, 31])
+    generator = stream(seed, "images looked at")
     chosen, judged, start = [], [], 0
     for rows in sets:
         share = min(len(rows), max(LEAST_IMAGES, most * len(rows) // len(table), most // (2 * len(sets))))

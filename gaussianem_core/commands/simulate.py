@@ -34,6 +34,7 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import check_free_space
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation.acquisition import (
     add_background,
     draw_ctf,
@@ -45,7 +46,7 @@ from gaussianem_core.simulation.acquisition import (
 from gaussianem_core.simulation.ground_truth import Truth, mean_volume, save_truth
 from gaussianem_core.simulation.half_maps import HalfMaps
 from gaussianem_core.simulation.junk import Junk, draw_junk, replace_junk
-from gaussianem_core.simulation.population import draw_truth, stream
+from gaussianem_core.simulation.population import draw_truth
 from gaussianem_core.simulation.rendering import batch_size, clean_images, scale_densities, signal_scale
 from gaussianem_core.simulation.trajectory import read_trajectory
 

@@ -26,11 +26,9 @@ from gaussianem_core.io.stack_writer import StackWriter
 __all__ = [
     "ImageGroup",
     "ImageStack",
-    "StackStatistics",
     "StackWriter",
     "Volume",
     "background_statistics",
-    "measure_stack",
     "read_map",
     "window_mask",
     "write_map",
@@ -276,48 +274,3 @@ class _OpenFile:
             idle = [stack for stack in own._files if stack not in own._users]
             for stack in idle[: max(0, len(own._files) - _OPEN_FILES)]:
                 os.close(own._files.pop(stack))
-
-
-# ---- windows and statistics --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StackStatistics:
-    """``mean`` and ``std`` over all pixels; ``image_std``, the mean of the single images' standard deviations."""
-
-    mean: float
-    std: float
-    image_std: float
-    n_images: int
-
-
-def measure_stack(
-    stack: ImageStack,
-    rows: npt.ArrayLike | None = None,
-    window: Images | None = None,
-    batch: int = 512,
-    workers: int = 1,
-) -> StackStatistics:
-    """Stream through images (of one box) and measure them.
-
-    Parameters
-    ----------
-    rows : row numbers (None: all); for an estimate, a random few thousand do.
-    window : (D, D) multiplied onto the images first.
-    """
-    count, mean, square, spread, n_images = 0, 0.0, 0.0, 0.0, 0
-    for _, images in stack.iter_batches(batch, rows, workers):
-        pixels = (images if window is None else images * window).reshape(len(images), -1).astype(np.float64)
-        means, deviations = pixels.mean(1), pixels.var(1)
-        spread += float(np.sqrt(deviations).sum())
-        n_images += len(images)
-        # merge mean and sum of squares batch by batch (Chan, Golub & LeVeque 1983): no cancellation
-        size, centre = pixels.size, float(means.mean())
-        inner = float(deviations.sum() + ((means - centre) ** 2).sum()) * pixels.shape[1]
-        delta = centre - mean
-        square += inner + delta**2 * count * size / (count + size)
-        mean += delta * size / (count + size)
-        count += size
-    if not count:
-        raise InputError("images", "must be at least one", 0, "Give particles.")
-    return StackStatistics(mean, float(np.sqrt(square / count)), spread / n_images, n_images)

@@ -21,8 +21,8 @@ from gaussianem_core.io.relion import read_alignments
 from gaussianem_core.io.star import EMPTY_VALUES, read_columns, scan_star
 from gaussianem_core.options import SimulateOptions
 from gaussianem_core.runtime.readers import read_rows
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation.ground_truth import Truth
-from gaussianem_core.simulation.population import stream
 
 COLOURED_EXCESS, COLOURED_FALL = 4.0, 0.03
 """Noise power 1 + excess exp(-k / fall), k in 1/A: about what images of EMPIAR-10204 have around their particles."""

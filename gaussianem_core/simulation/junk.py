@@ -10,8 +10,9 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import Projector, SimulateOptions
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation.ground_truth import Truth, frame_densities, point_positions
-from gaussianem_core.simulation.population import check_reach, point_densities, point_sigmas, stream
+from gaussianem_core.simulation.population import check_reach, point_densities, point_sigmas
 from gaussianem_core.simulation.rendering import project_points
 from gaussianem_core.simulation.trajectory import Trajectory
 

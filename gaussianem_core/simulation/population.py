@@ -7,13 +7,9 @@ import numpy as np
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation.ground_truth import Truth
 from gaussianem_core.simulation.trajectory import Trajectory, select_part, sigma_of_resolution
-
-
-def stream(seed: int, name: str) -> np.random.Generator:
-    """A generator of its own for each use that has a name: one more use leaves the numbers of all others alone."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(name.encode())))
 
 
 def draw_truth(trajectory: Trajectory, options: SimulateOptions, generator: np.random.Generator) -> Truth:

@@ -15,6 +15,7 @@ from gaussianem_core.imaging.projection import Projector
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gaussians import Gaussians, inverse_softplus, scale_densities
+from gaussianem_core.runtime.streams import torch_stream
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, project_gaussians, spectrum
 from gaussianem_core.training.junk import broken
@@ -245,7 +246,7 @@ def fit(
     stays what it was.
     """
     device = data.images.device
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_stream(seed, "consensus fit")
     whole = data.whole.cpu()
     order = whole[torch.randperm(len(whole), generator=generator)[:FIT_IMAGES]]
     held = order[: max(1, min(1000, int(HELD_OUT * len(whole))))].to(device)

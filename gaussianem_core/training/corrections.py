@@ -66,6 +66,12 @@ def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
     return {nuisances.KINDS[kind] for width, kind in kinds if width > 1.001 * nuisances.LEAST[kind]}
 
 
+def kinds_at_most(widths: torch.Tensor) -> set[str]:  # (7,)
+    """Kinds of errors whose widths are the greatest that are allowed."""
+    kinds = zip(widths.tolist(), nuisances.KIND)
+    return {nuisances.KINDS[kind] for width, kind in kinds if width > 0.999 * nuisances.MOST[kind]}
+
+
 def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog) -> None:
     """Say in numbers what was corrected, over the particles that are no junk, and how many are. ``image`` (N,): that
     each row shows."""
@@ -100,6 +106,11 @@ def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog
     log.message(
         f"corrected: {'; '.join(said)}" if said else "no error of poses, contrast or defocus shows: none is corrected"
     )
+    if at_limit := [kind for kind in nuisances.KINDS[:3] if kind in kinds_at_most(found.widths)]:
+        log.message(
+            f"errors of poses ({', '.join(at_limit)}) are estimated at the most that is allowed: corrections may be "
+            "motion in part; refine the poses first, or hold them by --hold_rotations and --hold_shifts"
+        )
     if weighs_junk:
         numbers = (junk_images + 1).tolist()
         which = f": {', '.join(map(str, numbers))}" if 0 < len(numbers) <= FEW else ""

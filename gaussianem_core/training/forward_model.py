@@ -6,6 +6,7 @@ times its CTF C. Everything that renders during training comes here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.network import Deformed, Network, build_network
+from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
 """Of one piece of work outside the steps."""
@@ -66,6 +68,28 @@ def project_gaussians(
     )
 
 
+def project_pieces(
+    gaussians: Gaussians,
+    regions: list[torch.Tensor],
+    positions: torch.Tensor,
+    densities: torch.Tensor,
+    views: Views,
+    box: int,
+    backend: Projector,
+) -> torch.Tensor:  # R index tensors, (B, M, 3), (B, M) -> (B, R, D, D)
+    """What each region of the Gaussians adds to :func:`project_gaussians`."""
+    parts = []
+    for members in regions:
+        g = replace(
+            gaussians,
+            positions=gaussians.positions[members],
+            raw_density=gaussians.raw_density[members],
+            raw_scale=gaussians.raw_scale[members],
+        )
+        parts.append(project_gaussians(g, positions[:, members], densities[:, members], views, box, backend))
+    return torch.stack(parts, dim=1)
+
+
 def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D//2+1)
     """Orthonormal Fourier transform: white noise of variance 1 keeps power 1 in every component."""
     return torch.fft.rfft2(images, norm="ortho")
@@ -96,7 +120,7 @@ class ForwardModel(torch.nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "network"))
         self.network: Network = build_network(configuration)
         with torch.no_grad():
             for head in (self.network.d_density, self.network.d_xyz):

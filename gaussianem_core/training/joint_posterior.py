@@ -15,7 +15,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views
-from gaussianem_core.training.junk import BROKEN_NATS, Junk
+from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTH, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
 from gaussianem_core.training.noise_model import NoiseModel, shell_mean
@@ -163,6 +163,18 @@ def linearise(
     found = posterior(measured)
     residual = residual + ((found.mean - v)[:, None] @ jacobian)[:, 0]
     return Expectation(measured, found, v + limited(found.mean - v, widths), jacobian, residual)
+
+
+def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B,)
+    """Log-evidence (nats) for a particle whose regions have densities of their own, over one that is whole.
+
+    ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image. The factors of the regions' densities
+    are normal about 1, of width ``junk.PIECE_WIDTH``, and join v last.
+    """
+    jacobian = torch.cat([e.jacobian, PIECE_WIDTH * flat(pieces * weight.sqrt())], dim=1)
+    count = pieces.shape[1]
+    v = torch.nn.functional.pad(e.posterior.mean, (0, count))
+    return posterior(quadratic(jacobian, e.residual, v)).gain[:, -count:].sum(1)
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)

@@ -1,17 +1,21 @@
-"""Images that hold no such particle: a probability for each.
+"""Images that hold no such particle, or a piece of one: a probability for each.
 
-An image is a particle, explained by the model at its latent and pose, or it is none: a random image whose power
-spectrum is that of such images. Both have a noise level of their own (marginal over its logarithm, which leaves
-chi^2 to the power of minus half the number of components), so that neither an image a million times too bright nor one
-with a little more noise than others decides anything. How many images are junk, and their spectrum, are estimated from
-all (expectation maximisation).
+An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all,
+a random image whose power spectrum is that of such images; or a particle of which pieces are missing beyond what the
+latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`). Particle and
+random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power of minus half
+the number of components), so that neither an image a million times too bright nor one with a little more noise than
+others decides anything. How many images are junk, and the random ones' spectrum, are estimated from all (expectation
+maximisation).
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
+from scipy.cluster.vq import kmeans2
 
 FIRST_SHARE, FIRST_IMAGES = 0.02, 20.0
 """Share of junk before anything is known, and the number of images that this counts as."""
@@ -26,6 +30,13 @@ BROKEN_NATS = 1e4
 """Evidence against a particle in a broken image, beyond all others'."""
 
 
+PIECES, GAUSSIANS_EACH, PIECE_WIDTH = 12, 10, 0.6
+"""Regions that may be missing, Gaussians that each has at least, and the prior width of the factor of their density."""
+
+
+MISFIT = 3.0
+
+
 class Junk(NamedTuple):
     """``probability`` (N,) that an image holds no such particle, and ``evidence`` (N,), the log-odds (nats) against it
     before the share of junk is counted; the ``share`` of junk."""
@@ -35,10 +46,34 @@ class Junk(NamedTuple):
     share: torch.Tensor
 
 
+def find_regions(positions: torch.Tensor) -> list[torch.Tensor]:  # (M, 3)
+    """Indices of the Gaussians of each region (k-means of the positions); none where there are too few Gaussians."""
+    count = min(PIECES, len(positions) // GAUSSIANS_EACH)
+    if count < 2:
+        return []
+    labels = kmeans2(positions.detach().cpu().double().numpy(), count, seed=0, minit="++")[1]
+    found = [torch.from_numpy(labels == number).nonzero()[:, 0] for number in range(count)]
+    return [members.to(positions.device) for members in found if len(members)]
+
+
 def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
     """Images far brighter or darker than the others, by their power: no model of them says anything."""
     ratio = power / power.median().clamp_min(torch.finfo(power.dtype).tiny)
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
+
+
+def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
+    """Evidence for missing pieces beyond what most images give, where that is any.
+
+    Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
+    is the model's fault, and no junk. So nothing counts up to MISFIT standard deviations (robust) above the median.
+    """
+    known = torch.isfinite(pieces)
+    if not known.any():
+        return pieces
+    middle = pieces[known].median()
+    spread = 1.4826 * (pieces[known] - middle).abs().median()
+    return pieces - (middle + MISFIT * spread).clamp_min(0)
 
 
 def find_junk(
@@ -47,27 +82,32 @@ def find_junk(
     noise_power: torch.Tensor,
     image_power: torch.Tensor,
     sizes: torch.Tensor,
-) -> Junk:  # (N,) x 2, (S,), (N, S), (S,)
+    pieces: torch.Tensor,
+) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N,)
     """Junk among N images.
 
     ``chi2``, ``cost``: of the model's posterior (``nuisances.Posterior``), with noise of ``noise_power`` in each of S
     shells. ``image_power``: the images' own power, mean over a shell's ``sizes`` components. The first shell, the mean
-    value, is left out of all. Images that are :func:`broken` are junk in any case.
+    value, is left out of all. ``pieces``: log-evidence for missing pieces over a whole particle. Images that are
+    :func:`broken` are junk in any case.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
     half, faulty = 0.5 * size.sum(), broken(power @ size)
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
     particle = torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf))
     typical = power.median(0).values
+    pieces = beyond_others(pieces.double())
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     for _ in range(ROUNDS):
         none = -half * (power / spectrum @ size).clamp_min(1e-9).log() - 0.5 * (size * spectrum.log()).sum()
-        evidence = particle - none
+        either = torch.logaddexp(none, particle + pieces) - math.log(2)
+        evidence = torch.where(faulty, -torch.inf, particle - either)
         probability = torch.sigmoid((share / (1 - share)).log() - evidence)
+        random = probability * torch.where(faulty, 1.0, 0.5 * (none - either).exp())
         # Each at its own level: an image a million times too bright is one image more.
         level = (power / spectrum @ size) / size.sum()
-        weight = probability[:, None] / level[:, None].clamp_min(1e-9)
-        spectrum = ((weight * power).sum(0) + FIRST_IMAGES * typical) / (probability.sum() + FIRST_IMAGES)
+        weight = random[:, None] / level[:, None].clamp_min(1e-9)
+        spectrum = ((weight * power).sum(0) + FIRST_IMAGES * typical) / (random.sum() + FIRST_IMAGES)
         share = (probability.sum() + FIRST_SHARE * FIRST_IMAGES) / (len(power) + FIRST_IMAGES)
     evidence = evidence.clamp_min(-BROKEN_NATS)
     return Junk(probability.float(), evidence.float(), share.float())

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from gaussianem_core.imaging import likelihood
 from gaussianem_core.imaging.fourier import shell_sizes
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances
 from gaussianem_core.training.corrections import Corrections
-from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.forward_model import Views, project_pieces, spectrum
 from gaussianem_core.training.joint_posterior import (
     Quadratic,
     estimate,
     linearise,
     marginal,
+    missing_pieces,
 )
-from gaussianem_core.training.junk import find_junk
+from gaussianem_core.training.junk import find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.trainer import Trainer
 
@@ -92,7 +93,8 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
     offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
     embedding, weight, widths = forward.embed(), noise.weight(), corrections.widths
-    columns = [size, size * size, 1, 1, 1, 1, shells]
+    columns = [size, size * size, 1, 1, 1, 1, 1, shells]
+    regions = find_regions(forward.positions) if trainer.recipe.weigh_junk else []
     found = torch.zeros(problem.count, sum(columns), device=device)
     done = 0
     each = max(1, forward.renders_at_once() // (len(active) + 2 + nuisances.COUNT))
@@ -108,18 +110,24 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
         e = linearise(projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE)
         m, p = e.measured, e.posterior
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
-        figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
+        pieces = torch.full_like(fit, -torch.inf)
+        if regions:
+            shown, dense = deformed.positions[first], deformed.densities[first]
+            made = project_pieces(forward.gaussians, regions, shown, dense, views, trainer.box, forward.backend)
+            scaled = views.transfer(trainer.box) * (1 + q[:, nuisances.CONTRAST])[:, None, None]
+            pieces = missing_pieces(e, spectrum(made) * scaled[:, None], weight)
+        figures = torch.stack([m.chi2, p.chi2, p.cost, fit, pieces], dim=1)
         found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, noise.by_shell(image)], dim=1)
         done += len(rows)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:
             log.check_abort()
     ranks.sum_(found)
-    linear, information, chi2, left, cost, fit, power = found.split(columns, dim=1)
+    linear, information, chi2, left, cost, fit, pieces, power = found.split(columns, dim=1)
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
-        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device))
+        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces[:, 0])
     measured = measured.without_broken(junk)
     latents, now = estimate(measured, widths, junk, trainer.active, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability
@@ -141,7 +149,7 @@ def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior
     active = latent_posterior.active_dimensions(start_mean, trainer.table.log_variance)
     assumed = mixture_prior.standard_normal(len(active), device, prior)
     embedding, weight = forward.embed(), trainer.noise.weight()
-    drawn = np.random.default_rng([trainer.options.seed, trainer.epoch]).permutation(problem.count)[:candidates]
+    drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(problem.count)[:candidates]
     tried = start_mean[torch.from_numpy(drawn).to(device)]
     shared = forward.deform(tried, embedding)
     size, zdim = len(active), forward.zdim

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import ForwardModel
 from gaussianem_core.training.joint_posterior import Quadratic
-from gaussianem_core.training.junk import Junk
+from gaussianem_core.training.junk import Junk, find_regions
 from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.problem import Problem, mean_per_image
@@ -77,7 +78,14 @@ def fit(
     passes = POSE_PASSES + epochs + 1
     widths = nuisances.first_widths(held, device)
     none = torch.zeros(problem.count, device=device)
-    state = State(torch.zeros(problem.count, COUNT, device=device), none[:, None][:, :0], none, widths, noise.power)
+    state = State(
+        torch.zeros(problem.count, COUNT, device=device),
+        none[:, None][:, :0],
+        none,
+        none - math.inf,
+        widths,
+        noise.power,
+    )
     without = model.copy(0, fields.kept)
     for number in range(POSE_PASSES):
         band = first_band(setting, state.widths) if number == 0 else 1.0
@@ -92,7 +100,8 @@ def fit(
         found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser)
         state = regauge(setting, model, found.state)
     state = principal_axes(model, state)
-    found = visit(setting, model, state, everyone, passes - 1, passes, None)
+    regions = find_regions(model.gaussians.positions) if weigh_junk else None
+    found = visit(setting, model, state, everyone, passes - 1, passes, None, regions=regions)
     count, gain = real_components(setting, model, found)
     if count:
         words = f"{count} of {forward.zdim} components are real, {gain:.2f} nats a held-out particle"
@@ -156,7 +165,7 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
     density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
     the same few steps first."""
     log, everyone, count = setting.log, np.arange(setting.problem.count), len(both.fields.values)
-    some = np.random.default_rng([setting.seed, 19]).permutation(everyone)[:ALONE_PARTICLES]
+    some = stream(setting.seed, "motion or composition").permutation(everyone)[:ALONE_PARTICLES]
     asked = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
     asked[torch.from_numpy(some).to(setting.device)] = True
     asked &= setting.held_out & (found.junk.probability < 0.5)

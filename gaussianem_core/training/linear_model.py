@@ -32,9 +32,10 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gauge import Gauge, find_gauge
 from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.runtime.device import Ranks, distributed
+from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training import junk, nuisances, regularisers
-from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, spectrum
-from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, residual_power
+from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, project_pieces, spectrum
+from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, missing_pieces, residual_power
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
@@ -42,7 +43,7 @@ from gaussianem_core.training.smooth_fields import SmoothFields, deform
 
 WIDTH = 1.0  # the fields have a normal prior of this width: where images say nothing, nothing moves
 BATCH = (32, 256)
-HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 30, 0.25  # share of the particles kept aside: more of few, but no more than ...
+HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 30, 0.25  # share of the particles kept aside: more of few, up to the last
 DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
@@ -78,7 +79,7 @@ class Setting:
         image = self.problem.image
         images = int(image.max()) + 1
         share = min(max(HELD_OUT, LEAST_HELD / images), MOST_HELD)
-        chosen = np.random.default_rng([self.seed, 13]).random(images)[image]
+        chosen = stream(self.seed, "held out").random(images)[image]
         return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
@@ -89,11 +90,13 @@ class Setting:
 
 class State(NamedTuple):
     """What is known of N particles between two passes: nuisances ``q`` (N, 7), latents ``z`` (N, K), the probability
-    ``junk`` (N,) that an image holds no particle; the prior ``widths`` (7,) of q; and the ``noise_power`` (S,)."""
+    ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N,) of it are missing (minus
+    infinity before it is known); the prior ``widths`` (7,) of q; and the ``noise_power`` (S,)."""
 
     q: torch.Tensor
     z: torch.Tensor
     junk: torch.Tensor
+    pieces: torch.Tensor
     widths: torch.Tensor
     noise_power: torch.Tensor
 
@@ -153,22 +156,22 @@ def visit(
     *,
     stage: str = "linear model",
     band: float = 1.0,
-    fit_widths: bool = True,
+    regions: list[torch.Tensor] | None = None,
 ) -> Visit:
     """One pass over the particles ``some``: E and M steps, or E alone without an optimiser.
 
-    The model follows the optimiser. ``band``: resolution (cycles/pixel) up to which images count. Raises
-    AbortRequested.
+    The model follows the optimiser. ``band``: resolution (cycles/pixel) up to which images count. ``regions``: see
+    :func:`junk.find_regions`; with them, missing pieces are looked for. Raises AbortRequested.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
     count, batch = len(model.fields.values), setting.batch
     size = COUNT + count
-    torch.manual_seed(setting.seed * 1000003 + 7919 * epoch)
-    order = np.random.default_rng([setting.seed, epoch, 11]).permutation(some)
+    torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
+    order = stream(setting.seed, "order of the linear model", epoch).permutation(some)
     noise = NoiseModel(state.noise_power, forward.box)
     weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
-    columns = [size, count, size, size * size, 1, 1, 1, 1, len(noise.power), len(noise.power)]
+    columns = [size, count, size, size * size, 1, 1, 1, 1, 1, len(noise.power), len(noise.power)]
     found = torch.zeros(problem.count, sum(columns), device=device)
     mine = slice(ranks.rank * batch, (ranks.rank + 1) * batch)
     for done, rows, images, fresh in batches(setting, order, batch):
@@ -176,7 +179,10 @@ def visit(
         with torch.no_grad():
             e = expect(setting, model, given, state.q[rows], state.z[rows], state.widths, image, weight)
             m, p = e.measured, e.posterior
-            figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost)], dim=1)
+            pieces = state.pieces[rows]
+            if regions:
+                pieces = missing_pieces(e, project_regions(setting, model, regions, given, state, rows), weight)
+            figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost), pieces], dim=1)
             powers = torch.cat([residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
             parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures, powers]
             found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
@@ -203,7 +209,7 @@ def visit(
         if ranks.any(setting.log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)
-    v, gains, linear, information, chi2, left, cost, seen, residual, image_power = found.split(columns, dim=1)
+    v, gains, linear, information, chi2, left, cost, seen, pieces, residual, image_power = found.split(columns, dim=1)
     seen = seen[:, 0]
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     probability = state.junk
@@ -214,7 +220,12 @@ def visit(
         probability = probability.masked_scatter(visited, torch.maximum(probability[visited], faulty.float()))
     elif setting.weigh_junk:
         here = junk.find_junk(
-            left[visited, 0], cost[visited, 0], noise.power, image_power[visited], shell_sizes(forward.box, device)
+            left[visited, 0],
+            cost[visited, 0],
+            noise.power,
+            image_power[visited],
+            shell_sizes(forward.box, device),
+            pieces[visited, 0],
         )
         probability = state.junk.masked_scatter(visited, here.probability)
         verdict = junk.Junk(
@@ -224,13 +235,12 @@ def visit(
     residual = torch.where(share[:, None] > 0, residual, 0.0)
     measured_noise = NoiseModel(noise.power.clone(), forward.box)
     measured_noise.update((share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6))
-    widths = state.widths
-    if fit_widths:
-        counted = share > 0
-        widths = nuisances.fit_widths(linear[counted], measured.information[counted], widths, share[counted])
+    counted = share > 0
+    widths = nuisances.fit_widths(linear[counted], measured.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.
     v = torch.where(probability[:, None] < 0.5, v, 0.0)
-    after = State(v[:, :COUNT] * state.widths, v[:, COUNT:], probability, widths, measured_noise.power)
+    known = torch.where(visited, pieces[:, 0], state.pieces)
+    after = State(v[:, :COUNT] * state.widths, v[:, COUNT:], probability, known, widths, measured_noise.power)
     evidence = -0.5 * left[:, 0] - cost[:, 0]
     return Visit(after, measured, state.widths, gains, evidence, verdict, left[:, 0], cost[:, 0], image_power)
 
@@ -273,6 +283,18 @@ def expect(
     return linearise(
         projected.unflatten(0, (len(z), count + 1)), deep_spectrum, views, q, z, widths, image, weight, DIFFERENCE
     )
+
+
+def project_regions(
+    setting: Setting, model: Model, regions: list[torch.Tensor], given: Views, state: State, rows: torch.Tensor
+) -> torch.Tensor:  # -> (B, R, D, D//2+1)
+    """What each region adds to the images of ``rows``."""
+    forward, q = setting.forward, state.q[rows]
+    views = nuisances.corrected(given, q)
+    moved = deform(model.gaussians, model.fields.all(), state.z[rows])
+    made = spectrum(project_pieces(model.gaussians, regions, *moved, views, forward.box, forward.backend))
+    scaled = views.transfer(forward.box) * (1 + q[:, nuisances.CONTRAST])[:, None, None]
+    return made * scaled[:, None]
 
 
 def project(

@@ -21,6 +21,7 @@ import torch
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.runtime.device import distributed
+from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training.latent_posterior import LOG_VARIANCE_RANGE
 
 MOST, SIGNIFICANT = 32, 2.0  # Gaussians; standard errors of evidence that twice as many must gain
@@ -89,7 +90,7 @@ def estimate_latents(
     the population is estimated from, all without it. Every process gets the same.
     """
     ranks, device = distributed(), active.device
-    torch.manual_seed(seed * 1000003 + 500009 + turn)
+    torch.manual_seed(torch_seed(seed, "mixture prior", turn))
     size = torch.zeros(1, dtype=torch.long, device=device)
     if not active.any():
         values = torch.zeros(len(measured.linear), 2 * len(active), device=device)
@@ -204,7 +205,7 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
     """
     count, latents = measured.linear.shape
     device = measured.linear.device
-    chosen = torch.from_numpy(np.random.default_rng([seed, 17]).permutation(count)[:SAMPLE]).to(device)
+    chosen = torch.from_numpy(stream(seed, "held out of the mixture").permutation(count)[:SAMPLE]).to(device)
     aside = max(1, int(HELD_OUT * len(chosen)))
     held, used = measured.rows(chosen[:aside]), measured.rows(chosen[aside:])
     plain = standard_normal(latents, device)

@@ -38,8 +38,9 @@ KIND = (0, 0, 1, 2, 2, 3, 4)
 DEGREE = math.pi / 180
 FIRST = (1.0 * DEGREE, 1.0 * DEGREE, 0.3, 0.2, 100.0)
 LEAST = (0.02 * DEGREE, 0.02 * DEGREE, 0.005, 0.005, 2.0)
-MOST = (8.0 * DEGREE, 8.0 * DEGREE, 4.0, 1.0, 300.0)
-"""Widths of each kind (radians, pixels, -, Angstrom) at the start, and between which they are estimated."""
+MOST = (3.0 * DEGREE, 3.0 * DEGREE, 3.0, 0.5, 300.0)
+"""Widths of each kind (radians, pixels, -, Angstrom) at the start, and between which they are estimated. Poses that are
+worse than the most come from no refinement: what looks so in few images of a small molecule is a motion."""
 
 LARGEST_TURN, LARGEST_SHIFT, LARGEST_LATENT = 4.0 * DEGREE, 1.0, 1.5
 """Of one Gauss-Newton step: the derivatives hold no farther."""

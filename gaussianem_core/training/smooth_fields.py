@@ -15,6 +15,7 @@ from torch import nn
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.runtime.neighbours import neighbour_tree
+from gaussianem_core.runtime.streams import torch_stream
 
 GAUSSIANS_PER_POINT, MOST_POINTS = 12, 400
 FIRST_SIZE = 0.5  # the fields start as noise of this many UNITS
@@ -65,7 +66,7 @@ def new_fields(gaussians: Gaussians, movable: torch.Tensor | None, zdim: int, bo
     weights = control_weights(gaussians.positions, points)
     if movable is not None:
         weights = weights * movable[:, None]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_stream(seed, "smooth fields")
     values = FIRST_SIZE * torch.randn(zdim, weights.shape[1], 4, generator=generator)
     pixel = PIXELS * 2 / box
     unit = torch.tensor([pixel, pixel, pixel, RAW_DENSITY], device=device)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training.latent_posterior import LOG_VARIANCE_RANGE
 from gaussianem_core.training.smooth_fields import SmoothFields
 from gaussianem_core.training.trainer import Trainer
@@ -21,7 +22,7 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
     target, unit = fields.all().detach(), fields.unit
     parameters = forward.decoder_parameters()
     optimiser = torch.optim.Adam(parameters, lr=DECODER_RATE)
-    torch.manual_seed(trainer.options.seed + 1)
+    torch.manual_seed(torch_seed(trainer.options.seed, "teach decoder"))
     for step in range(DECODER_STEPS):
         for group in optimiser.param_groups:
             group["lr"] = DECODER_RATE * (1 - step / DECODER_STEPS)
@@ -56,7 +57,7 @@ def teach_encoder(trainer: Trainer, log: JobLog) -> None:
         each, done = len(known) // batch, 0
         epochs = max(ENCODER_EPOCHS, -(-ENCODER_STEPS // each))
         for epoch in range(epochs):
-            order = np.random.default_rng([trainer.options.seed, epoch, 7]).permutation(known)
+            order = stream(trainer.options.seed, "teach encoder", epoch).permutation(known)
             for rows, images in problem.feed.batches(order, batch):
                 images = problem.feed.get(rows) if images is None else images
                 mean, log_variance = encoder(trainer.encoder_view(images))

@@ -24,6 +24,7 @@ from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
+from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
 from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.forward_model import ForwardModel, Views
@@ -117,7 +118,7 @@ class Trainer:
         self.table = latent_posterior.new_table(
             problem.count,
             forward.zdim,
-            torch.Generator().manual_seed(options.seed),
+            torch_stream(options.seed, "latent table"),
             self.device,
             LATENT_SPREAD,
             LATENT_WIDTH,
@@ -366,7 +367,7 @@ class Trainer:
         """Order of the particles and rates of the epoch; they depend on seed and epoch alone."""
         epoch, recipe = self.epoch, self.recipe
         encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.encoder_epochs)
-        order = np.random.default_rng([self.options.seed, epoch]).permutation(self.problem.count)
+        order = stream(self.options.seed, "order of training", epoch).permutation(self.problem.count)
         self.order.copy_(torch.from_numpy(order[: self.order.numel()]).view_as(self.order))
         step = torch.arange(self.steps_per_epoch, dtype=torch.float64) + epoch * self.steps_per_epoch
         done = step / self.total_steps
@@ -399,7 +400,7 @@ class Trainer:
         self.begin_epoch()
         ranks = self.ranks
         if self.step_in_epoch == 0:
-            torch.manual_seed(self.options.seed * 1000003 + self.epoch + 1)
+            torch.manual_seed(torch_seed(self.options.seed, "training", self.epoch))
             self.residual_power.zero_()
             self.residual_count.zero_()
         self.position.fill_(self.step_in_epoch)

@@ -31,6 +31,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -184,7 +185,7 @@ def run_case(
     seconds["evaluate"] = step(folder, "evaluate", [*evaluate, *common], environment)
     figures = json.loads((folder / "evaluate" / "evaluate.json").read_text())
     line |= summary(figures)
-    if simulated:
+    if simulated and not given.no_bounds:
         words = [str(source), str(folder / "preprocess" / "ctf.npy"), "--device", given.device]
         few = ["--particles", "20", "--stride", "10" if case.model != "spliceosome" else "30"]
         many = ["--particles", "400", "--stride", "4"] if case.model == "spliceosome" else ["--particles", "1000"]
@@ -357,6 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preprocess", default="", metavar="OPTIONS", help="further options of preprocess, quoted")
     parser.add_argument("--train", default="", metavar="OPTIONS", help="further options of train, quoted")
     parser.add_argument("--volumes", type=int, default=100, help="particles whose volume is compared")
+    parser.add_argument("--no_bounds", action="store_true", help="leave out the perfect observer")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, which test this script")
     parser.add_argument("--work", help="keep all files in this directory; else they are removed")
     parser.add_argument("--json", default="accuracy.json", help="file for all figures")
@@ -377,10 +379,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     free: queue.Queue[str | None] = queue.Queue()
     for gpu in given.gpus or [None]:
         free.put(gpu)
+    results: dict[tuple[str, int], dict[str, Any]] = {}
+    writing = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="gaussianem_accuracy_") as temporary:
         base = Path(given.work or temporary).resolve()
 
-        def run(entry: tuple[str, int]) -> dict[str, Any]:
+        def run(entry: tuple[str, int]) -> None:
             name, seed = entry
             gpu = free.get()
             environment = {**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
@@ -391,18 +395,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 free.put(gpu)
             print(f"{name} seed {seed}: {figures.get('error', 'done')}", file=sys.stderr)
-            return {"case": name, "title": CASES[name].title, "seed": seed, **figures}
+            with writing:  # after each run, so that a benchmark that is stopped leaves the figures it has
+                results[entry] = {"case": name, "title": CASES[name].title, "seed": seed, **figures}
+                write_report(Path(given.json), given.quick, [results[each] for each in runs if each in results])
 
         with ThreadPoolExecutor(max(1, len(given.gpus))) as pool:
-            results = list(pool.map(run, runs))
-    print("\n".join([*table(results), *microscope_table(results)]))
-    for result in results:
+            list(pool.map(run, runs))
+    found = [results[each] for each in runs]
+    print("\n".join([*table(found), *microscope_table(found)]))
+    for result in found:
         for text in result.get("said", ()):
             print(f"{result['case']} seed {result['seed']} says: {text}")
+    return 1 if not found or any("error" in result for result in found) else 0
+
+
+def write_report(path: Path, quick: bool, runs: list[dict[str, Any]]) -> None:
+    """All figures as JSON."""
     machine = {"host": platform.platform(), "cores": os.cpu_count(), "gpus": gpu_names()}
-    report = {"quick": given.quick, "machine": machine, "runs": results}
-    Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if not results or any("error" in result for result in results) else 0
+    path.write_text(json.dumps({"quick": quick, "machine": machine, "runs": runs}, indent=1) + "\n")
 
 
 def gpu_names() -> list[str]:

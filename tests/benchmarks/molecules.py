@@ -1,4 +1,8 @@
-"""The molecules of the accuracy benchmark: an antibody made here, two assembly states, and the spliceosome.
+"""The molecules of the accuracy benchmark: an antibody made here, two assembly states, adenylate kinase, and the
+spliceosome.
+
+``python tests/benchmarks/molecules.py adk adk_tmd.npz`` makes adenylate kinase from a trajectory that comes with the
+package MDAnalysisTests (``pip install MDAnalysis MDAnalysisTests``; seen with 2.11.0).
 
 ``python tests/benchmarks/molecules.py 5nrl.cif spliceosome_motion.npz`` makes the moving spliceosome from the PDB
 entry 5NRL (https://files.rcsb.org/download/5nrl.cif.gz): every twelfth atom stands for twelve; the head, a fifth of the
@@ -20,6 +24,7 @@ HEAD = ((0, 51), (723, 806), (4971, 5021), (5865, 7419), (7432, 7493), (7853, 79
 ARM = ((2316, 3450), (7902, 8126), (8175, 8322))
 """Ranges of points, in the order of the entry's atoms."""
 HEAD_AXIS, HEAD_HINGE = (-0.00768, 0.95822, -0.28593), (45.556, 5.131, 15.973)
+ADK_DOMAINS = {"lid": (122, 159), "nmp": (30, 59)}  # residues
 ARM_AXIS, ARM_HINGE = (-0.43682, 0.65242, -0.61930), (-55.402, -7.063, 31.637)
 """Directions, and points on the axes in Angstrom from the mean of all atoms."""
 
@@ -137,10 +142,38 @@ def spliceosome_motion(points: np.ndarray) -> dict[str, np.ndarray]:  # (A, 3) -
     return {"xyz": frames.astype(np.float32), **content}
 
 
+def adenylate_kinase() -> dict[str, np.ndarray]:
+    """The arrays of the .npz of adenylate kinase closing: 100 frames of 1,656 atoms (A), superposed on the core.
+
+    From the trajectory PSF_NAMD_GBIS, DCD_NAMD_GBIS of the public packages MDAnalysis and MDAnalysisTests, which are
+    needed for this alone.
+    """
+    import MDAnalysis
+    from MDAnalysisTests.datafiles import DCD_NAMD_GBIS, PSF_NAMD_GBIS
+
+    universe = MDAnalysis.Universe(PSF_NAMD_GBIS, DCD_NAMD_GBIS)
+    atoms = universe.select_atoms("protein and not name H*")
+    frames = np.stack([atoms.positions.astype(np.float64) for _ in universe.trajectory])
+    resid = atoms.resids.astype(np.int16)
+    masks = {name: (first <= resid) & (resid <= last) for name, (first, last) in ADK_DOMAINS.items()}
+    core = ~(masks["lid"] | masks["nmp"]) & (atoms.names == "CA")
+    frames -= frames[:, core].mean(axis=1, keepdims=True)
+    for frame in frames[1:]:  # Kabsch, Acta Cryst. A32, 1976
+        u, _, vt = np.linalg.svd(frame[core].T @ frames[0, core])
+        turned = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+        frame[:] = frame @ turned
+    frames -= frames.mean(axis=(0, 1))
+    number = np.array([{"H": 1, "C": 6, "N": 7, "O": 8, "S": 16}[name[0]] for name in atoms.names])
+    return {"xyz": frames.astype(np.float32), "weight": number.astype(np.float32), "resid": resid, **masks}
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print(__doc__, file=sys.stderr)
         return 2
+    if arguments[0] == "adk":
+        np.savez_compressed(arguments[1], **adenylate_kinase())
+        return 0
     points, weight = spliceosome(Path(arguments[0]))
     np.savez(arguments[1], weight=weight.astype(np.float32), **spliceosome_motion(points))
     return 0

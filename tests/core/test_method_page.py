@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gaussianem_core.training import linear_fit, linear_model, mixture_prior, regularisers, smooth_fields, trainer
+from gaussianem_core.training import (
+    junk,
+    linear_fit,
+    linear_model,
+    mixture_prior,
+    nuisances,
+    regularisers,
+    smooth_fields,
+    trainer,
+)
 from gaussianem_core.training.recipe import MOST_EPOCHS, RECIPES
 
 PAGE = Path(__file__).parents[2] / "resources" / "guide" / "method.md"
@@ -40,6 +49,11 @@ def test_the_pages_numbers_are_the_codes() -> None:
         f"prior about 1 of width {r.scale_prior:g}",
         f"at most {smooth_fields.MOST_POINTS} control points (one for {smooth_fields.GAUSSIANS_PER_POINT} Gaussians)",
         f"{linear_fit.EPOCHS[0]} to {linear_fit.EPOCHS[1]} passes",
+        f"odds of {linear_fit.ODDS:,.0f} to 1",
+        f"their mean is {linear_fit.ERRORS:g} standard errors above 0",
+        f"at least {linear_model.LEAST_HELD} up to a quarter",
+        f"{100 * nuisances.DEFOCUS_TOLD[0]:g} to {100 * nuisances.DEFOCUS_TOLD[1]:g} % of its prior variance",
+        f"normal about 1 with width {junk.PIECE_WIDTH:g}",
         f"{r.w_rigidity:g} · M / (N D²)",
         f"{r.w_composition:g} · M / (N D²)",
         f"{r.anchor:g} / (N D²)",
@@ -51,7 +65,8 @@ def test_the_pages_numbers_are_the_codes() -> None:
         f"until {r.least_steps} steps are done",
     ):
         assert words in TEXT, words
-    assert (linear_model.HELD_OUT, linear_model.SAMPLES) == (0.1, 2)
+    assert (linear_model.HELD_OUT, linear_model.MOST_HELD, linear_model.SAMPLES) == (0.1, 0.25, 2)
+    assert (nuisances.GIVEN_RIGHT, junk.PIECES, junk.LEVELS) == (20, 12, 4)
     assert (smooth_fields.PIXELS, smooth_fields.RAW_DENSITY, linear_model.WIDTH) == (1.0, 0.5, 1.0)
     assert (mixture_prior.SIGNIFICANT, mixture_prior.SAMPLES, trainer.WARMUP_SHARE) == (2.0, 4, 0.05)
     assert (r.lr, r.lr_density, r.lr_position, r.final_rate) == (5e-4, 5e-3, 2e-4, 0.02)

@@ -472,7 +472,7 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     ),
     "level no number": (lambda f: None, ["--map_thres", "high"], "must be a number or auto"),
     "map of nothing": (noise_map, ["--map_thres", "3"], "consensus_map: must show in the images"),
-    "scales": (lambda f: None, ["--scale_min", "2"], "scale_max must exceed scale_min"),
+    "scales": (lambda f: None, ["--scale_min", "2"], "scale_max: must exceed scale_min"),
 }
 
 

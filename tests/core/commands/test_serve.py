@@ -114,7 +114,7 @@ def test_smaller_pictures_are_block_means():
 def test_while_dragging_the_newest_request_wins(client):
     before = len(client.answers)
     numbers = [client.decoder.request([i / 100, 0, 0]) for i in range(200)]
-    client.wait(lambda: client.answers[-1].id == numbers[-1])
+    client.wait(lambda: bool(client.answers) and client.answers[-1].id == numbers[-1])
     answered = [d.id for d in client.answers[before:]]
     assert answered == sorted(answered)
     assert len(answered) < 200  # stale ones were dropped, not worked off

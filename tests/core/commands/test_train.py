@@ -282,6 +282,41 @@ def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothin
         assert "detail" not in load_checkpoint(out / half / "weights.1.pkl")
 
 
+def test_corrections_go_into_particles_star_and_beside_the_latents(
+    two_states: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Poses of this simulation are exact: what is held, or not found wrong, stays to the last digit."""
+    assert run_train(two_states, "corrected", "--epoch", "1") == 0
+    latents = load_latents(two_states / "corrected" / "weights.0.output.pkl")
+    assert latents["turn_degrees"].shape == (300, 3) and latents["shift_pixels"].shape == (300, 2)
+    assert np.sqrt(np.square(latents["turn_degrees"]).mean()) < 1.0, "box 16: ten degrees are a pixel"
+    assert abs(latents["contrast"].mean() - 1) < 0.05 and (latents["junk_probability"] < 0.5).all()
+    events, _ = read_events(two_states / "corrected" / "events.jsonl")
+    assert "corrections" in {e["stage"] for e in events if e["type"] == "metric"}
+    held = ("--hold_rotations", "--hold_shifts", "--hold_contrast", "--hold_defocus")
+    assert run_train(two_states, "held", "--epoch", "1", *held) == 0
+    assert (two_states / "held" / "particles.star").read_bytes() == (two_states / "pre" / "particles.star").read_bytes()
+    latents = load_latents(two_states / "held" / "weights.0.output.pkl")
+    assert (latents["turn_degrees"] == 0).all() and (latents["contrast"] == 1).all()
+    assert run_train(two_states, "refused", "--recipe", "published", "--keep_junk") == 2
+    assert "keep_junk" in capsys.readouterr().err
+
+
+def test_one_image_a_million_times_too_bright_is_named_and_the_rest_is_trained(two_states: Path) -> None:
+    shutil.copytree(two_states / "pre", two_states / "bright" / "pre")
+    stack = two_states / "bright" / "pre" / "img_stack.mrcs"
+    values = np.memmap(stack, "<f4", "r+", offset=1024, shape=(300, 16, 16))
+    values[7] *= 1e6
+    values.flush()
+    assert run_train(two_states / "bright", "out", "--epoch", "60") == 0
+    latents = load_latents(two_states / "bright" / "out" / "weights.59.output.pkl")
+    state = np.load(two_states / "sim" / "truth.npz", allow_pickle=False)["state"]
+    assert latents["junk_probability"][7] == 1 and (np.delete(latents["junk_probability"], 7) < 0.5).all()
+    assert probe_accuracy(np.delete(latents["z_mu"], 7, 0), (np.delete(state, 7) > 0.5).astype(int), 0) > 0.95
+    events, _ = read_events(two_states / "bright" / "out" / "events.jsonl")
+    assert any("images that hold no such particle: 1 of 300: 8" in e.get("text", "") for e in events)
+
+
 @pytest.mark.parametrize("recipe", ["default", "published"])
 def test_one_shape_and_a_blank_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: str

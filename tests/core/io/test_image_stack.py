@@ -15,7 +15,7 @@ import pytest
 from gaussianem_core.errors import InputError, ResourceError, ResultError
 from gaussianem_core.imaging.window import background_statistics, window_mask
 from gaussianem_core.io import image_stack
-from gaussianem_core.io.image_stack import ImageStack, StackWriter, measure_stack
+from gaussianem_core.io.image_stack import ImageStack, StackWriter
 from gaussianem_core.io.mrc import new_header, read_header, read_map, write_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.runtime import files
@@ -224,12 +224,6 @@ def test_real_stacks(shared_data: Path) -> None:
         truth = [np.fromfile(path, "<f4", offset=1024).reshape(-1, 32, 32) for path in table.stacks]
         expected = np.stack([truth[table.stack_index[row]][table.image_index[row]] for row in rows])
         np.testing.assert_array_equal(images.read(rows), expected)
-        pixels = np.concatenate(truth)
-        measured = measure_stack(images, batch=100)
-    assert measured.n_images == 1296
-    assert measured.mean == pytest.approx(pixels.mean(dtype=float)) and measured.std == pytest.approx(
-        pixels.std(dtype=float)
-    )
     mrc = read_header(shared_data / "star/empiar_10076_7.mrc")
     assert mrc.shape == (7, 320, 320) and np.isnan(mrc.pixel_size_angstrom).all()
     toy = ImageStack.from_file(shared_data / "star/toy_datadir/toy_images_b.mrcs")
@@ -260,20 +254,6 @@ def test_background() -> None:
     mean, std = background_statistics(images)
     np.testing.assert_allclose(mean, 5, atol=0.4)  # 1,750 pixels: standard error 0.07
     np.testing.assert_allclose(std, 3, atol=0.3)
-
-
-def test_measured_statistics(tmp_path: Path) -> None:
-    values = images_of(23) + np.float32(1000)  # a large mean: sums of squares would cancel
-    images = ImageStack.from_file(write_stack(tmp_path / "a.mrcs", values))
-    measured = measure_stack(images, batch=5)
-    wide = values.astype(np.float64)
-    assert measured.mean == pytest.approx(wide.mean(), rel=1e-12)
-    assert measured.std == pytest.approx(wide.std(), rel=1e-9)
-    assert measured.image_std == pytest.approx(wide.std(axis=(1, 2)).mean(), rel=1e-9)
-    window = window_mask(8)
-    assert measure_stack(images, [3, 4], window).std == pytest.approx((wide[3:5] * window).std(), rel=1e-6)
-    with pytest.raises(InputError, match="at least one"):
-        measure_stack(images, [])
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

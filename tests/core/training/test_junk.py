@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gaussianem_core.training.junk import broken, find_junk
+from gaussianem_core.training.junk import broken, find_junk, find_regions
 
 SHELLS, PARTICLES, JUNK = 24, 900, 100
 
@@ -28,7 +28,7 @@ def dataset(strength: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
 
 def test_noise_is_told_from_particles() -> None:
     chi2, cost, noise, power, sizes = dataset(0.8)
-    found = find_junk(chi2, cost, noise, power, sizes)
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
     real = torch.arange(len(chi2)) < PARTICLES
     higher = (found.evidence[real][:, None] > found.evidence[~real]).float().mean()
     assert higher > 0.99, "area under the ROC"
@@ -38,17 +38,36 @@ def test_noise_is_told_from_particles() -> None:
 
 def test_clean_data_have_none() -> None:
     chi2, cost, noise, power, sizes = (value[:PARTICLES] if len(value) > SHELLS else value for value in dataset(0.8))
-    found = find_junk(chi2, cost, noise, power, sizes)
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
     assert (found.probability < 0.5).all() and found.share < 2e-3
 
 
 def test_an_image_a_million_times_too_bright_is_junk_and_changes_nothing_for_the_others() -> None:
     chi2, cost, noise, power, sizes = dataset(0.8)
-    before = find_junk(chi2, cost, noise, power, sizes)
+    before = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
     chi2[0], power[0], cost[0] = chi2[0] * 1e12, power[0] * 1e12, 1e13
     chi2[1], cost[1] = torch.nan, torch.nan  # what arithmetic may leave of such an image
-    found = find_junk(chi2, cost, noise, power, sizes)
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
     assert (found.probability[:2] == 1).all() and torch.isfinite(found.evidence).all()
     torch.testing.assert_close(found.probability[2:], before.probability[2:], atol=0.02, rtol=0.0)
     assert broken(power.sum(1)).nonzero()[:, 0].tolist() == [0]
     assert broken(torch.zeros(3)).all(), "images without power show nothing"
+
+
+def test_missing_pieces_are_junk_where_the_evidence_says_so() -> None:
+    chi2, cost, noise, power, sizes = dataset(0.8)
+    pieces = torch.full_like(cost, -5.0)
+    pieces[:30] = 12.0
+    found = find_junk(chi2, cost, noise, power, sizes, pieces)
+    assert (found.probability[:30] > 0.9).all() and (found.probability[30:PARTICLES] < 0.5).all()
+    unknown = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -torch.inf))
+    assert (unknown.probability[:PARTICLES] < 0.5).all() and (
+        unknown.probability[PARTICLES:] > 0.5
+    ).float().mean() > 0.9
+
+
+def test_regions_share_out_the_gaussians() -> None:
+    positions = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    regions = find_regions(positions)
+    assert torch.cat(regions).sort().values.tolist() == list(range(300)) and 8 <= len(regions) <= 12
+    assert find_regions(positions[:15]) == [], "too few Gaussians to tell regions apart"

@@ -30,7 +30,7 @@ def test_every_error_names_its_field() -> None:
     del wrong["epoch"], wrong["apix"]
     assert validation.field_errors(PreprocessOptions, wrong)["downsample_size"] == "Must be even"
     found = validation.field_errors(DecodeOptions, {"model_weight": "w"})
-    assert found["z"] == "Give either latents (z) or particle indices"
+    assert found["z"] == "Must be given, or particle indices, and not both"
     assert validation.field_errors(TrainOptions, {"gpus": "0 1"})["gpus"].startswith("Must be GPU numbers")
     assert validation.required_errors(PreprocessOptions, {"star_file": ""}) == {
         "star_file": "Needed",
