@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from gaussianem_core.analysis.report import half_models
 from gaussianem_core.commands.volume_series import contour_level
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.backprojection import PADDING
@@ -20,14 +21,14 @@ from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.imaging.symmetry import symmetry_operators
 from gaussianem_core.io.image_rows import number_images
 from gaussianem_core.io.image_stack import ImageStack, StackWriter
-from gaussianem_core.io.latents import read_latent_rows, write_latent_rows
+from gaussianem_core.io.latents import load_latents, read_latent_rows, write_latent_rows
 from gaussianem_core.io.mrc import read_map, write_map
 from gaussianem_core.io.particle_rows import write_star_rows
 from gaussianem_core.io.particle_table import ParticleTable, table_to_star
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
-from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
+from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model, load_model_of
 from gaussianem_core.options import ReconstructOptions
 from gaussianem_core.reconstruction.deposition import write_deposition
 from gaussianem_core.reconstruction.domain_poses import (
@@ -79,6 +80,7 @@ from gaussianem_core.reconstruction.report import report, states_report
 from gaussianem_core.reconstruction.rigid_motion import LEAST_GAUSSIANS
 from gaussianem_core.reconstruction.sharpening import sharpen
 from gaussianem_core.reconstruction.states import (
+    HalfModel,
     Latents,
     StateVolumes,
     calibration_images,
@@ -280,12 +282,14 @@ def compare_with_decoded(
 
 def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.NDArray[np.float64] | None) -> None:
     """One map of all chosen particles, each brought to one state."""
+    halves = own_models(work, model) if state is None else ()
     undone = undo_motion(
         work.particles,
         work.weights,
         latents,
         model,
         state,
+        halves,
         work.found,
         work.options.projector,
         work.options.seed,
@@ -298,21 +302,45 @@ def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.
         f"{undone.misfit_pixels:.2f} px (root mean square, pixels of the training) from where rigid motions take them; "
         f"put right by the images, the motions are {undone.gain:.2f} nats an image more likely"
     )
-    work.log.message(
-        "one network, trained on all particles, tells the motion of both half sets: what it took for motion in their "
-        "noise is in both half maps, and their FSC may be too good",
-        "warning",
-    )
+    if halves:
+        work.log.message("the motion of each half set is told by a network that saw no other particles")
+    else:
+        work.log.message(
+            "one network, trained on all particles, tells the motion of both half sets: what it took for motion in "
+            "their noise is in both half maps, and their FSC may be too good. Train with --half_sets, and bring the "
+            "particles to the consensus, for half sets of their own",
+            "warning",
+        )
     entry = {
         "particles": particle_figures(work.particles, work.weights, undone.left_out),
         "motion_undone": {
             "parts": undone.parts,
             "misfit_pixels": undone.misfit_pixels,
             "state": None if state is None else state.tolist(),
-            "half_sets_independent": False,
+            "half_sets_independent": bool(halves),
         },
     }
     write_results(work, work.result(undone.halves), entry, work.log.directory)
+
+
+def own_models(work: Work, model: TrainedModel) -> tuple[HalfModel, ...]:
+    """The models of the two half sets beside the network, if they were trained on the half sets of these maps."""
+    weights = resolve_input(work.options, "model_weight")
+    pair = half_models(weights)
+    if pair is None:
+        return ()
+    found = []
+    for half, path in enumerate(pair, start=1):
+        stored = path.with_name(path.name.replace(".pkl", ".output.pkl"))
+        if not stored.is_file():
+            return ()
+        rows = load_latents(stored)["ind"].reshape(-1).astype(np.int64)
+        fits = len(rows) and rows.max() < len(work.particles) and (work.particles.half[rows] == half).all()
+        own = load_model(resolve_input(work.options, "cfg"), path, None, None, work.device, work.options.projector)
+        if not fits or len(own.gaussians) != len(model.gaussians):
+            return ()
+        found.append(HalfModel(own, rows, read_latents(stored, len(rows))))
+    return tuple(found)
 
 
 def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
@@ -330,7 +358,8 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
     parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
     calibration = None
     if (parts == 1).sum() >= LEAST_GAUSSIANS:
-        sample = calibration_images(work.particles, work.weights, work.found, work.device, options.seed)
+        everyone = np.arange(len(work.particles))
+        sample = calibration_images(work.particles, work.weights, everyone, work.found, work.device, options.seed)
         calibration = calibrated(model, latents.mean, latents.variance, parts, sample)
     poses = domain_poses(model, latents.mean, work.particles.rotations, parts, 0, calibration=calibration)
     source = optional_input(options, "poses") or table.source

@@ -60,8 +60,8 @@ def find_parts(
     model: TrainedModel,
     z: np.ndarray,
     reference: Tensor,
-    tolerance_pixels: float = 0.25,
-    most: int = TRIED[-1],
+    tolerance_pixels: float = 0.1,
+    most: int = 8,
     seed: int = 0,
 ) -> Parts:  # (N, zdim), (M, 3)
     """Parts that move nearly rigidly, as many as it takes.

@@ -91,8 +91,11 @@ def motion_lines(entry: dict[str, Any]) -> list[str]:
         f"Motion undone: {undone['parts']} parts of the molecule, each brought to one state by its own rigid motion, "
         f"to {undone['misfit_pixels']:.2f} px of the training's box.",
         "",
-        "**The half maps are not independent: one network, trained on all particles, tells the motion of both half "
-        "sets. Their FSC may be too good.**",
+        "The motion of each half set is told by a network that saw no other particles; the cut into parts is that of "
+        "the network of all."
+        if undone["half_sets_independent"]
+        else "**The half maps are not independent: one network, trained on all particles, tells the motion of both "
+        "half sets. Their FSC may be too good.**",
         "",
     ]
 

@@ -39,7 +39,7 @@ from gaussianem_core.reconstruction.motion import (
 )
 from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
-from gaussianem_core.reconstruction.rigid_motion import particle_motions
+from gaussianem_core.reconstruction.rigid_motion import RigidMotions, particle_motions
 from gaussianem_core.reconstruction.solvent_mask import automatic_mask
 
 
@@ -159,18 +159,38 @@ class MotionUndone(NamedTuple):
 def calibration_images(
     particles: ParticleImages,
     weights: npt.NDArray[np.float32],
+    place: npt.NDArray[np.int64],
     found: Background,
     device: torch.device,
     seed: int,
 ) -> Callable[[], Iterator[ImageBatch]]:
-    """Some thousand images, read anew at each call, for `part_calibration.calibrate`."""
-    some = sampled(IMAGES, weights > 0, seed)
+    """Some thousand images, read anew at each call, for `part_calibration.calibrate`; rows by their ``place`` (N,), -1
+    for those that are left out."""
+    some = sampled(IMAGES, (weights > 0) & (place >= 0), seed)
 
     def read() -> Iterator[ImageBatch]:
         for batch in image_batches(particles, some, weights, found, device, lambda _: None):
-            yield ImageBatch(*batch[:6])
+            yield ImageBatch(place[batch.rows], *batch[1:6])
 
     return read
+
+
+class HalfModel(NamedTuple):
+    """A model that was trained on a half set alone: ``rows`` (n,) of its particles, ``latents`` of these."""
+
+    model: TrainedModel
+    rows: npt.NDArray[np.int64]
+    latents: Latents
+
+
+class _Moved(NamedTuple):
+    """Motions of some particles, how uncertain the parts' places are (n, K; pixels), and the place of each of all
+    particles (N,) among them; the ``gain`` of motions that the images put right."""
+
+    motions: RigidMotions
+    blur: Tensor
+    place: npt.NDArray[np.int64]
+    gain: float
 
 
 def undo_motion(
@@ -179,12 +199,17 @@ def undo_motion(
     latents: Latents,
     model: TrainedModel,
     state: npt.NDArray[np.float64] | None,
+    half_models: Sequence[HalfModel],
     found: Background,
     backend: Projector,
     seed: int,
     report: Callable[[int], None],
 ) -> MotionUndone:
-    """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`."""
+    """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`.
+
+    ``half_models`` : of the half sets 1 and 2, which then tell the motion of their own particles, to the consensus;
+    none: ``model`` tells that of all. The cut into parts is ``model``'s in either case.
+    """
     box, device = particles.box, model.device
     if state is None:
         reference, densities = model.gaussians.positions, model.gaussians.densities
@@ -192,38 +217,47 @@ def undo_motion(
         deformed = model.deform(state[None])
         reference, densities = deformed.positions[0], deformed.densities[0]
     parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
-    motions = particle_motions(model, latents.mean, parts.weights, reference, densities)
-    sample = calibration_images(particles, weights, found, device, seed)
-    calibration = calibrate(
-        model, latents.mean, latents.variance, parts.labels, parts.weights, reference, motions, sample, seed
-    )
-    motions = calibration.apply(motions)
-    blur = position_uncertainty(model, latents.mean, latents.variance, parts.weights, seed) * (box / 2)
+
+    def moved(by: TrainedModel, own: Latents, rows: npt.NDArray[np.int64], rest: Tensor, mass: Tensor) -> _Moved:
+        place = np.full(len(particles), -1)
+        place[rows] = np.arange(len(rows))
+        motions = particle_motions(by, own.mean, parts.weights, rest, mass)
+        sample = calibration_images(particles, weights, place, found, device, seed)
+        right = calibrate(by, own.mean, own.variance, parts.labels, parts.weights, rest, motions, sample, seed)
+        blur = position_uncertainty(by, own.mean, own.variance, parts.weights, seed) * (box / 2)
+        return _Moved(right.apply(motions), blur, place, right.gain)
+
+    if half_models:
+        told = [
+            moved(h.model, h.latents, h.rows, h.model.gaussians.positions, h.model.gaussians.densities)
+            for h in half_models
+        ]
+    else:
+        told = [moved(model, latents, np.arange(len(particles)), reference, densities)] * 2
     count = len(parts.weights)
     sums = [empty_part_sums(box, count, device) for _ in range(2)]
     left_out = 0
     for batch in image_batches(particles, weights > 0, weights, found, device, report):
         left_out += batch.left_out
-        for half, own in enumerate(sums, start=1):
-            chosen = np.flatnonzero(particles.half[batch.rows] == half)
+        for half, (own, by) in enumerate(zip(sums, told), start=1):
+            chosen = np.flatnonzero((particles.half[batch.rows] == half) & (by.place[batch.rows] >= 0))
             if not len(chosen):
                 continue
             index = torch.from_numpy(chosen).to(device)
-            rows = torch.from_numpy(batch.rows[chosen]).to(device)
+            places = torch.from_numpy(by.place[batch.rows[chosen]]).to(device)
             accumulate_parts(
                 own,
                 batch.images[index],
                 batch.rotations[index],
                 batch.shifts[index],
                 batch.transfer[index],
-                motions.rows(rows),
+                by.motions.rows(places),
                 batch.weights[index],
-                blur[rows],
+                by.blur[places],
                 backend=backend,
             )
-    windows = part_windows(
-        reference.cpu().double().numpy(), parts.labels, box, SEAM_PIXELS * 2 / model.configuration.box
-    ).to(device)
+    seam = SEAM_PIXELS * 2 / model.configuration.box
+    windows = part_windows(reference.cpu().double().numpy(), parts.labels, box, seam).to(device)
     firsts, seconds, wholes = [], [], []
     for first, second in zip(*sums):
         one, two, fsc = half_maps(first, second)
@@ -232,4 +266,4 @@ def undo_motion(
         wholes.append(whole_map(first, second, fsc))
     one, two, whole = (blend(volumes, windows) for volumes in (firsts, seconds, wholes))
     halves = HalfVolumes(one, two, whole, fourier_shell_correlation(one, two))
-    return MotionUndone(halves, count, parts.misfit_pixels, left_out, calibration.gain)
+    return MotionUndone(halves, count, parts.misfit_pixels, left_out, 0.5 * (told[0].gain + told[1].gain))

@@ -3,8 +3,8 @@
     gaussianem demo demo
     xvfb-run -a -s "-screen 0 1700x1100x24 +extension GLX" python tests/gui/tour.py demo pictures --size 1600x1000
 
-The project is a finished demo; what the tour makes (a Select, a Mask, a Train job) stays in it. ``--jobs`` runs a
-training too: started, aborted and continued. Prints a table of seconds, and fails at the first step that does not come.
+The project is a finished demo; what the tour makes (a Select, a Mask, a Train job) stays in it. The part ``jobs`` runs
+a training: started, aborted and continued. Prints a table of seconds, and fails at the first step that does not come.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
 from gaussianem_gui.explorer.path_kinds import BY_COMPONENT  # isort: skip
-from PySide6.QtCore import QEvent, QPointF, QSettings, Qt
+from PySide6.QtCore import QEvent, QPointF, QSettings, Qt, QTimer
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
@@ -94,6 +94,15 @@ class Tour:
         self.until(widget.isEnabled, f"{widget.objectName()} that can be clicked")
         QTest.mouseClick(widget, LEFT)
 
+    def confirm(self) -> None:
+        """Say yes to the question that the next click raises, as soon as it stands there."""
+        question = QApplication.activeModalWidget()
+        answer = question.findChild(QAbstractButton, "confirm") if question is not None else None
+        if answer is None:
+            QTimer.singleShot(200, self.confirm)
+        else:
+            QTest.mouseClick(answer, LEFT)
+
     def drag(self, canvas: QWidget, places: np.ndarray) -> None:
         """Drag the left button over places of a plot, in its units."""
         kinds = (
@@ -111,8 +120,8 @@ class Tour:
             QApplication.sendEvent(viewport, event)
 
 
-def results(tour: Tour, root: Path) -> None:
-    """Open the project, look at its jobs and at what Analyze made."""
+def open_project(tour: Tour, root: Path) -> None:
+    """From the first window to the project's overview."""
     window = tour.window
     tour.picture("welcome")
     with tour.step("project open"):
@@ -120,6 +129,11 @@ def results(tour: Tour, root: Path) -> None:
         tour.until(lambda: window.model is not None and window.model.loaded)
         window.pages.show_home()
     tour.pause(2.0)
+
+
+def results(tour: Tour) -> None:
+    """Look at the jobs and at what Analyze made."""
+    window = tour.window
     jobs = {info.job_type: info for info in window.model.jobs}
     listed = window.jobs.list
     for job_type, tab in (("train", "Progress"), ("analyze", "Results")):
@@ -249,6 +263,7 @@ def run_jobs(tour: Tour) -> None:
         tour.until(lambda: bool(window.pane.progress.stages.shown), "its stages")
         tour.pause(20)
     with tour.step("aborted"):
+        tour.confirm()
         tour.click("stopButton")
         tour.until(lambda: window.model.info(name).status.state.value == "Aborted", "the end")
     tour.click("continueButton")
@@ -258,6 +273,7 @@ def run_jobs(tour: Tour) -> None:
         tour.until(lambda: window.model.info(name).status.state.value == "Running", "the training again")
         tour.pause(5)
     window.pages.open_job(name, "Progress")
+    tour.confirm()
     tour.click("stopButton")
     tour.until(lambda: window.model.info(name).status.state.finished, "the end")
 
@@ -269,7 +285,7 @@ def main() -> int:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--theme", choices=["dark", "light"], default="dark")
-    parser.add_argument("--jobs", action="store_true", help="run a training, abort it and go on")
+    parser.add_argument("--parts", nargs="+", choices=["results", "explore", "jobs"], default=["results", "explore"])
     chosen = parser.parse_args()
     chosen.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # settings of its own
@@ -286,10 +302,9 @@ def main() -> int:
         width, height = map(int, chosen.size.split("x"))
         tour = Tour(chosen.pictures, (width, height), chosen.theme)
         tour.window.pages.load_in_background()
-        results(tour, chosen.project)
-        explore(tour)
-        if chosen.jobs:
-            run_jobs(tour)
+        open_project(tour, chosen.project)
+        for part in chosen.parts:
+            {"results": results, "explore": explore, "jobs": run_jobs}[part](tour)
         with tour.step("flow of jobs"):
             tour.window.pages.show_home()
             tour.click("flowButton")

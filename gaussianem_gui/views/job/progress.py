@@ -121,9 +121,12 @@ class ProbePanel(QWidget):
     def _take(self, found: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> None:
         points, values, probe = found
         self.scatter.set_points(points, values if len(points) > 1 else None)
-        rows = [
-            (title, probe[key]) for title, key in (("Images", "images"), ("Renderings", "renderings")) if key in probe
-        ]
+        images, drawn = probe.get("images"), probe.get("renderings")
+        rows = [("Images", images)] if images is not None else []
+        if images is not None and drawn is not None and images.shape == drawn.shape:
+            if float((images * (drawn - drawn.mean())).sum()) < 0:  # particles are dark in the images as they are
+                rows = [("Images, contrast inverted as the renderings are", -images)]
+            rows.append(("Renderings", drawn))
         self.montage.set_images(rows)
         self.epoch.setText(f"epoch {int(probe['epoch'])}" if "epoch" in probe else "")
 

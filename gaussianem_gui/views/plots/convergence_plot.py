@@ -1,4 +1,4 @@
-"""Has a training settled? How far fixed particles still move from epoch to epoch, and how well their images are met."""
+"""Has a training settled? What an epoch still changes in fixed particles, and how well their images are met."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ MOST_PROBES = 200  # epochs read, the latest
 
 @dataclass(frozen=True)
 class Settling:
-    """By epoch: ``moved``, how far the fixed particles' latents are from those of the epoch before, as a share of their
-    spread (NaN for the first); ``agreement``, the correlation of example images with their renderings (NaN without)."""
+    """By epoch, NaN where there is none: ``changed``, how far the renderings of example particles are from those of the
+    epoch before, as a share of their contrast; ``moved``, the same of the fixed particles' latents, as a share of their
+    spread; ``agreement``, the correlation of the example images with their renderings."""
 
     epochs: np.ndarray
+    changed: np.ndarray
     moved: np.ndarray
     agreement: np.ndarray
 
@@ -36,22 +38,32 @@ def read_probe(path: Path) -> dict[str, np.ndarray]:
 
 def settling(paths: list[Path]) -> Settling:
     """What probes of several epochs, in order, say; those that cannot be read are left out."""
-    epochs, moved, agreement = [], [], []
-    before: np.ndarray | None = None
+    epochs: list[float] = []
+    curves: list[tuple[float, float, float]] = []
+    before: dict[str, np.ndarray] = {}
     for number, path in enumerate(paths[-MOST_PROBES:], start=1):
         try:
             probe = read_probe(path)
         except InputError:
             continue
-        z = np.asarray(probe["z"], float)
-        spread = float(np.sqrt(np.square(z - z.mean(axis=0)).sum(axis=1).mean()))
-        same = before is not None and before.shape == z.shape and spread > 0
-        change = float(np.sqrt(np.square(z - before).sum(axis=1).mean())) / spread if same else np.nan
         epochs.append(float(probe["epoch"]) if "epoch" in probe else float(number))
-        moved.append(change)
-        agreement.append(_agreement(probe))
-        before = z
-    return Settling(np.array(epochs), np.array(moved), np.array(agreement))
+        curves.append((_change(before, probe, "renderings"), _change(before, probe, "z"), _agreement(probe)))
+        before = probe
+    changed, moved, agreement = np.array(curves).reshape(-1, 3).T
+    return Settling(np.array(epochs), changed, moved, agreement)
+
+
+def _change(before: dict[str, np.ndarray], now: dict[str, np.ndarray], name: str) -> float:
+    """Root mean square change of an array, a row for each particle, over its spread: among the particles for latents,
+    within each picture for renderings. NaN where it cannot be told."""
+    first, second = before.get(name), now.get(name)
+    if first is None or second is None or first.shape != second.shape or not len(second):
+        return float("nan")
+    values = np.asarray(second, float).reshape(len(second), -1)
+    middle = values.mean(axis=0) if name == "z" else values.mean(axis=1, keepdims=True)
+    spread = float(np.square(values - middle).sum())
+    change = float(np.square(values - np.asarray(first, float).reshape(values.shape)).sum())
+    return float(np.sqrt(change / spread)) if spread > 0 else float("nan")
 
 
 def _agreement(probe: dict[str, np.ndarray]) -> float:
@@ -79,7 +91,7 @@ class ConvergencePlot(QWidget):
         self.plot.setFrameShape(QFrame.Shape.NoFrame)
         self.plot.setMenuEnabled(False)
         self.plot.setMinimumHeight(110)
-        self.plot.setAccessibleName("How far fixed particles move from epoch to epoch")
+        self.plot.setAccessibleName("What an epoch changes in fixed particles")
         self.plot.setLabel("bottom", "Epoch")
         self.plot.setLabel("left", "% ")
         self.plot.addLegend(offset=(-10, 8))
@@ -103,14 +115,21 @@ class ConvergencePlot(QWidget):
     def words(self) -> str:
         """What the last epoch changed, and the first."""
         found = self.found
-        told = np.flatnonzero(np.isfinite(found.moved)) if found is not None else np.zeros(0, int)
-        if found is None or not len(told):
-            return "From the second epoch on: how far fixed particles move in latent space from epoch to epoch."
-        first, last = found.moved[told[0]], found.moved[told[-1]]
-        earlier = f", by {100 * first:.1f} % in epoch {found.epochs[told[0]]:g}" if len(told) > 1 else ""
+        if found is None or len(found.epochs) < 2:
+            return "From the second epoch on: what an epoch still changes in example particles."
+        parts = []
+        for what, values, of in (
+            ("the renderings of the example particles changed by", found.changed, "contrast"),
+            ("the latents of the fixed particles moved by", found.moved, "spread"),
+        ):
+            told = np.flatnonzero(np.isfinite(values))
+            if len(told):
+                most = told[np.argmax(values[told])]
+                last = f"{what} {100 * values[told[-1]]:.1f} % of their {of}"
+                parts.append(f"{last} (at most {100 * values[most]:.1f} %, in epoch {found.epochs[most]:g})")
         return (
-            f"In epoch {found.epochs[told[-1]]:g} the fixed particles moved by {100 * last:.1f} % of their spread in "
-            f"latent space{earlier}. A training has settled when this no longer falls and is small."
+            f"In epoch {found.epochs[-1]:g} {' and '.join(parts)}. Where that is still much, train longer; at the "
+            "end of a training it is little also because the learning rate is."
         )
 
     def _draw(self) -> None:
@@ -120,8 +139,9 @@ class ConvergencePlot(QWidget):
         if self.found is None:
             return
         curves = (
-            ("Latents moved since the epoch before (% of their spread)", self.found.moved, 0),
-            ("Images met by renderings (correlation, %)", self.found.agreement, 2),
+            ("Renderings: change since the epoch before (% of their contrast)", self.found.changed, 1),
+            ("Latents: change since the epoch before (% of their spread)", self.found.moved, 0),
+            ("Correlation of images with renderings (%)", self.found.agreement, 2),
         )
         for name, values, colour in curves:
             there = np.isfinite(values)
@@ -133,5 +153,5 @@ class ConvergencePlot(QWidget):
 
     def _highest(self) -> float:
         assert self.found is not None
-        values = np.concatenate([self.found.moved, self.found.agreement])
+        values = np.concatenate([self.found.changed, self.found.moved, self.found.agreement])
         return float(100 * np.nanmax(values)) if np.isfinite(values).any() else 0.0

@@ -199,7 +199,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "poses": ["--poses nowhere.star"],
         "select": ["--select half.txt"],
         "weights": ["--weights nowhere.npy"],
-        "latent": ["--latent nowhere.pkl --undo_motion --model_weight nowhere.pkl"],
+        "latent": ["--latent nowhere.pkl"],
         "around": ["--around z.txt"],
         "width": ["--width 10"],
         "model_weight": ["--model_weight nowhere.pkl"],

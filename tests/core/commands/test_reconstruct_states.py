@@ -154,6 +154,24 @@ def test_motion_undone_brings_all_particles_to_one_state(place: Path, tmp_path: 
     assert "not independent" in (tmp_path / "state" / "report.md").read_text()
 
 
+def test_half_sets_with_models_of_their_own(place: Path, tmp_path: Path) -> None:
+    """As train --half_sets leaves them: each half map knows nothing of the other's particles."""
+    folder = tmp_path / "trained"
+    z = model_latents(place)
+    write_model(folder, z, motion=0.1, store_gaussians=True)
+    for half in (1, 2):
+        rows = np.arange(half - 1, COUNT, 2)
+        write_model(folder / f"half{half}", z[rows], motion=0.1, store_gaussians=True, ind=rows[:, None])
+    words = ["-s", str(place), "--star_file", "particles_in.star", "--no_local", "--device", "cpu", "--undo_motion"]
+    words += ["--latent", str(folder / "weights.0.output.pkl"), "--model_weight", str(folder / "weights.0.pkl")]
+    assert main(["reconstruct", *words, "--job_dir", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["motion_undone"]["half_sets_independent"]
+    assert "saw no other particles" in (tmp_path / "out" / "report.md").read_text()
+    consensus = model_of(place).consensus_volume()
+    assert score(volume(tmp_path / "out" / "map_unsharpened.mrc"), consensus) > 0.5
+
+
 def test_poses_and_mask_of_a_domain_and_the_images_without_the_rest(place: Path, tmp_path: Path) -> None:
     model = model_of(place)
     mask = np.zeros((BOX,) * 3, np.float32)

@@ -239,19 +239,27 @@ def test_whether_a_training_has_settled_is_a_curve_of_fixed_particles(tmp_path: 
     step = np.array([1.0, 0.0, 0.0])
     offsets = {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.25}
     image = rng.normal(size=(2, 8, 8))
-    for epoch, offset in offsets.items():
+    image -= image.mean(axis=(1, 2), keepdims=True)
+    for epoch, offset in offsets.items():  # renderings become the images
+        drawn = image * (1 + 1 / epoch)
         noise = rng.normal(size=image.shape) / epoch**2
-        np.savez(tmp_path / f"p{epoch}.npz", z=end + offset * step, epoch=epoch, images=image, renderings=image + noise)
+        z = end + offset * step
+        np.savez(tmp_path / f"p{epoch}.npz", z=z, epoch=epoch, images=image + noise, renderings=drawn)
     paths = [tmp_path / f"p{epoch}.npz" for epoch in offsets]
     found = settling([*paths, tmp_path / "not there.npz"])
     np.testing.assert_allclose(found.moved[1:], np.array([0.5, 0.25, 0.0]) / spread)
+    np.testing.assert_allclose(found.changed[1:], [(1 / (e - 1) - 1 / e) / (1 + 1 / e) for e in (2, 3, 4)])
     assert np.isnan(found.moved[0]) and (np.diff(found.agreement) > 0).all()
     plot = ConvergencePlot()
     qtbot.addWidget(plot)
     plot.set_probes(paths, 1)
     qtbot.waitUntil(lambda: plot.found is not None, timeout=LONG)
-    assert f"by 0.0 % of their spread in latent space, by {100 * 0.5 / spread:.1f} % in epoch 2" in plot.text.text()
-    assert len(plot.plot.listDataItems()) == 2
+    said = plot.text.text()
+    assert (
+        "In epoch 4 the renderings of the example particles changed by 6.7 % of their contrast (at most 33.3 %" in said
+    )
+    assert f"moved by 0.0 % of their spread (at most {100 * 0.5 / spread:.1f} %, in epoch 2)" in said
+    assert len(plot.plot.listDataItems()) == 3
 
 
 def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
@@ -264,6 +272,24 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     qtbot.waitUntil(
         lambda: page.convergence.found is not None and len(page.convergence.found.epochs) == 3, timeout=LONG
     )
-    assert "In epoch 3 the fixed particles moved by" in page.convergence.text.text()
+    assert "In epoch 3 the renderings of the example particles changed by" in page.convergence.text.text()
     engine()
     finish(opened, qtbot, train)
+
+
+def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, themed, qtbot):
+    from gaussianem_gui.views.job.progress import ProbePanel
+
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((2, 16, 16))
+    drawn[:, 6:10, 6:10] = 1.0
+    for name, sign in (("dark", -1), ("bright", 1)):
+        images = sign * drawn + 0.2 * rng.normal(size=drawn.shape)
+        np.savez(tmp_path / f"{name}.npz", z=rng.normal(size=(9, 3)), epoch=1, images=images, renderings=drawn)
+        panel = ProbePanel()
+        qtbot.addWidget(panel)
+        panel.set_probes([{"path": f"{name}.npz", "t": 1.0}], tmp_path)
+        qtbot.waitUntil(lambda panel=panel: panel.montage.counts() == [2, 2], timeout=LONG)
+        image, rendering = (row[0] for row in panel.montage._rows)
+        assert image.pixelColor(8, 8).lightness() > 150 and rendering.pixelColor(8, 8).lightness() > 150
+        assert ("inverted" in panel.montage.accessibleName()) == (name == "dark")
