@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from gaussianem_core.analysis.figures import figure
 from gaussianem_core.io.chimerax import COLOURS
@@ -36,7 +37,9 @@ def _fsc(ax: Axes, result: MapResult) -> None:
         style = ":" if name == "randomised" else "-"
         ax.plot(frequency[1:], getattr(found, name).cpu().numpy()[1:], style, color=COLOURS[i], label=label)
     ax.axhline(THRESHOLD, color="0.7", linewidth=0.6, zorder=0)
-    title = f"{result.resolution_angstrom:.2f} Å at FSC 0.143"
+    title = f"FSC 0.143 at {result.resolution_angstrom:.2f} Å"
+    if result.at_nyquist:
+        title = f"Above 0.143 up to Nyquist, {2 * found.pixel_size_angstrom:.2f} Å"
     ax.set(xlabel="Spatial frequency (1/Å)", ylabel="FSC of the half maps", ylim=(-0.1, 1.05), title=title)
     ax.legend(loc="lower left")
 
@@ -48,6 +51,7 @@ def _guinier(ax: Axes, result: MapResult) -> None:
         line = plot.intercept + plot.bfactor_angstrom2 / 4 * plot.squared_frequency
         ax.plot(plot.squared_frequency, line, color=COLOURS[1], label=f"B = {plot.bfactor_angstrom2:.0f} Å²")
         ax.legend()
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set(xlabel="1/d² (1/Å²)", ylabel="ln of mean amplitude, FSC-weighted", title="Guinier plot")
 
 
