@@ -16,6 +16,7 @@ from gaussianem_gui.views.toolkit.widgets import row
 BINS = 120
 SAMPLED = 200_000  # voxels that the histogram is made of
 STEP = 0.01  # of the range, for a key
+LEAST_RANGE = 1e-3  # of the sigma or the mean
 MARGIN = 5  # pixels at the ends of the histogram
 
 
@@ -38,9 +39,10 @@ class LevelHistogram(QWidget):
     def set_picture(self, picture: Picture) -> None:
         """Show another map's histogram."""
         values = picture.values.reshape(-1)[:: max(1, picture.values.size // SAMPLED)]
-        # A map of one value has no range of its own; double precision holds BINS edges in a millionth of the value.
+        # A map of one value, or one that is nowhere above the mean of its model, has no range of its own.
         self.low = float(picture.mean)
-        self.high = max(float(picture.greatest), self.low + max(1e-6 * abs(self.low), 1e-30))
+        least = LEAST_RANGE * max(picture.sigma, abs(self.low), 1e-12)  # of a volume with nothing in it
+        self.high = max(float(picture.greatest), self.low + least)
         counts = np.histogram(values, BINS, (self.low, self.high))[0]
         heights = np.log1p(counts)
         self.heights = heights / max(float(heights.max()), 1e-9)

@@ -391,3 +391,19 @@ def test_twenty_thousand_plot_updates_leave_memory_flat(themed, qtbot, tmp_path:
     before = me.memory_info().rss
     update(20_000)
     assert me.memory_info().rss - before < 20e6  # bytes; a leak of one object an update would be far more
+
+
+def test_the_level_of_a_volume_with_nothing_in_it(themed, qtbot):
+    from gaussianem_gui.explorer.volumes import Picture
+    from gaussianem_gui.views.plots.level_bar import LevelBar
+
+    bar = LevelBar()
+    qtbot.addWidget(bar)
+    for mean, sigma, value in (
+        (0.0, 1.0, 0.0),
+        (2.0, 0.5, 0.0),
+        (1e-8, 1e-9, 1e-8),
+    ):
+        values = np.full((8, 8, 8), value, np.float32)
+        bar.set_picture(Picture(Path("empty"), values, 1.0, 8, mean, sigma, (value - mean) / sigma), mean + 3 * sigma)
+        assert bar.histogram.high > bar.histogram.low and np.isfinite(bar.histogram.heights).all()
