@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def selection_values(
     """Options for a map of the selected particles, which a Select job holds. Raises InputError as that does."""
     values = particle_values(project, sources, len(mask))
     made = export_selection(project, sources, mask, name=name, steps=steps)
-    return values | {"select": f"{made.job.name}selected_rows.npy"}
+    return values | {"select": named(project, values, made.job.directory / "selected_rows.npy")}
 
 
 def state_values(project: Project, sources: Sources, points: np.ndarray, count: int) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def state_values(project: Project, sources: Sources, points: np.ndarray, count: 
     values = particle_values(project, sources, count)
     made = export_series(project, sources, points, 0.0, "For a reconstruction", volumes=False)
     values |= {
-        "around": f"{made.name}z.txt",
-        "latent": relative(project, sources.latents),
-        "model_weight": relative(project, sources.weights),
-        "cfg": relative(project, sources.cfg),
+        "around": named(project, values, made.directory / "z.txt"),
+        "latent": named(project, values, sources.latents),
+        "model_weight": named(project, values, sources.weights),
+        "cfg": named(project, values, sources.cfg),
     }
-    return values | ({"gaussians": relative(project, sources.gaussians)} if sources.gaussians else {})
+    return values | ({"gaussians": named(project, values, sources.gaussians)} if sources.gaussians else {})
 
 
 def particle_values(project: Project, sources: Sources, count: int) -> dict[str, Any]:
@@ -47,24 +47,25 @@ def particle_values(project: Project, sources: Sources, count: int) -> dict[str,
     folder = sources.cfg.parent
     values: dict[str, Any] = {}
     if (folder / STAR).is_file() and row_count(folder / STAR) == count:
-        values["source_dir"] = relative(project, folder)
+        values["source_dir"] = named(project, {}, folder)
     elif sources.original is not None:
-        values["star_file"] = relative(project, sources.original)
+        values["star_file"] = named(project, {}, sources.original)
         if data_dir := sources.preprocess_options.get("data_dir"):
             values["data_dir"] = str(data_dir)
         if sources.passthrough:
-            values["passthrough"] = [relative(project, path) for path in sources.passthrough]
+            values["passthrough"] = [named(project, {}, path) for path in sources.passthrough]
         if sources.preprocess_options.get("no_invert"):
             values["no_invert"] = True
     else:
         raise InputError("particle file", "must be known", "none", "Restore the Preprocess job or its particle file.")
     corrected = sources.weights.parent / STAR
     if corrected.is_file() and row_count(corrected) == count:
-        values["poses"] = relative(project, corrected)
+        values["poses"] = named(project, values, corrected)
     return values
 
 
-def relative(project: Project, path: Path) -> str:
-    """A path as a job of the project names it."""
-    name = os.path.relpath(path, project.root)
-    return str(path) if name.startswith("..") else name
+def named(project: Project, values: Mapping[str, Any], path: Path) -> str:
+    """A file as a job of the project with these options names it: from its ``source_dir``, where it has one."""
+    if os.path.relpath(path, project.root).startswith(".."):
+        return str(path)
+    return os.path.relpath(path, project.root / str(values.get("source_dir", "")))
