@@ -730,7 +730,9 @@ def _analysis(path: Path) -> object:
 
     from gaussianem_gui.explorer.particle_columns import _add_analysis
 
-    five: Any = type("Five", (SimpleNamespace,), {"__len__": lambda self: 5})(columns={}, labels=None, centres=None)
+    five: Any = type("Five", (SimpleNamespace,), {"__len__": lambda self: 5})(
+        columns={}, labels=None, centres=None, varies=True
+    )
     _add_analysis(five, SimpleNamespace(analysis=path.parent), lambda *column: None)  # type: ignore[arg-type]
     return five
 

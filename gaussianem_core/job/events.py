@@ -265,6 +265,11 @@ class NullLog(JobLog):
     def emit(self, type: str, **fields: Any) -> None:
         """Nothing: rank 0 reports."""
 
+    def plan(
+        self, shares: Mapping[str, float], repeated: Collection[str] = (), part: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        """Nothing: rank 0 tells how far the job is."""
+
     def abort_requested(self) -> bool:
         """Rank 0 watches for it and tells the others."""
         return False

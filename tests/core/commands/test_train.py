@@ -546,10 +546,8 @@ def test_a_killed_training_lacks_no_network_when_resumed(moving: Path, tmp_path:
     expected = sorted(path.name for path in (tmp_path / "whole").glob("weights.*"))
     program = """
 import os, sys
-from gaussianem_core.commands import train
-from small_data import preprocess, simulate
-
 from gaussianem_core.cli import main
+from gaussianem_core.commands import train
 save, left = train.save_checkpoint, [int(sys.argv[1])]
 def dying(content, path):
     save(content, path)

@@ -247,11 +247,12 @@ def test_from_a_selection_of_the_demo_to_its_map(finished_demo, window, qtbot):
     explorer.session.select(mask, {"column": "z 1", "shape": "range", "low": 0, "high": 1})
     qtbot.mouseClick(explorer.reconstruct, LEFT)
     qtbot.waitUntil(lambda: pane.draft == "reconstruct", timeout=60_000)
+    before = set((finished_demo / "Reconstruct").glob("job*/RELION_JOB_EXIT_*"))  # the demo's own states
     qtbot.mouseClick(pane.parameters.panel.run, LEFT)
     made: list[Path] = []
 
     def finished() -> bool:
-        made[:] = sorted((finished_demo / "Reconstruct").glob("job*/RELION_JOB_EXIT_*"))
+        made[:] = set((finished_demo / "Reconstruct").glob("job*/RELION_JOB_EXIT_*")) - before
         return bool(made)
 
     qtbot.waitUntil(finished, timeout=300_000)
@@ -276,22 +277,23 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
     explorer = window.pages.explorer
     explorer.grid.set_plots(1)
     plot = explorer.grid.plots[0]
-    # the component that tells the states apart goes up the plot, as a user who colours by class would choose
-    names = explorer.session.table.axes()["Components"]
-    apart = [abs(np.corrcoef(explorer.session.table.column(name).values, without)[0, 1]) for name in names]
-    second = names[int(np.argmax(apart))]
-    explorer.grid.set_axes(plot, next(name for name in names if name != second), second)
-    height = plot.points[:, 1]
-    there, here = np.median(height[~without]), np.median(height[without])
-    # a hand goes round the state through the emptiest place between the two
-    counts, edges = np.histogram(height, np.linspace(*sorted((there, here)), 31))
+    first, second = explorer.session.table.axes()["Components"][:2]
+    explorer.grid.set_axes(plot, first, second)
+    # the states lie side by side, perhaps obliquely: a hand goes round one of them through the emptiest place between
+    centres = [np.median(plot.points[which], axis=0) for which in (~without, without)]
+    spread = sum(np.cov(plot.points[which].T) for which in (~without, without))
+    across = np.linalg.solve(spread, centres[1] - centres[0])
+    along = np.array([-across[1], across[0]])
+    height = plot.points @ across
+    there, here = centres[0] @ across, centres[1] @ across
+    counts, edges = np.histogram(height, np.linspace(there, here, 31))
     emptiest = np.flatnonzero(counts == counts.min())
     gap = edges[emptiest[len(emptiest) // 2]] + np.diff(edges)[0] / 2
-    far = here + 9 * (here - gap)
-    left, right = plot.points[:, 0].min() - 1, plot.points[:, 0].max() + 1
-    across = np.linspace(left, right, 30)
+    reach = 20 * np.ptp(plot.points) / np.linalg.norm(along)
+    border = across * gap / (across @ across) + np.linspace(-reach, reach, 2001)[:, None] * along
+    far = across * reach / np.linalg.norm(across) * np.linalg.norm(along)
     qtbot.mouseClick(explorer.grid.tool_buttons["lasso"], LEFT)
-    outline = [*((x, gap) for x in across), *((x, far) for x in across[::-1])]
+    outline = [*border, border[-1] + far, border[0] + far]
     Mouse(plot.canvas, qtbot).drag(np.array(outline), inside=True)
     chosen = explorer.session.selections.mask
     confirm(explorer, qtbot)
