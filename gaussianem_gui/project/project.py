@@ -565,22 +565,23 @@ class Project:
     def sync(self) -> bool:
         """Write to the graph what the directories of our unfinished jobs say: states and finished jobs' outputs."""
         graph = self.graph()
-        news: dict[str, Status] = {}
+        news: list[str] = []
         for process in graph.processes.values():
             if not self._open(process):
                 continue
-            status = self._look(process)
-            if graph_state(status.state) != process.status and not self._job(process).outside():
-                news[process.name] = status
+            if graph_state(self._look(process).state) != process.status and not self._job(process).outside():
+                news.append(process.name)
         if not news:
             return False
         with self.change("notes states") as graph:
-            for name, status in news.items():
+            for name in news:
                 if name in graph.processes:
                     job = self._job(graph.processes[name])
-                    graph.processes[name].status = graph_state(job.status().state)
+                    # One look for both: a job may end after it was seen to run, and is not looked at again.
+                    state = job.status().state
+                    graph.processes[name].status = graph_state(state)
                     with contextlib.suppress(OSError, InputError):  # a job that cannot be written to; the others can
-                        if status.state.finished:
+                        if state.finished:
                             self.add_outputs(graph, job)
                         if job.exists():
                             self._write_part(graph, job)

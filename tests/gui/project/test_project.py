@@ -33,7 +33,7 @@ from gaussianem_gui.project.graph import (
     split_row,
 )
 from gaussianem_gui.project.graph_file import GOOD
-from gaussianem_gui.project.job import Job, State
+from gaussianem_gui.project.job import Job, State, Status
 from gaussianem_gui.project.job_star import job_star_text, read_job_star
 from gaussianem_gui.project.lock import LOCK, MESSAGE, LockHeld, locked
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
@@ -807,3 +807,20 @@ def test_marking_by_hand(project: Project) -> None:
     assert project.jobs()[0].status.state is State.SUCCEEDED
     with pytest.raises(InputError, match="must be Succeeded, Failed or Aborted"):
         project.mark(job, State.RUNNING)
+
+
+def test_a_job_that_ends_while_its_state_is_noted_gets_its_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.create(tmp_path / "p")
+    (project.root / "m.pdb").write_text("END\n")
+    job = project.new_job("simulate", {"model": "m.pdb"})
+    assert any(path.endswith("consensus.mrc") for path in project.graph().outputs(job.name)), "expected of it"
+    (job.directory / "particles.star").write_text("data_particles\n\nloop_\n_rlnImageName\n")
+    job.touch(SUCCESS)
+    # The look that found it running is older than the end of the job.
+    monkeypatch.setattr(project, "_look", lambda process: Status(State.RUNNING))
+    assert project.sync()
+    assert project.graph().processes[job.name].status == "Succeeded"
+    names = {path.rsplit("/", 1)[-1] for path in project.graph().outputs(job.name)}
+    assert "particles.star" in names and "consensus.mrc" not in names
