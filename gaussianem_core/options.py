@@ -65,6 +65,13 @@ def within(name: str) -> dict[str, Any]:
     return {"ge": RANGES[name].low, "le": RANGES[name].high}
 
 
+def lacking(what: str, unit: str | None = None, ranged: str | None = None) -> Any:
+    """An option that gives a value of the microscope which particle files may lack; ``ranged``: its name in ``ranges``,
+    where that is not ``what``."""
+    help = f"{what}, for particle files that lack it; checked when they have it"
+    return option(None, help, group="Images", unit=unit, advanced=True, **within(ranged or what))
+
+
 class JobOptions(BaseModel):
     """What every job has: where its output goes and how it runs."""
 
@@ -184,29 +191,9 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         advanced=True,
         **within("pixel size"),
     )
-    voltage: float | None = option(
-        None,
-        "acceleration voltage, for particle files that lack it; checked when they have it",
-        group="Images",
-        unit="kV",
-        advanced=True,
-        **within("voltage"),
-    )
-    cs: float | None = option(
-        None,
-        "spherical aberration, for particle files that lack it; checked when they have it",
-        group="Images",
-        unit="mm",
-        advanced=True,
-        **within("spherical aberration"),
-    )
-    amplitude_contrast: float | None = option(
-        None,
-        "amplitude contrast, for particle files that lack it; checked when they have it",
-        group="Images",
-        advanced=True,
-        **within("amplitude contrast"),
-    )
+    voltage: float | None = lacking("acceleration voltage", "kV", "voltage")
+    cs: float | None = lacking("spherical aberration", "mm")
+    amplitude_contrast: float | None = lacking("amplitude contrast")
     downsample_size: int | None = option(
         None,
         "box after Fourier cropping; without it 128, or the box if that is smaller",
@@ -963,37 +950,10 @@ class ReconstructOptions(ComputeOptions, JobOptions):
     no_local: bool = option(False, "no local resolution", group="Map", advanced=True)
     deposit: bool = option(False, "write a folder with all that EMDB asks for", group="Output")
     no_invert: bool = option(False, "the protein is dark in the images", group="Images", advanced=True)
-    image_apix: float | None = option(
-        None,
-        "pixel size of the images, for particle files that lack it; checked when they have it",
-        group="Images",
-        unit="A/px",
-        advanced=True,
-        **within("pixel size"),
-    )
-    voltage: float | None = option(
-        None,
-        "acceleration voltage, for particle files that lack it; checked when they have it",
-        group="Images",
-        unit="kV",
-        advanced=True,
-        **within("voltage"),
-    )
-    cs: float | None = option(
-        None,
-        "spherical aberration, for particle files that lack it; checked when they have it",
-        group="Images",
-        unit="mm",
-        advanced=True,
-        **within("spherical aberration"),
-    )
-    amplitude_contrast: float | None = option(
-        None,
-        "amplitude contrast, for particle files that lack it; checked when they have it",
-        group="Images",
-        advanced=True,
-        **within("amplitude contrast"),
-    )
+    image_apix: float | None = lacking("pixel size of the images", "A/px", "pixel size")
+    voltage: float | None = lacking("acceleration voltage", "kV", "voltage")
+    cs: float | None = lacking("spherical aberration", "mm")
+    amplitude_contrast: float | None = lacking("amplitude contrast")
     output: str = option("reconstruct", "directory of the output", group="Output", widget="directory")
     seed: int = option(
         0,

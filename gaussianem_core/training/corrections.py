@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,14 +63,18 @@ def arrays(found: Corrections) -> dict[str, np.ndarray]:
 
 def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
     """Kinds of errors (``nuisances.KINDS``) that the images show: their widths are above the least."""
-    kinds = zip(widths.tolist(), nuisances.KIND)
-    return {nuisances.KINDS[kind] for width, kind in kinds if width > 1.001 * nuisances.LEAST[kind]}
+    return kinds_above([1.001 * least for least in nuisances.LEAST], widths)
 
 
 def kinds_at_most(widths: torch.Tensor) -> set[str]:  # (7,)
     """Kinds of errors whose widths are the greatest that are allowed."""
+    return kinds_above([0.999 * most for most in nuisances.MOST], widths)
+
+
+def kinds_above(bounds: Sequence[float], widths: torch.Tensor) -> set[str]:  # a bound a kind, (7,)
+    """Kinds of errors whose widths exceed their ``bounds``."""
     kinds = zip(widths.tolist(), nuisances.KIND)
-    return {nuisances.KINDS[kind] for width, kind in kinds if width > 0.999 * nuisances.MOST[kind]}
+    return {nuisances.KINDS[kind] for width, kind in kinds if width > bounds[kind]}
 
 
 def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog) -> None:

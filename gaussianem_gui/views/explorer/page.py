@@ -26,7 +26,7 @@ from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
 from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
-from gaussianem_gui.views.toolkit.view_actions import PageAction
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
@@ -201,42 +201,44 @@ class Explorer(QWidget):
         if tool == "anchor":
             self.show_panel(self.trajectory)
 
-    def actions(self) -> list[PageAction]:
+    def actions(self) -> list[PaletteEntry]:
         """What can be done here, for the palette."""
         grid, session, scene = self.grid, self.session, self.scene
         if session.table is None:
             return []
         where = "Explorer"
         tools = [
-            PageAction(f"{text} tool", tip, icon, partial(grid.set_tool, key), str(number))
+            PaletteEntry(f"{text} tool", tip, icon, partial(grid.set_tool, key), str(number))
             for number, (key, icon, text, tip) in enumerate(TOOLS, start=1)
         ]
         tabs = [
-            PageAction(f"Show {name}", where, "chevron-right", partial(self.show_panel, panel))
+            PaletteEntry(f"Show {name}", where, "chevron-right", partial(self.show_panel, panel))
             for place, (name, panel) in enumerate(self.panels.items())
             if self.tabs.isTabVisible(place)
         ]
         colours = [
-            PageAction(f"Colour particles by {name}", where, "palette", partial(grid.colour_by, name))
+            PaletteEntry(f"Colour particles by {name}", where, "palette", partial(grid.colour_by, name))
             for names in session.table.names().values()
             for name in names
         ]
         plots = [
-            PageAction(f"{text} of the particles", where, f"plots-{count}", partial(grid.set_plots, count))
+            PaletteEntry(f"{text} of the particles", where, f"plots-{count}", partial(grid.set_plots, count))
             for count, text in ((1, "One plot"), (2, "Two plots"), (4, "Four plots"))
         ]
         return [
             *tools,
-            PageAction("Invert the selection", where, "set-invert", session.invert, "I"),
-            PageAction("Select nothing", where, "x", session.clear_selection, "Backspace"),
-            PageAction("Undo the last selection", where, "undo", session.undo, "Ctrl+Z"),
-            PageAction("Redo the selection", where, "redo", session.redo, "Ctrl+Shift+Z"),
-            PageAction("Export the selection", "As a Select job", "download", self.selections.ask_export),
-            PageAction("Keep this state beside", "A second view", "pin", scene.keep_state),
-            PageAction("Show the difference", "To the kept state or the consensus", "compare", scene.difference.toggle),
-            PageAction("Follow the selection", "Show its mean at once", "set-new", scene.follow.toggle),
-            PageAction("Lay a map or model over", "3D view", "folder", scene.ask_reference),
-            PageAction("Save the 3D view as a figure", "PNG, SVG or PDF", "download", scene.save_view),
+            PaletteEntry("Invert the selection", where, "set-invert", session.invert, "I"),
+            PaletteEntry("Select nothing", where, "x", session.clear_selection, "Backspace"),
+            PaletteEntry("Undo the last selection", where, "undo", session.undo, "Ctrl+Z"),
+            PaletteEntry("Redo the selection", where, "redo", session.redo, "Ctrl+Shift+Z"),
+            PaletteEntry("Export the selection", "As a Select job", "download", self.selections.ask_export),
+            PaletteEntry("Keep this state beside", "A second view", "pin", scene.keep_state),
+            PaletteEntry(
+                "Show the difference", "To the kept state or the consensus", "compare", scene.difference.toggle
+            ),
+            PaletteEntry("Follow the selection", "Show its mean at once", "set-new", scene.follow.toggle),
+            PaletteEntry("Lay a map or model over", "3D view", "folder", scene.ask_reference),
+            PaletteEntry("Save the 3D view as a figure", "PNG, SVG or PDF", "download", scene.save_view),
             *plots,
             *tabs,
             *viewer_actions(scene.viewer),

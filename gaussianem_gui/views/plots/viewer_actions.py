@@ -5,30 +5,30 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gaussianem_gui.views.toolkit.view_actions import PageAction
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 
 if TYPE_CHECKING:
     from gaussianem_gui.views.plots.viewer import Viewer
 
 
-def viewer_actions(viewer: Viewer) -> list[PageAction]:
+def viewer_actions(viewer: Viewer) -> list[PaletteEntry]:
     """Every control of a view, in the words of its menu or tooltip."""
     where = "3D view"
     found = [
-        PageAction("Show all of the molecule", "Reset the view in 3D", "fit", viewer.reset_view),
-        PageAction("The whole window for the 3D view", "Esc goes back", "external", viewer.full.toggle, "F11"),
-        PageAction("Save a picture of the 3D view", "As PNG", "camera", viewer.save_picture),
-        PageAction("Show or hide Gaussians", where, "points", viewer.points.toggle),
+        PaletteEntry("Show all of the molecule", "Reset the view in 3D", "fit", viewer.reset_view),
+        PaletteEntry("The whole window for the 3D view", "Esc goes back", "external", viewer.full.toggle, "F11"),
+        PaletteEntry("Save a picture of the 3D view", "As PNG", "camera", viewer.save_picture),
+        PaletteEntry("Show or hide Gaussians", where, "points", viewer.points.toggle),
     ]
     for place in range(viewer.mode.count()):
         text = f"Draw as {viewer.mode.itemText(place).lower()}"
-        found.append(PageAction(text, where, "cube", partial(viewer.mode.setCurrentIndex, place)))
+        found.append(PaletteEntry(text, where, "cube", partial(viewer.mode.setCurrentIndex, place)))
     for place in range(viewer.colour_by.count()):
         text = f"Colour the surface: {viewer.colour_by.itemText(place).lower()}"
-        found.append(PageAction(text, where, "palette", partial(viewer.choose_colour, place)))
+        found.append(PaletteEntry(text, where, "palette", partial(viewer.choose_colour, place)))
     if not viewer.maps_button.isHidden():
-        found.append(PageAction("Lay maps over the volume", where, "compare", viewer.maps_button.toggle))
+        found.append(PaletteEntry("Lay maps over the volume", where, "compare", viewer.maps_button.toggle))
     if not viewer.grid_button.isHidden():
         title = "All volumes of the series side by side"
-        found.append(PageAction(title, "Under one camera", "plots-4", viewer.grid_button.toggle))
+        found.append(PaletteEntry(title, "Under one camera", "plots-4", viewer.grid_button.toggle))
     return found

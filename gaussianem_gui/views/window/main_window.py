@@ -22,6 +22,7 @@ from gaussianem_gui.units import bytes_text, count_text
 from gaussianem_gui.views.job.job_pane import TABS
 from gaussianem_gui.views.plots.opengl_probe import probe
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import STATES, logo, theme
 from gaussianem_gui.views.toolkit.widgets import button, label, plain
@@ -33,7 +34,7 @@ from gaussianem_gui.views.window.job_actions import JobActions
 from gaussianem_gui.views.window.machine import MachinePanel
 from gaussianem_gui.views.window.news import News
 from gaussianem_gui.views.window.pages import Pages
-from gaussianem_gui.views.window.palette import Palette, PaletteEntry
+from gaussianem_gui.views.window.palette import Palette
 from gaussianem_gui.views.window.project_actions import ProjectActions
 from gaussianem_gui.views.window.project_bar import ProjectBar
 from gaussianem_gui.views.window.sweeps import settings_key
@@ -380,7 +381,7 @@ class MainWindow(QMainWindow):
             if self.context.job_shown():
                 job, show = self.pane.title.text(), self.pane.show_tab
                 found += [PaletteEntry(f"Show {tab}", job, "chevron-right", partial(show, tab)) for tab in TABS]
-        found += [PaletteEntry(a.title, a.detail, a.icon, a.run, a.shortcut) for a in self.pages.actions()]
+        found += self.pages.actions()
         found += [command.entry() for command in self.commands]
         for path in recent_projects():
             run = partial(self.open_project, path)

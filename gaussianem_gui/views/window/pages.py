@@ -15,8 +15,8 @@ from gaussianem_gui.views.plots.canvas3d import import_napari
 from gaussianem_gui.views.plots.canvas_starter import know_opengl
 from gaussianem_gui.views.plots.viewer_actions import viewer_actions
 from gaussianem_gui.views.toolkit.notices import EmptyState
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.tasks import Background
-from gaussianem_gui.views.toolkit.view_actions import PageAction
 from gaussianem_gui.views.window.context import WindowContext
 from gaussianem_gui.views.window.welcome import Home, Welcome
 
@@ -182,7 +182,7 @@ class Pages(QObject):
         elif page is self.compare:
             self.compare.refresh()
 
-    def actions(self) -> list[PageAction]:
+    def actions(self) -> list[PaletteEntry]:
         """What can be done in the page in front, for the palette."""
         page, pane = self.context.middle.currentWidget(), self.context.pane
         if self.explorer is not None and page is self.explorer:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from PySide6.QtCore import QEvent, QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPainterPath, QRegion, QResizeEvent
 from PySide6.QtWidgets import (
@@ -19,24 +16,13 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import column, label
 
 MOST = 60  # entries shown
 CORNER = 12  # pixels, as in the style sheet
 Index = QModelIndex | QPersistentModelIndex
-
-
-@dataclass(frozen=True)
-class PaletteEntry:
-    """Something to jump to: ``reason`` says why it is not possible now, "" if it is."""
-
-    title: str
-    detail: str
-    icon: str
-    run: Callable[[], object]
-    shortcut: str = ""
-    reason: str = ""
 
 
 def score(words: str, text: str) -> int:

@@ -27,8 +27,9 @@ from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.loss_plot import LossPlot
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
+from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
-from gaussianem_gui.views.window.palette import Palette, PaletteEntry, score
+from gaussianem_gui.views.window.palette import Palette, score
 
 
 def test_signals_do_not_eat_references(themed) -> None:
