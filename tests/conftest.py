@@ -17,16 +17,25 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
-def own_environment() -> Iterator[None]:
-    """A job that runs in a test's process makes its children distrust the working directory: undone after the test."""
-    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "NUMBA_CACHE_DIR", "PYTHONPATH")}
-    yield
-    for name, value in before.items():
+# As it was before any test: a fixture of a module or session that runs a job in this process changes it, too, and comes
+# before those of a test.
+ENVIRONMENT = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "NUMBA_CACHE_DIR", "PYTHONPATH")}
+
+
+def restore_environment() -> None:
+    for name, value in ENVIRONMENT.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A job that runs in a test's process makes its children distrust the working directory: undone for each test."""
+    restore_environment()
+    yield
+    restore_environment()
 
 
 @pytest.fixture(scope="session")
