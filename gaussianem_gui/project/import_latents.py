@@ -9,7 +9,6 @@ import numpy as np
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
-from gaussianem_core.io.corrected_images import ctf_parameters
 from gaussianem_core.io.latents import save_latents
 from gaussianem_core.io.other_latents import read_other_latents, rows_of_latents
 from gaussianem_core.io.particle_rows import write_cs_rows, write_star_rows
@@ -78,8 +77,9 @@ def _write_geometry(particles: Path, passthrough: tuple[Path, ...], log: JobLog)
         return
     pixel = table.pixel_size_angstrom
     poses = pack_poses(rotations_from_angles(table.angles_deg), table.shifts_angstrom / pixel[:, None])
-    box = int(table.box_size.max(initial=0))
-    ctf = ctf_parameters(table, table.aberrations, box, float(np.median(pixel)))[:, :9]
+    optics = (table.defocus_u_angstrom, table.defocus_v_angstrom, table.defocus_angle_deg, table.voltage_kv)
+    optics += (table.cs_mm, table.amplitude_contrast, table.phase_shift_deg)
+    ctf = np.stack([table.box_size, pixel, *optics], axis=1).astype(np.float32)
     for name, array in (("poses.npy", poses), ("ctf.npy", ctf)):
         with atomic_write(log.directory / name) as file:
             np.save(file, array)
