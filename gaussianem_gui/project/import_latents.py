@@ -77,9 +77,9 @@ def _write_geometry(particles: Path, passthrough: tuple[Path, ...], log: JobLog)
         return
     pixel = table.pixel_size_angstrom
     poses = pack_poses(rotations_from_angles(table.angles_deg), table.shifts_angstrom / pixel[:, None])
-    optics = (table.defocus_u_angstrom, table.defocus_v_angstrom, table.defocus_angle_deg, table.voltage_kv)
-    optics += (table.cs_mm, table.amplitude_contrast, table.phase_shift_deg)
-    ctf = np.stack([table.box_size, pixel, *optics], axis=1).astype(np.float32)
+    defocus = [table.defocus_u_angstrom, table.defocus_v_angstrom, table.defocus_angle_deg]
+    optics = [table.voltage_kv, table.cs_mm, table.amplitude_contrast, table.phase_shift_deg]
+    ctf = np.stack([table.box_size, pixel, *defocus, *optics], axis=1).astype(np.float32)
     for name, array in (("poses.npy", poses), ("ctf.npy", ctf)):
         with atomic_write(log.directory / name) as file:
             np.save(file, array)
