@@ -1,12 +1,12 @@
 """Images that hold no such particle, or a piece of one: a probability for each.
 
 An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all,
-noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are missing beyond what the
-latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`). Particle and
-random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power of minus half
-the number of components), so that neither an image a million times too bright nor one with a little more noise than
-others decides anything. How many images are junk, and the random ones' spectrum, are estimated from all (expectation
-maximisation).
+noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are missing
+beyond what the latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`).
+Particle and random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power
+of minus half the number of components), so that neither an image a million times too bright nor one with a little more
+noise than others decides anything. How many images are junk, and the random ones' spectrum, are estimated from all
+(expectation maximisation).
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def find_junk(
     typical = power.median(0).values
     pieces = beyond_others(pieces.double())
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
-    # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold particles,
-    # and would not find its way to images of noise where signals are strong.
+    # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
+    # particles, and would not find its way to images of noise where signals are strong.
     empty = random_image(power, noise, size)
     for _ in range(ROUNDS):
         other = random_image(power, spectrum, size)

@@ -10,7 +10,9 @@ from gaussianem_core.training.junk import broken, find_junk, find_regions
 SHELLS, PARTICLES, JUNK = 24, 900, 100
 
 
-def dataset(strength: float, cost_of_none: float = 20.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def dataset(
+    strength: float, cost_of_none: float = 20.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """chi^2 at the best fit, cost, noise power, image power (N, S) and sizes: the first images hold a particle whose
     signal has ``strength`` times the noise's power at low frequencies, the rest noise alone."""
     generator = torch.Generator().manual_seed(0)
