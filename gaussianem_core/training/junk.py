@@ -1,12 +1,12 @@
 """Images that hold no such particle, or a piece of one: a probability for each.
 
-An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at
-all, noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are
-missing beyond what the latents explain: the model with a density of its own in each of some regions
-(:func:`missing_pieces`). Particle and random image have a noise level of their own (marginal over its logarithm, which
-leaves chi^2 to the power of minus half the number of components), so that neither an image a million times too bright
-nor one with a little more noise than others decides anything. How many images are junk, and the random ones' spectrum,
-are estimated from all (expectation maximisation).
+An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all,
+noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are missing
+beyond what the latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`).
+Particle and random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power
+of minus half the number of components), so that neither an image a million times too bright nor one with a little more
+noise than others decides anything. How many images are junk, and the random ones' spectrum, are estimated from all
+(expectation maximisation).
 """
 
 from __future__ import annotations
