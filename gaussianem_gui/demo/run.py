@@ -35,7 +35,7 @@ DEMO = Workflow(
             job_type="simulate",
             values={
                 "model": MODEL,
-                "particles": 1200,
+                "particles": 1000,
                 "box": 48,
                 "apix": 8.5,
                 "snr": 0.3,
@@ -62,7 +62,7 @@ DEMO = Workflow(
                 "batch_size": 16,
             },
         ),
-        Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16, "epoch": 10}),
+        Step(id="train", job_type="train", inputs_from=["preprocess"], values={"batch": 16, "epoch": 8}),
         Step(id="analyze", job_type="analyze", inputs_from=["train"], values={"nclass": 4, "no_umap": True}),
         Step(id="evaluate", job_type="evaluate", inputs_from=["train"], values={"volumes": 50}),
     ],

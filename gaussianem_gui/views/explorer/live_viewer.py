@@ -283,10 +283,12 @@ class LiveViewer(Viewer):
         """The view as it is, on white, and the length of a pixel in A where it is 3D; ``scale`` times the screen's
         pixels a side there."""
         if self.is_3d():
-            return self.canvas.on_white(scale)
+            pixels, length = self.canvas.on_white(scale)
+            high, wide = pixels.shape[:2]
+            drawn = QImage(np.ascontiguousarray(pixels).data, wide, high, 4 * wide, QImage.Format.Format_RGBA8888)
+            return _pixels(self.colour_bar.below(drawn, on_white=True)), length
         image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
-        data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
-        return data[:, : image.width()].copy(), None
+        return _pixels(image), None
 
     def reset_view(self) -> None:
         super().reset_view()
@@ -399,6 +401,11 @@ class LiveViewer(Viewer):
         layer.face_color = colours if colours is not None else shade(self._gaussians[1])
         if self.arrows.currentData():
             self._draw_arrows()
+
+
+def _pixels(image: QImage) -> np.ndarray:  # (H, W, 4) uint8
+    data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
+    return data[:, : image.width()].copy()
 
 
 def _copy(source: Any, target: Any, name: str) -> None:

@@ -411,8 +411,10 @@ class Viewer(QWidget):
         self.canvas.reset_view()
 
     def picture_of_view(self) -> QImage:
-        """What is on the screen."""
-        return self.canvas.image() if self.is_3d() else self.stack.currentWidget().grab().toImage()
+        """What is on the screen, with what its colours mean."""
+        return (
+            self.colour_bar.below(self.canvas.image()) if self.is_3d() else self.stack.currentWidget().grab().toImage()
+        )
 
     def save_picture(self) -> None:
         """Ask for a file name and save what is shown."""

@@ -150,6 +150,20 @@ def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
     qtbot.waitUntil(lambda: not viewer.canvas.drawn.values.any(), timeout=60_000)
 
 
+def test_a_written_view_says_what_its_colours_mean(seen, qtbot):
+    explorer, _ = seen
+    viewer = explorer.scene.viewer
+    plain = shot(explorer).shape
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: viewer.colour_bar.isVisible() and not viewer.surfaces.busy(), timeout=60_000)
+    pixels = shot(explorer)
+    bar = pixels[-round(viewer.colour_bar.height() * pixels.shape[1] / viewer.colour_bar.width()) :]
+    assert pixels.shape[1] == plain[1] and len(bar) > 10
+    assert len(np.unique(bar[..., :3].reshape(-1, 3), axis=0)) > 50  # a ramp and its words on white
+    assert (np.abs(bar[0, 0, :3] - 255) < 3).all()
+    assert viewer.picture_of_view().height() > viewer.canvas.image().height()
+
+
 def test_gaussians_are_as_wide_as_they_are_and_a_lasso_round_some_makes_a_mask(seen, qtbot):
     explorer, _ = seen
     viewer, panel = explorer.scene.viewer, explorer.panels["Mask"]
