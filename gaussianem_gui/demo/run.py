@@ -25,6 +25,7 @@ from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import JobInfo, Project, remember_project
 
 MODEL, FIGURE = "spliceosome.npz", "demo.png"
+NEIGHBOURS = 40  # a twentieth of the particles, as in Evaluate below 1,200
 RECOVERED = {"head": 0.7, "arm": 0.6, "arm there": 0.9, "junk": 0.9}  # R2, R2, ROC, ROC that count as recovered
 
 DEMO = Workflow(
@@ -200,14 +201,15 @@ def _progress(info: JobInfo) -> str:
 def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: Path) -> None:
     """Latents coloured by the head's true angle, angles found against true ones, and volumes along the first component.
 
-    An angle is read from a particle's latents as Evaluate does: the mean of the 60 nearest others'.
+    An angle is read from a particle's latents as Evaluate does: the mean of its nearest others'.
     """
     import mrcfile
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from scipy.spatial import cKDTree
+
     from gaussianem_core.io.latents import load_latents
-    from gaussianem_core.simulation.latent_scores import neighbour_mean
 
     with np.load(jobs["simulate"].directory / "truth.npz", allow_pickle=False) as truth:
         real = truth["junk"] == 0
@@ -237,8 +239,14 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: 
     middle.plot([-SWING_DEGREES, SWING_DEGREES], [-SWING_DEGREES, SWING_DEGREES], color="0.6", lw=1)
     for number, name in enumerate(PARTS):
         known = np.isfinite(angles[:, number])
-        guess = neighbour_mean(z[known], angles[known, number : number + 1])
-        middle.scatter(angles[known, number], guess, s=8, alpha=0.5, label=f"{name}, R2 {found[name]:.2f}")
+        nearest = cKDTree(z[known]).query(z[known], k=NEIGHBOURS + 1)[1][:, 1:]  # the first is the particle itself
+        middle.scatter(
+            angles[known, number],
+            angles[known, number][nearest].mean(axis=1),
+            s=8,
+            alpha=0.5,
+            label=f"{name}, R2 {found[name]:.2f}",
+        )
     middle.set(xlabel="true angle (degrees)", ylabel="angle found (degrees)", title="Read from the latents")
     middle.legend(fontsize=8)
     series = [a for a in jobs["analyze"].artifacts() if a.kind == "volume_series"]

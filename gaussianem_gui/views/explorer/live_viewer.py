@@ -265,9 +265,9 @@ class LiveViewer(Viewer):
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         """Colours of the Gaussians, None for those by density."""
         if self.marked is not None and self.densities is not None and len(self.marked) == len(self.densities):
-            plain_colours = shade(self.densities)
-            plain_colours[self.marked] = (*rgb(theme.colour("warning")), 1.0)
-            return plain_colours
+            return np.where(
+                self.marked[:, None], (*rgb(theme.colour("warning")), 1.0), (*rgb(theme.colour("faint")), 1.0)
+            )
         if self.positions is None or self.densities is None or self.paint is None:
             return None
         values = self._quantity(self.positions, self.densities)
