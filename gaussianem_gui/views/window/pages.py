@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal
 
-from gaussianem_gui.explorer.sources import EXPLORABLE
+from gaussianem_gui.explorer.sources import explorable
 from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
@@ -106,7 +106,9 @@ class Pages(QObject):
         names += [info.name for info in reversed(self.context.model.jobs)]
         for name in names:
             info = self.context.model.info(name)
-            if info is not None and info.job_type in EXPLORABLE and not info.missing:
+            if info is None or info.missing:
+                continue
+            if explorable(self.context.model.project, name, info.job_type):
                 self.open_explorer(name)
                 return
         self.context.toasts.show_toast(
