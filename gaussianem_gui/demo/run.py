@@ -207,7 +207,6 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: 
     import mrcfile
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
     from scipy.spatial import cKDTree
 
     from gaussianem_core.io.latents import load_latents
