@@ -110,6 +110,8 @@ def next_steps(job_type: str, state: State, following: list[str], has_latents: b
         return [NextStep(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
     if job_type in ("analyze", "decode", "morph", "trajectory", "reconstruct"):
         steps.insert(0, NextStep("results", "Look at the volumes", "In 3D, in this window."))
+    if job_type == "analyze":
+        steps.insert(1, NextStep("report", "Open the report", "One page for any browser, to pass on."))
     if job_type in ("train", "analyze") or has_latents:
         why = "Click a particle and see the molecule there; select particles and take them back."
         steps.insert(1 if job_type == "train" else 0, NextStep("explore", "Explore the latents", why))
