@@ -32,6 +32,7 @@ from gaussianem_core.runtime.readers import read_json_object
 
 Device = Literal["auto", "cpu", "cuda"]
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
+GroupBy = Literal["auto", "none", "rlnGroupName"]
 LATENTS_OF_RECIPE = {"default": "linear", "published": "encoder"}
 """Where the latents of each recipe of train come from, unless ``latents`` says otherwise."""
 
@@ -173,6 +174,13 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         widget="file",
         filter="*.mrc *.map",
         produces="map",
+    )
+    group_by: GroupBy = option(
+        "auto",
+        "what tells which images show one particle, for tilt series: a column whose value the rows of one particle "
+        "share; auto takes RELION 5's stacks of tilt images as such and every other row as a particle",
+        group="Input",
+        advanced=True,
     )
     size: int | None = option(
         None,
