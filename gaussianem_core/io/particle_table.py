@@ -52,6 +52,9 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+DOSE = "rlnMicrographPreExposure"
+"""Dose before an image, in files whose rows are grouped and have no B-factor for it."""
+
 SAME_POSE = 1e-3  # largest difference of entries of rotation matrices that are one pose
 MOST_TILTS = 300
 """Images of one particle at most: tilt series have up to 120 or so."""
@@ -202,6 +205,8 @@ def read_particles(
     else:
         columns, stacks, micrographs, aberrations, notes = read_relion(path, require_pose, require_ctf, given)
     n = len(stacks[1])
+    if group_by == "rlnGroupName" and not aberrations.bfactor_angstrom2.any() and DOSE in column_names(path):
+        aberrations = replace(aberrations, dose=np.asarray(read_particle_column(path, DOSE), np.float64))
     columns["pixel_size_angstrom"] = _pixel_size(
         path,
         columns.get("pixel_size_angstrom"),
@@ -271,6 +276,8 @@ def particles_of_groups(path: Path, group_by: GroupBy) -> Numbers | None:
     """
     if group_by in ("auto", "none"):
         return None
+    if group_by not in column_names(path):
+        raise InputError("--group_by", f"must be a column of {path}", group_by, "Leave it out, or add the column.")
     particle = count_in_order(read_particle_column(path, group_by).astype(str))
     sizes = np.bincount(particle)
     if sizes.max() > MOST_TILTS:

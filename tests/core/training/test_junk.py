@@ -81,16 +81,16 @@ def test_regions_share_out_the_gaussians() -> None:
 
 
 def test_images_of_a_particle_tell_together_what_each_does_not() -> None:
-    """Ten images of each particle, so faint that single ones are not told apart; one of them is broken."""
-    chi2, cost, noise, power, sizes = dataset(0.1)
-    pieces = torch.full_like(cost, -5.0)
-    faint = torch.where(torch.arange(len(chi2)) < PARTICLES, 8.0, 9.0)
+    """Ten images of each particle, of which single ones are not told apart; one of them is broken."""
+    chi2, _, noise, power, sizes = dataset(0.1)
+    count = len(chi2)
+    real = torch.arange(count) < PARTICLES
+    cost = torch.where(real, 8.0, 9.5) + 2 * torch.randn(count, generator=torch.Generator().manual_seed(1))
     power[::10] *= 1e6
-    particle = np.arange(len(chi2)) // 10
-    single = find_junk(chi2, faint, noise, power, sizes, pieces, alone(chi2))
-    found = find_junk(chi2, faint, noise, power, sizes, pieces, Grouping.of(particle))
-    whole = torch.arange(len(chi2)) % 10 > 0
-    real = torch.arange(len(chi2)) < PARTICLES
+    pieces, particle = torch.full_like(cost, -5.0), np.arange(count) // 10
+    single = find_junk(chi2, cost, noise, power, sizes, pieces, alone(chi2))
+    found = find_junk(chi2, cost, noise, power, sizes, pieces, Grouping.of(particle))
+    whole = torch.arange(count) % 10 > 0
     assert (found.probability[~whole] == 1).all(), "broken images are junk themselves"
     by_particle = found.evidence[whole].view(-1, 9)
     assert (by_particle == by_particle[:, :1]).all(), "one verdict a particle"
