@@ -35,7 +35,7 @@ def tilt_particles(truth: Truth, transfer: np.ndarray, options: SimulateOptions)
     assert truth.rotations is not None and truth.shifts is not None
     angles = tilt_angles(options)
     particle = np.repeat(np.arange(len(truth.rotations)), len(angles))
-    stage = Rotation.from_euler("y", angles, degrees=True).as_matrix()
+    stage = Rotation.from_rotvec(angles[:, None] * [0.0, 1.0, 0.0], degrees=True).as_matrix()
     rotations = (stage[None] @ truth.rotations[:, None]).reshape(-1, 3, 3)
     # The offset lies in the plane of the untilted specimen, and shrinks along x with it.
     shrunk = np.stack([np.cos(np.deg2rad(angles)), np.ones(len(angles))], axis=1)
