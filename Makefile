@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# Processes that the tests are spread over.
+WORKERS ?= 2
 # 3D tests need a screen with OpenGL: a virtual one, where xvfb is installed.
 SCREEN := xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"
 
@@ -36,7 +38,7 @@ lint: $(BIN)/.test-tools
 	$(BIN)/lint-imports
 
 unit: $(BIN)/.test-tools
-	$(BIN)/python -m pytest -m "not display"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not display"
 	if command -v xvfb-run >/dev/null; then QT_QPA_PLATFORM=xcb $(SCREEN) $(BIN)/python -m pytest -m display tests/gui; \
 	else echo "xvfb-run is not installed: the 3D tests were left out"; fi
 

@@ -1066,8 +1066,51 @@ class ImportOptions(JobOptions):
     kind: Literal["auto", "particles", "map", "mask", "model"] = option(
         "auto", "what the files are; auto tells it from name and content", group="Input"
     )
+    latents: str = option(
+        "",
+        "latents of the particles by another program: cryoDRGN's z.N.pkl, RECOVAR's latent_coords.npy, cryoSPARC's .cs "
+        "of 3D Variability or 3D Flex, or a table with a column for each dimension",
+        group="Latents of another program",
+        widget="file",
+        filter="*.pkl *.npy *.cs *.star *.csv *.txt *.tsv",
+    )
+    indices: str = option(
+        "",
+        "which rows of the particle file the latents are of, where the program was given only some (cryoDRGN's --ind)",
+        group="Latents of another program",
+        widget="file",
+        filter="*.pkl *.npy *.txt",
+    )
+    columns: list[str] = option(
+        [],
+        "columns of the table that are latent dimensions; without it those that are numbered alike",
+        group="Latents of another program",
+        advanced=True,
+    )
+    passthrough: list[str] = option(
+        [],
+        "cryoSPARC passthrough .cs files of the particles, joined on uid",
+        group="Latents of another program",
+        widget="file",
+        filter="*.cs",
+        advanced=True,
+    )
+    data_dir: str = option(
+        "",
+        "directory of the particle stacks, when the paths in the metadata are not found",
+        group="Latents of another program",
+        widget="directory",
+        advanced=True,
+    )
     copy_files: bool = option(False, "copy the files instead of linking to them", group="Output")
     output: str = option("import", "directory of the output", group="Output", widget="directory")
+
+    @model_validator(mode="after")
+    def _used(self) -> ImportOptions:
+        if not self.latents:
+            names = ("indices", "columns", "passthrough", "data_dir")
+            refuse_unused(self, names, "without latents of another program", "Give --latents too, or leave it out.")
+        return self
 
 
 JOB_OPTIONS: dict[str, type[JobOptions]] = {

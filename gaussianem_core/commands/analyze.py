@@ -1,8 +1,9 @@
 """Analyze: network and latents -> components, classes, volumes, trajectories, figures, and how far to believe them.
 
 Layout of the output: ``kmeans/`` (a volume at the particle nearest each centre, classes as STAR), ``pc1/ pc2/ ...``
-(volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``analysis.npz`` (latents,
-scores, classes, UMAP, one row a particle) and ``particles.star`` (the input's rows with class and latents).
+(volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``report.html`` (all of it
+in one file for a browser), ``analysis.npz`` (latents, scores, classes, UMAP, one row a particle) and
+``particles.star`` (the input's rows with class and latents).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gaussianem_core.analysis import latent_paths, latent_space, report, report_figures
+from gaussianem_core.analysis import html_report, latent_paths, latent_space, report, report_figures
 from gaussianem_core.analysis.diagnostics import isolation, stretch_counts
 from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
@@ -105,6 +106,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     write_json(out / "summary.json", summary)
     write_atomically(out / "report.md", report.report(summary, trust))
     log.artifact("summary", "summary.json", "figures of the analysis")
+    log.artifact("report", html_report.write_html_report(out), "the analysis in one page, for any browser")
     log.message(f"{len(z)} particles, {options.nclass} classes, {n_components} trajectories; contour level {level:.4g}")
     for sentence in trust.sentences:
         log.message(sentence)

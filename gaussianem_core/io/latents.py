@@ -10,7 +10,7 @@ import numpy as np
 
 from gaussianem_core.errors import InputError, ResultError
 from gaussianem_core.runtime.files import atomic_write, write_atomically
-from gaussianem_core.runtime.plain_pickle import load_plain
+from gaussianem_core.runtime.plain_pickle import load_plain, load_plain_each
 from gaussianem_core.runtime.readers import NUMBERS, open_file, read_npy, read_rows, refusing
 
 
@@ -90,19 +90,40 @@ def load_latents(path: Path | str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray, **more: np.ndarray) -> None:
+def read_pickled_arrays(path: Path, argument: str, remedy: str) -> list[np.ndarray]:
+    """The arrays of numbers in a pickle, and in those behind it: alone, in a tuple or list, or in a dictionary.
+
+    Raises InputError, as :func:`load_latents`, if there is none or if the file holds anything else.
+    """
+    what = "a pickle of numpy arrays and nothing else"
+    with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
+        found: list[np.ndarray] = []
+        for content in load_plain_each(file.read(), _NAMES):
+            members = content.values() if isinstance(content, dict) else content
+            for value in members if isinstance(members, list | tuple | type({}.values())) else [content]:
+                if not isinstance(value, _Array):
+                    raise ValueError(f"it holds a value of type {type(value).__name__}")
+                found.append(value.values)
+        if not found:
+            raise ValueError("it holds no array")
+    return found
+
+
+def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray | None, **more: np.ndarray) -> None:
     """Write latents in row order, (N, zdim) each, in the published layout plus the log-variances, atomically.
+
+    ``z_logvar`` : None where the uncertainty of the latents is not known.
 
     Raises ResultError if one is NaN or infinite: what stands at ``path`` stays.
     """
     content: dict[str, np.ndarray] = {
         "z_mu": np.asarray(z_mu, dtype=np.float32),
         "ind": np.arange(len(z_mu))[:, None],
-        "z_logvar": np.asarray(z_logvar, dtype=np.float32),
+        **({} if z_logvar is None else {"z_logvar": np.asarray(z_logvar, dtype=np.float32)}),
         **more,
     }
     for name in ("z_mu", "z_logvar"):
-        if not np.isfinite(content[name]).all():
+        if name in content and not np.isfinite(content[name]).all():
             raise ResultError(
                 f"{path}: latents are NaN or infinite ({name}). Nothing was written; check the input for values far "
                 "beyond the others', or lower the learning rate."

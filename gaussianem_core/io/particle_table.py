@@ -500,6 +500,13 @@ def _whole(path: Path, columns: Mapping[str, Floats], name: str, n: int, default
 # ---- single columns and writing ----------------------------------------------------------------------------------
 
 
+def row_count(path: Path) -> int:
+    """Particles in a .star or .cs file."""
+    if path.suffix.lower() == ".cs":
+        return len(load_cs(path, mmap=True))
+    return find_particle_table(scan_star(path)).n_rows
+
+
 def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names of every column (STAR) or field (.cs) of a particle file."""
     path = particle_files(path)[0]

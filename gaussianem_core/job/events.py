@@ -68,6 +68,7 @@ ARTIFACTS = {
     "latents": "ProcessData.pkl.gaussianem.latents",
     "trajectory": "ProcessData.txt.gaussianem.trajectory",
     "plot": "LogFile.png.gaussianem.plot",
+    "report": "LogFile.html.gaussianem.report",
     "summary": "ProcessData.json.gaussianem.summary",
     "truth": "ProcessData.npz.gaussianem.truth",
     "model": "AtomCoords.cif",

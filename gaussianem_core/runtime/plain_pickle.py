@@ -51,8 +51,20 @@ def load_plain(data: bytes, names: Mapping[str, Any], stored: Callable[[Any], An
     ------
     UnpicklingError for what is not plain, and, on damaged data, anything.
     """
+    return _load(io.BytesIO(data), names, stored)
+
+
+def load_plain_each(data: bytes, names: Mapping[str, Any]) -> list[Any]:
+    """What several pickles, one behind the other, hold. ``names`` and errors as for :func:`load_plain`."""
+    file, found = io.BytesIO(data), []
+    while file.tell() < len(data):
+        found.append(_load(file, names, None))
+    return found
+
+
+def _load(file: io.BytesIO, names: Mapping[str, Any], stored: Callable[[Any], Any] | None) -> Any:
     try:
-        content = _PlainUnpickler(data, names, stored).load()
+        content = _PlainUnpickler(file, names, stored).load()
     except KeyError as error:
         raise pickle.UnpicklingError("it holds more than plain data") from error
     return _plain(content, 0)
@@ -85,8 +97,8 @@ _Unpickler: Any = pickle._Unpickler  # the one written in Python
 class _PlainUnpickler(_Unpickler):  # type: ignore[misc]
     dispatch: dict[int, Any] = {code: _Unpickler.dispatch[code] for code in _ALLOWED}
 
-    def __init__(self, data: bytes, names: Mapping[str, Any], stored: Callable[[Any], Any] | None) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin1")
+    def __init__(self, file: io.BytesIO, names: Mapping[str, Any], stored: Callable[[Any], Any] | None) -> None:
+        super().__init__(file, encoding="latin1")
         self._names, self._stored = names, stored
 
     def find_class(self, module: str, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -42,7 +43,7 @@ def boot_id() -> str:
         return ""
 
 
-def alive(who: dict[str, object]) -> bool | None:
+def alive(who: Mapping[str, object]) -> bool | None:
     """Whether the process that ``identity`` described still runs; None if it is on another host."""
     pid, ticks = who.get("pid"), who.get("ticks")
     if who.get("host") != socket.gethostname() or not isinstance(pid, int) or not 0 < pid < 2**31:

@@ -1,12 +1,12 @@
 """Images that hold no such particle, or a piece of one: a probability for each.
 
 An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all,
-a random image whose power spectrum is that of such images; or a particle of which pieces are missing beyond what the
-latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`). Particle and
-random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power of minus half
-the number of components), so that neither an image a million times too bright nor one with a little more noise than
-others decides anything. A particle of many images is junk, or is none, in all of them. How many images are junk, and
-the random ones' spectrum, are estimated from all (expectation maximisation).
+noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are missing
+beyond what the latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`).
+Particle and random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power
+of minus half the number of components), so that neither an image a million times too bright nor one with a little more
+noise than others decides anything. A particle of many images is junk, or is none, in all of them. How many images are
+junk, and the random ones' spectrum, are estimated from all (expectation maximisation).
 """
 
 from __future__ import annotations
@@ -78,6 +78,13 @@ def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
     return pieces - (middle + MISFIT * spread).clamp_min(0)
 
 
+def random_image(
+    power: torch.Tensor, spectrum: torch.Tensor, size: torch.Tensor
+) -> torch.Tensor:  # (N, S), (S,), (S,) -> (N,)
+    """Log-evidence of images of a power spectrum, each at a level of its own, without the particle model's constant."""
+    return -0.5 * size.sum() * (power / spectrum @ size).clamp_min(1e-9).log() - 0.5 * (size * spectrum.log()).sum()
+
+
 def find_junk(
     chi2: torch.Tensor,
     cost: torch.Tensor,
@@ -101,13 +108,16 @@ def find_junk(
     typical = power.median(0).values
     pieces = beyond_others(pieces.double())
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
+    # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
+    # particles, and would not find its way to images of noise where signals are strong.
+    empty = together(random_image(power, noise, size), faulty, group)
     for _ in range(ROUNDS):
-        none = -half * (power / spectrum @ size).clamp_min(1e-9).log() - 0.5 * (size * spectrum.log()).sum()
-        none = together(none, faulty, group)
+        other = together(random_image(power, spectrum, size), faulty, group)
+        none = torch.logaddexp(empty, other) - math.log(2)
         either = torch.logaddexp(none, particle + pieces) - math.log(2)
         evidence = torch.where(faulty, -torch.inf, particle - either)
         probability = torch.sigmoid((share / (1 - share)).log() - evidence)
-        random = probability * torch.where(faulty, 1.0, 0.5 * (none - either).exp())
+        random = probability * torch.where(faulty, 1.0, 0.25 * (other - either).exp())
         # Each at its own level: an image a million times too bright is one image more.
         level = (power / spectrum @ size) / size.sum()
         weight = random[:, None] / level[:, None].clamp_min(1e-9)

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.particle_table import row_count
 from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.demo.molecule import LID, SWING_DEGREES, write_molecule
 from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.workflow import Step, Workflow
 from gaussianem_gui.explorer.reconstruct_job import state_values
-from gaussianem_gui.explorer.sources import STAR, find_sources, row_count
+from gaussianem_gui.explorer.sources import STAR, find_sources
 from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import JobInfo, Project, remember_project
 
@@ -122,7 +123,7 @@ def reconstruct(project: Project, jobs: dict[str, Job]) -> Job:
     """Ask for maps of the first and the last class, from the images of the particles around their centres."""
     sources = find_sources(project, jobs["train"].name)
     centres = np.loadtxt(jobs["analyze"].directory / "kmeans" / "z.txt", ndmin=2)
-    values = state_values(project, sources, centres[[0, -1]], row_count(sources.cfg.parent / STAR))
+    values = state_values(project, sources, centres[[0, -1]], row_count(sources.model()[1].parent / STAR))
     job = project.new_job("reconstruct", values | {"no_local": True}, note="Two states of the demo")
     runner.request(project, job)
     return job

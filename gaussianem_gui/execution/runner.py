@@ -55,6 +55,7 @@ from gaussianem_gui.project.containment import inside, made_folder
 from gaussianem_gui.project.job import EXIT, Job, State, is_waiting
 from gaussianem_gui.project.lock import LockHeld
 from gaussianem_gui.project.project import Project, _state, member
+from gaussianem_gui.project.small_files import JobRecord
 from gaussianem_gui.project.user_folders import machine_folder
 from gaussianem_gui.project.wishes import Wish
 
@@ -245,7 +246,7 @@ def unrequest(project: Project, job: Job | str) -> None:
         _take_back(found, record)
 
 
-def _take_back(job: Job, record: Mapping[str, Any]) -> None:
+def _take_back(job: Job, record: JobRecord) -> None:
     wish = job.wish(record)
     job.write_record(requested=None, waiting=None, token=None)
     if wish is not None:

@@ -94,7 +94,8 @@ class DecoderClient:
 
     def start(self, sources: Sources, device: str = "auto") -> None:
         """Start the process for a model."""
-        words = ["--cfg", str(sources.cfg), "--model_weight", str(sources.weights), "--device", device]
+        weights, cfg = sources.model()
+        words = ["--cfg", str(cfg), "--model_weight", str(weights), "--device", device]
         for flag, path in (("--gaussians", sources.gaussians), ("--mask", sources.mask)):
             if path is not None:
                 words += [flag, str(path)]

@@ -71,7 +71,7 @@ def export_series(
         return [*made, ("play.cxc", "script"), *((name, "volume") for name in names)]
 
     inputs = []
-    for path in (sources.weights, sources.latents):
+    for path in filter(None, (sources.weights, sources.latents)):
         relative = os.path.relpath(path, project.root)
         if not relative.startswith(".."):
             inputs.append(relative)

@@ -17,9 +17,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import angles_from_rotations, load_poses
 from gaussianem_core.io.latents import load_latents
-from gaussianem_core.io.particle_table import column_names, read_particle_column
+from gaussianem_core.io.particle_table import column_names, read_particle_column, row_count
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
-from gaussianem_gui.explorer.sources import Sources, row_count
+from gaussianem_gui.explorer.sources import Sources
 
 MOST_CLASSES = 100_000
 LIKELIHOODS = {

@@ -73,7 +73,7 @@ def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> 
     if sources.ctf is None:
         raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
     parameters = load_ctf(sources.ctf)[rows].astype(np.float64)
-    invert = load_configuration(sources.cfg).invert_contrast
+    invert = load_configuration(sources.model()[1]).invert_contrast
     return ctf(parameters, box) * (-1.0 if invert else 1.0)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.particle_table import row_count
 from gaussianem_gui.explorer.movies import export_series
 from gaussianem_gui.explorer.select_job import export_selection
-from gaussianem_gui.explorer.sources import STAR, Sources, row_count
+from gaussianem_gui.explorer.sources import STAR, Sources
 from gaussianem_gui.project.project import Project
 
 
@@ -35,18 +36,21 @@ def state_values(project: Project, sources: Sources, points: np.ndarray, count: 
     values |= {
         "around": named(project, values, made.directory / "z.txt"),
         "latent": named(project, values, sources.latents),
-        "model_weight": named(project, values, sources.weights),
-        "cfg": named(project, values, sources.cfg),
     }
+    if sources.weights is not None and sources.cfg is not None:
+        values |= {
+            "model_weight": named(project, values, sources.weights),
+            "cfg": named(project, values, sources.cfg),
+        }
     return values | ({"gaussians": named(project, values, sources.gaussians)} if sources.gaussians else {})
 
 
 def particle_values(project: Project, sources: Sources, count: int) -> dict[str, Any]:
     """Options that name the particles, ``count`` rows: those of the Preprocess job, or of its particle file, with the
     poses that the training corrected, where it did."""
-    folder = sources.cfg.parent
+    folder = sources.cfg.parent if sources.cfg is not None else None
     values: dict[str, Any] = {}
-    if (folder / STAR).is_file() and row_count(folder / STAR) == count:
+    if folder is not None and (folder / STAR).is_file() and row_count(folder / STAR) == count:
         values["source_dir"] = named(project, {}, folder)
     elif sources.original is not None:
         values["star_file"] = named(project, {}, sources.original)
@@ -58,8 +62,8 @@ def particle_values(project: Project, sources: Sources, count: int) -> dict[str,
             values["no_invert"] = True
     else:
         raise InputError("particle file", "must be known", "none", "Restore the Preprocess job or its particle file.")
-    corrected = sources.weights.parent / STAR
-    if corrected.is_file() and row_count(corrected) == count:
+    corrected = sources.weights.parent / STAR if sources.weights is not None else None
+    if corrected is not None and corrected.is_file() and row_count(corrected) == count:
         values["poses"] = named(project, values, corrected)
     return values
 

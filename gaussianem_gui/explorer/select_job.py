@@ -19,12 +19,18 @@ import numpy as np
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.image_rows import first_rows, load_images
 from gaussianem_core.io.particle_rows import write_cs_rows
-from gaussianem_core.io.particle_table import column_names, read_particle_column, write_cs_subset, write_star_subset
+from gaussianem_core.io.particle_table import (
+    column_names,
+    read_particle_column,
+    row_count,
+    write_cs_subset,
+    write_star_subset,
+)
 from gaussianem_core.io.result_group import write_result_group
 from gaussianem_core.io.stack_paths import resolve_stacks
 from gaussianem_core.runtime.files import write_atomically
 from gaussianem_gui.explorer.selections import describe
-from gaussianem_gui.explorer.sources import Sources, row_count
+from gaussianem_gui.explorer.sources import Sources
 from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import Project
 

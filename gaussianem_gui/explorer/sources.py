@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.image_rows import IMAGES, load_images
+from gaussianem_core.io.particle_table import row_count
 from gaussianem_core.io.result_group import particle_files
-from gaussianem_core.io.star import find_particle_table, scan_star
+from gaussianem_core.runtime.readers import read_json_object
+from gaussianem_gui.project.import_latents import LATENTS, ORIGIN
 from gaussianem_gui.project.inputs import in_project
 from gaussianem_gui.project.project import Project
 
 EXPLORABLE = ("train", "analyze", "decode")
+"""Types of jobs that have a model and latents; an Import job may have latents of another program."""
 STAR = "particles.star"
 _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 
@@ -25,6 +27,7 @@ _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 class Sources:
     """Absolute paths; None where there is no such file.
 
+    weights, cfg : the network; None for latents of another program, which nothing here can decode.
     original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'; of
         particles that Preprocess expanded by their symmetry, its own copy with a row for each mate.
     unexpanded : what Preprocess was given in that case, a row an image; ``passthrough`` belongs to it.
@@ -36,9 +39,9 @@ class Sources:
     title: str
     directory: Path
     root: Path
-    weights: Path
     latents: Path
-    cfg: Path
+    weights: Path | None = None
+    cfg: Path | None = None
     gaussians: Path | None = None
     mask: Path | None = None
     original: Path | None = None
@@ -52,13 +55,29 @@ class Sources:
     train_job: str = ""
     preprocess_job: str = ""
     preprocess_options: dict[str, Any] = field(default_factory=dict)
+    program: str = ""
+
+    def model(self) -> tuple[Path, Path]:
+        """Weights and configuration. Raises InputError where there is no network."""
+        if self.weights is None or self.cfg is None:
+            rule = "must have a network here to decode with"
+            remedy = "Reconstruct makes a map of the particles around a point, without a network."
+            raise InputError("job", rule, f"latents of {self.program}", remedy)
+        return self.weights, self.cfg
+
+
+def explorable(project: Project, name: str, job_type: str) -> bool:
+    """Whether a job is of a type that has latents; an Import job is where it was given those of another program."""
+    return job_type in EXPLORABLE or (job_type == "import" and (project.root / name / LATENTS).is_file())
 
 
 def find_sources(project: Project, name: str) -> Sources:
     """The files of a job. Raises InputError if it has no model and latents (yet)."""
     job = project.job(name)
-    if job.job_type not in EXPLORABLE:
-        raise InputError("job", "must be a Train, Analyze or Decode job", name, "Explore the Train job.")
+    if not explorable(project, name, job.job_type):
+        raise InputError("job", "must have a model or latents", name, "Explore a Train job, or import latents.")
+    if job.job_type == "import":
+        return _imported(project, name)
     values = job.values()
     train = name
     if job.job_type == "train":
@@ -76,11 +95,9 @@ def find_sources(project: Project, name: str) -> Sources:
     gaussians = _there(project.root, values, "gaussians" if "gaussians" in values else "point")
     train_values = project.job(train).values() if train else values
     beside = cfg.parent
-    found = {
-        "stack": _there(project.root, train_values, "particle_name", ".mrcs"),
-        "poses": _there(project.root, train_values, "pose") or beside / "poses.npy",
-        "ctf": _there(project.root, train_values, "ctf") or beside / "ctf.npy",
-    }
+    stack = _there(project.root, train_values, "particle_name", ".mrcs")
+    poses = _there(project.root, train_values, "pose") or beside / "poses.npy"
+    ctf = _there(project.root, train_values, "ctf") or beside / "ctf.npy"
     preprocess = _maker(project, cfg)
     original, passthrough, options = _original(project, preprocess, beside)
     unexpanded, shown = None, load_images(beside)
@@ -104,15 +121,35 @@ def find_sources(project: Project, name: str) -> Sources:
         train_job=train,
         preprocess_job=preprocess,
         preprocess_options=options,
-        **{k: v if v is not None and v.is_file() else None for k, v in found.items()},
+        stack=stack,
+        poses=poses if poses.is_file() else None,
+        ctf=ctf if ctf.is_file() else None,
     )
 
 
-def row_count(path: Path) -> int:
-    """Particles in a .star or .cs file."""
-    if path.suffix.lower() == ".cs":
-        return len(load_cs(path, mmap=True))
-    return find_particle_table(scan_star(path)).n_rows
+def _imported(project: Project, name: str) -> Sources:
+    """The files of an Import job that holds latents of another program."""
+    job = project.job(name)
+    folder = job.directory
+    origin = read_json_object(folder / ORIGIN, "job", "Import the latents again.")
+    there = {path.name: path for path in (folder / n for n in ("particles.star", "particles.cs")) if path.is_file()}
+    given = origin.get("passthrough")
+    extras = [Path(path) for path in (given if isinstance(given, list) else []) if isinstance(path, str)]
+    poses, ctf = (folder / "poses.npy", folder / "ctf.npy")
+    program = str(origin.get("program") or "another program")
+    return Sources(
+        job=job.name,
+        title=f"{program} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
+        directory=folder,
+        root=project.root,
+        latents=folder / LATENTS,
+        original=next(iter(there.values()), None),
+        passthrough=tuple(path for path in extras if path.is_file()),
+        poses=poses if poses.is_file() else None,
+        ctf=ctf if ctf.is_file() else None,
+        preprocess_options=job.values(),
+        program=program,
+    )
 
 
 def newest_weights(directory: Path) -> tuple[Path, Path]:

@@ -84,8 +84,9 @@ def picture(job_type: str) -> str:
     return PICTURES.get(job_type, "job-other")
 
 
-def next_steps(job_type: str, state: State, following: list[str]) -> list[NextStep]:
-    """Next steps after a job of ``job_type`` in ``state``; ``following`` are job types its outputs can feed."""
+def next_steps(job_type: str, state: State, following: list[str], has_latents: bool = False) -> list[NextStep]:
+    """Next steps after a job of ``job_type`` in ``state``; ``following`` are job types its outputs can feed,
+    ``has_latents`` whether they are latents, of which Import may have another program's."""
     if state is State.FAILED:
         return [
             NextStep("log", "Read the error", "The end of the log says what went wrong."),
@@ -109,7 +110,9 @@ def next_steps(job_type: str, state: State, following: list[str]) -> list[NextSt
         return [NextStep(s.kind, s.title, "Waits until this job has finished.", s.job_type) for s in steps[:1]]
     if job_type in ("analyze", "decode", "morph", "trajectory", "reconstruct"):
         steps.insert(0, NextStep("results", "Look at the volumes", "In 3D, in this window."))
-    if job_type in ("train", "analyze"):
+    if job_type == "analyze":
+        steps.insert(1, NextStep("report", "Open the report", "One page for any browser, to pass on."))
+    if job_type in ("train", "analyze") or has_latents:
         why = "Click a particle and see the molecule there; select particles and take them back."
         steps.insert(1 if job_type == "train" else 0, NextStep("explore", "Explore the latents", why))
     return steps[:3]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.io.star import split_row
 
 GRAPH = "default_pipeline.star"
 VERSION_LINE = "# version 50001"
 
-_TOKEN = re.compile(r"""'(?:[^']|'(?=\S))*'(?=\s|$)|"(?:[^"]|"(?=\S))*"(?=\s|$)|[^\s#]\S*|\#.*""")
 _PLAIN = re.compile(r"[^\s\"'#$_;\[\]{}][^\s\"'#]*\Z")
 _RESERVED = ("data_", "loop_", "global_", "save_", "stop_")
 
@@ -60,16 +60,10 @@ def quote(value: str) -> str:
     )
 
 
-def split_row(line: str) -> list[str]:
+def _words(line: str) -> list[str]:
     """Words of one STAR line, without quotes and comment."""
-    if '"' not in line and "'" not in line and "#" not in line:
-        return line.split()
-    words = []
-    for token in _TOKEN.findall(line):
-        if token.startswith("#"):
-            break
-        words.append(token[1:-1] if token[0] in "\"'" and len(token) > 1 and token[-1] == token[0] else token)
-    return words
+    words = split_row(line.encode("utf-8", "surrogateescape"))
+    return [word.decode("utf-8", "surrogateescape") for word in words]
 
 
 def parse(text: str) -> dict[str, Table]:
@@ -92,7 +86,7 @@ def parse(text: str) -> dict[str, Table]:
         elif stripped.startswith("loop_"):
             in_loop = True
         elif stripped[0] == "_" and not in_rows:
-            words = split_row(stripped)
+            words = _words(stripped)
             if in_loop:
                 table.columns.append(words[0][1:])
             else:
@@ -105,7 +99,7 @@ def parse(text: str) -> dict[str, Table]:
                 table.rows[0].append(words[1])
         elif in_loop:
             in_rows = True
-            words = split_row(stripped)
+            words = _words(stripped)
             if len(words) != len(table.columns):
                 raise ValueError(f"line {number} holds {len(words)} words for {len(table.columns)} columns")
             table.rows.append(words)

@@ -22,6 +22,7 @@ from gaussianem_core.job.events import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCES
 from gaussianem_core.options import ImportOptions, explain, load_options
 from gaussianem_core.runtime.files import disk_errors, temporary_name
 from gaussianem_core.runtime.sources import refuse_source
+from gaussianem_gui.project.import_latents import RESULTS, import_latents
 from gaussianem_gui.project.inputs import guess_kind
 
 
@@ -31,8 +32,11 @@ def run(options: ImportOptions, log: JobLog) -> None:
     double = next((name for name in names if names.count(name) > 1), None)
     if not options.files or double is not None:
         raise InputError("option files", "must name files with different names", double or "nothing", "Rename one.")
-    refuse_existing(log.directory, names, options.overwrite)
+    refuse_existing(log.directory, [*names, *(RESULTS if options.latents else ())], options.overwrite)
     kinds = [check(Path(path), options.kind) for path in options.files]
+    if options.latents:
+        import_latents(options, log)
+        return
     for name in names:  # before anything is touched
         refuse_source(log.directory / name, options.files)
         if (log.directory / name).is_dir():

@@ -33,6 +33,7 @@ from gaussianem_gui.project import small_files, wishes
 from gaussianem_gui.project.containment import inside, leads_out, touch
 from gaussianem_gui.project.graph import job_number
 from gaussianem_gui.project.job_star import job_star_text, read_job_star, values_from_star, wrong_type
+from gaussianem_gui.project.small_files import Claim, ExitNote, JobRecord, ProcessName
 from gaussianem_gui.project.wishes import Wish
 
 LABEL = "relion.external.gaussianem."
@@ -257,19 +258,16 @@ class Job:
         """True if the directory is there."""
         return self.directory.is_dir()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JobRecord:
         """Our own notes on the job (``small_files.JobRecord``); {} if there are none, without what is damaged."""
         return small_files.read(self.directory / RECORD, small_files.RECORD)[0]
 
     def damage(self) -> str:
         """Which of the job's small files are damaged, as clauses; "" if none is."""
         found = [
-            small_files.read(self.directory / name, schema)[1]
-            for name, schema in (
-                (RECORD, small_files.RECORD),
-                (EXIT, small_files.EXIT),
-                (events.HEARTBEAT, small_files.HEARTBEAT),
-            )
+            small_files.read(self.directory / RECORD, small_files.RECORD)[1],
+            small_files.read(self.directory / EXIT, small_files.EXIT)[1],
+            small_files.read(self.directory / events.HEARTBEAT, small_files.HEARTBEAT)[1],
         ]
         if self.model is not None and (self.directory / events.OPTIONS).exists():
             try:
@@ -278,7 +276,7 @@ class Job:
                 found.append(f"{events.OPTIONS} is damaged ({error.argument} {error.rule})")
         return "; ".join(clause for clause in found if clause)
 
-    def wish(self, record: Mapping[str, Any] | None = None) -> Wish | None:
+    def wish(self, record: JobRecord | None = None) -> Wish | None:
         """This user's wish for the run that the record names; None if someone else, or elsewhere, asked for it."""
         return wishes.find(self.root, self.name, self.record() if record is None else record)
 
@@ -305,18 +303,18 @@ class Job:
         """File that the process of run number ``run`` creates; whoever creates it is the only one to run."""
         return self.directory / f".gaussianem_run_{run}.json"
 
-    def processes(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def processes(self, record: JobRecord | None = None) -> list[ProcessName]:
         """Identities (see ``lock.identity``) of the processes that should be working on this job."""
         record = self.record() if record is None else record
         claim = self.claim(record)
         beat = small_files.read(self.directory / events.HEARTBEAT, small_files.HEARTBEAT)[0]
         return [who for who in (claim, claim.get("child", {}), beat) if who.get("pid")]
 
-    def claim(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def claim(self, record: JobRecord) -> Claim:
         """Who has begun the run that the record names; {} if nobody has."""
         return small_files.read(self.claim_path(record.get("run", 0)), small_files.CLAIM)[0]
 
-    def submitting(self, record: Mapping[str, Any]) -> bool | None:
+    def submitting(self, record: JobRecord) -> bool | None:
         """True while a process hands this run to a scheduler, False if it was killed at that, None if there is none."""
         path = self.claim_path(record.get("run", 0))
         who = self.claim(record).get("submitting")
@@ -340,7 +338,7 @@ class Job:
         """Remove abort and exit files and the heartbeat, as before every run."""
         self.remove(*events.CONTROL_FILES, events.HEARTBEAT, EXIT, END)
 
-    def last_events(self, record: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def last_events(self, record: JobRecord | None = None) -> list[dict[str, Any]]:
         """Events of the last run near the end of events.jsonl (the last ``TAIL_BYTES``)."""
         try:
             size = (self.directory / events.EVENTS).stat().st_size
@@ -447,7 +445,7 @@ def derive_status(job: Job) -> Status:
     return replace(status, detail="; ".join(clause for clause in (status.detail, damage) if clause))
 
 
-def _derive(job: Job, record: dict[str, Any]) -> Status:
+def _derive(job: Job, record: JobRecord) -> Status:
     if not job.exists():
         state = _label_state(job.label)
         return Status(State.LOST if state is State.RUNNING else state, "its directory is gone")
@@ -499,13 +497,13 @@ def _derive(job: Job, record: dict[str, Any]) -> Status:
     return Status(state, record.get("waiting", "") if state is State.SCHEDULED else "")
 
 
-def _foreign_wish(record: Mapping[str, Any]) -> str:
+def _foreign_wish(record: JobRecord) -> str:
     """What to say of a job that a project's files want to run, and this user did not ask for."""
     who = record.get("asked_by", "")
     return f"wants to run{f' (asked for by {who})' if who else ''}, but not by you from here: start it yourself"
 
 
-def is_waiting(job: Job, record: Mapping[str, Any]) -> bool:
+def is_waiting(job: Job, record: JobRecord) -> bool:
     """True if a run was asked for and has not begun (begun: its claim file is there, or a scheduler has it)."""
     if not record.get("requested") or record.get("scheduler_id"):
         return False
@@ -522,7 +520,7 @@ def silence_seconds(job: Job) -> float:
     return max(0.0, time.time() - max(beat, written))
 
 
-def _unseen_seconds(job: Job, record: Mapping[str, Any]) -> float:
+def _unseen_seconds(job: Job, record: JobRecord) -> float:
     """Seconds since the last sign of a job on a cluster: its heartbeat, or a note on it."""
     noted = record.get("submitted_at", 0.0)
     with contextlib.suppress(OSError):
@@ -537,7 +535,7 @@ def _label_state(label: str) -> State:
         return State.FAILED
 
 
-def _exit_note(job: Job, record: Mapping[str, Any]) -> dict[str, Any]:
+def _exit_note(job: Job, record: JobRecord) -> ExitNote:
     """How the run ended by the word of the process above it; {} of another run."""
     note = small_files.read(job.directory / EXIT, small_files.EXIT)[0]
     return note if note.get("run", record.get("run")) == record.get("run") else {}
@@ -552,7 +550,7 @@ def _end(job: Job, last: list[dict[str, Any]]) -> dict[str, Any]:
     return left[0] if left and left[0].get("type") == "end" else {}
 
 
-def _finished(job: Job, record: Mapping[str, Any], last: list[dict[str, Any]], common: dict[str, Any]) -> Status | None:
+def _finished(job: Job, record: JobRecord, last: list[dict[str, Any]], common: dict[str, Any]) -> Status | None:
     state = job.exit_state()
     end, note = _end(job, last), _exit_note(job, record)
     if state is None and end:
@@ -631,7 +629,7 @@ def _running(job: Job, last: list[dict[str, Any]], common: dict[str, Any]) -> St
     return Status(State.RUNNING, detail, event.get("stage", ""), fraction, left, **common)
 
 
-def _on_cluster(job: Job, record: dict[str, Any], last: list[dict[str, Any]], common: dict[str, Any]) -> Status:
+def _on_cluster(job: Job, record: JobRecord, last: list[dict[str, Any]], common: dict[str, Any]) -> Status:
     name = f"{record.get('scheduler', 'the queue')} as {record['scheduler_id']}"
     if record["scheduler_state"] == "pending":
         return Status(State.SCHEDULED, f"queued in {name}", **common)

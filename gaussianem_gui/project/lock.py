@@ -25,7 +25,7 @@ from pathlib import Path
 from gaussianem_core.errors import InputError, printable
 from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_core.runtime.processes import alive, identity
-from gaussianem_gui.project.small_files import LARGEST_BYTES, PROCESS, fit
+from gaussianem_gui.project.small_files import LARGEST_BYTES, PROCESS, ProcessName, fit
 
 LOCK = ".relion_lock"
 MESSAGE = "lock_default_pipeline.star"
@@ -67,10 +67,12 @@ def holder(root: Path) -> Holder | None:
         since = path.lstat().st_mtime
     except OSError:
         return None
-    text, who = _message(path).strip(), {}
+    text = _message(path).strip()
+    who: ProcessName = {}
     with contextlib.suppress(ValueError, RecursionError):
         loaded = json.loads(text.splitlines()[-1]) if text else {}
-        who = fit(loaded, PROCESS)[0] if isinstance(loaded, dict) else {}
+        if isinstance(loaded, dict):
+            who = fit(loaded, PROCESS)[0]
     dead = {True: False, False: True, None: None}[alive(who)] if who else None
     name = printable(text.splitlines()[0] if text else "an unknown program")[:200]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -19,6 +19,7 @@ from gaussianem_core.errors import printable
 from gaussianem_core.job.events import LAST_SECOND
 from gaussianem_core.runtime.plain_files import open_regular
 
+Content = TypeVar("Content")
 LARGEST_BYTES = 1 << 22  # of a small file
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -96,11 +97,11 @@ class ExitNote(TypedDict, total=False):
     reason: Text
 
 
-RECORD: TypeAdapter[Any] = TypeAdapter(JobRecord)
-PROCESS: TypeAdapter[Any] = TypeAdapter(ProcessName)
-HEARTBEAT: TypeAdapter[Any] = TypeAdapter(Heartbeat)
-CLAIM: TypeAdapter[Any] = TypeAdapter(Claim)
-EXIT: TypeAdapter[Any] = TypeAdapter(ExitNote)
+RECORD: TypeAdapter[JobRecord] = TypeAdapter(JobRecord)
+PROCESS: TypeAdapter[ProcessName] = TypeAdapter(ProcessName)
+HEARTBEAT: TypeAdapter[Heartbeat] = TypeAdapter(Heartbeat)
+CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
+EXIT: TypeAdapter[ExitNote] = TypeAdapter(ExitNote)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -130,10 +131,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def fit(values: Mapping[str, Any], schema: TypeAdapter[Any]) -> tuple[dict[str, Any], list[str]]:
+def fit(values: Mapping[str, object], schema: TypeAdapter[Content]) -> tuple[Content, list[str]]:
     """The values that fit the schema (null means absent), and what is wrong with each of the others."""
     left = {name: value for name, value in values.items() if value is not None}
     wrong: list[str] = []
+    empty = schema.validate_python({})
     while True:
         try:
             return schema.validate_python(left), wrong
@@ -141,21 +143,22 @@ def fit(values: Mapping[str, Any], schema: TypeAdapter[Any]) -> tuple[dict[str, 
             problems = {str(p["loc"][0]) if p["loc"] else "": p["msg"] for p in error.errors(include_url=False)}
             wrong += [f"{printable(name)}: {said[:1].lower()}{said[1:]}" for name, said in problems.items()]
             if not left.keys() & problems.keys():
-                return {}, wrong
+                return empty, wrong
             left = {name: value for name, value in left.items() if name not in problems}
 
 
-def read(path: Path, schema: TypeAdapter[Any]) -> tuple[dict[str, Any], str]:
+def read(path: Path, schema: TypeAdapter[Content]) -> tuple[Content, str]:
     """What a small file says, as far as it fits the schema, and a clause on what does not ("" if all does).
 
     An absent file says nothing.
     """
+    empty = schema.validate_python({})
     try:
         found, wrong = fit(read_object(path), schema)
     except (FileNotFoundError, NotADirectoryError):
-        return {}, ""
+        return empty, ""
     except OSError as error:
-        return {}, f"{path.name} cannot be read ({error.strerror})"
+        return empty, f"{path.name} cannot be read ({error.strerror})"
     except ValueError as error:
-        return {}, f"{path.name} is damaged ({printable(str(error))[:80]})"
+        return empty, f"{path.name} is damaged ({printable(str(error))[:80]})"
     return found, f"{path.name} is damaged ({'; '.join(wrong)[:200]})" if wrong else ""

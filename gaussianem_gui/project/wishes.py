@@ -15,14 +15,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gaussianem_core.errors import InputError
-from gaussianem_gui.project.small_files import read_object
+from gaussianem_gui.project.small_files import JobRecord, read_object
 from gaussianem_gui.project.user_folders import state_folder
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
@@ -54,7 +53,7 @@ class Wish(BaseModel):
     scheduler: str = ""
     scheduler_id: str = ""
 
-    def matches(self, record: Mapping[str, Any]) -> bool:
+    def matches(self, record: JobRecord) -> bool:
         """True if a job's record is of this very run."""
         return record.get("token") == self.token and record.get("run") == self.run
 
@@ -82,7 +81,7 @@ def keep(wish: Wish) -> None:
         raise InputError("state directory", "must be writable", f"{folder}: {error.strerror}", remedy) from error
 
 
-def find(root: Path, job: str, record: Mapping[str, Any]) -> Wish | None:
+def find(root: Path, job: str, record: JobRecord) -> Wish | None:
     """The wish for the run that ``record`` of ``job`` names; None if this user did not ask for it from here."""
     token = record.get("token")
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):

@@ -22,7 +22,7 @@ from gaussianem_gui.execution.logfile import LogFile
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo, Project
 from gaussianem_gui.project.settings import Settings
-from gaussianem_gui.views.toolkit.tasks import Background
+from gaussianem_gui.views.toolkit.tasks import Background, Result
 
 JOBS_MILLISECONDS = 1000
 MACHINE_MILLISECONDS = 2500
@@ -247,8 +247,8 @@ class ProjectModel(QObject):
     def do(
         self,
         what: str,
-        function: Callable[[Project], Any],
-        on_done: Callable[[Any], object] | None = None,
+        function: Callable[[Project], Result],
+        on_done: Callable[[Result], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``.
@@ -256,11 +256,11 @@ class ProjectModel(QObject):
         A view that may be deleted meanwhile wraps its ``on_done`` and ``on_error`` in ``tasks.while_alive``.
         """
 
-        def work() -> Any:
+        def work() -> Result:
             with self._lock:
                 return function(self.project)
 
-        def done(result: Any) -> None:
+        def done(result: Result) -> None:
             self.refresh()
             if on_done is not None:
                 on_done(result)
@@ -277,8 +277,8 @@ class ProjectModel(QObject):
     def ask(
         self,
         key: str,
-        function: Callable[[Project], Any],
-        on_done: Callable[[Any], object],
+        function: Callable[[Project], Result],
+        on_done: Callable[[Result | None], object],
         background: Background | None = None,
     ) -> None:
         """Read something of the project in a worker; the newest question under ``key`` wins, errors give None.

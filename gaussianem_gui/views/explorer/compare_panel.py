@@ -12,7 +12,7 @@ from gaussianem_core.analysis.latent_space import principal_components
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.latents import load_latents
 from gaussianem_gui.explorer import figures
-from gaussianem_gui.explorer.sources import find_sources, newest_weights
+from gaussianem_gui.explorer.sources import explorable, find_sources, newest_weights
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.explorer.colours import Colouring
@@ -102,15 +102,20 @@ class ComparePanel(Panel):
         others = [
             info
             for info in model.jobs
-            if info.job_type == "train"
+            if info.job_type in ("train", "import")
             and info.status.state is not State.FAILED
             and info.name not in (sources.job, sources.train_job)
         ]
 
-        def explorable() -> list[JobInfo]:
-            return [info for info in others if newest_weights(model.root / info.name)[0].is_file()]
+        def with_latents() -> list[JobInfo]:
+            return [
+                info
+                for info in others
+                if explorable(model.project, info.name, info.job_type)
+                and (info.job_type == "import" or newest_weights(model.root / info.name)[0].is_file())
+            ]
 
-        self.background.run("jobs", explorable, self._offer, self.session.say_error)
+        self.background.run("jobs", with_latents, self._offer, self.session.say_error)
 
     def _offer(self, jobs: list[JobInfo]) -> None:
         """Trainings that have written a model and latents."""
@@ -122,7 +127,9 @@ class ComparePanel(Panel):
             self.job.setCurrentIndex(self.job.findData(chosen))
         self.go.setEnabled(self.job.count() > 0)
         if not self.job.count():
-            self.text.setText("There is no other Train job with latents in this project.")
+            self.text.setText(
+                "There is no other job with latents in this project: train again, or import those of another program."
+            )
 
     def _selection_changed(self) -> None:
         if self.found is not None:

@@ -182,7 +182,7 @@ class DomainsPanel(Panel):
                     made.append((f"domain{domain + 1}_mask.mrc", "mask"))
                 return made
 
-            relative = os.path.relpath(sources.weights, project.root)
+            relative = os.path.relpath(sources.model()[0], project.root)
             inputs = [] if relative.startswith("..") else [relative]
             return project.record("Mask", write, inputs=inputs, note=f"{found.count} rigid domains of {sources.job}")
 

@@ -179,7 +179,7 @@ class MaskPanel(Panel):
                 return
             values = model.volume if shown is None or shown.volume is None else shown.volume
             pixel = model.pixel_size_angstrom * (model.box // values.shape[0])
-            self._take_map((sources.weights, Volume(values, pixel, model.origin_angstrom)))
+            self._take_map((sources.model()[0], Volume(values, pixel, model.origin_angstrom)))
         elif kind:
             self.background.run("map", lambda: (Path(kind), read_map(kind)), self._take_map, session.say_error)
 

@@ -31,6 +31,7 @@ from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_bu
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
 OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
+OF_MODELS = ("Domains", "Mask")  # tabs that need a network of ours
 
 
 class Explorer(QWidget):
@@ -171,7 +172,8 @@ class Explorer(QWidget):
         self.subtitle.setText(f"{len(table):,} particles · {latents} · {original}")
         self.nothing.setVisible(not table.varies)
         for place, name in enumerate(self.panels):
-            self.tabs.setTabVisible(place, table.varies or name not in OF_LATENTS)
+            shown = (table.varies or name not in OF_LATENTS) and (sources.weights is not None or name not in OF_MODELS)
+            self.tabs.setTabVisible(place, shown)
         self.pages.setCurrentWidget(self.split)
         self._panel_shown()
 

@@ -25,6 +25,8 @@ from gaussianem_gui.views.explorer.colours import Colouring
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.tasks import Background
 
+NO_NETWORK = "nothing here decodes them. Reconstruct makes maps of the particles selected, or around the chosen point."
+
 
 class _Bridge(QObject):
     """Carries the decoder's answers to the window's thread; it outlives the reader thread that emits."""
@@ -153,6 +155,9 @@ class ExplorerSession(QObject):
         return self._decoder
 
     def _start_decoder(self, sources: Sources) -> None:
+        if sources.weights is None:
+            self.said.emit(f"Latents of {sources.program}: {NO_NETWORK}")
+            return
         bridge = _Bridge()
         bridge.ready.connect(self._take_model, Qt.ConnectionType.QueuedConnection)
         bridge.decoded.connect(self._take_decoded, Qt.ConnectionType.QueuedConnection)

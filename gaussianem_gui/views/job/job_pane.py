@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.forms.next_steps import NextStep, next_steps, picture, purpose
+from gaussianem_gui.project.import_latents import LATENTS
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.job.files_notes import Files, Notes
@@ -328,7 +329,8 @@ class JobPane(QWidget):
         if info.name != self.name:
             return
         clear(self._steps)
-        steps = next_steps(info.job_type, info.status.state, following) if info.ours else []
+        has_latents = self.model is not None and (self.model.root / info.name / LATENTS).is_file()
+        steps = next_steps(info.job_type, info.status.state, following, has_latents) if info.ours else []
         self.steps.setVisible(bool(steps))
         if not steps:
             return

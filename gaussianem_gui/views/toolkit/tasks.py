@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import shiboken6
 from PySide6.QtCore import QObject, QRunnable, Qt, QThreadPool, Signal
 
 LEAST_THREADS = 8
+Result = TypeVar("Result")
 
 
 class _Post(QObject):
@@ -33,7 +34,7 @@ class _Post(QObject):
 _POST: list[_Post] = []
 
 
-def while_alive(view: QObject, function: Callable[[Any], object]) -> Callable[[Any], object]:
+def while_alive(view: QObject, function: Callable[[Result], object]) -> Callable[[Result], object]:
     """``function``, but nothing once ``view`` is deleted: for answers that may come after a view was closed."""
     return lambda value: function(value) if shiboken6.isValid(view) else None
 
@@ -47,7 +48,7 @@ def _pool() -> QThreadPool:
 
 
 class _Task(QRunnable):
-    def __init__(self, function: Callable[[], Any], owner: Background, key: str, number: int) -> None:
+    def __init__(self, function: Callable[[], object], owner: Background, key: str, number: int) -> None:
         super().__init__()
         self._function, self._owner, self._key, self._number = function, owner, key, number
         self.setAutoDelete(True)
@@ -79,8 +80,8 @@ class Background(QObject):
     def run(
         self,
         key: str,
-        function: Callable[[], Any],
-        on_done: Callable[[Any], object],
+        function: Callable[[], Result],
+        on_done: Callable[[Result], object],
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         """Run ``function`` in the pool, then ``on_done(result)`` or ``on_error(error)`` on the window's thread.

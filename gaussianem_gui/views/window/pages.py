@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
 
-from gaussianem_gui.explorer.sources import EXPLORABLE
+from gaussianem_gui.explorer.sources import explorable
 from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
@@ -103,7 +105,9 @@ class Pages(QObject):
         names += [info.name for info in reversed(self.context.model.jobs)]
         for name in names:
             info = self.context.model.info(name)
-            if info is not None and info.job_type in EXPLORABLE and not info.missing:
+            if info is None or info.missing:
+                continue
+            if explorable(self.context.model.project, name, info.job_type):
                 self.open_explorer(name)
                 return
         self.context.toasts.show_toast(
@@ -168,11 +172,32 @@ class Pages(QObject):
             self.context.pane.results.choose(lambda item: item.kind in ("volume_series", "volume"))
         elif step.kind == "explore":
             self.open_explorer(self.context.pane.name)
+        elif step.kind == "report":
+            self.open_report(self.context.pane.name)
         elif step.kind == "log":
             self.context.pane.show_tab("Log")
             self.context.pane.log.show_errors()
         else:
             self.actionWanted.emit(step.kind)
+
+    def open_report(self, name: str) -> None:
+        """Show an analysis's report.html in the browser; of an older analysis it is made first."""
+        if self.context.model is None:
+            return
+        directory = self.context.model.root / name
+
+        def there() -> Path:
+            from gaussianem_core.analysis.html_report import NAME, write_html_report  # its libraries take a moment
+
+            path = directory / NAME
+            return path if path.is_file() else write_html_report(directory)
+
+        self._background.run(
+            "report",
+            there,
+            lambda path: QDesktopServices.openUrl(QUrl.fromLocalFile(str(path))),
+            lambda error: self.context.toasts.show_toast("danger", "There is no report", str(error)),
+        )
 
     def refresh(self) -> None:
         """Follow what the page in front shows; call from a timer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from gaussianem_core.training.grouping import Grouping
@@ -11,7 +12,9 @@ from gaussianem_core.training.junk import broken, find_junk, find_regions
 SHELLS, PARTICLES, JUNK = 24, 900, 100
 
 
-def dataset(strength: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def dataset(
+    strength: float, cost_of_none: float = 20.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """chi^2 at the best fit, cost, noise power, image power (N, S) and sizes: the first images hold a particle whose
     signal has ``strength`` times the noise's power at low frequencies, the rest noise alone."""
     generator = torch.Generator().manual_seed(0)
@@ -24,7 +27,7 @@ def dataset(strength: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
     present = (torch.arange(count) < PARTICLES)[:, None]
     power = left + present * signal
     chi2 = (left / noise)[:, 1:] @ sizes[1:]
-    cost = torch.where(present[:, 0], 8.0, 20.0)  # a fit of no contrast is far from the prior
+    cost = torch.where(present[:, 0], 8.0, cost_of_none)  # a fit of no contrast is far from the prior
     return chi2, cost, noise, power, sizes
 
 
@@ -33,8 +36,10 @@ def alone(values: torch.Tensor) -> Grouping:
     return Grouping.of(np.arange(len(values)))
 
 
-def test_noise_is_told_from_particles() -> None:
-    chi2, cost, noise, power, sizes = dataset(0.8)
+@pytest.mark.parametrize("strength, cost_of_none", [(0.8, 20.0), (8.0, 7.0)])
+def test_noise_is_told_from_particles(strength: float, cost_of_none: float) -> None:
+    """Also where the spectrum of all images is far from that of noise, and a wide prior of contrast costs little."""
+    chi2, cost, noise, power, sizes = dataset(strength, cost_of_none)
     found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0), alone(chi2))
     real = torch.arange(len(chi2)) < PARTICLES
     higher = (found.evidence[real][:, None] > found.evidence[~real]).float().mean()

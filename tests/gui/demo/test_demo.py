@@ -40,6 +40,7 @@ def test_the_workflow_needs_nothing_from_the_user() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 def test_the_truth_is_recovered(finished_demo: Path) -> None:
     assert "The truth was recovered" in (finished_demo.parent / "demo.out").read_text()
     project = Project.open(finished_demo)

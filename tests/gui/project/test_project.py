@@ -30,7 +30,6 @@ from gaussianem_gui.project.graph import (
     parse,
     quote,
     render,
-    split_row,
 )
 from gaussianem_gui.project.graph_file import GOOD
 from gaussianem_gui.project.job import Job, State, Status
@@ -115,7 +114,8 @@ def test_a_word_that_star_cannot_hold_is_refused() -> None:
 
 
 def test_rows_as_relion_writes_them() -> None:
-    assert split_row('  fn_exe "my program --x"  # comment') == ["fn_exe", "my program --x"]
+    (row,) = parse('data_a\nloop_\n_b\n_c\n  fn_exe "my program --x"  # comment\n')["a"].rows
+    assert row == ["fn_exe", "my program --x"]
     with pytest.raises(ValueError, match="line 5 holds 1 words for 2 columns"):
         parse("data_a\nloop_\n_x #1\n_y #2\n1\n")
 
