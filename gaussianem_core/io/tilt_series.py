@@ -100,7 +100,7 @@ def set_beside(particles: Path, project: str | os.PathLike[str] | None) -> Path:
         if is_set(tables) and files_of_set(path, project)[0].resolve() == particles.resolve():
             return path
     raise InputError(
-        str(particles),
+        f"{particles}, column {VISIBLE}",
         "must come with the geometry of its tilt series",
         f"no *{SET} beside it that names it",
         f"Give the {SET} that names these particles and their tomograms.",
