@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import Volume
@@ -35,10 +36,16 @@ class MaskRecipe:
     dust: bool = True  # keep the largest connected part alone
     fill: bool = True  # no holes inside
     shapes: tuple[Shape, ...] = ()
+    gaussians: tuple[int, ...] = ()  # what is kept is nearer to one of these than to any other; none: all is kept
 
 
-def make_mask(volume: Volume, recipe: MaskRecipe) -> np.ndarray:  # -> (D, D, D) float32 in [0, 1]
-    """The mask. Raises InputError if nothing lies above the level, or the shapes leave nothing."""
+def make_mask(
+    volume: Volume, recipe: MaskRecipe, gaussians_angstrom: np.ndarray | None = None
+) -> np.ndarray:  # (N, 3) x, y, z from the box's centre -> (D, D, D) float32 in [0, 1]
+    """The mask. ``gaussians_angstrom`` is where the Gaussians are that the recipe chooses from.
+
+    Raises InputError if nothing lies above the level, or the shapes or the chosen Gaussians leave nothing.
+    """
     pixel = volume.pixel_size_angstrom
     solid = volume.values > recipe.level
     if not solid.any() and not any(shape.action == "add" for shape in recipe.shapes):
@@ -48,6 +55,8 @@ def make_mask(volume: Volume, recipe: MaskRecipe) -> np.ndarray:  # -> (D, D, D)
     if recipe.fill:
         solid = ndimage.binary_fill_holes(solid)
     solid = dilate(solid, recipe.dilate_angstrom / pixel)
+    if recipe.gaussians:
+        solid = nearest_to(solid, pixel, gaussians_angstrom, recipe.gaussians)
     for shape in recipe.shapes:
         inside = shape_mask(solid.shape, pixel, shape)
         if shape.action == "add":
@@ -59,6 +68,21 @@ def make_mask(volume: Volume, recipe: MaskRecipe) -> np.ndarray:  # -> (D, D, D)
     if not solid.any():
         raise InputError("mask", "must not be empty", "nothing left", "Lower the level or move the shapes.")
     return soft_edge(solid, recipe.edge_angstrom / pixel)
+
+
+def nearest_to(
+    solid: np.ndarray, pixel_size_angstrom: float, positions: np.ndarray | None, chosen: tuple[int, ...]
+) -> np.ndarray:  # (D, D, D) bool, (N, 3) -> (D, D, D) bool
+    """The voxels of ``solid`` whose nearest Gaussian is one of those chosen. Raises InputError without Gaussians."""
+    if positions is None or not 0 <= min(chosen) <= max(chosen) < len(positions):
+        have = 0 if positions is None else len(positions)
+        raise InputError("gaussians", f"must be among the {have} Gaussians of the model", chosen[-1], "Choose again.")
+    voxels = np.argwhere(solid)
+    places = (voxels[:, ::-1] - solid.shape[0] // 2) * pixel_size_angstrom
+    kept = np.isin(cKDTree(positions).query(places)[1], chosen)
+    found = np.zeros_like(solid)
+    found[tuple(voxels[kept].T)] = True
+    return found
 
 
 def largest_part(solid: np.ndarray) -> np.ndarray:  # (D, D, D) bool

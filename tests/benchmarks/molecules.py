@@ -7,6 +7,9 @@ package MDAnalysisTests (``pip install MDAnalysis MDAnalysisTests``; seen with 2
 ``python tests/benchmarks/molecules.py 5nrl.cif spliceosome_motion.npz`` makes the moving spliceosome from the PDB
 entry 5NRL (https://files.rcsb.org/download/5nrl.cif.gz): every twelfth atom stands for twelve; the head, a fifth of the
 mass, turns evenly from -10 to 16 degrees, the arm, another fifth, swings by 14 sin(1.3 pi t) - 8 t degrees.
+
+``python tests/benchmarks/molecules.py 5nrl.cif resources/demo/spliceosome.npz --rest`` makes the demo's molecule from
+the same entry: a third of these points at rest, with the axes about which the demo turns head and arm.
 """
 
 from __future__ import annotations
@@ -142,6 +145,17 @@ def spliceosome_motion(points: np.ndarray) -> dict[str, np.ndarray]:  # (A, 3) -
     return {"xyz": frames.astype(np.float32), **content}
 
 
+def at_rest(points: np.ndarray, weight: np.ndarray, every: int = 3) -> dict[str, np.ndarray]:  # (A, 3), (A,)
+    """The arrays of the demo's molecule: every third point, its part, and the axes."""
+    content = {"xyz": points[::every].astype(np.float32), "weight": every * weight[::every].astype(np.float32)}
+    for name, ranges, axis, hinge in (("head", HEAD, HEAD_AXIS, HEAD_HINGE), ("arm", ARM, ARM_AXIS, ARM_HINGE)):
+        mask = np.zeros(len(points), bool)
+        for first, last in ranges:
+            mask[first:last] = True
+        content |= {name: mask[::every], f"{name}_axis": np.array(axis), f"{name}_hinge": np.array(hinge)}
+    return content
+
+
 def adenylate_kinase() -> dict[str, np.ndarray]:
     """The arrays of the .npz of adenylate kinase closing: 100 frames of 1,656 atoms (A), superposed on the core.
 
@@ -168,14 +182,18 @@ def adenylate_kinase() -> dict[str, np.ndarray]:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
+    rest = arguments[2:] == ["--rest"]
+    if len(arguments) != 2 + rest:
         print(__doc__, file=sys.stderr)
         return 2
     if arguments[0] == "adk":
         np.savez_compressed(arguments[1], **adenylate_kinase())
         return 0
     points, weight = spliceosome(Path(arguments[0]))
-    np.savez(arguments[1], weight=weight.astype(np.float32), **spliceosome_motion(points))
+    if rest:
+        np.savez_compressed(arguments[1], **at_rest(points, weight))
+    else:
+        np.savez(arguments[1], weight=weight.astype(np.float32), **spliceosome_motion(points))
     return 0
 
 

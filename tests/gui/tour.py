@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
 from gaussianem_gui.explorer.path_kinds import BY_COMPONENT  # isort: skip
-from PySide6.QtCore import QEvent, QPointF, QSettings, Qt, QTimer
+from gaussianem_gui.views.plots.lasso_3d import Lasso3D, on_screen  # isort: skip
+from PySide6.QtCore import QEvent, QPoint, QPointF, QSettings, Qt, QTimer
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
@@ -233,6 +234,24 @@ def explore(tour: Tour) -> None:
         tour.pause(1.0)
     tour.click("saveMask")
     tour.until(lambda: any(info.job_type == "mask" for info in window.model.jobs), "the Mask job")
+    with tour.step("lasso in 3D"):
+        tour.click("lasso3d", explorer.panels["Mask"])
+        lasso = scene.viewer.canvas.view.canvas.native.findChild(Lasso3D)
+        places = on_screen(scene.viewer.canvas.view, scene.viewer.canvas.layer("gaussians"))
+        middle, spread = np.median(places, axis=0), places.std(axis=0)
+        turn = np.linspace(0, 2 * np.pi, 40)
+        outline = middle + spread * [0.9, -0.6] + np.stack([np.cos(turn), np.sin(turn)], axis=1) * spread
+        corners = [QPoint(round(x), round(y)) for x, y in outline]
+        QTest.mousePress(lasso, LEFT, pos=corners[0])
+        for corner in corners[1:]:
+            QTest.mouseMove(lasso, corner)
+        QTest.mouseRelease(lasso, LEFT, pos=corners[-1])
+        tour.until(lambda: "Gaussians: " in explorer.panels["Mask"].text.full_text(), "the part of the mask")
+        tour.pause(0.5)
+    tour.click("lasso3d", explorer.panels["Mask"])
+    QTest.keyClick(scene.viewer.canvas.view.canvas.native.findChild(Lasso3D), Qt.Key.Key_Escape)
+    explorer.panels["Mask"]._take_lasso(None)
+    scene.viewer.points.setChecked(False)
     with tour.step("state kept beside"):
         tour.click("keepState")
         tour.drag(plot.canvas, plot.points[[3, 3]])
@@ -243,6 +262,42 @@ def explore(tour: Tour) -> None:
         tour.pause(0.3)
         QTest.keyClicks(window._palette.search, "colour")
     window._palette.close()
+
+
+def look_again(tour: Tour, times: int) -> None:
+    """Every job with its tabs, volumes, clicks in the explorer, over and over; the memory that each round takes."""
+    import psutil
+
+    window, process = tour.window, psutil.Process()
+    names = [info.name for info in window.model.jobs if info.ours and not info.missing]
+    analyze = next(info.name for info in window.model.jobs if info.job_type == "analyze")
+    memory, began = [], time.perf_counter()
+    for _ in range(times):
+        for name in names:
+            window.pages.open_job(name)
+            for tab in ("Parameters", "Progress", "Results", "Files", "Log"):
+                window.pane.show_tab(tab)
+                tour.pause(0.05)
+        window.pages.open_job(analyze, "Results")
+        viewer = window.pane.results.viewer
+        window.pane.results.choose(lambda item: item.kind == "volume_series")
+        for frame in range(3):
+            viewer.set_frame(frame)
+            tour.until(lambda v=viewer: not v.surfaces.busy(), "a volume")
+            tour.pause(0.1)
+        window.pages.open_explorer(analyze)
+        explorer = window.pages.explorer
+        tour.until(lambda e=explorer: e.session.table is not None and e.session.consensus is not None, "the explorer")
+        scene = explorer.scene
+        for row in range(0, len(explorer.session.table), max(1, len(explorer.session.table) // 5)):
+            before = len(scene.latency)
+            explorer.session.show_latent(explorer.session.table.z[row].astype(float))
+            tour.until(lambda n=before, s=scene: len(s.latency) > n, "a decoded volume")
+        memory.append(process.memory_info().rss / 2**20)
+        print(f"looked {len(memory)} times, {time.perf_counter() - began:.0f} s, {memory[-1]:.0f} MiB", flush=True)
+    if len(memory) > 2:
+        half = memory[len(memory) // 2 :]
+        tour.seconds["MiB more each time (second half)"] = float(np.polyfit(np.arange(len(half)), half, 1)[0])
 
 
 def run_jobs(tour: Tour) -> None:
@@ -286,6 +341,7 @@ def main() -> int:
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--theme", choices=["dark", "light"], default="dark")
     parser.add_argument("--parts", nargs="+", choices=["results", "explore", "jobs"], default=["results", "explore"])
+    parser.add_argument("--again", type=int, default=0, help="how often to repeat the looking, for the memory")
     chosen = parser.parse_args()
     chosen.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # settings of its own
@@ -305,9 +361,19 @@ def main() -> int:
         open_project(tour, chosen.project)
         for part in chosen.parts:
             {"results": results, "explore": explore, "jobs": run_jobs}[part](tour)
-        with tour.step("flow of jobs"):
+        look_again(tour, chosen.again)
+        with tour.step("overview"):
             tour.window.pages.show_home()
+        with tour.step("flow of jobs"):
             tour.click("flowButton")
+            tour.click("flowPageButton")
+        with tour.step("compared"):
+            tour.click("closeFlow")
+            tour.click("flowButton")
+            listed = tour.window.jobs.list
+            listed.selectAll()
+            tour.window.trigger("compare")
+            tour.until(lambda: tour.window.middle.currentWidget() is tour.window.pages.compare, "the comparison")
         with tour.step("closed and opened again"):
             tour.window.close_project()
             tour.window.open_project(chosen.project)

@@ -3,24 +3,27 @@ domain, arrows, other surfaces over them (difference, reference, mask)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QPointF, QTimer
 from PySide6.QtGui import QImage, QResizeEvent
-from PySide6.QtWidgets import QComboBox
+from PySide6.QtWidgets import QComboBox, QToolTip
 
 from gaussianem_gui.explorer.decoder_client import Consensus
 from gaussianem_gui.explorer.painting import Paint, paint_by_domains, paint_by_gaussians
 from gaussianem_gui.explorer.volumes import Picture, binned
 from gaussianem_gui.views.explorer.surfaces import picture_of
-from gaussianem_gui.views.plots.surfaces import Mesh, Prepared, class_colours, shade
+from gaussianem_gui.views.plots.lasso_3d import Lasso3D, encircled, on_screen, point_under
+from gaussianem_gui.views.plots.surfaces import Mesh, Prepared, class_colours, rgb, shade
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, plain
 
 MAX_ARROWS = 1500
+FWHM_OF_SIGMA = 2.3548  # 2 sqrt(2 ln 2)
 LEAST_ROOM = 40  # pixels; below it the view is folded away
 COLOURINGS = {"displacement": "Displacement", "occupancy": "Occupancy", "domain": "Domain"}
 MOVED = 98  # percentile of the displacements that gets the brightest colour
@@ -37,6 +40,7 @@ class LiveViewer(Viewer):
         self.densities: np.ndarray | None = None  # (N,)
         self.domains: np.ndarray | None = None  # (N,) from 0
         self.segments: np.ndarray | None = None  # (S, 2, 3) of an atomic model laid over the picture
+        self.marked: np.ndarray | None = None  # (N,) Gaussians that were encircled
         self._extra: dict[str, tuple[Mesh, str, float]] = {}
         self._count = 0
         self._room = 0  # shorter side of the canvas that the camera's zoom is made for
@@ -67,6 +71,8 @@ class LiveViewer(Viewer):
         self.note.hide()
         self.layout().insertWidget(2, self.note)
         self.drawn.connect(self._after_drawing)
+        self.canvas.hovered.connect(self._hovered)
+        self.points.setToolTip("Show the Gaussians as spheres as wide as they are at half of their height")
         self.empty.set_text("Click in a plot", "The molecule at that place appears here.")
 
     def _warn(self, text: str, more: str = "") -> None:
@@ -92,7 +98,7 @@ class LiveViewer(Viewer):
     def forget(self) -> None:
         """Nothing of the model that was shown."""
         self._background.cancel_all()
-        self.model = self.positions = self.densities = self.domains = self.segments = None
+        self.model = self.positions = self.densities = self.domains = self.segments = self.marked = None
         self._farthest = 0.0
         self.surfaces.forget()
         self._cache.clear()
@@ -162,6 +168,56 @@ class LiveViewer(Viewer):
         self.colour_by.setCurrentIndex(self.colour_by.findData("domain") if domains is not None else 0)
         self._repaint()
 
+    # --- Gaussians: their width, the one under the pointer, and those inside an outline ------------------------------
+
+    def gaussian_sizes(self, half_angstrom: float) -> float | np.ndarray:
+        """Full widths at half maximum: as far as a Gaussian is seen."""
+        if self.model is None or self._gaussians is None or len(self.model.sigmas) != len(self._gaussians[0]):
+            return super().gaussian_sizes(half_angstrom)
+        return FWHM_OF_SIGMA * self.model.sigmas * half_angstrom
+
+    def lasso(self, done: Callable[[np.ndarray], None], given_up: Callable[[], None]) -> None:
+        """Let the user draw around Gaussians; ``done`` gets which of them (N,) are inside, at any depth."""
+        self.points.setChecked(True)
+        layer = self.canvas.layer("gaussians")
+        if layer is None:
+            given_up()
+            return
+        view = self.canvas.view
+        lasso = Lasso3D(view.canvas.native)
+        lasso.drawn.connect(lambda outline: done(encircled(view, layer, outline)))
+        for signal in (lasso.drawn, lasso.given_up):
+            signal.connect(lasso.deleteLater)
+        lasso.given_up.connect(given_up)
+        lasso.begin()
+
+    def mark_gaussians(self, chosen: np.ndarray | None) -> None:  # (N,) bool
+        """Colour some Gaussians; None colours all as before."""
+        self.marked = chosen
+        self._draw_points()
+
+    def _hovered(self, place: QPointF) -> None:
+        text = self.describe(place.x(), place.y())
+        native = self.canvas.view.canvas.native
+        QToolTip.showText(native.mapToGlobal(place.toPoint()), plain(text), native)
+
+    def describe(self, x: float, y: float) -> str:
+        """What the Gaussian at a place of the canvas (pixels) is; nothing where there is none."""
+        layer, model = self.canvas.layer("gaussians"), self.model
+        if layer is None or not layer.visible or model is None or self.positions is None:
+            return ""
+        number = point_under(on_screen(self.canvas.view, layer), x, y)
+        if number is None or number >= len(model.sigmas) or self.densities is None:
+            return ""
+        place = " ".join(f"{part * model.half_angstrom:.0f}" for part in self.positions[number])
+        width = FWHM_OF_SIGMA * model.sigmas[number] * model.half_angstrom
+        moved = np.linalg.norm(self.positions[number] - model.positions[number]) * model.half_angstrom
+        share = self.densities[number] / max(float(model.densities[number]), 1e-9)
+        return (
+            f"Gaussian {number + 1} of {len(model.sigmas)}\nat x y z {place} Å from the centre, {width:.1f} Å wide\n"
+            f"moved by {moved:.1f} Å, {100 * share:.0f} % of its density at rest"
+        )
+
     # --- colours ---------------------------------------------------------------------------------------------------
 
     def paint_of(self, positions: np.ndarray, densities: np.ndarray) -> Paint | None:  # (N, 3) x, y, z; (N,)
@@ -208,6 +264,10 @@ class LiveViewer(Viewer):
 
     def _colours(self) -> np.ndarray | None:  # (N, 4)
         """Colours of the Gaussians, None for those by density."""
+        if self.marked is not None and self.densities is not None and len(self.marked) == len(self.densities):
+            return np.where(
+                self.marked[:, None], (*rgb(theme.colour("warning")), 1.0), (*rgb(theme.colour("faint")), 1.0)
+            )
         if self.positions is None or self.densities is None or self.paint is None:
             return None
         values = self._quantity(self.positions, self.densities)
@@ -223,10 +283,12 @@ class LiveViewer(Viewer):
         """The view as it is, on white, and the length of a pixel in A where it is 3D; ``scale`` times the screen's
         pixels a side there."""
         if self.is_3d():
-            return self.canvas.on_white(scale)
+            pixels, length = self.canvas.on_white(scale)
+            high, wide = pixels.shape[:2]
+            drawn = QImage(np.ascontiguousarray(pixels).data, wide, high, 4 * wide, QImage.Format.Format_RGBA8888)
+            return _pixels(self.colour_bar.below(drawn, on_white=True)), length
         image = self.picture_of_view().convertToFormat(QImage.Format.Format_RGBA8888)
-        data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
-        return data[:, : image.width()].copy(), None
+        return _pixels(image), None
 
     def reset_view(self) -> None:
         super().reset_view()
@@ -339,6 +401,11 @@ class LiveViewer(Viewer):
         layer.face_color = colours if colours is not None else shade(self._gaussians[1])
         if self.arrows.currentData():
             self._draw_arrows()
+
+
+def _pixels(image: QImage) -> np.ndarray:  # (H, W, 4) uint8
+    data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
+    return data[:, : image.width()].copy()
 
 
 def _copy(source: Any, target: Any, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +87,18 @@ class MaskPanel(Panel):
         for key, text in (("union", "Union with …"), ("difference", "Without …"), ("intersection", "Only within …")):
             self.combine.addItem(text, key)
         self.combine.activated.connect(self._combine_chosen)
+        self.lasso = button(
+            "Lasso Gaussians", "", "tool-lasso", self._lasso, "Draw around Gaussians in 3D", name="lasso3d"
+        )
+        self.everything = button("All of it", "ghost", "", lambda: self._take_lasso(None), "No choice of Gaussians")
+        self.everything.hide()
+        self.chosen: np.ndarray | None = None  # (N,) Gaussians whose part of the map is kept
         self.text = Elided("", "hint")
         self.save = button("Save as a Mask job", "primary", "job-mask", self.save_job, name="saveMask")
         first = wrapping(
             together(label("Map", "muted"), self.source, spacing=8),
             together(label("Preview", "muted"), self.preview, spacing=8),
+            together(self.lasso, self.everything, spacing=4),
         )
         layout = column(spacing=6, margins=(6, 8, 6, 4))
         layout.addWidget(first)
@@ -124,6 +132,31 @@ class MaskPanel(Panel):
         field.valueChanged.connect(self._later)
         return field
 
+    # --- a part, by its Gaussians ----------------------------------------------------------------------------------
+
+    def _lasso(self) -> None:
+        """Let the user draw around Gaussians in the 3D view."""
+        if self.volume is None:
+            return
+        self.viewer.show_surface("mask", None)
+        self.text.setText("Draw around Gaussians in the 3D view with the left button; Esc gives up.")
+        self.viewer.lasso(self._take_lasso, self._later)
+
+    def _take_lasso(self, chosen: np.ndarray | None) -> None:
+        """Keep the part of the map that belongs to these Gaussians; all of it with None, or where none is encircled."""
+        self.chosen = chosen if chosen is not None and chosen.any() else None
+        self.everything.setVisible(self.chosen is not None)
+        self.viewer.mark_gaussians(self.chosen)
+        self._later()
+
+    def _places(self) -> np.ndarray | None:  # (N, 3) A from the box's centre
+        """Where the Gaussians of the map are."""
+        model, shown = self.session.consensus, self.viewer.positions
+        if model is None:
+            return None
+        positions = shown if self.source.currentData() == "shown" and shown is not None else model.positions
+        return np.asarray(positions * model.half_angstrom)
+
     # --- the map ---------------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
@@ -140,7 +173,8 @@ class MaskPanel(Panel):
 
     def closed(self) -> None:
         self._timer.stop()
-        self.volume, self._small, self._other = None, None, None
+        self.volume, self._small, self._other, self.chosen = None, None, None, None
+        self.everything.hide()
         self.source.clear()
         self.combine.setCurrentIndex(0)
         self.text.setText("")
@@ -200,7 +234,11 @@ class MaskPanel(Panel):
             a, b, c = (field.value() for field in self.extent)
             shapes = (Shape(str(self.shape.currentData()), (x, y, z), (a, b, c), str(self.action.currentData())),)
         return MaskRecipe(
-            top * self.level.value() / LEVEL_STEPS * 0.6, self.dilate.value() / 2, self.edge.value() / 2, shapes=shapes
+            top * self.level.value() / LEVEL_STEPS * 0.6,
+            self.dilate.value() / 2,
+            self.edge.value() / 2,
+            shapes=shapes,
+            gaussians=() if self.chosen is None else tuple(np.flatnonzero(self.chosen).tolist()),
         )
 
     def _shape_changed(self) -> None:
@@ -228,10 +266,10 @@ class MaskPanel(Panel):
         if not self.preview.isChecked():
             self.viewer.show_surface("mask", None)
             return
-        recipe, other = self.recipe(), self._other
+        recipe, other, places = self.recipe(), self._other, self._places()
 
         def work() -> tuple[Mesh, float]:
-            mask = make_mask(small, recipe)
+            mask = make_mask(small, recipe, places)
             if other is not None:
                 second = shrunk(Volume(other[2], small.pixel_size_angstrom), PREVIEW_VOXELS).values
                 mask = COMBINE[other[0]](mask, second)
@@ -248,7 +286,8 @@ class MaskPanel(Panel):
     def _show_preview(self, found: tuple[Mesh, float]) -> None:
         mesh, cubic_angstrom = found
         mass = cubic_angstrom / PROTEIN_ANGSTROM3_PER_DALTON / 1000
-        self.text.setText(f"{cubic_angstrom / 1000:,.0f} nm³ inside (about {mass:,.0f} kDa of protein)")
+        part = f"{self.chosen.sum():,} of {len(self.chosen):,} Gaussians: " if self.chosen is not None else ""
+        self.text.setText(f"{part}{cubic_angstrom / 1000:,.0f} nm³ inside (about {mass:,.0f} kDa of protein)")
         if self.isVisible():
             self.viewer.show_surface("mask", mesh, theme.colour("info"), 0.35)
 
@@ -278,14 +317,16 @@ class MaskPanel(Panel):
         volume, model, path, other = self.volume, self.session.model, self.path, self._other
         if volume is None or model is None:
             return
-        recipe = self.recipe()
+        recipe, places = self.recipe(), self._places()
+        chosen = f", the part nearest to {len(recipe.gaussians)} Gaussians" if recipe.gaussians else ""
+        words = f"{replace(recipe, gaussians=())}{chosen}"
         self.text.setText("Making the mask …")
 
         def work(project: Project) -> Job:
-            mask = make_mask(volume, recipe)
+            mask = make_mask(volume, recipe, places)
             if other is not None:
                 mask = np.asarray(COMBINE[other[0]](mask, other[2]), np.float32)
-            return save_mask(project, mask, volume, path, recipe, note=f"{recipe}")
+            return save_mask(project, mask, volume, path, recipe, note=words)
 
         model.do("Save the mask", work, self._saved)
 

@@ -108,7 +108,8 @@ class TextEditor(Editor):
         self.edit.setPlaceholderText("automatic" if optional else "")
         self.edit.setObjectName(f"edit-{name}")
         self.unit = label(unit or "", "muted")
-        self.unit.setVisible(bool(unit))
+        if not unit:  # a widget without parent is never told to show: it would be a window for a moment
+            self.unit.hide()
         self.unit.setMinimumWidth(34)
         if number:
             self.edit.setMaximumWidth(150)
@@ -316,7 +317,8 @@ class GpuEditor(Editor):
             chip.toggled.connect(self._from_buttons)
             chips.addWidget(chip)
             self._buttons[index] = chip
-        self.edit.setVisible(not self._buttons)
+        if self._buttons:
+            self.edit.hide()
         self.edit.textChanged.connect(lambda _t: self.changed.emit())
         self.setFocusProxy(self.edit if not self._buttons else next(iter(self._buttons.values())))
 
@@ -376,7 +378,8 @@ class FieldRow(QWidget):
         title.setBuddy(self.editor)
         help_text = sentence((info.description or "").strip())
         self.help = label(help_text, "hint", wrap=True)
-        self.help.setVisible(help_text.lower() != field_label(name).lower())
+        if help_text.lower() == field_label(name).lower():
+            self.help.hide()
         bounds = bounds_text(info)
         default = "" if info.is_required() or info.default in ("", None, []) else f"default {info.default}"
         tip = "\n".join(filter(None, [f"--{name}", bounds, default]))

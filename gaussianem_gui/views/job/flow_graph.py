@@ -29,11 +29,13 @@ from PySide6.QtWidgets import (
 
 from gaussianem_gui.forms.next_steps import picture
 from gaussianem_gui.project.project import JobInfo
+from gaussianem_gui.views.job.thumbnails import SIDE, Thumbnails
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import plain
 
-WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 54, 26, 46
+WIDTH, HEIGHT, GAP_X, GAP_Y = 210, 54, 26, 46
+SMALLEST, LARGEST = 0.2, 3.0
 
 
 def layers(links: dict[str, list[str]], numbers: dict[str, int]) -> dict[str, tuple[int, int]]:
@@ -80,8 +82,9 @@ def direct(links: dict[str, list[str]]) -> dict[str, list[str]]:
 class JobNode(QGraphicsObject):
     """One job in the graph."""
 
-    def __init__(self, info: JobInfo) -> None:
+    def __init__(self, info: JobInfo, thumbnails: Thumbnails) -> None:
         super().__init__()
+        self._thumbnails = thumbnails
         self.info, self.current = info, False
         self.setAcceptHoverEvents(True)
         self.setFlag(QGraphicsItem.GraphicsItemFlag.ItemIsFocusable)
@@ -115,8 +118,12 @@ class JobNode(QGraphicsObject):
         font.setWeight(QFont.Weight.Medium)
         painter.setFont(font)
         painter.setPen(QColor(theme.colour("text")))
+        seen = self._thumbnails.of(self.info, painter.device().devicePixelRatioF())
+        room = WIDTH - 52 - (SIDE if seen is not None else 0)
+        if seen is not None:
+            painter.drawPixmap(WIDTH - SIDE - 8, (HEIGHT - SIDE) // 2, seen)
         title = QFontMetrics(font).elidedText(
-            self.info.alias or job_label(self.info), Qt.TextElideMode.ElideRight, WIDTH - 52
+            self.info.alias or job_label(self.info), Qt.TextElideMode.ElideRight, room
         )
         painter.drawText(QRectF(42, 7, WIDTH - 50, 20), Qt.AlignmentFlag.AlignVCenter, title)
         painter.drawPixmap(42, 29, icon.pixmap(14, 14))
@@ -142,9 +149,12 @@ class FlowGraph(QGraphicsView):
 
     opened = Signal(str)
     menuRequested = Signal(object)
+    zoomed = Signal(float)
 
-    def __init__(self) -> None:
+    def __init__(self, thumbnails: Thumbnails) -> None:
         super().__init__()
+        self._thumbnails = thumbnails
+        thumbnails.ready.connect(self.viewport().update)
         self.setObjectName("flowGraph")
         self.setAccessibleName("Flow of jobs")
         self.setScene(QGraphicsScene(self))
@@ -193,7 +203,7 @@ class FlowGraph(QGraphicsView):
         shown = direct({i.name: links.get(i.name, []) for i in jobs})
         places = layers(shown, {i.name: i.number for i in jobs})
         for info in jobs:
-            node = JobNode(info)
+            node = JobNode(info, self._thumbnails)
             layer, position = places[info.name]
             node.setPos(position * (WIDTH + GAP_X), layer * (HEIGHT + GAP_Y))
             self.scene().addItem(node)
@@ -234,11 +244,23 @@ class FlowGraph(QGraphicsView):
             self.opened.emit(item.info.name)
             self.menuRequested.emit(event.globalPos())
 
+    def zoom(self, factor: float) -> None:
+        """Larger or smaller, within what can be read."""
+        now = self.transform().m11()
+        wanted = min(max(now * factor, SMALLEST), LARGEST)
+        self.scale(wanted / now, wanted / now)
+        self.zoomed.emit(wanted)
+
+    def fit(self) -> None:
+        """All of it, no larger than it is drawn."""
+        room, whole = self.viewport().rect(), self.sceneRect()
+        share = min(room.width() / max(whole.width(), 1.0), room.height() / max(whole.height(), 1.0), 1.0)
+        self.zoom(share / self.transform().m11())
+        self.centerOn(whole.center())
+
     def wheelEvent(self, event: QWheelEvent) -> None:
         if event.modifiers() & Qt.KeyboardModifier.ControlModifier:
-            factor = 1.15 if event.angleDelta().y() > 0 else 1 / 1.15
-            if 0.2 < self.transform().m11() * factor < 3:
-                self.scale(factor, factor)
+            self.zoom(1.15 if event.angleDelta().y() > 0 else 1 / 1.15)
         else:
             super().wheelEvent(event)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -51,7 +53,9 @@ class JobPane(QWidget):
         self.model: ProjectModel | None = None
         self.name = ""
         self.draft = ""
-        self.parameters: Parameters | None = None
+        self._form: Parameters | None = None
+        self._values: dict[str, Any] | None = None  # options of the job shown, once they are read
+        self._make_form: Callable[[], None] | None = None  # a form takes long to build: after what is quick
         self._steps_state: object = None
         self._state: State | None = None
 
@@ -157,9 +161,7 @@ class JobPane(QWidget):
         """The form of a new job."""
         self._leave()
         self.model, self.name, self.draft = model, "", job_type
-        self._set_page(Parameters(model, job_type))
-        assert self.parameters is not None
-        self.parameters.start_new(values, inputs_from)
+        self._form_later(partial(self._new_form, model, job_type, values, inputs_from))
         self.tabs.setCurrentIndex(0)
         for place in range(1, len(TABS)):
             self.tabs.setTabVisible(place, False)
@@ -179,7 +181,10 @@ class JobPane(QWidget):
             self.refresh()
             return
         fresh = not self.name
-        page = self._page_of(model, info)  # first: what follows cannot fail and leave another job's form there
+        if info.has_options:
+            self._read_form(model, info)
+        else:
+            self._set_page(self._page_without_options(model, info))
         self._leave()
         self.model, self.name, self.draft = model, info.name, ""
         self._state, self._steps_state = info.status.state, None
@@ -190,10 +195,6 @@ class JobPane(QWidget):
         self.alias.setText(info.alias)
         self.alias.setReadOnly(model.project.read_only)
         self.title.setText(f"{info.title} {info.name.rstrip('/').rsplit('/', 1)[-1]}")
-        self._set_page(page)
-        if self.parameters is not None:
-            model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
-            self.parameters.update_state(info)
         self.progress.set_job(model, info)
         self.results.set_job(model, info)
         self.files.set_job(model, info)
@@ -206,17 +207,49 @@ class JobPane(QWidget):
 
     def parameters_fit(self, info: JobInfo) -> bool:
         """True if the page of parameters belongs to this job."""
+        if self._make_form is not None:
+            return self.name == info.name
+        form = self._form
         if not info.has_options:
-            return self.parameters is None
-        return (
-            self.parameters is not None and self.parameters.info is not None and self.parameters.info.name == info.name
-        )
+            return form is None
+        return form is not None and form.info is not None and form.info.name == info.name
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """The form shown, built now if it has not been; None for a job without options."""
+        if self._make_form is not None:
+            make, self._make_form = self._make_form, None
+            make()
+        return self._form
+
+    def _form_later(self, make: Callable[[], None]) -> None:
+        """Build a form when it is looked at or asked for, and not before what is quick has been drawn."""
+        waiting = label("Reading the options …", "muted")
+        waiting.setContentsMargins(20, 16, 20, 16)
+        waiting.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._set_page(waiting)
+        self._make_form = make
+        QTimer.singleShot(0, self, self._look_at_form)
+
+    def _look_at_form(self) -> None:
+        if self.tabs.currentWidget() is self._parameters_page:
+            self.parameters  # noqa: B018
+
+    def _new_form(self, model: ProjectModel, job_type: str, values: dict[str, Any], inputs_from: list[str]) -> None:
+        form = Parameters(model, job_type)
+        self._set_page(form)
+        form.start_new(values, inputs_from)
+
+    def _job_form(self, model: ProjectModel, info: JobInfo) -> None:
+        form = Parameters(model, info.job_type)
+        self._set_page(form)
+        form.update_state(info)
+        if self._values is not None:
+            form.show_job(info, self._values)
 
     @staticmethod
-    def _page_of(model: ProjectModel, info: JobInfo) -> QWidget:
-        """The page of parameters of a job: its form, or how it came about if it has none."""
-        if info.has_options:
-            return Parameters(model, info.job_type)
+    def _page_without_options(model: ProjectModel, info: JobInfo) -> QWidget:
+        """How a job came about that has no form."""
         if info.ours:
             return MadePage(model, info)
         text = "Its options are shown in the program that made it. Its files can be inputs here."
@@ -226,10 +259,13 @@ class JobPane(QWidget):
         """Show the form anew, after it was changed or a continue was given up."""
         info = self.info()
         if info is not None and self.model is not None and info.has_options:
-            self._set_page(Parameters(self.model, info.job_type))
-            assert self.parameters is not None
-            self.parameters.update_state(info)
-            self.model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
+            self._read_form(self.model, info)
+
+    def _read_form(self, model: ProjectModel, info: JobInfo) -> None:
+        """The form of a job; what it holds is read meanwhile."""
+        self._values = None
+        self._form_later(partial(self._job_form, model, info))
+        model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
 
     def info(self) -> JobInfo | None:
         """The job shown, as it was at the last look."""
@@ -264,20 +300,24 @@ class JobPane(QWidget):
                 self.model.release(name)
 
     def _set_page(self, page: QWidget) -> None:
-        self.parameters = page if isinstance(page, Parameters) else None
+        self._make_form = None
+        self._form = page if isinstance(page, Parameters) else None
         if isinstance(page, Parameters):
             page.cloneRequested.connect(lambda _n: self.actionRequested.emit("clone"))
             page.firstRequested.connect(self._job_first)
         clear(self._parameters_layout)
         self._parameters_layout.addWidget(page)
+        page.show()  # now, not with the next event: it may be asked for what it shows
 
     def _job_first(self, job_type: str) -> None:
         self.stepRequested.emit(NextStep("job", "", "", job_type))
 
     def _take_values(self, found: tuple[str, dict[str, Any]] | None) -> None:
         info = self.info()
-        if found is not None and info is not None and found[0] == self.name and self.parameters is not None:
-            self.parameters.show_job(info, found[1])
+        if found is not None and info is not None and found[0] == self.name:
+            self._values = found[1]
+            if self._form is not None:
+                self._form.show_job(info, found[1])
 
     # --- live ------------------------------------------------------------------------------------------------------
 
@@ -292,8 +332,9 @@ class JobPane(QWidget):
         if not self.alias.hasFocus() and self.alias.text() != info.alias:
             self.alias.setText(info.alias)
         self._buttons(info)
-        if self.parameters is not None and (self.parameters.info is None or self.parameters.info.status != info.status):
-            self.parameters.update_state(info)
+        self._look_at_form()
+        if self._form is not None and (self._form.info is None or self._form.info.status != info.status):
+            self._form.update_state(info)
         if self._state is not info.status.state:
             self._state = info.status.state
             self.notes.reload()

@@ -271,7 +271,10 @@ class Parameters(QWidget):
     def show_job(self, info: JobInfo, values: dict[str, Any]) -> None:
         """Show the options of a job in the project; they can be changed while it has not run."""
         self.info = info
-        self.form.set_values(values)
+        if self.form.dirty():  # typed before the values were read
+            self.form.update_values(values, keep_typed=True)
+        else:
+            self.form.set_values(values)
         self.update_state(info)
 
     def update_state(self, info: JobInfo) -> None:

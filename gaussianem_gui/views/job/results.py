@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QBrush, QColor, QImage, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -247,11 +247,16 @@ class Results(QWidget):
             self.tree.blockSignals(True)
             self.tree.setCurrentItem(again)
             self.tree.blockSignals(False)
-        elif first is not None and self.isVisible():
-            self.tree.setCurrentItem(first)
+        else:
+            QTimer.singleShot(0, self, self._show_first)  # once the list is drawn: a first picture takes longer
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        QTimer.singleShot(0, self, self._show_first)
+
+    def _show_first(self) -> None:
+        if not self.isVisible():
+            return
         head = self.tree.topLevelItem(0)
         first = head.child(0) if head is not None else None
         if self.tree.currentItem() is None and first is not None:

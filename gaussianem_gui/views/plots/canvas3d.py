@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QEvent, QObject, QPointF, Qt
+from PySide6.QtCore import QEvent, QObject, QPointF, Qt, Signal
 from PySide6.QtGui import QImage, QMouseEvent
 from PySide6.QtWidgets import QWidget
 
@@ -37,6 +37,8 @@ def import_napari() -> None:
 
 class Canvas3D(QWidget):
     """napari's canvas, made by ``start``; until then nothing is drawn."""
+
+    hovered = Signal(object)  # QPointF in pixels of the canvas, where the pointer is while no button is down
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,8 +195,10 @@ class Canvas3D(QWidget):
         layer.data, layer.scale, layer.translate, layer.visible = values, [voxel] * 3, [offset] * 3, True
         layer.contrast_limits = limits
 
-    def show_points(self, positions: np.ndarray, size: float, colours: np.ndarray) -> None:  # (N, 3) A, z, y, x; (N, 4)
-        """Gaussians as points."""
+    def show_points(
+        self, positions: np.ndarray, size: float | np.ndarray, colours: np.ndarray
+    ) -> None:  # (N, 3) A, z, y, x; diameters in A; (N, 4)
+        """Gaussians as soft spheres."""
         layer = self.layer("gaussians")
         if layer is None or len(layer.data) != len(positions):
             if layer is not None:
@@ -210,7 +214,8 @@ class Canvas3D(QWidget):
                 units=ANGSTROM,
             )
             return
-        layer.data, layer.size, layer.visible = positions, size, True
+        layer.data, layer.visible = positions, True
+        layer.size = size  # after the data, which would set it anew
         layer.face_color = colours
 
     def show_vectors(self, name: str, data: np.ndarray | None, style: str, colour: str, width: float) -> None:
@@ -264,6 +269,8 @@ class Canvas3D(QWidget):
         """The middle button moves what is shown."""
         if isinstance(event, QMouseEvent):
             kind, middle = event.type(), Qt.MouseButton.MiddleButton
+            if kind == QEvent.Type.MouseMove and not event.buttons() and "gaussians" in self.names():
+                self.hovered.emit(event.position())
             if kind == QEvent.Type.MouseButtonPress and event.button() == middle:
                 self._dragged = event.position()
                 return True

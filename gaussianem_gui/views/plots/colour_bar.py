@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QLinearGradient, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QImage, QLinearGradient, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from gaussianem_gui.explorer.painting import Paint
@@ -39,20 +39,37 @@ class ColourBar(QWidget):
             return f"{paint.name} 1 to {paint.classes}"
         return f"{paint.name} {paint.low:.3g} to {paint.high:.3g} {paint.unit}".strip()
 
+    def below(self, picture: QImage, *, on_white: bool = False) -> QImage:
+        """A picture of the view with the bar below it, as wide as on the screen; the same picture without colours."""
+        if self.paint is None or not self.width():
+            return picture
+        ratio = picture.width() / self.width()
+        whole = QImage(picture.width(), picture.height() + round(self.height() * ratio), picture.format())
+        whole.fill(QColor("white" if on_white else theme.colour("plot")))
+        painter = QPainter(whole)
+        painter.drawImage(0, 0, picture)
+        painter.translate(0, picture.height())
+        painter.scale(ratio, ratio)
+        self._draw(painter, QColor("black" if on_white else theme.colour("muted")))
+        painter.end()
+        return whole
+
     def paintEvent(self, event: QPaintEvent) -> None:
-        if self.paint is None:
-            return
-        painter = QPainter(self)
+        if self.paint is not None:
+            self._draw(QPainter(self), QColor(theme.colour("muted")))
+
+    def _draw(self, painter: QPainter, ink: QColor) -> None:
+        assert self.paint is not None
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         font = painter.font()
         font.setPointSizeF(8.5)
         painter.setFont(font)
-        painter.setPen(QColor(theme.colour("muted")))
+        painter.setPen(ink)
         metrics, middle, left = painter.fontMetrics(), self.height() / 2, 12.0
         painter.drawText(QPointF(left, middle + 4), self.paint.name)
         left += metrics.horizontalAdvance(self.paint.name) + 10
         if self.paint.classes:
-            self._swatches(painter, left)
+            self._swatches(painter, left, ink)
             return
         low, high = f"{self.paint.low:.3g}", f"{self.paint.high:.3g} {self.paint.unit}".strip()
         painter.drawText(QPointF(left, middle + 4), low)
@@ -64,13 +81,13 @@ class ColourBar(QWidget):
         painter.fillRect(QRectF(left, middle - 5, long, 10), ramp)
         painter.drawText(QPointF(left + long + 8, middle + 4), high)
 
-    def _swatches(self, painter: QPainter, left: float) -> None:
+    def _swatches(self, painter: QPainter, left: float, ink: QColor) -> None:
         assert self.paint is not None
         middle = self.height() / 2
         for code, colour in enumerate(class_colours(self.paint.classes)[:-1]):
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor.fromRgbF(*map(float, colour)))
             painter.drawEllipse(QPointF(left + 4, middle), 5, 5)
-            painter.setPen(QColor(theme.colour("muted")))
+            painter.setPen(ink)
             painter.drawText(QPointF(left + 14, middle + 4), str(code + 1))
             left += 36

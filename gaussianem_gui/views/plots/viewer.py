@@ -382,8 +382,12 @@ class Viewer(QWidget):
             return
         positions, density = self._gaussians
         half = self.picture.half_angstrom if self.picture is not None else 50.0
-        self.canvas.show_points(positions * half, half / 40, shade(density))
+        self.canvas.show_points(positions * half, self.gaussian_sizes(half), shade(density))
         self._shown()
+
+    def gaussian_sizes(self, half_angstrom: float) -> float | np.ndarray:  # A
+        """Diameters to draw Gaussians with: all one where their widths are not known."""
+        return half_angstrom / 40
 
     def _shown(self) -> None:
         self.canvas.let_see(inside=self._something_inside())
@@ -407,8 +411,10 @@ class Viewer(QWidget):
         self.canvas.reset_view()
 
     def picture_of_view(self) -> QImage:
-        """What is on the screen."""
-        return self.canvas.image() if self.is_3d() else self.stack.currentWidget().grab().toImage()
+        """What is on the screen, with what its colours mean."""
+        return (
+            self.colour_bar.below(self.canvas.image()) if self.is_3d() else self.stack.currentWidget().grab().toImage()
+        )
 
     def save_picture(self) -> None:
         """Ask for a file name and save what is shown."""

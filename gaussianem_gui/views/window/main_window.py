@@ -139,6 +139,7 @@ class MainWindow(QMainWindow):
             "explore": self.pages.explore_current,
             "by_type": self.toggle_by_type,
             "flow": self.jobs.flow_button.toggle,
+            "flow_page": self.pages.show_flow,
             "find": self.find_job,
             "theme": self.toggle_theme,
             "reset_layout": self.reset_layout,
@@ -192,7 +193,8 @@ class MainWindow(QMainWindow):
         self.pages.home.exploreRequested.connect(self.pages.explore_current)
         self.pane.renamed.connect(self.job_actions.rename)
         self.pane.moreRequested.connect(self._job_menu)
-        for jobs in (self.jobs.list, self.jobs.flow):
+        self.jobs.page_button.clicked.connect(self.pages.show_flow)
+        for jobs in (self.jobs.list, self.jobs.flow, self.pages.flow.graph):
             jobs.menuRequested.connect(self._job_menu)
 
     # --- project ---------------------------------------------------------------------------------------------------
@@ -216,6 +218,7 @@ class MainWindow(QMainWindow):
         model.noted.connect(lambda text: self.toasts.show_toast("info", "Project", text, 12))
         self.jobs.list.set_model(model)
         self.jobs.flow.set_model(model)
+        self.pages.flow.graph.set_model(model)
         remember_project(project.root)
         self.news.sweeps.open(project.root)
         self._last_job = str(QSettings().value(f"last_job/{settings_key(project.root)}", "") or "")
@@ -237,6 +240,7 @@ class MainWindow(QMainWindow):
         self.context.model = None
         self.jobs.list.set_model(None)
         self.jobs.flow.set_model(None)
+        self.pages.flow.graph.set_model(None)
 
     def close_project(self) -> None:
         """Back to the first window."""
@@ -264,6 +268,7 @@ class MainWindow(QMainWindow):
             return
         self.jobs.list.refresh()
         self.jobs.flow.refresh()
+        self.pages.flow.graph.refresh()
         self.jobs.note.setVisible(not model.jobs)
         running = model.counts().get(State.RUNNING, 0)
         waiting = sum(1 for info in model.jobs if info.status.state is State.SCHEDULED and info.status.detail)

@@ -13,6 +13,7 @@ from gaussianem_gui.explorer.sources import explorable
 from gaussianem_gui.forms.next_steps import BEFORE, NextStep
 from gaussianem_gui.project.job import State
 from gaussianem_gui.views.job.compare import Compare
+from gaussianem_gui.views.job.flow_page import FlowPage
 from gaussianem_gui.views.plots.canvas3d import import_napari
 from gaussianem_gui.views.plots.canvas_starter import know_opengl
 from gaussianem_gui.views.plots.viewer_actions import viewer_actions
@@ -35,10 +36,11 @@ class Pages(QObject):
         super().__init__(context)
         self.context = context
         self.welcome, self.home, self.compare = Welcome(), Home(), Compare()
+        self.flow = FlowPage(context.jobs.list.thumbnails)
         self.explorer: Explorer | None = None
         self.loading = EmptyState("explore", "Opening the explorer", "Its libraries are being loaded.")
         self._background = Background(self)
-        for page in (self.welcome, self.home, context.pane, self.compare, self.loading):
+        for page in (self.welcome, self.home, context.pane, self.compare, self.flow, self.loading):
             context.middle.addWidget(page)
         context.jobWanted.connect(self.open_job)
         context.formWanted.connect(self.new_job)
@@ -47,7 +49,8 @@ class Pages(QObject):
         self.compare.closed.connect(self.show_home)
         context.pane.actionRequested.connect(self.actionWanted)
         context.pane.stepRequested.connect(self.take_step)
-        for jobs in (context.jobs.list, context.jobs.flow):
+        self.flow.closed.connect(self.show_home)
+        for jobs in (context.jobs.list, context.jobs.flow, self.flow.graph):
             jobs.opened.connect(self.open_job)
 
     def show_home(self) -> None:
@@ -148,6 +151,13 @@ class Pages(QObject):
             session.reconstructRequested.connect(lambda values: self.new_job("reconstruct", values, []))
         explorer.open(self.context.model, name)
         self.context.middle.setCurrentWidget(explorer)
+
+    def show_flow(self) -> None:
+        """The flow of jobs as a page, all of it in view."""
+        if self.context.model is not None:
+            self.context.middle.setCurrentWidget(self.flow)
+            self.flow.graph.set_current(self.context.job_shown())
+            self.flow.graph.fit()
 
     def compare_selected(self) -> None:
         """Compare the selected jobs."""

@@ -28,7 +28,7 @@ from gaussianem_gui.views.window.workflow_dialog import WorkflowDialog
 
 PARTED = ("new_job", "trash", "cluster")  # a line stands above these in the menu
 DEMO_TEXT = (
-    "A project with 1,000 simulated particles of a molecule whose arm swings and whose lid comes and goes. "
+    "A project with 1,000 simulated particles of the spliceosome: its head and arm turn, and some lack the arm. "
     "It is made in this directory, takes a few megabytes, and runs in minutes without a GPU."
 )
 

@@ -56,6 +56,14 @@ VIEW_ACTIONS = (
         "View",
         "graph",
     ),
+    ViewAction(
+        "flow_page",
+        "Flow of jobs as a page",
+        "Ctrl+Shift+G",
+        "The graph of inputs and outputs with room and zoom",
+        "View",
+        "graph",
+    ),
     ViewAction("find", "Find a job", "Ctrl+F", "Type a part of its name or state", "View", "search"),
     ViewAction(
         "theme",

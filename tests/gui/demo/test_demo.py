@@ -7,32 +7,45 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gemmi
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
+from scipy.spatial.transform import Rotation
 
-from gaussianem_gui.demo.molecule import CORE_RADIUS_ANGSTROM, SWING_DEGREES, frames, write_molecule
-from gaussianem_gui.demo.run import DEMO
+from gaussianem_core.simulation.trajectory import read_trajectory
+from gaussianem_gui.demo.molecule import FRAMES, PARTS, SWING_DEGREES, molecule, write_molecule
+from gaussianem_gui.demo.run import DEMO, RECOVERED, scores
 from gaussianem_gui.execution import workflow
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 
 
-def test_the_arm_swings_about_its_hinge_and_nothing_else_moves(tmp_path: Path) -> None:
-    xyz, chains = frames(9)
-    assert np.ptp(xyz[:, chains != "B"], axis=0).max() == 0
-    arm = xyz[:, chains == "B"]
-    rigid = np.linalg.norm(arm[0, ::50, None] - arm[0, None, ::50], axis=-1)
-    np.testing.assert_allclose(np.linalg.norm(arm[-1, ::50, None] - arm[-1, None, ::50], axis=-1), rigid, atol=1e-9)
-    tip = np.linalg.norm(arm.mean(axis=1)[-1] - arm.mean(axis=1)[0])
-    lever = np.linalg.norm(arm.mean(axis=1)[4] - xyz[0, chains == "A"].mean(axis=0)) - CORE_RADIUS_ANGSTROM + 2.0
-    assert tip == pytest.approx(2 * lever * np.sin(np.radians(SWING_DEGREES)), rel=0.1)
-    # No two residues closer than C-alphas of neighbouring helices come: the parts touch and do not overlap much.
-    near = np.linalg.norm(xyz[4, :, None] - xyz[4, None], axis=-1) + 99 * np.eye(len(chains))
-    assert np.mean(near.min(axis=1) > 3.0) > 0.95
-    count = write_molecule(tmp_path / "m.cif", 3)
-    structure = gemmi.read_structure(str(tmp_path / "m.cif"))
-    assert len(structure) == 3 and structure[0].count_atom_sites() == count == len(chains)
+def test_head_and_arm_turn_as_rigid_bodies_and_nothing_else_moves(tmp_path: Path) -> None:
+    still = molecule()
+    count = write_molecule(tmp_path / "m.npz")
+    read = read_trajectory(tmp_path / "m.npz")
+    xyz = read.positions_angstrom
+    assert xyz.shape == (FRAMES, count, 3) and np.array_equal(read.weights, still["weight"])
+    np.testing.assert_allclose(xyz[FRAMES // 2], still["xyz"], atol=1e-3)  # the middle of the swing is the entry
+    moving = still["head"] | still["arm"]
+    assert not (still["head"] & still["arm"]).any() and np.ptp(xyz[:, ~moving], axis=0).max() < 1e-3
+    for name in PARTS:
+        part = xyz[:, still[name]] - xyz[:, still[name]].mean(axis=1, keepdims=True)
+        turn, left_over = Rotation.align_vectors(part[-1], part[0])
+        assert np.degrees(turn.magnitude()) == pytest.approx(2 * SWING_DEGREES, abs=0.01) and left_over < 0.1
+        np.testing.assert_allclose(read.curves[name][[0, -1]], [-SWING_DEGREES, SWING_DEGREES])
+
+
+def test_the_molecule_is_the_spliceosome(shared_data: Path) -> None:
+    """Every third of the reference's points, which are of the same entry, with the parts that do not move in place."""
+    still = molecule()
+    with np.load(shared_data / "spliceosome" / "spliceosome_motion.npz", allow_pickle=False) as reference:
+        xyz = reference["xyz"][0, ::3].astype(float)
+        for name in PARTS:
+            np.testing.assert_array_equal(still[name], reference[name][::3])
+        np.testing.assert_allclose(still["weight"], 3 * reference["weight"][::3])
+    for part in (still["head"], still["arm"], ~(still["head"] | still["arm"])):
+        np.testing.assert_allclose(pdist(still["xyz"][part].astype(float)), pdist(xyz[part]), atol=2e-3)
 
 
 def test_the_workflow_needs_nothing_from_the_user() -> None:
@@ -42,7 +55,11 @@ def test_the_workflow_needs_nothing_from_the_user() -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("demo")
 def test_the_truth_is_recovered(finished_demo: Path) -> None:
-    assert "The truth was recovered" in (finished_demo.parent / "demo.out").read_text()
+    said = (finished_demo.parent / "demo.out").read_text()
+    assert "The truth was recovered" in said
+    found = scores(json.loads((finished_demo / "Evaluate/job005/evaluate.json").read_text()))
+    assert all(found[name] >= least for name, least in RECOVERED.items())
+    assert f"angle of the head                          R2 {found['head']:.2f}" in said
     project = Project.open(finished_demo)
     states = {info.name: info.status.state for info in project.jobs()}
     made = ("Simulate/job001/", "Preprocess/job002/", "Train/job003/", "Analyze/job004/", "Evaluate/job005/")

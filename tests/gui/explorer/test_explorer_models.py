@@ -421,6 +421,19 @@ def test_shapes_dust_holes_and_combinations():
         masks.union(cut, cut[:10, :10, :10])
 
 
+def test_the_part_of_a_mask_that_belongs_to_some_gaussians():
+    """What is nearer to one of them than to any other, so that the parts of all Gaussians make up the whole."""
+    volume = ball()
+    places = np.array([[-12.0, 0.0, 0.0], [12.0, 0.0, 0.0], [0.0, 12.0, 0.0]])  # x, y, z in Angstrom
+    whole = masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0))
+    parts = [masks.make_mask(volume, masks.MaskRecipe(0.5, 0, 0, gaussians=(i,)), places) for i in range(3)]
+    assert np.array_equal(sum(parts), whole)
+    y, x = (np.argwhere(parts[1] > 0) - 20).T[1:]
+    assert (x >= 0).all() and (x >= y).all() and len(x) > 0.2 * whole.sum()
+    with pytest.raises(InputError, match="3 Gaussians"):
+        masks.make_mask(volume, masks.MaskRecipe(0.5, gaussians=(3,)), places)
+
+
 # --- images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import exploring
@@ -262,14 +263,23 @@ def test_from_a_selection_of_the_demo_to_its_map(finished_demo, window, qtbot):
     assert found["particles"]["used"] == mask.sum() and found["fsc"]["corrected"][2] > 0.5
 
 
+def apart(session, axes: tuple[str, str], state: np.ndarray) -> float:
+    """How far two states lie apart in a plot, in units of their spread."""
+    points = np.stack([session.table.column(axis).values for axis in axes], axis=1)
+    step = np.median(points[state], axis=0) - np.median(points[~state], axis=0)
+    spread = np.cov(points[state].T) + np.cov(points[~state].T)
+    return float(step @ np.linalg.solve(spread, step))
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("demo")
 def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
-    """The real thing: images simulated of molecules with and without a lid, latents that training found."""
+    """The real thing: images simulated of molecules with and without their arm, latents that training found."""
     from gaussianem_core.io.particle_table import read_particles
 
     with np.load(finished_demo / "Simulate/job001/truth.npz", allow_pickle=False) as truth:
-        without = ~truth["present"].astype(bool)
+        real = truth["junk"] == 0  # images of nothing have no state
+        without = ~truth["present"].astype(bool) & real
     assert window.open_project(finished_demo)
     qtbot.waitUntil(lambda: window.model.loaded, timeout=60_000)
     window.pages.open_explorer("Analyze/job004/")
@@ -279,11 +289,12 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
     explorer = window.pages.explorer
     explorer.grid.set_plots(1)
     plot = explorer.grid.plots[0]
-    first, second = explorer.session.table.axes()["Components"][:2]
-    explorer.grid.set_axes(plot, first, second)
+    axes = explorer.session.table.axes()["Components"]
+    pairs = combinations(axes[:4], 2)
+    explorer.grid.set_axes(plot, *max(pairs, key=lambda pair: apart(explorer.session, pair, without)))
     # the states lie side by side, perhaps obliquely: a hand goes round one of them through the emptiest place between
-    centres = [np.median(plot.points[which], axis=0) for which in (~without, without)]
-    spread = sum(np.cov(plot.points[which].T) for which in (~without, without))
+    centres = [np.median(plot.points[which], axis=0) for which in (real & ~without, without)]
+    spread = sum(np.cov(plot.points[which].T) for which in (real & ~without, without))
     across = np.linalg.solve(spread, centres[1] - centres[0])
     along = np.array([-across[1], across[0]])
     height = plot.points @ across
@@ -303,7 +314,7 @@ def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_j
     rows = rows_text(finished_demo / "Simulate/job001/particles.star")
     assert rows_text(picked) == [row for row, c in zip(rows, chosen) if c]
     both = (chosen & without).sum()
-    assert both > 0.95 * without.sum() and both > 0.95 * chosen.sum()
+    assert both > 0.9 * without.sum() and both > 0.9 * (chosen & real).sum()
     # the next job reads them, with their images
     table = read_particles(picked, project_dir=finished_demo)
     assert len(table.image_index) == chosen.sum() and all(stack.is_file() for stack in table.stacks)

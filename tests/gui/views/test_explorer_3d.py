@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PySide6.QtCore import QPoint
 from PySide6.QtGui import QGuiApplication
 from test_explorer import LEFT, explored  # noqa: F401 - a fixture
 
+from gaussianem_core.io.mrc import read_map
 from gaussianem_gui.explorer.volumes import Look
+from gaussianem_gui.views.plots.lasso_3d import Lasso3D, on_screen
 from gaussianem_gui.views.plots.surfaces import prepare
 from gaussianem_gui.views.toolkit.theme import theme
 
@@ -144,6 +148,63 @@ def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
     assert viewer.colour_bar.text() == "Occupancy 0 to 1.25 of the consensus"
     viewer.colour_by.setCurrentIndex(0)
     qtbot.waitUntil(lambda: not viewer.canvas.drawn.values.any(), timeout=60_000)
+
+
+def test_a_written_view_says_what_its_colours_mean(seen, qtbot):
+    explorer, _ = seen
+    viewer = explorer.scene.viewer
+    plain = shot(explorer).shape
+    viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: viewer.colour_bar.isVisible() and not viewer.surfaces.busy(), timeout=60_000)
+    pixels = shot(explorer)
+    bar = pixels[-round(viewer.colour_bar.height() * pixels.shape[1] / viewer.colour_bar.width()) :]
+    assert pixels.shape[1] == plain[1] and len(bar) > 10
+    assert len(np.unique(bar[..., :3].reshape(-1, 3), axis=0)) > 50  # a ramp and its words on white
+    assert (np.abs(bar[0, 0, :3] - 255) < 3).all()
+    assert viewer.picture_of_view().height() > viewer.canvas.image().height()
+
+
+def test_gaussians_are_as_wide_as_they_are_and_a_lasso_round_some_makes_a_mask(seen, qtbot):
+    explorer, _ = seen
+    viewer, panel = explorer.scene.viewer, explorer.panels["Mask"]
+    model = explorer.session.consensus
+    explorer.show_panel(panel)
+    panel.source.setCurrentIndex(panel.source.findData("shown"))
+    panel._source_changed()
+    qtbot.waitUntil(lambda: panel.volume is not None and viewer.canvas.layer("mask") is not None, timeout=60_000)
+    whole = panel.text.full_text()
+    qtbot.mouseClick(panel.lasso, LEFT)
+    layer, native = viewer.canvas.layer("gaussians"), viewer.canvas.view.canvas.native
+    width = 2 * np.sqrt(2 * np.log(2)) * model.sigmas * model.half_angstrom
+    np.testing.assert_allclose(layer.size, width, rtol=1e-3)
+    places = on_screen(viewer.canvas.view, layer)
+    assert ((0 <= places) & (places <= [native.width(), native.height()])).all()
+    assert "wide" in viewer.describe(*places[0]) and not viewer.describe(-50.0, -50.0)
+    # round the half that is seen at the right
+    middle, low, high = float(np.median(places[:, 0])), *(places.min(axis=0) - 5, places.max(axis=0) + 5)
+    outline = [(middle, low[1]), (high[0], low[1]), (high[0], high[1]), (middle, high[1])]
+    lasso = native.findChild(Lasso3D)
+    corners = [QPoint(round(x), round(y)) for x, y in outline]
+    qtbot.mousePress(lasso, LEFT, pos=corners[0])
+    for corner in corners[1:]:
+        qtbot.mouseMove(lasso, corner)
+    qtbot.mouseRelease(lasso, LEFT, pos=corners[-1])
+    clear = np.abs(places[:, 0] - middle) > 1.5  # the outline is in whole pixels
+    np.testing.assert_array_equal(panel.chosen[clear], (places[:, 0] > middle)[clear])
+    qtbot.waitUntil(lambda: "Gaussians: " in panel.text.full_text(), timeout=60_000)
+    assert panel.text.full_text().split(": ")[1] != whole
+    qtbot.mouseClick(panel.save, LEFT)
+    folder = explorer.session.root / "Mask"
+    qtbot.waitUntil(lambda: bool(list(folder.glob("job*/RELION_JOB_EXIT_SUCCESS"))), timeout=60_000)
+    mask = read_map(next(folder.glob("job*/mask.mrc"))).values
+    recipe = json.loads(next(folder.glob("job*/recipe.json")).read_text())
+    assert recipe["gaussians"] == np.flatnonzero(panel.chosen).tolist()
+    # most of what lies at the chosen Gaussians is inside, and nothing at those far from them
+    index = np.rint((model.positions[:, ::-1] + 1) * mask.shape[0] / 2).astype(int).clip(0, mask.shape[0] - 1)
+    inside = mask[tuple(index.T)] > 0.5
+    assert inside[panel.chosen].mean() > inside[~panel.chosen].mean() + 0.3
+    qtbot.mouseClick(panel.everything, LEFT)
+    assert panel.chosen is None and not panel.recipe().gaussians
 
 
 def test_a_model_and_a_map_are_laid_over_and_taken_away(seen, qtbot, tmp_path: Path):

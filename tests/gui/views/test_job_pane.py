@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LONG, finish
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QLabel
+from PySide6.QtWidgets import QLabel, QWidget
 from test_window import answer, notes, preprocessed, running
 
 from gaussianem_core.io.mrc import write_map
@@ -293,3 +293,35 @@ def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, th
         image, rendering = (row[0] for row in panel.montage._rows)
         assert image.pixelColor(8, 8).lightness() > 150 and rendering.pixelColor(8, 8).lightness() > 150
         assert ("inverted" in panel.montage.accessibleName()) == (name == "dark")
+
+
+def test_a_form_is_built_when_it_is_looked_at_and_no_part_of_it_is_a_window(every, qtbot, qapp):
+    """A click on a job is answered before its form is there; what is typed before its values are read stays."""
+    window, train, made = every
+    pane = window.pane
+    window.pages.open_job(train, "Progress")
+    windows: list[object] = []
+
+    class Shown(QObject):
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+            if event.type() == QEvent.Type.Show and isinstance(watched, QWidget) and watched.isWindow():
+                windows.append(watched)
+            return False
+
+    watcher = Shown()
+    qapp.installEventFilter(watcher)
+    try:
+        for name in (made["analyze"], made["train"]):
+            window.pages.open_job(name, "Progress")
+            assert pane.name == name and pane._form is None  # said at once, without its form
+            qtbot.wait(30)
+            assert pane._form is None
+            pane.show_tab("Parameters")
+            assert [f for f in pane.findChildren(OptionForm) if f.isVisible()]
+    finally:
+        qapp.removeEventFilter(watcher)
+    assert not windows
+    form = pane.parameters.form
+    form.rows["epoch"].editor.edit.setText("7")
+    pane.parameters.show_job(window.model.info(made["train"]), {"epoch": 3, "batch": 5})
+    assert form.values()["epoch"] == "7" and form.values()["batch"] == "5"

@@ -516,6 +516,21 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
     qtbot.keyClick(flow, Qt.Key.Key_Up)
     assert opened.pane.name == "Preprocess/job001/"
     opened.trigger("flow")
+    qtbot.mouseClick(opened.jobs.flow_button, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(opened.jobs.page_button, Qt.MouseButton.LeftButton)
+    page = opened.pages.flow
+    assert opened.middle.currentWidget() is page and set(page.graph.nodes) == set(flow.nodes)
+    whole = page.graph.mapFromScene(page.graph.sceneRect()).boundingRect()
+    assert page.graph.viewport().rect().adjusted(-1, -1, 1, 1).contains(whole)  # all of it is in view
+    before = page.percent.text()
+    qtbot.mouseClick(page.findChild(QWidget, "zoomIn"), Qt.MouseButton.LeftButton)
+    assert int(page.percent.text().split()[0]) == pytest.approx(1.25 * int(before.split()[0]), abs=2)
+    qtbot.mouseClick(page.findChild(QWidget, "zoomFit"), Qt.MouseButton.LeftButton)
+    assert page.percent.text() == before
+    place = page.graph.mapFromScene(page.graph.nodes["Train/job002/"].sceneBoundingRect().center())
+    qtbot.mouseClick(page.graph.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert opened.middle.currentWidget() is opened.pane and opened.pane.name == "Train/job002/"
+    opened.trigger("flow")
     opened.find_job()
     qtbot.keyClicks(opened.jobs.filter, "train")
     assert opened.jobs.list.filter.rowCount() == 1
