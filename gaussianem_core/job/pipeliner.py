@@ -132,7 +132,8 @@ class GaussianEMJob(PipelinerJob):
         """The job's artifacts as nodes, with the labels of RELION's graph."""
         for path, kind in self._made().items():
             node, _, rest = ARTIFACTS[kind].partition(".")
-            self.add_output_node(path, node, [word for word in rest.split(".")[1:] if word] + [PREFIX])
+            words = [word for word in rest.split(".")[1:] if word != PREFIX]
+            self.add_output_node(path, node, [*words, PREFIX])
 
     def create_results_display(self) -> list[ResultsDisplayObject]:
         """Figures, maps and the words of the report."""

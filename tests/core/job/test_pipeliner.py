@@ -68,5 +68,6 @@ def test_a_run_leaves_nodes_and_results(tmp_path: Path, monkeypatch: pytest.Monk
     job.create_post_run_output_nodes()
     kinds = {Path(node.name).name: node.type for node in job.output_nodes}
     assert kinds["particles.star"].startswith("ParticleGroupMetadata.star.relion")
+    assert kinds["truth.npz"] == "ProcessData.npz.truth.gaussianem"
     assert kinds["consensus.mrc"].startswith("DensityMap.mrc")
     assert {type(shown).__name__ for shown in job.create_results_display()} & {"ResultsDisplayMapModel"}
