@@ -32,6 +32,7 @@ from gaussianem_core.runtime.readers import read_json_object
 
 Device = Literal["auto", "cpu", "cuda"]
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
+GroupBy = Literal["auto", "none", "rlnGroupName"]
 LATENTS_OF_RECIPE = {"default": "linear", "published": "encoder"}
 """Where the latents of each recipe of train come from, unless ``latents`` says otherwise."""
 
@@ -173,6 +174,13 @@ class PreprocessOptions(NetworkOptions, ComputeOptions, JobOptions):
         widget="file",
         filter="*.mrc *.map",
         produces="map",
+    )
+    group_by: GroupBy = option(
+        "auto",
+        "what tells which images show one particle, for tilt series: a column whose value the rows of one particle "
+        "share; auto takes RELION 5's stacks of tilt images as such and every other row as a particle",
+        group="Input",
+        advanced=True,
     )
     size: int | None = option(
         None,
@@ -639,7 +647,7 @@ class SimulateOptions(ComputeOptions, JobOptions):
         filter="*.pdb *.cif *.npz *.ply",
     )
     output: str = option("simulated", "directory of the output", group="Output", widget="directory")
-    particles: int = option(2000, "number of particle images", group="Images", ge=1, le=100_000_000)
+    particles: int = option(2000, "number of particles", group="Images", ge=1, le=100_000_000)
     box: int = option(64, "box", group="Images", unit="px", ge=8, le=1024)
     apix: float = option(3.0, "pixel size", group="Images", unit="A/px", **within("pixel size"))
     snr: float = option(
@@ -703,6 +711,12 @@ class SimulateOptions(ComputeOptions, JobOptions):
         ge=0,
         le=1000,
     )
+    tilts: int = option(0, "images of each particle in a tilt series; 0 for single images", group="Tilts", ge=0, le=300)
+    tilt_range: float = option(60.0, "largest tilt", group="Tilts", unit="deg", ge=0, le=80, advanced=True)
+    tilt_dose: float = option(3.0, "dose of each image", group="Tilts", unit="e/A^2", ge=0, le=1000, advanced=True)
+    thickness: float = option(
+        1500.0, "of the specimen, which weakens tilted images", group="Tilts", unit="A", ge=0, le=10_000, advanced=True
+    )
     junk: float = option(0.0, "share of the images that hold no such particle", group="Junk", ge=0, lt=1)
     junk_kinds: str = option(
         "noise,fragment", "kinds of junk, in equal shares: noise, fragment, other", group="Junk", advanced=True
@@ -745,6 +759,13 @@ class SimulateOptions(ComputeOptions, JobOptions):
         if not self.missing:
             remedy = "Leave it out, or say with --missing which part it is."
             refuse_unused(self, ("missing_fraction",), "where no part is missing", remedy)
+        if not self.tilts:
+            tilted = ("tilt_range", "tilt_dose", "thickness")
+            refuse_unused(self, tilted, "without tilts", "Leave it out, or give the number of --tilts.")
+        elif self.junk:
+            raise InputError(
+                "--junk", "must be 0 with --tilts: junk is simulated in single images", self.junk, "Leave it out."
+            )
         if not self.junk:
             remedy = "Leave it out, or give the share of --junk."
             refuse_unused(self, ("junk_kinds", "junk_model"), "without junk", remedy)

@@ -44,7 +44,8 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
     check_truth(truth, len(z))
     given_mask = read_mask(options, model)
     consensus_map = read_consensus_map(options, truth_path, truth, model)
-    corrected = read_corrected(options, latents_path, len(z))
+    images = len(z) if truth.rotations is None else len(truth.rotations)
+    corrected = read_corrected(options, latents_path, images)
     refuse_existing(log.directory, ["evaluate.json"], options.overwrite)
     generator = np.random.default_rng(options.seed)
     result: dict[str, Any] = {"particles": len(z), "gaussians": len(model.gaussians), "box": model.configuration.box}
@@ -118,7 +119,7 @@ def read_consensus_map(
 def read_corrected(options: EvaluateOptions, latents_path: Path, count: int) -> ParticleTable | None:
     """The particles file whose poses are scored: as named, else particles.star beside the latents, else None.
 
-    Raises InputError unless it has a row for each latent.
+    Raises InputError unless it has a row for each image.
     """
     beside = latents_path.with_name("particles.star")
     path = optional_input(options, "particles") or (beside if beside.is_file() else None)
@@ -127,7 +128,7 @@ def read_corrected(options: EvaluateOptions, latents_path: Path, count: int) -> 
     table = read_particles(path, find_stacks=False)
     if len(table) != count:
         raise InputError(
-            "particles", f"must have a row for each of the {count} latents", len(table), "Give the whole file."
+            "particles", f"must have a row for each of the {count} images", len(table), "Give the whole file."
         )
     return table
 

@@ -183,6 +183,8 @@ def with_states(
         aberrations.bfactor_angstrom2,
         aberrations.scale,
         unique[:, 2],
+        aberrations.dose,
+        aberrations.weighted,
     )
 
 

@@ -26,7 +26,7 @@ from gaussianem_core.imaging.resampling import largest_box
 from gaussianem_core.imaging.symmetry import symmetry_operators
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.corrected_images import CorrectedImages, Source, ctf_parameters
-from gaussianem_core.io.image_rows import IMAGES, first_rows
+from gaussianem_core.io.image_rows import IMAGES, PARTICLES, first_rows
 from gaussianem_core.io.image_stack import ImageGroup, ImageStack, StackWriter, Volume, read_map
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.particle_table import ParticleTable, expand, read_particles, write_particles_star
@@ -66,7 +66,7 @@ LABELS = {
     "particles": (STAR, "input particles, in order"),
     "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
 }
-SOMETIMES = (ABERRATIONS, IMAGES)
+SOMETIMES = (ABERRATIONS, IMAGES, PARTICLES)
 """Files that only some data need: those of an earlier run must not stay behind."""
 
 DEFAULT_BOX = 128
@@ -127,8 +127,9 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         scale_max=bounds[1],
     )
     gaussians, level, spacing = place(volume.values)
+    what = "particles" if table.particle is None else "images"
     log.message(
-        f"{len(table)} particles of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
+        f"{len(table)} {what} of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
         f"contour level {level:.4g} of the consensus map gives {len(gaussians)} Gaussians, {spacing:.3g} voxels apart"
     )
     rotations = rotations_from_angles(table.angles_deg)
@@ -175,6 +176,8 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         arrays = {POSES: pack_poses(geometry.rotations, geometry.shifts), CTF: geometry.ctf[:, :9]}
         if count < len(table):
             arrays[IMAGES] = image
+        if table.particle is not None:
+            arrays[PARTICLES] = table.particle
         for name, array in arrays.items():
             with atomic_write(stage / name) as file:
                 np.save(file, array)
@@ -194,7 +197,8 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         write_configuration(configuration, stage / CFG)
     for kind, (name, label) in LABELS.items():
         log.artifact(kind, out / name, label)
-    log.artifact("preprocessed", CFG, "prepared data", particles=len(table), gaussians=len(gaussians), box=box)
+    particles = len(table) if table.particle is None else int(table.particle.max()) + 1
+    log.artifact("preprocessed", CFG, "prepared data", particles=particles, gaussians=len(gaussians), box=box)
 
 
 @contextlib.contextmanager
@@ -248,7 +252,10 @@ def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, 
         voltage_kv=options.voltage,
         cs_mm=options.cs,
         amplitude_contrast=options.amplitude_contrast,
+        group_by=options.group_by,
     )
+    if table.particle is not None:
+        tell_tilts(table.particle, options, log)
     if len(table) < 2:
         raise InputError("star_file", "must list at least two particles", len(table), "Give more particles.")
     for note in table.notes:
@@ -275,6 +282,20 @@ def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, 
         return table, np.arange(len(table))
     log.message(f"symmetry {options.symmetry}: {len(operators)} rows for each of {len(table)} images")
     return expand(table, operators), np.repeat(np.arange(len(table)), len(operators))
+
+
+def tell_tilts(particle: np.ndarray, options: PreprocessOptions, log: JobLog) -> None:
+    """Say that particles have several images each; refuse what cannot be done with such."""
+    sizes = np.bincount(particle)
+    if len(symmetry_operators(options.symmetry)) > 1:
+        raise InputError(
+            "--symmetry",
+            "must be left out for tilt series",
+            options.symmetry,
+            "Expand the particles in RELION (relion_particle_symmetry_expand), and give the file that it writes.",
+        )
+    each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    log.message(f"{len(sizes)} particles with {each} images each: a latent for each particle")
 
 
 def given_constants(options: PreprocessOptions) -> dict[str, float]:
@@ -385,6 +406,8 @@ def tell_corrections(aberrations: Aberrations, table: ParticleTable, pixel: floa
         log.message("even aberrations are part of the CTF")
     if aberrations.bfactor_angstrom2.any() or (np.abs(aberrations.scale) != 1).any():
         log.message("B-factors and scales of the CTF are part of it")
+    if aberrations.dose.any():
+        log.message(f"radiation damage of up to {aberrations.dose.max():.0f} e/A^2 is part of the CTF")
 
 
 def resolution_of_phase(aberrations: Aberrations, pixel: float) -> str:

@@ -6,7 +6,9 @@ projection, plus noise of variance 1, as in RELION's normalised particles; the s
 variance of the CTF-applied signal over the whole image divided by the variance of the noise.
 
 Where errors are asked for, the particles file gives wrong poses, offsets and defocus, the contrast varies, and some
-images are junk. What is true of every particle, and what the file says of it, stands in ``truth.npz``.
+images are junk. With tilts each particle has many images (see ``tilts``), and the rows of one share a rlnGroupName; the
+SNR is then that of untilted, undamaged images. What is true of every particle, and what the file says of it, stands in
+``truth.npz``.
 
 ``consensus.mrc`` is the mean of the true maps over the particles, in RELION's scale: the sum of its voxels along the
 beam gives the image. A ``reconstructed`` consensus is what a refinement would have left: back-projection of the noisy
@@ -48,6 +50,7 @@ from gaussianem_core.simulation.half_maps import HalfMaps
 from gaussianem_core.simulation.junk import Junk, draw_junk, replace_junk
 from gaussianem_core.simulation.population import draw_truth
 from gaussianem_core.simulation.rendering import batch_size, clean_images, scale_densities, signal_scale
+from gaussianem_core.simulation.tilts import star_columns, tilt_particles
 from gaussianem_core.simulation.trajectory import read_trajectory
 
 RESULTS = ["particles.star", "particles.mrcs", "consensus.mrc", "truth.npz"]
@@ -65,7 +68,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     reconstruct = options.consensus == "reconstructed"
     refuse_existing(log.directory, RESULTS + HALF_MAPS * reconstruct, options.overwrite)
     device = choose_device(options.device, threads=options.threads)
-    images_bytes = options.particles * options.box**2 * 4
+    images_bytes = options.particles * max(options.tilts, 1) * options.box**2 * 4
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
 
     generator = np.random.default_rng(options.seed)
@@ -77,8 +80,11 @@ def run(options: SimulateOptions, log: JobLog) -> None:
         if left_out := not_simulated(views):
             log.message(f"not simulated, and not written: {', '.join(left_out)} of {views}", "warning")
     half_sets = generator.permutation(np.arange(options.particles) % 2 + 1)
+    if options.tilts:
+        truth, transfer = tilt_particles(truth, transfer, options)
+        half_sets = half_sets[truth.particle]
     junk = draw_junk(options, trajectory, None if other is None else read_trajectory(other))
-    contrast = np.exp(options.contrast_spread * stream(options.seed, "contrast").normal(size=options.particles))
+    contrast = np.exp(options.contrast_spread * stream(options.seed, "contrast").normal(size=len(transfer)))
     truth = replace(
         truth,
         ctf=transfer,
@@ -87,19 +93,23 @@ def run(options: SimulateOptions, log: JobLog) -> None:
         noise_power=noise_spectrum(options),
     )
     truth, given = misinform(truth, options)
+    shown = with_extra(truth, given)
     factor = signal_scale(truth, transfer, options.snr, device, options.projector)
     truth = scale_densities(truth, factor)
     log.message(
         f"{options.particles} particles of box {options.box}, {len(trajectory.positions_angstrom)} frames of "
         f"{len(trajectory.weights)} points, SNR {options.snr:g} (signal variance over the whole image)"
     )
+    if options.tilts:
+        dose = options.tilt_dose * options.tilts
+        log.message(f"{options.tilts} images of each, tilted to {options.tilt_range:g} degrees, {dose:g} e/A^2 in all")
     for line in describe_errors(truth, options):
         log.message(line)
     save_truth(truth, log.directory / "truth.npz")
     half_maps = None
     if reconstruct:
         assert truth.given_rotations is not None and truth.given_shifts is not None
-        half_maps = HalfMaps(truth.given_rotations, truth.given_shifts, given, half_sets, options.box, device)
+        half_maps = HalfMaps(truth.given_rotations, truth.given_shifts, shown, half_sets, options.box, device)
     write_images(truth, junk, factor, half_maps, options, device, log)
     with memory_errors("Use a smaller box"):
         if half_maps is not None:
@@ -113,6 +123,11 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     log.artifact("stack", "particles.mrcs", "particle images")
     log.artifact("map", "consensus.mrc", "FSC-weighted consensus map" if reconstruct else "mean of the true maps")
     log.artifact("truth", "truth.npz", "true states, poses and volumes")
+
+
+def with_extra(truth: Truth, parameters: np.ndarray) -> np.ndarray:  # (I, 9) -> (I, 9 or 15)
+    """CTF parameters with what follows them."""
+    return parameters if truth.ctf_extra is None else np.concatenate([parameters, truth.ctf_extra], axis=1)
 
 
 def describe_errors(truth: Truth, options: SimulateOptions) -> list[str]:
@@ -147,12 +162,15 @@ def write_images(
     """
     assert truth.ctf is not None and truth.contrast is not None and truth.noise_power is not None
     noise = torch.Generator(device).manual_seed(options.seed)
-    table, contrast = (torch.as_tensor(values, device=device) for values in (truth.ctf, truth.contrast))
+    table, contrast = (
+        torch.as_tensor(values, device=device) for values in (with_extra(truth, truth.ctf), truth.contrast)
+    )
+    count = len(table)
     path = log.directory / "particles.mrcs"
-    with StackWriter(path, options.particles, options.box, options.apix) as writer, memory_errors("Use a smaller box"):
+    with StackWriter(path, count, options.box, options.apix) as writer, memory_errors("Use a smaller box"):
         done, written = 0, None
         with ThreadPoolExecutor(1) as disk:  # the next batch is rendered while this one is written
-            for rows in torch.arange(options.particles, device=device).split(batch_size(truth, device)):
+            for rows in torch.arange(count, device=device).split(batch_size(truth, device)):
                 images = clean_images(truth, table, rows, options.projector)
                 if junk is not None:
                     images = replace_junk(images, junk, truth, table, rows, factor, options.projector)
@@ -164,7 +182,7 @@ def write_images(
                     written.result()
                 written = disk.submit(writer.append, ready)
                 done += len(rows)
-                log.progress("simulate", done, options.particles)
+                log.progress("simulate", done, count)
             if written is not None:
                 written.result()
 
@@ -199,8 +217,8 @@ def star_tables(
     stack: str = "particles.mrcs",
 ) -> dict[str, dict[str, Any]]:
     """The optics and particles tables of RELION 3.1 and later: what the data say of themselves, errors included."""
-    n = options.particles
     assert truth.given_rotations is not None and truth.given_shifts is not None
+    n = len(truth.given_rotations)
     rot, tilt, psi = angles_from_rotations(truth.given_rotations).T
     optics, group = np.unique(np.round(transfer[:, 5:8].astype(np.float64), 6), axis=0, return_inverse=True)
     count = len(optics)
@@ -233,5 +251,6 @@ def star_tables(
         "rlnOpticsGroup": (group.reshape(-1) + 1).tolist(),
         **{name: [f"{value:.6f}" for value in column] for name, column in decimals.items()},
         "rlnRandomSubset": half_sets,
+        **(star_columns(truth) if truth.particle is not None else {}),
     }
     return {"optics": optics_table, "particles": particles}

@@ -13,6 +13,7 @@ import contextlib
 import io
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -85,22 +86,24 @@ def run(options: TrainOptions, log: JobLog) -> None:
         recipe = choose_recipe(options)
         plan(recipe, options, log, out)
         problem = load_problem(options, device, log, stack_path)
+        several = "" if problem.group.single else f" of {problem.group.count:,} particles,"
         log.message(
-            f"{problem.count:,} images of {problem.configuration.box} px, {len(problem.gaussians):,} Gaussians; "
-            f"latents {LATENTS[recipe.latents]}; images {PLACES[problem.feed.place]}; {ranks.world} x {device}"
+            f"{problem.count:,} images{several} of {problem.configuration.box} px, {len(problem.gaussians):,} "
+            f"Gaussians; latents {LATENTS[recipe.latents]}; images {PLACES[problem.feed.place]}; "
+            f"{ranks.world} x {device}"
         )
         if not options.resume and ranks.rank == 0:
             remove_results(out)
         with gpu_memory_advice(options.batch, "--batch", "--stack_in_memory host"):
             train(problem, recipe, options, log, out)
             if options.half_sets:
-                for number, (half, rows) in enumerate(half_rows(options, problem.image, log).items()):
+                for number, (half, part) in enumerate(half_sets(options, problem, log).items()):
                     folder = out / half
                     if ranks.rank == 0:
                         folder.mkdir(exist_ok=True)
-                    log.message(f"training {half} of the data, {len(rows)} particles, on its own")
+                    log.message(f"training {half} of the data, {len(part.particles)} particles, on its own")
                     plan(recipe, options, log, folder, part=1 + number)
-                    train(problem.subset(rows), recipe, options, log, folder, rows)
+                    train(problem.subset(part.rows), recipe, options, log, folder, part)
 
 
 def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:
@@ -123,23 +126,36 @@ def remove_results(out: Path) -> None:
                 path.unlink()
 
 
-def half_rows(options: TrainOptions, image: np.ndarray, log: JobLog) -> dict[str, np.ndarray]:
-    """Rows of the two half sets: rlnRandomSubset of particles.star beside the data, or those of odd and even images."""
-    star = Path(options.source_dir) / "particles.star"
+class Part(NamedTuple):
+    """Some ``rows`` of a dataset, those of whole ``particles``, whose numbers there these are."""
+
+    rows: np.ndarray
+    particles: np.ndarray
+
+
+def half_sets(options: TrainOptions, problem: Problem, log: JobLog) -> dict[str, Part]:
+    """The two half sets: rlnRandomSubset of particles.star beside the data, or odd and even particles."""
+    star, group = Path(options.source_dir) / "particles.star", problem.group
+    particle, halves = group.particle.cpu().numpy(), None
     if star.exists() and "rlnRandomSubset" in column_names(star):
         subset = np.asarray(read_particle_column(star, "rlnRandomSubset")).astype(int)
-        if len(subset) == len(image) and set(np.unique(subset)) == {1, 2}:
-            return {half: np.flatnonzero(subset == i) for i, half in enumerate(HALVES, start=1)}
-    log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
-    return {half: np.flatnonzero(image % 2 == i) for i, half in enumerate(HALVES)}
+        if len(subset) == problem.count:
+            subset = subset[group.first.cpu().numpy()]
+        if len(subset) == group.count and set(np.unique(subset)) == {1, 2}:
+            halves = subset[particle] - 1
+    if halves is None:
+        log.message("no rlnRandomSubset beside the data: the half sets are odd and even particles", "warning")
+        halves = problem.unit % 2
+    rows = [np.flatnonzero(halves == i) for i in range(len(HALVES))]
+    return {half: Part(own, np.unique(particle[own])) for half, own in zip(HALVES, rows)}
 
 
 def train(
-    problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, rows: np.ndarray | None = None
+    problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: Part | None = None
 ) -> None:
     """From the start, or the checkpoint in ``out``, to the results: epochs with a checkpoint each, then the latents.
 
-    ``rows``: numbers of these particles in the whole dataset, where they are a part of it.
+    ``part``: which these are of the whole dataset, where they are a part of it.
     """
     main = distributed().rank == 0
     if options.resume and (out / STATE).exists():
@@ -172,7 +188,7 @@ def train(
             figures = refine_latents(trainer, log, recipe.refine, 1.0)
         teaching.teach_encoder(trainer, log)
     if main:
-        write_results(trainer, log, out, rows, {name: value.cpu().numpy() for name, value in figures.items()})
+        write_results(trainer, log, out, part, {name: value.cpu().numpy() for name, value in figures.items()})
 
 
 def weights_of(trainer: Trainer, out: Path) -> Path:
@@ -199,7 +215,9 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     forward.gauge = linear.model.fields.gauge
     noise.power.copy_(linear.noise_power)
     active = torch.arange(forward.zdim, device=problem.device) < linear.count
-    found = joint_posterior.estimate(linear.measured, linear.widths, linear.junk, active, options.seed, 0, log)
+    found = joint_posterior.estimate(
+        linear.measured, linear.widths, linear.junk, active, problem.group, options.seed, 0, log
+    )
     trainer = Trainer(problem, recipe, options, forward, noise, *found, linear.model.consensus)
     if linear.count:
         teaching.teach_decoder(trainer, linear.model.fields, log)
@@ -245,9 +263,9 @@ def refine_latents(trainer: Trainer, log: JobLog, rounds: int, prior: float) -> 
 def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
     """What a watcher wants to see after each epoch: latents of some particles, a few images and their renderings."""
     generator = np.random.default_rng(trainer.options.seed)
-    chosen = np.sort(generator.permutation(trainer.problem.count)[:PROBE_LATENTS])
+    chosen = np.sort(generator.permutation(trainer.problem.group.count)[:PROBE_LATENTS])
     index = torch.from_numpy(chosen).to(trainer.device)
-    rows = index[:PROBE_IMAGES]
+    rows = trainer.problem.group.first[index[:PROBE_IMAGES]]
     z = trainer.table.mean[index]
     forward = trainer.forward.eval()
     renderings = forward.render(z[: len(rows)], trainer.problem.views.rows(rows), forward.embed())
@@ -276,7 +294,7 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     generator = np.random.default_rng(trainer.options.seed)
     z = trainer.table.mean.cpu().numpy()
     if trainer.latents_sampled:
-        z = z[(trainer.corrections.junk.probability < 0.5).cpu().numpy()]
+        z = z[corrections.real_particles(trainer.corrections, trainer.problem.group).cpu().numpy()]
     z = z[generator.permutation(len(z))[:VOLUMES]]
     configuration, forward = trainer.problem.configuration, trainer.forward
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"
@@ -298,24 +316,24 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     return detail
 
 
-def write_results(
-    trainer: Trainer, log: JobLog, out: Path, rows: np.ndarray | None, figures: dict[str, np.ndarray]
-) -> None:
+def write_results(trainer: Trainer, log: JobLog, out: Path, part: Part | None, figures: dict[str, np.ndarray]) -> None:
     """The final weights, the latents in row order, the refined Gaussians and the noise spectrum."""
     last, table = trainer.epochs - 1, trainer.table
     weights, latents = out / f"weights.{last}.pkl", out / f"weights.{last}.output.pkl"
     state = trainer.published_state()
-    if rows is None and (detail := find_detail(trainer, log)) is not None:  # half sets must share nothing
+    if part is None and (detail := find_detail(trainer, log)) is not None:  # half sets must share nothing
         state["detail"] = detail.cpu()
     save_checkpoint(state, weights)
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if trainer.recipe.corrects:
-        more |= corrections.arrays(trainer.corrections)
-        corrections.report(trainer.corrections, trainer.problem.image, trainer.recipe.weigh_junk, log)
+        more |= corrections.arrays(trainer.corrections, trainer.problem.group)
+        corrections.report(trainer.corrections, trainer.problem, trainer.recipe.weigh_junk, log)
         star = resolve_input(trainer.options, "cfg").with_name("particles.star")
-        corrections.write_particles(trainer.corrections, trainer.problem, star, out, rows, log)
-    if rows is not None:
-        more["ind"] = rows[:, None]
+        corrections.write_particles(
+            trainer.corrections, trainer.problem, star, out, None if part is None else part.rows, log
+        )
+    if part is not None:
+        more["ind"] = part.particles[:, None]
     save_latents(latents, table.mean.cpu().numpy(), table.log_variance.cpu().numpy(), **more)
     gaussians = trainer.forward.gaussians
     write_gaussians(gaussians, out / REFINED)

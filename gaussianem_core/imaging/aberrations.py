@@ -22,6 +22,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,8 @@ class Aberrations:
     odd_zernike, even_zernike : (G, T) rad A^n, see the module; T may be 0.
     state : (G,) of ``State``.
     bfactor_angstrom2, scale : (N,) envelope exp(-B k^2 / 4) and factor of each image's signal.
+    dose : (N,) electrons per A^2 before the image, which have damaged the particle (see ``ctf.envelope``).
+    weighted : (N,) 1 for images that were multiplied by this envelope (also where they were not by their CTF).
     floor : (G,) of a premultiplied image's CTF (see ``correction``); 0 for others.
     """
 
@@ -78,13 +81,15 @@ class Aberrations:
     bfactor_angstrom2: Floats
     scale: Floats
     floor: Floats
+    dose: Floats
+    weighted: Floats
 
     @classmethod
     def none(cls, n: int) -> Aberrations:
         """N plain images."""
         no = np.zeros((1, 0))
         one = (np.zeros(n, np.int32), np.eye(2)[None], no, no, np.zeros(1, np.int8))
-        return cls(*one, np.zeros(n), np.ones(n), np.zeros(1))
+        return cls(*one, np.zeros(n), np.ones(n), np.zeros(1), np.zeros(n), np.zeros(n))
 
     def __len__(self) -> int:
         return len(self.group)
@@ -104,22 +109,24 @@ class Aberrations:
         """Whether there is nothing but the nine columns of ``ctf.npy``, and nothing was taken off the images."""
         return not (self.magnified.any() or self.odd_zernike.any() or self.state.any() or self.extra_columns().size)
 
-    def extra_columns(self) -> npt.NDArray[np.float32]:  # -> (N, 4 + T) or (N, 0)
+    def extra_columns(self) -> npt.NDArray[np.float32]:  # -> (N, 6 + T) or (N, 0)
         """What the model needs behind the nine columns (see ``ctf.EXTRA``); no columns where all of it is nothing."""
         even = np.where(self.corrected[:, None], 0.0, self.even_zernike)  # no CTF is left whose argument they change
         even = even if even.any() else even[:, :0]
-        envelope = self.bfactor_angstrom2.any() or (self.scale != 1).any()
+        envelope = self.bfactor_angstrom2.any() or (self.scale != 1).any() or self.dose.any()
         flipped = (self.state == State.FLIPPED).astype(np.float64)
         if not (envelope or even.size or flipped.any() or self.floor.any()):
             return np.zeros((len(self), 0), np.float32)
-        first = np.stack([self.bfactor_angstrom2, self.scale, flipped[self.group], self.floor[self.group]], axis=1)
+        of_group = (flipped[self.group], self.floor[self.group])
+        first = np.stack([self.bfactor_angstrom2, self.scale, *of_group, self.dose, self.weighted], axis=1)
         return np.concatenate([first, even[self.group]], axis=1).astype(np.float32)
 
     def rows(self, index: npt.NDArray[np.integer]) -> Aberrations:
         """The same for some of the particles, in that order (repeats allowed)."""
         of_group = (self.magnification, self.odd_zernike, self.even_zernike, self.state)
         particles = (self.bfactor_angstrom2[index], self.scale[index])
-        return Aberrations(self.group[index], *of_group, *particles, self.floor)
+        damage = (self.dose[index], self.weighted[index])
+        return Aberrations(self.group[index], *of_group, *particles, self.floor, *damage)
 
 
 def odd_phase(odd_zernike: npt.ArrayLike, box: int, pixel_angstrom: float) -> Floats:  # (..., T) -> (..., D, D//2+1)
@@ -196,6 +203,8 @@ _DIMENSIONS = {
     "bfactor_angstrom2": 1,
     "scale": 1,
     "floor": 1,
+    "dose": 1,
+    "weighted": 1,
 }
 
 
@@ -215,7 +224,9 @@ def load_aberrations(path: Path | str, count: int) -> Aberrations:
     """
     remedy = "Run preprocess again."
     names = frozenset(Aberrations.__dataclass_fields__)
-    arrays = read_npz(path, "aberrations", remedy, names)
+    arrays: dict[str, npt.NDArray[Any]] = dict(read_npz(path, "aberrations", remedy, names))
+    if "dose" not in arrays and "group" in arrays:  # of older versions, which knew no tilt series
+        arrays |= {name: np.zeros(len(arrays["group"])) for name in ("dose", "weighted")}
     if missing := names - set(arrays):
         raise InputError(str(path), "must hold the aberrations of the particles", f"no {sorted(missing)[0]}", remedy)
     if any(arrays[name].ndim != n for name, n in _DIMENSIONS.items()):
@@ -223,7 +234,10 @@ def load_aberrations(path: Path | str, count: int) -> Aberrations:
     found = Aberrations(**arrays)
     groups = len(found.magnification)
     per_group = (found.odd_zernike, found.even_zernike, found.state, found.floor)
-    if any(len(values) != count for values in (found.group, found.bfactor_angstrom2, found.scale)):
+    if any(
+        len(values) != count
+        for values in (found.group, found.bfactor_angstrom2, found.scale, found.dose, found.weighted)
+    ):
         raise InputError(str(path), f"must have one row for each of the {count} particles", len(found), remedy)
     if any(len(values) != groups for values in per_group) or found.magnification.shape[1:] != (2, 2):
         raise InputError(str(path), "must have one row for each group", [len(v) for v in per_group], remedy)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from gaussianem_core.imaging.aberrations import Aberrations, State, odd_phase
-from gaussianem_core.imaging.ctf import COLUMNS, ctf
+from gaussianem_core.imaging.ctf import COLUMNS, LEAST_WEIGHT, ctf, envelope
 from gaussianem_core.imaging.resampling import Sampling, resample
 
 
@@ -55,6 +55,11 @@ def correct_images(
     if correction.state is State.PREMULTIPLIED:
         back = (contrast(parameters, box).square() + correction.floor**2).rsqrt()
         factor = back if factor is None else back * factor
+    if parameters.shape[-1] > len(COLUMNS) and (weighted := parameters[:, 14] > 0).any():
+        # What its dose and tilt leave of the signal weighs the noise too: that is taken off again.
+        even = (envelope(parameters, box).square() + LEAST_WEIGHT**2).rsqrt()
+        even = torch.where(weighted[:, None, None], even, torch.ones_like(even))
+        factor = even if factor is None else even * factor
     if factor is None:
         return small
     dtype = torch.complex64 if factor.is_complex() else torch.float32
@@ -65,7 +70,7 @@ def contrast(parameters: torch.Tensor, box: int) -> torch.Tensor:  # (n, 9 + ...
     """sin chi: the CTF in RELION's sign, without envelope and scale, whatever was done to the images."""
     plain = parameters.clone()
     if plain.shape[-1] > len(COLUMNS):
-        plain[:, 9:13] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+        plain[:, 9:15] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     return -ctf(plain, box)
 
 

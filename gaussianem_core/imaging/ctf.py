@@ -43,25 +43,29 @@ COLUMNS = (
 )
 """Columns of ``ctf.npy``, by their names in ``ranges.RANGES``."""
 
-EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor")
+EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor", "dose (e/A^2)", "weighted")
 """Columns that may follow, and even Zernike coefficients behind them (see ``aberrations``)."""
 
+LEAST_WEIGHT = 0.05
+"""Envelope below which an image that was multiplied by it is not divided by it again."""
 
-def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
+
+def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 15 + T) -> (..., box, box//2+1)
     """CTF on the ``rfft2`` grid (zero frequency first) of images with ``box`` pixels of ``parameters[..., 1]`` A.
 
     Tensors are computed in float32, arrays in their own precision.
     Rohou and Grigorieff (J. Struct. Biol. 192, 2015), eq. 2-4:
     chi = pi lambda k^2 (df - lambda^2 k^2 Cs / 2) + phase shift + asin(amplitude contrast);  CTF = -sin(chi).
 
-    With the columns ``EXTRA``, B, s, p and f, and T even Zernike coefficients, whose sum E(k) is subtracted from chi,
-    C = -sin(chi - E), and the transfer is s exp(-B k^2 / 4) times C; or -|C| with p = 1, for phase-flipped images; or,
-    with f > 0, for images that were multiplied by their CTF, -C^2 / sqrt(C^2 + f^2) (see ``correction``).
+    With the columns ``EXTRA``, B, s, p, f, dose and w, and T even Zernike coefficients, whose sum E(k) is subtracted
+    from chi, C = -sin(chi - E), and the transfer is the :func:`envelope` times C; or -|C| with p = 1, for phase-flipped
+    images; or, with f > 0, for images that were multiplied by their CTF, -C^2 / sqrt(C^2 + f^2) (see ``correction``).
+    With w = 1, for images that were multiplied by their envelope e, that is e^2 / sqrt(e^2 + LEAST_WEIGHT^2).
     """
     return _transfer(parameters, box, slope=False)
 
 
-def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 13 + T) -> (..., box, box//2+1)
+def ctf_by_defocus(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 15 + T) -> (..., box, box//2+1)
     """Derivative of :func:`ctf` by a change of both defocus values, per Angstrom."""
     return _transfer(parameters, box, slope=True)
 
@@ -87,17 +91,36 @@ def _transfer(parameters: Array, box: int, slope: bool) -> Array:
         return -xp.sin(chi)
     if plain:
         return -xp.cos(chi) * by_defocus
-    bfactor, scale, flipped, floor = (p[..., i, None, None] for i in range(9, 13))
-    chi = chi - zernike_sum(p[..., 13:], kx, ky, odd=False)
-    value, envelope = -xp.sin(chi), scale * xp.exp(-0.25 * bfactor * k2)
+    flipped, floor, weighted = (p[..., i, None, None] for i in (11, 12, 14))
+    chi = chi - zernike_sum(p[..., 15:], kx, ky, odd=False)
+    value, weight = -xp.sin(chi), _envelope(p, k2, xp)
+    twice_weighted = weight * xp.abs(weight) / xp.sqrt(xp.square(weight) + LEAST_WEIGHT**2)
+    weight = xp.where(weighted > 0, twice_weighted, weight)
     sign = xp.where(flipped > 0, -xp.sign(value), xp.ones_like(value))
     value = sign * value
     squared = xp.square(value)
     whole = squared + xp.square(floor) + (floor == 0)
     if not slope:
-        return envelope * xp.where(floor > 0, -squared / xp.sqrt(whole), value)
+        return weight * xp.where(floor > 0, -squared / xp.sqrt(whole), value)
     change = -xp.cos(chi) * by_defocus * sign
-    return envelope * xp.where(floor > 0, -value * (whole + xp.square(floor)) / whole**1.5 * change, change)
+    return weight * xp.where(floor > 0, -value * (whole + xp.square(floor)) / whole**1.5 * change, change)
+
+
+def envelope(parameters: Array, box: int) -> Array:  # (..., 15 + T) -> (..., box, box//2+1)
+    """What weakens an image's signal: s exp(-B k^2 / 4) exp(-dose / (2 N(k))), with the dose N(k) at which radiation
+    has weakened the amplitude at k (1/A) to exp(-1/2), N = 0.245 k^-1.665 + 2.81 e/A^2 (Grant and Grigorieff, eLife 4,
+    2015, eq. 3; as RELION has it, for any voltage)."""
+    xp, where = _library(parameters)
+    pixel = parameters[..., 1, None, None]
+    ky, kx = xp.fft.fftfreq(box, **where)[:, None] / pixel, xp.fft.rfftfreq(box, **where)[None, :] / pixel
+    return _envelope(parameters, xp.square(kx) + xp.square(ky), xp)
+
+
+def _envelope(p: Any, k2: Any, xp: Any) -> Any:
+    bfactor, scale, dose = (p[..., i, None, None] for i in (9, 10, 13))
+    weight = scale * xp.exp(-0.25 * bfactor * k2)
+    critical = 0.245 * xp.where(k2 > 0, k2, xp.ones_like(k2)) ** -0.8325 + 2.81
+    return weight * xp.where(k2 > 0, xp.exp(-0.5 * dose / critical), xp.ones_like(k2))
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)
@@ -113,7 +136,7 @@ def _library(array: np.ndarray | torch.Tensor) -> tuple[Any, dict[str, torch.dev
     return sys.modules["torch"], {"device": array.device}  # there is a tensor, so torch is loaded
 
 
-def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 13 + T) float32
+def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 15 + T) float32
     """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0, and behind them the columns that
     ``aberrations.npz`` beside it adds (see :func:`ctf`).
 

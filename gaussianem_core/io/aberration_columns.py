@@ -143,6 +143,8 @@ def _made(
         np.abs(bfactor),
         scale,
         np.where(state == State.PREMULTIPLIED, FLOOR, 0.0),
+        np.broadcast_to(numbers.get("dose", none.dose), n),
+        np.broadcast_to(numbers.get("weighted", none.weighted), n),
     )
 
 

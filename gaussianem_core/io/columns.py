@@ -46,6 +46,7 @@ class Meaning(NamedTuple):
     neutral: tuple[float, ...] = ()
 
 
+TILT_SERIES = "rlnTomo*"
 USED, REFUSED, IGNORED = Use.USED, Use.REFUSED, Use.IGNORED
 _LEAVE_OUT = "Correct the images for it where they are made, or remove the column to leave it out."
 
@@ -102,9 +103,9 @@ RELION: tuple[Meaning, ...] = (
     ),
     Meaning(
         REFUSED,
-        "Tilt series are not supported: use a single-particle refinement.",
+        "Tilt series come with their geometry: give the optimisation_set.star that names these particles.",
         (
-            "rlnTomo*",
+            TILT_SERIES,
             "rlnTomogram*",
             "rlnCtfBfactorPerElectronDose",
         ),
@@ -426,8 +427,10 @@ def meaning(name: str, table: Sequence[Meaning]) -> Meaning | None:
     return next((row for row in table if any(fnmatchcase(name, pattern) for pattern in row.names)), None)
 
 
-def check_star_columns(tables: Iterable[StarTable]) -> tuple[str, ...]:
+def check_star_columns(tables: Iterable[StarTable], tilts: bool = False) -> tuple[str, ...]:
     """Go through the columns of particles and optics groups; returns what is to be said of them.
+
+    ``tilts``: of tilt series, whose own columns are read elsewhere (see ``tilt_series``).
 
     Raises InputError for a column that would change images and is not supported, unless its values are neutral.
     """
@@ -438,6 +441,8 @@ def check_star_columns(tables: Iterable[StarTable]) -> tuple[str, ...]:
             found = meaning(name, RELION)
             if found is None:
                 unknown.append(name)
+            elif found.use is REFUSED and tilts and TILT_SERIES in found.names:
+                continue
             elif found.use is REFUSED:
                 texts, row = read_columns(table, text=[name])[1][name]
                 bad = np.array([not _is_neutral(text, found.neutral) for text in texts])[row]

@@ -20,7 +20,7 @@ from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.pose import angles_from_rotations, rotations_from_angles
 from gaussianem_core.imaging.symmetry import symmetry_mates
 from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
-from gaussianem_core.io.image_rows import first_rows, number_images
+from gaussianem_core.io.image_rows import Numbers, count_in_order, first_rows, number_images
 from gaussianem_core.io.mrc import MrcHeader, read_header
 from gaussianem_core.io.particle_rows import (
     selection_mask,
@@ -29,11 +29,14 @@ from gaussianem_core.io.particle_rows import (
     write_star_copies,
     write_star_rows,
 )
-from gaussianem_core.io.relion import POSE_COLUMNS, read_relion
+from gaussianem_core.io.relion import POSE_COLUMNS, read_relion, read_relion_tilts
 from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.io.stack_paths import resolve_stacks
-from gaussianem_core.io.star import find_particle_table, read_column, scan_star
+from gaussianem_core.io.star import find_particle_table, quote, read_column, scan_star
+from gaussianem_core.io.tilt_series import SET, SET_COLUMNS, files_of_set, holds_tilt_particles, is_set, set_beside
+from gaussianem_core.options import GroupBy
 from gaussianem_core.ranges import RANGES, refuse_defocus_in_micrometres, refuse_outside, refuse_rows
+from gaussianem_core.runtime.files import write_atomically
 
 __all__ = [
     "ParticleTable",
@@ -49,7 +52,13 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+DOSE = "rlnMicrographPreExposure"
+"""Dose before an image, in files whose rows are grouped and have no B-factor for it."""
+
 SAME_POSE = 1e-3  # largest difference of entries of rotation matrices that are one pose
+MOST_TILTS = 300
+"""Images of one particle at most: tilt series have up to 120 or so."""
+
 _HEADER_THREADS = 8  # headers of many stacks on a network disk wait for the disk, not for the processor
 _DEFAULTS = {
     "defocus_u_angstrom": np.nan,
@@ -75,7 +84,7 @@ _CTF_RANGES = {
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """N particles in the order of their file.
+    """N images in the order of their file: each a particle, or several a particle in tilt series.
 
     Attributes
     ----------
@@ -95,7 +104,10 @@ class ParticleTable:
     data_sign : (N,) +1 white protein, -1 dark, 0 unknown (cryoSPARC's blob/sign).
     micrographs, micrograph_index : unique names, and (N,) index into them, -1 without.
     uid : (N,) cryoSPARC's uid, or None.
-    source_row : (N,) row of the source that each is a copy of, where rows were added to it (see ``expand``).
+    source_row : (N,) row of the source that each is a copy of, where rows were added to it (see ``expand``), or an
+        image of, where a row of the source is a particle of many images; None: the same row.
+    tomograms : the file with the geometry of tilt series, where a row of the source is a particle of many images.
+    particle : (N,) number of each image's particle, counted in the order of the file; None: each image is a particle.
     stack_headers : header of each stack, or () when they were not looked for.
     notes : what the user should know of how the file was read.
     """
@@ -126,6 +138,8 @@ class ParticleTable:
     stack_headers: tuple[MrcHeader, ...] = ()
     notes: tuple[str, ...] = ()
     source_row: npt.NDArray[np.int64] | None = None
+    particle: npt.NDArray[np.int64] | None = None
+    tomograms: Path | None = None
 
     def __len__(self) -> int:
         return len(self.stack_index)
@@ -154,6 +168,7 @@ def read_particles(
     cs_mm: float | None = None,
     amplitude_contrast: float | None = None,
     pixel_size_option: str = "--apix",
+    group_by: GroupBy = "auto",
 ) -> ParticleTable:
     """Read a RELION or cryoSPARC particle file, find its stacks and check everything that can be checked cheaply.
 
@@ -167,6 +182,7 @@ def read_particles(
     pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : of all images, used where the file has none; a file
         that has one must agree.
     pixel_size_option : what the user gives the pixel size by, for messages.
+    group_by : what tells which images show one particle (see :func:`particles_of_groups`).
 
     Raises
     ------
@@ -174,7 +190,7 @@ def read_particles(
         groups, stacks missing, truncated, of another box or with too few images, unknown pixel size.
     """
     path, passthrough = particle_files(path, passthrough)
-    uid = None
+    uid, tomograms = None, None
     constants = {"voltage_kv": voltage_kv, "cs_mm": cs_mm, "amplitude_contrast": amplitude_contrast}
     given = {name: value for name, value in constants.items() if value is not None}
     if path.suffix.lower() == ".cs":
@@ -183,9 +199,14 @@ def read_particles(
         )
     elif passthrough:
         raise InputError("passthrough", "must come with a cryoSPARC .cs file", path, "Leave it out for STAR files.")
+    elif (geometry := tilt_geometry(path, project_dir, group_by)) is not None:
+        path, tomograms = geometry
+        columns, stacks, micrographs, aberrations, notes = read_relion_tilts(path, tomograms, project_dir)
     else:
         columns, stacks, micrographs, aberrations, notes = read_relion(path, require_pose, require_ctf, given)
     n = len(stacks[1])
+    if group_by == "rlnGroupName" and not aberrations.bfactor_angstrom2.any() and DOSE in column_names(path):
+        aberrations = replace(aberrations, dose=np.asarray(read_particle_column(path, DOSE), np.float64))
     columns["pixel_size_angstrom"] = _pixel_size(
         path,
         columns.get("pixel_size_angstrom"),
@@ -215,6 +236,8 @@ def read_particles(
         files = resolve_stacks(names, path, data_dir, project_dir)
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
             headers = tuple(pool.map(read_header, files))
+        if tomograms is not None:
+            image_index = _places_in_stacks(path, headers, index, image_index, columns)
         unnumbered = columns.get("unnumbered", np.zeros(n)) > 0
         box = _check_stacks(path, headers, index, image_index, unnumbered, box)
     if require_pose:
@@ -234,11 +257,58 @@ def read_particles(
         data_sign=_whole(path, columns, "data_sign", n, 0).astype(np.int8),
         micrographs=tuple(micrographs[0]) if micrographs else (),
         micrograph_index=micrographs[1] if micrographs else np.full(n, -1, np.int32),
+        particle=particles_of_groups(path, group_by) if tomograms is None else columns["particle"].astype(np.int64),
+        source_row=None if tomograms is None else columns["particle"].astype(np.int64),
+        tomograms=tomograms,
         uid=uid,
         stack_headers=headers,
         aberrations=aberrations,
-        notes=notes,
+        notes=notes if tomograms is not None else (*notes, *seen_groups(path, group_by)),
         **full,
+    )
+
+
+def particles_of_groups(path: Path, group_by: GroupBy) -> Numbers | None:
+    """Particle of each row (N,), where the rows of one share a value of the column ``group_by``; None: each row is one.
+
+    A single-particle file's rlnGroupName names groups of micrographs, which no program tells from tilt series: so this
+    is done only where it is asked for. Raises InputError without the column, or for groups too large to be particles.
+    """
+    if group_by in ("auto", "none"):
+        return None
+    if group_by not in column_names(path):
+        raise InputError("--group_by", f"must be a column of {path}", group_by, "Leave it out, or add the column.")
+    particle = count_in_order(read_particle_column(path, group_by).astype(str))
+    sizes = np.bincount(particle)
+    if sizes.max() > MOST_TILTS:
+        raise InputError(
+            "--group_by",
+            f"must name particles, of at most {MOST_TILTS} images each",
+            f"{len(sizes)} groups of up to {sizes.max()} rows of one {group_by} in {path}",
+            "In single-particle files this column names groups of micrographs: leave --group_by out.",
+        )
+    return None if len(sizes) == len(particle) else particle
+
+
+def seen_groups(path: Path, group_by: GroupBy) -> tuple[str, ...]:
+    """What is to be said of a file whose rows look like the images of tilt series, and are not taken so.
+
+    Exports of WarpTools and M give each row the B-factor of its dose and the cosine of its tilt as scale, so that both
+    change from row to row of one group, and repeat from group to group.
+    """
+    names = ("rlnGroupName", "rlnCtfBfactor", "rlnCtfScalefactor")
+    if group_by != "auto" or path.suffix == ".cs" or not set(names) <= set(column_names(path)):
+        return ()
+    group, dose, scale = (read_particle_column(path, name) for name in names)
+    number = count_in_order(group.astype(str))
+    sizes = np.bincount(number)
+    pairs = len(np.unique(np.stack([number, *(count_in_order(v) for v in (dose, scale))]), axis=1).T)
+    if sizes.max() > MOST_TILTS or sizes.min() < 2 or len(np.unique(dose)) > MOST_TILTS or pairs < 0.9 * len(number):
+        return ()
+    return (
+        f"each row is taken as a particle, but rows of one rlnGroupName ({len(sizes)} groups of {sizes.min()} to "
+        f"{sizes.max()}) differ in dose and tilt as the images of one tilted particle do; if a group is one particle, "
+        "give --group_by rlnGroupName",
     )
 
 
@@ -327,6 +397,46 @@ def _refuse_far(path: Path, shifts: Floats, pixel_size: Floats, box: npt.NDArray
     )
 
 
+def tilt_geometry(
+    path: Path, project_dir: str | os.PathLike[str] | None, group_by: GroupBy
+) -> tuple[Path, Path] | None:
+    """Particles and tomograms of RELION 5's tilt series, where ``path`` is their optimisation set or such particles
+    with a set beside them; None for other files. Raises InputError where a set is missing."""
+    tables = scan_star(path)
+    if not is_set(tables) and not holds_tilt_particles(tables):
+        return None
+    if group_by != "auto":
+        raise InputError(
+            "--group_by",
+            "must be auto for RELION 5's tilt series, in which a row is a particle",
+            group_by,
+            "Leave it out.",
+        )
+    return files_of_set(path if is_set(tables) else set_beside(path, project_dir), project_dir)
+
+
+def _places_in_stacks(
+    path: Path,
+    headers: Sequence[MrcHeader],
+    index: npt.NDArray[np.int32],
+    image_index: npt.NDArray[np.int64],
+    columns: Mapping[str, Floats],
+) -> npt.NDArray[np.int64]:
+    """Number of each tilt image in its stack: RELION's hold a particle's visible images alone, WarpTools' all."""
+    held = np.array([header.shape[0] for header in headers])[index]
+    own = np.bincount(columns["particle"].astype(np.int64))[columns["particle"].astype(np.int64)]
+    whole = held == columns["frames"]
+    refuse_rows(
+        ~whole & (held != own),
+        path,
+        "rlnImageName",
+        "must be a stack of the visible images of the series, or of all",
+        [f"{h} images for {o} visible of {f:.0f}" for h, o, f in zip(held, own, columns["frames"])],
+        "Particles and stacks belong to different jobs: extract the particles again.",
+    )
+    return np.where(whole, columns["frame"], image_index).astype(np.int64)
+
+
 def _check_stacks(
     path: Path,
     headers: Sequence[MrcHeader],
@@ -351,8 +461,7 @@ def _check_stacks(
             "rlnImageName",
             f"must be number@stack where the stack holds several images, as {first.path} with its {first.shape[0]}",
             [first.path.name] * len(index),
-            "Write which image each row means; RELION 5's stacks of tilt images look like this, and tilt series "
-            "cannot be used.",
+            "Write which image each row means; of RELION 5's stacks of tilt images, give the optimisation_set.star.",
         )
     real = np.array([header.shape[1] for header in headers], np.int64)[index]
     bad = image_index >= counts
@@ -446,12 +555,27 @@ def write_particles_star(
     -------
     Number of rows written.
     """
+    if table.tomograms is not None:
+        write_optimisation_set(Path(target), table.tomograms)
+        return write_star_rows(table.source, target, rows, columns)
     if table.uid is None and table.source_row is not None:
         angles = dict(zip(POSE_COLUMNS, table.angles_deg.T.round(6)))
         return write_star_copies(table.source, target, table.source_row, angles)
     if table.uid is None:
         return write_star_rows(table.source, target, rows, columns)
     return table_to_star(table, target, columns, rows)
+
+
+def write_optimisation_set(particles: Path, tomograms: Path) -> Path:
+    """``NAME_optimisation_set.star`` beside the tilt particles ``NAME.star``, which RELION reads them by.
+
+    ``tomograms`` is named as it is given: relative to the project, or absolute.
+    """
+    place = tomograms if tomograms.is_absolute() else Path(os.path.relpath(tomograms))
+    target = particles.with_name(f"{particles.stem}_{SET}")
+    lines = [f"_{name} {quote(str(value))}" for name, value in zip(SET_COLUMNS, (particles.name, place))]
+    write_atomically(target, ("\ndata_\n\n" + "\n".join(lines) + "\n").encode())
+    return target
 
 
 def table_to_star(

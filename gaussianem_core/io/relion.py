@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from gaussianem_core.io.star import (
     scan_star,
 )
 from gaussianem_core.io.star_kinds import name_kind, refuse_tomography
+from gaussianem_core.io.tilt_series import read_tilt_particles
 from gaussianem_core.ranges import refuse_rows
 
 Numbers = npt.NDArray[np.float64]
@@ -78,6 +80,9 @@ _PARTICLE_NUMBERS = (
     "rlnRandomSubset",
     "rlnPixelSize",
 )
+_ALONE = ("rlnImagePixelSize", "rlnImageSize", *RELION_NUMBERS)
+"""What RELION takes from the optics group alone; CTF constants from the row first."""
+
 _NOTHING: Mapping[str, float] = {}
 
 
@@ -119,6 +124,38 @@ def read_relion(
     aberrations, more_notes = relion_aberrations(path, numbers, names, particles.n_rows)
     notes += more_notes
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName"), aberrations, notes
+
+
+def read_relion_tilts(
+    path: str | os.PathLike[str], tomograms: Path, project: str | os.PathLike[str] | None
+) -> tuple[dict[str, Numbers], Texts, Texts, Aberrations, tuple[str, ...]]:
+    """Read the images of RELION 5's tilt series, those of each particle in ``path`` one after the other.
+
+    Returns what :func:`read_relion` does, with an entry an image, and in ``columns`` beside it ``particle``, ``frame``
+    and ``frames`` (see ``tilt_series``). Raises InputError.
+    """
+    numbers, names, particles = read_tilt_particles(Path(path), tomograms, project)
+    optics = find_optics_table(scan_star(path))
+    if optics is None:
+        raise InputError(str(path), "must have the table of optics groups", "no data_optics", "Export it again.")
+    notes = check_star_columns([particles, optics], tilts=True)
+    constants = {name: numbers[name] for name in RELION_NAMES.values()}
+    numbers, more = _with_optics(numbers, particles, optics)
+    numbers |= constants  # the tomogram's, as in RELION
+    if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
+        raise InputError(
+            str(path),
+            "must hold stacks of 2D images (rlnImageDimensionality 2)",
+            "3D subtomograms",
+            "Extract the particles as 2D stacks in RELION 5.",
+        )
+    # What multiplied by the CTF multiplied by dose and scale too.
+    numbers["weighted"] = (numbers.get("rlnCtfDataAreCtfPremultiplied", np.zeros(1)) == 1).astype(np.float64)
+    count = len(numbers["particle"])
+    numbers["weighted"] = np.broadcast_to(numbers["weighted"], count)
+    aberrations, more_notes = relion_aberrations(path, numbers, {**names, **more}, count)
+    columns = _columns(numbers, particles) | {name: numbers[name] for name in ("particle", "frame", "frames")}
+    return columns, names["rlnImageName"], names["rlnMicrographName"], aberrations, notes + more_notes
 
 
 def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> dict[str, Numbers]:
@@ -194,7 +231,7 @@ def _with_optics(
     if "rlnOpticsGroup" in numbers:
         of_row = numbers["rlnOpticsGroup"]
     elif len(ids) == 1:
-        of_row = np.full(particles.n_rows, ids[0])
+        of_row = np.full(len(next(iter(numbers.values()), np.zeros(particles.n_rows))), ids[0])
     else:
         raise InputError(
             f"{particles.path}, table data_{particles.name}",
@@ -213,9 +250,7 @@ def _with_optics(
         "Add the group to data_optics.",
     )
     spread = {name: values[place] for name, values in groups.items()}
-    # RELION takes CTF constants from the row first, the rest from the optics group alone.
-    alone = ("rlnImagePixelSize", "rlnImageSize", *RELION_NUMBERS)
-    first: dict[str, Numbers] = {name: spread[name] for name in alone if name in spread}
+    first: dict[str, Numbers] = {name: spread[name] for name in _ALONE if name in spread}
     texts = {name: (strings, index[place]) for name, (strings, index) in lists.items()}
     return {**spread, **numbers, **first, "rlnOpticsGroup": of_row}, texts
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.star import StarTable
+from gaussianem_core.io.tilt_series import SET_COLUMNS, VISIBLE
 
 _BY_TABLE = {
     "pipeline_general": "the list of a RELION project's jobs",
@@ -40,7 +41,9 @@ def name_kind(tables: Sequence[StarTable]) -> str:
 
 
 def refuse_tomography(tables: Sequence[StarTable]) -> None:
-    """Raise InputError if the file holds subtomograms, or a set of them."""
+    """Raise InputError if the file holds subtomograms that are no stacks of 2D images, or the images of one series."""
+    if any(SET_COLUMNS[0] in table or VISIBLE in table for table in tables):
+        return
     flag = "rlnTomoSubTomosAre2DStacks"
     marks = [name for table in tables for name in table.columns if name.startswith("rlnTomo") and name != flag]
     for table in tables:  # RELION 5 says this of all particles, and means it where it is 1
@@ -50,8 +53,7 @@ def refuse_tomography(tables: Sequence[StarTable]) -> None:
     if marks:
         raise InputError(
             str(tables[0].path),
-            "must list single particles",
+            "must list single particles, or be the optimisation set of particles in stacks of 2D images",
             f"subtomograms of tilt series ({', '.join(marks[:3])})",
-            "Tilt series are not supported: a particle's images of different tilts are no independent views. Use a "
-            "single-particle refinement.",
+            "Extract the particles as 2D stacks in RELION 5 (or export them so), and give the optimisation_set.star.",
         )

@@ -47,6 +47,9 @@ class Truth:
     noise_power : (D//2+1,) power of the noise by shell (orthonormal transform); 1 where it is white.
     given_rotations, given_shifts : as the particles file gives them, with their errors.
     given_defocus_angstrom : (N,) the mean defocus that the particles file gives.
+    particle : (I,) whose image each is, where particles have several, as in tilt series; rotations, shifts, ctf,
+        contrast and what is given of them then have a row for each of I images. None: the images are the particles.
+    ctf_extra : (I, 6) what follows the true CTF parameters (``ctf.EXTRA``), or None.
     """
 
     label: np.ndarray | None = None
@@ -71,6 +74,8 @@ class Truth:
     given_rotations: np.ndarray | None = None
     given_shifts: np.ndarray | None = None
     given_defocus_angstrom: np.ndarray | None = None
+    particle: np.ndarray | None = None
+    ctf_extra: np.ndarray | None = None
     box: int = 0
     apix: float = 0.0
     snr: float = 0.0
@@ -80,6 +85,15 @@ class Truth:
     def has_volumes(self) -> bool:
         """Whether the true volume of each particle can be made."""
         return self.positions is not None or (self.volumes is not None and self.label is not None)
+
+    def particles_of(self, images: np.ndarray) -> np.ndarray:
+        """Whose images these are."""
+        return images if self.particle is None else self.particle[images]
+
+    @property
+    def real_images(self) -> np.ndarray:  # -> (I,) bool
+        """Images of particles that are no junk."""
+        return self.real if self.particle is None else self.real[self.particle]
 
     @property
     def real(self) -> np.ndarray:  # -> (N,) bool
@@ -122,20 +136,22 @@ _SHAPES = {
     "densities": ("A",),
     "sigmas": ("A",),
     "removable": ("A",),
-    "rotations": ("N33",),
-    "shifts": ("N2",),
+    "rotations": ("I33",),
+    "shifts": ("I2",),
     "volumes": ("KDDD",),
     "offset_angstrom": ("3",),
     "part": ("A",),
     "motion_names": ("L",),
     "motions": ("NL",),
-    "ctf": ("N9",),
-    "contrast": ("N",),
+    "ctf": ("I9",),
+    "contrast": ("I",),
     "junk": ("N",),
     "noise_power": ("S",),
-    "given_rotations": ("N33",),
-    "given_shifts": ("N2",),
-    "given_defocus_angstrom": ("N",),
+    "given_rotations": ("I33",),
+    "given_shifts": ("I2",),
+    "given_defocus_angstrom": ("I",),
+    "particle": ("I",),
+    "ctf_extra": ("I6",),
 }
 """Shapes of the arrays in ``truth.npz``; a letter is one number everywhere."""
 
@@ -161,6 +177,12 @@ def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
         demand(numbers == (name != "motion_names"), f"must hold {name} as {'text' if numbers else 'numbers'}")
         if numbers and name != "motions":  # these are NaN where the part that moves is absent
             demand(bool(np.isfinite(values).all()), f"must hold finite {name}")
+    count = sizes.get("N", 0)
+    if truth.particle is None:
+        demand(sizes.get("I", count) == count, "must hold a row for each particle")
+    else:
+        inside = truth.particle.dtype.kind in "iu" and 0 <= truth.particle.min() <= truth.particle.max() < count
+        demand(inside, "must hold particles that are there")
     if truth.label is not None:
         most = len(truth.volumes) if truth.volumes is not None else 2**31
         demand(bool((truth.label >= 0).all() and (truth.label < most).all()), "must hold a volume for each label")

@@ -41,7 +41,7 @@ def errors(
     """Rms errors: rotation in degrees, in all and by axis in and out of plane; shift in pixels, in each axis; defocus
     in Angstrom. The common turn and displacement that were taken off are told too."""
     assert truth.rotations is not None and truth.shifts is not None
-    real = truth.real
+    real = truth.real_images
     true, found = truth.rotations[real].astype(np.float64), rotations[real].astype(np.float64)
     common = common_rotation(true, found)
     turns = Rotation.from_matrix(found @ (true @ common).transpose(0, 2, 1)).as_rotvec(degrees=True)

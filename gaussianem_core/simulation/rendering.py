@@ -25,11 +25,12 @@ def clean_images(
 ) -> torch.Tensor:  # (N, 9), (B,) -> (B, D, D)
     """Images of particles without noise, white protein, on the device of ``rows``."""
     device, index = rows.device, rows.cpu().numpy()
+    particle = truth.particles_of(index)
     assert truth.present is not None and truth.rotations is not None and truth.shifts is not None
     assert truth.sigmas is not None
     return project_points(
-        point_positions(truth, index, device),
-        frame_densities(truth, torch.as_tensor(truth.present[index], device=device)),
+        point_positions(truth, particle, device),
+        frame_densities(truth, torch.as_tensor(truth.present[particle], device=device)),
         truth.sigmas,
         torch.as_tensor(truth.rotations[index], device=device),
         torch.as_tensor(truth.shifts[index], device=device),
@@ -78,8 +79,8 @@ def signal_scale(
     truth: Truth, transfer: np.ndarray, snr: float, device: torch.device, backend: Projector
 ) -> float:  # (N, 9)
     """Factor of the densities for which the clean images' variance is ``snr`` (the noise has variance 1)."""
-    assert truth.frame is not None
-    sample = torch.arange(min(len(truth.frame), SIGNAL_SAMPLE), device=device)
+    assert truth.rotations is not None
+    sample = torch.arange(min(len(truth.rotations), SIGNAL_SAMPLE), device=device)
     table = torch.as_tensor(transfer, device=device)
     variances = [
         clean_images(truth, table, rows, backend).var(dim=(1, 2)) for rows in sample.split(batch_size(truth, device))

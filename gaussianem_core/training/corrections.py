@@ -13,8 +13,9 @@ from gaussianem_core.io.corrected_particles import write_corrected_star
 from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
-from gaussianem_core.training.junk import Junk
-from gaussianem_core.training.problem import Problem, mean_per_image
+from gaussianem_core.training.grouping import Grouping
+from gaussianem_core.training.junk import BROKEN_NATS, Junk
+from gaussianem_core.training.problem import Problem, mean_per_unit
 
 FEW = 20
 """Junk images are named by their numbers up to so many."""
@@ -47,18 +48,39 @@ def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
     return found._replace(mean=divided(found.mean), samples=divided(found.samples))
 
 
-def arrays(found: Corrections) -> dict[str, np.ndarray]:
+def real_particles(found: Corrections, group: Grouping) -> torch.Tensor:  # -> (P,) bool
+    """Particles that are no junk: an image of theirs, at least, holds them."""
+    return group.total((found.junk.probability < 0.5).int()) > 0
+
+
+def arrays(found: Corrections, group: Grouping) -> dict[str, np.ndarray]:
     """What the latents file holds of every particle beside its latent: how far pose, contrast and defocus are from
-    those given, and whether the image holds such a particle at all."""
+    those given, and whether it is there at all.
+
+    Of particles with several images, poses and the like stand under ``tilt_...`` with a row an image, and
+    ``tilt_particle`` says whose image it is; their contrast is the mean.
+    """
     q = found.mean.cpu().numpy()
-    return {
+    of_images = {
         "turn_degrees": np.rad2deg(q[:, nuisances.ROTATION]),
         "shift_pixels": q[:, nuisances.SHIFT],
         "contrast": 1 + q[:, nuisances.CONTRAST],
         "defocus_change_angstrom": q[:, nuisances.DEFOCUS],
-        "junk_probability": found.junk.probability.cpu().numpy(),
-        "junk_log_odds": -found.junk.evidence.cpu().numpy(),
     }
+    junk = {"junk_probability": found.junk.probability, "junk_log_odds": -found.junk.evidence}
+    if group.single:
+        return of_images | {name: value.cpu().numpy() for name, value in junk.items()}
+    # A broken image says nothing about the others of its particle, which have the particle's verdict.
+    whole = (found.junk.evidence > -BROKEN_NATS).float()
+    counted = torch.where(group.images(group.total(whole)) > 0, whole, 1.0)
+
+    def mean(value: torch.Tensor) -> np.ndarray:  # (N,) -> (P,)
+        return np.asarray((group.total(value * counted) / group.total(counted)).cpu().numpy())
+
+    of_particles = {"contrast": mean(1 + found.mean[:, nuisances.CONTRAST])}
+    of_particles |= {name: mean(value) for name, value in junk.items()}
+    of_images |= {"particle": group.particle.cpu().numpy()}
+    return of_particles | {f"tilt_{name}": value for name, value in of_images.items()}
 
 
 def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
@@ -77,11 +99,11 @@ def kinds_above(bounds: Sequence[float], widths: torch.Tensor) -> set[str]:  # a
     return {nuisances.KINDS[kind] for width, kind in kinds if width > bounds[kind]}
 
 
-def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog) -> None:
-    """Say in numbers what was corrected, over the particles that are no junk, and how many are. ``image`` (N,): that
-    each row shows."""
+def report(found: Corrections, problem: Problem, weighs_junk: bool, log: JobLog) -> None:
+    """Say in numbers what was corrected, over the images that are no junk, and how many are junk."""
+    what, image = ("images", problem.image) if problem.group.single else ("particles", problem.unit)
     real = found.junk.probability < 0.5
-    junk_images = np.flatnonzero(mean_per_image(found.junk.probability.cpu().numpy(), image) >= 0.5)
+    junk_images = np.flatnonzero(mean_per_unit(found.junk.probability.cpu().numpy(), image) >= 0.5)
     images = len(np.unique(image))
     rms = found.mean[real].square().mean(0).sqrt().cpu().numpy()
     width = found.widths.cpu().numpy()
@@ -120,7 +142,7 @@ def report(found: Corrections, image: np.ndarray, weighs_junk: bool, log: JobLog
     if weighs_junk:
         numbers = (junk_images + 1).tolist()
         which = f": {', '.join(map(str, numbers))}" if 0 < len(numbers) <= FEW else ""
-        log.message(f"images that hold no such particle: {len(numbers):,} of {images:,}{which}")
+        log.message(f"{what} that hold no such particle: {len(numbers):,} of {images:,}{which}")
 
 
 def write_particles(

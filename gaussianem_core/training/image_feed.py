@@ -105,11 +105,13 @@ class ImageFeed:
 
         ``order`` is cut into whole batches; a rest shorter than ``batch`` is left out.
         """
-        chunks = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)]
-        if self.place == "gpu" or (self.stack is not None and self.device.type == "cpu"):
-            rows = torch.from_numpy(np.ascontiguousarray(order)).to(self.device)
-            for i in range(len(chunks)):
-                yield rows[i * batch : (i + 1) * batch], None
+        return self.chunks([order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)])
+
+    def chunks(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """:meth:`batches` of the rows of each of ``chunks``."""
+        if chunks and (self.place == "gpu" or (self.stack is not None and self.device.type == "cpu")):
+            for rows in torch.from_numpy(np.concatenate(chunks)).to(self.device).split([len(c) for c in chunks]):
+                yield rows, None
             return
         yield from self._ahead(chunks)
 

@@ -15,6 +15,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTH, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
@@ -38,10 +39,44 @@ class Quadratic(NamedTuple):
         """With the first ``count`` numbers alone, the others at 0."""
         return Quadratic(self.linear[:, :count], self.information[:, :count, :count], self.chi2)
 
-    def without_broken(self, junk: Junk) -> Quadratic:
-        """The same, but images of which no model says anything say nothing: their posterior is the prior."""
-        whole = junk.evidence > -BROKEN_NATS
+    def without(self, broken: torch.Tensor) -> Quadratic:  # (B,) bool
+        """The same, but images that are broken say nothing: their posterior is the prior."""
+        whole = ~broken
         return Quadratic(self.linear * whole[:, None], self.information * whole[:, None, None], self.chi2)
+
+    def without_broken(self, junk: Junk) -> Quadratic:
+        """The same without images of which no model says anything."""
+        return self.without(junk.evidence <= -BROKEN_NATS)
+
+
+class Others(NamedTuple):
+    """What the other images of its particle say about the numbers that each of B images shares with them, the last of
+    v: ``linear`` (B, S) and ``information`` (B, S, S), with the images' own numbers integrated out; and ``share`` (B,),
+    1 over the particle's number of images."""
+
+    linear: torch.Tensor
+    information: torch.Tensor
+    share: torch.Tensor
+
+
+def other_images(found: Quadratic, group: Grouping) -> Others | None:
+    """The others of each image in whole particles: the sum over the particle, less the image's own part (nuisances are
+    each image's own, what follows is shared). None where each image is a particle."""
+    if group.single:
+        return None
+    alone = marginal(found)
+    linear, information = (group.images(group.total(value)) - value for value in alone)
+    return Others(linear, information, 1 / group.images(group.sizes))
+
+
+def joined(found: Quadratic, others: Others | None) -> Quadratic:
+    """What each image says together with the others of its particle; ``chi2`` stays its own."""
+    if others is None:
+        return found
+    own = found.linear.shape[1] - others.linear.shape[1]
+    linear = torch.nn.functional.pad(others.linear, (own, 0))
+    information = torch.nn.functional.pad(others.information, (own, 0, own, 0))
+    return Quadratic(found.linear + linear, found.information + information, found.chi2)
 
 
 def quadratic(jacobian: torch.Tensor, residual: torch.Tensor, v: torch.Tensor) -> Quadratic:
@@ -65,31 +100,40 @@ class Posterior(NamedTuple):
     cost: torch.Tensor
 
 
-def posterior(found: Quadratic) -> Posterior:
+def posterior(found: Quadratic, others: Others | None = None) -> Posterior:
     """Under the standard normal prior of v: precision J + 1, mean (J + 1)^-1 b.
 
     The first k numbers are the leading blocks, so that one Cholesky factor gives the evidence of all nested models:
     nuisances come first, and a component gains what it explains beyond them.
+
+    With ``others`` it is the posterior given all images of the particle: of the image's own numbers and of those
+    shared. The gains of these are then the particle's, the same for each of its images; what the shared numbers cost is
+    divided among the images, so that log-evidences sum to the particle's.
     """
     eye = torch.eye(found.linear.shape[1], device=found.linear.device)
-    lower = torch.linalg.cholesky_ex(found.information + eye)[0]
-    white = torch.linalg.solve_triangular(lower, found.linear[..., None], upper=False)
+    told = joined(found, others)
+    lower = torch.linalg.cholesky_ex(told.information + eye)[0]
+    white = torch.linalg.solve_triangular(lower, told.linear[..., None], upper=False)
     mean = torch.linalg.solve_triangular(lower.mT, white, upper=True)[..., 0]
     spread = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
     volume = lower.diagonal(dim1=1, dim2=2).log()
     curved = ((found.information @ mean[..., None])[..., 0] * mean).sum(-1)
     chi2 = found.chi2 - 2 * (found.linear * mean).sum(-1) + curved
     cost = 0.5 * mean.square().sum(1) + volume.sum(1)
+    if others is not None:
+        own = mean.shape[1] - others.linear.shape[1]
+        shared = 0.5 * mean[:, own:].square().sum(1) + volume[:, own:].sum(1)
+        cost = cost - (1 - others.share) * shared
     return Posterior(mean, spread, 0.5 * white[..., 0].square() - volume, chi2, cost)
 
 
-def limited(step: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:  # (B, n), (7,) -> (B, n)
+def limited(step: torch.Tensor, widths: torch.Tensor, group: Grouping) -> torch.Tensor:  # (B, n), (7,) -> (B, n)
     """A Gauss-Newton step of v, shortened to where the derivatives hold: in degrees, pixels and units of z, not in
-    widths, which may have shrunk since the last visit."""
+    widths, which may have shrunk since the last visit. Images of one particle go the same part of their step."""
     q = step[:, :COUNT] * widths
     lengths = [q[:, ROTATION].norm(dim=1) / nuisances.LARGEST_TURN, q[:, SHIFT].norm(dim=1) / nuisances.LARGEST_SHIFT]
     lengths.append(step[:, COUNT:].norm(dim=1) / nuisances.LARGEST_LATENT)
-    return step / torch.stack(lengths).amax(0).clamp_min(1.0)[:, None]
+    return step / group.most(torch.stack(lengths).amax(0)).clamp_min(1.0)[:, None]
 
 
 def marginal(found: Quadratic) -> Measured:  # -> (B, K), (B, K, K)
@@ -101,19 +145,33 @@ def marginal(found: Quadratic) -> Measured:  # -> (B, K), (B, K, K)
     return Measured(b[:, COUNT:] - (half.mT @ rest)[..., 0], j[:, COUNT:, COUNT:] - half.mT @ half)
 
 
+def by_particle(measured: Quadratic, group: Grouping) -> Measured:
+    """What all images of each particle say of its latent: the sum over them, nuisances integrated out."""
+    return Measured(*(group.total(value) for value in marginal(measured)))
+
+
 def estimate(
-    measured: Quadratic, widths: torch.Tensor, junk: Junk, active: torch.Tensor, seed: int, turn: int, log: JobLog
+    measured: Quadratic,
+    widths: torch.Tensor,
+    junk: Junk,
+    active: torch.Tensor,
+    group: Grouping,
+    seed: int,
+    turn: int,
+    log: JobLog,
 ) -> tuple[Latents, Corrections]:
-    """Latents with their population, and nuisances, from what all images say about q / ``widths`` and the ``active``
-    latents; arguments as :func:`mixture_prior.estimate_latents`. What is junk says nothing about the population."""
+    """Latents of all particles with their population, and nuisances of all images, from what the images say about
+    q / ``widths`` and the ``active`` latents; other arguments as :func:`mixture_prior.estimate_latents`. What is junk
+    says nothing about the population."""
     measured = measured.without_broken(junk)
-    latents = estimate_latents(marginal(measured), active, seed, turn, log, junk.probability < 0.5)
+    real = junk.probability < 0.5
+    latents = estimate_latents(by_particle(measured, group), active, seed, turn, log, group.total(real.int()) > 0)
     # Nothing can be said of a particle that is not there: its pose stays as it is given.
-    known = (junk.probability < 0.5)[:, None]
-    mean = torch.where(known, given_latents(measured, latents.values[:, : len(active)][:, active]) * widths, 0.0)
+    known, z = real[:, None], group.images(latents.values[:, : len(active)][:, active])
+    mean = torch.where(known, given_latents(measured, z) * widths, 0.0)
     samples = [
-        torch.where(known, given_latents(measured, z[:, active], torch.randn_like(mean)) * widths, 0.0)
-        for z in latents.samples
+        torch.where(known, given_latents(measured, group.images(draw[:, active]), torch.randn_like(mean)) * widths, 0.0)
+        for draw in latents.samples
     ]
     return latents, Corrections(mean, torch.stack(samples), widths, junk)
 
@@ -128,14 +186,17 @@ def given_latents(found: Quadratic, z: torch.Tensor, noise: torch.Tensor | None 
 
 
 class Expectation(NamedTuple):
-    """Of B images: what they say about v = (q / widths, z), its ``posterior``, the value ``next`` (B, 7 + K) that a
-    limited step leads to; and ``jacobian`` (B, n, P) and ``residual`` (B, P) at the posterior mean, whitened."""
+    """Of B images, whole particles of a ``group``: what each says about v = (q / widths, z), its ``posterior`` given
+    all images of its particle, the value ``next`` (B, 7 + K) that a limited step leads to; and ``jacobian`` (B, n, P)
+    and ``residual`` (B, P) at the posterior mean, whitened; and which images are ``broken`` (B,)."""
 
     measured: Quadratic
     posterior: Posterior
     next: torch.Tensor
     jacobian: torch.Tensor
     residual: torch.Tensor
+    group: Grouping
+    broken: torch.Tensor
 
 
 def linearise(
@@ -148,9 +209,12 @@ def linearise(
     image: torch.Tensor,
     weight: torch.Tensor,
     difference: float,
+    group: Grouping,
+    broken: torch.Tensor,
 ) -> Expectation:
     """From the spectra ``projected`` (B, 1 + K, D, D//2+1), before the CTF, at z and ``difference`` along each latent,
-    and ``deep`` (B, D, D//2+1), see :func:`nuisances.derivatives`."""
+    and ``deep`` (B, D, D//2+1), see :func:`nuisances.derivatives`. ``broken`` (B,) bool: images that tell their
+    particle's others nothing."""
     contrast = 1 + q[:, nuisances.CONTRAST]
     scaled = views.transfer(image.shape[-2]) * contrast[:, None, None]
     root = weight.sqrt()
@@ -160,21 +224,31 @@ def linearise(
     residual = flat((projected[:, 0] * scaled - image) * root)
     v = torch.cat([q / widths.clamp_min(1e-30) * (widths > 0), z], dim=1)
     measured = quadratic(jacobian, residual, v)
-    found = posterior(measured)
+    found = among_others(measured, group, broken)
     residual = residual + ((found.mean - v)[:, None] @ jacobian)[:, 0]
-    return Expectation(measured, found, v + limited(found.mean - v, widths), jacobian, residual)
+    after = v + limited(found.mean - v, widths, group)
+    return Expectation(measured, found, after, jacobian, residual, group, broken)
+
+
+def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> Posterior:
+    """:func:`posterior` given all images of each image's particle, of which the broken say nothing."""
+    if group.single:
+        return posterior(measured)
+    told = measured.without(broken)
+    return posterior(told, other_images(told, group))
 
 
 def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B,)
     """Log-evidence (nats) for a particle whose regions have densities of their own, over one that is whole.
 
     ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image. The factors of the regions' densities
-    are normal about 1, of width ``junk.PIECE_WIDTH``, and join v last.
+    are normal about 1, of width ``junk.PIECE_WIDTH``, and join v last; a particle's images share them.
     """
     jacobian = torch.cat([e.jacobian, PIECE_WIDTH * flat(pieces * weight.sqrt())], dim=1)
     count = pieces.shape[1]
     v = torch.nn.functional.pad(e.posterior.mean, (0, count))
-    return posterior(quadratic(jacobian, e.residual, v)).gain[:, -count:].sum(1)
+    found = among_others(quadratic(jacobian, e.residual, v), e.group, e.broken)
+    return found.gain[:, -count:].sum(1)
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)

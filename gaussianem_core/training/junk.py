@@ -5,8 +5,8 @@ noise alone or a random image whose power spectrum is that of such images; or a 
 beyond what the latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`).
 Particle and random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power
 of minus half the number of components), so that neither an image a million times too bright nor one with a little more
-noise than others decides anything. How many images are junk, and the random ones' spectrum, are estimated from all
-(expectation maximisation).
+noise than others decides anything. A particle of many images is junk, or is none, in all of them. How many images are
+junk, and the random ones' spectrum, are estimated from all (expectation maximisation).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from scipy.cluster.vq import kmeans2
+
+from gaussianem_core.training.grouping import Grouping
 
 FIRST_SHARE, FIRST_IMAGES = 0.02, 20.0
 """Share of junk before anything is known, and the number of images that this counts as."""
@@ -90,26 +92,27 @@ def find_junk(
     image_power: torch.Tensor,
     sizes: torch.Tensor,
     pieces: torch.Tensor,
+    group: Grouping,
 ) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N,)
-    """Junk among N images.
+    """Junk among N images, whole particles of ``group``: each image has the verdict about its particle.
 
     ``chi2``, ``cost``: of the model's posterior (``nuisances.Posterior``), with noise of ``noise_power`` in each of S
     shells. ``image_power``: the images' own power, mean over a shell's ``sizes`` components. The first shell, the mean
-    value, is left out of all. ``pieces``: log-evidence for missing pieces over a whole particle. Images that are
-    :func:`broken` are junk in any case.
+    value, is left out of all. ``pieces``: log-evidence of each image's particle for missing pieces over a whole one.
+    Images that are :func:`broken` are junk in any case, and say nothing about the others of their particle.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
     half, faulty = 0.5 * size.sum(), broken(power @ size)
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
-    particle = torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf))
+    particle = together(torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf)), faulty, group)
     typical = power.median(0).values
     pieces = beyond_others(pieces.double())
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
     # particles, and would not find its way to images of noise where signals are strong.
-    empty = random_image(power, noise, size)
+    empty = together(random_image(power, noise, size), faulty, group)
     for _ in range(ROUNDS):
-        other = random_image(power, spectrum, size)
+        other = together(random_image(power, spectrum, size), faulty, group)
         none = torch.logaddexp(empty, other) - math.log(2)
         either = torch.logaddexp(none, particle + pieces) - math.log(2)
         evidence = torch.where(faulty, -torch.inf, particle - either)
@@ -122,3 +125,11 @@ def find_junk(
         share = (probability.sum() + FIRST_SHARE * FIRST_IMAGES) / (len(power) + FIRST_IMAGES)
     evidence = evidence.clamp_min(-BROKEN_NATS)
     return Junk(probability.float(), evidence.float(), share.float())
+
+
+def together(evidence: torch.Tensor, faulty: torch.Tensor, group: Grouping) -> torch.Tensor:  # (N,), (N,) -> (N,)
+    """Log-evidence of all images of a particle but the ``faulty``, for each of its images; a faulty image keeps its
+    own."""
+    if group.single:
+        return evidence
+    return torch.where(faulty, evidence, group.images(group.total(evidence.masked_fill(faulty, 0.0))))

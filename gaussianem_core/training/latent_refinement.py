@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from gaussianem_core.imaging import likelihood
@@ -14,14 +15,17 @@ from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.forward_model import Views, project_pieces, spectrum
+from gaussianem_core.training.grouping import Members, placed
 from gaussianem_core.training.joint_posterior import (
     Quadratic,
+    by_particle,
     estimate,
+    joined,
     linearise,
-    marginal,
     missing_pieces,
+    other_images,
 )
-from gaussianem_core.training.junk import find_junk, find_regions
+from gaussianem_core.training.junk import BROKEN_NATS, find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.trainer import Trainer
 
@@ -30,11 +34,11 @@ DIFFERENCE = 0.1
 
 
 class Refinement(NamedTuple):
-    """Refined latents: ``values`` (N, 2 * zdim), means and log-variances; ``latents`` with their population, where
-    there is one, and the ``corrections`` of poses, contrast and defocus that go with them; and ``figures``:
-    ``log_likelihood`` (N,) in nats, without the constant, ``signal_fit`` (N,), see ``likelihood.signal_fit``, and with
-    a population ``image_mu``, ``image_logvar`` (N, zdim), what each image says by itself, under a standard normal
-    prior."""
+    """Refined latents of P particles: ``values`` (P, 2 * zdim), means and log-variances; ``latents`` with their
+    population, where there is one, and the ``corrections`` of the images' poses, contrast and defocus that go with
+    them; and ``figures``: ``log_likelihood`` (P,) in nats, without the constant, ``signal_fit`` (P,), see
+    ``likelihood.signal_fit``, and with a population ``image_mu``, ``image_logvar`` (P, zdim), what a particle's images
+    say by themselves, under a standard normal prior."""
 
     values: torch.Tensor
     latents: Latents | None
@@ -80,7 +84,7 @@ def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prio
 
 
 def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, log: JobLog) -> Refinement:
-    """One round of :func:`refine` for latents with a population, from ``values`` (N, 2 * zdim) and ``corrections``."""
+    """One round of :func:`refine` for latents with a population, from ``values`` (P, 2 * zdim) and ``corrections``."""
     forward, ranks, problem, device, noise = (
         trainer.forward,
         trainer.ranks,
@@ -88,7 +92,9 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
         trainer.device,
         trainer.noise,
     )
-    means, active = values[:, : forward.zdim], torch.nonzero(trainer.active)[:, 0]
+    group, members = problem.group, Members.of(problem.group)
+    means, active = group.images(values[:, : forward.zdim]), torch.nonzero(trainer.active)[:, 0]
+    broken = corrections.junk.evidence <= -BROKEN_NATS
     size, shells = nuisances.COUNT + len(active), len(noise.power)
     offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
     offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
@@ -98,7 +104,8 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     found = torch.zeros(problem.count, sum(columns), device=device)
     done = 0
     each = max(1, forward.renders_at_once() // (len(active) + 2 + nuisances.COUNT))
-    for rows in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(each):
+    for particles in members.batches(np.arange(ranks.rank, group.count, ranks.world), each):
+        rows = torch.from_numpy(members.rows(particles)).to(device)
         image, q, z = spectrum(problem.feed.get(rows)), corrections.mean[rows], means[rows]
         views = nuisances.corrected(problem.views.rows(rows), q)
         deformed = forward.deform((z[:, None] + offsets).flatten(0, 1), embedding)
@@ -107,7 +114,10 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
         first = slice(0, None, len(offsets))
         deep = nuisances.depths(deformed.positions[first], views.rotations, trainer.box)
         deep = spectrum(forward.project(deformed.positions[first], deformed.densities[first] * deep, views))
-        e = linearise(projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE)
+        together = placed(members.sizes(particles), device)
+        e = linearise(
+            projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE, together, broken[rows]
+        )
         m, p = e.measured, e.posterior
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
         pieces = torch.full_like(fit, -torch.inf)
@@ -127,18 +137,23 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
-        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces[:, 0])
+        junk = find_junk(
+            left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces[:, 0], group
+        )
     measured = measured.without_broken(junk)
-    latents, now = estimate(measured, widths, junk, trainer.active, trainer.options.seed, trainer.epoch, log)
+    latents, now = estimate(measured, widths, junk, trainer.active, group, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability
     counted = share > 0
-    said = (measured.linear[counted], measured.information[counted])
+    with_others = joined(measured, other_images(measured, group))
+    said = (with_others.linear[counted], with_others.information[counted])
     # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
     # that must not take it for errors again.
     now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))
-    alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), marginal(measured))
+    alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), by_particle(measured, group))
     mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)
-    told = {"log_likelihood": -0.5 * left[:, 0], "signal_fit": fit[:, 0], "image_mu": mean}
+    # The sum of standard normal figures, as a standard normal one.
+    fit = group.total(fit[:, 0]) / group.sizes.sqrt()
+    told = {"log_likelihood": group.total(-0.5 * left[:, 0]), "signal_fit": fit, "image_mu": mean}
     return Refinement(latents.values, latents, now, told | {"image_logvar": log_variance})
 
 

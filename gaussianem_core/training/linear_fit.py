@@ -25,7 +25,7 @@ from gaussianem_core.training.joint_posterior import Quadratic
 from gaussianem_core.training.junk import Junk, find_regions
 from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
 from gaussianem_core.training.noise_model import NoiseModel
-from gaussianem_core.training.problem import Problem, mean_per_image
+from gaussianem_core.training.problem import Problem, mean_per_unit
 from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
 
 RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share of it
@@ -35,7 +35,7 @@ NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the othe
 ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
 LEAST_ASKED = 3  # held-out particles, below which nothing can be significant
 ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
-ALONE_PARTICLES = 8000  # that are asked about it
+ALONE_IMAGES, LEAST_ALONE = 8000, 1000  # that are asked about it: images, and particles at least
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def fit(
     ``held``: nuisances (of ``nuisances.KINDS``) that are taken as given. Raises AbortRequested.
     """
     setting = Setting(problem, forward, seed, weigh_junk, log)
-    device, everyone = problem.device, np.arange(problem.count)
+    device, everyone = problem.device, np.arange(setting.particles)
     fields = new_fields(problem.gaussians, problem.movable, forward.zdim, forward.box, seed)
     model = Model(fields, problem.gaussians, problem.gaussians).copy(forward.zdim, fields.kept)
-    epochs = setting.passes(problem.count, STEPS, EPOCHS)
+    epochs = setting.passes(setting.particles, STEPS, EPOCHS)
     passes = POSE_PASSES + epochs + 1
     widths = nuisances.first_widths(held, device)
     none = torch.zeros(problem.count, device=device)
@@ -85,6 +85,7 @@ def fit(
         none - math.inf,
         widths,
         noise.power,
+        torch.zeros(problem.count, dtype=torch.bool, device=device),
     )
     without = model.copy(0, fields.kept)
     for number in range(POSE_PASSES):
@@ -137,11 +138,11 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
     likely than a model without components does that was fitted on by itself, poses, contrasts and densities too.
     """
     asked = setting.held_out & (found.junk.probability < 0.5)
-    rows = setting.problem.image[asked.cpu().numpy()]
-    count, _ = choose_components(mean_per_image(found.gains[asked].cpu().double().numpy(), rows))
+    rows = setting.problem.unit[asked.cpu().numpy()]
+    count, _ = choose_components(mean_per_unit(found.gains[asked].cpu().double().numpy(), rows))
     if not count:
         return 0, 0.0
-    everyone = np.arange(setting.problem.count)
+    everyone = np.arange(setting.particles)
     none = model.copy(0, model.fields.kept)
     optimiser = none.optimiser(NULL_RATE * RATE)
     state = found.state._replace(z=found.state.z[:, :0])
@@ -151,7 +152,7 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
         # What is compared must not differ in the noise.
         state = null.state._replace(noise_power=found.state.noise_power)
     rest = found.gains[:, -1] - found.gains[:, count - 1]
-    more = mean_per_image((found.evidence - rest - null.evidence)[asked].cpu().double().numpy(), rows)
+    more = mean_per_unit((found.evidence - rest - null.evidence)[asked].cpu().double().numpy(), rows)
     error = float(more.std(ddof=1) / len(more) ** 0.5) if len(more) > 1 else float("inf")
     setting.log.message(
         f"{count} components make a held-out image {more.mean():.2f} nats more likely (standard error {error:.2f}) "
@@ -164,11 +165,13 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
     """The model without motion, what a pass with it found, and False, unless that with ``both`` motion and change of
     density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
     the same few steps first."""
-    log, everyone, count = setting.log, np.arange(setting.problem.count), len(both.fields.values)
-    some = stream(setting.seed, "motion or composition").permutation(everyone)[:ALONE_PARTICLES]
-    asked = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
-    asked[torch.from_numpy(some).to(setting.device)] = True
-    asked &= setting.held_out & (found.junk.probability < 0.5)
+    log, everyone, count = setting.log, np.arange(setting.particles), len(both.fields.values)
+    most = max(LEAST_ALONE, ALONE_IMAGES * len(everyone) // setting.problem.count)
+    some = stream(setting.seed, "motion or composition").permutation(everyone)[:most]
+    chosen = torch.zeros(len(everyone), dtype=torch.bool, device=setting.device)
+    chosen[torch.from_numpy(some).to(setting.device)] = True
+    asked = setting.problem.group.images(chosen)
+    asked = asked & setting.held_out & (found.junk.probability < 0.5)
     epochs = setting.passes(len(some), ALONE_STEPS, ALONE_EPOCHS)
     start = found.state._replace(z=found.state.z[:, :count])
     evidence = []
@@ -182,10 +185,10 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
             last = visit(setting, model, state, some, epoch, epochs + 1, of, stage="motion or composition")
             state = last.state._replace(noise_power=start.noise_power)
         evidence.append(last.evidence[asked].double())
-    more = evidence[0] - evidence[1]
-    error = float(more.std() / max(len(more), 1) ** 0.5)
+    more = mean_per_unit((evidence[0] - evidence[1]).cpu().numpy(), setting.problem.unit[asked.cpu().numpy()])
+    error = float(more.std(ddof=1) / len(more) ** 0.5) if len(more) > 1 else float("inf")
     words = f"it gains {more.mean():.2f} nats a held-out particle, standard error {error:.2f}"
-    if significant(more.cpu().numpy()):
+    if significant(more):
         log.message(f"motion is real: {words}, over changes of composition alone")
         return both, found, True
     log.message(f"composition alone changes, motion is left out: {words}")

@@ -8,7 +8,8 @@ and the fields u_k, a_k are smooth: weighted means of values at control points s
 a standard normal distribution this is probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61, 1999) seen
 through poses and CTFs, as 3D variability analysis has it for voxels (Punjani and Fleet, J. Struct. Biol. 213, 2021),
 but with displacements, so that one component can carry a motion. Poses, contrast and defocus of every image are
-estimated together with its latent (see ``nuisances``).
+estimated together with its latent (see ``nuisances``). A particle may have many images, as in tilt series: they share
+its latent (see ``grouping``), and a batch holds whole particles.
 
 It is fitted by stochastic EM: each time a particle comes by, one Gauss-Newton step of its latent and nuisances, whose
 curvature gives their widths (E), and steps of Adam on the fields and on the densities of the consensus Gaussians at
@@ -35,7 +36,16 @@ from gaussianem_core.runtime.device import Ranks, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training import junk, nuisances, regularisers
 from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, project_pieces, spectrum
-from gaussianem_core.training.joint_posterior import Expectation, Quadratic, linearise, missing_pieces, residual_power
+from gaussianem_core.training.grouping import Grouping, Members, placed
+from gaussianem_core.training.joint_posterior import (
+    Expectation,
+    Quadratic,
+    joined,
+    linearise,
+    missing_pieces,
+    other_images,
+    residual_power,
+)
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
@@ -67,19 +77,25 @@ class Setting:
         return self.problem.device
 
     @property
+    def particles(self) -> int:
+        return self.problem.group.count
+
+    @property
     def batch(self) -> int:
-        """Particles of a step on each process: together a hundredth of all, within BATCH and what the memory holds."""
+        """Particles of a step on each process: together they have a hundredth of all images, within BATCH and what the
+        memory holds."""
         world, count = self.ranks.world, self.problem.count
         fits = self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 2 + COUNT)
-        return max(1, min(int(np.clip(count // 100, *BATCH)) // world, fits, count // world))
+        images = min(int(np.clip(count // 100, *BATCH)) // world, fits, count // world)
+        return max(1, min(images * self.particles // count, self.particles // world))
 
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
-        """Particles that do not shape the fields: all rows of an image, or none."""
-        image = self.problem.image
-        images = int(image.max()) + 1
-        share = min(max(HELD_OUT, LEAST_HELD / images), MOST_HELD)
-        chosen = stream(self.seed, "held out").random(images)[image]
+        """Images of particles that do not shape the fields: all rows of an observation, or none."""
+        unit = self.problem.unit
+        units = int(unit.max()) + 1
+        share = min(max(HELD_OUT, LEAST_HELD / units), MOST_HELD)
+        chosen = stream(self.seed, "held out").random(units)[unit]
         return torch.from_numpy(chosen < share).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
@@ -89,9 +105,10 @@ class Setting:
 
 
 class State(NamedTuple):
-    """What is known of N particles between two passes: nuisances ``q`` (N, 7), latents ``z`` (N, K), the probability
-    ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N,) of it are missing (minus
-    infinity before it is known); the prior ``widths`` (7,) of q; and the ``noise_power`` (S,)."""
+    """What is known of N images between two passes: nuisances ``q`` (N, 7), their particles' latents ``z`` (N, K), the
+    probability ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N,) of it are missing
+    (minus infinity before it is known); the prior ``widths`` (7,) of q; the ``noise_power`` (S,); and images that are
+    ``broken`` (N,), as far as is known."""
 
     q: torch.Tensor
     z: torch.Tensor
@@ -99,13 +116,14 @@ class State(NamedTuple):
     pieces: torch.Tensor
     widths: torch.Tensor
     noise_power: torch.Tensor
+    broken: torch.Tensor
 
 
 class Visit(NamedTuple):
-    """What one pass found: the ``state`` after it; ``measured``, what the images say about q / widths and z, with the
-    widths that the pass began with (``widths``); ``gains`` (N, K), the log-evidence with the first 1, ... K components
-    over that with nuisances alone; ``evidence`` (N,) of the image in all (nats, up to a constant of the image); and
-    ``junk``. All are 0 for particles that were not visited."""
+    """What one pass found: the ``state`` after it; ``measured``, what each image says about q / widths and z, with the
+    widths that the pass began with (``widths``); and for each image's particle ``gains`` (N, K), the log-evidence with
+    the first 1, ... K components over that with nuisances alone, ``evidence`` (N,) in all (nats, up to a constant of
+    its images), and ``junk``. All are 0 for particles that were not visited."""
 
     state: State
     measured: Quadratic
@@ -158,7 +176,7 @@ def visit(
     band: float = 1.0,
     regions: list[torch.Tensor] | None = None,
 ) -> Visit:
-    """One pass over the particles ``some``: E and M steps, or E alone without an optimiser.
+    """One pass over the particles ``some`` (their numbers): E and M steps, or E alone without an optimiser.
 
     The model follows the optimiser. ``band``: resolution (cycles/pixel) up to which images count. ``regions``: see
     :func:`junk.find_regions`; with them, missing pieces are looked for. Raises AbortRequested.
@@ -173,11 +191,10 @@ def visit(
     anchor = regularisers.find_anchor(model.consensus)
     columns = [size, count, size, size * size, 1, 1, 1, 1, 1, len(noise.power), len(noise.power)]
     found = torch.zeros(problem.count, sum(columns), device=device)
-    mine = slice(ranks.rank * batch, (ranks.rank + 1) * batch)
-    for done, rows, images, fresh in batches(setting, order, batch):
+    for done, rows, images, fresh, group in batches(setting, order, batch):
         given, image = problem.views.rows(rows), spectrum(images)
         with torch.no_grad():
-            e = expect(setting, model, given, state.q[rows], state.z[rows], state.widths, image, weight)
+            e = expect(setting, model, given, state, rows, image, weight, group)
             m, p = e.measured, e.posterior
             pieces = state.pieces[rows]
             if regions:
@@ -188,7 +205,9 @@ def visit(
             found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
         if optimiser is not None:
             for _ in range(SAMPLES):
-                white = torch.randn(ranks.world * batch, size, 1, device=device)[mine]  # what one process would draw
+                # What one process would draw. Images of a particle need no common draw: each one's is right by itself.
+                white = torch.randn(ranks.world * len(rows), size, 1, device=device)
+                white = white[ranks.rank * len(rows) : (ranks.rank + 1) * len(rows)]
                 drawn = e.next + (p.spread @ white)[..., 0]  # the covariance is spread spread^T
                 q, z = drawn[:, :COUNT] * state.widths, drawn[:, COUNT:]
                 views = nuisances.corrected(given, q)
@@ -200,8 +219,8 @@ def visit(
                 prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians.features, anchor)
                 optimiser.zero_grad()
                 (error + prior / problem.count).backward()
-                for group in optimiser.param_groups:
-                    for parameter in group["params"]:
+                for learnt in optimiser.param_groups:
+                    for parameter in learnt["params"]:
                         if parameter.grad is not None:
                             ranks.sum_(parameter.grad).div_(ranks.world)
                 optimiser.step()
@@ -212,65 +231,86 @@ def visit(
     v, gains, linear, information, chi2, left, cost, seen, pieces, residual, image_power = found.split(columns, dim=1)
     seen = seen[:, 0]
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
-    probability = state.junk
+    probability, faulty = state.junk, state.broken
     visited = seen > 0
+    here = problem.group.rows(visited)
+    if setting.weigh_junk and visited.any():
+        now = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
+        faulty = faulty.masked_scatter(visited, now)
     verdict = junk.Junk(state.junk, torch.zeros_like(state.junk), torch.zeros((), device=device))
     if setting.weigh_junk and band < 1:
-        faulty = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
-        probability = probability.masked_scatter(visited, torch.maximum(probability[visited], faulty.float()))
+        probability = torch.maximum(probability, (faulty & visited).float())
     elif setting.weigh_junk:
-        here = junk.find_junk(
+        found_junk = junk.find_junk(
             left[visited, 0],
             cost[visited, 0],
             noise.power,
             image_power[visited],
             shell_sizes(forward.box, device),
             pieces[visited, 0],
+            here,
         )
-        probability = state.junk.masked_scatter(visited, here.probability)
-        verdict = junk.Junk(
-            probability, torch.zeros_like(probability).masked_scatter(visited, here.evidence), here.share
-        )
+        probability = state.junk.masked_scatter(visited, found_junk.probability)
+        evidence = torch.zeros_like(probability).masked_scatter(visited, found_junk.evidence)
+        verdict = junk.Junk(probability, evidence, found_junk.share)
     share = seen * (1 - probability)
     residual = torch.where(share[:, None] > 0, residual, 0.0)
     measured_noise = NoiseModel(noise.power.clone(), forward.box)
     measured_noise.update((share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6))
     counted = share > 0
-    widths = nuisances.fit_widths(linear[counted], measured.information[counted], state.widths, share[counted])
+    told = joined(measured, other_images(measured.without(faulty), problem.group))
+    widths = nuisances.fit_widths(told.linear[counted], told.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.
     v = torch.where(probability[:, None] < 0.5, v, 0.0)
     known = torch.where(visited, pieces[:, 0], state.pieces)
-    after = State(v[:, :COUNT] * state.widths, v[:, COUNT:], probability, known, widths, measured_noise.power)
+    z = problem.group.images(v[problem.group.first, COUNT:])  # the same to the last bit
+    after = State(v[:, :COUNT] * state.widths, z, probability, known, widths, measured_noise.power, faulty)
     evidence = -0.5 * left[:, 0] - cost[:, 0]
+    if not problem.group.single:
+        evidence = problem.group.images(problem.group.total(evidence.masked_fill(faulty, 0.0)))
     return Visit(after, measured, state.widths, gains, evidence, verdict, left[:, 0], cost[:, 0], image_power)
 
 
-def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
-    """This process's share of each step: particles done in all, rows, images, and how many rows are there first.
+class Batch(NamedTuple):
+    """A process's share of a step: particles ``done`` in all, ``rows`` and ``images`` (B, D, D) of whole particles of a
+    ``group``, and how many of the rows are ``fresh``, there for the first time."""
+
+    done: int
+    rows: torch.Tensor
+    images: torch.Tensor
+    fresh: int
+    group: Grouping
+
+
+def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[Batch]:
+    """This process's share of each step of ``batch`` particles.
 
     The first particles come again where the last step is not full: so each process has the same number of steps.
     """
-    ranks, feed = setting.ranks, setting.problem.feed
+    ranks, feed, members = setting.ranks, setting.problem.feed, Members.of(setting.problem.group)
     step = batch * ranks.world
     padded = np.resize(order, -(-len(order) // step) * step)
-    mine = padded.reshape(-1, ranks.world, batch)[:, ranks.rank].ravel()
-    for number, (rows, images) in enumerate(feed.batches(mine, batch)):
+    mine = padded.reshape(-1, ranks.world, batch)[:, ranks.rank]
+    for number, (rows, images) in enumerate(feed.chunks([members.rows(particles) for particles in mine])):
+        sizes = members.sizes(mine[number])
         begin = number * step + ranks.rank * batch
-        fresh = int(np.clip(len(order) - begin, 0, batch))
-        yield min((number + 1) * step, len(order)), rows, feed.get(rows) if images is None else images, fresh
+        fresh = int(sizes[: int(np.clip(len(order) - begin, 0, batch))].sum())
+        images = feed.get(rows) if images is None else images
+        yield Batch(min((number + 1) * step, len(order)), rows, images, fresh, placed(sizes, setting.device))
 
 
 def expect(
     setting: Setting,
     model: Model,
     given: Views,
-    q: torch.Tensor,
-    z: torch.Tensor,
-    widths: torch.Tensor,
+    state: State,
+    rows: torch.Tensor,
     image: torch.Tensor,
     weight: torch.Tensor,
+    group: Grouping,
 ) -> Expectation:
-    """One Gauss-Newton step of nuisances and latents from ``q`` (B, 7), ``z`` (B, K)."""
+    """One Gauss-Newton step of nuisances and latents of the images ``rows`` (B,), whole particles of ``group``."""
+    q, z = state.q[rows], state.z[rows]
     forward, count = setting.forward, z.shape[1]
     offsets = torch.cat([torch.zeros(1, count, device=z.device), DIFFERENCE * torch.eye(count, device=z.device)])
     several = (z[:, None] + offsets).flatten(0, 1)
@@ -281,7 +321,17 @@ def expect(
     deep = densities[first] * nuisances.depths(positions[first], views.rotations, forward.box)
     deep_spectrum = spectrum(project(setting, model, positions[first], deep, views))
     return linearise(
-        projected.unflatten(0, (len(z), count + 1)), deep_spectrum, views, q, z, widths, image, weight, DIFFERENCE
+        projected.unflatten(0, (len(z), count + 1)),
+        deep_spectrum,
+        views,
+        q,
+        z,
+        state.widths,
+        image,
+        weight,
+        DIFFERENCE,
+        group,
+        state.broken[rows],
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
-from gaussianem_core.io.image_rows import load_images
+from gaussianem_core.io.image_rows import load_images, load_particles
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
@@ -21,6 +21,7 @@ from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.ranges import refuse_rows
 from gaussianem_core.training.forward_model import Views
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.image_feed import ImageFeed
 
 _ONE_RUN = "Use the files of one preprocess run."
@@ -30,28 +31,43 @@ LOOKED_AT = 64
 
 @dataclass
 class Problem:
-    """Everything that training reads, on the compute device. N particles, box D, M Gaussians."""
+    """Everything that training reads, on the compute device. N rows (images in a pose), box D, M Gaussians.
+
+    ``image`` (N,): image of the stack that each row shows (see ``image_rows``). ``group``: which particle it shows.
+    ``unit`` (N,): which independent observation each row belongs to, numbered from 0; rows of one particle, or of one
+    image, are none.
+    """
 
     configuration: Configuration
     gaussians: Gaussians
     movable: torch.Tensor | None  # (M,) bool
-    views: Views  # of the N particles
+    views: Views
     feed: ImageFeed
-    image: np.ndarray  # (N,) image that each row shows; a row is a particle where all differ (see ``image_rows``)
+    image: np.ndarray
+    group: Grouping
 
     @property
     def count(self) -> int:
         return len(self.views.ctf)
 
     @property
+    def unit(self) -> np.ndarray:
+        if self.group.single:
+            return self.image
+        # Copies of a particle in other poses show the same images: one stands for all.
+        shown = self.image[self.group.images(self.group.first).cpu().numpy()]
+        return np.unique(shown, return_inverse=True)[1].reshape(-1)
+
+    @property
     def device(self) -> torch.device:
         return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:
-        """The same problem for some of its particles."""
-        views = self.views.rows(torch.from_numpy(rows).to(self.device))
+        """The same problem for some of its rows: whole particles."""
+        chosen = torch.from_numpy(rows).to(self.device)
         feed, image = self.feed.subset(rows), np.unique(self.image[rows], return_inverse=True)[1].reshape(-1)
-        return Problem(self.configuration, self.gaussians, self.movable, views, feed, image)
+        views, group = self.views.rows(chosen), self.group.rows(chosen)
+        return Problem(self.configuration, self.gaussians, self.movable, views, feed, image, group)
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
@@ -102,14 +118,18 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     if movable is not None:
         movable = movable.to(device)
     image = np.arange(rows) if shown is None else shown
-    return Problem(configuration, gaussians.to(device), movable, views, feed, image)
+    particle = load_particles(resolve_input(options, "cfg").parent, rows)
+    group = Grouping.of(np.arange(rows) if particle is None else particle, device)
+    if group.count < 2:
+        raise InputError("particles.npy", "must tell at least two particles apart", group.count, _ONE_RUN)
+    return Problem(configuration, gaussians.to(device), movable, views, feed, image, group)
 
 
-def mean_per_image(values: np.ndarray, image: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)
-    """Mean of the rows of each image, in the order of their numbers: rows of one image are no independent ones."""
-    if len(np.unique(image)) == len(image):
+def mean_per_unit(values: np.ndarray, unit: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)
+    """Mean of the rows of each observation (see ``Problem``), in the order of their numbers."""
+    if len(np.unique(unit)) == len(unit):
         return values
-    _, place, count = np.unique(image, return_inverse=True, return_counts=True)
+    _, place, count = np.unique(unit, return_inverse=True, return_counts=True)
     total = np.zeros((len(count), *values.shape[1:]))
     np.add.at(total, place.reshape(-1), values)
     return np.asarray(total / count.reshape(-1, *[1] * (values.ndim - 1)))

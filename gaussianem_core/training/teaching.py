@@ -26,7 +26,7 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
     for step in range(DECODER_STEPS):
         for group in optimiser.param_groups:
             group["lr"] = DECODER_RATE * (1 - step / DECODER_STEPS)
-        rows = torch.randint(trainer.problem.count, (DECODER_LATENTS,), device=trainer.device)
+        rows = torch.randint(trainer.samples.shape[1], (DECODER_LATENTS,), device=trainer.device)
         chosen = torch.randint(len(forward.positions), (DECODER_GAUSSIANS,), device=trainer.device)
         z = trainer.samples[step % len(trainer.samples), rows]
         density, position = forward.network.decode(z, forward.embed()[chosen])
@@ -42,7 +42,7 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
 def teach_encoder(trainer: Trainer, log: JobLog) -> None:
     """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images.
 
-    Images that hold no particle teach it nothing.
+    Images that hold no particle teach it nothing. It encodes single images: of a particle of many, each by itself.
     """
     encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
     known = np.arange(problem.count)
@@ -62,7 +62,7 @@ def teach_encoder(trainer: Trainer, log: JobLog) -> None:
                 images = problem.feed.get(rows) if images is None else images
                 mean, log_variance = encoder(trainer.encoder_view(images))
                 log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
-                target = table.values[rows]
+                target = table.values[problem.group.particle[rows]]
                 spread = (target[:, : table.zdim] - mean).square() + target[:, table.zdim :].exp()
                 loss = 0.5 * (spread * (-log_variance).exp() + log_variance).mean()
                 optimiser.zero_grad()

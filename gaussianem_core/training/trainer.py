@@ -107,6 +107,13 @@ class Trainer:
         self.forward, self.noise, self.device = forward, noise, problem.device
         self.box = forward.box
         self.ranks = distributed()
+        if recipe.latents != "linear" and not problem.group.single:
+            raise InputError(
+                "--latents",
+                "must be linear for particles of several images: the others learn each image's latent by itself",
+                recipe.latents,
+                "Leave --latents and --recipe out.",
+            )
         self.batch = min(options.batch, problem.count // self.ranks.world)
         self.steps_per_epoch = problem.count // (self.batch * self.ranks.world)
         self.epochs = options.epoch or automatic_epochs(recipe, self.steps_per_epoch)
@@ -116,7 +123,7 @@ class Trainer:
             recipe.latents == "linear"
         )  # latents are drawn from their posteriors and follow no gradient
         self.table = latent_posterior.new_table(
-            problem.count,
+            problem.group.count,
             forward.zdim,
             torch_stream(options.seed, "latent table"),
             self.device,
@@ -187,17 +194,16 @@ class Trainer:
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.images = torch.zeros(self.batch, box, box, device=device)
         self.sums = torch.zeros(len(TERMS) + 1, device=device)
-        self.samples = torch.zeros(
-            mixture_prior.SAMPLES if self.latents_sampled else 0, self.problem.count, zdim, device=device
-        )
+        particles = self.problem.group.count
+        self.samples = torch.zeros(mixture_prior.SAMPLES if self.latents_sampled else 0, particles, zdim, device=device)
         self.epoch_latents = torch.zeros(
-            self.problem.count if self.latents_sampled else 0, zdim, device=device
+            particles if self.latents_sampled else 0, zdim, device=device
         )  # those of the epoch
         self.bank = torch.randn(BANK, zdim, device=device) if self.recipe.w_latent else None
         # How the particles are seen in this epoch: their nuisances are samples too.
         views = self.problem.views
         self.epoch_views = Views(*(value.clone() for value in views)) if self.latents_sampled else views
-        self.epoch_contrast = torch.ones(len(self.epoch_latents), device=device)
+        self.epoch_contrast = torch.ones(self.problem.count if self.latents_sampled else 0, device=device)
         self.image_weight = torch.ones_like(self.epoch_contrast)
 
     def _no_corrections(self) -> Corrections:
@@ -292,7 +298,7 @@ class Trainer:
             self.table.values.index_copy_(0, all_rows, encoded.detach())
         parameters = [p for p, _ in self.learnt]
         if self.latents_sampled:
-            total, terms = self.losses(rows, images, self.epoch_latents[rows])
+            total, terms = self.losses(rows, images, self.epoch_latents[self.problem.group.particle[rows]])
             gradients = list(torch.autograd.grad(total, parameters)) if parameters else []
         else:
             noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]

@@ -28,7 +28,6 @@ OTHER = {
 TOMOGRAPHY = {
     "2D stacks of tilt images": "data_general\n_rlnTomoSubTomosAre2DStacks 1\n" + PARTICLES,
     "particles of tomograms": PARTICLES.replace("_rlnAngleRot #2", "_rlnTomoName #2"),
-    "optimisation set": "data_\n_rlnTomoParticlesFile p.star\n_rlnTomoTomogramsFile t.star\n",
     "tilt series": "data_global\nloop_\n_rlnTomoName\n_rlnTomoTiltSeriesStarFile\na b\n",
 }
 

@@ -9,6 +9,7 @@ from gaussianem_core.imaging.fourier import half_plane_weight
 from gaussianem_core.imaging.projection import project_reference
 from gaussianem_core.training import joint_posterior, nuisances
 from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import BROKEN_NATS, Junk
 from gaussianem_core.training.nuisances import COUNT
 
@@ -117,7 +118,8 @@ def test_posterior_is_that_of_brute_force() -> None:
         deep = densities * nuisances.depths(moved, views.rotations, box)
         turned = project_reference(moved, deep, sigmas.expand(1, -1), views.rotations, views.shifts, box)
         both = torch.stack([spectra(at_q, at_z)[0], spectra(at_q, at_z + 0.1)[0]])[None]
-        e = joint_posterior.linearise(both, spectrum(turned), views, at_q, at_z, widths, image, weight, 0.1)
+        alone = (Grouping.of(np.zeros(1, np.int64)), torch.zeros(1, dtype=torch.bool))
+        e = joint_posterior.linearise(both, spectrum(turned), views, at_q, at_z, widths, image, weight, 0.1, *alone)
         at_q, at_z = e.next[:, :COUNT] * widths, e.next[:, COUNT:]
     found = e.posterior.mean[0, [2, 3, 7]]
     spread = (e.posterior.spread @ e.posterior.spread.mT).diagonal(dim1=1, dim2=2)[0, [2, 3, 7]].sqrt()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import broken, find_junk, find_regions
 
 SHELLS, PARTICLES, JUNK = 24, 900, 100
@@ -29,11 +31,16 @@ def dataset(
     return chi2, cost, noise, power, sizes
 
 
+def alone(values: torch.Tensor) -> Grouping:
+    """Each image is a particle."""
+    return Grouping.of(np.arange(len(values)))
+
+
 @pytest.mark.parametrize("strength, cost_of_none", [(0.8, 20.0), (8.0, 7.0)])
 def test_noise_is_told_from_particles(strength: float, cost_of_none: float) -> None:
     """Also where the spectrum of all images is far from that of noise, and a wide prior of contrast costs little."""
     chi2, cost, noise, power, sizes = dataset(strength, cost_of_none)
-    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0), alone(chi2))
     real = torch.arange(len(chi2)) < PARTICLES
     higher = (found.evidence[real][:, None] > found.evidence[~real]).float().mean()
     assert higher > 0.99, "area under the ROC"
@@ -43,16 +50,16 @@ def test_noise_is_told_from_particles(strength: float, cost_of_none: float) -> N
 
 def test_clean_data_have_none() -> None:
     chi2, cost, noise, power, sizes = (value[:PARTICLES] if len(value) > SHELLS else value for value in dataset(0.8))
-    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0), alone(chi2))
     assert (found.probability < 0.5).all() and found.share < 2e-3
 
 
 def test_an_image_a_million_times_too_bright_is_junk_and_changes_nothing_for_the_others() -> None:
     chi2, cost, noise, power, sizes = dataset(0.8)
-    before = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
+    before = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0), alone(chi2))
     chi2[0], power[0], cost[0] = chi2[0] * 1e12, power[0] * 1e12, 1e13
     chi2[1], cost[1] = torch.nan, torch.nan  # what arithmetic may leave of such an image
-    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0))
+    found = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -5.0), alone(chi2))
     assert (found.probability[:2] == 1).all() and torch.isfinite(found.evidence).all()
     torch.testing.assert_close(found.probability[2:], before.probability[2:], atol=0.02, rtol=0.0)
     assert broken(power.sum(1)).nonzero()[:, 0].tolist() == [0]
@@ -63,9 +70,9 @@ def test_missing_pieces_are_junk_where_the_evidence_says_so() -> None:
     chi2, cost, noise, power, sizes = dataset(0.8)
     pieces = torch.full_like(cost, -5.0)
     pieces[:30] = 12.0
-    found = find_junk(chi2, cost, noise, power, sizes, pieces)
+    found = find_junk(chi2, cost, noise, power, sizes, pieces, alone(chi2))
     assert (found.probability[:30] > 0.9).all() and (found.probability[30:PARTICLES] < 0.5).all()
-    unknown = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -torch.inf))
+    unknown = find_junk(chi2, cost, noise, power, sizes, torch.full_like(cost, -torch.inf), alone(chi2))
     assert (unknown.probability[:PARTICLES] < 0.5).all() and (
         unknown.probability[PARTICLES:] > 0.5
     ).float().mean() > 0.9
@@ -76,3 +83,24 @@ def test_regions_share_out_the_gaussians() -> None:
     regions = find_regions(positions)
     assert torch.cat(regions).sort().values.tolist() == list(range(300)) and 8 <= len(regions) <= 12
     assert find_regions(positions[:15]) == [], "too few Gaussians to tell regions apart"
+
+
+def test_images_of_a_particle_tell_together_what_each_does_not() -> None:
+    """Ten images of each particle, of which single ones are not told apart; one of them is broken."""
+    chi2, _, noise, power, sizes = dataset(0.1)
+    count = len(chi2)
+    real = torch.arange(count) < PARTICLES
+    cost = torch.where(real, 8.0, 9.5) + 2 * torch.randn(count, generator=torch.Generator().manual_seed(1))
+    power[::10] *= 1e6
+    pieces, particle = torch.full_like(cost, -5.0), np.arange(count) // 10
+    single = find_junk(chi2, cost, noise, power, sizes, pieces, alone(chi2))
+    found = find_junk(chi2, cost, noise, power, sizes, pieces, Grouping.of(particle))
+    whole = torch.arange(count) % 10 > 0
+    assert (found.probability[~whole] == 1).all(), "broken images are junk themselves"
+    by_particle = found.evidence[whole].view(-1, 9)
+    assert (by_particle == by_particle[:, :1]).all(), "one verdict a particle"
+
+    def roc(evidence: torch.Tensor) -> float:
+        return float((evidence[real & whole][:, None] > evidence[~real & whole]).float().mean())
+
+    assert roc(found.evidence) > 0.95 > 0.9 > roc(single.evidence)

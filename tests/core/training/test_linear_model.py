@@ -70,7 +70,9 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert torch.equal(noise.power, before), "what was found is returned, nothing given is changed"
         used = linear.count
         active = torch.arange(forward.zdim) < used
-        latents, found = joint_posterior.estimate(linear.measured, linear.widths, linear.junk, active, 0, 0, log)
+        latents, found = joint_posterior.estimate(
+            linear.measured, linear.widths, linear.junk, active, problem.group, 0, 0, log
+        )
         mean, log_variance = latents.values.chunk(2, dim=1)
         z = mean.numpy()
         assert used and (z[:, used:] == 0).all() and (log_variance[:, used:] == 0).all()

@@ -1,0 +1,115 @@
+"""Which particle each image shows: tilt series show one particle in many images.
+
+Given its latent, a particle's images are independent, so what they say together is the sum of what each says: the
+log-likelihood of the latent is a sum of quadratics over the particle's images (see ``mixture_prior``). Everything of an
+image (pose, CTF, noise, what nuisances it has) stays the image's own; the latent, the place in a half set and whether
+it is junk are the particle's. Where each image is a particle the sums are the images' values themselves, and nothing is
+computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """``particle`` (N,): which of ``count`` particles each of N images shows, numbered from 0 without gaps; ``single``:
+    whether image i is particle i."""
+
+    particle: torch.Tensor
+    count: int
+    single: bool
+
+    @classmethod
+    def of(cls, particle: npt.NDArray[np.integer], device: torch.device | str = "cpu") -> Grouping:
+        """Of numbers (N,) in any order, with gaps or without; the order of the particles is that of the numbers."""
+        unique, place = np.unique(particle, return_inverse=True)
+        place = place.reshape(-1).astype(np.int64)
+        return cls(torch.from_numpy(place).to(device), len(unique), np.array_equal(place, np.arange(len(place))))
+
+    @property
+    def sizes(self) -> torch.Tensor:  # (P,)
+        """Number of images of each particle."""
+        return torch.bincount(self.particle, minlength=self.count)
+
+    @property
+    def first(self) -> torch.Tensor:  # (P,)
+        """The first image of each particle."""
+        images = torch.arange(len(self.particle), device=self.particle.device)
+        if self.single:
+            return images
+        return torch.full_like(images[: self.count], len(images)).scatter_reduce_(0, self.particle, images, "amin")
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:  # (N, ...) -> (P, ...)
+        """Sum over the images of each particle."""
+        if self.single:
+            return values
+        return values.new_zeros(self.count, *values.shape[1:]).index_add_(0, self.particle, values)
+
+    def most(self, values: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
+        """For each image the largest value of its particle's images."""
+        if self.single:
+            return values
+        largest = torch.full_like(values[: self.count], -torch.inf)
+        return largest.scatter_reduce_(0, self.particle, values, "amax")[self.particle]
+
+    def images(self, values: torch.Tensor) -> torch.Tensor:  # (P, ...) -> (N, ...)
+        """The particle's value for each image."""
+        return values if self.single else values[self.particle]
+
+    def rows(self, chosen: torch.Tensor) -> Grouping:  # indices or mask
+        """That of some images, whose particles are numbered anew."""
+        kept = self.particle[chosen]
+        if self.single:
+            return Grouping(torch.arange(len(kept), device=kept.device), len(kept), True)
+        return Grouping.of(kept.cpu().numpy(), kept.device)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The images of each particle, on the host: ``images`` (N,) in the order of their particles, of which particle p
+    has those from ``begin[p]`` to ``begin[p + 1]``."""
+
+    images: Numbers
+    begin: Numbers
+
+    @classmethod
+    def of(cls, group: Grouping) -> Members:
+        """Those of a grouping."""
+        particle = group.particle.cpu().numpy()
+        begin = np.concatenate([[0], np.bincount(particle, minlength=group.count).cumsum()])
+        return cls(np.argsort(particle, kind="stable"), begin)
+
+    def sizes(self, particles: Numbers) -> Numbers:
+        """Numbers of images of some particles."""
+        return self.begin[particles + 1] - self.begin[particles]
+
+    def rows(self, particles: Numbers) -> Numbers:
+        """All images of some particles, one particle after the other."""
+        sizes = self.sizes(particles)
+        within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+        return self.images[np.repeat(self.begin[particles], sizes) + within]
+
+    def batches(self, particles: Numbers, images: int) -> list[Numbers]:
+        """Particles cut into runs of at most so many images, of one particle at least."""
+        ends = self.sizes(particles).cumsum()
+        runs, begin = [], 0
+        while begin < len(particles):
+            done = ends[begin - 1] if begin else 0
+            end = max(begin + 1, int(np.searchsorted(ends, done + images, side="right")))
+            runs.append(particles[begin:end])
+            begin = end
+        return runs
+
+
+def placed(sizes: Numbers, device: torch.device) -> Grouping:
+    """The grouping of a batch of whole particles, one after the other, of ``sizes`` images each."""
+    particle = np.repeat(np.arange(len(sizes)), sizes)
+    return Grouping(torch.from_numpy(particle).to(device), len(sizes), bool((sizes == 1).all()))
