@@ -42,7 +42,8 @@ def usage() -> str:
             continue
         lines.append(f"  {name:<12}{(model.__doc__ or '').strip().splitlines()[0]}")
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join([*lines, "", "gaussianem COMMAND --help lists a command's options."])
+    last = "gaussianem COMMAND --help lists a command's options; --install_completion [bash|zsh|fish] completes them."
+    return "\n".join([*lines, "", last])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
+    if argv[0] in ("--install_completion", "--install-completion"):
+        return _install_completion(argv[1] if len(argv) > 1 else "")
     name, rest = argv[0], argv[1:]
     if name in COMMANDS:
         module, function = COMMANDS[name][0].split(":")
@@ -75,6 +78,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gaussianem {name}: {error}", file=sys.stderr)
         return 2
     return _leave_group(run_job(options, [name, *rest]))
+
+
+def _install_completion(shell: str) -> int:
+    from gaussianem_core.job.completion import install
+
+    try:
+        path = install(shell, {name: text for name, (_, text) in COMMANDS.items()})
+    except (InputError, OSError) as error:
+        print(f"gaussianem: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {path}: open a new shell to use it")
+    return 0
 
 
 def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:

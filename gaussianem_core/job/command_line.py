@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
@@ -34,7 +35,29 @@ class OptionParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_Help,
         )
+        self._rare = {name for name in model.model_fields if hints(model, name).get("advanced")} - set(leave_out)
+        if self._rare:
+            self.add_argument("--help_all", action=_HelpAll, nargs=0, help="show every option and exit")
         add_options(self, model, leave_out)
+
+    def format_help(self) -> str:
+        """What is commonly set; ``--help_all`` tells of the rest."""
+        return self._help(self._rare)
+
+    def _help(self, hidden: Collection[str]) -> str:
+        told = [(action, action.help) for action in self._actions if action.dest in hidden]
+        for action, _ in told:
+            action.help = argparse.SUPPRESS
+        self.epilog = f"{len(told)} more options, which are seldom set: --help_all" if told else None
+        try:
+            return super().format_help()
+        finally:
+            for action, text in told:
+                action.help = text
+
+    def help_of_all(self) -> str:
+        """Every option."""
+        return self._help(())
 
     def given(self, words: Sequence[str]) -> dict[str, Any]:
         """What was given, by option, as text (a list of texts, True for a flag). --help and faults exit."""
@@ -47,6 +70,13 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with one sentence, and exit code 2."""
         self.exit(2, f"{self.prog}: {message}. --help lists the options.\n")
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, OptionParser)
+        sys.stdout.write(parser.help_of_all())
+        parser.exit()
 
 
 class _Help(argparse.HelpFormatter):
@@ -77,6 +107,15 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_o
             group.add_argument(*flags, nargs="*", metavar="FILE", **more)
         else:
             group.add_argument(*flags, metavar=_placeholder(field, hint.get("widget")), **more)
+
+
+def choices(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Values of the options that have few: those of a Literal."""
+    return {
+        name: [str(value) for value in get_args(field.annotation)]
+        for name, field in model.model_fields.items()
+        if get_origin(field.annotation) is Literal
+    }
 
 
 def without_blanks(model: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gaussianem_core import __version__
 from gaussianem_core.cli import COMMANDS, main, parse, visible_gpus
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORTED, EVENTS, FAILURE, HEARTBEAT, OPTIONS, SUCCESS, read_events
-from gaussianem_core.options import JOB_OPTIONS, command_line, options_json
+from gaussianem_core.options import JOB_OPTIONS, command_line, hints, options_json
 
 PROGRAM = [sys.executable, "-m", "gaussianem_core"]
 
@@ -240,13 +240,18 @@ def test_usage_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", [name for name in JOB_OPTIONS if name not in COMMANDS])
 def test_help_tells_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit):
         main([name, "--help"])
+    common = capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help_all"])
     assert end.value.code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─|]", " ", capsys.readouterr().out).split())
     for field, info in JOB_OPTIONS[name].model_fields.items():
         assert f"--{field} " in text
         assert " ".join((info.description or "").split()) in text
+        rare = bool(hints(JOB_OPTIONS[name], field)["advanced"])
+        assert (f"--{field} " in common) != rare
 
 
 @pytest.mark.parametrize("name", COMMANDS)

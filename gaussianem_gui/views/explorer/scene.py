@@ -14,6 +14,7 @@ from gaussianem_core.io.atomic_model import place_in_box, read_backbone
 from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.volumes import load_volume, surface
+from gaussianem_gui.views.explorer.chimerax_link import ChimeraXLink
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.selection_mean import SelectionMean
@@ -65,6 +66,7 @@ class Scene(QFrame):
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MILLISECONDS)
         self._rest.timeout.connect(self._refine)
+        self.link = ChimeraXLink(session)
         self.mean = SelectionMean(session)
         self.mean.set_on(bool(int(str(QSettings().value("explorer/follow", 1)))))
         self.mean.varied.connect(self._say_variation)
@@ -103,6 +105,10 @@ class Scene(QFrame):
         tip = "Lay a map (.mrc) or atomic model (.cif, .pdb) over it; again takes it away"
         self.reference = icon_button("folder", tip, self.ask_reference, checkable=True, name="referenceMap")
         self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
+        tip = "Show each clicked point in a running ChimeraX too"
+        self.chimerax = icon_button("external", tip, checkable=True, name="chimeraxFollow")
+        self.chimerax.toggled.connect(self.link.set_on)
+        self.link.turnedOff.connect(lambda: self.chimerax.setChecked(False))
         under = row(spacing=4, margins=(12, 4, 8, 4))
         self.follow = icon_button("set-new", "Show the mean of what is selected at once", checkable=True)
         self.follow.setObjectName("followSelection")
@@ -110,7 +116,7 @@ class Scene(QFrame):
         self.follow.toggled.connect(self._follow)
         under.addLayout(column(self.status, self.trust, spacing=1), 1)
         under.addWidget(self.keep_button)
-        for part in (self.follow, self.difference, self.reference, self.view_save):
+        for part in (self.follow, self.difference, self.reference, self.chimerax, self.view_save):
             under.addWidget(part)
         return under
 
@@ -179,6 +185,7 @@ class Scene(QFrame):
         name = f"particle {particle + 1:,}" if particle >= 0 else "latent"
         self.viewer.show_decoded(answer.volume, answer.positions, answer.densities, name)
         self._draw_difference()
+        self.link.send()
 
     def _picture_drawn(self) -> None:
         """The canvas has the picture: only now a click is answered."""

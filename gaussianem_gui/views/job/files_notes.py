@@ -10,6 +10,7 @@ from PySide6.QtCore import Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPlainTextEdit, QTreeWidget, QTreeWidgetItem, QWidget
 
+from gaussianem_gui.explorer.chimerax_live import ChimeraX
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text
 from gaussianem_gui.views.job.look_inside import LookInside, kind_of
@@ -78,6 +79,7 @@ class Files(QWidget):
             None,
             self.total,
             button("Copy path", "", "copy", self.copy_path),
+            button("To ChimeraX", "", "cube", self.to_chimerax, "Open what is chosen in a running ChimeraX"),
             button("Open folder", "", "external", self.open_folder),
             spacing=8,
         )
@@ -144,6 +146,19 @@ class Files(QWidget):
         """Show the directory in the desktop's file manager."""
         if self._directory is not None:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._directory)))
+
+    def to_chimerax(self) -> None:
+        """Open the chosen maps, models and scripts (classes, a trajectory, a morph) in a running ChimeraX."""
+        paths = [Path(path) for path in self._chosen()]
+        if not paths:
+            self.total.setText("Choose maps, models or a .cxc first.")
+            return
+        self._background.run(
+            "chimerax",
+            lambda: [ChimeraX().open_file(path) for path in paths],
+            lambda opened: self.total.setText(f"{len(opened)} opened in ChimeraX"),
+            self._not_shown,
+        )
 
     def _open(self, node: QTreeWidgetItem) -> None:
         """Show what is in a file; what cannot be shown here is left to the desktop."""

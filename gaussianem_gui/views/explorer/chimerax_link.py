@@ -1,0 +1,57 @@
+"""What is shown in 3D, shown in a running ChimeraX too."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from gaussianem_gui.explorer.chimerax_live import ChimeraX
+from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.toolkit.tasks import Background
+
+SIGMAS = 3.0
+
+
+class ChimeraXLink(QObject):
+    """While ``on``, ChimeraX shows each picture that is decoded for the 3D view. A failure turns it off."""
+
+    turnedOff = Signal()
+
+    def __init__(self, session: ExplorerSession) -> None:
+        super().__init__(session)
+        self.session = session
+        self.chimerax = ChimeraX()
+        self.on = False
+        self._background = Background(self)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def set_on(self, on: bool) -> None:
+        """Follow or not; at once with what is shown."""
+        self.on = on
+        if on:
+            self.send()
+
+    def send(self) -> None:
+        """Show the picture of the 3D view in ChimeraX, where this is on."""
+        picture, model = self.session.picture, self.session.consensus
+        if not self.on or picture is None or picture.volume is None or model is None:
+            return
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="gaussianem-chimerax-")
+        volume, folder = picture.volume, Path(self._folder.name)
+        pixel = model.pixel_size_angstrom * model.box / volume.shape[0]
+        contour = model.mean + SIGMAS * model.sigma  # of the consensus map: one for every picture
+        origin = model.origin_angstrom
+        self._background.run(
+            "chimerax",
+            lambda: self.chimerax.follow(volume, pixel, origin, contour, folder),
+            lambda _r: self.session.said.emit("Shown in ChimeraX too."),
+            self._failed,
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self.on = False
+        self.turnedOff.emit()
+        self.session.say_error(error)
