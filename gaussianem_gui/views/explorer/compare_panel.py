@@ -23,7 +23,7 @@ from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.project_model import job_label
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
 
-PURPOSE = "Choose another training of the same particles."
+PURPOSE = "Choose another training, or another program's latents, of the same particles."
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ComparePanel(Panel):
         self.text = Elided(PURPOSE, "hint")
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
-        self.plot.fix_axes("Other training, turned onto this one")
+        self.plot.fix_axes("The other, turned onto this one")
         self.plot.canvas.shaped.connect(self._shaped)
         self.plot.save.clicked.connect(self.save)
         self.table = QTableWidget(0, 3)
@@ -172,7 +172,7 @@ class ComparePanel(Panel):
             if (self.found.correlations[0] > 0.5)
             else "hardly agree"
         )
-        self.text.setText(f"The two trainings {word}: canonical correlations {best}. Lasso here selects in all plots.")
+        self.text.setText(f"The two {word}: canonical correlations {best}. Lasso here selects in all plots.")
         self.table.setHorizontalHeaderLabels(["Option", "This job", "Other"])
         self.table.setRowCount(len(differ))
         for place, (key, values) in enumerate(differ.items()):

@@ -29,6 +29,8 @@ COLOURINGS = {"displacement": "Displacement", "occupancy": "Occupancy", "domain"
 MOVED = 98  # percentile of the displacements that gets the brightest colour
 LEAST_DENSITY = 1e-3  # of the greatest: what is hardly there at rest has no occupancy that says anything
 
+CLICK = ("Click in a plot", "The molecule at that place appears here.")
+
 
 class LiveViewer(Viewer):
     """Shows what it is handed; reads no files of its own."""
@@ -73,7 +75,7 @@ class LiveViewer(Viewer):
         self.drawn.connect(self._after_drawing)
         self.canvas.hovered.connect(self._hovered)
         self.points.setToolTip("Show the Gaussians as spheres as wide as they are at half of their height")
-        self.empty.set_text("Click in a plot", "The molecule at that place appears here.")
+        self.empty.set_text(*CLICK)
 
     def _warn(self, text: str, more: str = "") -> None:
         """One line in place of a banner: here the room is for the molecule."""

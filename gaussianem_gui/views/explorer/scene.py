@@ -16,9 +16,9 @@ from gaussianem_gui.explorer.decoder_client import Decoded
 from gaussianem_gui.explorer.volumes import load_volume, surface
 from gaussianem_gui.views.explorer.chimerax_link import ChimeraXLink
 from gaussianem_gui.views.explorer.figure_file import ask_figure
-from gaussianem_gui.views.explorer.live_viewer import LiveViewer
+from gaussianem_gui.views.explorer.live_viewer import CLICK, LiveViewer
 from gaussianem_gui.views.explorer.selection_mean import SelectionMean
-from gaussianem_gui.views.explorer.session import ExplorerSession
+from gaussianem_gui.views.explorer.session import NO_NETWORK, ExplorerSession
 from gaussianem_gui.views.explorer.surfaces import difference_surfaces
 from gaussianem_gui.views.plots.slices import PLANES
 from gaussianem_gui.views.plots.surfaces import Mesh
@@ -86,6 +86,7 @@ class Scene(QFrame):
         self.setLayout(layout)
         self.viewer.drawn.connect(self._picture_drawn)
         session.modelReady.connect(self._model_ready)
+        session.opened.connect(self._opened)
         session.closed.connect(self._forget)
         session.pictureWanted.connect(self._ask_picture)
         session.decoded.connect(self._take_decoded)
@@ -119,6 +120,13 @@ class Scene(QFrame):
         for part in (self.follow, self.difference, self.reference, self.chimerax, self.view_save):
             under.addWidget(part)
         return under
+
+    def _opened(self) -> None:
+        sources = self.session.sources
+        if sources is not None and sources.weights is None:
+            self.viewer.empty.set_text("No network here", NO_NETWORK[0].upper() + NO_NETWORK[1:])
+        else:
+            self.viewer.empty.set_text(*CLICK)
 
     def _forget(self) -> None:
         self._rest.stop()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PySide6.QtWidgets import QLabel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "project"))
 
@@ -33,6 +34,7 @@ def test_latents_of_two_programs_in_the_explorer(window, data: Path, tmp_path: P
     assert "cryoDRGN" in explorer.title.text()
     shown = {name for place, name in enumerate(explorer.panels) if explorer.tabs.isTabVisible(place)}
     assert shown == set(explorer.panels) - {"Domains", "Mask"}
+    assert any("No network here" in text.text() for text in explorer.scene.viewer.empty.findChildren(QLabel))
     session.pick_particle(3)
     assert "nothing here decodes" in explorer.scene.status.full_text()
     assert explorer.reconstruct.isEnabled()
