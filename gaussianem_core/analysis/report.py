@@ -11,9 +11,9 @@ import numpy as np
 from gaussianem_core.analysis import diagnostics, latent_space
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import load_poses
-from gaussianem_core.io.image_rows import first_rows, load_images
+from gaussianem_core.io.image_rows import first_rows, load_images, load_particles
 from gaussianem_core.io.latents import load_latents
-from gaussianem_core.io.particle_rows import write_star_rows
+from gaussianem_core.io.particle_table import write_chosen_particles
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model
@@ -65,7 +65,9 @@ def assess(
     else:
         found.sentences.append(NOTHING)
     expanded = load_images(resolve_input(options, "cfg").parent) is not None
-    _outliers(found, arrays, len(z), "rows (several an image)" if expanded else "images", star, log)
+    particle = load_particles(resolve_input(options, "cfg").parent)
+    what = "particles" if particle is not None else "rows (several an image)" if expanded else "images"
+    _outliers(found, arrays, len(z), what, star, particle, log)
     _halves(found, model, classes, options, log)
     return found
 
@@ -73,21 +75,25 @@ def assess(
 def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
     folder = resolve_input(options, "cfg").parent
     features: dict[str, np.ndarray] = {}
+    particle = load_particles(folder)
+    first = slice(None) if particle is None else first_rows(particle)  # of tilt series, the first image of each
     if (folder / "poses.npy").exists():
         rotations, shifts = load_poses(folder / "poses.npy")
+        rotations, shifts = rotations[first], shifts[first]
         if len(rotations) == len(z):
             features["viewing direction"] = diagnostics.view_features(rotations)
             features["in-plane rotation"] = diagnostics.in_plane_features(rotations)
             features["particle offset"] = diagnostics.shift_features(shifts)
     if (folder / "ctf.npy").exists():
-        parameters = load_ctf(folder / "ctf.npy")
+        parameters = load_ctf(folder / "ctf.npy")[first]
         if len(parameters) == len(z):
             features["defocus"] = diagnostics.defocus_features(parameters)
     if not features:
         found.sentences.append(
             "Whether the latents follow pose or defocus was not checked: no poses.npy and ctf.npy beside cfg.json."
         )
-    image = load_images(folder, len(z)) if features else None
+    image = load_images(folder) if features else None
+    image = None if image is None else image[first]
     rows = np.arange(len(z)) if image is None else one_row_an_image(image, options.seed)
     for what, values in features.items():
         entry = diagnostics.dependence(z[rows], values[rows], what, options.seed)
@@ -106,7 +112,13 @@ def one_row_an_image(image: np.ndarray, seed: int) -> np.ndarray:  # (N,) -> (M,
 
 
 def _outliers(
-    found: Trust, arrays: dict[str, np.ndarray], count: int, noun: str, star: Path | None, log: JobLog
+    found: Trust,
+    arrays: dict[str, np.ndarray],
+    count: int,
+    noun: str,
+    star: Path | None,
+    particle: np.ndarray | None,
+    log: JobLog,
 ) -> None:
     name = next((name for name in FIT_ARRAYS if name in arrays), None)
     if name is None or arrays[name].reshape(-1).shape != (count,) or not np.isfinite(arrays[name]).all():
@@ -126,10 +138,10 @@ def _outliers(
         "junk, ice, or another molecule. Look at them before removing them."
     )
     if star is not None:
-        write_star_rows(star, log.directory / "outliers.star", rows)
+        write_chosen_particles(star, log.directory / "outliers.star", found.flagged, particle)
         log.artifact("particles", "outliers.star", "images that fit badly", particles=flagged)
         if flagged < count:
-            write_star_rows(star, log.directory / "without_outliers.star", ~found.flagged)
+            write_chosen_particles(star, log.directory / "without_outliers.star", ~found.flagged, particle)
             log.artifact(
                 "particles", "without_outliers.star", "particles without the outliers", particles=count - flagged
             )

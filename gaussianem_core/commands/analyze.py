@@ -18,9 +18,10 @@ from gaussianem_core.analysis.diagnostics import isolation, stretch_counts
 from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
+from gaussianem_core.io.image_rows import load_particles, rows_of_particles
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_rows import write_star_rows
-from gaussianem_core.io.particle_table import column_names, write_star
+from gaussianem_core.io.particle_table import column_names, copy_optimisation_set, write_chosen_particles, write_star
 from gaussianem_core.io.star import find_particle_table, scan_star
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input
@@ -50,7 +51,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
         raise InputError(
             "option nclass", f"must not exceed the {len(z)} particles", options.nclass, "Give fewer classes."
         )
-    star = particle_star(options, len(z))
+    star, particle = particle_star(options, len(z)), load_particles(resolve_input(options, "cfg").parent)
     refuse_existing(out, ["summary.json", "kmeans", "pc1"], options.overwrite)
     box = options.box or model.configuration.box
     components = latent_space.principal_components(z)
@@ -82,7 +83,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
         "variance_share": components.ratios.tolist(),
     }
     with memory_errors("Use a smaller --box"):
-        summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, out, log)
+        summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, particle, out, log)
         summary["trajectories"] = [
             write_trajectory(model, z, components, i, options, box, level, log) for i in range(n_components)
         ]
@@ -100,7 +101,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
             class_particles=nearest,
         )
     if star is not None:
-        write_labelled(star, out / "particles.star", z, scores[:, :3], classes)
+        write_labelled(star, out / "particles.star", z, scores[:, :3], classes, particle)
         log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
     write_plots(options, log, components, scores, classes, nearest, umap, umap_rows, summary, trust)
     write_json(out / "summary.json", summary)
@@ -122,7 +123,8 @@ def particle_star(options: AnalyzeOptions, count: int) -> Path | None:
     if not path.exists():
         return None
     rows = find_particle_table(scan_star(path)).n_rows
-    if rows == count:
+    particle = load_particles(resolve_input(options, "cfg").parent)
+    if rows == count or (particle is not None and rows == len(particle) and count == particle.max() + 1):
         return path
     if given is None:
         return None
@@ -160,6 +162,7 @@ def write_classes(
     box: int,
     level: float,
     star: Path | None,
+    particle: np.ndarray | None,
     out: Path,
     log: JobLog,
 ) -> list[dict[str, Any]]:
@@ -184,7 +187,7 @@ def write_classes(
         log.artifact("volume", volume, f"class {i + 1} ({counts[i]} particles)", level=level)
         if star is not None and counts[i]:
             target = directory / f"class_{volume.stem[4:]}.star"
-            write_star_rows(star, target, classes == i)
+            write_chosen_particles(star, target, classes == i, particle)
             entry["particles_star"] = f"kmeans/{target.name}"
         entries.append(entry)
     if star is None:
@@ -250,17 +253,23 @@ def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
     }
 
 
-def write_labelled(star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> None:
-    """The input's rows with class (also as rlnClassNumber where there is none), components and latents.
+def write_labelled(
+    star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray, particle: np.ndarray | None = None
+) -> None:
+    """The input's rows with class (also as rlnClassNumber where there is none), components and latents; ``particle``
+    (N,) of each row, where a particle has several.
 
     Those of an earlier analysis, in rows that were selected after it, give way to the new ones.
     """
+    rows = find_particle_table(scan_star(star)).n_rows
+    z, scores, classes = (rows_of_particles(values, particle, rows, star) for values in (z, scores, classes))
     columns: dict[str, Any] = {"gaussianemClass": classes + 1}
     columns |= {f"gaussianemComponent{i + 1}": np.round(scores[:, i], 6) for i in range(scores.shape[1])}
     columns |= {f"gaussianemLatent{i + 1}": np.round(z[:, i].astype(np.float64), 6) for i in range(z.shape[1])}
     if "rlnClassNumber" not in column_names(star):
         columns["rlnClassNumber"] = classes + 1
     write_star_rows(star, target, None, columns, renew=True)
+    copy_optimisation_set(star, target)
 
 
 def write_plots(

@@ -66,7 +66,7 @@ LABELS = {
     "particles": (STAR, "input particles, in order"),
     "map": (CONSENSUS_MAP, "consensus map in the box of the images"),
 }
-SOMETIMES = (ABERRATIONS, IMAGES, PARTICLES)
+SOMETIMES = (ABERRATIONS, IMAGES, PARTICLES, "particles_optimisation_set.star")
 """Files that only some data need: those of an earlier run must not stay behind."""
 
 DEFAULT_BOX = 128

@@ -55,6 +55,19 @@ def load_particles(folder: Path, rows: int | None = None) -> Numbers | None:
     return found
 
 
+def rows_of_particles(values: np.ndarray, particle: Numbers | None, rows: int, source: object) -> np.ndarray:
+    """Values (P, ...) of particles for the ``rows`` of a particle file, which has a row a particle, or an image.
+
+    ``particle``: of ``particles.npy``, None where each row is a particle. Raises InputError for another number of rows.
+    """
+    if rows == len(values):
+        return values
+    if particle is not None and rows == len(particle) and len(values) == particle.max() + 1:
+        return values[particle]
+    rule = f"must have the {len(values)} rows of the latents"
+    raise InputError(str(source), rule, rows, "Bring back the particle file that Preprocess was given.")
+
+
 def _load_numbers(path: Path, argument: str, what: str, rows: int | None) -> Numbers | None:
     if not path.exists():
         return None

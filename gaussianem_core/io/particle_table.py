@@ -20,7 +20,7 @@ from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.pose import angles_from_rotations, rotations_from_angles
 from gaussianem_core.imaging.symmetry import symmetry_mates
 from gaussianem_core.io.cryosparc import load_cs, read_cryosparc
-from gaussianem_core.io.image_rows import Numbers, count_in_order, first_rows, number_images
+from gaussianem_core.io.image_rows import Numbers, count_in_order, first_rows, number_images, rows_of_particles
 from gaussianem_core.io.mrc import MrcHeader, read_header
 from gaussianem_core.io.particle_rows import (
     selection_mask,
@@ -567,15 +567,25 @@ def write_particles_star(
 
 
 def write_optimisation_set(particles: Path, tomograms: Path) -> Path:
-    """``NAME_optimisation_set.star`` beside the tilt particles ``NAME.star``, which RELION reads them by.
-
-    ``tomograms`` is named as it is given: relative to the project, or absolute.
-    """
-    place = tomograms if tomograms.is_absolute() else Path(os.path.relpath(tomograms))
+    """``NAME_optimisation_set.star`` beside the tilt particles ``NAME.star``, which RELION reads them by."""
     target = particles.with_name(f"{particles.stem}_{SET}")
-    lines = [f"_{name} {quote(str(value))}" for name, value in zip(SET_COLUMNS, (particles.name, place))]
+    lines = [f"_{name} {quote(str(value))}" for name, value in zip(SET_COLUMNS, (particles.name, tomograms.resolve()))]
     write_atomically(target, ("\ndata_\n\n" + "\n".join(lines) + "\n").encode())
     return target
+
+
+def write_chosen_particles(source: Path, target: Path, chosen: npt.NDArray[np.bool_], particle: Numbers | None) -> None:
+    """The STAR file's rows of the ``chosen`` particles (P,): each particle's row, or all rows of its images, whose
+    ``particle`` (N,) is then given; and the optimisation set that tilt series need."""
+    rows = find_particle_table(scan_star(source)).n_rows
+    write_star_rows(source, target, rows_of_particles(chosen, particle, rows, source))
+    copy_optimisation_set(source, target)
+
+
+def copy_optimisation_set(source: Path, target: Path) -> None:
+    """Beside ``target``, a copy of rows of ``source``, the optimisation set that such particles need, if they do."""
+    if holds_tilt_particles(scan_star(source)):
+        write_optimisation_set(target, files_of_set(set_beside(source, None), None)[1])
 
 
 def table_to_star(

@@ -110,6 +110,8 @@ def set_beside(particles: Path, project: str | os.PathLike[str] | None) -> Path:
 def _resolved(name: str, source: Path, project: str | os.PathLike[str] | None, what: str) -> Path:
     """A file that ``source`` names: from the project's folder, or beside ``source``."""
     places = [Path(project or "."), source.parent]
+    if Path(name).name == name:  # a bare name is that of a neighbour first
+        places.reverse()
     for folder in places:
         if (folder / name).is_file():
             return folder / name

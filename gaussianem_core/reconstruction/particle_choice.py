@@ -22,6 +22,7 @@ from gaussianem_core.model.configuration import Configuration, load_configuratio
 from gaussianem_core.options import ReconstructOptions
 from gaussianem_core.runtime.readers import is_file, read_json_object, read_npy
 
+TILTS = "particles.npy"
 PARTICLES, CFG = "particles.star", "cfg.json"
 
 
@@ -55,6 +56,13 @@ def read_chosen(options: ReconstructOptions) -> Chosen:
             "must be given where source_dir is no preprocess job's directory",
             f"no {PARTICLES} and {CFG} in {folder}",
             "Give --star_file, or the preprocess job's directory as --source_dir.",
+        )
+    if chosen.table.particle is not None or (folder / TILTS).is_file():
+        raise InputError(
+            "particles",
+            "must be single images: a latent of a tilt series belongs to many, which Reconstruct does not take yet",
+            chosen.table.source,
+            "Select the particles of a state in the explorer, and reconstruct them in the program they come from.",
         )
     poses = optional_input(options, "poses")
     return chosen if poses is None else chosen._replace(table=_with_poses(chosen.table, poses))

@@ -16,6 +16,7 @@ from gaussianem_core.analysis.latent_space import Components, active_dimensions,
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import load_ctf
 from gaussianem_core.imaging.pose import angles_from_rotations, load_poses
+from gaussianem_core.io.image_rows import load_particles
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_table import column_names, read_particle_column, row_count
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
@@ -170,14 +171,15 @@ def load_table(sources: Sources) -> ParticleColumns:
     if sources.original is not None:
         table.original = sources.original
         rows = row_count(sources.original)
-        if rows != len(z):
+        particle = load_particles(sources.particles.parent) if sources.particles is not None else None
+        if rows != len(z) and (particle is None or len(particle) != rows):
             raise InputError(
                 str(sources.original),
                 f"must have the {len(z)} rows of the latents",
                 rows,
                 "The particle file was changed after Preprocess: bring the old one back.",
             )
-        table.star = column_names(sources.original)
+        table.star = column_names(sources.original) if rows == len(z) else ()
     return table
 
 

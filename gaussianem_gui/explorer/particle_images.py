@@ -14,7 +14,7 @@ from scipy.cluster.vq import kmeans2
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.ctf import ctf, load_ctf
 from gaussianem_core.imaging.pose import load_poses
-from gaussianem_core.io.image_rows import load_images
+from gaussianem_core.io.image_rows import load_images, load_particles
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.explorer.sources import Sources
@@ -50,6 +50,19 @@ def images_of_rows(sources: Sources, rows: np.ndarray) -> np.ndarray:  # (n,) ->
     rows = np.asarray(rows, np.int64)
     shown = load_images(sources.images.parent) if sources.images is not None else None
     return rows if shown is None else shown[rows]
+
+
+def rows_of_latents(sources: Sources, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n,) -> (m,), (m,)
+    """Rows of poses.npy that particles have, those of one after the other, and the latent that each belongs to: the
+    latent's own row but for tilt series, where a particle has many images."""
+    latents = np.asarray(latents, np.int64)
+    particle = load_particles(sources.particles.parent) if sources.particles is not None else None
+    if particle is None:
+        return latents, latents
+    order, sizes = np.argsort(particle, kind="stable"), np.bincount(particle)
+    begin = sizes.cumsum() - sizes
+    rows = [order[begin[p] : begin[p] + sizes[p]] for p in latents]
+    return np.concatenate([*rows, np.zeros(0, np.int64)]), np.repeat(latents, sizes[latents])
 
 
 def low_pass(images: np.ndarray, pixel_angstrom: float, resolution_angstrom: float) -> np.ndarray:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.io.image_rows import first_rows, load_images
+from gaussianem_core.io.image_rows import first_rows, load_images, load_particles, rows_of_particles
 from gaussianem_core.io.particle_rows import write_cs_rows
 from gaussianem_core.io.particle_table import (
     column_names,
+    copy_optimisation_set,
     read_particle_column,
     row_count,
     write_cs_subset,
@@ -66,8 +67,9 @@ def export_selection(
     if not mask.any():
         raise InputError("selection", "must hold at least one particle", "none", "Select particles first.")
     rows = row_count(original)
-    if rows != len(mask):
-        raise InputError(str(original), f"must have the {len(mask)} rows of the latents", rows, "Bring it back.")
+    chosen = mask
+    particle = load_particles(sources.particles.parent) if sources.particles is not None else None
+    mask = np.asarray(rows_of_particles(mask, particle, rows, original))  # all images of a chosen particle
     parts = [("selected", mask)]
     if complement and not mask.all():
         parts.append(("rest", ~mask))
@@ -87,6 +89,7 @@ def export_selection(
             write_result_group(directory / f"particles_{word}.csg", files)
         else:
             write_star_subset(source, part, directory / target)
+            copy_optimisation_set(source, directory / target)
         count = row_count(directory / target)  # read back: what is on disk is what is reported
         if count != int(np.count_nonzero(part)):
             raise InputError(target, f"must hold {np.count_nonzero(part)} particles", count, "Export it again.")
@@ -101,11 +104,11 @@ def export_selection(
                 seen[np.unique(image[part]) if sources.unexpanded else first_of(image, part)] = True
                 put(directory, source, sources.passthrough, seen, f"{word}_unique")
         _link_images(project.root, original, str(sources.preprocess_options.get("data_dir") or ""), directory)
-        np.save(directory / "selected_rows.npy", np.flatnonzero(mask), allow_pickle=False)
+        np.save(directory / "selected_rows.npy", np.flatnonzero(chosen), allow_pickle=False)
         note = {
             "name": name,
-            "particles": int(np.count_nonzero(mask)),
-            "of": len(mask),
+            "particles": int(np.count_nonzero(chosen)),
+            "of": len(chosen),
             "source": str(original),
             "job": sources.job,
             "latents": str(sources.latents),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.io.image_rows import IMAGES, load_images
+from gaussianem_core.io.image_rows import IMAGES, PARTICLES, load_images, load_particles
 from gaussianem_core.io.particle_table import row_count
 from gaussianem_core.io.result_group import particle_files
 from gaussianem_core.runtime.readers import read_json_object
@@ -31,6 +31,8 @@ class Sources:
     original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'; of
         particles that Preprocess expanded by their symmetry, its own copy with a row for each mate.
     unexpanded : what Preprocess was given in that case, a row an image; ``passthrough`` belongs to it.
+    particles : particles.npy, whose image each row is, where particles have several (tilt series); latents then have a
+        row a particle.
     images : images.npy, which image of the stack each row shows, where several rows show one.
     analysis : analysis.npz and summary.json's directory of the newest Analyze job of these latents.
     """
@@ -47,6 +49,7 @@ class Sources:
     original: Path | None = None
     unexpanded: Path | None = None
     images: Path | None = None
+    particles: Path | None = None
     passthrough: tuple[Path, ...] = ()
     stack: Path | None = None
     poses: Path | None = None
@@ -103,6 +106,9 @@ def find_sources(project: Project, name: str) -> Sources:
     unexpanded, shown = None, load_images(beside)
     if shown is not None and original and (beside / STAR).is_file() and row_count(original) != len(shown):
         original, unexpanded = beside / STAR, original
+    several = load_particles(beside) is not None
+    if several and (beside / STAR).is_file():
+        original, passthrough = beside / STAR, ()  # with a row a particle, or an image, as Preprocess read them
     return Sources(
         job=job.name,
         title=f"{job.type_label and project.info(job).title} {job.name.rstrip('/').rsplit('/', 1)[-1]}",
@@ -116,6 +122,7 @@ def find_sources(project: Project, name: str) -> Sources:
         original=original,
         unexpanded=unexpanded,
         images=None if shown is None else beside / IMAGES,
+        particles=beside / PARTICLES if several else None,
         passthrough=passthrough,
         analysis=_analysis(project, job.name, train),
         train_job=train,

@@ -140,7 +140,9 @@ def results(tour: Tour) -> None:
     for job_type, tab in (("train", "Progress"), ("analyze", "Results")):
         name = jobs[job_type].name
         with tour.step(f"{job_type} opened"):
-            place = listed.visualRect(listed.filter.mapFromSource(listed.tree.find(name))).center()
+            row = listed.filter.mapFromSource(listed.tree.find(name))
+            listed.scrollTo(row)
+            place = listed.visualRect(row).center()
             QTest.mouseClick(listed.viewport(), LEFT, pos=place)
             tour.until(lambda name=name: window.pane.name == name)
             window.pane.show_tab(tab)
@@ -373,6 +375,7 @@ def main() -> int:
             listed = tour.window.jobs.list
             listed.selectAll()
             tour.window.trigger("compare")
+            tour.pause(0.5)
             tour.until(lambda: tour.window.middle.currentWidget() is tour.window.pages.compare, "the comparison")
         with tour.step("closed and opened again"):
             tour.window.close_project()

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QComboBox, QWidget
 
 from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.particle_columns import LIKELIHOODS
-from gaussianem_gui.explorer.particle_images import Average, Looks, averages_by_view, read_images
+from gaussianem_gui.explorer.particle_images import Average, Looks, averages_by_view, read_images, rows_of_latents
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
@@ -135,6 +135,7 @@ class ParticlesPanel(Panel):
         self.setLayout(layout)
         self._row, self._first = -1, 0
         self._rows = np.zeros(0, np.int64)
+        self._latents = np.zeros(0, np.int64)
         self._shown: tuple[np.ndarray, list[str]] = (np.zeros((0, 1, 1)), [])
         session.selectionChanged.connect(self._selection_changed)
         session.particlePicked.connect(self._particle_picked)
@@ -152,6 +153,7 @@ class ParticlesPanel(Panel):
     def closed(self) -> None:
         self._row, self._first = -1, 0
         self._rows = np.zeros(0, np.int64)
+        self._latents = np.zeros(0, np.int64)
         self._show_none("")
 
     def _show_none(self, why: str) -> None:
@@ -200,7 +202,8 @@ class ParticlesPanel(Panel):
         sources = self.session.sources
         if sources is None or not self.isVisible():
             return
-        self._rows = rows = self.rows()
+        self._rows, self._latents = rows_of_latents(sources, self.rows())
+        rows = self._rows
         if not len(rows):
             self.background.cancel("images")
             self._show_none("Select particles in a plot, or click one.")
@@ -220,10 +223,13 @@ class ParticlesPanel(Panel):
 
     def _take_images(self, found: tuple[np.ndarray, np.ndarray]) -> None:
         part, images = found
-        titles = [f"{i + 1:,}" for i in part]
+        latents = self._latents[self._first : self._first + len(part)]
+        titles = [f"{i + 1:,}" for i in latents]  # of tilt series the particle's number, on each of its images
         self._shown = (images, titles)
         self.tiles.set_images(images, titles)
-        self.text.setText(f"{self._first + 1:,}–{self._first + len(part):,} of {len(self._rows):,} particles")
+        sources = self.session.sources
+        what = "tilt images" if sources is not None and sources.particles is not None else "particles"
+        self.text.setText(f"{self._first + 1:,}–{self._first + len(part):,} of {len(self._rows):,} {what}")
 
     def _take_averages(self, found: list[Average]) -> None:
         images = np.stack([average.image for average in found])
@@ -236,7 +242,7 @@ class ParticlesPanel(Panel):
 
     def _picked(self, place: int) -> None:
         if not self.averages.isChecked() and self._first + place < len(self._rows):
-            row_ = int(self._rows[self._first + place])
+            row_ = int(self._latents[self._first + place])
             table = self.session.table
             assert table is not None
             self.session.show_latent(table.z[row_].astype(np.float64), row_)

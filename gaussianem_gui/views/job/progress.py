@@ -318,7 +318,8 @@ class Progress(QWidget):
         self.values["Stage"].set("Finished" if finished else stage_words(stage))
         self.stages.show_stages(stages_of(history, info.status.state is State.SUCCEEDED))
         names = history.names()
-        epoch = history.curve(*names[0]).epoch if names else np.empty(0)
+        # stages before the training count steps of their own: the longest curve is the training's
+        epoch = max((history.curve(*name).epoch for name in names), key=len, default=np.empty(0))
         self.values["Epoch"].set(f"{epoch[-1]:.2f}" if len(epoch) else "–")
         rate = history.latest("images_per_second")
         if rate is None and progress.get("unit") == "images":

@@ -24,7 +24,7 @@ from gaussianem_gui.views.toolkit.widgets import column
 ANGSTROM = ("angstrom",) * 3
 MAIN = ("surface", "projection", "gaussians")  # what a grid of maps takes the place of
 LETTERS = 8  # points
-ZOOM = 0.72  # of napari's own fit: some air around the molecule
+ZOOM = 0.9  # of napari's own fit: some air around the molecule
 ANGLES = (0, 25, 65)
 
 

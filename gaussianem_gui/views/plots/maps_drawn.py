@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 from gaussianem_gui.explorer.volumes import Picture, difference, load_volume, surface
 from gaussianem_gui.views.plots.canvas3d import MAIN, Canvas3D
@@ -15,6 +15,7 @@ from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 
 MOST_IN_GRID = 16
+GRID_MILLISECONDS = 120
 DIFFERENCE_SIGMAS = 1.5  # of the map that is shown; smaller differences are no surface
 DIFFERENCE_SHARE = 0.25  # of the greatest difference
 DIFFERENCES = ("gain", "loss")
@@ -154,7 +155,13 @@ class MapsDrawn(QObject):
         self._canvas.set_grid(True)
         if fresh:
             self._canvas.reset_view()
+            # napari makes the views of the grid when it draws next; before that they may not follow the camera
+            QTimer.singleShot(GRID_MILLISECONDS, self, self._fit_grid)
         self.drawn.emit()
+
+    def _fit_grid(self) -> None:
+        if self._canvas.in_grid():
+            self._canvas.reset_view()
 
     def leave_grid(self) -> None:
         """Back to one view."""

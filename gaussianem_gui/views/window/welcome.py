@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtGui import QPixmap
 from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -13,6 +15,8 @@ from gaussianem_gui.units import count_text
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.theme import logo, theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, frame, keep_icon, label, row, scrolled
+
+PICTURE_HEIGHT = 170  # pixels
 
 
 class Tile(QPushButton):
@@ -82,6 +86,19 @@ class Way(QWidget):
             label_.setPixmap(theme.pixmap(name, "accent", 20))
 
 
+def molecule_picture() -> QLabel:
+    """The demo's molecule: the spliceosome with its head and arm in colours of their own."""
+    file = resources.files("gaussianem_resources") / "demo" / "spliceosome.png"
+    pixmap = QPixmap()
+    pixmap.loadFromData(file.read_bytes())
+    shown = QLabel()
+    shown.setObjectName("moleculePicture")
+    shown.setAccessibleName("The spliceosome (PDB 5NRL), which the demo shows in motion")
+    shown.setToolTip("The spliceosome (PDB 5NRL): the demo's molecule. Its head (green) and arm (orange) move.")
+    shown.setPixmap(pixmap.scaledToHeight(PICTURE_HEIGHT, Qt.TransformationMode.SmoothTransformation))
+    return shown
+
+
 class Welcome(QWidget):
     """The first window."""
 
@@ -102,12 +119,15 @@ class Welcome(QWidget):
             label("See how your molecule moves, from the particles you already have.", "muted"),
             spacing=2,
         )
+        words.insertStretch(0, 1)
+        words.addStretch(1)
         head.addLayout(words)
         head.addStretch(1)
+        head.addWidget(molecule_picture())
         self.demo = Tile(
             "flask",
             "Try the demo",
-            "A small dataset with known motion. From here to a volume in 3D in a few minutes.",
+            "The spliceosome with known motion. From here to a volume in 3D in a few minutes.",
             "tileDemo",
             accent=True,
         )

@@ -195,7 +195,7 @@ def test_the_corrected_particles_are_scored(perfect: Path) -> None:
     assert after["before"] == before["before"]
     assert after["after"]["rotation_deg"] < 0.01 and after["after"]["shift_px"] < 0.01
     write_star(perfect / "few.star", {"optics": optics, "particles": {k: v[:9] for k, v in rows.items()}})
-    with pytest.raises(InputError, match="a row for each of the 60 latents"):
+    with pytest.raises(InputError, match="a row for each of the 60 images"):
         run(perfect, particles="few.star")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import LONG, cut_off, finish
 from PySide6.QtCore import Qt, QThreadPool, QTimer
-from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLineEdit, QScrollBar, QWidget
+from PySide6.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QLabel, QLineEdit, QScrollBar, QWidget
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import JOB_OPTIONS
@@ -140,6 +140,8 @@ def test_the_first_window_leads_to_a_project(window, qtbot, tmp_path: Path, monk
     assert window.middle.currentWidget() is window.pages.welcome
     for tile in (window.pages.welcome.demo, window.pages.welcome.open, window.pages.welcome.new):
         assert tile.isVisible() and tile.isEnabled()
+    shown = window.pages.welcome.findChild(QLabel, "moleculePicture")
+    assert shown.isVisible() and shown.pixmap().height() > 100  # the demo's molecule
     assert not window.jobs_dock.isVisible()
     monkeypatch.setattr(project_actions, "pick_directory", lambda *_a: tmp_path / "fresh")
     qtbot.mouseClick(window.pages.welcome.new, Qt.MouseButton.LeftButton)
