@@ -48,7 +48,9 @@ def write_html_report(directory: Path) -> Path:
         columns, rows = _columns(directory, int(summary["particles"]))
         series, shape, level, top = _series(directory, summary)
         title = f"{int(summary['particles']):,} particles, {len(summary['classes'])} classes"
-        methods = _methods(directory, summary)
+        methods = _methods(summary)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError("analysis", "must hold what Analyze writes", f"{directory}: {error!r}", _REMEDY) from error
     data = {
@@ -170,21 +172,20 @@ def _figures(directory: Path) -> str:
     return "<h2>Figures</h2>" + "".join(parts) if parts else ""
 
 
-def _methods(directory: Path, summary: dict[str, Any]) -> str:
-    """What was done, in words for a paper: of numbers only those that the analysis's files hold."""
-    options = read_json_object(directory / "options.json", "analysis", _REMEDY)
+def _methods(summary: dict[str, Any]) -> str:
+    """What was done, in words for a paper: of numbers only those that the analysis holds."""
     text = (
         f"Heterogeneity was analysed with GaussianEM {__version__}: the molecule is described by "
         f"{summary['gaussians']:,} 3D Gaussians whose positions and densities follow a latent of {summary['zdim']} "
         f"dimensions for each of {summary['particles']:,} particles ({PAPER}). "
     )
     if summary["active_dimensions"]:
+        seed = f" (seed {summary['seed']})" if "seed" in summary else ""
         shares = ", ".join(f"{100 * share:.1f} %" for share in summary["variance_share"][:3])
         text += (
             f"{summary['active_dimensions']} latent dimensions tell the particles apart; the first principal "
             f"components hold {shares} of the variance. Latents were divided into {len(summary['classes'])} classes by "
-            "k-means "
-            f"(seed {options.get('seed', 0)}), and each one's volume was decoded at the particle nearest its centre. "
+            f"k-means{seed}, and each one's volume was decoded at the particle nearest its centre. "
         )
     return text + (
         f"Volumes have a box of {summary['box']} and {summary['pixel_size_angstrom']:.4g} A/px. Surfaces on this page "

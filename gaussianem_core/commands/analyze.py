@@ -74,6 +74,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     umap, umap_rows = embed(z, options, log)
     summary: dict[str, Any] = {
         "particles": len(z),
+        "seed": options.seed,
         "gaussians": len(model.gaussians),
         "zdim": model.zdim,
         "box": box,

@@ -99,9 +99,12 @@ class TextEditor(Editor):
 
     can_sweep = True
 
-    def __init__(self, name: str, info: FieldInfo, *, number: bool, optional: bool, unit: str | None) -> None:
+    def __init__(
+        self, name: str, info: FieldInfo, *, number: bool, optional: bool, unit: str | None, several: bool = False
+    ) -> None:
         super().__init__()
         self._number, self._optional, self._sweeping = number, optional, False
+        self._several = several  # a list of words
         self.edit = QLineEdit()
         self.edit.setAccessibleName(field_label(name))
         self.edit.setAccessibleDescription(info.description or "")
@@ -124,12 +127,16 @@ class TextEditor(Editor):
 
     def _parse(self, text: str) -> Any:
         text = text.strip()
+        if self._several:
+            return text.replace(";", " ").split()
         return None if self._number and not text and self._optional else text
 
     def value(self) -> Any:
         return self.sweep()[0] if self._sweeping and self.sweep() else self._parse(self.edit.text())  # type: ignore[index]
 
     def set_value(self, value: Any) -> None:
+        if isinstance(value, list):
+            value = "; ".join(map(str, value))
         self.edit.setText("" if value is None else (f"{value:g}" if isinstance(value, float) else str(value)))
 
     def set_invalid(self, invalid: bool) -> None:
@@ -360,7 +367,8 @@ def make_editor(model: type[BaseModel], name: str, context: Context) -> Editor:
         return ChoiceEditor(name, info, [str(word) for word in typing.get_args(kind)])
     if extra["widget"] in ("file", "directory", "mask", "job_output"):
         return PathEditor(name, info, extra, context, several=typing.get_origin(kind) is list)
-    return TextEditor(name, info, number=kind in (int, float), optional=optional, unit=extra["unit"])
+    several = typing.get_origin(kind) is list
+    return TextEditor(name, info, number=kind in (int, float), optional=optional, unit=extra["unit"], several=several)
 
 
 class FieldRow(QWidget):

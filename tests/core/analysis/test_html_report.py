@@ -38,6 +38,7 @@ def analysis(tmp_path: Path) -> Path:
     np.savez(folder / "analysis.npz", scores=scores, labels=labels, **empty)
     summary = {
         "particles": 200,
+        "seed": 3,
         "gaussians": 50,
         "zdim": 2,
         "box": 24,
@@ -49,7 +50,6 @@ def analysis(tmp_path: Path) -> Path:
         "trajectories": [{"component": 1, "directory": "pc1"}],
     }
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "options.json").write_text('{"seed": 3}')
     (folder / "report.md").write_text("# Analysis\n\nWords.\n\n## Can it be trusted?\n\n- a < b, **surely**\n")
     return folder
 
