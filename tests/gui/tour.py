@@ -25,7 +25,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
 from gaussianem_gui.explorer.path_kinds import BY_COMPONENT  # isort: skip
 from gaussianem_gui.views.plots.lasso_3d import Lasso3D, on_screen  # isort: skip
-from PySide6.QtCore import QEvent, QPoint, QPointF, QSettings, Qt, QTimer
+from PySide6.QtCore import QEvent, QEventLoop, QPoint, QPointF, QSettings, Qt, QTimer
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
@@ -77,8 +77,10 @@ class Tour:
 
     @staticmethod
     def pause(seconds: float) -> None:
-        """Let the window live for a while."""
-        QTest.qWait(round(1000 * seconds))
+        """Let the window live for a while, in an event loop of its own: without one, what is deleted later stays."""
+        loop = QEventLoop()
+        QTimer.singleShot(round(1000 * seconds), loop.quit)
+        loop.exec()
 
     def find(self, name: str, inside: QWidget | None = None) -> QWidget:
         """A visible widget by its name."""
