@@ -59,6 +59,11 @@ RANGES = {
     # Farther out the particle lies outside its image; readers that know the box ask for less.
     "shift": Range(-16384, 16384, "px", "Remove the rows, or refine again; shifts are in pixels of the images."),
     "group number": Range(-(2**31), 2**31, "", "Number the groups 1, 2, 3, ..."),
+    "coordinate": Range(-1e7, 1e7, "", "Remove the rows, or export the particles again."),
+    "dose": Range(0, 10_000, "e/A^2", "Give the electrons per square Angstrom before each image."),
+    "tomogram size": Range(1, 1_000_000, "px", "Reconstruct the tomograms again."),
+    "hand": Range(-1, 1, "", "Give 1 or -1: which way the defocus changes with the tilt."),
+    "defocus slope": Range(-100, 100, "", "Estimate the CTF again."),
     "std": Range(1e-20, 1e20, "", "Run preprocess again."),
     "width": Range(1e-6, 1, "of the box", "Use the cfg.json that preprocess wrote."),
     "origin": Range(-1e7, 1e7, "A", "Use the cfg.json that preprocess wrote."),

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import pickle
+import runpy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 STAR = Path(__file__).parent / "data" / "star"
+OTHER_PROGRAMS = Path(__file__).parent / "data" / "other_programs"
 PUBLISHED = Path(__file__).parent / "data" / "published_model"
 
 
@@ -119,6 +121,41 @@ def _stack_names(path: Path) -> object:
 
     names = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
     return resolve_stacks(names, path, path.parent, path.parent)
+
+
+@functools.cache
+def _tilt_files(kind: str) -> dict[str, bytes]:
+    """The files of a small tilt series, by name."""
+    write_set = runpy.run_path(str(Path(__file__).parent / "core" / "io" / "test_tilt_series.py"))["write_set"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_set(Path(folder), kind)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _tilt_seeds(name: str) -> list[bytes]:
+    return [_tilt_files(kind)[name] for kind in ("relion", "warp")]
+
+
+def _tilt_set(path: Path) -> object:
+    """What the particles of the set are of which one file was changed."""
+    from gaussianem_core.io.particle_table import read_particles
+
+    for name, content in (_tilt_files("relion") | _tilt_files("warp")).items():
+        if name != path.name and not (path.parent / name).exists():
+            (path.parent / name).write_bytes(content)
+    return read_particles(path.parent / "a_optimisation_set.star", project_dir=path.parent)
+
+
+@target("tilt series", "text", "tomograms.star", lambda: _tilt_seeds("tomograms.star"))
+def _tilt_tomograms(path: Path) -> object:
+    """Tomograms and their tilt images, in an optimisation set"""
+    return _tilt_set(path)
+
+
+@target("particles of tilt series", "text", "particles.star", lambda: _tilt_seeds("particles.star"))
+def _tilt_particles(path: Path) -> object:
+    """Particles with visible frames, in an optimisation set"""
+    return _tilt_set(path)
 
 
 def _cs_seeds() -> list[bytes]:
@@ -304,6 +341,35 @@ def _latents(path: Path) -> object:
     from gaussianem_core.io.latents import load_latents
 
     return load_latents(path)
+
+
+def _other_latents_seeds() -> list[bytes]:
+    two = pickle.dumps(Z.astype(np.float32), 4) + pickle.dumps(Z.astype(np.float32) - 1, 4)
+    return [(OTHER_PROGRAMS / "z.2.pkl").read_bytes(), two]
+
+
+@target("latents of cryoDRGN", "binary", "z.2.pkl", _other_latents_seeds)
+def _other_latents(path: Path) -> object:
+    """Latents of another program in pickles of arrays"""
+    from gaussianem_core.io.other_latents import read_other_latents
+
+    return read_other_latents(path)
+
+
+@target("latents in a table", "text", "z.csv", lambda: [b"name,z_1,z_2\na,1.5,2\nb,-1,0\nc,1e-3,4\n", b"1 2\n3 4\n"])
+def _other_table(path: Path) -> object:
+    """Latents of another program in a table"""
+    from gaussianem_core.io.other_latents import read_other_latents
+
+    return read_other_latents(path)
+
+
+@target("rows of latents", "binary", "ind.pkl", lambda: [(OTHER_PROGRAMS / "ind.pkl").read_bytes()])
+def _other_rows(path: Path) -> object:
+    """Which particles another program's latents are of"""
+    from gaussianem_core.io.other_latents import read_indices
+
+    return read_indices(path, 200)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import angles_from_rotations, rotations_from_angles
 from gaussianem_core.io.star import StarTable, read_columns, scan_star
-from gaussianem_core.ranges import refuse_rows
+from gaussianem_core.ranges import refuse_improper, refuse_outside, refuse_rows
 
 Numbers = npt.NDArray[np.float64]
 
@@ -49,6 +49,23 @@ DEFORMATIONS = ("rlnTomoDeformationGridSizeX", "rlnTomoDeformationCoefficients")
 CONSTANTS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 TOMOGRAM = (*SIZES, *CONSTANTS, "rlnTomoTiltSeriesPixelSize", "rlnTomoHand")
 VISIBLE = "rlnTomoVisibleFrames"
+TOMOGRAM_RANGES = {
+    "tomogram size": SIZES,
+    "pixel size": ("rlnTomoTiltSeriesPixelSize",),
+    "hand": ("rlnTomoHand",),
+    "defocus slope": ("rlnTomoDefocusSlope",),
+    "B-factor": ("rlnCtfBfactorPerElectronDose",),
+}
+IMAGE_RANGES = {
+    "angle": TILTS,
+    "defocus U": DEFOCUS[:1],
+    "defocus V": DEFOCUS[1:2],
+    "defocus angle": DEFOCUS[2:],
+    "CTF scale": OTHER[:1],
+    "phase shift": OTHER[1:2],
+    "dose": OTHER[2:],
+}
+"""Of ``ranges.RANGES``; the microscope's constants are looked at where those of single particles are."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +159,10 @@ def read_tilt_particles(
         deformed projections.
     """
     tables = scan_star(particles_path)
-    table = next(table for table in tables if VISIBLE in table)
+    table = next((table for table in tables if VISIBLE in table), None)
+    if table is None:
+        rule = f"must say which images of its tilt series each particle has ({VISIBLE})"
+        raise InputError(str(particles_path), rule, "no such column", f"Give the particles of the {SET}.")
     place = [names for names in (CENTERED, COORDINATES) if all(name in table for name in names)]
     needed = ("rlnTomoName", "rlnImageName", *ANGLES)
     missing = [name for name in needed if name not in table] + ([] if place else [CENTERED[0]])
@@ -158,7 +178,13 @@ def read_tilt_particles(
         for name in (*SUBTOMOGRAM, *ANGLES, *place[0], *ORIGINS, "rlnOpticsGroup", "rlnRandomSubset")
         if name in table
     ]
+    if not table.n_rows:
+        raise InputError(
+            f"{particles_path}, table data_{table.name}", "must list particles", "none", "Export it again."
+        )
     values, names = read_columns(table, known, ["rlnTomoName", VISIBLE, "rlnImageName"])
+    _refuse("angle", values, (*ANGLES, *SUBTOMOGRAM), particles_path)
+    _refuse("coordinate", values, (*place[0], *ORIGINS), particles_path)
     series = read_series(tomograms_path, set(names["rlnTomoName"][0]), project)
     count = table.n_rows
     tomogram = np.array(names["rlnTomoName"][0])[names["rlnTomoName"][1]]
@@ -267,6 +293,8 @@ def read_series(path: Path, wanted: set[str], project: str | os.PathLike[str] | 
         raise InputError(
             str(path), "must list the particles' tomograms", f"no {sorted(lacking)[0]}", f"Give those of one {SET}."
         )
+    for kind, columns in TOMOGRAM_RANGES.items():
+        _refuse(kind, values, columns, path)
     found = {}
     for row, name in enumerate(order):
         if name not in wanted:
@@ -298,14 +326,15 @@ def _series(images: StarTable, tomogram: Mapping[str, float]) -> Series:
         )
     numeric = [name for name in (*(() if matrices else TILTS), *DEFOCUS, *OTHER) if name in images]
     values, names = read_columns(images, numeric, MATRIX if matrices else ())
+    for kind, columns in IMAGE_RANGES.items():
+        _refuse(kind, values, columns, images.path)
     count = images.n_rows
     if matrices:
         projection = np.stack([_rows(where, name, *names[name]) for name in MATRIX], axis=1)
     else:
         angles = [np.deg2rad(values.get(name, np.zeros(count))) for name in TILTS]
         projection = _about(2, angles[2]) @ _about(1, angles[1]) @ _about(0, angles[0])
-    apart = np.abs(projection @ projection.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2))
-    refuse_rows(apart > 1e-2, images.path, geometry[0], "must be rotations", apart.round(4), "Align the series again.")
+    refuse_improper(projection, where)
     return Series(
         projection,
         np.stack([values[name] for name in DEFOCUS], axis=1),
@@ -319,6 +348,13 @@ def _series(images: StarTable, tomogram: Mapping[str, float]) -> Series:
         max(tomogram.get("rlnCtfBfactorPerElectronDose", 0.0), 0.0),
         {name: tomogram[name] for name in CONSTANTS},
     )
+
+
+def _refuse(kind: str, values: Mapping[str, Numbers], columns: Sequence[str], source: Path) -> None:
+    """Refuse values outside of their range in those of the ``columns`` that there are."""
+    for name in columns:
+        if name in values:
+            refuse_outside(kind, values[name], source, name)
 
 
 def _rows(where: str, name: str, texts: list[str], index: npt.NDArray[np.int32]) -> Numbers:  # -> (F, 3)
