@@ -80,7 +80,7 @@ def refuse_outside(name: str, values: npt.ArrayLike, source: object, column: str
     ``source``: the file; ``column``: what the value is called there. NaN lies outside.
     """
     allowed, numbers = RANGES[name], np.asarray(values)
-    numbers = numbers.reshape(len(numbers), -1)
+    numbers = numbers.reshape(len(numbers), -1) if numbers.size else np.zeros((0, 1))
     outside = ~((numbers >= allowed.low) & (numbers <= allowed.high))
     worst = numbers[np.arange(len(numbers)), outside.argmax(axis=1)]
     refuse_rows(outside.any(axis=1), source, column or name, allowed.rule, worst, allowed.remedy)

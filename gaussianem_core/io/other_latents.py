@@ -31,7 +31,7 @@ from gaussianem_core.runtime.readers import is_file, read_npy, read_text
 
 _REMEDY = "Give a z.N.pkl of cryoDRGN, latent_coords.npy of RECOVAR, a .cs of 3D Variability, or a table."
 _MODE = re.compile(r"components_mode_(\d+)/value")
-_NUMBERED = re.compile(r"(?i)(?:gaussianemLatent|.*latent.*?|.*component.*?|z|pc)_?(\d+)")
+_NUMBERED = re.compile(r"(?i)(?:gaussianemLatent|.*latent.*?|.*component.*?|z|pc)_?([0-9]{1,6})")
 
 
 @dataclass(frozen=True)

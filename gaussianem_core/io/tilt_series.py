@@ -30,6 +30,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.pose import angles_from_rotations, rotations_from_angles
 from gaussianem_core.io.star import StarTable, read_columns, scan_star
 from gaussianem_core.ranges import refuse_improper, refuse_outside, refuse_rows
+from gaussianem_core.runtime.readers import is_file
 
 Numbers = npt.NDArray[np.float64]
 
@@ -130,10 +131,10 @@ def _resolved(name: str, source: Path, project: str | os.PathLike[str] | None, w
     if Path(name).name == name:  # a bare name is that of a neighbour first
         places.reverse()
     for folder in places:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     beside = source.parent / Path(name).name
-    if beside.is_file():
+    if is_file(beside):
         return beside
     raise InputError(
         f"{source}, {what}", "must be a file of the project, or beside it", name, "Give the project's folder as -s."
@@ -244,10 +245,7 @@ def _visible(
     """Numbers of the images that each particle has."""
     lists = []
     for text in found[0]:
-        try:
-            lists.append(np.array(json.loads(text), dtype=np.float64).reshape(-1))
-        except (ValueError, TypeError):
-            lists.append(np.zeros(0))
+        lists.append(_list(text).reshape(-1))
     lengths = np.array([len(values) for values in lists])[found[1]]
     expected = np.array([len(series[name].dose) for name in tomogram])
     refuse_rows(
@@ -304,7 +302,7 @@ def read_series(path: Path, wanted: set[str], project: str | os.PathLike[str] | 
             images = next((table for table in scan_star(source) if DEFOCUS[0] in table), None)
         else:
             source, images = path, next((table for table in tables if table.name == name), None)
-        if images is None:
+        if images is None or not images.n_rows:
             rule = f"must hold the images of {name}"
             raise InputError(str(source), rule, "no such table", f"Give those of one {SET}.")
         found[name] = _series(images, {key: column[row] for key, column in values.items()})
@@ -357,14 +355,19 @@ def _refuse(kind: str, values: Mapping[str, Numbers], columns: Sequence[str], so
             refuse_outside(kind, values[name], source, name)
 
 
+def _list(text: str) -> Numbers:
+    """Numbers as RELION writes them, [a,b,...]; none if that is not what ``text`` is."""
+    try:
+        return np.array(json.loads(text), dtype=np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return np.zeros(0)
+
+
 def _rows(where: str, name: str, texts: list[str], index: npt.NDArray[np.int32]) -> Numbers:  # -> (F, 3)
     """The first three of each row of a projection matrix, written as [a,b,c,d]."""
     rows = []
     for text in texts:
-        try:
-            row = np.array(json.loads(text), dtype=np.float64)
-        except (ValueError, TypeError):
-            row = np.zeros(0)
+        row = _list(text)
         if row.shape != (4,) or not np.isfinite(row).all():
             raise InputError(f"{where}, column {name}", "must hold four numbers, as [1,0,0,0]", text[:60], "Mend it.")
         rows.append(row[:3])
