@@ -327,7 +327,8 @@ def write_results(trainer: Trainer, log: JobLog, out: Path, part: Part | None, f
     more = {**figures, "active": trainer.active.cpu().numpy()}  # dimensions that stand above the noise
     if trainer.recipe.corrects:
         more |= corrections.arrays(trainer.corrections, trainer.problem.group)
-        corrections.report(trainer.corrections, trainer.problem, trainer.recipe.weigh_junk, log)
+        problem = trainer.problem
+        corrections.report(trainer.corrections, problem.group, problem.unit, trainer.recipe.weigh_junk, log)
         star = resolve_input(trainer.options, "cfg").with_name("particles.star")
         corrections.write_particles(
             trainer.corrections, trainer.problem, star, out, None if part is None else part.rows, log

@@ -99,12 +99,13 @@ def kinds_above(bounds: Sequence[float], widths: torch.Tensor) -> set[str]:  # a
     return {nuisances.KINDS[kind] for width, kind in kinds if width > bounds[kind]}
 
 
-def report(found: Corrections, problem: Problem, weighs_junk: bool, log: JobLog) -> None:
-    """Say in numbers what was corrected, over the images that are no junk, and how many are junk."""
-    what, image = ("images", problem.image) if problem.group.single else ("particles", problem.unit)
+def report(found: Corrections, group: Grouping, unit: np.ndarray, weighs_junk: bool, log: JobLog) -> None:
+    """Say in numbers what was corrected, over the images that are no junk, and how many are junk. ``unit`` (N,): which
+    image, or particle of a tilt series, each row belongs to."""
+    what = "images" if group.single else "particles"
     real = found.junk.probability < 0.5
-    junk_images = np.flatnonzero(mean_per_unit(found.junk.probability.cpu().numpy(), image) >= 0.5)
-    images = len(np.unique(image))
+    junk_images = np.flatnonzero(mean_per_unit(found.junk.probability.cpu().numpy(), unit) >= 0.5)
+    images = len(np.unique(unit))
     rms = found.mean[real].square().mean(0).sqrt().cpu().numpy()
     width = found.widths.cpu().numpy()
     turn, shift = nuisances.ROTATION, nuisances.SHIFT

@@ -26,7 +26,7 @@ from gaussianem_core.options import JOB_OPTIONS, LATENTS_OF_RECIPE
 from gaussianem_core.training import linear_fit, teaching
 from gaussianem_core.training.recipe import RECIPES
 
-NOT_RESULTS = {EVENTS, OPTIONS, *CONTROL_FILES, "options.json"}
+NOT_RESULTS = {EVENTS, OPTIONS, *CONTROL_FILES, "options.json", "report.html"}  # the page names its folder
 EVERY_JOB = {
     "job_dir": "test_cli: where output goes",
     "output": "test_cli: where output goes",
@@ -255,6 +255,11 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "files": ["nowhere.star"],
         "kind": ["--kind map"],
         "copy_files": ["--copy_files"],
+        "latents": ["--latents nowhere.pkl"],
+        "indices": ["--indices nowhere.pkl"],
+        "columns": ["--columns z_1"],
+        "passthrough": ["--passthrough nowhere.cs"],
+        "data_dir": ["--data_dir nowhere"],
     },
 }
 # Options that leave the result as it is, and where it is shown what they do.

@@ -18,6 +18,7 @@ from gaussianem_core.io.image_rows import load_images
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.job.events import EVENTS, JobLog, read_events
 from gaussianem_core.training.corrections import Corrections, report
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import Junk
 
 COUNT = 24
@@ -86,8 +87,9 @@ def test_junk_is_counted_in_images(tmp_path: Path) -> None:
     junk = Junk(probability, -probability, torch.tensor(0.5))
     found = Corrections(torch.zeros(8, 7), torch.zeros(1, 8, 7), torch.zeros(7), junk)
     with JobLog(tmp_path, ["train"]) as log:
-        report(found, np.repeat(np.arange(2), 4), True, log)
-        report(found, np.arange(8), True, log)
+        single = Grouping.of(np.arange(8))
+        report(found, single, np.repeat(np.arange(2), 4), True, log)
+        report(found, single, np.arange(8), True, log)
     said = [event["text"] for event in read_events(tmp_path / EVENTS)[0] if event["type"] == "message"]
     assert "images that hold no such particle: 1 of 2: 2" in said
     assert "images that hold no such particle: 4 of 8: 5, 6, 7, 8" in said

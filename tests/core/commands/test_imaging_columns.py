@@ -29,7 +29,7 @@ from optics_simulator import (
 )
 
 from gaussianem_core.cli import main
-from gaussianem_core.imaging.ctf import apply_ctf, ctf, load_ctf
+from gaussianem_core.imaging.ctf import COLUMNS, EXTRA, apply_ctf, ctf, load_ctf
 from gaussianem_core.imaging.pose import load_poses
 from gaussianem_core.imaging.projection import project
 from gaussianem_core.model.configuration import load_configuration
@@ -181,7 +181,7 @@ def test_what_was_done_to_the_images(
     said = capsys.readouterr().out
     assert WORDS[state] in said and ("as the particle file has them" in said) is told
     if state == "premultiplied":  # white again: no ring of the CTF is left in the noise
-        assert load_ctf(tmp_path / "out/ctf.npy").shape == (COUNT, 13)
+        assert load_ctf(tmp_path / "out/ctf.npy").shape == (COUNT, len(COLUMNS) + len(EXTRA))
 
 
 def test_a_flag_that_the_images_contradict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,8 @@ def sources(folder: Path) -> Sources:
         "Train job001",
         folder,
         folder,
-        folder / "weights.0.pkl",
         folder / "weights.0.output.pkl",
+        folder / "weights.0.pkl",
         folder / "cfg.json",
         folder / "point_cloud.ply",
     )

@@ -15,6 +15,7 @@ from gaussianem_core.job.events import EVENTS, JobLog, read_events
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections, report
 from gaussianem_core.training.forward_model import Views, spectrum
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import Junk
 
 BOX, COUNT = 32, 6
@@ -118,7 +119,8 @@ def test_errors_larger_than_a_refinement_leaves_are_not_believed_and_said(tmp_pa
     junk = Junk(torch.zeros(500), torch.zeros(500), torch.tensor(0.0))
     for widths, times in ((found, 1), (found * 0.9, 0)):
         with JobLog(tmp_path / str(times), ["train"]) as log:
-            report(Corrections(draws, draws[None], widths, junk), np.arange(500), False, log)
+            numbers = np.arange(500)
+            report(Corrections(draws, draws[None], widths, junk), Grouping.of(numbers), numbers, False, log)
         events, _ = read_events(tmp_path / str(times) / EVENTS)
         said = [e["text"] for e in events if e["type"] == "message" and "(out of plane, in plane)" in e["text"]]
         assert len(said) == times and all("--hold_rotations" in text for text in said)
