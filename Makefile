@@ -38,7 +38,7 @@ lint: $(BIN)/.test-tools
 	$(BIN)/lint-imports
 
 unit: $(BIN)/.test-tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not display"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not display"
 	if command -v xvfb-run >/dev/null; then QT_QPA_PLATFORM=xcb $(SCREEN) $(BIN)/python -m pytest -m display tests/gui; \
 	else echo "xvfb-run is not installed: the 3D tests were left out"; fi
 

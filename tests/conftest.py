@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,8 +67,25 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project of ``gaussianem demo``, run once with the real engine; what it printed lies beside it, demo.out."""
+    """The project of ``gaussianem demo`` as the real engine made it; what it printed lies beside it, demo.out.
+
+    It is made once: processes that share the tests take a copy each.
+    """
     folder = tmp_path_factory.mktemp("finished")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make_demo(folder)
+        return folder / "demo"
+    made = tmp_path_factory.getbasetemp().parent / "finished"
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "demo.out").exists():
+            make_demo(made)
+    shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
+    return folder / "demo"
+
+
+def make_demo(folder: Path) -> None:
     places = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "GAUSSIANEM_STATE_DIR")
     own = {name: str(folder) for name in places}
     done = subprocess.run(
@@ -79,4 +98,3 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "demo.out").write_text(done.stdout)
-    return folder / "demo"

@@ -53,7 +53,6 @@ def test_the_workflow_needs_nothing_from_the_user() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_the_truth_is_recovered(finished_demo: Path) -> None:
     said = (finished_demo.parent / "demo.out").read_text()
     assert "The truth was recovered" in said

@@ -234,7 +234,6 @@ def test_reconstruct_these_asks_for_a_map_of_the_selection_or_of_the_point(explo
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_from_a_selection_of_the_demo_to_its_map(finished_demo, window, qtbot):
     """The real thing, from the explorer through the queue to half maps and FSC."""
     assert window.open_project(finished_demo)
@@ -272,7 +271,6 @@ def apart(session, axes: tuple[str, str], state: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_the_second_state_of_the_demo_is_lassoed_and_its_rows_go_into_the_next_job(finished_demo, window, qtbot):
     """The real thing: images simulated of molecules with and without their arm, latents that training found."""
     from gaussianem_core.io.particle_table import read_particles
