@@ -15,7 +15,7 @@ from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 
 MOST_IN_GRID = 16
-GRID_MILLISECONDS = 120
+GRID_MILLISECONDS = (120, 600)
 DIFFERENCE_SIGMAS = 1.5  # of the map that is shown; smaller differences are no surface
 DIFFERENCE_SHARE = 0.25  # of the greatest difference
 DIFFERENCES = ("gain", "loss")
@@ -155,8 +155,10 @@ class MapsDrawn(QObject):
         self._canvas.set_grid(True)
         if fresh:
             self._canvas.reset_view()
-            # napari makes the views of the grid when it draws next; before that they may not follow the camera
-            QTimer.singleShot(GRID_MILLISECONDS, self, self._fit_grid)
+            # napari makes the views of the grid when it draws next, and takes the camera from them at each draw: until
+            # all have their size, one of them may set it to what fits nothing.
+            for milliseconds in GRID_MILLISECONDS:
+                QTimer.singleShot(milliseconds, self, self._fit_grid)
         self.drawn.emit()
 
     def _fit_grid(self) -> None:
