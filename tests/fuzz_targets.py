@@ -356,7 +356,12 @@ def _other_latents(path: Path) -> object:
     return read_other_latents(path)
 
 
-@target("latents in a table", "text", "z.csv", lambda: [b"name,z_1,z_2\na,1.5,2\nb,-1,0\nc,1e-3,4\n", b"1 2\n3 4\n"])
+@target(
+    "latents in a table",
+    "text",
+    "z.csv",
+    lambda: [b"name,z_1,z_2\na,1.5,2\nb,-1,0\nc,1e-3,4\n", b"1 2\n3 4\n", b"uid,z_1\n7,1\n8,2\n"],
+)
 def _other_table(path: Path) -> object:
     """Latents of another program in a table"""
     from gaussianem_core.io.other_latents import read_other_latents

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.cryosparc import load_cs
@@ -30,7 +31,7 @@ from gaussianem_core.io.row_numbers import read_row_numbers
 from gaussianem_core.runtime.readers import is_file, read_npy, read_text
 
 _REMEDY = "Give a z.N.pkl of cryoDRGN, latent_coords.npy of RECOVAR, a .cs of 3D Variability, or a table."
-_MODE = re.compile(r"components_mode_(\d+)/value")
+_MODE = re.compile(r"components_mode_([0-9]{1,6})/value")
 _NUMBERED = re.compile(r"(?i)(?:gaussianemLatent|.*latent.*?|.*component.*?|z|pc)_?([0-9]{1,6})")
 
 
@@ -93,14 +94,14 @@ def _cryosparc(path: Path, columns: Sequence[str]) -> OtherLatents:
     names = list(data.dtype.names or ())
     modes = sorted((name for name in names if _MODE.fullmatch(name)), key=lambda n: int(_MODE.fullmatch(n)[1]))  # type: ignore[index]
     chosen = _chosen(path, names, columns or modes)
-    z = np.concatenate([np.asarray(data[name], np.float64).reshape(len(data), -1) for name in chosen], axis=1)
+    z = np.concatenate([_numbers(path, data[name]).reshape(len(data), -1) for name in chosen], axis=1)
     return OtherLatents("cryoSPARC", z, keys=np.asarray(data["uid"]))
 
 
 def _star(path: Path, columns: Sequence[str]) -> OtherLatents:
     names = column_names(path)
     chosen = _chosen(path, names, columns or _numbered(names))
-    z = np.stack([np.asarray(read_particle_column(path, name), np.float64) for name in chosen], axis=1)
+    z = np.stack([_numbers(path, read_particle_column(path, name)) for name in chosen], axis=1)
     keys = np.asarray(read_particle_column(path, "rlnImageName")) if "rlnImageName" in names else None
     return OtherLatents("another program", z, keys=keys)
 
@@ -113,14 +114,19 @@ def _text(path: Path, columns: Sequence[str]) -> OtherLatents:
     width = len(rows[0]) if rows else 0
     if not width or any(len(row) != width for row in rows) or (names and len(names) != width):
         raise InputError("latents", "must be a table with as many values in each row", path, _REMEDY)
-    keys = np.array([int(row[names.index("uid")]) for row in rows], np.uint64) if "uid" in names else None
+    keys = _numbers(path, [row[names.index("uid")] for row in rows], np.uint64) if "uid" in names else None
     chosen = columns or _numbered(names) or [name for name in names if name != "uid"]
     places = [names.index(name) for name in _chosen(path, names, chosen)] if names else range(width)
-    try:
-        z = np.array([[float(row[place]) for place in places] for row in rows])
-    except ValueError as error:
-        raise InputError("latents", "must hold numbers", f"{path}: {error}", "Name the columns to take.") from None
+    z = _numbers(path, [[row[place] for place in places] for row in rows])
     return OtherLatents("another program", z, keys=keys)
+
+
+def _numbers(path: Path, values: npt.ArrayLike, kind: npt.DTypeLike = np.float64) -> np.ndarray:
+    """Values of a file as numbers; InputError if one is none."""
+    try:
+        return np.asarray(values).astype(kind)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError("latents", "must hold numbers", f"{path}: {error}", "Name the columns to take.") from None
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
