@@ -109,9 +109,10 @@ def explore(tour: Tour) -> None:
         tour.until(lambda: scene.viewer.canvas.drawn.values.any(), "the colours")
     with tour.step("lasso and mean"):
         tour.click("tool-lasso")
-        middle, spread = np.median(plot.points, axis=0), plot.points.std(axis=0)
+        away = np.abs(plot.points - np.median(plot.points, axis=0)).sum(axis=1)
+        inner = plot.points[np.argmin(away)]  # a place with particles, and with room around it
         turn = np.linspace(0, 2 * np.pi, 40)
-        shape = middle + spread * [0.9, 0.0] + np.stack([np.cos(turn), 1.6 * np.sin(turn)], axis=1) * spread * 0.8
+        shape = inner + np.stack([np.cos(turn), np.sin(turn)], axis=1) * plot.points.std(axis=0) * 0.5
         tour.drag(plot.canvas, shape)
         tour.until(lambda: "varies by" in scene.status.full_text(), "the mean of the selection")
     with tour.step("export"):

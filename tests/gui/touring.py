@@ -14,7 +14,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QFileDialog, QLineEdit, QWidget
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
-PATIENCE = 240  # seconds that a step may take on a busy machine
+PATIENCE = 150  # seconds that a step may take on a busy machine
 
 
 class Tour:
@@ -55,6 +55,7 @@ class Tour:
         end = time.monotonic() + PATIENCE
         while not there():
             if time.monotonic() > end:
+                self.picture("failed")
                 raise SystemExit(f"the tour ends here: {what or 'a step'} did not come within {PATIENCE} s")
             self.pause(0.02)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ from PySide6.QtGui import QColor, QImage
 
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.model import gaussians
+from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.execution.logfile import LogFile
 from gaussianem_gui.explorer.volumes import cut_at, load_gaussians, load_volume, series, surface
@@ -324,8 +327,15 @@ def test_series_and_gaussians_are_read(tmp_path: Path, shared_data: Path) -> Non
     for name in ("v_10.mrc", "v_2.mrc", "notes.txt"):
         (tmp_path / name).touch()
     assert [p.name for p in series(tmp_path)] == ["v_2.mrc", "v_10.mrc"]
-    positions, density = load_gaussians(shared_data / "igg1d" / "point_cloud.ply")
-    assert positions.shape == (5965, 3) and (density > 0).all() and np.abs(positions).max() <= 1
+    folder = shared_data / "igg1d"
+    found = load_gaussians(folder / "point_cloud.ply")
+    assert found.positions.shape == (5965, 3) and (found.densities > 0).all() and np.abs(found.positions).max() <= 1
+    configuration = load_configuration(folder / "cfg.json")
+    engine = gaussians.load_gaussians(folder / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
+    assert np.allclose(found.sigmas, engine.sigmas.numpy(), rtol=1e-4), "as wide as the engine has them"
+    shutil.copy(folder / "point_cloud.ply", tmp_path)
+    alone = load_gaussians(tmp_path / "point_cloud.ply")
+    assert alone.sigmas is None and alone.widths(100.0) is None, "no bounds of sigma beside it"
 
 
 def test_jobs_lie_below_what_they_read_from() -> None:
