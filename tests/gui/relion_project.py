@@ -87,7 +87,10 @@ def write(root: Path, simulated: Path) -> Path:
     (refine / "run_data.star").write_text(optics + _loop(columns, rows, range(len(columns))))
     shutil.copy(simulated / "consensus.mrc", refine / "run_class001.mrc")
     for half in (1, 2):
-        shutil.copy(simulated / f"consensus_half{half}.mrc", refine / f"run_half{half}_class001_unfil.mrc")
+        found = simulated / f"consensus_half{half}.mrc"
+        shutil.copy(
+            found if found.is_file() else simulated / "consensus.mrc", refine / f"run_half{half}_class001_unfil.mrc"
+        )
     with mrcfile.open(simulated / "consensus.mrc") as volume:
         density = np.asarray(volume.data)
     with mrcfile.new(root / JOBS[3][1] / "mask.mrc") as mask:

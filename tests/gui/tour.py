@@ -128,7 +128,7 @@ def explore(tour: Tour) -> None:
     with tour.step("reconstructed"):
         tour.finished(maps)
         tour.open_job(maps, "Results")
-        window.pane.results.choose(lambda item: item.kind in ("map", "volume"))
+        window.pane.results.choose(lambda item: "not sharpened" in item.title.lower())
         tour.pause(2.0)
     window.pages.open_explorer(name)
     tour.until(lambda: window.middle.currentWidget() is explorer)

@@ -53,6 +53,13 @@ class LiveViewer(Viewer):
         self.colour_by.currentIndexChanged.connect(lambda _i: self._repaint())
         self.arrows = QComboBox()
         self.arrows.setAccessibleName("Displacement arrows")
+        for box, letters in (
+            (self.arrows, 6),
+            (self.colour_by, 9),
+            (self.cuts.kind, 10),
+        ):  # two rows where it is narrow
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(letters)
         self.arrows.addItem("No arrows", 0)
         for factor in (1, 3, 10):
             self.arrows.addItem(f"Arrows ×{factor}", factor)

@@ -40,7 +40,7 @@ MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
 FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
 QUICK_LIVE = 96  # voxels a side of the first picture after a click; a finer one follows where it is possible
-LEAST_VIEW = 150  # pixels high, with the tools unfolded in the smallest window too
+LEAST_VIEW = 130  # pixels high, with the tools unfolded in the smallest window too
 REST_MILLISECONDS = 300  # without a click or drag before it follows
 
 

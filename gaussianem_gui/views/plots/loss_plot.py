@@ -220,9 +220,16 @@ class LossPlot(QWidget):
                 self._draw(index, history.curve(stage, name), names.index(name), used)
         for key in set(self._curves) - used:
             self.plot.removeItem(self._curves.pop(key))
-        self._draw_chips([n for n in names if n != "images_per_second"])
+        names = [n for n in names if n != "images_per_second"]
+        self._draw_chips(self._comparable(names))
         self._draw_marks()
         return True
+
+    def _comparable(self, names: list[str]) -> list[str]:
+        """Quantities worth a chip: of several jobs those that two of them report, if there are any."""
+        reported = [{name for _, name in history.names()} for _, history in self._jobs]
+        shared = [name for name in names if sum(name in own for own in reported) > 1]
+        return shared if len(self._jobs) > 1 and shared else names
 
     def shown(self) -> dict[str, np.ndarray]:
         """What is on the screen: quantity -> (n, 2) points of the first job, in data units."""
