@@ -2,8 +2,8 @@
 
     million.py --adk adk_tmd.npz --particles 2000 --box 64                     tried on a CPU
     million.py --adk adk_tmd.npz --stages simulate preprocess --raw /dev/shm/million
-    million.py --adk adk_tmd.npz --stages train --options train="--epochs 2 --stack_in_memory host"
-    million.py --adk adk_tmd.npz --stages train --options train="--epochs 2 --stack_in_memory disk" --place disk
+    million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory host"
+    million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory disk" --place disk
     million.py --adk adk_tmd.npz --stages analyze
 
 Each stage is a process of its own; later calls find what earlier ones left in --work. Host memory is the most that the
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--place", default="train", help="name of the training's folder")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--options", nargs="*", default=[], help='more for a stage: train="--epochs 2"')
+    parser.add_argument("--options", nargs="*", default=[], help='more for a stage: train="--epoch 2"')
     given = parser.parse_args()
     more = {name: shlex.split(words) for name, words in (entry.split("=", 1) for entry in given.options)}
     given.work.mkdir(parents=True, exist_ok=True)
