@@ -154,6 +154,7 @@ class Scene(QFrame):
 
     def shut_down(self) -> None:
         """Let go of the canvases; call before the window goes."""
+        self.link.shut_down()
         self.viewer.shut_down()
         self.second.shut_down()
 
