@@ -6,6 +6,7 @@ slices take its place; nothing else of the window is touched.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -160,8 +161,7 @@ class Viewer(QWidget):
         self.stack.setMinimumSize(160, 110)
         self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
         self.loading = EmptyState("clock", "Loading the 3D view", "This takes a moment the first time.")
-        self.slices = Slices()
-        for page in (self.empty, self.loading, self.slices, self.canvas):
+        for page in (self.empty, self.loading, self.canvas):
             self.stack.addWidget(page)
         self._notice = column(spacing=0)
         self._middle: QHBoxLayout = row(spacing=0)
@@ -176,6 +176,13 @@ class Viewer(QWidget):
         self.setLayout(layout)
 
     # --- what to show ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def slices(self) -> Slices:
+        """The page of slices, made when it is first looked at."""
+        page = Slices()
+        self.stack.addWidget(page)
+        return page
 
     def show_volumes(self, paths: list[Path], names: list[str] | None = None, *, start: int = 0) -> None:
         """Show one volume, or a series with a slider and a play button."""
