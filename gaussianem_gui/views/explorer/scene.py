@@ -98,8 +98,9 @@ class Scene(QFrame):
     def event(self, event: QEvent) -> bool:
         """Bars that wrap take more room than a splitter knows of: what they need at this width is asked of it."""
         done = super().event(event)
-        if event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
-            least = self.layout().totalMinimumHeightForWidth(self.width())
+        layout = self.layout()
+        if layout is not None and event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
+            least = layout.totalMinimumHeightForWidth(self.width())
             if least != self.minimumHeight():
                 self.setMinimumHeight(least)
         return done
