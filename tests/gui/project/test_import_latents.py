@@ -16,7 +16,7 @@ from gaussianem_gui.explorer.select_job import export_selection
 from gaussianem_gui.explorer.sources import Sources, find_sources
 from gaussianem_gui.project import import_job
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.views.explorer.compare_panel import align
+from gaussianem_core.analysis.latent_alignment import align
 from gaussianem_gui.views.explorer.diagnostics_panel import judge
 
 
