@@ -661,6 +661,7 @@ class SimulateOptions(ComputeOptions, JobOptions):
         gt=0,
         le=1000,
     )
+    float16: bool = option(False, "write the stack in half the space (MRC mode 12)", group="Images")
     no_ctf: bool = option(False, "no CTF", group="CTF")
     defocus_min: float = option(8000.0, "smallest defocus", group="CTF", unit="A", ge=0, le=RANGES["defocus U"].high)
     defocus_max: float = option(25000.0, "largest defocus", group="CTF", unit="A", ge=0, le=RANGES["defocus U"].high)

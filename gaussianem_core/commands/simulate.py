@@ -68,7 +68,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     reconstruct = options.consensus == "reconstructed"
     refuse_existing(log.directory, RESULTS + HALF_MAPS * reconstruct, options.overwrite)
     device = choose_device(options.device, threads=options.threads)
-    images_bytes = options.particles * max(options.tilts, 1) * options.box**2 * 4
+    images_bytes = options.particles * max(options.tilts, 1) * options.box**2 * (2 if options.float16 else 4)
     check_free_space(log.directory, images_bytes + options.box**3 * 4)
 
     generator = np.random.default_rng(options.seed)
@@ -167,7 +167,8 @@ def write_images(
     )
     count = len(table)
     path = log.directory / "particles.mrcs"
-    with StackWriter(path, count, options.box, options.apix) as writer, memory_errors("Use a smaller box"):
+    stack = StackWriter(path, count, options.box, options.apix, options.float16)
+    with stack as writer, memory_errors("Use a smaller box"):
         done, written = 0, None
         with ThreadPoolExecutor(1) as disk:  # the next batch is rendered while this one is written
             for rows in torch.arange(count, device=device).split(batch_size(truth, device)):

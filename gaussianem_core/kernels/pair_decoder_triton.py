@@ -24,6 +24,8 @@ from torch import Tensor
 from gaussianem_core.kernels.support import multiprocessors, triton_interpreted
 
 _PADDING = 128  # Gaussians of an activation buffer come in multiples of this: the largest ROWS
+COUNTS = ["images", "count", "tiles_per_image"]
+"""Arguments whose values compile no kernel of their own: another number of Gaussians would."""
 
 
 @triton.jit
@@ -127,7 +129,7 @@ def _resident(
     return first, hidden, heads, outs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _forward(
     z_part,
     gaussian_part,
@@ -201,7 +203,7 @@ def _forward(
         tl.store(out + offsets, result, mask=(n[:, None] < count) & (o[None, :] < 4))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _head_input_gradients(
     activations,  # (images * padded, WIDTH), h_L
     head_weight,
@@ -247,7 +249,7 @@ def _head_input_gradients(
         _store_rows(gradients, tile * ROWS + tl.arange(0, ROWS).to(tl.int64), d_a, ROWS, WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _head_weight_gradients(
     activations,  # (images * padded, WIDTH), h_L
     head_weight,
@@ -298,7 +300,7 @@ def _head_weight_gradients(
         tl.atomic_add(d_out_bias + o, tl.sum(sum_out_bias, 0), mask=o < 4, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "count"])
 def _layer_gradients(
     z_part,
     gaussian_part,

@@ -27,6 +27,8 @@ _GATHER = {"LANES": 128, "GAUSSIANS": 8, "num_warps": 1}
 _DENSE = {"CHUNK": 16, "num_warps": 4}  # Gaussians per matrix product
 _DENSE_PROGRAMS = 2  # per multiprocessor
 _DENSE_WORTH = 400  # pixels of a matrix product in the time of one pixel added atomically
+COUNTS = ["count", "position_stride", "density_stride", "sigma_stride"]
+"""Arguments whose values compile no kernel of their own: another number of Gaussians would."""
 
 
 @triton.jit
@@ -54,7 +56,7 @@ def _window(u, v, inside, lane, box, WINDOW: tl.constexpr):
     return pixel_x - u[:, None], pixel_y - v[:, None], pixel_y * box + pixel_x, counts
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _scatter(
     positions,
     densities,
@@ -89,7 +91,7 @@ def _scatter(
         tl.atomic_add(target, value, mask=counts, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _multiply(
     positions,
     densities,
@@ -144,7 +146,7 @@ def _multiply(
     tl.atomic_add(target, total, mask=(y < box) & (x < box), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _gather(
     positions,
     densities,

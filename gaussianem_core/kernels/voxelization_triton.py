@@ -32,7 +32,7 @@ def _plane(x, y, z, inside, lane, step, box, WINDOW: tl.constexpr):
     return voxel_x - x[:, None], voxel_y - y[:, None], voxel_z - z[:, None], offset, counts
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _scatter(
     positions,
     densities,
@@ -65,7 +65,7 @@ def _scatter(
             tl.atomic_add(target, value, mask=counts, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _gather(
     positions,
     densities,

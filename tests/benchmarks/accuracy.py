@@ -292,7 +292,9 @@ def microscope_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     rows: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = []
     for name in dict.fromkeys(name for run in runs for name in run["motion_r2"] or {}):
         rows.append((f"{name}, R2 (60 nearest latents)", lambda r, n=name: (r["motion_r2"] or {}).get(n), ".3f"))
-        rows.append(("   perfect observer", lambda r, n=name: r.get("bound", {}).get(f"motion_r2_{n}"), ".3f"))
+        for title, ending in (("perfect observer", ""), ("the same, who does not know the poses", "_poses_unknown")):
+            key = f"motion_r2_{name}{ending}"
+            rows.append((f"   {title}", lambda r, n=key: r.get("bound", {}).get(n), ".3f"))
     rows.append(("part there or not, area under the ROC", lambda r: r["occupancy_roc"], ".3f"))
     rows.append(("   perfect observer", lambda r: r.get("bound", {}).get("occupancy_roc"), ".3f"))
     for name in dict.fromkeys(name for run in runs for name in run["junk_roc"]):

@@ -6,8 +6,10 @@ posterior over all true states, from their own image and the noise it has. Print
 posterior means, their mean standard deviation, the R2 of each motion, and how often the occupancy is right. No method
 that must find maps and states from the same images can do better.
 
-Where the particles file has errors, the bound of the poses is told as well: the width of the posterior of an
-observer who knows the state and the map, and the size of the errors (Cramer and Rao, with a Gaussian prior).
+Where the particles file has errors, an observer who knows the maps but not the poses is asked as well: angles, shifts,
+contrast and defocus of each image have a normal prior about what the file gives, as wide as its errors, and are
+integrated out to first order (figures that end in ``_poses_unknown``). And the bound of the poses is told: the width of
+the posterior of an observer who knows the state and the map (Cramer and Rao, with the same prior).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +33,13 @@ from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.runtime.device import choose_device
 from gaussianem_core.simulation.ground_truth import Truth, load_truth
 from gaussianem_core.simulation.latent_scores import NEIGHBOURS, latent_error, motion_values, roc_area
-from gaussianem_core.simulation.pose_scores import errors
 from gaussianem_core.simulation.rendering import clean_images
 
 RENDERED_AT_ONCE = 200
-STEP_DEGREES, STEP_PIXELS = 0.2, 0.05
-"""Steps of the derivatives of an image by its pose."""
+STEPS = (0.2, 0.2, 0.2, 0.05, 0.05, 20.0)
+"""Of the derivatives of an image by its turn (degrees), shift (pixels) and defocus (Angstrom)."""
+KINDS = (slice(0, 3), slice(3, 5), slice(5, 6), slice(6, 7))
+"""Which of the numbers of :class:`Errors` share a width."""
 
 
 def whiten(images: torch.Tensor, truth: Truth) -> torch.Tensor:  # (B, D, D) -> (B, D, D)
@@ -47,17 +51,108 @@ def whiten(images: torch.Tensor, truth: Truth) -> torch.Tensor:  # (B, D, D) -> 
     return torch.fft.irfft2(torch.fft.rfft2(images) / power.sqrt(), s=(box, box))
 
 
+class Errors(NamedTuple):
+    """What B images say about 7 numbers that the particles file has wrong: turn (3, degrees), shift (2, pixels),
+    contrast, and defocus (Angstrom). ``derivatives`` (B, 7, P), whitened images by each number at the truth; ``given``
+    (B, 7), what the file says less the truth; ``widths`` (7,), rms of that over all particles."""
+
+    derivatives: torch.Tensor
+    given: torch.Tensor
+    widths: torch.Tensor
+
+    def covariances(self) -> torch.Tensor:  # (B, 7, 7)
+        """Of the posteriors, where the state is known."""
+        information = self.derivatives @ self.derivatives.mT + torch.diag(self.widths**-2)
+        return torch.linalg.inv(information)
+
+    def integrated(self, number: int, residual: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:  # (S, P)
+        """Squared residuals (S,) of image ``number`` under S states, with what is wrong integrated out, up to a
+        constant: the image is linear in these numbers, so that this is exact but for the derivatives, which are those
+        in the true state."""
+        jacobian = self.derivatives[number]
+        rest = residual - self.given[number] @ jacobian
+        pull = rest @ jacobian.T
+        return rest.square().sum(1) - ((pull @ covariance[number]) * pull).sum(1)
+
+
+def find_errors(truth: Truth, transfer: torch.Tensor, rows: np.ndarray) -> Errors | None:
+    """The errors of the particles file and what images ``rows`` say about them; None where it has none."""
+    assert truth.rotations is not None and truth.shifts is not None
+    if truth.given_rotations is None or truth.given_shifts is None:
+        return None
+    count = len(truth.rotations)
+    contrast = np.ones(count) if truth.contrast is None else truth.contrast
+    given = np.zeros((count, 7))
+    given[:, :3] = Rotation.from_matrix(
+        np.einsum("nij,nkj->nik", truth.given_rotations.astype(float), truth.rotations.astype(float))
+    ).as_rotvec(degrees=True)
+    given[:, 3:5] = truth.given_shifts - truth.shifts
+    given[:, 5] = 1 - contrast
+    if truth.given_defocus_angstrom is not None and truth.ctf is not None:
+        given[:, 6] = truth.given_defocus_angstrom - truth.ctf[:, 2:4].mean(axis=1)
+    by_kind = np.sqrt([np.mean(given[truth.real][:, part] ** 2) for part in KINDS])
+    if by_kind[:2].min() < 1e-3:
+        return None
+    widths = np.maximum(np.repeat(by_kind, [3, 2, 1, 1]), 1e-6)  # what is right stays right
+    device, index = transfer.device, torch.as_tensor(rows, device=transfer.device)
+    factor = torch.as_tensor(contrast[rows], device=device).float()[:, None, None]
+
+    def images(moved: Truth, optics: torch.Tensor) -> torch.Tensor:
+        parts = [clean_images(moved, optics, part) for part in index.split(RENDERED_AT_ONCE)]
+        return whiten(torch.cat(parts), truth)
+
+    derivatives = []
+    for number, step in enumerate(STEPS):
+        ends = []
+        for sign in (-step, step):
+            rotations, shifts, optics = truth.rotations.copy(), truth.shifts.copy(), transfer.clone()
+            if number < 3:
+                turn = Rotation.from_rotvec(sign * np.eye(3)[number], degrees=True).as_matrix()
+                rotations = (turn @ rotations).astype(np.float32)
+            elif number < 5:
+                shifts[:, number - 3] += sign
+            else:
+                optics[:, 2:4] += sign
+            ends.append(factor * images(replace(truth, rotations=rotations, shifts=shifts), optics))
+        derivatives.append((ends[1] - ends[0]) / (2 * step))
+    derivatives.insert(5, images(truth, transfer))  # by contrast
+    return Errors(
+        torch.stack(derivatives, 1).flatten(2).double(),
+        torch.as_tensor(given[rows], device=device),
+        torch.as_tensor(widths, device=device),
+    )
+
+
+class Posteriors(NamedTuple):
+    """Of B images over composition (absent, present; one row where nothing is ever absent) and F frames, priors equal:
+    ``known`` (B, 2 or 1, F), where poses, contrast and defocus are known; ``unknown``, where they are not, or None."""
+
+    known: np.ndarray
+    unknown: np.ndarray | None
+
+
 def posteriors(
-    truth: Truth, transfer: torch.Tensor, images: torch.Tensor, rows: np.ndarray, frames: np.ndarray
-) -> np.ndarray:  # (N, 9), (B, D, D), (B,), (F,) or (F, M) -> (B, 2 or 1, F)
-    """Posterior over composition (absent, present; one row where nothing is ever absent) and frame, priors equal."""
+    truth: Truth,
+    transfer: torch.Tensor,
+    images: torch.Tensor,
+    rows: np.ndarray,
+    frames: np.ndarray,
+    errors: Errors | None,
+) -> Posteriors:  # (N, 9), (B, D, D), (B,), (F,) or (F, M)
+    """What each image says about the state."""
     assert truth.present is not None and truth.rotations is not None and truth.shifts is not None
     presence = np.array([False, True] if 0 < truth.present.mean() < 1 else [True])
     count = len(presence) * len(frames)
     states = np.repeat(presence, len(frames)), np.concatenate([frames] * len(presence)).astype(np.int32)
     contrast = np.ones(len(truth.rotations)) if truth.contrast is None else truth.contrast
-    device, found = images.device, []
-    for image, row in zip(whiten(images, truth), rows):
+    covariance = None if errors is None else errors.covariances()
+    device = images.device
+    known, unknown = [], []
+
+    def shares(energies: list[torch.Tensor]) -> np.ndarray:
+        return torch.softmax(-0.5 * torch.cat(energies), 0).view(len(presence), len(frames)).cpu().numpy()
+
+    for number, (image, row) in enumerate(zip(whiten(images, truth), rows)):
         one = replace(
             truth,
             present=states[0],
@@ -66,50 +161,22 @@ def posteriors(
             shifts=np.repeat(truth.shifts[row : row + 1], count, axis=0),
         )
         optics = transfer[row : row + 1].expand(count, -1)
-        energy = [
-            0.5
-            * (whiten(float(contrast[row]) * clean_images(one, optics, part), truth) - image)
-            .square()
-            .sum((1, 2))
-            .double()
-            for part in torch.arange(count, device=device).split(RENDERED_AT_ONCE)
-        ]
-        found.append(torch.softmax(-torch.cat(energy), 0).view(len(presence), len(frames)).cpu().numpy())
-    return np.stack(found)
+        plain, integrated = [], []
+        for part in torch.arange(count, device=device).split(RENDERED_AT_ONCE):
+            made = whiten(float(contrast[row]) * clean_images(one, optics, part), truth)
+            residual = (image - made).flatten(1).double()
+            plain.append(residual.square().sum(1))
+            if errors is not None and covariance is not None:
+                integrated.append(errors.integrated(number, residual, covariance))
+        known.append(shares(plain))
+        unknown.append(shares(integrated) if integrated else None)
+    return Posteriors(np.stack(known), None if errors is None else np.stack(unknown))
 
 
-def pose_widths(truth: Truth, transfer: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
-    """Rms error of rotation (degrees) and shift (pixels) that is left when state and map are known.
-
-    From the Fisher information of the whitened images and a Gaussian prior as wide as the file's own errors.
-    """
-    assert truth.rotations is not None and truth.shifts is not None
-    assert truth.given_rotations is not None and truth.given_shifts is not None
-    wrong = errors(truth, truth.given_rotations, truth.given_shifts, None)
-    prior = np.array([wrong["rotation_deg"] / np.sqrt(3)] * 3 + [wrong["shift_px"]] * 2)
-    if prior.min() < 1e-3:
-        return {}
-    device, contrast = transfer.device, np.ones(len(truth.rotations)) if truth.contrast is None else truth.contrast
-    factor = torch.as_tensor(contrast[rows], device=device).float()[:, None, None]
-    index = torch.as_tensor(rows, device=device)
-    derivatives = []
-    for axis in range(5):
-        ends = []
-        for sign in (-1, 1):
-            rotations, shifts = truth.rotations.copy(), truth.shifts.copy()
-            if axis < 3:
-                turn = Rotation.from_rotvec(sign * STEP_DEGREES * np.eye(3)[axis], degrees=True).as_matrix()
-                rotations = (turn @ rotations).astype(np.float32)
-            else:
-                shifts[:, axis - 3] += sign * STEP_PIXELS
-            moved = replace(truth, rotations=rotations, shifts=shifts)
-            parts = [clean_images(moved, transfer, part) for part in index.split(RENDERED_AT_ONCE)]
-            ends.append(whiten(factor * torch.cat(parts), truth))
-        derivatives.append((ends[1] - ends[0]) / (2 * (STEP_DEGREES if axis < 3 else STEP_PIXELS)))
-    jacobian = torch.stack(derivatives, 1).flatten(2).double()
-    information = jacobian @ jacobian.transpose(1, 2) + torch.diag(torch.as_tensor(prior**-2, device=device))
-    variance = torch.linalg.inv(information).diagonal(dim1=1, dim2=2).mean(0).cpu().numpy()
-    return {"rotation_deg": float(np.sqrt(variance[:3].sum())), "shift_px": float(np.sqrt(variance[3:].mean()))}
+def pose_widths(errors: Errors) -> dict[str, float]:
+    """Rms error of rotation (degrees) and shift (pixels) that is left when state and map are known."""
+    variance = errors.covariances().diagonal(dim1=1, dim2=2).mean(0).cpu().numpy()
+    return {"rotation_deg": float(np.sqrt(variance[:3].sum())), "shift_px": float(np.sqrt(variance[3:5].mean()))}
 
 
 def values_by_frame(truth: Truth, frames: np.ndarray) -> dict[str, np.ndarray]:  # (F,) or (F, M) -> name -> (F, k)
@@ -140,11 +207,22 @@ def observe(
     single = np.arange(0, len(truth.positions), stride)
     motions = truth.state.reshape(len(truth.state), -1).shape[1]
     frames = single if motions == 1 else np.array(list(itertools.product(single, repeat=motions)))
-    posterior = posteriors(truth, transfer, images, rows, frames)
-    by_state = posterior.sum(1)
+    errors = find_errors(truth, transfer, rows)
+    found = posteriors(truth, transfer, images, rows, frames, errors)
     figures = {"particles": float(len(rows))}
     if motions == 1 and np.ptp(truth.state) > 0:
-        figures |= one_motion(truth, rows, by_state, frames, seed)
+        figures |= one_motion(truth, rows, found.known.sum(1), frames, seed)
+    for name, posterior in found._asdict().items():
+        if posterior is not None:
+            ending = "" if name == "known" else "_poses_unknown"
+            figures |= {key + ending: value for key, value in read(truth, rows, posterior, frames).items()}
+    return figures if errors is None else figures | pose_widths(errors)
+
+
+def read(truth: Truth, rows: np.ndarray, posterior: np.ndarray, frames: np.ndarray) -> dict[str, float]:
+    """R2 of each motion by posterior means, and how well presence is told: (B,), (B, 2 or 1, F), (F,) or (F, M)."""
+    assert truth.present is not None
+    by_state, figures = posterior.sum(1), {}
     true = motion_values(truth)
     for name, values in values_by_frame(truth, frames).items():
         there = np.isfinite(true[name][rows]).all(axis=1)
@@ -156,8 +234,6 @@ def observe(
         figures["occupancy_accuracy"] = float(((there > 0.5) == truth.present[rows]).mean())
         if 0 < truth.present[rows].mean() < 1:
             figures["occupancy_roc"] = roc_area(there, truth.present[rows])
-    if truth.given_rotations is not None:
-        figures |= pose_widths(truth, transfer, rows)
     return figures
 
 

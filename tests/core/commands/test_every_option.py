@@ -50,6 +50,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "tilt_dose": ["--tilts 3 --tilt_dose 50", "--tilt_dose 50"],
         "thickness": ["--tilts 3 --thickness 4000", "--thickness 4000"],
         "resolution": ["--resolution 30"],
+        "float16": ["--float16"],
         "no_ctf": ["--no_ctf"],
         "defocus_min": ["--defocus_min 9000", "--defocus_min 9000 --no_ctf"],
         "defocus_max": ["--defocus_max 20000"],
