@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
 
@@ -149,8 +148,8 @@ class ComparePanel(Panel):
             else "hardly agree"
         )
         self.text.setText(
-            f"The two {word}: canonical correlations {best}; turned only, {self.found.explained:.0%} of the variance is "
-            "explained. Lasso here selects in all plots."
+            f"The two {word}: canonical correlations {best}; turned only, {self.found.explained:.0%} of the variance "
+            "is explained. Lasso here selects in all plots."
         )
         self.table.setHorizontalHeaderLabels(["Option", "This job", "Other"])
         self.table.setRowCount(len(differ))

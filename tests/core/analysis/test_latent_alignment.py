@@ -34,7 +34,7 @@ def test_a_stretched_landscape_is_the_same_by_a_linear_map_and_not_by_a_turn(z: 
 def test_noise_agrees_with_scipy_too(z: np.ndarray) -> None:
     noisy = z + np.random.default_rng(2).normal(size=z.shape)
     found = align(z, noisy)
-    first, second, disparity = procrustes(z, noisy)
+    _, second, disparity = procrustes(z, noisy)
     assert found.explained == pytest.approx(1 - disparity)
     distances = [np.linalg.norm(points[:50, None] - points[None, :50], axis=-1) for points in (found.turned, second)]
     assert np.corrcoef(*(each.ravel() for each in distances))[0, 1] == pytest.approx(1)

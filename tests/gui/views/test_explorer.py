@@ -652,9 +652,9 @@ def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
+    from gaussianem_core.analysis.latent_alignment import align
     from gaussianem_core.errors import InputError
     from gaussianem_core.io.latents import save_latents
-    from gaussianem_core.analysis.latent_alignment import align
 
     window, explorer, second = explored
     generator = np.random.default_rng(1)
