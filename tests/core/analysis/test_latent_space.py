@@ -14,6 +14,7 @@ from gaussianem_core.analysis import diagnostics, latent_paths, latent_space
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import SimulateOptions
+from gaussianem_core.runtime import neighbours
 from gaussianem_core.simulation import acquisition, population, rendering
 from gaussianem_core.simulation.trajectory import read_trajectory
 
