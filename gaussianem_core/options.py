@@ -1084,7 +1084,8 @@ class ImportOptions(JobOptions):
     )
     columns: list[str] = option(
         [],
-        "columns of the table that are latent dimensions; without it those that are numbered alike",
+        "columns of the table that are latent dimensions; without it those that are numbered alike "
+        "(of RECOVAR's embeddings.pkl: the zdim)",
         group="Latents of another program",
         advanced=True,
     )

@@ -345,12 +345,13 @@ def _latents(path: Path) -> object:
 
 def _other_latents_seeds() -> list[bytes]:
     two = pickle.dumps(Z.astype(np.float32), 4) + pickle.dumps(Z.astype(np.float32) - 1, 4)
-    return [(OTHER_PROGRAMS / "z.2.pkl").read_bytes(), two]
+    by_zdim = {"latent_coords": {2: Z[:, :2]}, "latent_precision": {2: np.tile(np.eye(2), (len(Z), 1, 1))}}
+    return [(OTHER_PROGRAMS / "z.2.pkl").read_bytes(), two, pickle.dumps(by_zdim, 4)]
 
 
 @target("latents of cryoDRGN", "binary", "z.2.pkl", _other_latents_seeds)
 def _other_latents(path: Path) -> object:
-    """Latents of another program in pickles of arrays"""
+    """Latents of another program in pickles of arrays, and of arrays by zdim"""
     from gaussianem_core.io.other_latents import read_other_latents
 
     return read_other_latents(path)

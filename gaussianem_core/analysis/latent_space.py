@@ -18,6 +18,10 @@ LEAST_NATS = 0.01
 """Information about a particle in one latent dimension that counts as any: posteriors that collapse have less."""
 SMALL = 50_000
 """Up to this many particles k-means uses all of them in each step, above it batches."""
+EMBEDDED = 10_000
+"""UMAP runs on one core when it must be reproducible: above this many particles the others are placed among them."""
+PLACED_BY = 5
+"""Embedded particles that say where another one stands."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,24 @@ def umap_available() -> bool:
 
 
 def umap_plane(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
-    """UMAP of the latents (McInnes et al., arXiv 1802.03426), reproducible by its seed."""
+    """UMAP of the latents (McInnes et al., arXiv 1802.03426), reproducible by its seed.
+
+    Of more than EMBEDDED particles, that many at random are embedded. Each other one is placed at the mean of its
+    PLACED_BY nearest of those, weighted by the inverse of their distances.
+    """
+    if len(z) <= EMBEDDED:
+        return _umap(z, seed)
+    chosen = np.zeros(len(z), bool)
+    chosen[np.random.default_rng(seed).choice(len(z), EMBEDDED, replace=False)] = True
+    plane = np.empty((len(z), 2), np.float32)
+    plane[chosen] = _umap(z[chosen], seed)
+    distance, index = neighbour_tree(z[chosen]).query(z[~chosen], k=PLACED_BY, workers=-1)
+    weight = 1 / np.maximum(distance, 1e-12)
+    plane[~chosen] = np.einsum("nk,nkd->nd", weight / weight.sum(axis=1, keepdims=True), plane[chosen][index])
+    return plane
+
+
+def _umap(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
     neighbours = min(15, len(z) - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of parts that are not installed, its dependencies of their future

@@ -31,7 +31,7 @@ from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically, write_json
 
 UMAP_SAMPLE = 50_000
-"""UMAP runs on one core when it must be reproducible: above this many particles a sample is shown."""
+"""Above this many particles UMAP shows a sample: more points hide each other in a picture."""
 BETTER = 0.7
 """A curved path replaces the straight one when its most isolated point is this much less isolated."""
 
@@ -61,7 +61,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
 
     log.plan(
         {
-            **({} if options.no_umap else {"UMAP": 0.002 * min(len(z), UMAP_SAMPLE)}),
+            **({} if options.no_umap else {"UMAP": 0.002 * min(len(z), latent_space.EMBEDDED)}),
             "class volumes": options.nclass,
             **{f"trajectory pc{i + 1}": options.trajectory_points for i in range(n_components)},
             "half sets": options.nclass,

@@ -90,6 +90,23 @@ def load_latents(path: Path | str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_pickled_groups(path: Path, argument: str, remedy: str) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of numbers in a pickled dictionary of dictionaries; {} where the pickle holds no such dictionary.
+
+    Raises InputError, as :func:`load_latents`, if the file holds anything but arrays of numbers.
+    """
+    what = "a pickle of numpy arrays and nothing else"
+    with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
+        content = load_plain_each(file.read(), _NAMES)[0]
+        if not isinstance(content, dict) or not any(isinstance(group, dict) for group in content.values()):
+            return {}
+        return {
+            str(name): {str(key): value.values for key, value in group.items() if isinstance(value, _Array)}
+            for name, group in content.items()
+            if isinstance(group, dict)
+        }
+
+
 def read_pickled_arrays(path: Path, argument: str, remedy: str) -> list[np.ndarray]:
     """The arrays of numbers in a pickle, and in those behind it: alone, in a tuple or list, or in a dictionary.
 

@@ -4,6 +4,8 @@
 cryoDRGN ``z.N.pkl``          two pickles, one behind the other: means (N, zdim), log-variances (N, zdim)
 RECOVAR ``latent_coords.npy`` an array (N, zdim) for each zdim, in ``model/zdim_N/``; beside it
                               ``latent_precision.npy``, the inverse covariance (N, zdim, zdim) of each latent
+RECOVAR ``embeddings.pkl``    what it wrote before: dictionaries ``latent_coords`` and ``latent_precision`` of such
+                              arrays by zdim; ``columns`` names the zdim where there are several
 cryoSPARC ``.cs``             3D Variability and 3D Flex: a field ``components_mode_K/value`` a dimension, with uid
 any table                     .npy, .csv, .txt or .star: a column a dimension; with a column ``uid``, or in a STAR file
                               rlnImageName, rows are joined on it
@@ -25,7 +27,7 @@ import numpy.typing as npt
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.cryosparc import load_cs
-from gaussianem_core.io.latents import read_pickled_arrays
+from gaussianem_core.io.latents import read_pickled_arrays, read_pickled_groups
 from gaussianem_core.io.particle_table import column_names, read_particle_column
 from gaussianem_core.io.row_numbers import read_row_numbers
 from gaussianem_core.runtime.readers import is_file, read_npy, read_text
@@ -55,7 +57,7 @@ def read_other_latents(path: Path, columns: Sequence[str] = ()) -> OtherLatents:
     """
     readers = {".pkl": _pickle, ".npy": _array, ".cs": _cryosparc, ".star": _star}
     suffix = path.suffix.lower()
-    if suffix in (".pkl", ".npy") and columns:
+    if suffix == ".npy" and columns:
         raise InputError("option columns", "must not be given for a file without names of columns", path, "Drop it.")
     found = readers[suffix](path, columns) if suffix in readers else _text(path, columns)
     if found.z.ndim != 2 or not found.z.size:
@@ -67,11 +69,40 @@ def read_other_latents(path: Path, columns: Sequence[str] = ()) -> OtherLatents:
 
 
 def _pickle(path: Path, columns: Sequence[str]) -> OtherLatents:
+    if groups := read_pickled_groups(path, "latents", _REMEDY):
+        return _embeddings(path, groups, columns)
+    if columns:
+        raise InputError("option columns", "must not be given for a file without names of columns", path, "Drop it.")
     arrays = [array for array in read_pickled_arrays(path, "latents", _REMEDY) if array.ndim == 2]
     if not arrays:
         raise InputError("latents", "must hold an array (N, zdim)", path, _REMEDY)
     own = len(arrays) == 2 and arrays[0].shape == arrays[1].shape
     return OtherLatents("cryoDRGN" if own else "another program", arrays[0], arrays[1] if own else None)
+
+
+def _embeddings(path: Path, groups: dict[str, dict[str, np.ndarray]], columns: Sequence[str]) -> OtherLatents:
+    """RECOVAR's: arrays by zdim in the dictionary ``latent_coords``, and ``zs`` before that."""
+    coords = groups.get("latent_coords") or groups.get("zs") or {}
+    if not coords:
+        raise InputError("latents", "must hold latent_coords by zdim", path, _REMEDY)
+    chosen = list(columns) or list(coords)
+    if len(chosen) != 1 or chosen[0] not in coords:
+        rule = f"must name one of the zdim of {path}"
+        raise InputError("option columns", rule, " ".join(chosen), f"It has {', '.join(coords)}.")
+    z = coords[chosen[0]]
+    precision = groups.get("latent_precision", {}).get(chosen[0])
+    return OtherLatents("RECOVAR", z, None if precision is None else _log_variances(path, z, precision))
+
+
+def _log_variances(path: Path, z: np.ndarray, precision: np.ndarray) -> np.ndarray:  # (N, k), (N, k, k) -> (N, k)
+    """Of RECOVAR's inverse covariances."""
+    if precision.shape != (*z.shape, z.shape[-1]):
+        rule = f"must hold a matrix of {z.shape[-1]} x {z.shape[-1]} for each of the {len(z)} latents"
+        raise InputError(str(path), rule, precision.shape, "Give latents and precision of one run.")
+    if not np.isfinite(precision).all():
+        raise InputError(str(path), "must hold finite precisions", path, "Write it again.")
+    variances = np.diagonal(np.linalg.pinv(precision.astype(np.float64), hermitian=True), axis1=1, axis2=2)
+    return np.log(np.maximum(variances, np.finfo(np.float32).tiny))
 
 
 def _array(path: Path, columns: Sequence[str]) -> OtherLatents:
@@ -82,11 +113,7 @@ def _array(path: Path, columns: Sequence[str]) -> OtherLatents:
     if not is_file(beside):
         return OtherLatents("RECOVAR", z)
     precision = read_npy(beside, "latents", "Restore it, or move it away to go without uncertainties.")
-    if precision.shape != (*z.shape, z.shape[-1]):
-        rule = f"must hold a matrix of {z.shape[-1]} x {z.shape[-1]} for each of the {len(z)} latents"
-        raise InputError(str(beside), rule, precision.shape, "Give latents and precision of one run.")
-    variances = np.diagonal(np.linalg.pinv(precision.astype(np.float64), hermitian=True), axis1=1, axis2=2)
-    return OtherLatents("RECOVAR", z, np.log(np.maximum(variances, np.finfo(np.float32).tiny)))
+    return OtherLatents("RECOVAR", z, _log_variances(beside, z, precision))
 
 
 def _cryosparc(path: Path, columns: Sequence[str]) -> OtherLatents:

@@ -27,6 +27,7 @@ from gaussianem_core.training.joint_posterior import (
 )
 from gaussianem_core.training.junk import BROKEN_NATS, find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
+from gaussianem_core.training.other_valleys import better_starts
 from gaussianem_core.training.trainer import Trainer
 
 DIFFERENCE = 0.1
@@ -67,16 +68,17 @@ def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prio
     """Every latent as its image says, with the present network.
 
     Where latents have a population, what the images say about them and the nuisances is measured ``iterations`` times,
-    each time at the posterior means of the time before, and the population is estimated anew. Elsewhere each particle
-    first tries the latents of ``candidates`` other particles, drawn at random: one that explains its image better is a
-    better start, so that none stays in the wrong valley. Then ``iterations`` Gauss-Newton steps lead to the maximum a
-    posteriori; the prior is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true
-    posterior), and the values then are maxima and Laplace widths.
+    each time at the posterior means of the time before (the first time where ``other_valleys`` says), and the
+    population is estimated anew. Elsewhere each particle first tries the latents of ``candidates`` other particles,
+    drawn at random: one that explains its image better is a better start, so that none stays in the wrong valley. Then
+    ``iterations`` Gauss-Newton steps lead to the maximum a posteriori; the prior is standard normal, weighted by
+    ``prior`` (the KL weight in training; 1 gives the true posterior), and the values then are maxima and Laplace
+    widths.
     """
     trainer.forward.eval()
     if not trainer.latents_sampled:
         return climb(trainer, log, iterations, candidates, prior)
-    values, corrections = trainer.table.values, trainer.corrections
+    values, corrections = better_starts(trainer, trainer.table.values, trainer.corrections, log)
     for _ in range(iterations):
         found = measure(trainer, values, corrections, log)
         values, corrections = found.values, found.corrections or corrections

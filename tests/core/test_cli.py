@@ -248,10 +248,11 @@ def test_help_tells_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
     assert end.value.code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─|]", " ", capsys.readouterr().out).split())
     for field, info in JOB_OPTIONS[name].model_fields.items():
-        assert f"--{field} " in text
+        told = re.compile(rf"--{field}[ ,]")  # "--source_dir, -s DIR" from Python 3.13 on
+        assert told.search(text)
         assert " ".join((info.description or "").split()) in text
         rare = bool(hints(JOB_OPTIONS[name], field)["advanced"])
-        assert (f"--{field} " in common) != rare
+        assert bool(told.search(common)) != rare
 
 
 @pytest.mark.parametrize("name", COMMANDS)

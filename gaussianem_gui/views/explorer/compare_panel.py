@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from PySide6.QtWidgets import QComboBox, QHeaderView, QSplitter, QTableWidget, QTableWidgetItem
 
-from gaussianem_core.analysis.latent_space import principal_components
-from gaussianem_core.errors import InputError
+from gaussianem_core.analysis.latent_alignment import Alignment, align
 from gaussianem_core.io.latents import load_latents
 from gaussianem_gui.explorer import figures
 from gaussianem_gui.explorer.sources import explorable, find_sources, newest_weights
@@ -26,33 +22,8 @@ from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
 PURPOSE = "Choose another training, or another program's latents, of the same particles."
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """Another training's latents in this one's components: scores (N, k), canonical correlations (k,)."""
-
-    scores: np.ndarray
-    correlations: np.ndarray
-
-
-def align(mine: np.ndarray, other: np.ndarray) -> Alignment:  # (N, a), (N, b)
-    """Least-squares linear map of ``other`` onto the principal components of ``mine``; canonical correlations tell how
-    much the two agree, whatever the coordinates (Hotelling, Biometrika 28, 1936).
-
-    Raises InputError if they are not of the same particles.
-    """
-    if len(mine) != len(other):
-        raise InputError("job", f"must be of the same {len(mine)} particles", len(other), "Choose another training.")
-    scores = principal_components(mine).scores(mine)
-    a, b = scores - scores.mean(axis=0), other - other.mean(axis=0, dtype=np.float64)
-    left = _whitened(a)
-    right = _whitened(b)
-    correlations = np.linalg.svd(left.T @ right, compute_uv=False)
-    return Alignment(right @ (right.T @ a), np.clip(correlations, 0, 1))
-
-
-def _whitened(centred: np.ndarray) -> np.ndarray:
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    return np.asarray(u[:, s > 1e-6 * max(float(s.max()), 1e-30)])
+# How the other's latents are laid over this job's.
+STRETCHED, TURNED = "Stretched to fit", "Turned only"
 
 
 class ComparePanel(Panel):
@@ -63,6 +34,14 @@ class ComparePanel(Panel):
         self.job = QComboBox()
         self.job.setAccessibleName("Job to compare with")
         self.job.setMinimumWidth(160)
+        self.map = QComboBox()
+        self.map.setAccessibleName("How the other's latents are laid over this job's")
+        self.map.addItems([STRETCHED, TURNED])
+        self.map.setToolTip(
+            "Stretched to fit: the least-squares linear map, which scales each direction by itself.\n"
+            "Turned only: a rotation or mirror image and one scale (orthogonal Procrustes), which keeps the shape."
+        )
+        self.map.currentIndexChanged.connect(self._draw)
         self.go = button("Compare", "primary", "compare", self.start, name="compareGo")
         self.text = Elided(PURPOSE, "hint")
         self.plot = ExplorerPlot()
@@ -80,7 +59,7 @@ class ComparePanel(Panel):
         split.addWidget(self.table)
         split.setSizes([260, 220])
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.job, self.go, None, spacing=6))
+        layout.addLayout(row(self.job, self.map, self.go, None, spacing=6))
         layout.addWidget(split, 1)
         layout.addWidget(self.text)
         self.setLayout(layout)
@@ -143,7 +122,7 @@ class ComparePanel(Panel):
             return
         project, z, own = model.project, table.z, sources.train_job or sources.job
 
-        def work() -> tuple[Alignment, dict[str, tuple[Any, Any]]]:
+        def work() -> tuple[Alignment, dict[str, tuple[object, object]]]:
             other = find_sources(project, name)
             latents = np.asarray(load_latents(other.latents)["z_mu"])
             first, second = project.job(own).values(), project.job(name).values()
@@ -156,13 +135,9 @@ class ComparePanel(Panel):
 
         self.background.run("compare", work, self._take, session.say_error)
 
-    def _take(self, found: tuple[Alignment, dict[str, tuple[Any, Any]]]) -> None:
+    def _take(self, found: tuple[Alignment, dict[str, tuple[object, object]]]) -> None:
         self.found, differ = found
-        scores = self.found.scores
-        columns = [scores[:, 0], scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))]
-        self.plot.set_points(np.stack(columns, axis=1), "PC 1", "PC 2")
-        self.plot.set_colouring(self.session.colouring)
-        self.plot.set_mask(self.session.selections.mask)
+        self._draw()
         self.plot.canvas.set_tool("lasso")
         best = ", ".join(f"{c:.2f}" for c in self.found.correlations[:4])
         word = (
@@ -172,16 +147,28 @@ class ComparePanel(Panel):
             if (self.found.correlations[0] > 0.5)
             else "hardly agree"
         )
-        self.text.setText(f"The two {word}: canonical correlations {best}. Lasso here selects in all plots.")
+        self.text.setText(
+            f"The two {word}: canonical correlations {best}; turned only, {self.found.explained:.0%} of the variance "
+            "is explained. Lasso here selects in all plots."
+        )
         self.table.setHorizontalHeaderLabels(["Option", "This job", "Other"])
         self.table.setRowCount(len(differ))
         for place, (key, values) in enumerate(differ.items()):
             for number, text in enumerate((key.replace("_", " "), *map(str, values))):
                 self.table.setItem(place, number, QTableWidgetItem(text))
 
+    def _draw(self) -> None:
+        if self.found is None:
+            return
+        scores = self.found.turned if self.map.currentText() == TURNED else self.found.scores
+        columns = [scores[:, 0], scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))]
+        self.plot.set_points(np.stack(columns, axis=1), "PC 1", "PC 2")
+        self.plot.set_colouring(self.session.colouring)
+        self.plot.set_mask(self.session.selections.mask)
+
     def _shaped(self, kind: str, outline: np.ndarray) -> None:
         plane = {"x": "PC 1", "y": f"PC 2 of {self.job.currentText()}"}
-        step = {"shape": kind, **plane, "outline": np.round(outline, 6).tolist()}
+        step = {"shape": kind, "map": self.map.currentText().lower(), **plane, "outline": np.round(outline, 6).tolist()}
         self.session.select(self.plot.inside(kind, outline), step)
 
     def save(self) -> None:

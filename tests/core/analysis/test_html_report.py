@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,3 +95,56 @@ def test_a_browser_draws_particles_and_surfaces(analysis: Path, tmp_path: Path) 
     assert colourful[0].sum() > 200  # the particles
     places = np.argwhere(colourful[1])
     assert len(places) > 2000 and places[:, 1].mean() > right.shape[1] / 2 + 20  # class 1, the ball at +x
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
+def test_hovering_clicking_turning_and_playing(analysis: Path, tmp_path: Path) -> None:
+    """By a real pointer in a real browser: what the page says and draws follows."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    plain = tmp_path / "report.html"
+    shutil.copy(write_html_report(analysis), plain)
+    flags = [
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--disable-background-networking",
+    ]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=flags)
+        page = browser.new_page(viewport={"width": 1240, "height": 800})
+        broken: list[str] = []
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(plain.as_uri())
+        page.wait_for_selector("body[data-drawn='0/0']")
+
+        # The particle furthest to the right, whose class the figure shows in place 2.
+        at = page.evaluate("""() => {
+            const to = places(), xs = [...Array(DATA.shown).keys()].map(to);
+            const best = xs.reduce((found, p, i) => p[0] > xs[found][0] ? i : found, 0);
+            const box = scatter.getBoundingClientRect();
+            return [best, box.left + xs[best][0] / devicePixelRatio, box.top + xs[best][1] / devicePixelRatio];
+        }""")
+        page.mouse.move(at[1], at[2])
+        assert page.locator("#said").inner_text() == f"Particle {at[0]} (counted from 0), class 2"
+        page.mouse.click(at[1], at[2])
+        page.wait_for_selector("body[data-drawn='0/1']")
+
+        before = page.locator("#volume").screenshot()
+        box = page.locator("#volume").bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 200)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 260, box["y"] + 200, steps=3)
+        page.mouse.up()
+        assert page.evaluate("pose[0][0]") == pytest.approx(np.cos(60 / 150), abs=1e-6)
+        assert page.locator("#volume").screenshot() != before
+
+        page.locator("#series button").nth(1).click()
+        page.wait_for_selector("body[data-drawn='1/0']")
+        page.locator("#play").click()
+        page.wait_for_selector("body[data-drawn='1/1']")
+        page.wait_for_selector("body[data-drawn='1/0']")
+        page.locator("#play").click()
+        assert page.evaluate("timer") == 0 and not broken
+        if pictures := os.environ.get("GAUSSIANEM_PICTURES"):
+            page.screenshot(path=f"{pictures}/report.png")
+        browser.close()

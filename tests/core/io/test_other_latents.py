@@ -38,6 +38,33 @@ def test_recovar_latents(others: Path) -> None:
     assert np.exp(found.log_variance).mean() < 0.1 * found.z.var()  # a precision, not a variance
 
 
+def test_recovar_embeddings_in_one_pickle(others: Path, tmp_path: Path) -> None:
+    """The dictionary of dictionaries that RECOVAR's ``build_embedding_dict`` lays out."""
+    coords, precision = (np.load(others / f"latent_{name}.npy") for name in ("coords", "precision"))
+    contrasts = np.ones(60, np.float32)
+    content = {
+        "latent_coords": {2: coords, 1: coords[:, :1]},
+        "latent_coords_noreg": {2: 2 * coords, 1: 2 * coords[:, :1]},
+        "latent_precision": {2: precision, 1: precision[:, :1, :1]},
+        "contrasts": {2: contrasts, 1: contrasts},
+    }
+    (tmp_path / "embeddings.pkl").write_bytes(pickle.dumps(content))
+    found, alone = (
+        read_other_latents(tmp_path / "embeddings.pkl", ["2"]),
+        read_other_latents(others / "latent_coords.npy"),
+    )
+    assert found.program == "RECOVAR" and np.array_equal(found.z, alone.z)
+    assert found.log_variance is not None and alone.log_variance is not None
+    assert np.array_equal(found.log_variance, alone.log_variance)
+    assert read_other_latents(tmp_path / "embeddings.pkl", ["1"]).z.shape == (60, 1)
+    for columns in ([], ["4"], ["1", "2"]):
+        with pytest.raises(InputError, match=r"one of the zdim of .*It has 2, 1\."):
+            read_other_latents(tmp_path / "embeddings.pkl", columns)
+    (tmp_path / "embeddings.pkl").write_bytes(pickle.dumps({"latent_coords": {2: coords}, "zs": os.system}))
+    with pytest.raises(InputError, match="numpy arrays and nothing else"):
+        read_other_latents(tmp_path / "embeddings.pkl")
+
+
 def test_cryodrgn_indices_give_the_rows(others: Path) -> None:
     found = read_other_latents(others / "z.2.pkl")
     rows = rows_of_latents(found, others / "particles.star", 60, others / "ind.pkl")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gaussianem_core.analysis.latent_alignment import align
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.particle_table import read_particle_column, row_count
 from gaussianem_gui.explorer.particle_columns import load_table
@@ -16,7 +17,6 @@ from gaussianem_gui.explorer.select_job import export_selection
 from gaussianem_gui.explorer.sources import Sources, find_sources
 from gaussianem_gui.project import import_job
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.views.explorer.compare_panel import align
 from gaussianem_gui.views.explorer.diagnostics_panel import judge
 
 

@@ -653,9 +653,9 @@ def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored
 
 
 def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
+    from gaussianem_core.analysis.latent_alignment import align
     from gaussianem_core.errors import InputError
     from gaussianem_core.io.latents import save_latents
-    from gaussianem_gui.views.explorer.compare_panel import align
 
     window, explorer, second = explored
     generator = np.random.default_rng(1)
@@ -682,6 +682,11 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     qtbot.mouseClick(panel.go, LEFT)
     qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
     assert "agree: canonical correlations 1.00" in panel.text.full_text()
+    assert f"{panel.found.explained:.0%} of the variance" in panel.text.full_text()
+    panel.map.setCurrentText("Turned only")
+    assert np.allclose(panel.plot.points, panel.found.turned[:, :2], atol=1e-5)
+    panel.map.setCurrentText("Stretched to fit")
+    assert np.allclose(panel.plot.points, panel.found.scores[:, :2], atol=1e-5)
     names = {panel.table.item(row, 0).text() for row in range(panel.table.rowCount())}
     assert "epoch" in names
     explorer.session.select(second, {"shape": "test"}, "replace")

@@ -46,6 +46,8 @@ def test_signals_do_not_eat_references(themed) -> None:
     sender.fired.connect(lambda _on: None)
     for _ in range(10):
         sender.fired.emit(True)
+    if sys.version_info >= (3, 12):
+        return  # True has no count that could run out there (PEP 683)
     before = sys.getrefcount(True)
     for _ in range(100):
         sender.fired.emit(True)

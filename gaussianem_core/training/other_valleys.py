@@ -1,0 +1,115 @@
+"""Latents that are stuck: each particle also tries those of others.
+
+Gauss-Newton steps lead to the nearest valley, and of a motion through large angles an image may have several. So each
+particle tries the latents of some others, with its own nuisances put right to first order for each: what explains its
+images better, prior included, is where it is measured from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gaussianem_core.job.events import JobLog
+from gaussianem_core.runtime.streams import stream
+from gaussianem_core.training import nuisances
+from gaussianem_core.training.corrections import Corrections, real_particles
+from gaussianem_core.training.forward_model import spectrum
+from gaussianem_core.training.grouping import Members, placed
+from gaussianem_core.training.latent_posterior import flat
+from gaussianem_core.training.trainer import Trainer
+
+CANDIDATES = 32
+"""Latents of other particles that each tries."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of B images: what their nuisances can make good. ``image`` (B, D, D//2+1), its ``transfer`` with contrast, and
+    ``root`` of the weight; ``jacobian`` (B, 7, P) of the image by v, nuisances in units of their widths, at ``v``
+    (B, 7); and ``inverse`` (B, 7, 7) of its inner products plus the prior's precision 1."""
+
+    image: torch.Tensor
+    transfer: torch.Tensor
+    root: torch.Tensor
+    jacobian: torch.Tensor
+    v: torch.Tensor
+    inverse: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, image: torch.Tensor, transfer: torch.Tensor, root: torch.Tensor, jacobian: torch.Tensor, v: torch.Tensor
+    ) -> Profile:
+        """From the derivatives."""
+        eye = torch.eye(v.shape[1], device=v.device)
+        return cls(image, transfer, root, jacobian, v, torch.linalg.inv(jacobian @ jacobian.mT + eye))
+
+    def energy(self, projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D//2+1) -> (B,), (B, 7)
+        """Minus the log-likelihood of each image (nats, up to a constant) with v at its best, prior of v included; and
+        this v. To first order: min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2."""
+        residual = flat((projected * self.transfer - self.image) * self.root)
+        slope = (self.jacobian @ residual[..., None])[..., 0] + self.v
+        step = (self.inverse @ slope[..., None])[..., 0]
+        return 0.5 * (residual.square().sum(1) + self.v.square().sum(1) - (slope * step).sum(1)), self.v - step
+
+
+@torch.no_grad()
+def better_starts(
+    trainer: Trainer, values: torch.Tensor, corrections: Corrections, log: JobLog
+) -> tuple[torch.Tensor, Corrections]:
+    """Latents ``values`` (P, 2 * zdim) and nuisances from which each particle is measured next: its own, or, where one
+    of CANDIDATES others has a latent that explains its images better, that latent and the nuisances that go with it."""
+    forward, ranks, problem, device = trainer.forward, trainer.ranks, trainer.problem, trainer.device
+    population = trainer.population
+    if population is None or not trainer.active.any():
+        return values, corrections
+    group, members = problem.group, Members.of(problem.group)
+    means = values[:, : forward.zdim]
+    real = torch.nonzero(real_particles(corrections, group))[:, 0].cpu().numpy()
+    drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(real)[:CANDIDATES]
+    tried = means[torch.from_numpy(drawn).to(device)]
+    embedding, widths, root = forward.embed(), corrections.widths, trainer.noise.weight().sqrt()
+    shared = forward.deform(tried, embedding)
+    own_prior, tried_prior = (population.log_density(z[:, trainer.active]) for z in (means, tried))
+    best = torch.full((problem.count, 1 + nuisances.COUNT), -1.0, device=device)
+    best[:, 1:] = corrections.mean
+    found, done = torch.zeros_like(best), 0
+    for particles in members.batches(
+        np.arange(ranks.rank, group.count, ranks.world), max(1, forward.renders_at_once() // (2 + nuisances.COUNT))
+    ):
+        rows, here = (torch.from_numpy(i).to(device) for i in (members.rows(particles), particles))
+        together, q = placed(members.sizes(particles), device), corrections.mean[rows]
+        views = nuisances.corrected(problem.views.rows(rows), q)
+        deformed = forward.deform(together.images(means[here]), embedding)
+        projected = spectrum(forward.project(deformed.positions, deformed.densities, views))
+        deep = nuisances.depths(deformed.positions, views.rotations, trainer.box)
+        deep = spectrum(forward.project(deformed.positions, deformed.densities * deep, views))
+        contrast = 1 + q[:, nuisances.CONTRAST]
+        by_q = nuisances.derivatives(projected, deep, views, contrast) * widths[:, None, None]
+        transfer = views.transfer(trainer.box) * contrast[:, None, None]
+        v = q / widths.clamp_min(1e-30) * (widths > 0)
+        profile = Profile.of(spectrum(problem.feed.get(rows)), transfer, root, flat(by_q * root), v)
+        least = together.total(profile.energy(projected)[0]) - own_prior[here]
+        for number in range(len(tried)):
+            if device.type == "cpu":  # a batch takes long there
+                log.check_abort()
+            other = forward.project(shared.positions[number], shared.densities[number], views)
+            energies, v = profile.energy(spectrum(other))
+            now = together.total(energies) - tried_prior[number]
+            better = together.images(now < least)
+            least = torch.minimum(now, least)
+            best[rows[better], 0] = float(number)
+            best[rows[better], 1:] = (v * widths)[better]
+        found[rows] = best[rows]
+        done += len(rows)
+        log.progress("other valleys", min(done * ranks.world, problem.count), problem.count)
+        if ranks.world == 1:
+            log.check_abort()
+    ranks.sum_(found)
+    chosen = found[group.first, 0].round().long()
+    moved = chosen >= 0
+    start = torch.where(moved[:, None], tried[chosen.clamp_min(0)], means)
+    log.message(f"{int(moved.sum()):,} of {group.count:,} particles are measured from another latent than their last")
+    return torch.cat([start, values[:, forward.zdim :]], dim=1), corrections._replace(mean=found[:, 1:])
