@@ -26,6 +26,7 @@ from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import JobInfo, Project, remember_project
 
 MODEL, FIGURE = "spliceosome.npz", "demo.png"
+NEIGHBOURS = 40  # a twentieth of the particles, as in Evaluate below 1,200
 RECOVERED = {"head": 0.7, "arm": 0.6, "arm there": 0.9, "junk": 0.9}  # R2, R2, ROC, ROC that count as recovered
 
 DEMO = Workflow(
@@ -206,9 +207,9 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: 
     import mrcfile
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from scipy.spatial import cKDTree
 
     from gaussianem_core.io.latents import load_latents
-    from gaussianem_core.simulation.latent_scores import neighbour_mean
 
     with np.load(jobs["simulate"].directory / "truth.npz", allow_pickle=False) as truth:
         real = truth["junk"] == 0
@@ -238,9 +239,10 @@ def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: 
     middle.plot([-SWING_DEGREES, SWING_DEGREES], [-SWING_DEGREES, SWING_DEGREES], color="0.6", lw=1)
     for number, name in enumerate(PARTS):
         known = np.isfinite(angles[:, number])
+        nearest = cKDTree(z[known]).query(z[known], k=NEIGHBOURS + 1)[1][:, 1:]  # the first is the particle itself
         middle.scatter(
             angles[known, number],
-            neighbour_mean(z[known], angles[known, number, None])[:, 0],
+            angles[known, number][nearest].mean(axis=1),
             s=8,
             alpha=0.5,
             label=f"{name}, R2 {found[name]:.2f}",
