@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gaussianem_core.io.chimerax import COLOURS
+from gaussianem_core.job.events import WITH_IMAGES
 from gaussianem_core.runtime.files import replacing
 
 STYLE: Any = {
@@ -43,7 +44,8 @@ def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float
         yield list(axes.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            fig.savefig(temporary, format="png")
+            images = any(ax.images for ax in fig.axes)
+            fig.savefig(temporary, format="png", metadata={WITH_IMAGES: "yes"} if images else None)
 
 
 def fsc_curves(fsc: dict[str, Any], path: Path) -> None:

@@ -51,6 +51,9 @@ LAST_SECOND = 1e11  # Unix seconds; the calendar of the C library ends somewhere
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_ABORTED = 0, 1, 2, 3
 
 # Artifact kinds and the node label that RELION's graph knows them by.
+WITH_IMAGES = "GaussianEM images"
+"""Key of a figure file's text that says that greys in it are measured: its brightness is not to be turned."""
+
 ARTIFACTS = {
     "particles": "ParticleGroupMetadata.star.relion",
     "map": "DensityMap.mrc",

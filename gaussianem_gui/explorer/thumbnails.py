@@ -14,6 +14,7 @@ LONGEST = 56  # voxels a side that it is drawn from
 MOST_BYTES = 150_000_000  # larger maps are not read for a thumbnail
 LIGHT = (-0.75, -0.45, -0.5)  # z, y, x, from the one who looks
 AMBIENT = 0.3
+PARTIAL = ("half", "resolution")  # in names of maps that say little of how the molecule looks
 MARGIN = 2  # voxels around the molecule
 
 
@@ -25,7 +26,9 @@ def volume_of(project: Project, name: str) -> Path | None:
     made = [(str(e["kind"]), folder / str(e["path"])) for e in events if e["type"] == "artifact"]
     made = made or [(choice.kind, project.root / choice.path) for choice in project.outputs(name)]
     for kinds in (("map", "volume"), ("mask",)):
-        for path in sorted((path for kind, path in made if kind in kinds), key=lambda path: natural_key(str(path))):
+        found = sorted((path for kind, path in made if kind in kinds), key=lambda path: natural_key(str(path)))
+        whole = [path for path in found if not any(word in path.name for word in PARTIAL)]
+        for path in whole or found:
             try:
                 if 0 < path.stat().st_size <= MOST_BYTES:
                     return path

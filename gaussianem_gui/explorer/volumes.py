@@ -17,6 +17,8 @@ from gaussianem_gui.explorer.painting import MIDDLE, Paint
 MOST_ENTRIES = 60  # of a list in a summary
 DEFAULT_CONTOUR = 3.0  # sigma above the mean where no better level is known
 
+FWHM_OF_SIGMA = 2.3548  # 2 sqrt(2 ln 2)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -189,13 +191,38 @@ def binned(values: np.ndarray, factor: int) -> np.ndarray:  # (D, D, D) -> (D //
     return values.reshape(n, factor, n, factor, n, factor).mean(axis=(1, 3, 5))
 
 
-def load_gaussians(path: Path) -> tuple[np.ndarray, np.ndarray]:  # (N, 3), (N,)
-    """Positions z, y, x in [-1, 1] and densities (softplus of the raw value) in a Gaussians file. Raises InputError."""
-    found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density",))
+@dataclass(frozen=True)
+class GaussianPoints:
+    """Gaussians to draw: positions (N, 3) z, y, x in [-1, 1], densities (N,); sigmas (N,) in the same unit, None where
+    the file does not tell; ``half_angstrom``, the length of that unit, None likewise."""
+
+    positions: np.ndarray
+    densities: np.ndarray
+    sigmas: np.ndarray | None = None
+    half_angstrom: float | None = None
+
+    def widths(self, half_angstrom: float) -> np.ndarray | None:  # (N,) A
+        """Full widths at half maximum: as far as a Gaussian is seen."""
+        return None if self.sigmas is None else FWHM_OF_SIGMA * half_angstrom * self.sigmas
+
+
+def load_gaussians(path: Path) -> GaussianPoints:
+    """The Gaussians of a file, their widths where ``cfg.json`` with the bounds of sigma lies beside it. Raises
+    InputError."""
+    from gaussianem_core.model.configuration import WORLD, load_configuration
+
+    found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density", "scale_0"))
     positions = np.stack([found[axis] for axis in "zyx"], axis=1)
     if not all(np.isfinite(values).all() for values in found.values()):
         raise InputError(str(path), "must hold finite Gaussians", "NaN or infinite values", "Choose another file.")
-    return positions, np.logaddexp(found.get("density", np.zeros(len(positions))), 0.0)
+    densities = np.logaddexp(found.get("density", np.zeros(len(positions))), 0.0)
+    beside = path.parent / "cfg.json"
+    if "scale_0" not in found or not beside.is_file():
+        return GaussianPoints(positions, densities)
+    known = load_configuration(beside)
+    share = np.exp(-np.logaddexp(0.0, -np.asarray(found["scale_0"], np.float64)))  # the sigmoid, at any size
+    sigmas = known.scale_min + (known.scale_max - known.scale_min) * share
+    return GaussianPoints(positions, densities, sigmas, known.box * known.pixel_size_angstrom / WORLD)
 
 
 def natural_key(name: str) -> list[object]:

@@ -3,124 +3,29 @@
     gaussianem demo demo
     xvfb-run -a -s "-screen 0 1700x1100x24 +extension GLX" python tests/gui/tour.py demo pictures --size 1600x1000
 
-The project is a finished demo; what the tour makes (a Select, a Mask, a Train job) stays in it. The part ``jobs`` runs
-a training: started, aborted and continued. Prints a table of seconds, and fails at the first step that does not come.
+The project is a finished demo. With ``--relion NEW`` the tour is the whole day of somebody who comes from RELION: a
+project as RELION leaves it is made in NEW from the demo's images, and everything else there by the forms: Preprocess,
+Train (aborted and continued), Analyze. What the tour makes stays. Prints a table of seconds, and fails at the first
+step that does not come.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
-
-from gaussianem_gui.explorer.path_kinds import BY_COMPONENT  # isort: skip
-from gaussianem_gui.views.plots.lasso_3d import Lasso3D, on_screen  # isort: skip
-from PySide6.QtCore import QEvent, QEventLoop, QPoint, QPointF, QSettings, Qt, QTimer
-from PySide6.QtGui import QMouseEvent
+import relion_project
+from PySide6.QtCore import QPoint, QSettings, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
+from PySide6.QtWidgets import QAbstractButton, QApplication
+from touring import LEFT, Tour
 
-LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
-PATIENCE = 240  # seconds that a step may take on a busy machine
-
-
-class Tour:
-    """The window, the pictures taken of it, and how long each step took."""
-
-    def __init__(self, out: Path, size: tuple[int, int], theme: str) -> None:
-        from gaussianem_gui.views.window.main_window import MainWindow
-
-        self.out, self.theme, self.seconds = out, theme, {}
-        began = time.perf_counter()
-        self.window = MainWindow()
-        self.window.resize(*size)
-        self.window.show()
-        self.until(lambda: self.window.pages.welcome.isVisible())
-        self.seconds["first window"] = time.perf_counter() - began
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measure a step and take a picture of what it shows."""
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - began
-        self.picture(name)
-
-    def picture(self, name: str) -> None:
-        """Save the window as it is."""
-        self.pause(0.4)
-        file = self.out / f"{len(list(self.out.glob('*.png'))) + 1:02d}-{name.replace(' ', '-')}.png"
-        screen = self.window.screen().grabWindow(0)
-        ratio = screen.devicePixelRatio()
-        frame = self.window.geometry()
-        corner = frame.topLeft() * ratio
-        screen.copy(corner.x(), corner.y(), round(frame.width() * ratio), round(frame.height() * ratio)).save(str(file))
-        print(f"{file.name:<44}{self.seconds.get(name, 0.0):8.2f} s", flush=True)
-
-    def until(self, there: Callable[[], bool], what: str = "") -> None:
-        """Let the window live until something is there."""
-        end = time.monotonic() + PATIENCE
-        while not there():
-            if time.monotonic() > end:
-                raise SystemExit(f"the tour ends here: {what or 'a step'} did not come within {PATIENCE} s")
-            self.pause(0.02)
-
-    @staticmethod
-    def pause(seconds: float) -> None:
-        """Let the window live for a while, in an event loop of its own: without one, what is deleted later stays."""
-        loop = QEventLoop()
-        QTimer.singleShot(round(1000 * seconds), loop.quit)
-        loop.exec()
-
-    def find(self, name: str, inside: QWidget | None = None) -> QWidget:
-        """A visible widget by its name."""
-
-        def seen() -> list[QWidget]:
-            return [w for w in (inside or self.window).findChildren(QWidget, name) if w.isVisible()]
-
-        self.until(lambda: bool(seen()), name)
-        return seen()[0]
-
-    def click(self, target: str | QWidget, inside: QWidget | None = None) -> None:
-        """Click a widget, or the one of a name."""
-        widget = self.find(target, inside) if isinstance(target, str) else target
-        self.until(widget.isEnabled, f"{widget.objectName()} that can be clicked")
-        QTest.mouseClick(widget, LEFT)
-
-    def confirm(self) -> None:
-        """Say yes to the question that the next click raises, as soon as it stands there."""
-        question = QApplication.activeModalWidget()
-        answer = question.findChild(QAbstractButton, "confirm") if question is not None else None
-        if answer is None:
-            QTimer.singleShot(200, self.confirm)
-        else:
-            QTest.mouseClick(answer, LEFT)
-
-    def drag(self, canvas: QWidget, places: np.ndarray) -> None:
-        """Drag the left button over places of a plot, in its units."""
-        kinds = (
-            (QEvent.Type.MouseButtonPress, LEFT, LEFT),
-            (QEvent.Type.MouseMove, NONE, LEFT),
-            (QEvent.Type.MouseButtonRelease, LEFT, NONE),
-        )
-        viewport = canvas.viewport()
-        for number, place in enumerate(places):
-            kind = 0 if number == 0 else 2 if number == len(places) - 1 else 1
-            where = canvas.position(*map(float, place))
-            everywhere = QPointF(viewport.mapToGlobal(where.toPoint()))
-            type_, button, held = kinds[kind]
-            event = QMouseEvent(type_, where, everywhere, button, held, Qt.KeyboardModifier.NoModifier)
-            QApplication.sendEvent(viewport, event)
+from gaussianem_gui.explorer.path_kinds import BY_COMPONENT
+from gaussianem_gui.views.plots.lasso_3d import Lasso3D, on_screen
 
 
 def open_project(tour: Tour, root: Path) -> None:
@@ -128,7 +33,8 @@ def open_project(tour: Tour, root: Path) -> None:
     window = tour.window
     tour.picture("welcome")
     with tour.step("project open"):
-        window.open_project(root)
+        tour.pick(root)
+        window.trigger("open_project")
         tour.until(lambda: window.model is not None and window.model.loaded)
         window.pages.show_home()
     tour.pause(2.0)
@@ -138,16 +44,10 @@ def results(tour: Tour) -> None:
     """Look at the jobs and at what Analyze made."""
     window = tour.window
     jobs = {info.job_type: info for info in window.model.jobs}
-    listed = window.jobs.list
     for job_type, tab in (("train", "Progress"), ("analyze", "Results")):
         name = jobs[job_type].name
         with tour.step(f"{job_type} opened"):
-            row = listed.filter.mapFromSource(listed.tree.find(name))
-            listed.scrollTo(row)
-            place = listed.visualRect(row).center()
-            QTest.mouseClick(listed.viewport(), LEFT, pos=place)
-            tour.until(lambda name=name: window.pane.name == name)
-            window.pane.show_tab(tab)
+            tour.open_job(name, tab)
     viewer = window.pane.results.viewer
     with tour.step("first volume"):
         window.pane.results.choose(lambda item: "class" in item.title.lower() or item.kind == "volume_series")
@@ -209,9 +109,10 @@ def explore(tour: Tour) -> None:
         tour.until(lambda: scene.viewer.canvas.drawn.values.any(), "the colours")
     with tour.step("lasso and mean"):
         tour.click("tool-lasso")
-        middle, spread = np.median(plot.points, axis=0), plot.points.std(axis=0)
+        away = np.abs(plot.points - np.median(plot.points, axis=0)).sum(axis=1)
+        inner = plot.points[np.argmin(away)]  # a place with particles, and with room around it
         turn = np.linspace(0, 2 * np.pi, 40)
-        shape = middle + spread * [0.9, 0.0] + np.stack([np.cos(turn), 1.6 * np.sin(turn)], axis=1) * spread * 0.8
+        shape = inner + np.stack([np.cos(turn), np.sin(turn)], axis=1) * plot.points.std(axis=0) * 0.5
         tour.drag(plot.canvas, shape)
         tour.until(lambda: "varies by" in scene.status.full_text(), "the mean of the selection")
     with tour.step("export"):
@@ -219,6 +120,18 @@ def explore(tour: Tour) -> None:
         tour.until(lambda: explorer.selections._dialog.isVisible())
     tour.click(explorer.selections._dialog.findChild(QAbstractButton, "confirmExport"))
     tour.until(lambda: session.exported is not None, "the Select job")
+    with tour.step("reconstruct form"):
+        tour.click("reconstructThese")
+        tour.until(lambda: window.pane.draft == "reconstruct" and window.pane.parameters is not None, "the form")
+    tour.pause(1.5)
+    maps = tour.run_form("reconstruct")
+    with tour.step("reconstructed"):
+        tour.finished(maps)
+        tour.open_job(maps, "Results")
+        window.pane.results.choose(lambda item: "not sharpened" in item.title.lower())
+        tour.pause(2.0)
+    window.pages.open_explorer(name)
+    tour.until(lambda: window.middle.currentWidget() is explorer)
     with tour.step("path played"):
         explorer.show_panel(explorer.trajectory)
         player = explorer.trajectory.player
@@ -228,6 +141,11 @@ def explore(tour: Tour) -> None:
         tour.click(player.play)
         tour.pause(1.5)
         tour.click(player.play)
+    with tour.step("movie"):
+        movie = tour.out / "path.gif"
+        tour.pick(movie)
+        explorer.trajectory.ask_movie()
+        tour.until(movie.is_file, "the movie")
     with tour.step("domains"):
         explorer.show_panel(explorer.panels["Domains"])
         tour.click("domainsGo")
@@ -304,37 +222,54 @@ def look_again(tour: Tour, times: int) -> None:
         tour.seconds["MiB more each time (second half)"] = float(np.polyfit(np.arange(len(half)), half, 1)[0])
 
 
-def run_jobs(tour: Tour) -> None:
-    """Start a training, watch it, abort it, and go on."""
+def compute(tour: Tour) -> None:
+    """From a refinement to latents, by the forms: Preprocess, Train (aborted and continued), Analyze."""
     window = tour.window
-    first = next(info for info in window.model.jobs if info.job_type == "train")
-    window.pages.open_job(first.name)
-    tour.click("cloneButton")
-    tour.until(lambda: window.pane.draft == "train" and window.pane.parameters is not None)
-    known = {info.name for info in window.model.jobs}
-    tour.pause(1.0)
-    tour.click("runButton")
-    tour.until(lambda: any(info.name not in known for info in window.model.jobs), "the new job")
-    name = next(info.name for info in window.model.jobs if info.name not in known)
+    tour.picture("relion project")
+    with tour.step("preprocess form"):
+        tour.click("homeNext")
+        tour.until(lambda: window.pane.draft == "preprocess" and window.pane.parameters is not None)
+    tour.write("star_file", "Refine3D/job003/run_data.star")
+    tour.write("consensus_map", "Refine3D/job003/run_class001.mrc")
+    for name, value in (("zdim", "4"), ("qdim", "64"), ("batch_size", "16"), ("sample_interval", "2")):
+        tour.write(name, value)
+    tour.pause(1.5)
+    tour.picture("preprocess form filled")
+    prepared = tour.run_form("preprocess")
+    with tour.step("preprocessed"):
+        tour.finished(prepared)
+    tour.open_job(prepared, "Results")
+    with tour.step("train form"):
+        tour.click("step-train")
+        tour.until(lambda: window.pane.draft == "train" and window.pane.parameters is not None)
+    for name, value in (("batch", "16"), ("epoch", "3")):
+        tour.write(name, value)
+    name = tour.run_form("train")
     with tour.step("training"):
         tour.until(lambda: window.model.info(name).status.state.value == "Running", "the training")
-        window.pages.open_job(name, "Progress")
-        tour.until(lambda: bool(window.pane.progress.stages.shown), "its stages")
-        tour.pause(20)
+        tour.open_job(name, "Progress")
+        tour.until(lambda: bool(list((window.model.root / name).glob("weights.0.pkl"))), "its first epoch")
+        tour.pause(2)
     with tour.step("aborted"):
         tour.confirm()
         tour.click("stopButton")
         tour.until(lambda: window.model.info(name).status.state.value == "Aborted", "the end")
     tour.click("continueButton")
     tour.pause(1.0)
+    tour.picture("continue form")
     tour.click("runButton")
     with tour.step("continued"):
         tour.until(lambda: window.model.info(name).status.state.value == "Running", "the training again")
-        tour.pause(5)
-    window.pages.open_job(name, "Progress")
-    tour.confirm()
-    tour.click("stopButton")
-    tour.until(lambda: window.model.info(name).status.state.finished, "the end")
+        window.pane.show_tab("Progress")
+        tour.finished(name)
+    with tour.step("analyze form"):
+        tour.click("step-analyze")
+        tour.until(lambda: window.pane.draft == "analyze" and window.pane.parameters is not None)
+    tour.write("nclass", "3")
+    analyzed = tour.run_form("analyze")
+    with tour.step("analyzed"):
+        tour.finished(analyzed)
+        tour.open_job(analyzed)
 
 
 def main() -> int:
@@ -344,13 +279,15 @@ def main() -> int:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--theme", choices=["dark", "light"], default="dark")
-    parser.add_argument("--parts", nargs="+", choices=["results", "explore", "jobs"], default=["results", "explore"])
+    parser.add_argument("--parts", nargs="+", choices=["results", "explore"], default=["results", "explore"])
+    parser.add_argument("--relion", type=Path, help="new directory for a project of RELION's, to work in")
     parser.add_argument("--again", type=int, default=0, help="how often to repeat the looking, for the memory")
     chosen = parser.parse_args()
     chosen.pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # settings of its own
         for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "GAUSSIANEM_STATE_DIR"):
             os.environ[name] = folder
+        os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
         os.environ["NAPARI_CONFIG"] = f"{folder}/napari.yaml"
         QSettings.setDefaultFormat(QSettings.Format.IniFormat)
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
@@ -362,9 +299,15 @@ def main() -> int:
         width, height = map(int, chosen.size.split("x"))
         tour = Tour(chosen.pictures, (width, height), chosen.theme)
         tour.window.pages.load_in_background()
-        open_project(tour, chosen.project)
+        project = chosen.project.resolve()
+        if chosen.relion is not None:
+            simulated = next(project.glob("Simulate/job*/particles.star")).parent
+            project = relion_project.write(chosen.relion.resolve(), simulated)
+        open_project(tour, project)
+        if chosen.relion is not None:
+            compute(tour)
         for part in chosen.parts:
-            {"results": results, "explore": explore, "jobs": run_jobs}[part](tour)
+            {"results": results, "explore": explore}[part](tour)
         look_again(tour, chosen.again)
         with tour.step("overview"):
             tour.window.pages.show_home()
@@ -381,7 +324,7 @@ def main() -> int:
             tour.until(lambda: tour.window.middle.currentWidget() is tour.window.pages.compare, "the comparison")
         with tour.step("closed and opened again"):
             tour.window.close_project()
-            tour.window.open_project(chosen.project)
+            tour.window.open_project(project)
             tour.until(lambda: tour.window.model.loaded)
             tour.pause(1.0)
         import psutil

@@ -51,6 +51,13 @@ class ChimeraXLink(QObject):
             self._failed,
         )
 
+    def shut_down(self) -> None:
+        """Leave no file behind."""
+        self.on = False
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
     def _failed(self, error: Exception) -> None:
         self.on = False
         self.turnedOff.emit()

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import QPointF, QTimer
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QImage, QResizeEvent
-from PySide6.QtWidgets import QComboBox, QToolTip
+from PySide6.QtWidgets import QComboBox
 
 from gaussianem_gui.explorer.decoder_client import Consensus
 from gaussianem_gui.explorer.painting import Paint, paint_by_domains, paint_by_gaussians
-from gaussianem_gui.explorer.volumes import Picture, binned
+from gaussianem_gui.explorer.volumes import GaussianPoints, Picture, binned
 from gaussianem_gui.views.explorer.surfaces import picture_of
-from gaussianem_gui.views.plots.lasso_3d import Lasso3D, encircled, on_screen, point_under
+from gaussianem_gui.views.plots.lasso_3d import Lasso3D, encircled
 from gaussianem_gui.views.plots.surfaces import Mesh, Prepared, class_colours, rgb, shade
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.controls import wrapping
@@ -23,7 +23,6 @@ from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, icon_button, plain
 
 MAX_ARROWS = 1500
-FWHM_OF_SIGMA = 2.3548  # 2 sqrt(2 ln 2)
 LEAST_ROOM = 40  # pixels; below it the view is folded away
 COLOURINGS = {"displacement": "Displacement", "occupancy": "Occupancy", "domain": "Domain"}
 MOVED = 98  # percentile of the displacements that gets the brightest colour
@@ -54,6 +53,13 @@ class LiveViewer(Viewer):
         self.colour_by.currentIndexChanged.connect(lambda _i: self._repaint())
         self.arrows = QComboBox()
         self.arrows.setAccessibleName("Displacement arrows")
+        for box, letters in (
+            (self.arrows, 6),
+            (self.colour_by, 9),
+            (self.cuts.kind, 10),
+        ):  # two rows where it is narrow
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(letters)
         self.arrows.addItem("No arrows", 0)
         for factor in (1, 3, 10):
             self.arrows.addItem(f"Arrows ×{factor}", factor)
@@ -73,7 +79,6 @@ class LiveViewer(Viewer):
         self.note.hide()
         self.layout().insertWidget(2, self.note)
         self.drawn.connect(self._after_drawing)
-        self.canvas.hovered.connect(self._hovered)
         self.points.setToolTip("Show the Gaussians as spheres as wide as they are at half of their height")
         self.empty.set_text(*CLICK)
 
@@ -141,7 +146,8 @@ class LiveViewer(Viewer):
     def set_gaussians(self, positions: np.ndarray, densities: np.ndarray) -> None:  # (N, 3) x, y, z; (N,)
         """Gaussians to draw, and to colour the surface by, with the next picture."""
         self.positions, self.densities = positions, densities
-        self._gaussians = (np.ascontiguousarray(positions[:, ::-1]), densities)  # the parent draws z, y, x
+        sigmas = self.model.sigmas if self.model is not None and len(self.model.sigmas) == len(positions) else None
+        self._gaussians = GaussianPoints(np.ascontiguousarray(positions[:, ::-1]), densities, sigmas)
         if self.colour_by.currentData() in COLOURINGS:
             self.set_paint(self.paint_of(positions, densities))
 
@@ -172,12 +178,6 @@ class LiveViewer(Viewer):
 
     # --- Gaussians: their width, the one under the pointer, and those inside an outline ------------------------------
 
-    def gaussian_sizes(self, half_angstrom: float) -> float | np.ndarray:
-        """Full widths at half maximum: as far as a Gaussian is seen."""
-        if self.model is None or self._gaussians is None or len(self.model.sigmas) != len(self._gaussians[0]):
-            return super().gaussian_sizes(half_angstrom)
-        return FWHM_OF_SIGMA * self.model.sigmas * half_angstrom
-
     def lasso(self, done: Callable[[np.ndarray], None], given_up: Callable[[], None]) -> None:
         """Let the user draw around Gaussians; ``done`` gets which of them (N,) are inside, at any depth."""
         self.points.setChecked(True)
@@ -198,27 +198,14 @@ class LiveViewer(Viewer):
         self.marked = chosen
         self._draw_points()
 
-    def _hovered(self, place: QPointF) -> None:
-        text = self.describe(place.x(), place.y())
-        native = self.canvas.view.canvas.native
-        QToolTip.showText(native.mapToGlobal(place.toPoint()), plain(text), native)
-
     def describe(self, x: float, y: float) -> str:
-        """What the Gaussian at a place of the canvas (pixels) is; nothing where there is none."""
-        layer, model = self.canvas.layer("gaussians"), self.model
-        if layer is None or not layer.visible or model is None or self.positions is None:
-            return ""
-        number = point_under(on_screen(self.canvas.view, layer), x, y)
-        if number is None or number >= len(model.sigmas) or self.densities is None:
-            return ""
-        place = " ".join(f"{part * model.half_angstrom:.0f}" for part in self.positions[number])
-        width = FWHM_OF_SIGMA * model.sigmas[number] * model.half_angstrom
+        """What the Gaussian at a place of the canvas (pixels) is, and how it differs from the one at rest."""
+        text, number, model = super().describe(x, y), self.gaussian_at(x, y), self.model
+        if number is None or model is None or self.positions is None or self.densities is None:
+            return text
         moved = np.linalg.norm(self.positions[number] - model.positions[number]) * model.half_angstrom
         share = self.densities[number] / max(float(model.densities[number]), 1e-9)
-        return (
-            f"Gaussian {number + 1} of {len(model.sigmas)}\nat x y z {place} Å from the centre, {width:.1f} Å wide\n"
-            f"moved by {moved:.1f} Å, {100 * share:.0f} % of its density at rest"
-        )
+        return f"{text}\nmoved by {moved:.1f} Å, {100 * share:.0f} % of its density at rest"
 
     # --- colours ---------------------------------------------------------------------------------------------------
 
@@ -386,7 +373,7 @@ class LiveViewer(Viewer):
         self.canvas.let_see(inside=self._something_inside())
         if self.points.isChecked():
             layer = self.canvas.layer("gaussians")
-            if layer is None or self._gaussians is None or layer.data.shape != self._gaussians[0].shape:
+            if layer is None or self._gaussians is None or layer.data.shape != self._gaussians.positions.shape:
                 self._draw_points()
             elif self.model is not None and self._gaussians is not None:
                 self._move_points(layer)
@@ -395,12 +382,12 @@ class LiveViewer(Viewer):
 
     def _move_points(self, layer: Any) -> None:
         assert self._gaussians is not None and self.model is not None
-        wanted = self._gaussians[0] * self.model.half_angstrom
+        wanted = self._gaussians.positions * self.model.half_angstrom
         if np.array_equal(layer.data, wanted):
             return
         layer.data = wanted
         colours = self._colours()
-        layer.face_color = colours if colours is not None else shade(self._gaussians[1])
+        layer.face_color = colours if colours is not None else shade(self._gaussians.densities)
         if self.arrows.currentData():
             self._draw_arrows()
 

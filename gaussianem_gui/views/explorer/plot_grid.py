@@ -59,7 +59,7 @@ class PlotGrid(QWidget):
         self.session = session
         self.tool = ""
         self._background = Background(self)
-        self.plots = [ExplorerPlot() for _ in range(4)]
+        self.plots = [ExplorerPlot()]  # the others are made when they are first asked for
         self.tool_buttons: dict[str, QToolButton] = {}
         self.mode_buttons: dict[str, QToolButton] = {}
         self.layouts: dict[int, QToolButton] = {}
@@ -143,13 +143,7 @@ class PlotGrid(QWidget):
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(2)
-        for place, plot in enumerate(self.plots):
-            self._grid.addWidget(plot, place // 2, place % 2)
-            plot.axesChanged.connect(self._axes_changed)
-            plot.canvas.placed.connect(lambda x, y, _done, p=plot: self.click(p, x, y))
-            plot.canvas.shaped.connect(lambda kind, outline, p=plot: self._shaped(p, kind, outline))
-            plot.canvas.anchored.connect(lambda x, y, p=plot: self._anchored(p, x, y))
-            plot.save.clicked.connect(lambda _c=False, p=plot: self.save_plot(p))
+        self._listen(self.plots[0])
         cards = QFrame()
         cards.setProperty("role", "card")
         filled = column(spacing=0)
@@ -157,6 +151,27 @@ class PlotGrid(QWidget):
         filled.addWidget(self.legend)
         cards.setLayout(filled)
         return cards
+
+    def _listen(self, plot: ExplorerPlot) -> None:
+        plot.axesChanged.connect(self._axes_changed)
+        plot.canvas.placed.connect(lambda x, y, _done, p=plot: self.click(p, x, y))
+        plot.canvas.shaped.connect(lambda kind, outline, p=plot: self._shaped(p, kind, outline))
+        plot.canvas.anchored.connect(lambda x, y, p=plot: self._anchored(p, x, y))
+        plot.save.clicked.connect(lambda _c=False, p=plot: self.save_plot(p))
+
+    def _add_plot(self) -> None:
+        """One more plot, with all that the others show."""
+        plot, table = ExplorerPlot(), self.session.table
+        self.plots.append(plot)
+        self._listen(plot)
+        plot.canvas.set_tool(self.tool)
+        plot.set_histograms(self.sides.isChecked())
+        if table is not None:
+            x, y = self._first_axes()[len(self.plots) - 1]
+            plot.set_axes(table.axes(), x, y)
+            plot.set_points(table.plane(x, y), x, y)
+            for draw in (self._draw_colours, self._draw_selection, self._draw_all_markers, self._draw_paths):
+                draw()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Single keys act while the plots or their tools have the keyboard: elsewhere they are typed."""
@@ -233,6 +248,8 @@ class PlotGrid(QWidget):
         count = count if count in (1, 2, 4) else 1
         self.layouts[count].setChecked(True)
         QSettings().setValue("explorer/plots", count)
+        while len(self.plots) < count:
+            self._add_plot()
         for place, plot in enumerate(self.plots):
             # two plots stand one above the other: the plots' half of the window is narrow
             self._grid.addWidget(plot, *((place, 0) if count == 2 else (place // 2, place % 2)))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import QSettings, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QSettings, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QSplitter
 
 from gaussianem_core.io.atomic_model import place_in_box, read_backbone
@@ -40,6 +40,7 @@ MOST_WIDTH = 16_777_215  # Qt's own limit of a widget
 FIGURE_SCALE = 3.0  # pixels of a written view a pixel of the screen
 LARGEST_LIVE = {"cpu": 96, "cuda": 256}
 QUICK_LIVE = 96  # voxels a side of the first picture after a click; a finer one follows where it is possible
+LEAST_VIEW = 130  # pixels high, with the tools unfolded in the smallest window too
 REST_MILLISECONDS = 300  # without a click or drag before it follows
 
 
@@ -76,6 +77,7 @@ class Scene(QFrame):
         self.views.addWidget(self.viewer)
         self.views.addWidget(self.second)
         self.second.hide()
+        self.views.setMinimumHeight(LEAST_VIEW)
         layout = column(spacing=0, margins=(1, 1, 1, 1))
         for control in (self.viewer.bar, self.viewer.tools, self.viewer.note):  # above both views
             layout.addWidget(control)
@@ -92,6 +94,16 @@ class Scene(QFrame):
         session.decoded.connect(self._take_decoded)
         session.latentChanged.connect(self._frame_shown)
         session.said.connect(self.status.setText)
+
+    def event(self, event: QEvent) -> bool:
+        """Bars that wrap take more room than a splitter knows of: what they need at this width is asked of it."""
+        done = super().event(event)
+        layout = self.layout()
+        if layout is not None and event.type() in (QEvent.Type.Resize, QEvent.Type.LayoutRequest):
+            least = layout.totalMinimumHeightForWidth(self.width())
+            if least != self.minimumHeight():
+                self.setMinimumHeight(least)
+        return done
 
     def _foot(self) -> QHBoxLayout:
         self.status = Elided("", "hint")
@@ -143,6 +155,7 @@ class Scene(QFrame):
 
     def shut_down(self) -> None:
         """Let go of the canvases; call before the window goes."""
+        self.link.shut_down()
         self.viewer.shut_down()
         self.second.shut_down()
 

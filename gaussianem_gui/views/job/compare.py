@@ -68,7 +68,8 @@ class Compare(QWidget):
         self._model, self.names, self._states = model, names, None
         self.title.setText(f"Comparison of {len(names)} jobs")
         infos = [info for name in names if (info := model.info(name)) is not None]
-        self.plot.set_jobs([(job_label(info), model.history(info.name)) for info in infos])
+        curves = [(job_label(info), model.history(info.name)) for info in infos]
+        self.plot.set_jobs(curves, legend=False)  # the table is the legend
 
         def read(project: Project) -> dict[str, dict[str, Any]]:
             return {name: project.job(name).values() for name in names}

@@ -67,7 +67,7 @@ class JobPane(QWidget):
         self.alias.setAccessibleName("Name of the job")
         self.alias.setToolTip("A readable name (alias) beside the number; Enter keeps it")
         self.alias.setMaximumWidth(220)
-        self.alias.setMinimumWidth(130)
+        self.alias.setMinimumWidth(80)
         self.alias.editingFinished.connect(self._rename)
         self.badge = Badge()
         self.line = Elided("", "muted")

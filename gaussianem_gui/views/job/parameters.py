@@ -34,6 +34,7 @@ from gaussianem_gui.views.toolkit.widgets import button, clear, column, frame, i
 
 OVERWRITES = "It runs from its beginning in the same directory and writes over its results."
 ASK_AGAIN = 60  # milliseconds
+LOOKING = Check("info", "Looking at the options …")
 CHECK_PAUSE = 350  # milliseconds after the last change before the checks run again
 LEVELS = {
     "ok": ("check", "success"),
@@ -56,6 +57,7 @@ class SubmitPanel(QWidget):
         self.setObjectName("submitPanel")
         self._checks = column(spacing=8)
         self.checks: list[Check] = []
+        self.show_checks([LOOKING])
         checks = frame("card")
         inside = column(label("Before it runs", "heading"), spacing=10, margins=(16, 14, 16, 14))
         inside.addLayout(self._checks)

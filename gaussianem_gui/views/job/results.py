@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from gaussianem_core.job.events import WITH_IMAGES
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.explorer.volumes import natural_key, read_table, series
 from gaussianem_gui.project.inputs import Choice
@@ -347,7 +348,7 @@ class Results(QWidget):
         if image.isNull():
             self._problem(f"{path} is no picture that can be read.")
             return
-        self.picture.set_image(image)
+        self.picture.set_image(image, figure=path.suffix == ".png" and not image.text(WITH_IMAGES))
         self.stack.setCurrentWidget(self.picture)
 
     def _take_latents(self, found: tuple[dict[str, np.ndarray], np.ndarray | None]) -> None:

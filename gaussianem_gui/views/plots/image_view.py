@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QImage, QImageReader, QPixmap, QResizeEvent
+from PySide6.QtGui import QColor, QImage, QImageReader, QPixmap, QResizeEvent
 from PySide6.QtWidgets import QLabel
+
+from gaussianem_gui.views.toolkit.theme import theme
 
 
 class ImageView(QLabel):
@@ -18,9 +21,17 @@ class ImageView(QLabel):
         self.setMinimumSize(QSize(120, 100))
         self.setAccessibleName("Plot")
 
-    def set_image(self, image: QImage) -> None:
-        """Show another image."""
-        self._pixmap = QPixmap.fromImage(image)
+        self._image, self._figure = QImage(), False
+        theme.changed.connect(self._retheme)
+
+    def set_image(self, image: QImage, *, figure: bool = False) -> None:
+        """Show another image; a ``figure``, drawn dark on white, takes the theme's brightness."""
+        self._image, self._figure = image, figure
+        self._retheme()
+
+    def _retheme(self) -> None:
+        dark = self._figure and theme.name == "dark"
+        self._pixmap = QPixmap.fromImage(on_dark(self._image, theme.colour("surface")) if dark else self._image)
         self._fit()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -37,6 +48,22 @@ class ImageView(QLabel):
             )
             shown.setDevicePixelRatio(ratio)
             self.setPixmap(shown)
+
+
+def on_dark(image: QImage, ground: str) -> QImage:
+    """A figure drawn on white, for a dark page: bright is dark and dark is bright, the hues stay. White becomes
+    ``ground``."""
+    if image.isNull():
+        return image
+    source = image.convertToFormat(QImage.Format.Format_RGB32)
+    high, wide = source.height(), source.width()
+    pixels = np.frombuffer(source.constBits(), np.uint8).reshape(high, wide, 4)[..., :3].astype(np.float32)  # b, g, r
+    turned = pixels + 255 - pixels.max(axis=2, keepdims=True) - pixels.min(axis=2, keepdims=True)
+    colour = QColor(ground)
+    base = np.array([colour.blue(), colour.green(), colour.red()], np.float32)
+    result = np.full((high, wide, 4), 255, np.uint8)
+    result[..., :3] = np.rint(base + turned * (255 - base) / 255)
+    return QImage(result.data, wide, high, 4 * wide, QImage.Format.Format_RGB32).copy()
 
 
 def read_image(path: Path) -> QImage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QSettings, Qt
@@ -81,7 +83,8 @@ class ValueAxis(pg.AxisItem):
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
         if not self.log:
             return super().tickStrings(values, scale, spacing)
-        digits = 3 if spacing < 0.1 else 2
+        step = 10.0**spacing - 1  # between neighbours, as a part of their value
+        digits = max(2, math.ceil(-math.log10(max(step, 1e-12))) + 1)  # as many as tell them apart
         return [f"{10.0**value:.{digits}g}" for value in values]
 
 
@@ -154,8 +157,9 @@ class LossPlot(QWidget):
         theme.changed.connect(self._restyle)
         self._restyle()
 
-    def set_jobs(self, jobs: list[tuple[str, History]]) -> None:
-        """Show these (label, history) pairs; the first is the job of the pane, the rest are laid over it."""
+    def set_jobs(self, jobs: list[tuple[str, History]], *, legend: bool = True) -> None:
+        """Show these (label, history) pairs; the first is the job of the pane, the rest are laid over it. Without
+        ``legend`` what stands beside the plot says which colour is whose."""
         for curve in self._curves.values():
             self.plot.removeItem(curve)
         self._curves.clear()
@@ -170,7 +174,9 @@ class LossPlot(QWidget):
         self._chips = {}
         for old in self._legend:
             old.deleteLater()
-        self._legend = [self._legend_entry(n, name) for n, (name, _) in enumerate(jobs)] if len(jobs) > 1 else []
+        self._legend = (
+            [self._legend_entry(n, name) for n, (name, _) in enumerate(jobs)] if legend and len(jobs) > 1 else []
+        )
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
 
@@ -214,9 +220,16 @@ class LossPlot(QWidget):
                 self._draw(index, history.curve(stage, name), names.index(name), used)
         for key in set(self._curves) - used:
             self.plot.removeItem(self._curves.pop(key))
-        self._draw_chips([n for n in names if n != "images_per_second"])
+        names = [n for n in names if n != "images_per_second"]
+        self._draw_chips(self._comparable(names))
         self._draw_marks()
         return True
+
+    def _comparable(self, names: list[str]) -> list[str]:
+        """Quantities worth a chip: of several jobs those that two of them report, if there are any."""
+        reported = [{name for _, name in history.names()} for _, history in self._jobs]
+        shared = [name for name in names if sum(name in own for own in reported) > 1]
+        return shared if len(self._jobs) > 1 and shared else names
 
     def shown(self) -> dict[str, np.ndarray]:
         """What is on the screen: quantity -> (n, 2) points of the first job, in data units."""

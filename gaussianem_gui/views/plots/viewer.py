@@ -6,17 +6,19 @@ slices take its place; nothing else of the window is touched.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QPointF, Qt, Signal
 from PySide6.QtGui import QImage, QKeyEvent, QKeySequence, QShortcut
-from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedWidget, QWidget
+from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QStackedWidget, QToolTip, QWidget
 
 from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.painting import Paint
 from gaussianem_gui.explorer.volumes import (
     DEFAULT_CONTOUR,
+    GaussianPoints,
     Look,
     Picture,
     distances,
@@ -28,6 +30,7 @@ from gaussianem_gui.views.plots.canvas3d import Canvas3D
 from gaussianem_gui.views.plots.canvas_starter import LONGEST_SLICES, CanvasStarter
 from gaussianem_gui.views.plots.colour_bar import ColourBar
 from gaussianem_gui.views.plots.cut_control import CutControl
+from gaussianem_gui.views.plots.lasso_3d import on_screen, point_under
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.map_list import MAPS, MapList
 from gaussianem_gui.views.plots.maps_drawn import MOST_IN_GRID, MapsDrawn
@@ -45,6 +48,8 @@ from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_but
 
 MOST_PICTURES = 60  # kept in memory
 
+UNKNOWN_HALF = 50.0  # A, for Gaussians without a map and without their configuration
+
 
 class Viewer(QWidget):
     """One volume of a series at a time, with a common contour level; other maps over it; Gaussians as points."""
@@ -59,7 +64,7 @@ class Viewer(QWidget):
         self._paths: list[Path] = []
         self._names: list[str] = []
         self._gaussians_path: Path | None = None
-        self._gaussians: tuple[np.ndarray, np.ndarray] | None = None
+        self._gaussians: GaussianPoints | None = None
         self._cache: dict[Path, Picture] = {}
         self.surfaces = SurfaceMaker(self)
         self.picture: Picture | None = None
@@ -82,6 +87,7 @@ class Viewer(QWidget):
         self.surfaces.failed.connect(self._failed)
         self.colour_by.activated.connect(lambda _i: self._colour_chosen())
         self.points.toggled.connect(self._draw_points)
+        self.canvas.hovered.connect(self._hovered)
         self.series.changed.connect(lambda _i: self._frame_changed())
         self.maps.told.connect(self._say)
         self.maps.failed.connect(self._map_failed)
@@ -155,8 +161,7 @@ class Viewer(QWidget):
         self.stack.setMinimumSize(160, 110)
         self.empty = EmptyState("cube", "No volume chosen", "Choose one at the left and it appears here.")
         self.loading = EmptyState("clock", "Loading the 3D view", "This takes a moment the first time.")
-        self.slices = Slices()
-        for page in (self.empty, self.loading, self.slices, self.canvas):
+        for page in (self.empty, self.loading, self.canvas):
             self.stack.addWidget(page)
         self._notice = column(spacing=0)
         self._middle: QHBoxLayout = row(spacing=0)
@@ -171,6 +176,13 @@ class Viewer(QWidget):
         self.setLayout(layout)
 
     # --- what to show ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def slices(self) -> Slices:
+        """The page of slices, made when it is first looked at."""
+        page = Slices()
+        self.stack.addWidget(page)
+        return page
 
     def show_volumes(self, paths: list[Path], names: list[str] | None = None, *, start: int = 0) -> None:
         """Show one volume, or a series with a slider and a play button."""
@@ -301,7 +313,7 @@ class Viewer(QWidget):
         self._draw()
         self.frameChanged.emit(index)
 
-    def _take_gaussians(self, found: tuple[np.ndarray, np.ndarray]) -> None:
+    def _take_gaussians(self, found: GaussianPoints) -> None:
         self._gaussians = found
         if self._paths or self._start_3d():
             self._draw_points()
@@ -380,14 +392,40 @@ class Viewer(QWidget):
             self.canvas.hide_layers("gaussians")
             self.canvas.let_see(inside=self._something_inside())
             return
-        positions, density = self._gaussians
-        half = self.picture.half_angstrom if self.picture is not None else 50.0
-        self.canvas.show_points(positions * half, self.gaussian_sizes(half), shade(density))
+        known, half = self._gaussians, self.half_angstrom()
+        widths = known.widths(half)  # all one where they are not known
+        self.canvas.show_points(known.positions * half, half / 40 if widths is None else widths, shade(known.densities))
         self._shown()
 
-    def gaussian_sizes(self, half_angstrom: float) -> float | np.ndarray:  # A
-        """Diameters to draw Gaussians with: all one where their widths are not known."""
-        return half_angstrom / 40
+    def half_angstrom(self) -> float:
+        """Length of the Gaussians' unit: half the box of the map that is shown, or of the one they were made for."""
+        if self.picture is not None:
+            return self.picture.half_angstrom
+        known = self._gaussians.half_angstrom if self._gaussians is not None else None
+        return known if known is not None else UNKNOWN_HALF
+
+    def _hovered(self, place: QPointF) -> None:
+        text = self.describe(place.x(), place.y())
+        native = self.canvas.view.canvas.native
+        QToolTip.showText(native.mapToGlobal(place.toPoint()), plain(text), native)
+
+    def gaussian_at(self, x: float, y: float) -> int | None:
+        """The Gaussian at a place of the canvas (pixels), if there is one."""
+        layer, known = self.canvas.layer("gaussians"), self._gaussians
+        if layer is None or not layer.visible or known is None:
+            return None
+        number = point_under(on_screen(self.canvas.view, layer), x, y)
+        return number if number is not None and number < len(known.positions) else None
+
+    def describe(self, x: float, y: float) -> str:
+        """What the Gaussian at a place of the canvas (pixels) is; nothing where there is none."""
+        number, known, half = self.gaussian_at(x, y), self._gaussians, self.half_angstrom()
+        if number is None or known is None:
+            return ""
+        place = " ".join(f"{part * half:.0f}" for part in known.positions[number, ::-1])
+        widths = known.widths(half)
+        wide = "" if widths is None else f", {widths[number]:.1f} Å wide"
+        return f"Gaussian {number + 1} of {len(known.positions)}\nat x y z {place} Å from the centre{wide}"
 
     def _shown(self) -> None:
         self.canvas.let_see(inside=self._something_inside())

@@ -26,6 +26,8 @@ from gaussianem_gui.views.window.welcome import Home, Welcome
 if TYPE_CHECKING:
     from gaussianem_gui.views.explorer.page import Explorer
 
+REFINEMENT = "Refine3D/"  # where RELION keeps particles with poses beside the one map that they make
+
 
 class Pages(QObject):
     """Brings a page to the front, with what it is to show."""
@@ -89,10 +91,11 @@ class Pages(QObject):
         self.context.middle.setCurrentWidget(self.context.pane)
 
     def _likely_inputs(self, job_type: str) -> list[str]:
-        """The newest finished job that usually comes before this type, if there is one."""
+        """The newest finished job that usually comes before this type; for Preprocess a refinement of RELION's too."""
         assert self.context.model is not None
         for info in reversed(self.context.model.jobs):
-            if info.job_type == BEFORE.get(job_type) and info.status.state is State.SUCCEEDED:
+            refined = job_type == "preprocess" and info.name.startswith(REFINEMENT)
+            if (refined or info.job_type == BEFORE.get(job_type)) and info.status.state is State.SUCCEEDED:
                 return [info.name]
         return []
 

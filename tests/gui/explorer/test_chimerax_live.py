@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import urllib.parse
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from answering_chimerax import answering
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import read_map
 from gaussianem_gui.explorer.chimerax_live import ChimeraX
 
 
-class Documented(BaseHTTPRequestHandler):
-    """``GET /run?command=...`` -> JSON of "error" and "log messages", as ``rest start json true`` answers."""
-
-    heard: list[str]
-
-    def do_GET(self) -> None:
-        address = urllib.parse.urlparse(self.path)
-        command = urllib.parse.parse_qs(address.query)["command"][0]
-        self.heard.append(command)
-        refused = command.startswith(("close #", "nonsense"))
-        error = {"type": "UserError", "message": f"Unknown command: {command}"} if refused else None
-        answer = {"json values": [], "python values": [], "log messages": {"info": ["done"]}, "error": error}
-        body = json.dumps(answer).encode()
-        self.send_response(200 if address.path == "/run" else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def listening() -> Iterator[tuple[ChimeraX, list[str]]]:
-    heard: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Documented,), {"heard": heard}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield ChimeraX(server.server_port), heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering() as (port, heard):
+        yield ChimeraX(port), heard
 
 
 def test_maps_and_scripts_are_opened(listening: tuple[ChimeraX, list[str]], tmp_path: Path) -> None:

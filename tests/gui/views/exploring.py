@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from trained import BOX, PIXEL, write_model
 
 from gaussianem_core.imaging.pose import angles_from_rotations, pack_poses, random_rotations
+from gaussianem_core.io.image_rows import PARTICLES
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.io.stack_writer import StackWriter
 from gaussianem_gui.project.job import State
@@ -76,11 +77,13 @@ def write_particles(path: Path, count: int, rotations: np.ndarray, generator: np
     path.write_text("\n".join([*lines, ""]))
 
 
-def make(root: Path, count: int = 600, seed: int = 0, dimensions: int = 3) -> tuple[Project, str, np.ndarray]:
+def make(
+    root: Path, count: int = 600, seed: int = 0, dimensions: int = 3, tilts: int = 1
+) -> tuple[Project, str, np.ndarray]:
     """The project, its Train job and who is in the second state; only so many ``dimensions`` of the three vary."""
     generator = np.random.default_rng(seed)
     project = Project.create(root)
-    second, z = truth_and_latents(count, seed)
+    second, z = truth_and_latents(count // tilts, seed)
     z[:, dimensions:] = 0.0
     rotations = random_rotations(count, generator)
     write_particles(root / "original.star", count, rotations, generator)
@@ -97,7 +100,7 @@ def make(root: Path, count: int = 600, seed: int = 0, dimensions: int = 3) -> tu
             "job_dir": train_dir(before.number),
         },
     )
-    write_model(train.directory, z, signal_fit=generator.normal(size=count).astype(np.float32))
+    write_model(train.directory, z, signal_fit=generator.normal(size=len(z)).astype(np.float32))
     for name in ("cfg.json", "point_cloud.ply"):
         (before.directory / name).write_bytes((train.directory / name).read_bytes())
     np.save(before.directory / "poses.npy", pack_poses(rotations, np.zeros((count, 2))))
@@ -107,6 +110,8 @@ def make(root: Path, count: int = 600, seed: int = 0, dimensions: int = 3) -> tu
     images = min(count, 2000)
     with StackWriter(before.directory / "img_stack.mrcs", images, BOX, PIXEL) as writer:
         writer.append(generator.normal(size=(images, BOX, BOX)).astype(np.float32))
+    if tilts > 1:
+        np.save(before.directory / PARTICLES, np.repeat(np.arange(len(z)), tilts))
     for job in (before, train):
         project.mark(job, State.SUCCEEDED)
     return project, train.name, second

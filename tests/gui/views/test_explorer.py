@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import exploring
@@ -22,6 +22,7 @@ from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.explorer import plot as explorer_plot
 from gaussianem_gui.views.explorer import scene as explorer_scene
 from gaussianem_gui.views.explorer.colours import Colouring
+from gaussianem_gui.views.explorer.scene import LEAST_VIEW
 from gaussianem_gui.views.toolkit.theme import theme
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
@@ -864,6 +865,21 @@ def test_controls_neither_overlap_nor_move_from_tab_to_tab(explored, qtbot, size
             else:
                 assert panel.width() <= explorer.tabs.width(), type(panel).__name__
     assert len(bars) == 1
+
+
+def test_the_view_has_room_where_its_tools_are_unfolded_in_a_low_window(explored, qtbot):
+    window, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.scene.viewer.picture is not None, timeout=120_000)
+    scene = explorer.scene
+    window.resize(1100, 700)
+    scene.viewer.fold.setChecked(True)
+    qtbot.waitUntil(lambda: scene.views.height() >= LEAST_VIEW, timeout=10_000)
+    qtbot.wait(100)
+    parts = [scene.viewer.bar, scene.viewer.tools, scene.views, scene.status, explorer.tabs]
+    tops = [QRect(part.mapTo(window, QPoint(0, 0)), part.size()) for part in parts]
+    assert all(above.bottom() < below.top() for above, below in pairwise(tops)), tops
+    assert tops[-1].bottom() <= window.height()
+    scene.viewer.fold.setChecked(False)
 
 
 def related(one, other) -> bool:

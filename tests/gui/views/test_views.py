@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -12,8 +13,11 @@ from conftest import LONG
 from PySide6.QtCore import QObject, QPoint, Qt, QThreadPool, Signal
 from PySide6.QtGui import QColor, QImage
 
+from gaussianem_core.analysis.figures import figure
 from gaussianem_core.io.mrc import write_map
-from gaussianem_core.job.events import JobLog
+from gaussianem_core.job.events import WITH_IMAGES, JobLog
+from gaussianem_core.model import gaussians
+from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.execution.logfile import LogFile
 from gaussianem_gui.explorer.volumes import cut_at, load_gaussians, load_volume, series, surface
@@ -23,8 +27,9 @@ from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
 from gaussianem_gui.views.job.progress import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
+from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
-from gaussianem_gui.views.plots.loss_plot import LossPlot
+from gaussianem_gui.views.plots.loss_plot import LossPlot, ValueAxis
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
@@ -326,8 +331,15 @@ def test_series_and_gaussians_are_read(tmp_path: Path, shared_data: Path) -> Non
     for name in ("v_10.mrc", "v_2.mrc", "notes.txt"):
         (tmp_path / name).touch()
     assert [p.name for p in series(tmp_path)] == ["v_2.mrc", "v_10.mrc"]
-    positions, density = load_gaussians(shared_data / "igg1d" / "point_cloud.ply")
-    assert positions.shape == (5965, 3) and (density > 0).all() and np.abs(positions).max() <= 1
+    folder = shared_data / "igg1d"
+    found = load_gaussians(folder / "point_cloud.ply")
+    assert found.positions.shape == (5965, 3) and (found.densities > 0).all() and np.abs(found.positions).max() <= 1
+    configuration = load_configuration(folder / "cfg.json")
+    engine = gaussians.load_gaussians(folder / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
+    assert np.allclose(found.sigmas, engine.sigmas.numpy(), rtol=1e-4), "as wide as the engine has them"
+    shutil.copy(folder / "point_cloud.ply", tmp_path)
+    alone = load_gaussians(tmp_path / "point_cloud.ply")
+    assert alone.sigmas is None and alone.widths(100.0) is None, "no bounds of sigma beside it"
 
 
 def test_jobs_lie_below_what_they_read_from() -> None:
@@ -410,3 +422,27 @@ def test_the_level_of_a_volume_with_nothing_in_it(themed, qtbot):
         values = np.full((8, 8, 8), value, np.float32)
         bar.set_picture(Picture(Path("empty"), values, 1.0, 8, mean, sigma, (value - mean) / sigma), mean + 3 * sigma)
         assert bar.histogram.high > bar.histogram.low and np.isfinite(bar.histogram.heights).all()
+
+
+def test_figures_take_the_brightness_of_a_dark_page_but_measured_greys_stay(themed, qtbot, tmp_path: Path) -> None:
+    with figure(tmp_path / "curve.png") as axes:
+        axes[0].plot([0, 1], color="#0000c0")
+    with figure(tmp_path / "slices.png") as axes:
+        axes[0].imshow(np.eye(4), cmap="gray")
+    curve, slices = read_image(tmp_path / "curve.png"), read_image(tmp_path / "slices.png")
+    assert not curve.text(WITH_IMAGES) and slices.text(WITH_IMAGES)
+    turned = on_dark(curve, DARK["surface"])
+    assert turned.size() == curve.size() and turned.pixelColor(1, 1) == QColor(DARK["surface"]), "the ground"
+    inside = [(x, y) for x in range(0, curve.width(), 3) for y in range(0, curve.height(), 3)]
+    blue = [place for place in inside if curve.pixelColor(*place) == QColor("#0000c0")]
+    assert blue and all(turned.pixelColor(*place).blue() > turned.pixelColor(*place).red() for place in blue)
+    assert min(turned.pixelColor(*place).lightness() for place in blue) > 80, "and it can be read"
+
+
+def test_labels_of_a_narrow_range_differ() -> None:
+    axis = ValueAxis("left")
+    axis.log = True
+    for low, high in ((0.4270, 0.4284), (0.1, 90.0), (1e-6, 1.001e-6)):
+        ticks = np.linspace(np.log10(low), np.log10(high), 6)
+        words = axis.tickStrings(list(ticks), 1.0, float(ticks[1] - ticks[0]))
+        assert len(set(words)) == 6, words
