@@ -1,4 +1,4 @@
-"""Numbers as people say them. No Qt here."""
+"""Times and sizes as text, in the units one would say them in. No Qt here."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _star_rows(path: Path) -> object:
 
 @target("stacks", "text", "particles.star", lambda: [b"1@a.mrcs", b"3@Extract/job1/b.mrcs", b"/tmp/c.mrcs"])
 def _stack_names(path: Path) -> object:
-    """Names of stacks led to files"""
+    """Files that names of stacks stand for"""
     from gaussianem_core.io.stack_paths import resolve_stacks
 
     names = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()

@@ -1,4 +1,4 @@
-"""How far to believe a latent space: what it follows, where particles are, which images do not belong.
+"""Diagnostics of a latent space: what it follows, where particles are, which images do not belong.
 
 Each figure comes with a sentence for people who look at maps, not at statistics.
 """

@@ -1,4 +1,4 @@
-"""Analyze: network and latents -> components, classes, volumes, trajectories, figures, and how far to believe them.
+"""Analyze: network and latents -> components, classes, volumes, trajectories, figures and diagnostics.
 
 Layout of the output: ``kmeans/`` (a volume at the particle nearest each centre, classes as STAR), ``pc1/ pc2/ ...``
 (volumes along each component, z.txt, play.cxc), ``plots/``, ``summary.json``, ``report.md``, ``report.html`` (all of it

@@ -294,7 +294,7 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
     generator = np.random.default_rng(trainer.options.seed)
     z = trainer.table.mean.cpu().numpy()
     if trainer.latents_sampled:
-        z = z[corrections.real_particles(trainer.corrections, trainer.problem.group).cpu().numpy()]
+        z = z[corrections.real_particles(trainer.corrections.junk, trainer.problem.group).cpu().numpy()]
     z = z[generator.permutation(len(z))[:VOLUMES]]
     configuration, forward = trainer.problem.configuration, trainer.forward
     backend = trainer.options.projector if trainer.options.projector != "xray" else "auto"

@@ -113,17 +113,17 @@ def read_relion(
         names.update(more)
     for name, value in given.items():
         numbers.setdefault(RELION_NAMES[name], np.full(particles.n_rows, float(value)))
-    if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
-        raise InputError(
-            str(path),
-            "must hold 2D images (rlnImageDimensionality 2)",
-            "subtomograms",
-            "Extract 2D particle images; subtomograms cannot be used.",
-        )
+    _refuse_subtomograms(path, numbers)
     notes = check_star_columns([particles, *([optics] if optics else [])])
     aberrations, more_notes = relion_aberrations(path, numbers, names, particles.n_rows)
     notes += more_notes
     return _columns(numbers, particles), names["rlnImageName"], names.get("rlnMicrographName"), aberrations, notes
+
+
+def _refuse_subtomograms(path: str | os.PathLike[str], numbers: Mapping[str, Numbers]) -> None:
+    if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
+        rule, remedy = "must hold 2D images (rlnImageDimensionality 2)", "Extract 2D images, or 2D stacks in RELION 5."
+        raise InputError(str(path), rule, "3D subtomograms", remedy)
 
 
 def read_relion_tilts(
@@ -142,13 +142,7 @@ def read_relion_tilts(
     constants = {name: numbers[name] for name in RELION_NAMES.values()}
     numbers, more = _with_optics(numbers, particles, optics)
     numbers |= constants  # the tomogram's, as in RELION
-    if (numbers.get("rlnImageDimensionality", np.array(2.0)) == 3).any():
-        raise InputError(
-            str(path),
-            "must hold stacks of 2D images (rlnImageDimensionality 2)",
-            "3D subtomograms",
-            "Extract the particles as 2D stacks in RELION 5.",
-        )
+    _refuse_subtomograms(path, numbers)
     # What multiplied by the CTF multiplied by dose and scale too.
     numbers["weighted"] = (numbers.get("rlnCtfDataAreCtfPremultiplied", np.zeros(1)) == 1).astype(np.float64)
     count = len(numbers["particle"])

@@ -48,9 +48,9 @@ def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
     return found._replace(mean=divided(found.mean), samples=divided(found.samples))
 
 
-def real_particles(found: Corrections, group: Grouping) -> torch.Tensor:  # -> (P,) bool
+def real_particles(junk: Junk, group: Grouping) -> torch.Tensor:  # -> (P,) bool
     """Particles that are no junk: an image of theirs, at least, holds them."""
-    return group.total((found.junk.probability < 0.5).int()) > 0
+    return group.total((junk.probability < 0.5).int()) > 0
 
 
 def arrays(found: Corrections, group: Grouping) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.training import nuisances
-from gaussianem_core.training.corrections import Corrections
+from gaussianem_core.training.corrections import Corrections, real_particles
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTH, Junk
@@ -165,7 +165,7 @@ def estimate(
     says nothing about the population."""
     measured = measured.without_broken(junk)
     real = junk.probability < 0.5
-    latents = estimate_latents(by_particle(measured, group), active, seed, turn, log, group.total(real.int()) > 0)
+    latents = estimate_latents(by_particle(measured, group), active, seed, turn, log, real_particles(junk, group))
     # Nothing can be said of a particle that is not there: its pose stays as it is given.
     known, z = real[:, None], group.images(latents.values[:, : len(active)][:, active])
     mean = torch.where(known, given_latents(measured, z) * widths, 0.0)

@@ -67,7 +67,7 @@ def better_starts(
         return values, corrections
     group, members = problem.group, Members.of(problem.group)
     means = values[:, : forward.zdim]
-    real = torch.nonzero(real_particles(corrections, group))[:, 0].cpu().numpy()
+    real = torch.nonzero(real_particles(corrections.junk, group))[:, 0].cpu().numpy()
     drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(real)[:CANDIDATES]
     tried = means[torch.from_numpy(drawn).to(device)]
     embedding, widths, root = forward.embed(), corrections.widths, trainer.noise.weight().sqrt()

@@ -469,7 +469,7 @@ def refresh(submitted: Sequence[tuple[Job, Wish]]) -> None:
                 note_state(job, preset, word)
 
 
-def adopt(job: Job, wish: Wish) -> Wish:
+def with_found_id(job: Job, wish: Wish) -> Wish:
     """Keep the id that a job found in its own environment, where the program that submitted it was killed before.
 
     Of a run alone that this user handed to a scheduler without getting an answer; the wish with the id, or as it was.

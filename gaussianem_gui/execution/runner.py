@@ -494,7 +494,7 @@ class Runner:
     def tick(self) -> bool:
         """Start what can start, look after the rest; False if there was nothing that runs or waits."""
         _children[:] = [child for child in _children if child[1].is_alive()]
-        asked = [(job, _cluster.adopt(job, wish)) for job, wish in asked_here(self.project)]
+        asked = [(job, _cluster.with_found_id(job, wish)) for job, wish in asked_here(self.project)]
         here = identity()["host"]
         self._look_at_cluster([(job, wish) for job, wish in asked if wish.scheduler_id])
         for job, _ in asked:

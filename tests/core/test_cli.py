@@ -449,7 +449,7 @@ def test_gpus_by_number_or_by_place() -> None:
 @pytest.mark.slow
 def test_training_in_two_processes_from_one_command(tmp_path: Path) -> None:
     """``--gpus 0,1`` starts both; they end with the first one's code, and stop together."""
-    simulate(tmp_path / "sim", box=16)
+    simulate(tmp_path / "sim", particles=32, box=16)
     assert (
         main(
             [
