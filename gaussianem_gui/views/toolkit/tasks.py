@@ -54,13 +54,15 @@ class _Task(QRunnable):
         self.setAutoDelete(True)
 
     def run(self) -> None:
+        # Qt deletes the runnable, but PySide may keep its Python half: what the function holds, such as volumes, goes.
+        function, owner = self.__dict__.pop("_function"), self.__dict__.pop("_owner")
         try:
-            result, succeeded = self._function(), True
+            result, succeeded = function(), True
         except BaseException as error:
             error.add_note("".join(traceback.format_exception(error)))
             result, succeeded = error, False
         with contextlib.suppress(RuntimeError):  # the program ends: nobody is left to hear
-            _POST[0].settled.emit(self._owner, succeeded, (self._key, self._number, result))
+            _POST[0].settled.emit(owner, succeeded, (self._key, self._number, result))
 
 
 class Background(QObject):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from gaussianem_gui.views.plots.loss_plot import LossPlot, ValueAxis
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
+from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
 from gaussianem_gui.views.window.palette import Palette, score
 
@@ -446,3 +449,17 @@ def test_labels_of_a_narrow_range_differ() -> None:
         ticks = np.linspace(np.log10(low), np.log10(high), 6)
         words = axis.tickStrings(list(ticks), 1.0, float(ticks[1] - ticks[0]))
         assert len(set(words)) == 6, words
+
+
+def test_work_that_is_done_keeps_nothing_of_what_it_held(qtbot) -> None:
+    held: list[weakref.ref] = []
+    done: list[int] = []
+    parent = QObject()
+    background = Background(parent)
+    for number in range(20):
+        volume = np.zeros(3)
+        held.append(weakref.ref(volume))
+        background.run("work", lambda volume=volume: len(volume), done.append)
+        qtbot.waitUntil(lambda n=number: len(done) == n + 1, timeout=LONG)
+    del volume
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and all(ref() is None for ref in held), timeout=LONG)
