@@ -208,6 +208,7 @@ def look_again(tour: Tour, times: int) -> None:
             tour.until(lambda v=viewer: not v.surfaces.busy(), "a volume")
             tour.pause(0.1)
         window.pages.open_explorer(analyze)
+        tour.until(lambda: window.pages.explorer is not None, "the explorer")
         explorer = window.pages.explorer
         tour.until(lambda e=explorer: e.session.table is not None and e.session.consensus is not None, "the explorer")
         scene = explorer.scene

@@ -226,10 +226,12 @@ class LossPlot(QWidget):
         return True
 
     def _comparable(self, names: list[str]) -> list[str]:
-        """Quantities worth a chip: of several jobs those that two of them report, if there are any."""
+        """Quantities worth a chip: of several jobs what is drawn and what two of them report."""
+        if len(self._jobs) < 2:
+            return names
         reported = [{name for _, name in history.names()} for _, history in self._jobs]
-        shared = [name for name in names if sum(name in own for own in reported) > 1]
-        return shared if len(self._jobs) > 1 and shared else names
+        concealed = self._concealed()
+        return [name for name in names if name not in concealed or sum(name in own for own in reported) > 1]
 
     def shown(self) -> dict[str, np.ndarray]:
         """What is on the screen: quantity -> (n, 2) points of the first job, in data units."""
