@@ -49,6 +49,7 @@ class Dependence:
 
     @property
     def excess(self) -> float:
+        """Share of the variance explained beyond chance, from 0."""
         return max(0.0, self.explained - self.chance)
 
     @property

@@ -40,6 +40,7 @@ class Domains:
 
     @property
     def count(self) -> int:
+        """Number of domains."""
         return len(self.shares)
 
 

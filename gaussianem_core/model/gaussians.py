@@ -43,14 +43,17 @@ class Gaussians:
 
     @property
     def densities(self) -> torch.Tensor:  # (N,)
+        """Density amplitude of each Gaussian, positive."""
         return torch.nn.functional.softplus(self.raw_density)
 
     @property
     def sigmas(self) -> torch.Tensor:  # (N,), world units
+        """Width (sigma) of each Gaussian."""
         return self.scale_min + (self.scale_max - self.scale_min) * torch.sigmoid(self.raw_scale)
 
     @property
     def features(self) -> torch.Tensor:  # (N, 5): what the Gaussian encoder sees
+        """Raw density, raw width and place of each Gaussian, the input of its encoder."""
         return torch.cat([self.raw_density[:, None], self.raw_scale[:, None], self.positions], dim=1)
 
     def to(self, device: torch.device | str) -> Gaussians:

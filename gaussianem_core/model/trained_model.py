@@ -55,6 +55,7 @@ class TrainedModel:
 
     @property
     def zdim(self) -> int:
+        """Dimensions of the latent space."""
         return self.network.zdim
 
     @torch.no_grad()

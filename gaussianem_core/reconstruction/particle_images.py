@@ -65,10 +65,12 @@ class ParticleImages:
 
     @property
     def box(self) -> int:
+        """Side of the images in pixels."""
         return self.images.box
 
     @property
     def pixel_size_angstrom(self) -> float:
+        """Side of a pixel in Angstrom."""
         return self.images.pixel
 
 

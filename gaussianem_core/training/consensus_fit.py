@@ -145,6 +145,7 @@ class ConsensusData:
 
     @property
     def box(self) -> int:
+        """Side of the images in pixels."""
         return self.images.shape[-1]
 
     @property

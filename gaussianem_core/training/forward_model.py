@@ -138,10 +138,12 @@ class ForwardModel(torch.nn.Module):
 
     @property
     def gaussians(self) -> Gaussians:
+        """The consensus Gaussians as they are learnt now."""
         return Gaussians(self.positions, self.raw_density, self.raw_scale, *self.bounds)
 
     @property
     def zdim(self) -> int:
+        """Dimensions of the latent space."""
         return self.network.zdim
 
     def embed(self) -> torch.Tensor:

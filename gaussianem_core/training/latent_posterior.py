@@ -30,14 +30,17 @@ class LatentTable:
 
     @property
     def zdim(self) -> int:
+        """Dimensions of the latent space."""
         return self.values.shape[1] // 2
 
     @property
     def mean(self) -> torch.Tensor:  # (N, zdim)
+        """Posterior means of the latents."""
         return self.values[:, : self.zdim]
 
     @property
     def log_variance(self) -> torch.Tensor:  # (N, zdim)
+        """Natural logarithms of their variances."""
         return self.values[:, self.zdim :]
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -162,6 +165,7 @@ def gauss_newton(
 
 
 def flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex -> (..., 2 * D * (D//2+1)) real
+    """Real and imaginary parts of a half plane in one row."""
     return torch.view_as_real(spectrum).flatten(-3)
 
 

@@ -74,10 +74,12 @@ class Setting:
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors are."""
         return self.problem.device
 
     @property
     def particles(self) -> int:
+        """Number of particles."""
         return self.problem.group.count
 
     @property

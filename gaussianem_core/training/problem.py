@@ -48,10 +48,12 @@ class Problem:
 
     @property
     def count(self) -> int:
+        """Number of rows: images, with a row for each symmetry mate."""
         return len(self.views.ctf)
 
     @property
     def unit(self) -> np.ndarray:
+        """The independent unit that each row is of, (count,): symmetry copies of one particle share its number."""
         if self.group.single:
             return self.image
         # Copies of a particle in other poses show the same images: one stands for all.
@@ -60,6 +62,7 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
+        """Where the tensors are."""
         return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:

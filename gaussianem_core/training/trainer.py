@@ -147,6 +147,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
+        """Steps of all epochs together."""
         return self.steps_per_epoch * self.epochs
 
     # -- set-up ------------------------------------------------------------------------------------------------

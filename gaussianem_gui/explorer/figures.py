@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import COLOURS
 from gaussianem_core.runtime.files import replacing
 from gaussianem_gui.explorer.particle_columns import Column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 FORMATS = (".png", ".svg", ".pdf")
@@ -28,14 +32,14 @@ FADED = 0.15  # opacity of what is not selected
 LOOK: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 8, "axes.linewidth": 0.6}
 
 
-def new_figure(width: float = WIDTH_INCHES, height: float = 3.0) -> Any:
+def new_figure(width: float = WIDTH_INCHES, height: float = 3.0) -> Figure:
     """An empty white figure, sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a figure, atomically, in the format that the name's ending says. Raises InputError for another ending."""
     if path.suffix.lower() not in FORMATS:
         raise InputError("figure", "must end in " + ", ".join(FORMATS), path.name, "Choose one of these.")
@@ -113,7 +117,7 @@ def scatter(
     return save(figure, path)
 
 
-def _points(axes: Any, points: np.ndarray, part: np.ndarray, column: Column | None, look: dict[str, Any]) -> None:
+def _points(axes: Axes, points: np.ndarray, part: np.ndarray, column: Column | None, look: dict[str, Any]) -> None:
     x, y = points[part].T
     if column is None:
         axes.scatter(x, y, color=COLOURS[0], **{**look, "alpha": 0.6 * look["alpha"]})
@@ -198,7 +202,7 @@ def planes(path: Path, images: Sequence[tuple[str, np.ndarray]], voxel_angstrom:
     return save(figure, path)
 
 
-def _scale_bar(axes: Any, shape: tuple[int, ...], angstrom_per_pixel: float, colour: str, *, up: bool = False) -> None:
+def _scale_bar(axes: Axes, shape: tuple[int, ...], angstrom_per_pixel: float, colour: str, *, up: bool = False) -> None:
     """A bar of a round length in the lower left corner; ``up``: rows count upwards."""
     height, width = shape[:2]
     length = _nice(0.3 * width * angstrom_per_pixel)
