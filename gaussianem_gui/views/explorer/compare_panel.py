@@ -17,7 +17,8 @@ from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.plot import ExplorerPlot
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.project_model import job_label
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, row
+from gaussianem_gui.views.toolkit.controls import wrapping
+from gaussianem_gui.views.toolkit.widgets import Elided, button, column
 
 PURPOSE = "Choose another training, or another program's latents, of the same particles."
 
@@ -59,7 +60,7 @@ class ComparePanel(Panel):
         split.addWidget(self.table)
         split.setSizes([260, 220])
         layout = column(spacing=6, margins=(6, 8, 6, 4))
-        layout.addLayout(row(self.job, self.map, self.go, None, spacing=6))
+        layout.addWidget(wrapping(self.job, self.map, self.go))
         layout.addWidget(split, 1)
         layout.addWidget(self.text)
         self.setLayout(layout)

@@ -882,6 +882,16 @@ def test_the_view_has_room_where_its_tools_are_unfolded_in_a_low_window(explored
     scene.viewer.fold.setChecked(False)
 
 
+def test_pictures_of_former_clicks_are_not_kept(explored, qtbot):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    viewer = explorer.scene.viewer
+    for row in range(3):
+        with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
+            explorer.session.show_latent(explorer.session.table.z[row].astype(float), row)
+    assert list(viewer._cache) == [viewer.picture.path]
+
+
 def related(one, other) -> bool:
     """True if one widget is a part of the other."""
     return one.isAncestorOf(other) or other.isAncestorOf(one)
