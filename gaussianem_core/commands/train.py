@@ -243,8 +243,8 @@ def refine_if_due(trainer: Trainer, log: JobLog) -> None:
     if recipe.latents == "both" and epoch == trainer.encoder_epochs:
         trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
     if epoch in trainer.refinements:
-        # Where latents are sampled, the network goes on learning: a second round would be for nothing.
-        refine_latents(trainer, log, 1 if trainer.latents_sampled else recipe.refine, recipe.beta)
+        # Where latents are sampled, the network goes on learning: two rounds, for those that start from another valley.
+        refine_latents(trainer, log, 2 if trainer.latents_sampled else recipe.refine, recipe.beta)
         for moment in (trainer.table.first, trainer.table.second, trainer.table.visits):
             moment.zero_()
 

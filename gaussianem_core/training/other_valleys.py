@@ -23,6 +23,8 @@ from gaussianem_core.training.trainer import Trainer
 
 CANDIDATES = 32
 """Latents of other particles that each tries."""
+TOGETHER = 8
+"""Of these, so many are rendered at once."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,16 @@ class Profile:
         eye = torch.eye(v.shape[1], device=v.device)
         return cls(image, transfer, root, jacobian, v, torch.linalg.inv(jacobian @ jacobian.mT + eye))
 
-    def energy(self, projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D//2+1) -> (B,), (B, 7)
-        """Minus the log-likelihood of each image (nats, up to a constant) with v at its best, prior of v included; and
-        this v. To first order: min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2."""
-        residual = flat((projected * self.transfer - self.image) * self.root)
-        slope = (self.jacobian @ residual[..., None])[..., 0] + self.v
-        step = (self.inverse @ slope[..., None])[..., 0]
-        return 0.5 * (residual.square().sum(1) + self.v.square().sum(1) - (slope * step).sum(1)), self.v - step
+    def energies(
+        self, projected: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, C, D, D//2+1) -> (B, C), (B, C, 7)
+        """Minus the log-likelihood of each image under C models (nats, up to a constant) with v at its best, the prior
+        of v included; and these v. To first order: min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2."""
+        residual = flat((projected * self.transfer[:, None] - self.image[:, None]) * self.root)
+        slope = residual @ self.jacobian.mT + self.v[:, None]
+        step = slope @ self.inverse
+        squared = residual.square().sum(-1) + self.v.square().sum(-1, keepdim=True)
+        return 0.5 * (squared - (slope * step).sum(-1)), self.v[:, None] - step
 
 
 @torch.no_grad()
@@ -77,7 +82,8 @@ def better_starts(
     best[:, 1:] = corrections.mean
     found, done = torch.zeros_like(best), 0
     for particles in members.batches(
-        np.arange(ranks.rank, group.count, ranks.world), max(1, forward.renders_at_once() // (2 + nuisances.COUNT))
+        np.arange(ranks.rank, group.count, ranks.world),
+        max(1, forward.renders_at_once() // (2 + nuisances.COUNT + 2 * TOGETHER)),
     ):
         rows, here = (torch.from_numpy(i).to(device) for i in (members.rows(particles), particles))
         together, q = placed(members.sizes(particles), device), corrections.mean[rows]
@@ -91,17 +97,17 @@ def better_starts(
         transfer = views.transfer(trainer.box) * contrast[:, None, None]
         v = q / widths.clamp_min(1e-30) * (widths > 0)
         profile = Profile.of(spectrum(problem.feed.get(rows)), transfer, root, flat(by_q * root), v)
-        least = together.total(profile.energy(projected)[0]) - own_prior[here]
-        for number in range(len(tried)):
+        least = together.total(profile.energies(projected[:, None])[0][:, 0]) - own_prior[here]
+        for numbers in torch.arange(len(tried), device=device).split(TOGETHER):
             if device.type == "cpu":  # a batch takes long there
                 log.check_abort()
-            other = forward.project(shared.positions[number], shared.densities[number], views)
-            energies, v = profile.energy(spectrum(other))
-            now = together.total(energies) - tried_prior[number]
-            better = together.images(now < least)
+            others = [forward.project(shared.positions[n], shared.densities[n], views) for n in numbers.tolist()]
+            energies, v = profile.energies(spectrum(torch.stack(others, dim=1)))
+            now, place = (together.total(energies) - tried_prior[numbers]).min(dim=1)
+            better, place = together.images(now < least), together.images(place)
             least = torch.minimum(now, least)
-            best[rows[better], 0] = float(number)
-            best[rows[better], 1:] = (v * widths)[better]
+            best[rows[better], 0] = numbers[place][better].float()
+            best[rows[better], 1:] = v[torch.arange(len(rows), device=device), place][better] * widths
         found[rows] = best[rows]
         done += len(rows)
         log.progress("other valleys", min(done * ranks.world, problem.count), problem.count)

@@ -38,7 +38,7 @@ class Recipe:
     encoder_share: float = 1.0  # "both": share of the epochs with latents from the encoder
     held: tuple[str, ...] = nuisances.KINDS  # what is taken as given; the rest is estimated with "linear" latents, ...
     weigh_junk: bool = False  # ... and then images that hold no particle may count less
-    refine: int = 0  # Gauss-Newton iterations of the latents each time they are all refined: at the end, ...
+    refine: int = 0  # rounds of Gauss-Newton steps each time that all latents are refined: at the end, ...
     refinements: int = 1  # ... after equal parts of the epochs with free latents, and after the encoder's epochs
     candidates: int = 0  # latents of other particles that each particle tries first
     pairs: int = 0  # neighbour pairs drawn a step; 0 takes all
@@ -69,7 +69,7 @@ RECIPES = {
         final_rate=0.02,
         head_scale=0.1,
         encoder_share=0.5,
-        refine=2,
+        refine=3,
         refinements=1,
         pairs=8192,
         epochs=6,
@@ -97,6 +97,7 @@ WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "beta_start": 0.1,
     "beta_full": 0.3,
     "candidates": 24,
+    "refine": 2,
     "anchor": 0.0,
     "epochs": 20,
     "least_steps": 1600,

@@ -71,4 +71,4 @@ def test_the_pages_numbers_are_the_codes() -> None:
     assert (smooth_fields.PIXELS, smooth_fields.RAW_DENSITY, linear_model.WIDTH) == (1.0, 0.5, 1.0)
     assert (mixture_prior.SIGNIFICANT, mixture_prior.SAMPLES, trainer.WARMUP_SHARE) == (2.0, 4, 0.05)
     assert (r.lr, r.lr_density, r.lr_position, r.final_rate) == (5e-4, 5e-3, 2e-4, 0.02)
-    assert (r.epochs, r.refinements, r.refine, p.epochs, p.beta) == (6, 1, 2, 20, 2e-5)
+    assert (r.epochs, r.refinements, r.refine, p.epochs, p.beta) == (6, 1, 3, 20, 2e-5)
