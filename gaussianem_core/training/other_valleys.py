@@ -18,6 +18,7 @@ from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections, real_particles
 from gaussianem_core.training.forward_model import spectrum
 from gaussianem_core.training.grouping import Members, placed
+from gaussianem_core.training.junk import BROKEN_NATS
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.trainer import Trainer
 
@@ -75,6 +76,7 @@ def better_starts(
     real = torch.nonzero(real_particles(corrections.junk, group))[:, 0].cpu().numpy()
     drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(real)[:CANDIDATES]
     tried = means[torch.from_numpy(drawn).to(device)]
+    broken = corrections.junk.evidence <= -BROKEN_NATS
     embedding, widths, root = forward.embed(), corrections.widths, trainer.noise.weight().sqrt()
     shared = forward.deform(tried, embedding)
     own_prior, tried_prior = (population.log_density(z[:, trainer.active]) for z in (means, tried))
@@ -97,17 +99,19 @@ def better_starts(
         transfer = views.transfer(trainer.box) * contrast[:, None, None]
         v = q / widths.clamp_min(1e-30) * (widths > 0)
         profile = Profile.of(spectrum(problem.feed.get(rows)), transfer, root, flat(by_q * root), v)
-        least = together.total(profile.energies(projected[:, None])[0][:, 0]) - own_prior[here]
+        whole = ~broken[rows]  # no model says anything of the others: they neither choose nor follow
+        least = together.total(profile.energies(projected[:, None])[0][:, 0].where(whole, 0.0)) - own_prior[here]
         for numbers in torch.arange(len(tried), device=device).split(TOGETHER):
             if device.type == "cpu":  # a batch takes long there
                 log.check_abort()
             others = [forward.project(shared.positions[n], shared.densities[n], views) for n in numbers.tolist()]
             energies, v = profile.energies(spectrum(torch.stack(others, dim=1)))
-            now, place = (together.total(energies) - tried_prior[numbers]).min(dim=1)
+            now, place = (together.total(energies.where(whole[:, None], 0.0)) - tried_prior[numbers]).min(dim=1)
             better, place = together.images(now < least), together.images(place)
             least = torch.minimum(now, least)
             best[rows[better], 0] = numbers[place][better].float()
-            best[rows[better], 1:] = v[torch.arange(len(rows), device=device), place][better] * widths
+            follow = better & whole
+            best[rows[follow], 1:] = v[torch.arange(len(rows), device=device), place][follow] * widths
         found[rows] = best[rows]
         done += len(rows)
         log.progress("other valleys", min(done * ranks.world, problem.count), problem.count)
