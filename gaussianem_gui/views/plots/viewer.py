@@ -34,6 +34,7 @@ from gaussianem_gui.views.plots.lasso_3d import on_screen, point_under
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.map_list import MAPS, MapList
 from gaussianem_gui.views.plots.maps_drawn import MOST_IN_GRID, MapsDrawn
+from gaussianem_gui.views.plots.recent import Recent
 from gaussianem_gui.views.plots.series_bar import SeriesBar
 from gaussianem_gui.views.plots.series_movie import SeriesMovie
 from gaussianem_gui.views.plots.slices import Slices
@@ -46,7 +47,7 @@ from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_button, label, plain, row
 
-MOST_PICTURES = 60  # kept in memory
+MOST_BYTES = 512 * 2**20  # of volumes kept in memory
 
 UNKNOWN_HALF = 50.0  # A, for Gaussians without a map and without their configuration
 
@@ -65,7 +66,7 @@ class Viewer(QWidget):
         self._names: list[str] = []
         self._gaussians_path: Path | None = None
         self._gaussians: GaussianPoints | None = None
-        self._cache: dict[Path, Picture] = {}
+        self._cache: Recent[Path, Picture] = Recent(MOST_BYTES, lambda picture: picture.values.nbytes)
         self.surfaces = SurfaceMaker(self)
         self.picture: Picture | None = None
         self.paint: Paint | None = None
@@ -287,8 +288,8 @@ class Viewer(QWidget):
         if not self._paths or not self._start_3d():
             return
         path, longest = self._paths[self.series.frame.value()], self.longest()
-        if path in self._cache:
-            self._take_picture(self._cache[path])
+        if (known := self._cache.get(path)) is not None:
+            self._take_picture(known)
         else:
             self._background.run("volume", lambda: load_volume(path, longest), self._take_picture, self._failed)
 
@@ -301,9 +302,7 @@ class Viewer(QWidget):
         self._notice.addWidget(holder)
 
     def _take_picture(self, picture: Picture) -> None:
-        if len(self._cache) > MOST_PICTURES:
-            self._cache.clear()
-        self._cache[picture.path] = picture
+        self._cache.keep(picture.path, picture)
         self.picture = picture
         self.level.set_picture(picture, self._levels.setdefault(self._group, picture.default_level))
         if self._fresh:

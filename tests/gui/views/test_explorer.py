@@ -882,14 +882,16 @@ def test_the_view_has_room_where_its_tools_are_unfolded_in_a_low_window(explored
     scene.viewer.fold.setChecked(False)
 
 
-def test_pictures_of_former_clicks_are_not_kept(explored, qtbot):
+def test_neither_pictures_nor_surfaces_of_former_clicks_are_kept(explored, qtbot):
     _, explorer, _ = explored
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     viewer = explorer.scene.viewer
     for row in range(3):
         with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
             explorer.session.show_latent(explorer.session.table.z[row].astype(float), row)
-    assert list(viewer._cache) == [viewer.picture.path]
+    qtbot.waitUntil(lambda: not viewer.surfaces.busy(), timeout=10_000)
+    assert len(viewer._cache) == 1 and viewer.picture.path in viewer._cache
+    assert len(viewer.surfaces.kept) <= 1
 
 
 def related(one, other) -> bool:
