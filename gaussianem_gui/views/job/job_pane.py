@@ -133,6 +133,7 @@ class JobPane(QWidget):
             LogView(),
         )
         self.files.volumeChosen.connect(self._show_volume)
+        self.progress.made.chosen.connect(self._show_made)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
@@ -283,6 +284,13 @@ class JobPane(QWidget):
         """A file of the Files tab that is a volume, or Gaussians: in the 3D view of the results."""
         self.show_tab("Results")
         self.results.show_file(path, kind)
+
+    def _show_made(self, path: Path) -> None:
+        """A file of the list in Progress: among the results, or, where they do not show it, among the files."""
+        self.show_tab("Results")
+        self.results.refresh()
+        if not self.results.choose(lambda item: path in item.paths):
+            self.show_tab("Files")
 
     def _natural_tab(self, info: JobInfo) -> str:
         state = info.status.state

@@ -463,7 +463,7 @@ def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, t
     panel.player.slider.setValue(4)
     qtbot.waitUntil(lambda: getattr(explorer.scene.viewer.picture, "path", Path()).name == "4", timeout=60_000)
     panel.export_volumes()
-    qtbot.waitUntil(lambda: "Written" in panel.text.full_text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "Written" in panel.text.text(), timeout=120_000)
     job = sorted((window.model.root / "Trajectory").iterdir())[0]
     assert len(list(job.glob("vol_*.mrc"))) == 7
     assert np.allclose(np.loadtxt(job / "z.txt"), explorer.session.path, atol=1e-5)
@@ -504,7 +504,7 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     explorer.show_panel(mask)
     qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
     qtbot.mouseClick(mask.save, LEFT)
-    qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "Saved" in mask.text.text(), timeout=60_000)
     from gaussianem_core.io.mrc import read_map
 
     made = sorted((window.model.root / "Mask").iterdir())[0]
@@ -596,13 +596,13 @@ def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, q
     panel = explorer.panels["Trajectory"]
     explorer.show_panel(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("selections"))
-    assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
+    assert not panel.make.isEnabled() and "two selections" in panel.text.text()
     for name, mask in (("A", second), ("B", ~second)):
         explorer.session.select(mask, {"shape": "test"}, "replace")
         explorer.session.keep_selection(name)
     assert panel.make.isEnabled()
     panel.kind.setCurrentIndex(panel.kind.findData("classes"))
-    assert not panel.make.isEnabled() and "Analyze" in panel.text.full_text()
+    assert not panel.make.isEnabled() and "Analyze" in panel.text.text()
     middles = np.stack([explorer.session.table.z[part].mean(axis=0) for part in (second, ~second)])
     far = middles[0] + 2.5 * (middles[0] - middles[1])  # beyond all particles
     for place in (middles[1], far):
@@ -681,8 +681,8 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     qtbot.waitUntil(lambda: panel.job.count() > 0, timeout=60_000)
     qtbot.mouseClick(panel.go, LEFT)
     qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
-    assert "agree: canonical correlations 1.00" in panel.text.full_text()
-    assert f"{panel.found.explained:.0%} of the variance" in panel.text.full_text()
+    assert "agree: canonical correlations 1.00" in panel.text.text()
+    assert f"{panel.found.explained:.0%} of the variance" in panel.text.text()
     panel.map.setCurrentText("Turned only")
     assert np.allclose(panel.plot.points, panel.found.turned[:, :2], atol=1e-5)
     panel.map.setCurrentText("Stretched to fit")
@@ -775,7 +775,7 @@ def test_another_job_finds_nothing_of_the_one_before(window, tmp_path, qtbot):
     assert "Hardly any" in explorer.trajectory.warning.text() and len(player.counts.counts) == 30
     for name, done in (
         ("Particles", lambda p: len(p.tiles.images) > 0),
-        ("Mask", lambda p: "kDa" in p.text.full_text()),
+        ("Mask", lambda p: "kDa" in p.text.text()),
         ("Landscape", lambda p: p.result is not None),
         ("Domains", lambda p: p.found is not None),
         ("Compare", lambda p: p.found is not None),

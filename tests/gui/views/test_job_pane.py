@@ -278,7 +278,7 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
 
 
 def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, themed, qtbot):
-    from gaussianem_gui.views.job.progress import ProbePanel
+    from gaussianem_gui.views.job.probe_panel import ProbePanel
 
     rng = np.random.default_rng(0)
     drawn = np.zeros((2, 16, 16))

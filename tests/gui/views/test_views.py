@@ -27,7 +27,7 @@ from gaussianem_gui.views.job import results
 from gaussianem_gui.views.job.compare import differences
 from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
-from gaussianem_gui.views.job.progress import principal_axes
+from gaussianem_gui.views.job.probe_panel import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
 from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
