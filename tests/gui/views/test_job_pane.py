@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LONG, finish
-from PySide6.QtCore import QEvent, QObject, QPoint, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QLabel, QWidget
 from test_window import answer, notes, preprocessed, running
@@ -277,6 +277,24 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     finish(opened, qtbot, train)
 
 
+def test_a_finished_job_without_curves_says_what_it_made(opened, qtbot):
+    name = preprocessed(opened, qtbot)
+    opened.pages.open_job(name, "Progress")
+    page, pane = opened.pane.progress, opened.pane
+    qtbot.waitUntil(lambda: page.made.list.topLevelItemCount() == 6, timeout=LONG)
+    assert page.made.isVisible() and "preprocess begins" in texts(page.messages)
+    rows = [page.made.list.topLevelItem(place) for place in range(6)]
+    assert [row.text(1) for row in rows][-2:] == ["particles.star", "point_cloud.ply"]
+    page.made.list.itemClicked.emit(rows[-1], 0)
+    assert pane.tab() == "Results"
+    assert pane.results.tree.currentItem().text(0) == "point_cloud.ply"
+    page.made.list.itemClicked.emit(rows[1], 0)  # an array of poses is nothing to look at: it lies among the files
+    assert pane.tab() == "Files"
+    # the next job shows its own
+    opened.pages.open_job(record(opened.model.project, "Mask"))
+    qtbot.waitUntil(lambda: not page.made.isVisible() or page.made.list.topLevelItemCount() != 6, timeout=LONG)
+
+
 def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, themed, qtbot):
     from gaussianem_gui.views.job.probe_panel import ProbePanel
 
@@ -325,3 +343,27 @@ def test_a_form_is_built_when_it_is_looked_at_and_no_part_of_it_is_a_window(ever
     form.rows["epoch"].editor.edit.setText("7")
     pane.parameters.show_job(window.model.info(made["train"]), {"epoch": 3, "batch": 5})
     assert form.values()["epoch"] == "7" and form.values()["batch"] == "5"
+
+
+def test_a_click_on_explore_is_answered_at_once_and_the_window_lives_meanwhile(opened, qtbot):
+    turns: list[None] = []
+    turning = QTimer()
+    turning.timeout.connect(lambda: turns.append(None))
+    opened.pages.open_explorer("Train/job001/")
+    assert opened.middle.currentWidget() is opened.pages.loading and opened.pages.loading.isVisible()
+    qtbot.waitUntil(lambda: opened.pages._building is not None, timeout=LONG)
+    turning.start(0)
+    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LONG)
+    turning.stop()
+    assert opened.middle.currentWidget() is opened.pages.explorer
+    assert len(turns) > len(opened.pages.explorer.panels), "each panel is made in a turn of its own"
+
+
+def test_who_goes_elsewhere_while_the_explorer_is_built_stays_there(opened, qtbot):
+    opened.pages.open_explorer("Train/job001/")
+    qtbot.waitUntil(lambda: opened.pages._building is not None, timeout=LONG)
+    opened.pages.show_home()
+    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LONG)
+    assert opened.middle.currentWidget() is opened.pages.home
+    opened.pages.open_explorer("Train/job001/")
+    assert opened.middle.currentWidget() is opened.pages.explorer
