@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QAbstractButton
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
 from gaussianem_gui.forms import validation
 from gaussianem_gui.views.job import fields
-from gaussianem_gui.views.job.fields import Context, OfferedFile
+from gaussianem_gui.views.job.editors import Context, OfferedFile
 from gaussianem_gui.views.job.form import OptionForm
 
 
