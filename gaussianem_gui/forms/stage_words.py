@@ -64,4 +64,4 @@ def message_words(text: str) -> str:
     for pattern, words in _MESSAGES:
         if (found := re.fullmatch(pattern, text)) is not None:
             return words.format(**found.groupdict())
-    return text
+    return re.sub(r"(?<=\d) A\b", " Å", text)  # in logs, which may be read where there is no such letter

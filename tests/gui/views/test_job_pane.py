@@ -228,6 +228,7 @@ def test_every_stage_that_the_engine_plans_has_its_words():
     assert {stage for plan in plans for stage in plan} <= set(STAGES)
     assert stage_words("trajectory pc2") == "Decode along PC 2" and stage_words("new stage") == "New stage"
     assert message_words("anything else") == "anything else"
+    assert message_words("half maps agree to 17.0 A (FSC 0.143)") == "half maps agree to 17.0 Å (FSC 0.143)"
 
 
 def test_whether_a_training_has_settled_is_a_curve_of_fixed_particles(tmp_path: Path, themed, qtbot):
