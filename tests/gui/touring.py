@@ -14,7 +14,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QFileDialog, QLineEdit, QWidget
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
-PATIENCE = 400  # seconds that a step may take on a busy machine
+PATIENCE = 900  # seconds that a step may take on a busy machine
 
 
 class Tour:
