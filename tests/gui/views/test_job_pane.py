@@ -278,6 +278,18 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     finish(opened, qtbot, train)
 
 
+def test_a_form_that_takes_long_is_announced_before_it_is_built(opened, qtbot):
+    name = preprocessed(opened, qtbot)
+    opened.pages.open_job(name, "Progress")
+    pane = opened.pane
+    qtbot.wait(50)
+    assert pane._form is None, "nobody looks at it"
+    pane.show_tab("Parameters")
+    assert pane._form is None and "Reading the options" in texts(pane.tabs.currentWidget())
+    qtbot.waitUntil(lambda: pane._form is not None, timeout=LONG)
+    qtbot.waitUntil(lambda: pane._form.form.rows["star_file"].editor.value() == "particles.star", timeout=LONG)
+
+
 def test_a_finished_job_without_curves_says_what_it_made(opened, qtbot):
     name = preprocessed(opened, qtbot)
     opened.pages.open_job(name, "Progress")
@@ -336,7 +348,7 @@ def test_a_form_is_built_when_it_is_looked_at_and_no_part_of_it_is_a_window(ever
             qtbot.wait(30)
             assert pane._form is None
             pane.show_tab("Parameters")
-            assert [f for f in pane.findChildren(OptionForm) if f.isVisible()]
+            qtbot.waitUntil(lambda: any(f.isVisible() for f in pane.findChildren(OptionForm)), timeout=LONG)
     finally:
         qapp.removeEventFilter(watcher)
     assert not windows
