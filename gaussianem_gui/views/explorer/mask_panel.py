@@ -164,7 +164,7 @@ class MaskPanel(Panel):
         assert sources is not None
         consensus = str(sources.preprocess_options.get("consensus_map") or "")
         if consensus:
-            self.source.addItem("Consensus map of the refinement", str(self.session.root / consensus))
+            self.source.addItem("Refined consensus map", str(self.session.root / consensus))
         self.source.addItem("What is shown in 3D", "shown")
         if sources.analysis is not None:
             for path in sorted((sources.analysis / "kmeans").glob("vol_*.mrc")):

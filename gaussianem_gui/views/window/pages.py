@@ -168,6 +168,9 @@ class Pages(QObject):
             return
         explorer.open(self.context.model, self._to_explore)
         self.context.middle.setCurrentWidget(explorer)
+        if self.context.jobs.list.current_job() != self._to_explore:
+            self.context.jobs.list.select(self._to_explore)
+        self.context.jobs.flow.set_current(self._to_explore)
 
     def show_flow(self) -> None:
         """The flow of jobs as a page, all of it in view."""
@@ -188,7 +191,9 @@ class Pages(QObject):
     def show_comparison(self, names: list[str]) -> None:
         """Compare these jobs."""
         if self.context.model is not None:
-            self.compare.set_jobs(self.context.model, [n for n in names if self.context.model.info(n) is not None])
+            infos = [info for name in names if (info := self.context.model.info(name)) is not None]
+            infos.sort(key=lambda info: info.job_type != "train")  # those that have curves first
+            self.compare.set_jobs(self.context.model, [info.name for info in infos])
             self.context.middle.setCurrentWidget(self.compare)
 
     def take_step(self, step: NextStep) -> None:

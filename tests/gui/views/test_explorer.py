@@ -223,6 +223,7 @@ def test_reconstruct_these_asks_for_a_map_of_the_selection_or_of_the_point(explo
     assert np.array_equal(rows, np.flatnonzero(second))
     # A point, where nothing is selected: the particles around it.
     window.pages.open_explorer(session.job)
+    assert window.jobs.list.current_job() == session.job, "the list shows which job is explored"
     session.clear_selection()
     session.show_latent(np.array([0.5, 0.0, -0.25]))
     pane.draft = ""

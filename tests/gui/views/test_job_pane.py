@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,7 @@ def test_progress_is_that_of_the_whole_job(opened, qtbot, engine):
 
 
 def test_every_stage_that_the_engine_plans_has_its_words():
+    import gaussianem_core
     from gaussianem_core.commands import preprocess, train
     from gaussianem_core.options import PreprocessOptions
     from gaussianem_gui.forms.stage_words import STAGES, message_words, stage_words
@@ -226,6 +228,11 @@ def test_every_stage_that_the_engine_plans_has_its_words():
     options = PreprocessOptions(star_file="p.star", consensus_map="m.mrc")
     plans = (train.LINEAR_STAGES, train.LATER_STAGES, train.OTHER_STAGES, preprocess.stages(options))
     assert {stage for plan in plans for stage in plan} <= set(STAGES)
+    engine = Path(gaussianem_core.__file__).parent
+    reported = {
+        stage for path in engine.rglob("*.py") for stage in re.findall(r"\bprogress\(\"([^\"]+)\"", path.read_text())
+    }
+    assert "train" in reported and reported <= set(STAGES)
     assert stage_words("trajectory pc2") == "Decode along PC 2" and stage_words("new stage") == "New stage"
     assert message_words("anything else") == "anything else"
     assert message_words("half maps agree to 17.0 A (FSC 0.143)") == "half maps agree to 17.0 Å (FSC 0.143)"
