@@ -132,9 +132,9 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
             profile = Profile.of(image, scaled, weight.sqrt(), e.jacobian[:, : nuisances.COUNT], v)
             here = profile.energies(projected[:, :1])[0][:, 0]
             for _ in range(CHECKS):
-                said = by_particle(m.without(broken[rows]), together)
+                summed = by_particle(m.without(broken[rows]), together)
                 ahead = z.clone()
-                ahead[:, active] = together.images(mixture_prior.summary(trainer.population, said)[0])
+                ahead[:, active] = together.images(mixture_prior.summary(trainer.population, summed)[0])
                 there = profile.energies(spectrum(forward.render(ahead, views, embedding))[:, None])[0][:, 0]
                 m = bent(m, z[:, active], ahead[:, active], (there - here).where(~broken[rows], 0.0), together)
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
