@@ -14,7 +14,7 @@ from gaussianem_gui.views.plots.convergence_plot import read_probe
 from gaussianem_gui.views.plots.montage import Montage
 from gaussianem_gui.views.plots.scatter import Scatter
 from gaussianem_gui.views.toolkit.tasks import Background
-from gaussianem_gui.views.toolkit.widgets import column, frame, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, column, frame, label, row
 
 ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
 
@@ -50,7 +50,9 @@ class ProbePanel(QWidget):
         self.which.currentIndexChanged.connect(lambda _i: self._arrange())
         self.latents, self.images = frame("card"), frame("card")
         inside = column(spacing=4, margins=(14, 10, 14, 8))
-        inside.addLayout(row(label("Latents of fixed particles", "label"), None, self.epoch))
+        head = row(Elided("Latents of fixed particles", "label"), self.epoch)
+        head.setStretch(0, 1)
+        inside.addLayout(head)
         inside.addWidget(self.scatter, 1)
         inside.addWidget(self.slider)
         self.latents.setLayout(inside)

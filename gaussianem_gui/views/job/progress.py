@@ -24,6 +24,7 @@ from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, plain, restyle, row, scrolled
 
+NO_GPU = "not used"
 MESSAGES = 200  # last messages shown
 
 
@@ -46,9 +47,8 @@ class Progress(QWidget):
         self._drawn: object = None
         self._message_count: object = -1
 
-        self.values = {
-            name: Value(name) for name in ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
-        }
+        names = ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
+        self.values = {name: Value(name, elided=name == "Stage") for name in names}
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
@@ -231,7 +231,9 @@ class Progress(QWidget):
         started = status.started or (history.starts[-1]["t"] if history.starts else None)
         ended = status.ended or (time.time() if running else None)
         self.values["Elapsed"].set(seconds_text(ended - started) if started and ended else "–")
-        self.values["GPU"].set(self._gpu_text(info))
+        used = self._gpu_text(info)
+        self.values["GPU"].set(used)
+        self.values["GPU"].setVisible(used != NO_GPU)  # elsewhere the stage's words have its room
         fraction = float(done) / float(total) if done is not None and total else 0.0
         if planned:
             fraction = float(progress["job_fraction"])
@@ -248,7 +250,7 @@ class Progress(QWidget):
             load = [g.load for g in mine if g.load is not None]
             shown = f"{100 * sum(load) / len(load):.0f} %, " if load else ""
             return f"{shown}{bytes_text(sum(g.memory_used for g in mine))}"
-        return ", ".join(map(str, info.status.gpus)) or "not used"
+        return ", ".join(map(str, info.status.gpus)) or NO_GPU
 
     def _show_messages(self, history: History, *, compact: bool) -> None:
         count = (len(history.messages), compact)
