@@ -25,7 +25,8 @@ from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, row
 
 
 def sentence(text: str) -> str:
-    """``text`` with a capital, unless it begins with the name of a file."""
+    """``text`` with a capital, unless it begins with the name of a file, and with the Å that logs do without."""
+    text = text.replace("(A)", "(Å)")
     first = text.split(" ", 1)[0]
     return text if "." in first.rstrip(".") else text[:1].upper() + text[1:]
 
