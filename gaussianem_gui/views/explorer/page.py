@@ -30,6 +30,7 @@ from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+LEAST_PANEL = 44  # pixels high, with all tools of the 3D view unfolded in the smallest window
 OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
 OF_MODELS = ("Domains", "Mask")  # tabs that need a network of ours
 
@@ -73,6 +74,7 @@ class Explorer(QWidget):
         self._areas: dict[Panel, QScrollArea] = {}
         for name, panel in self.panels.items():
             self._areas[panel] = scrolled(panel)  # where the window is low they scroll
+            self._areas[panel].setMinimumHeight(LEAST_PANEL)
             self.tabs.addTab(self._areas[panel], name)
             yield
         right = self._right()

@@ -874,9 +874,10 @@ def test_the_view_has_room_where_its_tools_are_unfolded_in_a_low_window(explored
     scene = explorer.scene
     window.resize(1100, 700)
     scene.viewer.fold.setChecked(True)
-    qtbot.waitUntil(lambda: scene.views.height() >= LEAST_VIEW, timeout=10_000)
+    scene.viewer.colour_by.setCurrentIndex(scene.viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: scene.views.height() >= LEAST_VIEW and scene.viewer.colour_bar.isVisible(), timeout=10_000)
     qtbot.wait(100)
-    parts = [scene.viewer.bar, scene.viewer.tools, scene.views, scene.status, explorer.tabs]
+    parts = [scene.viewer.bar, scene.viewer.tools, scene.views, scene.viewer.colour_bar, scene.status, explorer.tabs]
     tops = [QRect(part.mapTo(window, QPoint(0, 0)), part.size()) for part in parts]
     assert all(above.bottom() < below.top() for above, below in pairwise(tops)), tops
     assert tops[-1].bottom() <= window.height()
