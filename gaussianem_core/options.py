@@ -861,6 +861,13 @@ class ReconstructOptions(ComputeOptions, JobOptions):
         filter="*.cs",
         advanced=True,
     )
+    group_by: GroupBy = option(
+        "auto",
+        "what tells which images show one particle, for tilt series: a column whose value the rows of one particle "
+        "share; auto takes RELION 5's stacks of tilt images as such and every other row as a particle",
+        group="Particles",
+        advanced=True,
+    )
     poses: str = option(
         "",
         "take poses and defocus from these particles instead, row by row: particles.star of a training",
@@ -878,7 +885,7 @@ class ReconstructOptions(ComputeOptions, JobOptions):
     )
     weights: str = option(
         "",
-        "how much each particle counts: one number from 0 on for each row (.npy)",
+        "how much each particle counts: one number from 0 on for each (.npy)",
         group="Particles",
         widget="file",
         filter="*.npy",

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import accuracy, molecules, observer
+from benchmarks import accuracy, molecules, observer, tilts
 from small_data import preprocess, simulate
+
+from gaussianem_core.simulation.ground_truth import load_truth
 
 SCRIPT = Path(accuracy.__file__)
 
@@ -51,6 +53,16 @@ def test_the_observer_knows_every_state_in_clear_images_and_none_in_noise(tmp_pa
     assert found["clear"]["occupancy_accuracy"] == 1.0
     assert found["clear"]["latent_error"] < 0.6 * found["noise"]["latent_error"]
     assert found["noise"]["posterior_width"] == pytest.approx(np.linspace(0, 1, 9).std(), rel=0.02)
+
+
+def test_the_signal_of_a_series_is_what_dose_and_path_leave(tmp_path: Path) -> None:
+    left = []
+    for name, words in (("whole", "--tilt_dose 0 --thickness 0"), ("path", "--tilt_dose 0"), ("dose", "--thickness 0")):
+        source = simulate(tmp_path / name, "--tilts", "3", "--tilt_range", "60", *words.split(), particles=5)
+        left.append(tilts.signal_left(load_truth(source / "truth.npz"), torch.device("cpu")))
+    assert left[0] == pytest.approx(3, rel=1e-4)
+    # At 60 degrees the path is twice as long: both tilted images lose exp(-1500 / 3000) of their amplitude.
+    assert left[1] == pytest.approx(1 + 2 * np.exp(-1), rel=0.2) and 1 < left[2] < 3
 
 
 def test_failed_step_is_told(tmp_path: Path) -> None:

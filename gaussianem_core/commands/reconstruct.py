@@ -19,12 +19,12 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.backprojection import PADDING
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.imaging.symmetry import symmetry_operators
-from gaussianem_core.io.image_rows import number_images
+from gaussianem_core.io.image_rows import first_rows, number_images
 from gaussianem_core.io.image_stack import ImageStack, StackWriter
 from gaussianem_core.io.latents import load_latents, read_latent_rows, write_latent_rows
 from gaussianem_core.io.mrc import read_map, write_map
 from gaussianem_core.io.particle_rows import write_star_rows
-from gaussianem_core.io.particle_table import ParticleTable, table_to_star
+from gaussianem_core.io.particle_table import ParticleTable, copy_optimisation_set, table_to_star
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.configuration import LENGTH_TOLERANCE, Configuration
@@ -64,6 +64,7 @@ from gaussianem_core.reconstruction.particle_choice import (
     Chosen,
     MapSampling,
     map_sampling,
+    particle_of_rows,
     particle_weights,
     read_chosen,
 )
@@ -109,7 +110,8 @@ def run(options: ReconstructOptions, log: JobLog) -> None:
     with ImageStack.from_table(chosen.table) as stack:
         sampling = map_sampling(stack, options.box, options.apix)
     model = load_model_of(options, None, device, log) if options.model_weight else None
-    latents = read_latents(resolve_input(options, "latent"), len(weights)) if options.latent else None
+    count = int(particle_of_rows(chosen.table).max()) + 1
+    latents = read_latents(resolve_input(options, "latent"), count) if options.latent else None
     points = read_points(options, latents, model)
     check_free_space(log.directory, (8 * max(1, len(points)) + 1) * 4 * sampling.map_box**3)
     mask = read_mask(options, sampling)
@@ -192,9 +194,10 @@ def plain_map(work: Work) -> None:
 
 def around_states(work: Work, latents: Latents, model: TrainedModel | None, points: npt.NDArray[np.float64]) -> None:
     """A map for each point, of the particles around it; the images are read once, or as often as memory demands."""
-    options, log = work.options, work.log
+    options, log, particle = work.options, work.log, work.particles.particle
     used = work.weights > 0
-    rings = [state_rings(latents, p, work.particles.half, used, model, options.width) for p in points]
+    half, chosen = work.particles.half[work.particles.first], used[work.particles.first]
+    rings = [state_rings(latents, p, half, chosen, model, options.width) for p in points]
     size = 24 * (PADDING * work.sampling.box) ** 2 * (PADDING * work.sampling.box // 2 + 1)
     at_once = max(1, int(memory_for_sums(work.device) // (2 * size * max(len(r.counts) for r in rings))))
     if at_once < len(points):
@@ -205,11 +208,11 @@ def around_states(work: Work, latents: Latents, model: TrainedModel | None, poin
     entries = []
     for start in range(0, len(points), at_once):
         part = rings[start : start + at_once]
-        everyone = np.any([r.ring >= 0 for r in part], axis=0)
+        everyone = np.any([r.ring >= 0 for r in part], axis=0)[particle]
         sums, left_out = insert_images(
             work.particles,
             work.weights,
-            [r.ring for r in part],
+            [r.ring[particle] for r in part],
             symmetry_operators(options.symmetry),
             work.found,
             work.device,
@@ -222,7 +225,7 @@ def around_states(work: Work, latents: Latents, model: TrainedModel | None, poin
             own.clear()
             directory = log.directory / f"state_{number + 1:03d}" if several else log.directory
             directory.mkdir(exist_ok=True)
-            inside = np.where((ring.ring >= 0) & (ring.ring <= state.chosen), work.weights, 0)
+            inside = np.where(((ring.ring >= 0) & (ring.ring <= state.chosen))[particle], work.weights, 0)
             entry = {
                 "particles": particle_figures(work.particles, inside, 0),
                 "state": state_figures(state, points[number]),
@@ -329,13 +332,13 @@ def own_models(work: Work, model: TrainedModel) -> tuple[HalfModel, ...]:
     pair = half_models(weights)
     if pair is None:
         return ()
-    found = []
+    found, known = [], work.particles.half[work.particles.first]
     for half, path in enumerate(pair, start=1):
         stored = path.with_name(path.name.replace(".pkl", ".output.pkl"))
         if not stored.is_file():
             return ()
         rows = load_latents(stored)["ind"].reshape(-1).astype(np.int64)
-        fits = len(rows) and rows.max() < len(work.particles) and (work.particles.half[rows] == half).all()
+        fits = len(rows) and rows.max() < len(known) and (known[rows] == half).all()
         own = load_model(resolve_input(work.options, "cfg"), path, None, None, work.device, work.options.projector)
         if not fits or len(own.gaussians) != len(model.gaussians):
             return ()
@@ -353,6 +356,14 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
             table.source,
             "Give particles.star of the preprocess job.",
         )
+    if table.tomograms is not None:
+        raise InputError(
+            "--domain_poses",
+            "must be asked for where the particle file has a row an image",
+            f"{table.source}, which has a row for all images of a particle",
+            "Leave it out.",
+        )
+    latents = Latents(latents.mean[work.particles.particle], latents.variance[work.particles.particle])
     mask = read_map(resolve_input(options, "domain_poses")).values
     labels = inside_mask(model, mask)
     parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
@@ -442,12 +453,16 @@ def write_split(table: ParticleTable, half: npt.NDArray[np.int64], log: JobLog) 
     """Write the particles with the half set that each was put in."""
     target = log.directory / SPLIT
     if table.uid is None:
-        written = write_star_rows(table.source, target, None, {"rlnRandomSubset": half}, renew=True)
+        own = half if table.tomograms is None else half[first_rows(particle_of_rows(table))]
+        written = write_star_rows(table.source, target, None, {"rlnRandomSubset": own}, renew=True)
+        copy_optimisation_set(table.source, target)
     else:
         written = table_to_star(replace(table, random_subset=half), target)
     log.artifact("particles", SPLIT, "particles with their half sets", particles=written)
+    parted = table.particle is not None and table.random_subset.any()
+    lacks = "parts images of one particle by its half sets" if parted else "has no half sets"
     log.message(
-        "the particle file has no half sets (rlnRandomSubset): they are drawn at random, see half_sets.star. Poses "
+        f"the particle file {lacks} (rlnRandomSubset): they are drawn at random, see half_sets.star. Poses "
         "that were refined against one map know it in both halves: their FSC may be too good",
         "warning",
     )
@@ -500,9 +515,11 @@ def tell(
     log: JobLog,
 ) -> None:
     """Say what is reconstructed, and what is done to the images first."""
-    used = weights > 0
-    counts = [int(np.count_nonzero(used & (particles.half == half))) for half in (1, 2)]
+    used, half = (weights > 0)[particles.first], particles.half[particles.first]
+    counts = [int(np.count_nonzero(used & (half == value))) for value in (1, 2)]
     words = f"{counts[0] + counts[1]} of {len(used)} particles" if not used.all() else f"{len(used)} particles"
+    if len(used) < len(weights):
+        words += f", {np.count_nonzero(weights)} tilt images"
     symmetry = "" if options.symmetry.upper() == "C1" else f", symmetry {options.symmetry}"
     log.message(
         f"{words} ({counts[0]} and {counts[1]} in the half sets) in a box of {sampling.box} px at "
@@ -560,14 +577,18 @@ def state_figures(state: StateVolumes, point: npt.NDArray[np.float64]) -> dict[s
 
 
 def particle_figures(particles: ParticleImages, weights: npt.NDArray[np.float32], left_out: int) -> dict[str, Any]:
-    """How many particles made the map; with weights, how many of weight 1 they amount to."""
+    """How many particles made the map; with weights, how many of weight 1 they amount to. Of tilt series also how many
+    images; those that are broken are images."""
+    images, several = int(np.count_nonzero(weights)) - left_out, len(particles.first) < len(weights)
+    weights, half = weights[particles.first], particles.half[particles.first]
     used = weights > 0
     own = weights[used].astype(np.float64)
-    return {
+    figures = {
         "rows": len(weights),
-        "used": int(used.sum()) - left_out,
+        "used": int(used.sum()) - (0 if several else left_out),
         "broken": left_out,
         "effective": float(own.sum() ** 2 / np.square(own).sum()),
-        "half_1": int(np.count_nonzero(used & (particles.half == 1))),
-        "half_2": int(np.count_nonzero(used & (particles.half == 2))),
+        "half_1": int(np.count_nonzero(used & (half == 1))),
+        "half_2": int(np.count_nonzero(used & (half == 2))),
     }
+    return figures | ({"images": images} if several else {})

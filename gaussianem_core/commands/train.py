@@ -75,7 +75,7 @@ PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 def run(options: TrainOptions, log: JobLog) -> None:
     """Train as ``options`` say; results and events go to the log's directory."""
     ranks = distributed(options.device)
-    device = choose_device(options.device, ranks.local_rank, options.threads)
+    device = choose_device(options.device, ranks.local_rank, options.threads, options.precision != "float32")
     out = log.directory
     if not options.resume:
         refuse_existing(out, [STATE, *(path.name for path in out.glob(WEIGHTS)), REFINED], options.overwrite)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import ABERRATIONS, Aberrations, load_aberrations
 from gaussianem_core.imaging.resampling import COARSEST, largest_box
+from gaussianem_core.io.image_rows import count_in_order, load_particles
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.io.particle_rows import selection_mask
 from gaussianem_core.io.particle_table import ParticleTable, read_particles
@@ -22,7 +23,6 @@ from gaussianem_core.model.configuration import Configuration, load_configuratio
 from gaussianem_core.options import ReconstructOptions
 from gaussianem_core.runtime.readers import is_file, read_json_object, read_npy
 
-TILTS = "particles.npy"
 PARTICLES, CFG = "particles.star", "cfg.json"
 
 
@@ -57,13 +57,6 @@ def read_chosen(options: ReconstructOptions) -> Chosen:
             f"no {PARTICLES} and {CFG} in {folder}",
             "Give --star_file, or the preprocess job's directory as --source_dir.",
         )
-    if chosen.table.particle is not None or (folder / TILTS).is_file():
-        raise InputError(
-            "particles",
-            "must be single images: a latent of a tilt series belongs to many, which Reconstruct does not take yet",
-            chosen.table.source,
-            "Select the particles of a state in the explorer, and reconstruct them in the program they come from.",
-        )
     poses = optional_input(options, "poses")
     return chosen if poses is None else chosen._replace(table=_with_poses(chosen.table, poses))
 
@@ -83,6 +76,7 @@ def _given(options: ReconstructOptions, prepared: Chosen | None) -> Chosen:
         cs_mm=options.cs,
         amplitude_contrast=options.amplitude_contrast,
         pixel_size_option="--image_apix",
+        group_by=options.group_by,
     )
     plain = Chosen(table, table.aberrations, not options.no_invert, None)
     if prepared is None:
@@ -91,7 +85,10 @@ def _given(options: ReconstructOptions, prepared: Chosen | None) -> Chosen:
     rows = [row.get(name) for name in _images(table)]
     if None in rows:
         return plain
-    aberrations = prepared.aberrations.rows(np.array(rows, np.int64))
+    known = np.array(rows, np.int64)
+    aberrations = prepared.aberrations.rows(known)
+    if prepared.table.particle is not None and table.particle is None and options.group_by == "auto":
+        table = replace(table, particle=count_in_order(prepared.table.particle[known]))
     return Chosen(table, aberrations, prepared.white and not options.no_invert, prepared.configuration)
 
 
@@ -109,7 +106,10 @@ def _prepared(options: ReconstructOptions, folder: Path) -> Chosen:
         voltage_kv=constants.get("voltage"),
         cs_mm=constants.get("cs"),
         amplitude_contrast=constants.get("amplitude_contrast"),
+        group_by=options.group_by,
     )
+    if table.particle is None and options.group_by == "auto":
+        table = replace(table, particle=load_particles(folder, len(table)))
     beside = folder / ABERRATIONS
     aberrations = load_aberrations(beside, len(table)) if is_file(beside) else Aberrations.none(len(table))
     return Chosen(table, aberrations, configuration.invert_contrast, configuration)
@@ -154,34 +154,45 @@ def _with_poses(table: ParticleTable, path: Path) -> ParticleTable:
 
 
 def particle_weights(options: ReconstructOptions, table: ParticleTable) -> npt.NDArray[np.float32]:  # -> (N,)
-    """What each row counts: its weight, 0 where it is not selected. Raises InputError if nothing is left."""
+    """What each row counts: its weight, 0 where it is not selected; all images of a particle count alike.
+
+    Raises InputError if nothing is left.
+    """
+    particle = particle_of_rows(table)
+    count = int(particle.max()) + 1
     weights = np.ones(len(table), np.float32)
     path = optional_input(options, "weights")
     if path is not None:
-        remedy = "Save one number from 0 on for each row."
+        remedy = "Save one number from 0 on for each particle."
         given = read_npy(path, "weights", remedy).astype(np.float64)
-        if given.shape != (len(table),):
-            raise InputError("weights", f"must hold {len(table)} numbers, one a row", given.shape, remedy)
+        if given.shape != (count,):
+            raise InputError("weights", f"must hold {count} numbers, one a particle", given.shape, remedy)
         if not (np.isfinite(given).all() and (given >= 0).all()):
             bad = int(np.flatnonzero(~(np.isfinite(given) & (given >= 0)))[0])
-            raise InputError("weights", "must be finite and not negative", f"{given[bad]} in row {bad + 1}", remedy)
-        weights *= given.astype(np.float32)
+            value = f"{given[bad]} of particle {bad + 1}"
+            raise InputError("weights", "must be finite and not negative", value, remedy)
+        weights *= given.astype(np.float32)[particle]
     selected = optional_input(options, "select")
     if selected is not None:
         weights[~read_selection(selected, table)] = 0
-    if np.count_nonzero(weights) < 2:
-        raise InputError(
-            "particles", "must be at least two", int(np.count_nonzero(weights)), "Select more, or weigh more above 0."
-        )
+    left = len(np.unique(particle[weights > 0]))
+    if left < 2:
+        raise InputError("particles", "must be at least two", left, "Select more, or weigh more above 0.")
     return weights
 
 
 def read_selection(path: Path, table: ParticleTable) -> npt.NDArray[np.bool_]:  # -> (N,)
-    """The rows that a selection names: row numbers, a mask, or a particle file with the same images."""
+    """The rows that a selection names: numbers of particles, a mask of them, or a particle file with the same images.
+
+    A particle of which an image is named is there with all of its images.
+    """
+    particle = particle_of_rows(table)
+    count = int(particle.max()) + 1
     if path.suffix == ".npy":
-        return selection_mask(read_npy(path, "select", "Save row numbers or a mask.", "iub"), len(table), str(path))
+        given = read_npy(path, "select", "Save row numbers or a mask.", "iub")
+        return selection_mask(given, count, str(path))[particle]
     if path.suffix not in (".star", ".cs", ".csg"):
-        return selection_mask(read_row_numbers(path, len(table), "select"), len(table), str(path))
+        return selection_mask(read_row_numbers(path, count, "select"), count, str(path))[particle]
     other = read_particles(path, find_stacks=False, require_pose=False, require_ctf=False)
     own, named = _images(table), _images(other)
     known, wanted = set(own), set(named)
@@ -193,7 +204,12 @@ def read_selection(path: Path, table: ParticleTable) -> npt.NDArray[np.bool_]:  
             f"{missing[0][1] + 1}@{missing[0][0]} and {len(missing) - 1} more are none of theirs",
             "Give a part of the same particle file.",
         )
-    return np.array([name in wanted for name in own])
+    return np.isin(particle, particle[[name in wanted for name in own]])
+
+
+def particle_of_rows(table: ParticleTable) -> npt.NDArray[np.int64]:  # -> (N,)
+    """Number of the particle that each row shows, from 0; its own where no particle has several images."""
+    return np.arange(len(table)) if table.particle is None else table.particle
 
 
 def _images(table: ParticleTable) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ from gaussianem_core.imaging.correction import corrected_shifts
 from gaussianem_core.imaging.fourier import radial_power
 from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.corrected_images import CorrectedImages, ctf_parameters
-from gaussianem_core.io.image_rows import number_images
+from gaussianem_core.io.image_rows import first_rows, number_images
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.io.particle_table import ParticleTable
 
@@ -49,6 +49,7 @@ class ParticleImages:
     parameters : (N, 9 or more) CTFs of ``images``.
     half : (N,) half set, 1 or 2.
     image : (N,) number of the image that each row shows.
+    particle : (N,) number, from 0, of the particle whose image it is; latents and selections have a row a particle.
     white : whether the protein is white in the images.
     """
 
@@ -58,10 +59,16 @@ class ParticleImages:
     parameters: npt.NDArray[np.float32]
     half: npt.NDArray[np.int64]
     image: npt.NDArray[np.int64]
+    particle: npt.NDArray[np.int64]
     white: bool
 
     def __len__(self) -> int:
         return len(self.rotations)
+
+    @property
+    def first(self) -> npt.NDArray[np.int64]:  # -> (P,)
+        """The first row of each particle."""
+        return first_rows(self.particle)
 
     @property
     def box(self) -> int:
@@ -91,6 +98,7 @@ def particle_images(
         parameters,
         half,
         number_images(table.stack_index, table.image_index),
+        np.arange(len(table)) if table.particle is None else table.particle,
         white,
     )
 
@@ -105,15 +113,18 @@ def half_sets(
 ) -> tuple[npt.NDArray[np.int64], bool]:  # -> (N,), whether they are the file's
     """Half set of each row: rlnRandomSubset where the file has two, else a random half of the images is 1.
 
-    Rows that show one image come to one half, else its noise would be in both.
+    Rows that show one image come to one half, else its noise would be in both; so do all images of a particle of a tilt
+    series, whose errors of pose and state are one. A file that parts them is not followed.
     """
+    unit = image if table.particle is None else table.particle
     subset = table.random_subset
-    if set(np.unique(subset)) == {1, 2}:
+    parted = table.particle is not None and (subset != subset[first_rows(unit)][unit]).any()
+    if set(np.unique(subset)) == {1, 2} and not parted:
         return subset.astype(np.int64), True
-    count = int(image.max()) + 1
+    count = int(unit.max()) + 1
     drawn = np.ones(count, np.int64)
     drawn[np.random.default_rng([seed, 43]).permutation(count)[: count // 2]] = 2
-    return drawn[image], False
+    return drawn[unit], False
 
 
 # ---- the noise of the images -------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ TABLE_SHELLS = 12
 def report(entry: dict[str, Any], words: str) -> str:
     """report.md of a map: how it was made and what its figures say."""
     particles = entry["particles"]
+    tilts = f" in {particles['images']:,} tilt images" if "images" in particles else ""
     lines = [
         "# Reconstruction",
         "",
         f"{words[0].upper()}{words[1:]}.",
         "",
-        f"{particles['used']:,} particles ({particles['half_1']:,} and {particles['half_2']:,} in the half sets"
+        f"{particles['used']:,} particles{tilts} ({particles['half_1']:,} and {particles['half_2']:,} in the half sets"
         + (f"; weighted, they count as {particles['effective']:,.0f}" if weighted(particles) else "")
         + f"), symmetry {entry['symmetry']}, box {entry['box']}, {entry['pixel_size_angstrom']:.4g} Å/px.",
         "",
@@ -102,7 +103,8 @@ def motion_lines(entry: dict[str, Any]) -> list[str]:
 
 def weighted(particles: dict[str, Any]) -> bool:
     """Whether the particles count differently."""
-    return bool(particles["effective"] < particles["used"] + particles["broken"] - 0.5)
+    broken = 0 if "images" in particles else particles["broken"]
+    return bool(particles["effective"] < particles["used"] + broken - 0.5)
 
 
 def fsc_table(entry: dict[str, Any]) -> list[str]:

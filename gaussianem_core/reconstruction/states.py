@@ -184,8 +184,8 @@ class HalfModel(NamedTuple):
 
 
 class _Moved(NamedTuple):
-    """Motions of some particles, how uncertain the parts' places are (n, K; pixels), and the place of each of all
-    particles (N,) among them; the ``gain`` of motions that the images put right."""
+    """Motions of some particles, how uncertain the parts' places are (n, K; pixels), and the place of the particle of
+    each of all images (N,) among them; the ``gain`` of motions that the images put right."""
 
     motions: RigidMotions
     blur: Tensor
@@ -216,11 +216,13 @@ def undo_motion(
     else:
         deformed = model.deform(state[None])
         reference, densities = deformed.positions[0], deformed.densities[0]
-    parts = find_parts(model, latents.mean[weights > 0], reference, seed=seed)
+    used = np.unique(particles.particle[weights > 0])
+    parts = find_parts(model, latents.mean[used], reference, seed=seed)
 
     def moved(by: TrainedModel, own: Latents, rows: npt.NDArray[np.int64], rest: Tensor, mass: Tensor) -> _Moved:
-        place = np.full(len(particles), -1)
+        place = np.full(len(latents.mean), -1)
         place[rows] = np.arange(len(rows))
+        place = place[particles.particle]
         motions = particle_motions(by, own.mean, parts.weights, rest, mass)
         sample = calibration_images(particles, weights, place, found, device, seed)
         right = calibrate(by, own.mean, own.variance, parts.labels, parts.weights, rest, motions, sample, seed)
@@ -233,7 +235,7 @@ def undo_motion(
             for h in half_models
         ]
     else:
-        told = [moved(model, latents, np.arange(len(particles)), reference, densities)] * 2
+        told = [moved(model, latents, np.arange(len(latents.mean)), reference, densities)] * 2
     count = len(parts.weights)
     sums = [empty_part_sums(box, count, device) for _ in range(2)]
     left_out = 0

@@ -13,8 +13,11 @@ import torch.distributed
 from gaussianem_core.errors import ResourceError
 
 
-def choose_device(wanted: str, index: int = 0, threads: int = 0) -> torch.device:
+def choose_device(wanted: str, index: int = 0, threads: int = 0, tf32: bool = True) -> torch.device:
     """The device for "auto", "cpu" or "cuda", and from now on so many CPU ``threads``; 0 leaves them as they are.
+
+    ``tf32``: plain float32 products on a GPU (encoder, exact decoding) may be taken in TF32, 1e-3 relative, far below
+    the noise of images.
 
     Raises ResourceError if CUDA is asked for and absent.
     """
@@ -30,8 +33,7 @@ def choose_device(wanted: str, index: int = 0, threads: int = 0) -> torch.device
         torch.set_flush_denormal(True)
         return torch.device("cpu")
     torch.cuda.set_device(index)
-    # Plain float32 products (encoder, exact decoding) may use tf32: 1e-3 relative, far below the noise.
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     return torch.device("cuda", index)
 
 

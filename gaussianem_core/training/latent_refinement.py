@@ -28,10 +28,13 @@ from gaussianem_core.training.joint_posterior import (
 from gaussianem_core.training.junk import BROKEN_NATS, find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.other_valleys import better_starts
+from gaussianem_core.training.profile import Profile, bent
 from gaussianem_core.training.trainer import Trainer
 
 DIFFERENCE = 0.1
 """In z, by which the network's derivatives are measured."""
+CHECKS = 2
+"""How often, in each round, the images are looked at again at the latents that their quadratics lead to."""
 
 
 class Refinement(NamedTuple):
@@ -69,7 +72,9 @@ def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prio
 
     Where latents have a population, what the images say about them and the nuisances is measured ``iterations`` times,
     each time at the posterior means of the time before (the first time where ``other_valleys`` says), and the
-    population is estimated anew. Elsewhere each particle first tries the latents of ``candidates`` other particles,
+    population is estimated anew. Where an image turns out to be less likely at that mean than its quadratic says, the
+    quadratic is mended (``profile.bent``): a piece that is absent has no derivative, and nothing else would keep the
+    population from filling it in. Elsewhere each particle first tries the latents of ``candidates`` other particles,
     drawn at random: one that explains its image better is a better start, so that none stays in the wrong valley. Then
     ``iterations`` Gauss-Newton steps lead to the maximum a posteriori; the prior is standard normal, weighted by
     ``prior`` (the KL weight in training; 1 gives the true posterior), and the values then are maxima and Laplace
@@ -121,12 +126,22 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
             projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE, together, broken[rows]
         )
         m, p = e.measured, e.posterior
+        scaled = views.transfer(trainer.box) * (1 + q[:, nuisances.CONTRAST])[:, None, None]
+        if trainer.population is not None and len(active):
+            v = q / widths.clamp_min(1e-30) * (widths > 0)
+            profile = Profile.of(image, scaled, weight.sqrt(), e.jacobian[:, : nuisances.COUNT], v)
+            here = profile.energies(projected[:, :1])[0][:, 0]
+            for _ in range(CHECKS):
+                summed = by_particle(m.without(broken[rows]), together)
+                ahead = z.clone()
+                ahead[:, active] = together.images(mixture_prior.summary(trainer.population, summed)[0])
+                there = profile.energies(spectrum(forward.render(ahead, views, embedding))[:, None])[0][:, 0]
+                m = bent(m, z[:, active], ahead[:, active], (there - here).where(~broken[rows], 0.0), together)
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
         pieces = torch.full_like(fit, -torch.inf)
         if regions:
             shown, dense = deformed.positions[first], deformed.densities[first]
             made = project_pieces(forward.gaussians, regions, shown, dense, views, trainer.box, forward.backend)
-            scaled = views.transfer(trainer.box) * (1 + q[:, nuisances.CONTRAST])[:, None, None]
             pieces = missing_pieces(e, spectrum(made) * scaled[:, None], weight)
         figures = torch.stack([m.chi2, p.chi2, p.cost, fit, pieces], dim=1)
         found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, noise.by_shell(image)], dim=1)

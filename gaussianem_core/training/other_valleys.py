@@ -7,8 +7,6 @@ images better, prior included, is where it is measured from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -20,45 +18,13 @@ from gaussianem_core.training.forward_model import spectrum
 from gaussianem_core.training.grouping import Members, placed
 from gaussianem_core.training.junk import BROKEN_NATS
 from gaussianem_core.training.latent_posterior import flat
+from gaussianem_core.training.profile import Profile
 from gaussianem_core.training.trainer import Trainer
 
 CANDIDATES = 32
 """Latents of other particles that each tries."""
 TOGETHER = 8
 """Of these, so many are rendered at once."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Of B images: what their nuisances can make good. ``image`` (B, D, D//2+1), its ``transfer`` with contrast, and
-    ``root`` of the weight; ``jacobian`` (B, 7, P) of the image by v, nuisances in units of their widths, at ``v``
-    (B, 7); and ``inverse`` (B, 7, 7) of its inner products plus the prior's precision 1."""
-
-    image: torch.Tensor
-    transfer: torch.Tensor
-    root: torch.Tensor
-    jacobian: torch.Tensor
-    v: torch.Tensor
-    inverse: torch.Tensor
-
-    @classmethod
-    def of(
-        cls, image: torch.Tensor, transfer: torch.Tensor, root: torch.Tensor, jacobian: torch.Tensor, v: torch.Tensor
-    ) -> Profile:
-        """From the derivatives."""
-        eye = torch.eye(v.shape[1], device=v.device)
-        return cls(image, transfer, root, jacobian, v, torch.linalg.inv(jacobian @ jacobian.mT + eye))
-
-    def energies(
-        self, projected: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, C, D, D//2+1) -> (B, C), (B, C, 7)
-        """Minus the log-likelihood of each image under C models (nats, up to a constant) with v at its best, the prior
-        of v included; and these v. To first order: min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2."""
-        residual = flat((projected * self.transfer[:, None] - self.image[:, None]) * self.root)
-        slope = residual @ self.jacobian.mT + self.v[:, None]
-        step = slope @ self.inverse
-        squared = residual.square().sum(-1) + self.v.square().sum(-1, keepdim=True)
-        return 0.5 * (squared - (slope * step).sum(-1)), self.v[:, None] - step
 
 
 @torch.no_grad()

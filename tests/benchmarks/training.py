@@ -32,6 +32,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed
 from gaussianem_core.training import latent_refinement, noise_model, regularisers
 from gaussianem_core.training.forward_model import Views
+from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.image_feed import ImageFeed
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import RECIPES, choose_recipe
@@ -71,7 +72,8 @@ def make_problem(gaussians: int, box: int, images: int, device: torch.device) ->
     configuration = Configuration(box, 1.5, 1 / box, 2 / box, 1.0, True, True, NETWORK, {})
     arrays = (random_rotations(images, generator), generator.normal(size=(images, 2)), parameters)
     tensors = (torch.from_numpy(a.astype(np.float32)).to(device) for a in arrays)
-    return Problem(configuration, model, None, Views(*tensors), feed, np.arange(feed.count))
+    group = Grouping.of(np.arange(feed.count), device)
+    return Problem(configuration, model, None, Views(*tensors), feed, np.arange(feed.count), group)
 
 
 def make_trainer(problem: Problem, options: TrainOptions) -> Trainer:

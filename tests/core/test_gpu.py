@@ -27,7 +27,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("recipe", ["default", "published"])
-def test_loss_and_gradients_are_those_of_the_cpu(moving: Path, tmp_path: Path, recipe: str) -> None:
+def test_loss_and_gradients_are_those_of_the_cpu(
+    moving: Path, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    # The published loss is an absolute value: two of 20,000 residuals that change their sign by rounding change its
+    # slope by 2 %. Far from the model no residual does.
+    away = 10.0 if recipe == "published" else 0.0
     found = []
     for name in ("cpu", "cuda"):
         device = torch.device(name)
@@ -42,7 +48,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(moving: Path, tmp_path: Path, r
         trainer.rates.copy_(trainer.schedule[0])
         rows = torch.arange(20, device=device)
         z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(device)
-        total, terms = trainer.losses(rows, problem.feed.get(rows), z, z.square())
+        total, terms = trainer.losses(rows, problem.feed.get(rows) + away, z, z.square())
         gradients = torch.autograd.grad(total, [p for p, _ in trainer.learnt])
         found.append([total.detach().cpu(), terms.cpu(), *(g.cpu() for g in gradients)])
     for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared

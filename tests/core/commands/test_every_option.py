@@ -201,6 +201,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "star_file": ["--star_file nowhere.star"],
         "data_dir": ["--data_dir nowhere"],
         "passthrough": ["--passthrough nowhere.cs"],
+        "group_by": ["--group_by rlnGroupName"],
         "poses": ["--poses nowhere.star"],
         "select": ["--select half.txt"],
         "weights": ["--weights nowhere.npy"],
