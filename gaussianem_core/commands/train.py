@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,7 @@ LINEAR_STAGES = {
 LATER_STAGES = {"load images": 1, "train": 95, "teach the encoder": 4}
 OTHER_STAGES = {"load images": 1, "train": 94, "encode": 5}
 WHOLE_PART = 0.5  # of the time, where the half sets are trained after the whole: each has half the images
+WAITING_SHARE, FASTER_IMAGES = 0.2, "--scratch_dir on a faster disk, or --stack_in_memory host, would save it."
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 
 
@@ -171,11 +173,15 @@ def train(
         try:
             if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
                 refine_if_due(trainer, log)
+            began, waited = time.monotonic(), problem.feed.waited
             trainer.run_epoch(log)
+            share = (problem.feed.waited - waited) / (time.monotonic() - began)
         except AbortRequested:
             if main:
                 save_checkpoint(trainer.state(), out / STATE)
             raise
+        if share > WAITING_SHARE:
+            log.message(f"{100 * share:.0f} % of the epoch's time went to waiting for images: {FASTER_IMAGES}")
         if main:
             write_weights(trainer, log, out)
             write_probe(trainer, log, out)
