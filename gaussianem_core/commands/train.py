@@ -43,7 +43,7 @@ from gaussianem_core.training import (
     teaching,
 )
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
-from gaussianem_core.training.recipe import Recipe, choose_recipe
+from gaussianem_core.training.recipe import Recipe, choose_recipe, without_components
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
 
 STATE = "training_state.pt"
@@ -191,7 +191,7 @@ def train(
         trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
     else:
         if recipe.refine:
-            figures = refine_latents(trainer, log, recipe.refine, 1.0)
+            figures = refine_latents(trainer, log, trainer.recipe.refine, 1.0)
         teaching.teach_encoder(trainer, log)
     if main:
         write_results(trainer, log, out, part, {name: value.cpu().numpy() for name, value in figures.items()})
@@ -224,6 +224,8 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     found = joint_posterior.estimate(
         linear.measured, linear.widths, linear.junk, active, problem.group, options.seed, 0, log
     )
+    if not linear.count:
+        recipe = without_components(recipe)
     trainer = Trainer(problem, recipe, options, forward, noise, *found, linear.model.consensus)
     if linear.count:
         teaching.teach_decoder(trainer, linear.model.fields, log)
@@ -236,6 +238,8 @@ def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) 
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     state = load_tensors(path, "--resume", STATE_ENTRIES, "Start again without --resume, with --overwrite.")
     forward.leave_out(state["moves"], state["changes"])
+    if recipe.latents == "linear" and not state["changes"]:
+        recipe = without_components(recipe)
     trainer = Trainer(problem, recipe, options, forward, noise)
     trainer.restore(state)
     return trainer

@@ -32,7 +32,8 @@ PATIENCE_SECONDS = 5.0
 LARGEST = 6e4
 """Of a pixel's value, in units of the images' standard deviation: float16 holds little more."""
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Reader = Callable[[np.ndarray], np.ndarray]
 """Rows (n,) -> images (n, D, D) float32."""
 
