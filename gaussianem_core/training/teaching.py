@@ -42,7 +42,8 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
 def teach_encoder(trainer: Trainer, log: JobLog) -> None:
     """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images.
 
-    Where no latent is active it is told to say so. Images that hold no particle teach it nothing. It encodes single images: of a particle of many, each by itself.
+    Where no latent is active it is told to say so. Images that hold no particle teach it nothing. It encodes single
+    images: of a particle of many, each by itself.
     """
     encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
     if trainer.latents_sampled and not trainer.active.any():
