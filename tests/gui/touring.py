@@ -133,6 +133,7 @@ class Tour:
             QTimer.singleShot(200, lambda: self.pick(place))
             return
         edit = dialog.findChild(QLineEdit, "fileNameEdit")
+        edit.setCompleter(None)  # on a busy machine its list would come late and take the last key
         edit.selectAll()
         QTest.keyClicks(edit, str(place))
         QTest.keyClick(edit, Qt.Key.Key_Return)
