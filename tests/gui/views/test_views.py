@@ -37,6 +37,7 @@ from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
+from gaussianem_gui.views.toolkit.widgets import Elided
 from gaussianem_gui.views.window.palette import Palette, score
 
 
@@ -451,6 +452,16 @@ def test_labels_of_a_narrow_range_differ() -> None:
         assert len(set(words)) == 6, words
         if high < 2 * low and low > 1e-3:
             assert len({len(word) for word in words}) == 1, words  # and all have as many decimals
+
+
+def test_a_shortened_line_ends_inside_of_its_margins(themed, qtbot) -> None:
+    line = Elided("3D is drawn by the processor: volumes are shown coarser than they are")
+    line.setContentsMargins(12, 2, 12, 2)
+    qtbot.addWidget(line)
+    line.resize(220, 24)
+    line.show()
+    assert line.text().endswith("…")
+    assert line.fontMetrics().horizontalAdvance(line.text()) <= line.contentsRect().width() == 196
 
 
 def test_quantities_have_their_units() -> None:
