@@ -20,6 +20,8 @@ SMALL = 50_000
 """Up to this many particles k-means uses all of them in each step, above it batches."""
 EMBEDDED = 10_000
 """UMAP runs on one core when it must be reproducible: above this many particles the others are placed among them."""
+EPOCHS_OF_MANY = 200
+"""Of UMAP's layout where a sample is embedded: as many as it takes by itself for more than 10,000 points."""
 PLACED_BY = 5
 """Embedded particles that say where another one stands."""
 
@@ -118,18 +120,26 @@ def umap_plane(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
     chosen = np.zeros(len(z), bool)
     chosen[np.random.default_rng(seed).choice(len(z), EMBEDDED, replace=False)] = True
     plane = np.empty((len(z), 2), np.float32)
-    plane[chosen] = _umap(z[chosen], seed)
+    plane[chosen] = _umap(z[chosen], seed, epochs=EPOCHS_OF_MANY)
     distance, index = neighbour_tree(z[chosen]).query(z[~chosen], k=PLACED_BY, workers=-1)
     weight = 1 / np.maximum(distance, 1e-12)
     plane[~chosen] = np.einsum("nk,nkd->nd", weight / weight.sum(axis=1, keepdims=True), plane[chosen][index])
     return plane
 
 
-def _umap(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
-    neighbours = min(15, len(z) - 1)
+def _umap(z: np.ndarray, seed: int, epochs: int | None = None) -> np.ndarray:  # (N, zdim) -> (N, 2)
+    # Neighbours from a k-d tree are exact, and compiling UMAP's own search takes longer than all the rest.
+    distance, index = neighbour_tree(z).query(z, k=range(1, min(15, len(z) - 1) + 1), workers=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of parts that are not installed, its dependencies of their future
         from umap import UMAP
 
-        plane = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init="pca").fit_transform(z)
+        plane = UMAP(
+            n_neighbors=index.shape[1],
+            n_epochs=epochs,
+            precomputed_knn=(index.astype(np.int32), distance.astype(np.float32)),
+            random_state=seed,
+            n_jobs=1,
+            init="pca",
+        ).fit_transform(z)
     return np.asarray(plane, dtype=np.float32)

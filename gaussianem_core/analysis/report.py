@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,19 @@ def _outliers(
 
 
 def half_models(weights: Path) -> tuple[Path, Path] | None:
-    """Checkpoints of the half sets beside the full one, half1/ and half2/ with the same name, if both are there."""
-    pair = tuple(weights.parent / half / weights.name for half in ("half1", "half2"))
-    return (pair[0], pair[1]) if all(path.exists() for path in pair) else None
+    """The finished networks of the half sets beside the full one, in half1/ and half2/, if both are there.
+
+    Each has the latents beside it, and the full one's name, or the highest number: fewer images may take more epochs.
+    """
+    found = []
+    for folder in (weights.parent / "half1", weights.parent / "half2"):
+        finished = {path.name.replace(".output.pkl", ".pkl") for path in folder.glob("weights.*.output.pkl")}
+        finished = {name for name in finished if re.fullmatch(r"weights\.\d+\.pkl", name) and (folder / name).exists()}
+        if not finished:
+            return None
+        last = max(finished, key=lambda name: int(name.split(".")[1]))
+        found.append(folder / (weights.name if weights.name in finished else last))
+    return found[0], found[1]
 
 
 def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: AnalyzeOptions, log: JobLog) -> None:

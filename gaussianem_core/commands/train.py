@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ from gaussianem_core.training import (
     teaching,
 )
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
-from gaussianem_core.training.recipe import Recipe, choose_recipe
+from gaussianem_core.training.recipe import Recipe, choose_recipe, without_components
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
 
 STATE = "training_state.pt"
@@ -69,6 +70,7 @@ LINEAR_STAGES = {
 LATER_STAGES = {"load images": 1, "train": 95, "teach the encoder": 4}
 OTHER_STAGES = {"load images": 1, "train": 94, "encode": 5}
 WHOLE_PART = 0.5  # of the time, where the half sets are trained after the whole: each has half the images
+WAITING_SHARE, FASTER_IMAGES = 0.2, "--scratch_dir on a faster disk, or --stack_in_memory host, would save it."
 PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 
 
@@ -171,11 +173,15 @@ def train(
         try:
             if trainer.step_in_epoch == 0:  # here, so that a run stopped in it does it again
                 refine_if_due(trainer, log)
+            began, waited = time.monotonic(), problem.feed.waited
             trainer.run_epoch(log)
+            share = (problem.feed.waited - waited) / (time.monotonic() - began)
         except AbortRequested:
             if main:
                 save_checkpoint(trainer.state(), out / STATE)
             raise
+        if share > WAITING_SHARE:
+            log.message(f"{100 * share:.0f} % of the epoch's time went to waiting for images: {FASTER_IMAGES}")
         if main:
             write_weights(trainer, log, out)
             write_probe(trainer, log, out)
@@ -185,7 +191,7 @@ def train(
         trainer.table.values.copy_(latent_refinement.encode_all(trainer, log))
     else:
         if recipe.refine:
-            figures = refine_latents(trainer, log, recipe.refine, 1.0)
+            figures = refine_latents(trainer, log, trainer.recipe.refine, 1.0)
         teaching.teach_encoder(trainer, log)
     if main:
         write_results(trainer, log, out, part, {name: value.cpu().numpy() for name, value in figures.items()})
@@ -218,6 +224,8 @@ def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) 
     found = joint_posterior.estimate(
         linear.measured, linear.widths, linear.junk, active, problem.group, options.seed, 0, log
     )
+    if not linear.count:
+        recipe = without_components(recipe)
     trainer = Trainer(problem, recipe, options, forward, noise, *found, linear.model.consensus)
     if linear.count:
         teaching.teach_decoder(trainer, linear.model.fields, log)
@@ -230,6 +238,8 @@ def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) 
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     state = load_tensors(path, "--resume", STATE_ENTRIES, "Start again without --resume, with --overwrite.")
     forward.leave_out(state["moves"], state["changes"])
+    if recipe.latents == "linear" and not state["changes"]:
+        recipe = without_components(recipe)
     trainer = Trainer(problem, recipe, options, forward, noise)
     trainer.restore(state)
     return trainer

@@ -21,6 +21,8 @@ over (z, y, x), in a frame whose origin is the voxel box // 2. Sums of several d
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -124,6 +126,7 @@ def weighted_spectra(
     return spectra, weight
 
 
+@lru_cache(maxsize=16)
 def inside_circle(box: int, device: torch.device | str) -> tuple[Tensor, Tensor]:  # -> (M,), (M,)
     """Frequencies y, x (in units of 1 / box) of the components that are inserted: below Nyquist, each pair once."""
     y = torch.fft.fftfreq(box, 1 / box, device=device)[:, None].expand(box, box // 2 + 1)

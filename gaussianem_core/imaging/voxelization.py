@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -52,7 +53,7 @@ def voxelize(
     """
     _check(positions, densities, sigmas, box)
     chosen = choose_backend(backend, positions)
-    lead = torch.broadcast_shapes(positions.shape[:-2], densities.shape[:-1], sigmas.shape[:-1])
+    lead = np.broadcast_shapes(positions.shape[:-2], densities.shape[:-1], sigmas.shape[:-1])
     gaussians = positions.shape[-2]
     positions = positions.expand(*lead, gaussians, 3).reshape(-1, gaussians, 3)
     densities = densities.expand(*lead, gaussians).reshape(-1, gaussians)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,12 +19,14 @@ import numpy.typing as npt
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.cryosparc import load_cs
 from gaussianem_core.io.star import (
+    CHUNK_ROWS,
     StarTable,
     find_particle_table,
     is_row,
     open_star,
     quote,
     scan_star,
+    texts,
     value_span,
     values_end,
 )
@@ -72,14 +74,14 @@ def write_star_rows(
     places = {name: table.columns.index(name) for name in added if name in table}
     renewed = {places[name]: values for name, values in added.items() if name in places}
     added = {name: values for name, values in added.items() if name not in places}
-    suffix = _row_suffix(added) if added else None
+    suffixes = _row_values(added, np.flatnonzero(keep)) if added else None
     with open_star(source) as file, atomic_write(target) as out:
         _copy_bytes(file, out, table.header_end)
         if added:
             out.write(_header_lines(table, added, ends_line=_ends_line(file, table.header_end)))
         if table.is_loop:
             _copy_bytes(file, out, table.rows_start - table.header_end)
-            _copy_rows(file, out, keep, suffix, renewed)
+            _copy_rows(file, out, keep, suffixes, renewed)
         shutil.copyfileobj(file, out, 1 << 20)
     return int(keep.sum())
 
@@ -121,15 +123,19 @@ def write_star(
                 raise InputError(f"table data_{name}", "must have columns of one length", sorted(lengths), "Even them.")
             head = [f"_{column} #{i + 1}\n" for i, column in enumerate(columns)]
             out.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n{''.join(head)}".encode())
-            suffix = _row_suffix(columns)
-            for row in range(lengths.pop()):
-                out.write(suffix(row)[1:] + b"\n")
+            for row in _row_values(columns, np.arange(lengths.pop())):
+                out.write(row + b"\n")
             out.write(b"\n")
 
 
-def _row_suffix(columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]]) -> Callable[[int], bytes]:
-    lists = list(columns.values())
-    return lambda row: b"".join(b" " + quote(values[row]).encode("utf-8", "surrogateescape") for values in lists)
+def _row_values(
+    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]], rows: npt.NDArray[np.integer]
+) -> Iterator[bytes]:
+    """The columns' values in each of ``rows``, with blanks between."""
+    for begin in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[begin : begin + CHUNK_ROWS]
+        chosen = [v[chunk] if isinstance(v, np.ndarray) else [v[row] for row in chunk] for v in columns.values()]
+        yield from map(b" ".join, zip(*map(texts, chosen)))
 
 
 def _header_lines(
@@ -151,7 +157,7 @@ def _copy_rows(
     file: BinaryIO,
     out: BinaryIO,
     keep: npt.NDArray[np.bool_],
-    suffix: Callable[[int], bytes] | None,
+    suffixes: Iterator[bytes] | None,
     renewed: Mapping[int, Sequence[object] | npt.NDArray[np.generic]],
 ) -> None:
     row = 0
@@ -167,9 +173,9 @@ def _copy_rows(
             for place in sorted(renewed, reverse=True):  # from the end: places before it stay where they were
                 begin, end = value_span(line, place)
                 line = line[:begin] + quote(renewed[place][row - 1]).encode("utf-8", "surrogateescape") + line[end:]
-            if suffix is not None:
+            if suffixes is not None:
                 end = values_end(line)
-                line = line[:end] + suffix(row - 1) + (line[end:] or b"\n")
+                line = line[:end] + b" " + next(suffixes) + (line[end:] or b"\n")
         if not last.endswith(b"\n"):
             out.write(b"\n")
         out.write(line)

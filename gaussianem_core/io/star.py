@@ -6,6 +6,7 @@ subset that RELION 1.3 to 5 reads and writes (one row per line), with STAR's quo
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -93,13 +94,26 @@ def value_span(line: bytes, place: int) -> tuple[int, int]:
 
 
 def scan_star(path: str | os.PathLike[str]) -> tuple[StarTable, ...]:
-    """Find every table of a STAR file in one pass.
+    """Find every table of a STAR file in one pass; a file that has not changed since is not read again.
 
     Raises
     ------
     InputError : no such file, no ``data_`` block in it, a repeated column.
     """
     path = Path(path)
+    try:
+        state = path.stat()
+    except OSError:
+        return _scan(path)  # says why
+    return _known_tables(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _known_tables(path: Path, state: tuple[int, ...]) -> tuple[StarTable, ...]:
+    return _scan(path)
+
+
+def _scan(path: Path) -> tuple[StarTable, ...]:
     tables: list[StarTable] = []
     block: _OpenBlock | None = None
     position = 0
@@ -363,6 +377,13 @@ def quote(value: object) -> str:
     if not re.search(r"'(\s|$)", text):
         return f"'{text}'"
     raise InputError("STAR value", "must not mix both kinds of quotes before blanks", text, "Rename it.")
+
+
+def texts(values: Sequence[object] | npt.NDArray[np.generic]) -> list[bytes]:
+    """:func:`quote` of each value, as bytes."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        return [repr(value).encode() for value in values.tolist()]
+    return [quote(value).encode("utf-8", "surrogateescape") for value in values]
 
 
 def open_star(path: Path) -> BinaryIO:

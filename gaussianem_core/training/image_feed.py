@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-import queue
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,23 @@ from gaussianem_core.errors import ResourceError
 GPU_SHARE, HOST_SHARE = 0.5, 0.5
 """Share of the free memory that the images may take on the GPU and in the host."""
 
-READ_AHEAD = 6
+READERS = 8
+"""Threads that read: a disk on the network answers many requests in the time of one, each core converts pixels."""
+
+READ_AHEAD, AHEAD_BYTES = 16, 1 << 29
+"""Batches that are read before they are needed, at most, and what they may take, two of them in any case."""
+
+LOADED_PIXELS = 1 << 24
+"""What a thread loads at once."""
+
+PATIENCE_SECONDS = 5.0
+"""Of waiting for images until it is said, and said again."""
 
 LARGEST = 6e4
 """Of a pixel's value, in units of the images' standard deviation: float16 holds little more."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Reader = Callable[[np.ndarray], np.ndarray]
 """Rows (n,) -> images (n, D, D) float32."""
 
@@ -33,6 +47,9 @@ class ImageFeed:
     device : where batches are needed. place : auto | gpu | host | disk. free_host_bytes : memory left in the host.
     progress : called with the number of images loaded.
     shown : (N,) which image each row shows, where rows share images (see ``image_rows``); None: row i shows image i.
+    waits : called every PATIENCE_SECONDS in which no image comes, with the seconds waited; may raise.
+
+    ``read`` is called from several threads at once. ``waited``: seconds spent waiting for images so far.
     """
 
     def __init__(
@@ -46,7 +63,10 @@ class ImageFeed:
         free_host_bytes: int,
         progress: Callable[[int], None] = lambda done: None,
         shown: np.ndarray | None = None,
+        waits: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        self.waited, self._waits = 0.0, waits
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
         self._read, self.box, self.sign, self.device = read, box, sign, device
         self.count = count if shown is None else len(shown)
         self._shown = None if shown is None else torch.from_numpy(shown).to(device)
@@ -66,12 +86,19 @@ class ImageFeed:
         if place in ("gpu", "host"):
             target = device if place == "gpu" else torch.device("cpu")
             self.stack = torch.empty(count, box, box, dtype=dtype, device=target)
-            for begin in range(0, count, 4096):
-                rows = np.arange(begin, min(begin + 4096, count))
-                images = torch.from_numpy(read(rows) * np.float32(sign))
-                # A broken image may be brighter than float16 can be.
-                self.stack[begin : begin + len(rows)] = images.clamp_(-LARGEST, LARGEST).to(dtype)
-                progress(begin + len(rows))
+            each = max(1, LOADED_PIXELS // box**2)
+            parts = (np.arange(begin, min(begin + each, count)) for begin in range(0, count, each))
+            done = 0
+            for loaded in self._in_order(self._load, parts, READERS):
+                done += loaded
+                progress(done)
+
+    def _load(self, rows: np.ndarray) -> int:
+        assert self.stack is not None
+        images = torch.from_numpy(self._read(rows) * np.float32(self.sign))
+        # A broken image may be brighter than float16 can be.
+        self.stack[int(rows[0]) : int(rows[-1]) + 1] = images.clamp_(-LARGEST, LARGEST).to(self.stack.dtype)
+        return len(rows)
 
     def subset(self, rows: np.ndarray) -> ImageFeed:
         """The images of ``rows`` alone, kept in the same place."""
@@ -97,7 +124,9 @@ class ImageFeed:
         if self.stack is not None:
             index = self.places(torch.as_tensor(rows, device=self.device)).to(self.stack.device)
             return self.stack[index].to(self.device, torch.float32)
-        images = self._read(self._places(np.asarray(torch.as_tensor(rows).cpu()))) * np.float32(self.sign)
+        places = self._places(np.asarray(torch.as_tensor(rows).cpu()))
+        parts = np.array_split(places, min(READERS, max(1, len(places))))
+        images = np.concatenate(list(self._in_order(self._read, parts, READERS))) * np.float32(self.sign)
         return torch.from_numpy(images).to(self.device)
 
     def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -116,42 +145,40 @@ class ImageFeed:
         yield from self._ahead(chunks)
 
     def _ahead(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Read in a thread, into pinned memory where there is a GPU, READ_AHEAD batches before they are needed."""
-        ready: queue.Queue[tuple[np.ndarray, torch.Tensor] | BaseException | None] = queue.Queue(READ_AHEAD)
-        stop = threading.Event()
+        """Read into pinned memory, where there is a GPU, READ_AHEAD batches before they are needed."""
 
-        def put(item: tuple[np.ndarray, torch.Tensor] | BaseException | None) -> None:
-            while not stop.is_set():
-                try:
-                    return ready.put(item, timeout=0.2)
-                except queue.Full:
-                    continue
+        def read(rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+            if self.stack is not None:
+                images = self.stack[torch.from_numpy(np.ascontiguousarray(self._places(rows)))]
+            else:
+                images = torch.from_numpy(self._read(self._places(rows)) * np.float32(self.sign))
+            return rows, images.pin_memory() if self.device.type == "cuda" else images
 
-        def work() -> None:
-            try:
-                for rows in chunks:
-                    if stop.is_set():
-                        return
-                    if self.stack is not None:
-                        images = self.stack[torch.from_numpy(np.ascontiguousarray(self._places(rows)))]
-                    else:
-                        images = torch.from_numpy(self._read(self._places(rows)) * np.float32(self.sign))
-                    put((rows, images.pin_memory() if self.device.type == "cuda" else images))
-                put(None)
-            except BaseException as error:
-                put(error)
+        largest = 4 * self.box**2 * max(map(len, chunks), default=1)
+        for rows, images in self._in_order(read, chunks, int(np.clip(AHEAD_BYTES // largest, 2, READ_AHEAD))):
+            yield (
+                torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True),
+                images.to(self.device, non_blocking=True).float(),
+            )
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+    def _in_order(self, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+        """Results of ``work`` in the order of ``items``, of which the readers are at most so many ``ahead``."""
+        waiting: deque[Future[Result]] = deque()
         try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                rows, images = item
-                yield (
-                    torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True),
-                    images.to(self.device, non_blocking=True).float(),
-                )
+            for item in items:
+                waiting.append(self._pool.submit(work, item))
+                if len(waiting) > ahead:
+                    yield self._wait(waiting.popleft())
+            while waiting:
+                yield self._wait(waiting.popleft())
         finally:
-            stop.set()
-            thread.join()
+            for future in waiting:
+                future.cancel()
+
+    def _wait(self, future: Future[Result]) -> Result:
+        begin, times = time.monotonic(), 0
+        while not wait([future], PATIENCE_SECONDS).done:
+            times += 1
+            self._waits(times * PATIENCE_SECONDS)
+        self.waited += time.monotonic() - begin
+        return future.result()

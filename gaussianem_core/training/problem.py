@@ -20,9 +20,10 @@ from gaussianem_core.model.configuration import Configuration, load_configuratio
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.ranges import refuse_rows
+from gaussianem_core.runtime.device import distributed
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.grouping import Grouping
-from gaussianem_core.training.image_feed import ImageFeed
+from gaussianem_core.training.image_feed import PATIENCE_SECONDS, ImageFeed
 
 _ONE_RUN = "Use the files of one preprocess run."
 LOOKED_AT = 64
@@ -116,6 +117,7 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
         psutil.virtual_memory().available,
         lambda done: log.progress("load images", done, len(stack)),
         shown,
+        lambda seconds: waiting(seconds, log),
     )
     views = Views(*(torch.from_numpy(a).to(device) for a in (rotations, shifts, parameters)))
     if movable is not None:
@@ -126,6 +128,14 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     if group.count < 2:
         raise InputError("particles.npy", "must tell at least two particles apart", group.count, _ONE_RUN)
     return Problem(configuration, gaussians.to(device), movable, views, feed, image, group)
+
+
+def waiting(seconds: float, log: JobLog) -> None:
+    """Say that no image came for so many seconds, at first and every minute. Raises AbortRequested if asked to stop."""
+    if seconds == PATIENCE_SECONDS or seconds % 60 == 0:
+        log.message(f"waiting for the disk: no images for {seconds:.0f} s", "warning")
+    if distributed().world == 1:  # several processes stop together or not at all
+        log.check_abort()
 
 
 def mean_per_unit(values: np.ndarray, unit: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)

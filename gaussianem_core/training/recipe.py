@@ -106,6 +106,11 @@ WITHOUT_LINEAR_MODEL: dict[str, Any] = {
 }
 
 
+# Where the linear model finds no component there is nothing to learn but the Gaussians, which no longer change after
+# these steps, and the poses, contrasts and junk that the linear model has measured already (guide: Benchmarks).
+WITHOUT_COMPONENTS: dict[str, Any] = {"epochs": 4, "least_steps": 140, "refine": 2, "refinements": 0}
+
+
 HELD_BY = {
     "out of plane": "hold_rotations",
     "in plane": "hold_rotations",
@@ -129,6 +134,11 @@ def choose_recipe(options: TrainOptions) -> Recipe:
     if options.latents != "auto":
         given["latents"] = options.latents
     return replace(recipe, **given)
+
+
+def without_components(recipe: Recipe) -> Recipe:
+    """The recipe where no component stands above the noise: every latent stays at 0, so the schedule is short."""
+    return replace(recipe, **WITHOUT_COMPONENTS)
 
 
 MOST_EPOCHS = 60

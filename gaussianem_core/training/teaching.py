@@ -42,9 +42,16 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
 def teach_encoder(trainer: Trainer, log: JobLog) -> None:
     """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images.
 
-    Images that hold no particle teach it nothing. It encodes single images: of a particle of many, each by itself.
+    Where no latent is active it is told to say so. Images that hold no particle teach it nothing. It encodes single
+    images: of a particle of many, each by itself.
     """
     encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
+    if trainer.latents_sampled and not trainer.active.any():
+        # Every image has the same latent, the prior's: mean 0 and log-variance 0, whatever the layers before say.
+        with torch.no_grad():
+            for parameter in encoder.main[-1].parameters():
+                parameter.zero_()
+        return
     known = np.arange(problem.count)
     if trainer.latents_sampled:
         known = np.flatnonzero((trainer.corrections.junk.probability < 0.5).cpu().numpy())

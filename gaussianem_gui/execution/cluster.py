@@ -28,6 +28,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import ABORT, ABORTED, FAILURE, HEARTBEAT
 from gaussianem_core.options import explain, option
 from gaussianem_core.runtime.files import write_atomically
+from gaussianem_core.runtime.interpreter import python
 from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.project import small_files, wishes
 from gaussianem_gui.project.job import ERR, EXIT, OUT, Job
@@ -59,7 +60,12 @@ class ClusterSettings(BaseModel):
     submit: str = option("", "command that submits; without it the scheduler's usual one", group="Cluster")
     queue: str = option("", "queue or partition (XXXqueueXXX)", group="Cluster")
     nodes: int = option(
-        0, "nodes (XXXnodesXXX); 0: as the cores need; our jobs compute on one", group="Cluster", ge=0, advanced=True
+        0,
+        "nodes (XXXnodesXXX); 0: as the cores need. With Slurm a training runs on all of them, each with so many GPUs; "
+        "other jobs compute on one",
+        group="Cluster",
+        ge=0,
+        advanced=True,
     )
     mpi: int = option(1, "tasks (XXXmpinodesXXX)", group="Cluster", ge=1, advanced=True)
     threads: int = option(4, "CPU threads of a task (XXXthreadsXXX)", group="Cluster", ge=1)
@@ -291,13 +297,14 @@ def _refuse_inside(root: Path, path: Path, argument: str) -> None:
 
 def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> dict[str, str]:
     """Values of the template's variables, RELION's names first."""
-    cores = settings.mpi * settings.threads
+    tasks = max(settings.mpi, settings.nodes) if on_all_nodes(settings, job) else settings.mpi
+    cores = tasks * settings.threads
     values = {
         "name": job.name.rstrip("/").replace("/", "_"),
         "outfile": job.path(OUT),
         "errfile": job.path(ERR),
         "queue": settings.queue,
-        "mpinodes": str(settings.mpi),
+        "mpinodes": str(tasks),
         "threads": str(settings.threads),
         "cores": str(cores),
         "dedicated": str(settings.dedicated),
@@ -313,6 +320,32 @@ def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> di
     parts = PRESETS[settings.preset].resources
     kept = [part for part in parts if all(values[name] for name in re.findall(r"{(\w+)}", part))]
     return {**values, "resources": "".join(kept).format(**values)}
+
+
+def on_all_nodes(settings: ClusterSettings, job: Job) -> bool:
+    """Whether a job computes on every node that is asked for: a training under Slurm, whose srun starts its parts."""
+    return settings.preset == "slurm" and settings.nodes > 1 and job.job_type == "train"
+
+
+def command_on_nodes(module: Sequence[str], nodes: int, processes: int) -> list[str]:
+    """The argument list that trains on all nodes of a Slurm job, ``processes`` on each, from the script on its first.
+
+    srun starts a torchrun on each node; they meet at the first. The shell's part is fixed text: what is given by the
+    user are its arguments.
+    """
+    torchrun = ["-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
+    return ["sh", "-c", _ON_NODES, "sh", str(nodes), *python(*torchrun), *module]
+
+
+# srun does not take over the cores of a task from sbatch. Ports in use by two jobs of one node: their numbers differ.
+_ON_NODES = """
+nodes=$1
+shift
+export PYTHONSAFEPATH=1 PET_RDZV_BACKEND=c10d PET_RDZV_ID="$SLURM_JOB_ID"
+export PET_RDZV_ENDPOINT="$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
+exec srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \\
+    --kill-on-bad-exit=1 "$@"
+""".strip()
 
 
 def fill_template(text: str, values: Mapping[str, str]) -> str:

@@ -95,8 +95,9 @@ class Launch:
 # --- what is asked of a job -----------------------------------------------------------------------------------------
 
 
-def engine_command(job: Job, processes: int = 1, engine: str = "") -> list[str]:
-    """The argument list that runs ``job`` from the project's root; never handed to a shell as it is.
+def engine_command(job: Job, processes: int = 1, engine: str = "", nodes: int = 1) -> list[str]:
+    """The argument list that runs ``job`` from the project's root, by ``processes`` on each of ``nodes`` of Slurm;
+    never handed to a shell as it is.
 
     ``engine`` replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem": it is the environment variable
     GAUSSIANEM_ENGINE of the session that asked for the run.
@@ -107,8 +108,12 @@ def engine_command(job: Job, processes: int = 1, engine: str = "") -> list[str]:
         return python("-m", "gaussianem_gui.project.import_job", *arguments)
     module = ["-m", "gaussianem_core", job.job_type, *arguments]
     if words := shlex.split(engine):
+        if nodes > 1:
+            raise InputError("option nodes", f"must be 1 with {ENGINE}", nodes, "Unset it, or train on one node.")
         several = ["--gpus", ",".join(map(str, range(processes)))] if processes > 1 else []
         return [*words, job.job_type, *arguments, *several]
+    if nodes > 1:
+        return _cluster.command_on_nodes(module, nodes, processes)
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         # Its workers are started without -P, on a node that may not know our environment.
@@ -434,7 +439,8 @@ def _submit(project: Project, job: Job, wish: Wish) -> None:
         project.bind(job)
         settings = ClusterSettings(**(wish.cluster or {}))
         count = max(1, settings.gpus) if job.job_type == "train" else 1
-        identifier = _cluster.submit(settings, job, engine_command(job, count, wish.engine), wish.template)
+        nodes = settings.nodes if _cluster.on_all_nodes(settings, job) else 1
+        identifier = _cluster.submit(settings, job, engine_command(job, count, wish.engine, nodes), wish.template)
     except BaseException:
         job.remove(job.claim_path(wish.run).name)
         raise

@@ -2,20 +2,25 @@
 
     reconstruction_states.py SIMULATE PREPROCESS TRAIN        the directories of three jobs, as accuracy.py --keep has
 
-Prints three tables and writes their figures with --json:
+Prints four tables and writes their figures with --json:
 
-*States*: maps of single states, those of particles drawn at random, from the images around the mean latent of those in
-nearly the same state; area under the masked FSC with the true volume of that particle (CryoBench's way; limit
-(D/2 - 1) / D), beside that of the decoded volume, of all images together, of the best of all single widths (which needs
-the truth), and of the width chosen by cross-validation. *Motion*: one map of all images with their motion undone beside
-the plain reconstruction, FSC by shells inside the body and each moving part. *Domains*: errors of the orientation and
-place of each moving part, before (the pose that the particles file gives) and after, modulo a common one.
+*Command*: maps of single states, those of particles drawn at random, by ``gaussianem reconstruct --around`` the mean
+latent of the particles in nearly the same state, with its seconds; area under the masked FSC with the true volume of
+that particle (CryoBench's way; limit (D/2 - 1) / D). *States*: the same beside the decoded volume, all images together,
+the best of all single widths (which needs the truth), the width chosen by cross-validation, all widths together
+(`latent_kernel.combine_widths`), and all widths for each region of the molecule by itself, which is tried here and is
+not part of the program. *Motion*: one map of all images with their motion undone beside the plain reconstruction, FSC
+by shells inside the body and each moving part. *Domains*: errors of the orientation and place of each moving part,
+before (the pose that the particles file gives) and after, modulo a common one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +38,7 @@ from gaussianem_core.imaging.pose import load_poses, rotations_from_angles
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.io.latents import load_latents
+from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import TrainedModel, load_model
@@ -202,19 +208,48 @@ def state_map(data: Data, point: np.ndarray, mask: Tensor, rows: np.ndarray) -> 
     }
 
 
+def drawn_states(data: Data, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # -> (S,), (S, zdim)
+    """Particles drawn at random, and where their states are in the latent space."""
+    real = np.flatnonzero(data.used & data.truth.real)
+    drawn = np.random.default_rng(seed).choice(real, count, replace=False)
+    places = state_places(data, real)
+    nearest = [real[np.square(places[real] - places[row]).sum(1).argsort()[:NEAREST]] for row in drawn]
+    return drawn, np.stack([data.z[rows].mean(0) for rows in nearest])
+
+
+def command_table(data: Data, given: argparse.Namespace) -> dict[str, Any]:
+    """The same states as a user has them, in one job."""
+    drawn, points = drawn_states(data, given.states, given.seed)
+    mask = soft_mask(mean_volume(data.truth, data.images.device))
+    last = max(given.train.glob("weights.*.output.pkl"), key=lambda path: int(path.name.split(".")[1]))
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "points.npy", points)
+        words = ["--poses", str((given.train / "particles.star").resolve()), "--latent", str(last.resolve())]
+        words += ["--model_weight", str(last.with_name(last.name.replace(".output", "")).resolve())]
+        words += ["--around", str(Path(folder) / "points.npy"), "--job_dir", str(Path(folder) / "maps")]
+        words += ["-s", str(given.preprocess.resolve()), "--device", data.images.device.type, "--no_local"]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "gaussianem_core", "reconstruct", *words], check=True)
+        seconds = time.perf_counter() - began
+        maps = [read_map(Path(folder) / "maps" / f"vol_{i + 1:03d}.mrc").values for i in range(len(points))]
+    areas = []
+    for row, values in zip(drawn, maps):
+        true = true_volumes(data.truth, np.array([row]), data.box, data.images.device)[0]
+        areas.append(area(torch.from_numpy(values).to(true), true, mask))
+    print(f"\n{len(points)} states by the command: masked FSC area {np.mean(areas):.4f}, {min(areas):.4f} to", end=" ")
+    print(f"{max(areas):.4f}; {seconds:.1f} s with the start of the program, {seconds / len(points):.1f} s a state")
+    return {"areas": areas, "seconds": seconds}
+
+
 def states_table(data: Data, count: int, seed: int) -> dict[str, Any]:
     """Maps of ``count`` states against the truth."""
     device = data.images.device
     mask = soft_mask(mean_volume(data.truth, device))
-    real = np.flatnonzero(data.used & data.truth.real)
-    drawn = np.random.default_rng(seed).choice(real, count, replace=False)
-    places = state_places(data, real)
+    drawn, points = drawn_states(data, count, seed)
     rows = np.flatnonzero(data.used)
     lines: list[dict[str, float]] = []
     curves: dict[str, list[Tensor]] = {}
-    for row in drawn:
-        nearest = real[np.square(places[real] - places[row]).sum(1).argsort()[:NEAREST]]
-        point = data.z[nearest].mean(0)
+    for row, point in zip(drawn, points):
         began = synchronised(device)
         found = state_map(data, point, mask, rows)
         seconds = synchronised(device) - began
@@ -436,11 +471,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--states", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tables", nargs="+", default=["states", "motion", "domains"])
+    parser.add_argument("--tables", nargs="+", default=["command", "states", "motion", "domains"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     data = load(given)
     result: dict[str, Any] = {}
+    if "command" in given.tables:
+        result["command"] = command_table(data, given)
     if "states" in given.tables:
         result["states"] = states_table(data, given.states, given.seed)
     if "motion" in given.tables:

@@ -339,6 +339,9 @@ def test_one_shape_and_a_blank_image(
     found = load_latents(tmp_path / "out" / "weights.1.output.pkl")
     assert all(np.isfinite(values).all() for values in found.values())
     assert not found["z_mu"].any()
+    encoder = load_checkpoint(tmp_path / "out" / "weights.1.pkl")["model_state_dict"]
+    last = [value for name, value in encoder.items() if name.startswith("encoder.")][-2:]
+    assert not any(value.any() for value in last)  # it gives every image the one latent that there is
     if recipe == "default":  # the other one weighs every image alike
         assert found["junk_probability"].argmax() == 5 and found["junk_probability"][5] > 0.99
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianem_core.errors import InputError, ResourceError
+from gaussianem_core.errors import AbortRequested, InputError, ResourceError
 from gaussianem_core.runtime.scratch import scratch_copy
+from gaussianem_core.training import image_feed
 from gaussianem_core.training.image_feed import ImageFeed
 
 IMAGES = np.random.default_rng(0).normal(size=(50, 8, 8)).astype(np.float32)
@@ -73,7 +75,42 @@ def test_leaving_early_stops_the_reader() -> None:
     batches = make("disk", counting).batches(np.arange(50), 1)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
-    assert len(asked) < 20  # one taken, READ_AHEAD waiting, one in hand
+    assert len(asked) < 20  # one taken, READ_AHEAD waiting
+
+
+def test_a_stalled_disk_is_reported_and_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_feed, "PATIENCE_SECONDS", 0.02)
+    stalled, reports = threading.Event(), []
+
+    def stalling(rows: np.ndarray) -> np.ndarray:
+        if 30 in rows:
+            stalled.wait(30)
+        return IMAGES[rows]
+
+    def report(seconds: float) -> None:
+        reports.append(seconds)
+        if len(reports) == 3:
+            raise AbortRequested("stopped on request")
+
+    feed = ImageFeed(stalling, 50, 8, 1.0, CPU, "disk", 0, waits=report)
+    seen: list[int] = []
+    with pytest.raises(AbortRequested):
+        for rows, _ in feed.batches(np.arange(50), 5):
+            seen.extend(rows.tolist())
+    assert seen == list(range(30)) and reports == pytest.approx([0.02, 0.04, 0.06])
+    stalled.set()
+
+
+def test_reads_wait_for_a_distant_disk_together() -> None:
+    together = threading.Barrier(4, timeout=20)  # breaks, as an error, where fewer read at once
+
+    def distant(rows: np.ndarray) -> np.ndarray:
+        together.wait()
+        return IMAGES[rows]
+
+    feed = make("disk", distant)
+    np.testing.assert_array_equal(feed.get(np.arange(8)).numpy(), -IMAGES[:8])
+    assert len(list(feed.batches(np.arange(48), 4))) == 12
 
 
 def test_scratch_copy_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,6 +343,25 @@ def test_training_on_several_gpus_goes_through_torchrun(project: Project, slow_s
     assert words[-2:] == ["--gpus", "0,1,2,3"]  # the container's own program starts the others
 
 
+def test_training_on_several_nodes_goes_through_srun(project: Project, slow_sbatch: Path) -> None:
+    given = {"particle_name": "s.mrcs", "pose": "p", "ctf": "c", "point": "g", "cfg": "$(touch pwned)"}
+    job, settings = add(project, "ok", "train", **given), ClusterSettings(nodes=2, gpus=4, threads=8)
+    runner.request(project, job, Launch("cluster", cluster=settings))
+    script = (job.directory / "run_submit.script").read_text()
+    for line in ("--nodes=2", "--ntasks=2", "--cpus-per-task=8", "--gres=gpu:4"):
+        assert f"#SBATCH {line}\n" in script
+    assert "--nnodes=2 --nproc_per_node=4 -m gaussianem_core train " in script
+    (srun := project.root.parent / "srun").write_text('#!/bin/sh\necho "$PET_RDZV_ID $PET_RDZV_ENDPOINT" "$@"\n')
+    srun.chmod(0o755)
+    told = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "10007", "SLURM_CPUS_PER_TASK": "8"}
+    done = subprocess.run(["bash"], input=script, text=True, capture_output=True, check=True, env=told)
+    assert done.stdout.startswith(f"10007 {socket.gethostname()}:20007 --nodes=2 --ntasks=2 --ntasks-per-node=1")
+    other = add(project)
+    assert "#SBATCH --ntasks=1\n" in cluster.script(settings, other, ["true"])
+    with pytest.raises(InputError, match="must be 1 with GAUSSIANEM_ENGINE"):
+        runner.engine_command(job, 4, "apptainer exec --nv image.sif gaussianem", nodes=2)
+
+
 @pytest.mark.parametrize(
     ("word", "state", "said"),
     [
@@ -393,7 +412,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One node on loopback, with its own munge, configuration, state and ports; SLURM_CONF names it."""
+    """Two nodes on loopback, with munge, configuration, state and ports of their own; SLURM_CONF names them."""
     missing = [name for name in SLURM if shutil.which(name) is None]
     if missing:
         pytest.skip(f"no Slurm here: {', '.join(missing)} not installed (Debian: slurm-wlm munge)")
@@ -416,13 +435,12 @@ CredType=cred/munge
 SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={free_port()}
-SlurmdPort={free_port()}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -430,8 +448,10 @@ SchedulerParameters=sched_interval=1
 ReturnToService=2
 KillWait=5
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2 State=UNKNOWN
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=one Default=YES MaxTime=INFINITE State=UP
+PartitionName=both Nodes=one,two MaxTime=INFINITE State=UP
 """)
     os.environ["SLURM_CONF"] = str(conf)
     daemons = [
@@ -446,16 +466,17 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
             f"--seed-file={folder}/munge/seed",
         ],
         ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D"],
+        ["slurmd", "-D", "-N", "one"],
+        ["slurmd", "-D", "-N", "two"],
     ]
     started = []
     try:
         for command in daemons:
-            with (folder / f"{command[0]}.out").open("wb") as out:
+            with (folder / f"{command[0]}.out").open("ab") as out:
                 started.append(subprocess.Popen(command, stdout=out, stderr=out))
             if command[0] == "munged":
                 until(sock.exists)
-        until(lambda: "idle" in output("sinfo", "-h", "-o", "%T"), 60)
+        until(lambda: output("sinfo", "-h", "-N", "-p", "both", "-o", "%T").split() == ["idle"] * 2, 60)
         yield folder
     finally:
         for process in reversed(started):
@@ -533,13 +554,33 @@ def test_slurm_loses_a_node(on_cluster: Project) -> None:
     job = add(on_cluster, "deaf")  # on a node that dies no program gets to write how it ended
     runner.request(on_cluster, job, Launch("cluster"))
     until(lambda: any(event.get("text") == "deaf" for event in job.last_events()))
-    host = socket.gethostname().split(".")[0]
-    subprocess.run(["scontrol", "update", f"nodename={host}", "state=down", "reason=test"], check=True)
+    subprocess.run(["scontrol", "update", "nodename=one", "state=down", "reason=test"], check=True)
     try:
         assert runner.wait(on_cluster, job, 90) is State.LOST and "node failed" in job.status().detail
         assert on_cluster.graph().processes[job.name].status == "Failed"
     finally:
-        subprocess.run(["scontrol", "update", f"nodename={host}", "state=resume"], check=False)
-        until(lambda: "idle" in output("sinfo", "-h", "-o", "%T"), 60)
+        subprocess.run(["scontrol", "update", "nodename=one", "state=resume"], check=False)
+        until(lambda: output("sinfo", "-h", "-p", "main", "-o", "%T").split() == ["idle"], 60)
     runner.continue_job(on_cluster, job, {"output": "ok"}, Launch("cluster"))
     assert runner.wait(on_cluster, job, 60) is State.SUCCEEDED
+
+
+PROGRAM = """
+import os, sys, torch
+from gaussianem_core.runtime.device import distributed
+ranks = distributed("cpu")
+total = ranks.sum_(torch.tensor(ranks.rank + 1.0))
+open(f"{sys.argv[1]}/{os.environ['SLURMD_NODENAME']}", "w").write(f"of {ranks.world}, sum {total:g}")
+"""
+
+
+@pytest.mark.slow
+def test_slurm_joins_processes_on_two_nodes(on_cluster: Project, tmp_path: Path) -> None:
+    (program := tmp_path / "program.py").write_text(PROGRAM)
+    job, settings = add(on_cluster, "ok", "train"), ClusterSettings(nodes=2, threads=1, gpus=0, queue="both")
+    command = cluster.command_on_nodes([str(program), str(tmp_path)], 2, 1)
+    identifier = cluster.submit(settings, job, command, "")
+    until(lambda: not output("squeue", "-h", "-j", identifier), 90)
+    said = (job.directory / "run.err").read_text()
+    assert all((tmp_path / node).is_file() for node in ("one", "two")), said
+    assert {(tmp_path / node).read_text() for node in ("one", "two")} == {"of 2, sum 3"}
