@@ -39,6 +39,10 @@ PIECE_WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.6)
 what the model's errors may be."""
 
 
+MISFIT = 3.0
+"""Standard deviations above the median up to which missing pieces of single images count for nothing."""
+
+
 class Junk(NamedTuple):
     """``probability`` (N,) that an image holds no such particle, and ``evidence`` (N,), the log-odds (nats) against it
     before the share of junk is counted; the ``share`` of junk."""
@@ -64,14 +68,18 @@ def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
-def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
+def beyond_others(pieces: torch.Tensor, spreads: float) -> torch.Tensor:  # (N,) -> (N,)
     """Evidence for missing pieces beyond what most images give, where that is any.
 
     Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
-    is the model's fault, and no junk.
+    is the model's fault, and no junk. So nothing counts up to ``spreads`` (robust) standard deviations above the middle.
     """
     known = torch.isfinite(pieces)
-    return pieces - pieces[known].median().clamp_min(0) if known.any() else pieces
+    if not known.any():
+        return pieces
+    middle = pieces[known].median()
+    spread = 1.4826 * (pieces[known] - middle).abs().median()
+    return pieces - (middle + spreads * spread).clamp_min(0)
 
 
 def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, torch.Tensor]:  # (N, W) -> (N,) x 2
@@ -81,8 +89,11 @@ def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, 
     adds up, and of enough images any error would seem to be a missing piece. So a particle that is whole may differ in
     each region, too, by as little as others do: its width is one of PIECE_WIDTHS but the last, or none at all, and how
     many particles have which is estimated from all (expectation maximisation). With many images both hypotheses know
-    the difference alike, and its size alone decides.
+    the difference alike, and its size alone decides. A single image tells no density so well that such errors matter:
+    there the model is right.
     """
+    if group.single:
+        return torch.zeros_like(pieces[:, -1]), pieces[:, -1]
     known = torch.isfinite(pieces[:, -1])
     told = torch.nn.functional.pad(torch.where(known[:, None], pieces, 0.0), (1, 0))
     some = told[group.first][known[group.first]]
@@ -126,7 +137,7 @@ def find_junk(
     particle = together(torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf)), faulty, group)
     typical = power.median(0).values
     whole, pieces = beyond_errors(pieces.double(), group)
-    particle, pieces = particle + whole, beyond_others(pieces)
+    particle, pieces = particle + whole, beyond_others(pieces, MISFIT if group.single else 0.0)
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
     # particles, and would not find its way to images of noise where signals are strong.
