@@ -17,7 +17,7 @@ from gaussianem_core.errors import ResourceError
 GPU_SHARE, HOST_SHARE = 0.5, 0.5
 """Share of the free memory that the images may take on the GPU and in the host."""
 
-READERS = 8
+READERS = 16
 """Threads that read: a disk on the network answers many requests in the time of one, each core converts pixels."""
 
 READ_AHEAD, AHEAD_BYTES = 16, 1 << 29
@@ -89,7 +89,7 @@ class ImageFeed:
             each = max(1, LOADED_PIXELS // box**2)
             parts = (np.arange(begin, min(begin + each, count)) for begin in range(0, count, each))
             done = 0
-            for loaded in self._in_order(self._load, parts, READERS):
+            for loaded in self._in_order(self._load, parts, READERS // 2):
                 done += loaded
                 progress(done)
 
