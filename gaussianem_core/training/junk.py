@@ -72,7 +72,7 @@ def beyond_others(pieces: torch.Tensor, spreads: float) -> torch.Tensor:  # (N,)
     """Evidence for missing pieces beyond what most images give, where that is any.
 
     Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
-    is the model's fault, and no junk. So nothing counts up to ``spreads`` (robust) standard deviations above the middle.
+    is the model's fault, and no junk. Nothing counts up to ``spreads`` (robust) standard deviations above the middle.
     """
     known = torch.isfinite(pieces)
     if not known.any():
