@@ -16,7 +16,7 @@ from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections, real_particles
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.grouping import Grouping
-from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTH, Junk
+from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
 from gaussianem_core.training.noise_model import NoiseModel, shell_mean
@@ -136,13 +136,14 @@ def limited(step: torch.Tensor, widths: torch.Tensor, group: Grouping) -> torch.
     return step / group.most(torch.stack(lengths).amax(0)).clamp_min(1.0)[:, None]
 
 
-def marginal(found: Quadratic) -> Measured:  # -> (B, K), (B, K, K)
-    """What is said of z alone, with q integrated out under its prior: the Schur complement."""
+def marginal(found: Quadratic, own: int = COUNT) -> Measured:  # -> (B, K), (B, K, K)
+    """What is said of z alone, or of all but the first ``own`` numbers, with q, or these, integrated out under their
+    prior: the Schur complement."""
     j, b = found.information, found.linear
-    root, _ = inverse_root(j[:, :COUNT, :COUNT] + torch.eye(COUNT, device=b.device))
-    half = root.mT @ j[:, :COUNT, COUNT:]
-    rest = root.mT @ b[:, :COUNT, None]
-    return Measured(b[:, COUNT:] - (half.mT @ rest)[..., 0], j[:, COUNT:, COUNT:] - half.mT @ half)
+    root, _ = inverse_root(j[:, :own, :own] + torch.eye(own, device=b.device))
+    half = root.mT @ j[:, :own, own:]
+    rest = root.mT @ b[:, :own, None]
+    return Measured(b[:, own:] - (half.mT @ rest)[..., 0], j[:, own:, own:] - half.mT @ half)
 
 
 def by_particle(measured: Quadratic, group: Grouping) -> Measured:
@@ -238,17 +239,30 @@ def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> 
     return posterior(told, other_images(told, group))
 
 
-def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B,)
-    """Log-evidence (nats) for a particle whose regions have densities of their own, over one that is whole.
+def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B, W)
+    """Log-evidence (nats) for a particle whose regions have densities of their own, over one as the model has it.
 
     ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image. The factors of the regions' densities
-    are normal about 1, of width ``junk.PIECE_WIDTH``, and join v last; a particle's images share them.
+    are normal about 1, of each of ``junk.PIECE_WIDTHS``, and join v last; a particle's images share them.
     """
-    jacobian = torch.cat([e.jacobian, PIECE_WIDTH * flat(pieces * weight.sqrt())], dim=1)
+    jacobian = torch.cat([e.jacobian, flat(pieces * weight.sqrt())], dim=1)
     count = pieces.shape[1]
     v = torch.nn.functional.pad(e.posterior.mean, (0, count))
-    found = among_others(quadratic(jacobian, e.residual, v), e.group, e.broken)
-    return found.gain[:, -count:].sum(1)
+    told = quadratic(jacobian, e.residual, v)
+    if not e.group.single:
+        told = told.without(e.broken)
+        told = joined(told, other_images(told, e.group))
+    return piece_evidence(marginal(told, v.shape[1] - count))
+
+
+def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, W)
+    """Log-evidence that R numbers are normal about 0, of each of ``junk.PIECE_WIDTHS``, over their being 0."""
+    found, eye = [], torch.eye(told.linear.shape[1], device=told.linear.device)
+    for width in PIECE_WIDTHS:
+        root, volume = inverse_root(width**2 * told.information + eye)
+        white = width * (root.mT @ told.linear[..., None])[..., 0]
+        found.append(0.5 * white.square().sum(1) - volume)
+    return torch.stack(found, dim=1)
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)

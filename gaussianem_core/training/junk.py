@@ -32,11 +32,15 @@ BROKEN_NATS = 1e4
 """Evidence against a particle in a broken image, beyond all others'."""
 
 
-PIECES, GAUSSIANS_EACH, PIECE_WIDTH = 12, 10, 0.6
-"""Regions that may be missing, Gaussians that each has at least, and the prior width of the factor of their density."""
+PIECES, GAUSSIANS_EACH = 12, 10
+"""Regions that may be missing, and Gaussians that each has at least."""
+PIECE_WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.6)
+"""Widths of the factors of regions' densities: the last of pieces that may be missing; the others, and none at all, are
+what the model's errors may be."""
 
 
 MISFIT = 3.0
+"""Standard deviations above the median up to which missing pieces of single images count for nothing."""
 
 
 class Junk(NamedTuple):
@@ -64,18 +68,43 @@ def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
-def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
+def beyond_others(pieces: torch.Tensor, spreads: float) -> torch.Tensor:  # (N,) -> (N,)
     """Evidence for missing pieces beyond what most images give, where that is any.
 
     Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
-    is the model's fault, and no junk. So nothing counts up to MISFIT standard deviations (robust) above the median.
+    is the model's fault, and no junk. Nothing counts up to ``spreads`` (robust) standard deviations above the middle.
     """
     known = torch.isfinite(pieces)
     if not known.any():
         return pieces
     middle = pieces[known].median()
     spread = 1.4826 * (pieces[known] - middle).abs().median()
-    return pieces - (middle + MISFIT * spread).clamp_min(0)
+    return pieces - (middle + spreads * spread).clamp_min(0)
+
+
+def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, torch.Tensor]:  # (N, W) -> (N,) x 2
+    """Log-evidence (nats) of each image's particle with the errors of the model, and with missing pieces over that.
+
+    The model's density is a little wrong in each particle, and in all of its images alike: what they say against it
+    adds up, and of enough images any error would seem to be a missing piece. So a particle that is whole may differ in
+    each region, too, by as little as others do: its width is one of PIECE_WIDTHS but the last, or none at all, and how
+    many particles have which is estimated from all (expectation maximisation). With many images both hypotheses know
+    the difference alike, and its size alone decides. A single image tells no density so well that such errors matter:
+    there the model is right.
+    """
+    if group.single:
+        return torch.zeros_like(pieces[:, -1]), pieces[:, -1]
+    known = torch.isfinite(pieces[:, -1])
+    told = torch.nn.functional.pad(torch.where(known[:, None], pieces, 0.0), (1, 0))
+    some = told[group.first][known[group.first]]
+    first = torch.full_like(told[0], (1 - FIRST_SHARE) / (told.shape[1] - 1))
+    first[-1] = FIRST_SHARE
+    share = first
+    for _ in range(ROUNDS):
+        amount = torch.softmax(some + share.log(), dim=1).sum(0) + FIRST_IMAGES * first
+        share = amount / amount.sum()
+    whole = torch.logsumexp(told[:, :-1] + (share[:-1] / share[:-1].sum()).log(), dim=1)
+    return whole * known, pieces[:, -1] - whole
 
 
 def random_image(
@@ -93,12 +122,13 @@ def find_junk(
     sizes: torch.Tensor,
     pieces: torch.Tensor,
     group: Grouping,
-) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N,)
+) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N, W)
     """Junk among N images, whole particles of ``group``: each image has the verdict about its particle.
 
     ``chi2``, ``cost``: of the model's posterior (``nuisances.Posterior``), with noise of ``noise_power`` in each of S
     shells. ``image_power``: the images' own power, mean over a shell's ``sizes`` components. The first shell, the mean
-    value, is left out of all. ``pieces``: log-evidence of each image's particle for missing pieces over a whole one.
+    value, is left out of all. ``pieces``: log-evidence of each image's particle for regions whose densities differ by
+    each of PIECE_WIDTHS, over one as the model has it; minus infinity where it is not known.
     Images that are :func:`broken` are junk in any case, and say nothing about the others of their particle.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
@@ -106,7 +136,8 @@ def find_junk(
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
     particle = together(torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf)), faulty, group)
     typical = power.median(0).values
-    pieces = beyond_others(pieces.double())
+    whole, pieces = beyond_errors(pieces.double(), group)
+    particle, pieces = particle + whole, beyond_others(pieces, MISFIT if group.single else 0.0)
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
     # particles, and would not find its way to images of noise where signals are strong.

@@ -25,7 +25,7 @@ from gaussianem_core.training.joint_posterior import (
     missing_pieces,
     other_images,
 )
-from gaussianem_core.training.junk import BROKEN_NATS, find_junk, find_regions
+from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.other_valleys import better_starts
 from gaussianem_core.training.profile import Profile, bent
@@ -106,7 +106,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
     offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
     embedding, weight, widths = forward.embed(), noise.weight(), corrections.widths
-    columns = [size, size * size, 1, 1, 1, 1, 1, shells]
+    columns = [size, size * size, 1, 1, 1, 1, len(PIECE_WIDTHS), shells]
     regions = find_regions(forward.positions) if trainer.recipe.weigh_junk else []
     found = torch.zeros(problem.count, sum(columns), device=device)
     done = 0
@@ -138,13 +138,13 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
                 there = profile.energies(spectrum(forward.render(ahead, views, embedding))[:, None])[0][:, 0]
                 m = bent(m, z[:, active], ahead[:, active], (there - here).where(~broken[rows], 0.0), together)
         fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
-        pieces = torch.full_like(fit, -torch.inf)
+        pieces = fit.new_full((len(fit), len(PIECE_WIDTHS)), -torch.inf)
         if regions:
             shown, dense = deformed.positions[first], deformed.densities[first]
             made = project_pieces(forward.gaussians, regions, shown, dense, views, trainer.box, forward.backend)
             pieces = missing_pieces(e, spectrum(made) * scaled[:, None], weight)
-        figures = torch.stack([m.chi2, p.chi2, p.cost, fit, pieces], dim=1)
-        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, noise.by_shell(image)], dim=1)
+        figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
+        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, pieces, noise.by_shell(image)], dim=1)
         done += len(rows)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:
@@ -154,9 +154,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
-        junk = find_junk(
-            left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces[:, 0], group
-        )
+        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces, group)
     measured = measured.without_broken(junk)
     latents, now = estimate(measured, widths, junk, trainer.active, group, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability

@@ -22,7 +22,7 @@ from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import ForwardModel
 from gaussianem_core.training.joint_posterior import Quadratic
-from gaussianem_core.training.junk import Junk, find_regions
+from gaussianem_core.training.junk import PIECE_WIDTHS, Junk, find_regions
 from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.problem import Problem, mean_per_unit
@@ -82,7 +82,7 @@ def fit(
         torch.zeros(problem.count, COUNT, device=device),
         none[:, None][:, :0],
         none,
-        none - math.inf,
+        none.new_full((problem.count, len(PIECE_WIDTHS)), -math.inf),
         widths,
         noise.power,
         torch.zeros(problem.count, dtype=torch.bool, device=device),

@@ -108,9 +108,9 @@ class Setting:
 
 class State(NamedTuple):
     """What is known of N images between two passes: nuisances ``q`` (N, 7), their particles' latents ``z`` (N, K), the
-    probability ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N,) of it are missing
-    (minus infinity before it is known); the prior ``widths`` (7,) of q; the ``noise_power`` (S,); and images that are
-    ``broken`` (N,), as far as is known."""
+    probability ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N, W) of it are
+    missing (minus infinity before it is known); the prior ``widths`` (7,) of q; the ``noise_power`` (S,); and images
+    that are ``broken`` (N,), as far as is known."""
 
     q: torch.Tensor
     z: torch.Tensor
@@ -191,7 +191,7 @@ def visit(
     noise = NoiseModel(state.noise_power, forward.box)
     weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
-    columns = [size, count, size, size * size, 1, 1, 1, 1, 1, len(noise.power), len(noise.power)]
+    columns = [size, count, size, size * size, 1, 1, 1, 1, len(junk.PIECE_WIDTHS), *[len(noise.power)] * 2]
     found = torch.zeros(problem.count, sum(columns), device=device)
     for done, rows, images, fresh, group in batches(setting, order, batch):
         given, image = problem.views.rows(rows), spectrum(images)
@@ -201,8 +201,8 @@ def visit(
             pieces = state.pieces[rows]
             if regions:
                 pieces = missing_pieces(e, project_regions(setting, model, regions, given, state, rows), weight)
-            figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost), pieces], dim=1)
-            powers = torch.cat([residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
+            figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost)], dim=1)
+            powers = torch.cat([pieces, residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
             parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures, powers]
             found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
         if optimiser is not None:
@@ -249,7 +249,7 @@ def visit(
             noise.power,
             image_power[visited],
             shell_sizes(forward.box, device),
-            pieces[visited, 0],
+            pieces[visited],
             here,
         )
         probability = state.junk.masked_scatter(visited, found_junk.probability)
@@ -264,7 +264,7 @@ def visit(
     widths = nuisances.fit_widths(told.linear[counted], told.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.
     v = torch.where(probability[:, None] < 0.5, v, 0.0)
-    known = torch.where(visited, pieces[:, 0], state.pieces)
+    known = torch.where(visited[:, None], pieces, state.pieces)
     z = problem.group.images(v[problem.group.first, COUNT:])  # the same to the last bit
     after = State(v[:, :COUNT] * state.widths, z, probability, known, widths, measured_noise.power, faulty)
     evidence = -0.5 * left[:, 0] - cost[:, 0]

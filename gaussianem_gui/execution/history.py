@@ -169,6 +169,11 @@ class History:
             found = [s.view()[:, -1] for (_, key), s in self._series.items() if key == name and s.size]
         return float(max(found, key=lambda r: r[3])[2]) if found else None
 
+    def made(self) -> list[dict[str, Any]]:
+        """All artifacts, in order of appearance."""
+        with self._lock:
+            return list(self.artifacts)
+
     def artifacts_of(self, *kinds: str) -> list[dict[str, Any]]:
         """Artifacts of these kinds, in order of appearance."""
         with self._lock:

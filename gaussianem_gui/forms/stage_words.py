@@ -13,6 +13,8 @@ STAGES = {
     "motion or composition": "Motion, or parts that come and go?",
     "teach the decoder": "Teach the network what was found",
     "encode": "Place the particles",
+    "without components": "Fit a model in which nothing varies",
+    "other valleys": "Try other places for each particle",
     "train": "Train",
     "refine latents": "Refine the latents",
     "teach the encoder": "Teach the encoder",
@@ -24,6 +26,9 @@ STAGES = {
     "UMAP": "Draw the UMAP",
     "class volumes": "Decode the classes",
     "half sets": "Compare the half sets",
+    "images": "Put the images together",
+    "states": "Put the images of each state together",
+    "subtract": "Subtract from the images",
     "FSC": "Compare volumes",
     "simulate": "Simulate the images",
     "decode": "Decode volumes",
@@ -64,4 +69,4 @@ def message_words(text: str) -> str:
     for pattern, words in _MESSAGES:
         if (found := re.fullmatch(pattern, text)) is not None:
             return words.format(**found.groupdict())
-    return text
+    return re.sub(r"(?<=\d) A\b", " Å", text)  # in logs, which may be read where there is no such letter

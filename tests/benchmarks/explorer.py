@@ -163,6 +163,8 @@ def decode_figures(application, folder: Path, small: Path) -> None:
         watcher = Watcher(1.0)
         model = ProjectModel(project, watcher, Settings(project.root))
         explorer = Explorer()
+        for _ in explorer.parts():
+            pass
         explorer.resize(1300, 800)
         explorer.show()
         began = time.perf_counter()

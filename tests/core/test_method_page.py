@@ -54,7 +54,7 @@ def test_the_pages_numbers_are_the_codes() -> None:
         f"at least {linear_model.LEAST_HELD} up to a quarter",
         f"{100 * nuisances.DEFOCUS_TOLD[0]:g} to {100 * nuisances.DEFOCUS_TOLD[1]:g} % of its prior variance",
         f"{nuisances.LEAST[0] / nuisances.DEGREE:g} to {nuisances.MOST[0] / nuisances.DEGREE:g} degrees an axis",
-        f"normal about 1 with width {junk.PIECE_WIDTH:g}",
+        f"normal about 1 with width {junk.PIECE_WIDTHS[-1]:g}",
         f"{r.w_rigidity:g} · M / (N D²)",
         f"{r.w_composition:g} · M / (N D²)",
         f"{r.anchor:g} / (N D²)",

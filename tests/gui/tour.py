@@ -168,7 +168,7 @@ def explore(tour: Tour) -> None:
         for corner in corners[1:]:
             QTest.mouseMove(lasso, corner)
         QTest.mouseRelease(lasso, LEFT, pos=corners[-1])
-        tour.until(lambda: "Gaussians: " in explorer.panels["Mask"].text.full_text(), "the part of the mask")
+        tour.until(lambda: "Gaussians: " in explorer.panels["Mask"].text.text(), "the part of the mask")
         tour.pause(0.5)
     tour.click("lasso3d", explorer.panels["Mask"])
     QTest.keyClick(scene.viewer.canvas.view.canvas.native.findChild(Lasso3D), Qt.Key.Key_Escape)

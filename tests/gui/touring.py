@@ -14,7 +14,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QFileDialog, QLineEdit, QWidget
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
-PATIENCE = 400  # seconds that a step may take on a busy machine
+PATIENCE = 900  # seconds that a step may take on a busy machine
 
 
 class Tour:
@@ -133,6 +133,7 @@ class Tour:
             QTimer.singleShot(200, lambda: self.pick(place))
             return
         edit = dialog.findChild(QLineEdit, "fileNameEdit")
+        edit.setCompleter(None)  # on a busy machine its list would come late and take the last key
         edit.selectAll()
         QTest.keyClicks(edit, str(place))
         QTest.keyClick(edit, Qt.Key.Key_Return)

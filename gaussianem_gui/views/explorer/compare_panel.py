@@ -18,7 +18,7 @@ from gaussianem_gui.views.explorer.plot import ExplorerPlot
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.project_model import job_label
 from gaussianem_gui.views.toolkit.controls import wrapping
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column
+from gaussianem_gui.views.toolkit.widgets import button, column, label
 
 PURPOSE = "Choose another training, or another program's latents, of the same particles."
 
@@ -44,7 +44,7 @@ class ComparePanel(Panel):
         )
         self.map.currentIndexChanged.connect(self._draw)
         self.go = button("Compare", "primary", "compare", self.start, name="compareGo")
-        self.text = Elided(PURPOSE, "hint")
+        self.text = label(PURPOSE, "hint", wrap=True)
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
         self.plot.fix_axes("The other, turned onto this one")

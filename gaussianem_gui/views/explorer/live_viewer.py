@@ -136,7 +136,9 @@ class LiveViewer(Viewer):
     def show_picture(self, picture: Picture, name: str, ready: Prepared | None = None) -> None:
         """Show a volume that is in memory, with its surface if that was prepared before."""
         self._paths, self._names = [picture.path], [name]
-        self._cache = {picture.path: picture}  # each has a name of its own and is not asked for again
+        for kept in (self._cache, self.surfaces.kept):  # each has a name of its own and is not asked for again
+            kept.clear()
+        self._cache.keep(picture.path, picture)
         if ready is not None:
             self.surfaces.keep(picture, self.look(), ready)
         self.series.set_count(1)

@@ -23,7 +23,7 @@ from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label
+from gaussianem_gui.views.toolkit.widgets import button, column, label
 
 PREVIEW_VOXELS = 72
 PREVIEW_MILLISECONDS = 60
@@ -93,7 +93,7 @@ class MaskPanel(Panel):
         self.everything = button("All of it", "ghost", "", lambda: self._take_lasso(None), "No choice of Gaussians")
         self.everything.hide()
         self.chosen: np.ndarray | None = None  # (N,) Gaussians whose part of the map is kept
-        self.text = Elided("", "hint")
+        self.text = label("", "hint", wrap=True)
         self.save = button("Save as a Mask job", "primary", "job-mask", self.save_job, name="saveMask")
         first = wrapping(
             together(label("Map", "muted"), self.source, spacing=8),
@@ -164,7 +164,7 @@ class MaskPanel(Panel):
         assert sources is not None
         consensus = str(sources.preprocess_options.get("consensus_map") or "")
         if consensus:
-            self.source.addItem("Consensus map of the refinement", str(self.session.root / consensus))
+            self.source.addItem("Refined consensus map", str(self.session.root / consensus))
         self.source.addItem("What is shown in 3D", "shown")
         if sources.analysis is not None:
             for path in sorted((sources.analysis / "kmeans").glob("vol_*.mrc")):

@@ -3,12 +3,12 @@ can be done with a selection or a path. Decoding runs in a process of its own; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from PySide6.QtCore import QSettings, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QFrame, QSplitter, QStackedWidget, QTabWidget, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QSplitter, QStackedWidget, QTabWidget, QWidget
 
 from gaussianem_gui.explorer.particle_columns import NOTHING_VARIES
 from gaussianem_gui.views.explorer.compare_panel import ComparePanel
@@ -30,54 +30,78 @@ from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
 PANEL_SHARE = 0.47  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+LEAST_PANEL = 44  # pixels high, with all tools of the 3D view unfolded in the smallest window
 OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
 OF_MODELS = ("Domains", "Mask")  # tabs that need a network of ours
 
 
 class Explorer(QWidget):
-    """A page of the main window. ``open`` shows a job; what it shows is its ``session``'s."""
+    """A page of the main window, built by ``parts``. ``open`` shows a job; what it shows is its ``session``'s."""
 
     closed = Signal(str)  # job that was shown
 
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("explorer")
-        self.session = session = ExplorerSession(self)
+        self.session = ExplorerSession(self)
+        self.setLayout(column(spacing=0))
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def parts(self) -> Iterator[None]:
+        """Build what is to be seen, a part at each step: the window lives between them. Needed before all else."""
+        session = self.session
         self.grid = PlotGrid(session)
+        yield
         self.scene = Scene(session)
         viewer = self.scene.viewer
+        yield
         self.selections, self.trajectory = SelectionsPanel(session), TrajectoryPanel(session, viewer)
-        self.panels: dict[str, Panel] = {
-            "Selections": self.selections,
-            "Trajectory": self.trajectory,
-            "Particles": ParticlesPanel(session),
-            "Mask": MaskPanel(session, viewer),
-            "Landscape": LandscapePanel(session),
-            "Domains": DomainsPanel(session, viewer),
-            "Compare": ComparePanel(session),
-            "Trust": TrustPanel(session),
+        self.panels: dict[str, Panel] = {"Selections": self.selections, "Trajectory": self.trajectory}
+        yield
+        others: dict[str, Callable[[], Panel]] = {
+            "Particles": partial(ParticlesPanel, session),
+            "Mask": partial(MaskPanel, session, viewer),
+            "Landscape": partial(LandscapePanel, session),
+            "Domains": partial(DomainsPanel, session, viewer),
+            "Compare": partial(ComparePanel, session),
+            "Trust": partial(TrustPanel, session),
         }
+        for name, make in others.items():
+            self.panels[name] = make()
+            yield
+        self._make_tabs()
+        self._areas: dict[Panel, QScrollArea] = {}
+        for name, panel in self.panels.items():
+            self._areas[panel] = scrolled(panel)  # where the window is low they scroll
+            self._areas[panel].setMinimumHeight(LEAST_PANEL)
+            self.tabs.addTab(self._areas[panel], name)
+            yield
+        right = self._right()
+        yield
         self.split = QSplitter()
         self.split.addWidget(self.grid)
-        self.split.addWidget(self._right())
+        yield
+        self.split.addWidget(right)
         self.split.setSizes([500, 500])
         self.split.setHandleWidth(6)
         self.split.setChildrenCollapsible(False)
+        yield
         self.pages = QStackedWidget()
         self.empty = EmptyState("explore", "Reading the latents", "")
         self.pages.addWidget(self.empty)
         self.pages.addWidget(self.split)
+        yield
+        self.layout().addWidget(self._head())
+        yield
         self.nothing = QWidget()
         self.nothing.setLayout(column(Banner("info", NOTHING_VARIES), margins=(12, 8, 12, 0)))
         self.nothing.hide()
-        layout = column(self._head(), self.nothing, spacing=0)
-        layout.addWidget(self.pages, 1)
-        self.setLayout(layout)
+        for part in (self.nothing, self.pages):
+            self.layout().addWidget(part)
         self._connect()
         self._shortcuts()
         self._panel_shown()
-
-    # --- building --------------------------------------------------------------------------------------------------
 
     def _head(self) -> QFrame:
         session = self.session
@@ -106,7 +130,7 @@ class Explorer(QWidget):
         head.setLayout(inside)
         return head
 
-    def _right(self) -> QSplitter:
+    def _make_tabs(self) -> None:
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
@@ -114,10 +138,9 @@ class Explorer(QWidget):
         slim = "QTabBar::tab { font-size: 9pt; padding: 8px 1px 6px 1px; margin: 0 6px 0 4px; }"
         self.tabs.tabBar().setStyleSheet(slim)
         self.tabs.tabBar().setAccessibleName("What to do")
-        self._areas = {panel: scrolled(panel) for panel in self.panels.values()}  # where the window is low they scroll
-        for name, panel in self.panels.items():
-            self.tabs.addTab(self._areas[panel], name)
         self.tabs.currentChanged.connect(lambda _i: self._panel_shown())
+
+    def _right(self) -> QSplitter:
         bottom = QFrame()
         bottom.setProperty("role", "card")
         bottom.setLayout(column(self.tabs, margins=(6, 0, 6, 6)))

@@ -15,10 +15,10 @@ from PySide6.QtCore import QRectF, QTimer, Signal
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QWidget
 
-from gaussianem_gui.explorer.particle_columns import Column
 from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, inside_polygon, inside_rectangle
 from gaussianem_gui.views.explorer.canvas import Canvas
-from gaussianem_gui.views.explorer.colours import SHADES, Colouring, value_colours
+from gaussianem_gui.views.explorer.colours import Colouring, value_colours
+from gaussianem_gui.views.explorer.dense_plot import bars, class_tints, ramp_index, shaded, stamp
 from gaussianem_gui.views.plots.loss_plot import style_plot
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
@@ -26,7 +26,6 @@ from gaussianem_gui.views.toolkit.widgets import Elided, column, icon_button, la
 
 DENSE_FROM = 50_000
 CELL_PIXELS = 2.0
-STAMP = 2  # radius in pixels of points drawn one by one from a large table
 
 
 class ExplorerPlot(QWidget):
@@ -273,40 +272,17 @@ class ExplorerPlot(QWidget):
             picture = self._stamped(cells, bins)
             counts = None
         else:
-            picture = self._shaded(cells, bins, counts, self._colouring.column)
+            picture = shaded(cells, bins, counts, self._colouring.column, self._colouring)
         self._cells = (low, high, bins, counts, cells)
         self._image.setImage(picture, levels=(0, 255), autoLevels=False)
         self._image.setRect(QRectF(low[0], low[1], *(high - low)))
         self._draw_selection()
 
-    def _shaded(
-        self, cells: np.ndarray, bins: tuple[int, int], counts: np.ndarray, column: Column | None
-    ) -> np.ndarray:  # (n,) -> (w, h, 4) uint8
-        """Counts as brightness; the colour is a ramp, or that of ``column``, whose values are the cells' points'."""
-        strength = np.log1p(counts)
-        strength /= max(float(strength.max()), 1e-9)
-        picture = np.zeros((*bins, 4), np.uint8)
-        if column is None:
-            picture[..., :3] = value_colours()[(SHADES * (0.12 + 0.88 * strength)).astype(int).clip(0, SHADES - 1)]
-            picture[..., 3] = np.where(counts > 0, 255, 0)
-            return picture
-        if column.classes:
-            names = min(len(column.names), 64)
-            flat = cells.astype(np.int64) * names + np.minimum(column.values, names - 1)
-            each = np.bincount(flat, minlength=(bins[0] * bins[1] + 1) * names)[: bins[0] * bins[1] * names]
-            picture[..., :3] = self._class_colours(names)[each.reshape(*bins, names).argmax(axis=-1)]
-        else:
-            values = np.nan_to_num(column.values.astype(np.float32))
-            mean = count_cells(cells, bins, values) / np.maximum(counts, 1)
-            picture[..., :3] = value_colours()[self._index(mean)]
-        picture[..., 3] = np.where(counts > 0, 70 + 185 * strength, 0)
-        return picture
-
     def _stamped(self, cells: np.ndarray, bins: tuple[int, int]) -> np.ndarray:
         rows = np.flatnonzero(cells < bins[0] * bins[1])
         picture = np.zeros((*bins, 4), np.uint8)
         colours = self._colours(rows)
-        _stamp(picture, cells[rows], bins, colours)
+        stamp(picture, cells[rows], bins, colours)
         return picture
 
     def _draw_selection(self) -> None:
@@ -333,10 +309,10 @@ class ExplorerPlot(QWidget):
         picture[..., :3] = tint
         if counts is None:
             rows = np.flatnonzero(mask & (cells < bins[0] * bins[1]))
-            _stamp(picture, cells[rows], bins, tint if column is None else self._colours(rows))
+            stamp(picture, cells[rows], bins, tint if column is None else self._colours(rows))
         elif column is not None:
             own = replace(column, values=column.values[mask])
-            picture = self._shaded(cells[mask], bins, count_cells(cells[mask], bins), own)
+            picture = shaded(cells[mask], bins, count_cells(cells[mask], bins), own, self._colouring)
         else:
             inside = count_cells(cells[mask], bins)
             strength = np.log1p(inside) / max(float(np.log1p(counts.max())), 1e-9)
@@ -361,15 +337,9 @@ class ExplorerPlot(QWidget):
                 chosen = self.points[self._mask, axis]
                 shown.append((chosen[np.isfinite(chosen)], "warning"))
             for data, colour in shown:
-                counts, edges = _histogram(data, bins), bins
                 tint = QColor(theme.colour(colour))
                 tint.setAlpha(150)
-                centres, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
-                if axis == 0:
-                    bars = pg.BarGraphItem(x=centres, height=counts, width=width, brush=tint, pen=None)
-                else:
-                    bars = pg.BarGraphItem(x0=0, y=centres, width=counts, height=width, brush=tint, pen=None)
-                plot.addItem(bars, ignoreBounds=False)
+                plot.addItem(bars(data, bins, tint, upright=axis == 0), ignoreBounds=False)
             if axis == 0:
                 plot.enableAutoRange(axis="y")
             else:
@@ -383,23 +353,14 @@ class ExplorerPlot(QWidget):
 
     # --- colours ---------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _class_colours(count: int) -> np.ndarray:  # (count, 3) uint8
-        tints = [QColor(theme.series(i)) for i in range(count)]
-        return np.array([[c.red(), c.green(), c.blue()] for c in tints], np.uint8)
-
-    def _index(self, values: np.ndarray) -> np.ndarray:
-        share = (values - self._colouring.low) / (self._colouring.high - self._colouring.low)
-        return np.clip(np.nan_to_num(share) * (SHADES - 1), 0, SHADES - 1).astype(np.int64)
-
     def _colours(self, rows: np.ndarray) -> np.ndarray:  # -> (n, 3) or (1, 3) uint8
         column = self._colouring.column
         if column is None:
             tint = QColor(theme.colour("accent"))
             return np.array([[tint.red(), tint.green(), tint.blue()]], np.uint8)
         if column.classes:
-            return self._class_colours(10)[column.values[rows] % 10]
-        return value_colours()[self._index(column.values[rows])]
+            return class_tints(10)[column.values[rows] % 10]
+        return value_colours()[ramp_index(column.values[rows], self._colouring)]
 
     def _brushes(self, good: np.ndarray) -> object:
         column = self._colouring.column
@@ -411,7 +372,7 @@ class ExplorerPlot(QWidget):
             table = [pg.mkBrush(theme.series(n)) for n in range(10)]
             return [table[int(v) % 10] for v in column.values[good]]
         table = [pg.mkBrush(int(r), int(g), int(b), 210) for r, g, b in value_colours()]
-        return [table[i] for i in self._index(column.values[good])]
+        return [table[i] for i in ramp_index(column.values[good], self._colouring)]
 
     def restyle(self) -> None:
         """Take the theme's colours and draw anew."""
@@ -438,26 +399,6 @@ class ExplorerPlot(QWidget):
         self._way.setPen(pg.mkPen(text, width=2))
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts between evenly spaced edges; several times faster than searching for each value."""
-    cells = ((values - edges[0]) * ((len(edges) - 1) / (edges[-1] - edges[0]))).astype(np.int32)
-    return np.bincount(np.clip(cells, 0, len(edges) - 2), minlength=len(edges) - 1)
-
-
 def _one(place: np.ndarray | None) -> tuple[list[float], list[float]]:
     """x and y of one marker, or of none."""
     return ([float(place[0])], [float(place[1])]) if place is not None and np.isfinite(place).all() else ([], [])
-
-
-def _stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colours: np.ndarray) -> None:
-    """Draw discs of radius STAMP at flat cells into (w, h, 4); colours (n, 3) or (1, 3)."""
-    flat = picture.reshape(-1, 4)
-    x, y = np.divmod(cells, bins[1])
-    rgba = np.concatenate([colours, np.full((len(colours), 1), 235, np.uint8)], axis=1)
-    reach = STAMP if len(cells) < 8000 else 1
-    for dx in range(-reach, reach + 1):
-        for dy in range(-reach, reach + 1):
-            if dx * dx + dy * dy > reach * reach + (reach > 1):
-                continue
-            inside = (x + dx >= 0) & (x + dx < bins[0]) & (y + dy >= 0) & (y + dy < bins[1])
-            flat[((x + dx) * bins[1] + y + dy)[inside]] = rgba[inside] if len(rgba) > 1 else rgba[0]

@@ -176,7 +176,7 @@ class Scene(QFrame):
         return min(self.viewer.longest(), LARGEST_LIVE["cuda" if device.startswith("cuda") else "cpu"])
 
     def _say_variation(self, angstrom: float) -> None:
-        self._variation = f"varies by {angstrom:.1f} Å among them"
+        self._variation = f"varies by {angstrom:.1f} Å"
         if not self._undrawn and self.session.picture is not None and self.latency:
             self._tell(self.session.picture, self.latency[-1])
 

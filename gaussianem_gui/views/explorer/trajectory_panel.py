@@ -19,7 +19,7 @@ from gaussianem_gui.views.explorer.path_player import PathPlayer
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.number_field import NumberField
-from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label
+from gaussianem_gui.views.toolkit.widgets import button, column, icon_button, label
 
 MOST_COMPONENTS = 20  # offered
 
@@ -41,7 +41,7 @@ class TrajectoryPanel(Panel):
         self.count = NumberField("Number of frames", 2, 200, 30, "frames", 92)
         self.make = button("Decode", "primary", "", self.start, "Decode the path", name="decodePath")
         self.clear_button = icon_button("x", "Remove the points", self.clear_anchors, name="clearAnchors")
-        self.text = Elided("", "hint")
+        self.text = label("", "hint", wrap=True)
         self.player = PathPlayer(session, viewer)
         self.warning = label("", "hint", wrap=True)
         self.export = button("Export", "", "download", name="exportPath")

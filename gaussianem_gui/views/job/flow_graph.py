@@ -194,8 +194,9 @@ class FlowGraph(QGraphicsView):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        if self._current in self.nodes:
-            self.centerOn(self.nodes[self._current])
+        name = self._current if self._current in self.nodes else next(reversed(self.nodes), "")  # the newest
+        if name:
+            self.centerOn(self.nodes[name])
 
     def _rebuild(self, jobs: list[JobInfo], links: dict[str, list[str]]) -> None:
         self.scene().clear()

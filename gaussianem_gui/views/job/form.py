@@ -9,7 +9,8 @@ from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
 from gaussianem_core.options import JobOptions, hints
 from gaussianem_gui.forms import validation
-from gaussianem_gui.views.job.fields import Context, FieldRow, field_label
+from gaussianem_gui.views.job.editors import Context
+from gaussianem_gui.views.job.fields import FieldRow, field_label
 from gaussianem_gui.views.toolkit.controls import Section
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.widgets import column, frame, label, row, scrolled

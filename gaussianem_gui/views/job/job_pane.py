@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -37,6 +38,22 @@ WITH_RESULTS = (
     "trajectory",
 )  # one looks at results first
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
+
+
+class Waiting(QLabel):
+    """Words in the place of what takes long to build. ``drawn`` comes when they are on the screen."""
+
+    drawn = Signal()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setProperty("role", "muted")
+        self.setContentsMargins(20, 16, 20, 16)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        QTimer.singleShot(0, self, self.drawn.emit)
 
 
 class JobPane(QWidget):
@@ -133,6 +150,7 @@ class JobPane(QWidget):
             LogView(),
         )
         self.files.volumeChosen.connect(self._show_volume)
+        self.progress.made.chosen.connect(self._show_made)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setExpanding(False)
@@ -223,17 +241,11 @@ class JobPane(QWidget):
         return self._form
 
     def _form_later(self, make: Callable[[], None]) -> None:
-        """Build a form when it is looked at or asked for, and not before what is quick has been drawn."""
-        waiting = label("Reading the options …", "muted")
-        waiting.setContentsMargins(20, 16, 20, 16)
-        waiting.setAlignment(Qt.AlignmentFlag.AlignTop)
+        """Build a form when it is looked at or asked for, and not before the window has said that it is coming."""
+        waiting = Waiting("Reading the options …")
+        waiting.drawn.connect(lambda: self.parameters)
         self._set_page(waiting)
         self._make_form = make
-        QTimer.singleShot(0, self, self._look_at_form)
-
-    def _look_at_form(self) -> None:
-        if self.tabs.currentWidget() is self._parameters_page:
-            self.parameters  # noqa: B018
 
     def _new_form(self, model: ProjectModel, job_type: str, values: dict[str, Any], inputs_from: list[str]) -> None:
         form = Parameters(model, job_type)
@@ -284,6 +296,13 @@ class JobPane(QWidget):
         self.show_tab("Results")
         self.results.show_file(path, kind)
 
+    def _show_made(self, path: Path) -> None:
+        """A file of the list in Progress: among the results, or, where they do not show it, among the files."""
+        self.show_tab("Results")
+        self.results.refresh()
+        if not self.results.choose(lambda item: path in item.paths):
+            self.show_tab("Files")
+
     def _natural_tab(self, info: JobInfo) -> str:
         state = info.status.state
         if state is State.SUCCEEDED and info.job_type in WITH_RESULTS:
@@ -332,7 +351,6 @@ class JobPane(QWidget):
         if not self.alias.hasFocus() and self.alias.text() != info.alias:
             self.alias.setText(info.alias)
         self._buttons(info)
-        self._look_at_form()
         if self._form is not None and (self._form.info is None or self._form.info.status != info.status):
             self._form.update_state(info)
         if self._state is not info.status.state:

@@ -1,142 +1,31 @@
-"""The Progress tab: figures, loss curves, example images against renderings, latents of probe particles, messages."""
+"""The Progress tab: figures, stages, curves beside what fixed particles do, messages, and what was made."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSlider, QSplitter, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.forms.stage_words import message_words, stage_words
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import bytes_text, seconds_text
+from gaussianem_gui.views.job.made_list import MadeList
+from gaussianem_gui.views.job.probe_panel import ProbePanel
 from gaussianem_gui.views.job.stage_list import StageList, stages_of
-from gaussianem_gui.views.plots.convergence_plot import ConvergencePlot, read_probe
+from gaussianem_gui.views.plots.convergence_plot import ConvergencePlot
 from gaussianem_gui.views.plots.loss_plot import LossPlot
-from gaussianem_gui.views.plots.montage import Montage
-from gaussianem_gui.views.plots.scatter import Scatter
 from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.controls import Value
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
-from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, plain, restyle, row
+from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, plain, restyle, row, scrolled
 
+NO_GPU = "not used"
 MESSAGES = 200  # last messages shown
-ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown above each other
-
-
-def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)
-    """Latents along the first two principal components of ``of`` (or of themselves), with a fixed sign."""
-    reference = z if of is None or of.shape[1] != z.shape[1] else of
-    centre = reference.mean(axis=0)
-    if z.shape[1] == 1:
-        return np.column_stack([z[:, 0] - centre[0], np.zeros(len(z))])
-    _, _, axes = np.linalg.svd(reference - centre, full_matrices=False)
-    axes = axes[:2] * np.sign(axes[:2, np.argmax(np.abs(axes[:2]), axis=1)].diagonal())[:, None]
-    return (z - centre) @ axes.T
-
-
-class ProbePanel(QWidget):
-    """Latents of the probe particles by epoch, and images beside their renderings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._background = Background(self)
-        self._probes: list[tuple[str, Path]] = []
-        self._seen: object = None
-        self.scatter = Scatter("PC 1", "PC 2")
-        self.montage = Montage()
-        self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setAccessibleName("Epoch of the probe")
-        self.epoch = label("", "hint")
-        self.slider.valueChanged.connect(self._show)
-        self.which = QComboBox()
-        self.which.setAccessibleName("Latents or images")
-        self.which.addItems(["Latents", "Images"])
-        self.which.currentIndexChanged.connect(lambda _i: self._arrange())
-        self.latents, self.images = frame("card"), frame("card")
-        inside = column(spacing=4, margins=(14, 10, 14, 8))
-        inside.addLayout(row(label("Latents of fixed particles", "label"), None, self.epoch))
-        inside.addWidget(self.scatter, 1)
-        inside.addWidget(self.slider)
-        self.latents.setLayout(inside)
-        self.images.setLayout(
-            column(label("Images and renderings", "label"), self.montage, spacing=6, margins=(14, 10, 14, 10))
-        )
-        layout = column(self.which, spacing=8)
-        layout.addWidget(self.latents, 3)
-        layout.addWidget(self.images, 2)
-        self.setLayout(layout)
-        self.setMinimumWidth(230)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Both above each other where there is room, else one of them."""
-        room = self.height() > ROOM_FOR_BOTH
-        self.which.setVisible(not room)
-        self.latents.setVisible(room or self.which.currentIndex() == 0)
-        self.images.setVisible(room or self.which.currentIndex() == 1)
-
-    def clear(self) -> None:
-        """Forget the job that was shown."""
-        self._background.cancel("probe")
-        self._probes, self._seen = [], None
-        self.slider.setRange(0, 0)
-        self.scatter.set_points(np.zeros((0, 2)), None)
-        self.montage.set_images([])
-        self.epoch.setText("")
-
-    def set_probes(self, artifacts: list[dict[str, Any]], directory: Path) -> None:
-        """Offer these probe files; the last is shown unless the user looks at an earlier one."""
-        probes = [(str(a.get("label") or a["path"]), directory / str(a["path"])) for a in artifacts]
-        state = (probes, artifacts[-1].get("t") if artifacts else None)
-        if state == self._seen:
-            return
-        self._seen = state
-        last = self.slider.value() >= self.slider.maximum()
-        self._probes = probes
-        self.slider.setVisible(len(probes) > 1)
-        self.slider.setRange(0, max(len(probes) - 1, 0))
-        if last:
-            self.slider.setValue(len(probes) - 1)
-        self._show()
-
-    def _show(self) -> None:
-        if not self._probes:
-            return
-        _, path = self._probes[min(self.slider.value(), len(self._probes) - 1)]
-        last = self._probes[-1][1]
-        self._background.run("probe", lambda: _prepare(path, last), self._take, lambda _error: None)
-
-    def _take(self, found: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> None:
-        points, values, probe = found
-        self.scatter.set_points(points, values if len(points) > 1 else None)
-        images, drawn = probe.get("images"), probe.get("renderings")
-        rows = [("Images", images)] if images is not None else []
-        if images is not None and drawn is not None and images.shape == drawn.shape:
-            if float((images * (drawn - drawn.mean())).sum()) < 0:  # particles are dark in the images as they are
-                rows = [("Images, contrast inverted as the renderings are", -images)]
-            rows.append(("Renderings", drawn))
-        self.montage.set_images(rows)
-        self.epoch.setText(f"epoch {int(probe['epoch'])}" if "epoch" in probe else "")
-
-
-def _prepare(path: Path, last: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Latents of an epoch on the axes of the last one, and each particle's place there as its colour."""
-    probe = read_probe(path)
-    z, end = np.asarray(probe["z"], dtype=float), np.asarray(read_probe(last)["z"], dtype=float)
-    values = principal_axes(end)[:, 0] if len(end) == len(z) else np.arange(len(z))
-    return principal_axes(z, end), values, probe
 
 
 def has_curves(info: JobInfo) -> bool:
@@ -158,9 +47,8 @@ class Progress(QWidget):
         self._drawn: object = None
         self._message_count: object = -1
 
-        self.values = {
-            name: Value(name) for name in ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
-        }
+        names = ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
+        self.values = {name: Value(name, elided=name == "Stage") for name in names}
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
@@ -191,13 +79,20 @@ class Progress(QWidget):
         curves.setLayout(inside)
         self.curves = curves
         self.probe = ProbePanel()
-        self.messages = frame("card")
-        self._message_list: QVBoxLayout = column(spacing=6)
-        self._message_head = label("What happened", "heading")
-        box = column(self._message_head, spacing=8, margins=(14, 9, 14, 9))
-        box.addLayout(self._message_list)
-        box.addStretch(1)
-        self.messages.setLayout(box)
+        self._last_words, self._all_words = frame("card"), frame("card")  # below curves, and where there are none
+        self._last_list: QVBoxLayout = column(spacing=6)
+        self._message_list: QVBoxLayout = column(spacing=6, margins=(0, 0, 6, 0))
+        self._last_words.setLayout(column(margins=(14, 9, 14, 9)))
+        self._last_words.layout().addLayout(self._last_list)
+        lines = QWidget()
+        lines.setLayout(column(spacing=0))
+        lines.layout().addLayout(self._message_list)
+        lines.layout().addStretch(1)
+        head = label("What happened", "heading")
+        self._all_words.setLayout(column(head, scrolled(lines), spacing=8, margins=(14, 9, 8, 9)))
+        self.messages = QWidget()
+        self.messages.setLayout(column(self._last_words, self._all_words, spacing=0))
+        self.made = MadeList()
         self.empty = EmptyState(
             "chart", "Nothing reported yet", "Curves appear here as soon as the job reports its first numbers."
         )
@@ -217,7 +112,8 @@ class Progress(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.stages)
         layout.addWidget(self.split, 1)
-        layout.addWidget(self.messages)
+        self._told = row(self.messages, self.made, spacing=12)
+        layout.addLayout(self._told)
         layout.addWidget(self.empty, 1)
         self.setLayout(layout)
         theme.changed.connect(self._restart)
@@ -293,7 +189,9 @@ class Progress(QWidget):
         paths = [history.directory / str(probe["path"]) for probe in probes]
         self.convergence.set_probes(paths, (info.name, len(probes), probes[-1].get("t") if probes else None))
         self._show_messages(history, compact=has_curves)
-        self.layout().setStretchFactor(self.messages, 0 if self.split.isVisibleTo(self) else 1)
+        whole = not self.split.isVisibleTo(self)  # without curves what was said and made has all the room
+        self.made.show_made(history.made() if whole else [], history.directory)
+        self.layout().setStretchFactor(self._told, 1 if whole else 0)
         self.empty.setVisible(not (has_curves or probes or history.messages or history.artifacts))
         if self.empty.isVisibleTo(self):
             self._explain_empty(info)
@@ -333,7 +231,9 @@ class Progress(QWidget):
         started = status.started or (history.starts[-1]["t"] if history.starts else None)
         ended = status.ended or (time.time() if running else None)
         self.values["Elapsed"].set(seconds_text(ended - started) if started and ended else "–")
-        self.values["GPU"].set(self._gpu_text(info))
+        used = self._gpu_text(info)
+        self.values["GPU"].set(used)
+        self.values["GPU"].setVisible(used != NO_GPU)  # elsewhere the stage's words have its room
         fraction = float(done) / float(total) if done is not None and total else 0.0
         if planned:
             fraction = float(progress["job_fraction"])
@@ -350,16 +250,18 @@ class Progress(QWidget):
             load = [g.load for g in mine if g.load is not None]
             shown = f"{100 * sum(load) / len(load):.0f} %, " if load else ""
             return f"{shown}{bytes_text(sum(g.memory_used for g in mine))}"
-        return ", ".join(map(str, info.status.gpus)) or "not used"
+        return ", ".join(map(str, info.status.gpus)) or NO_GPU
 
     def _show_messages(self, history: History, *, compact: bool) -> None:
         count = (len(history.messages), compact)
         if count == self._message_count:
             return
         self._message_count = count
-        clear(self._message_list)
+        for lines in (self._last_list, self._message_list):
+            clear(lines)
         shown = history.messages[-MESSAGES:]
-        self._message_head.setVisible(not compact)
+        self._last_words.setVisible(compact)
+        self._all_words.setVisible(not compact)
         if compact:
             shown = [m for m in shown if m.get("level") != "info"][-2:] or shown[-1:]
         for message in shown:
@@ -374,7 +276,7 @@ class Progress(QWidget):
             words.setToolTip(plain(said) if words.text() != said else "")
             line = row(picture, words, when, spacing=8)
             line.setStretch(1, 1)
-            self._message_list.addLayout(line)
+            (self._last_list if compact else self._message_list).addLayout(line)
         self.messages.setVisible(bool(shown))
 
     def _show_notice(self, history: History, info: JobInfo) -> None:

@@ -31,8 +31,10 @@ ANGLES = (0, 25, 65)
 def import_napari() -> None:
     """The slow part of loading napari, in a worker; widgets are made on the window's thread afterwards."""
     os.environ.setdefault("NAPARI_CONFIG", str(program_file().with_name("napari.yaml")))
-    for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers"):
+    for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers", "napari.qt"):
         importlib.import_module(name)
+    with contextlib.suppress(ImportError):  # napari's units: half of the canvas's time, were they read when it is made
+        importlib.import_module("pint").get_application_registry().parse_units("angstrom")
 
 
 class Canvas3D(QWidget):

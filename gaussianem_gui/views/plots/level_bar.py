@@ -126,7 +126,7 @@ class LevelBar(QWidget):
         self.absolute.setToolTip("Contour level in the map's units")
         self.sigma.setAccessibleName("Contour level in sigma")
         self.sigma.setToolTip("Contour level in standard deviations above the mean of the map")
-        for field, width in ((self.absolute, 66), (self.sigma, 54)):
+        for field, width in ((self.absolute, 66), (self.sigma, 62)):
             field.setFixedWidth(width)
             field.setStyleSheet("padding: 4px 5px;")
         self.absolute.editingFinished.connect(lambda: self._typed(self.absolute, sigma=False))
@@ -137,7 +137,7 @@ class LevelBar(QWidget):
         layout.addWidget(self.absolute)
         layout.addWidget(self.sigma)
         self.setLayout(layout)
-        self.setMinimumWidth(230)
+        self.setMinimumWidth(238)
 
     def set_picture(self, picture: Picture, level: float) -> None:
         """Show another map, contoured at ``level``."""

@@ -25,6 +25,7 @@ NAMES = {
     "lr_latent": "Latent learning rate",
     "held_out": "Held-out images",
 }
+UNITS = {"angstrom": "Å", "degrees": "°", "pixels": "px", "seconds": "s"}  # by the last word of a quantity's name
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 # Drawn at first: the first of these groups of which a job reports anything.
@@ -39,7 +40,10 @@ SMOOTH_LINES = 400  # points up to which lines are drawn without steps
 
 
 def quantity_name(name: str) -> str:
-    """Name of a reported quantity as a form would write it."""
+    """Name of a reported quantity as a form would write it, with its unit."""
+    words, _, last = name.rpartition("_")
+    if words and last in UNITS:
+        return f"{words.replace('_', ' ').capitalize()} ({UNITS[last]})"
     return NAMES.get(name, name.replace("_", " ").capitalize())
 
 
@@ -84,8 +88,12 @@ class ValueAxis(pg.AxisItem):
         if not self.log:
             return super().tickStrings(values, scale, spacing)
         step = 10.0**spacing - 1  # between neighbours, as a part of their value
-        digits = max(2, math.ceil(-math.log10(max(step, 1e-12))) + 1)  # as many as tell them apart
-        return [f"{10.0**value:.{digits}g}" for value in values]
+        shown = [10.0**value for value in values]
+        if shown and step < 1 and 1e-3 < min(shown) and max(shown) < 1e4:  # as many decimals as tell them apart
+            decimals = max(0, math.ceil(-math.log10(max(step * min(shown), 1e-12))))
+            return [f"{value:.{decimals}f}" for value in shown]
+        digits = max(2, math.ceil(-math.log10(max(step, 1e-12))) + 1)
+        return [f"{value:.{digits}g}" for value in shown]
 
 
 class LossPlot(QWidget):

@@ -86,6 +86,8 @@ class MapsDrawn(QObject):
     def _remove(self, laid: LaidOver) -> None:
         name = self._name_of(laid)
         self._background.cancel(name)
+        del self._names[id(laid)]
+        self._let_go()
         if self._canvas.model is not None:
             self._canvas.show_extra(name, None)
         if laid.difference:
@@ -102,6 +104,11 @@ class MapsDrawn(QObject):
         if path not in self._pictures:
             self._pictures[path] = load_volume(path, longest)
         return self._pictures[path]
+
+    def _let_go(self) -> None:
+        """Drop what was read for maps that are no longer there."""
+        used = {laid.path for laid in self._maps.maps}
+        self._pictures = {path: picture for path, picture in self._pictures.items() if path in used}
 
     def _draw(self, laid: LaidOver) -> None:
         shown, level, longest = self._shown, self._level, self._longest
@@ -172,5 +179,6 @@ class MapsDrawn(QObject):
         if self._canvas.model is not None and self._grid:
             self._canvas.hide_layers()
             self._canvas.set_grid(False)
-        self._grid = []
+        self._grid, self._meshes = [], {}
         self._shown = None
+        self._let_go()

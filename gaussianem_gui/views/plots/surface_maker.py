@@ -1,4 +1,4 @@
-"""Works out surfaces in the background, one at a time, and keeps them."""
+"""Works out surfaces in the background, one at a time, and keeps those that were used last."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from gaussianem_gui.explorer.volumes import Look, Picture
+from gaussianem_gui.views.plots.recent import Recent
 from gaussianem_gui.views.plots.surfaces import Prepared, prepare
 from gaussianem_gui.views.toolkit.tasks import Background
 
-MOST = 250  # surfaces kept in memory
+MOST_BYTES = 256 * 2**20  # of surfaces kept in memory
 
 
 class SurfaceMaker(QObject):
@@ -23,18 +24,16 @@ class SurfaceMaker(QObject):
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
         self._background = Background(self)
-        self._kept: dict[tuple[Path, Look], Prepared] = {}
+        self.kept: Recent[tuple[Path, Look], Prepared] = Recent(MOST_BYTES, Prepared.bytes)
         self._awaited: tuple[Picture, Look] | None = None  # the newest that still needs its surface
 
     def keep(self, picture: Picture, look: Look, ready: Prepared) -> None:
         """Keep a surface that was worked out elsewhere."""
-        self._kept[picture.path, look] = ready
+        self.kept.keep((picture.path, look), ready)
 
     def ask(self, picture: Picture, look: Look) -> None:
         """Want the surface of a picture."""
-        if len(self._kept) > MOST:
-            self._kept.clear()
-        ready = self._kept.get((picture.path, look))
+        ready = self.kept.get((picture.path, look))
         self._awaited = None
         if ready is not None:
             self.made.emit(ready, look, False)
@@ -51,7 +50,7 @@ class SurfaceMaker(QObject):
         """Drop everything."""
         self._background.cancel_all()
         self._awaited = None
-        self._kept.clear()
+        self.kept.clear()
 
     def _work(self, picture: Picture, look: Look) -> None:
         self._background.run(

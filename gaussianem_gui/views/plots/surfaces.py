@@ -25,6 +25,11 @@ class Prepared:
     values: np.ndarray
     data: Any  # vispy's MeshData, None of an empty surface
 
+    def bytes(self) -> int:
+        """What it takes in memory; most of it are the vertices and normals of each corner of each face."""
+        arrays = [*self.mesh, self.values, *(vars(self.data).values() if self.data is not None else ())]
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
 
 def prepare(picture: Picture, look: Look, most_faces: int = 0) -> Prepared:
     """The surface of a picture, ready to draw; for a worker. Beyond ``most_faces`` (0: any number) a coarser one."""

@@ -26,6 +26,7 @@ from PySide6.QtWidgets import (
 
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import (
+    Elided,
     button,
     column,
     keep_icon,
@@ -235,10 +236,10 @@ def together(*items: QWidget, spacing: int = 5) -> QWidget:
 class Value(QFrame):
     """A number with its name above it, as in a row of figures over a plot."""
 
-    def __init__(self, name: str, value: str = "–") -> None:
+    def __init__(self, name: str, value: str = "–", *, elided: bool = False) -> None:
         super().__init__()
         self.setProperty("role", "card")
-        self.name, self.value = label(name, "faint"), label(value, "value")
+        self.name, self.value = label(name, "faint"), Elided(value, "value") if elided else label(value, "value")
         self.setLayout(column(self.name, self.value, spacing=0, margins=(12, 5, 12, 6)))
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(92)
@@ -247,5 +248,6 @@ class Value(QFrame):
         """Show ``value``."""
         if self.value.text() != value:
             self.value.setText(value)
-            self.value.setToolTip(plain(value))
+            if not isinstance(self.value, Elided):  # which has a tooltip of its own
+                self.value.setToolTip(plain(value))
             self.setAccessibleName(f"{self.name.text()}: {value}")

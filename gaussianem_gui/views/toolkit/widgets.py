@@ -245,6 +245,6 @@ class Elided(QLabel):
         self._elide()
 
     def _elide(self) -> None:
-        shown = QFontMetrics(self.font()).elidedText(self._full, self._mode, max(self.width(), 24))
+        shown = QFontMetrics(self.font()).elidedText(self._full, self._mode, max(self.contentsRect().width(), 24))
         super().setText(shown)
         self.setToolTip(plain(self._full) if shown != self._full else "")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QObject, QUrl, Signal
+from PySide6.QtCore import QObject, QTimer, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
 
 from gaussianem_gui.explorer.sources import explorable
@@ -40,7 +41,10 @@ class Pages(QObject):
         self.welcome, self.home, self.compare = Welcome(), Home(), Compare()
         self.flow = FlowPage(context.jobs.list.thumbnails)
         self.explorer: Explorer | None = None
-        self.loading = EmptyState("explore", "Opening the explorer", "Its libraries are being loaded.")
+        self._building: tuple[Explorer, Iterator[None]] | None = None  # the explorer, and its parts that are to come
+        self._to_explore = ""  # the job asked for last
+        text = "Plots, 3D view and tools are being made. This takes a moment the first time."
+        self.loading = EmptyState("explore", "Opening the explorer", text)
         self._background = Background(self)
         for page in (self.welcome, self.home, context.pane, self.compare, self.flow, self.loading):
             context.middle.addWidget(page)
@@ -124,36 +128,49 @@ class Pages(QObject):
         """Show the latent explorer on a Train, Analyze or Decode job; it is built when first asked for."""
         if self.context.model is None:
             return
-        if self.explorer is None:
-            self.context.middle.setCurrentWidget(self.loading)  # at once: the libraries may take a moment
-            self._background.run("explorer", _import_explorer, lambda _r: self._explorer_loaded(name))
-        else:
-            self._show_explorer(name)
-
-    def _explorer_loaded(self, name: str) -> None:
-        if self.context.middle.currentWidget() is self.loading:  # else the user has gone elsewhere meanwhile
-            self._show_explorer(name)
-
-    def _show_explorer(self, name: str) -> None:
-        if self.context.model is None:
+        self._to_explore = name
+        if self.explorer is not None:
+            self._show_explorer()
             return
-        explorer = self.explorer
-        if explorer is None:
+        self.context.middle.setCurrentWidget(self.loading)  # at once: libraries and widgets take a moment
+        self._background.run("explorer", _import_explorer, lambda _r: self._explorer_loaded())
+
+    def _explorer_loaded(self) -> None:
+        if self._building is None and self.explorer is None:
             from gaussianem_gui.views.explorer.page import Explorer
 
-            self.explorer = explorer = Explorer()
-            session = explorer.session
+            explorer = Explorer()
             self.context.middle.addWidget(explorer)
-            explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
-            session.noted.connect(
-                lambda kind, title, text: self.context.toasts.show_toast(
-                    kind, title, text, 5 if kind == "success" else 10
-                )
-            )
-            session.morphRequested.connect(lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [session.job]))
-            session.reconstructRequested.connect(lambda values: self.new_job("reconstruct", values, []))
-        explorer.open(self.context.model, name)
+            self._building = explorer, explorer.parts()
+            self._build_on()
+
+    def _build_on(self) -> None:
+        """One part of the explorer, and the next when the window has done what waits."""
+        assert self._building is not None
+        explorer, parts = self._building
+        for _ in parts:
+            QTimer.singleShot(0, self, self._build_on)
+            return
+        self.explorer, self._building = explorer, None
+        session = explorer.session
+        explorer.closed.connect(lambda job: self.open_job(job) if job else self.show_home())
+        session.noted.connect(
+            lambda kind, title, text: self.context.toasts.show_toast(kind, title, text, 5 if kind == "success" else 10)
+        )
+        session.morphRequested.connect(lambda job: self.new_job("morph", {"z": f"{job}z.txt"}, [session.job]))
+        session.reconstructRequested.connect(lambda values: self.new_job("reconstruct", values, []))
+        if self.context.middle.currentWidget() is self.loading:  # else the user has gone elsewhere meanwhile
+            self._show_explorer()
+
+    def _show_explorer(self) -> None:
+        explorer = self.explorer
+        if self.context.model is None or explorer is None:
+            return
+        explorer.open(self.context.model, self._to_explore)
         self.context.middle.setCurrentWidget(explorer)
+        if self.context.jobs.list.current_job() != self._to_explore:
+            self.context.jobs.list.select(self._to_explore)
+        self.context.jobs.flow.set_current(self._to_explore)
 
     def show_flow(self) -> None:
         """The flow of jobs as a page, all of it in view."""
@@ -174,7 +191,9 @@ class Pages(QObject):
     def show_comparison(self, names: list[str]) -> None:
         """Compare these jobs."""
         if self.context.model is not None:
-            self.compare.set_jobs(self.context.model, [n for n in names if self.context.model.info(n) is not None])
+            infos = [info for name in names if (info := self.context.model.info(name)) is not None]
+            infos.sort(key=lambda info: info.job_type != "train")  # those that have curves first
+            self.compare.set_jobs(self.context.model, [info.name for info in infos])
             self.context.middle.setCurrentWidget(self.compare)
 
     def take_step(self, step: NextStep) -> None:
@@ -262,6 +281,7 @@ def _import_explorer() -> None:
         "gaussianem_core.analysis.latent_paths",
         "gaussianem_gui.explorer.mask_job",
         "gaussianem_core.analysis.landscape",
+        "gaussianem_gui.views.explorer.page",
     )
     for name in rooms:
         importlib.import_module(name)

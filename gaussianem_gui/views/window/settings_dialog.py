@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.execution import cluster
 from gaussianem_gui.project.settings import Settings
-from gaussianem_gui.views.job.fields import Context
+from gaussianem_gui.views.job.editors import Context
 from gaussianem_gui.views.job.form import OptionForm, form_row
 from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.controls import Switch

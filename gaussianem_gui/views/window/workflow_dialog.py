@@ -16,7 +16,8 @@ from PySide6.QtWidgets import (
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.execution import workflow
 from gaussianem_gui.project.project import Project
-from gaussianem_gui.views.job.fields import Context, FieldRow
+from gaussianem_gui.views.job.editors import Context
+from gaussianem_gui.views.job.fields import FieldRow
 from gaussianem_gui.views.job.form import form_row
 from gaussianem_gui.views.project_model import ProjectModel, job_label
 from gaussianem_gui.views.toolkit.tasks import while_alive

@@ -223,6 +223,7 @@ def test_reconstruct_these_asks_for_a_map_of_the_selection_or_of_the_point(explo
     assert np.array_equal(rows, np.flatnonzero(second))
     # A point, where nothing is selected: the particles around it.
     window.pages.open_explorer(session.job)
+    assert window.jobs.list.current_job() == session.job, "the list shows which job is explored"
     session.clear_selection()
     session.show_latent(np.array([0.5, 0.0, -0.25]))
     pane.draft = ""
@@ -463,7 +464,7 @@ def test_a_path_through_clicked_points_is_decoded_and_written(explored, qtbot, t
     panel.player.slider.setValue(4)
     qtbot.waitUntil(lambda: getattr(explorer.scene.viewer.picture, "path", Path()).name == "4", timeout=60_000)
     panel.export_volumes()
-    qtbot.waitUntil(lambda: "Written" in panel.text.full_text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "Written" in panel.text.text(), timeout=120_000)
     job = sorted((window.model.root / "Trajectory").iterdir())[0]
     assert len(list(job.glob("vol_*.mrc"))) == 7
     assert np.allclose(np.loadtxt(job / "z.txt"), explorer.session.path, atol=1e-5)
@@ -504,7 +505,7 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     explorer.show_panel(mask)
     qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
     qtbot.mouseClick(mask.save, LEFT)
-    qtbot.waitUntil(lambda: "Saved" in mask.text.full_text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "Saved" in mask.text.text(), timeout=60_000)
     from gaussianem_core.io.mrc import read_map
 
     made = sorted((window.model.root / "Mask").iterdir())[0]
@@ -596,13 +597,13 @@ def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, q
     panel = explorer.panels["Trajectory"]
     explorer.show_panel(panel)
     panel.kind.setCurrentIndex(panel.kind.findData("selections"))
-    assert not panel.make.isEnabled() and "two selections" in panel.text.full_text()
+    assert not panel.make.isEnabled() and "two selections" in panel.text.text()
     for name, mask in (("A", second), ("B", ~second)):
         explorer.session.select(mask, {"shape": "test"}, "replace")
         explorer.session.keep_selection(name)
     assert panel.make.isEnabled()
     panel.kind.setCurrentIndex(panel.kind.findData("classes"))
-    assert not panel.make.isEnabled() and "Analyze" in panel.text.full_text()
+    assert not panel.make.isEnabled() and "Analyze" in panel.text.text()
     middles = np.stack([explorer.session.table.z[part].mean(axis=0) for part in (second, ~second)])
     far = middles[0] + 2.5 * (middles[0] - middles[1])  # beyond all particles
     for place in (middles[1], far):
@@ -681,8 +682,8 @@ def test_two_trainings_are_aligned_whatever_their_coordinates(explored, qtbot):
     qtbot.waitUntil(lambda: panel.job.count() > 0, timeout=60_000)
     qtbot.mouseClick(panel.go, LEFT)
     qtbot.waitUntil(lambda: panel.found is not None, timeout=60_000)
-    assert "agree: canonical correlations 1.00" in panel.text.full_text()
-    assert f"{panel.found.explained:.0%} of the variance" in panel.text.full_text()
+    assert "agree: canonical correlations 1.00" in panel.text.text()
+    assert f"{panel.found.explained:.0%} of the variance" in panel.text.text()
     panel.map.setCurrentText("Turned only")
     assert np.allclose(panel.plot.points, panel.found.turned[:, :2], atol=1e-5)
     panel.map.setCurrentText("Stretched to fit")
@@ -775,7 +776,7 @@ def test_another_job_finds_nothing_of_the_one_before(window, tmp_path, qtbot):
     assert "Hardly any" in explorer.trajectory.warning.text() and len(player.counts.counts) == 30
     for name, done in (
         ("Particles", lambda p: len(p.tiles.images) > 0),
-        ("Mask", lambda p: "kDa" in p.text.full_text()),
+        ("Mask", lambda p: "kDa" in p.text.text()),
         ("Landscape", lambda p: p.result is not None),
         ("Domains", lambda p: p.found is not None),
         ("Compare", lambda p: p.found is not None),
@@ -873,23 +874,26 @@ def test_the_view_has_room_where_its_tools_are_unfolded_in_a_low_window(explored
     scene = explorer.scene
     window.resize(1100, 700)
     scene.viewer.fold.setChecked(True)
-    qtbot.waitUntil(lambda: scene.views.height() >= LEAST_VIEW, timeout=10_000)
+    scene.viewer.colour_by.setCurrentIndex(scene.viewer.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: scene.views.height() >= LEAST_VIEW and scene.viewer.colour_bar.isVisible(), timeout=10_000)
     qtbot.wait(100)
-    parts = [scene.viewer.bar, scene.viewer.tools, scene.views, scene.status, explorer.tabs]
+    parts = [scene.viewer.bar, scene.viewer.tools, scene.views, scene.viewer.colour_bar, scene.status, explorer.tabs]
     tops = [QRect(part.mapTo(window, QPoint(0, 0)), part.size()) for part in parts]
     assert all(above.bottom() < below.top() for above, below in pairwise(tops)), tops
     assert tops[-1].bottom() <= window.height()
     scene.viewer.fold.setChecked(False)
 
 
-def test_pictures_of_former_clicks_are_not_kept(explored, qtbot):
+def test_neither_pictures_nor_surfaces_of_former_clicks_are_kept(explored, qtbot):
     _, explorer, _ = explored
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     viewer = explorer.scene.viewer
     for row in range(3):
         with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
             explorer.session.show_latent(explorer.session.table.z[row].astype(float), row)
-    assert list(viewer._cache) == [viewer.picture.path]
+    qtbot.waitUntil(lambda: not viewer.surfaces.busy(), timeout=10_000)
+    assert len(viewer._cache) == 1 and viewer.picture.path in viewer._cache
+    assert len(viewer.surfaces.kept) <= 1
 
 
 def related(one, other) -> bool:

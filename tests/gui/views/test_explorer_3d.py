@@ -172,7 +172,7 @@ def test_gaussians_are_as_wide_as_they_are_and_a_lasso_round_some_makes_a_mask(s
     panel.source.setCurrentIndex(panel.source.findData("shown"))
     panel._source_changed()
     qtbot.waitUntil(lambda: panel.volume is not None and viewer.canvas.layer("mask") is not None, timeout=60_000)
-    whole = panel.text.full_text()
+    whole = panel.text.text()
     qtbot.mouseClick(panel.lasso, LEFT)
     layer, native = viewer.canvas.layer("gaussians"), viewer.canvas.view.canvas.native
     width = 2 * np.sqrt(2 * np.log(2)) * model.sigmas * model.half_angstrom
@@ -191,8 +191,8 @@ def test_gaussians_are_as_wide_as_they_are_and_a_lasso_round_some_makes_a_mask(s
     qtbot.mouseRelease(lasso, LEFT, pos=corners[-1])
     clear = np.abs(places[:, 0] - middle) > 1.5  # the outline is in whole pixels
     np.testing.assert_array_equal(panel.chosen[clear], (places[:, 0] > middle)[clear])
-    qtbot.waitUntil(lambda: "Gaussians: " in panel.text.full_text(), timeout=60_000)
-    assert panel.text.full_text().split(": ")[1] != whole
+    qtbot.waitUntil(lambda: "Gaussians: " in panel.text.text(), timeout=60_000)
+    assert panel.text.text().split(": ")[1] != whole
     qtbot.mouseClick(panel.save, LEFT)
     folder = explorer.session.root / "Mask"
     qtbot.waitUntil(lambda: bool(list(folder.glob("job*/RELION_JOB_EXIT_SUCCESS"))), timeout=60_000)

@@ -12,8 +12,8 @@ from PySide6.QtWidgets import QAbstractButton
 
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
 from gaussianem_gui.forms import validation
-from gaussianem_gui.views.job import fields
-from gaussianem_gui.views.job.fields import Context, OfferedFile
+from gaussianem_gui.views.job import editors, fields
+from gaussianem_gui.views.job.editors import Context, OfferedFile
 from gaussianem_gui.views.job.form import OptionForm
 
 
@@ -161,7 +161,7 @@ def test_a_file_picker_has_the_filter_of_the_option_and_gives_a_project_path(mak
         seen.update(start=start, kinds=kinds)
         return str(tmp_path / "Refine3D" / "run_data.star"), ""
 
-    monkeypatch.setattr(fields, "QFileDialog", type("Picker", (), {"getOpenFileName": staticmethod(answer)}))
+    monkeypatch.setattr(editors, "QFileDialog", type("Picker", (), {"getOpenFileName": staticmethod(answer)}))
     form.rows["star_file"].editor.browse.click()
     assert "*.star *.cs" in seen["kinds"] and seen["start"] == str(tmp_path)
     assert form.values()["star_file"] == "Refine3D/run_data.star"

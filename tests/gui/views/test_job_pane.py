@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import LONG, finish
-from PySide6.QtCore import QEvent, QObject, QPoint, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QLabel, QWidget
 from test_window import answer, notes, preprocessed, running
@@ -219,6 +220,7 @@ def test_progress_is_that_of_the_whole_job(opened, qtbot, engine):
 
 
 def test_every_stage_that_the_engine_plans_has_its_words():
+    import gaussianem_core
     from gaussianem_core.commands import preprocess, train
     from gaussianem_core.options import PreprocessOptions
     from gaussianem_gui.forms.stage_words import STAGES, message_words, stage_words
@@ -226,8 +228,14 @@ def test_every_stage_that_the_engine_plans_has_its_words():
     options = PreprocessOptions(star_file="p.star", consensus_map="m.mrc")
     plans = (train.LINEAR_STAGES, train.LATER_STAGES, train.OTHER_STAGES, preprocess.stages(options))
     assert {stage for plan in plans for stage in plan} <= set(STAGES)
+    engine = Path(gaussianem_core.__file__).parent
+    reported = {
+        stage for path in engine.rglob("*.py") for stage in re.findall(r"\bprogress\(\"([^\"]+)\"", path.read_text())
+    }
+    assert "train" in reported and reported <= set(STAGES)
     assert stage_words("trajectory pc2") == "Decode along PC 2" and stage_words("new stage") == "New stage"
     assert message_words("anything else") == "anything else"
+    assert message_words("half maps agree to 17.0 A (FSC 0.143)") == "half maps agree to 17.0 Å (FSC 0.143)"
 
 
 def test_whether_a_training_has_settled_is_a_curve_of_fixed_particles(tmp_path: Path, themed, qtbot):
@@ -277,8 +285,38 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     finish(opened, qtbot, train)
 
 
+def test_a_form_that_takes_long_is_announced_before_it_is_built(opened, qtbot):
+    name = preprocessed(opened, qtbot)
+    opened.pages.open_job(name, "Progress")
+    pane = opened.pane
+    qtbot.wait(50)
+    assert pane._form is None, "nobody looks at it"
+    pane.show_tab("Parameters")
+    assert pane._form is None and "Reading the options" in texts(pane.tabs.currentWidget())
+    qtbot.waitUntil(lambda: pane._form is not None, timeout=LONG)
+    qtbot.waitUntil(lambda: pane._form.form.rows["star_file"].editor.value() == "particles.star", timeout=LONG)
+
+
+def test_a_finished_job_without_curves_says_what_it_made(opened, qtbot):
+    name = preprocessed(opened, qtbot)
+    opened.pages.open_job(name, "Progress")
+    page, pane = opened.pane.progress, opened.pane
+    qtbot.waitUntil(lambda: page.made.list.topLevelItemCount() == 6, timeout=LONG)
+    assert page.made.isVisible() and "preprocess begins" in texts(page.messages)
+    rows = [page.made.list.topLevelItem(place) for place in range(6)]
+    assert [row.text(1) for row in rows][-2:] == ["particles.star", "point_cloud.ply"]
+    page.made.list.itemClicked.emit(rows[-1], 0)
+    assert pane.tab() == "Results"
+    assert pane.results.tree.currentItem().text(0) == "point_cloud.ply"
+    page.made.list.itemClicked.emit(rows[1], 0)  # an array of poses is nothing to look at: it lies among the files
+    assert pane.tab() == "Files"
+    # the next job shows its own
+    opened.pages.open_job(record(opened.model.project, "Mask"))
+    qtbot.waitUntil(lambda: not page.made.isVisible() or page.made.list.topLevelItemCount() != 6, timeout=LONG)
+
+
 def test_images_are_shown_in_the_contrast_of_their_renderings(tmp_path: Path, themed, qtbot):
-    from gaussianem_gui.views.job.progress import ProbePanel
+    from gaussianem_gui.views.job.probe_panel import ProbePanel
 
     rng = np.random.default_rng(0)
     drawn = np.zeros((2, 16, 16))
@@ -317,7 +355,7 @@ def test_a_form_is_built_when_it_is_looked_at_and_no_part_of_it_is_a_window(ever
             qtbot.wait(30)
             assert pane._form is None
             pane.show_tab("Parameters")
-            assert [f for f in pane.findChildren(OptionForm) if f.isVisible()]
+            qtbot.waitUntil(lambda: any(f.isVisible() for f in pane.findChildren(OptionForm)), timeout=LONG)
     finally:
         qapp.removeEventFilter(watcher)
     assert not windows
@@ -325,3 +363,27 @@ def test_a_form_is_built_when_it_is_looked_at_and_no_part_of_it_is_a_window(ever
     form.rows["epoch"].editor.edit.setText("7")
     pane.parameters.show_job(window.model.info(made["train"]), {"epoch": 3, "batch": 5})
     assert form.values()["epoch"] == "7" and form.values()["batch"] == "5"
+
+
+def test_a_click_on_explore_is_answered_at_once_and_the_window_lives_meanwhile(opened, qtbot):
+    turns: list[None] = []
+    turning = QTimer()
+    turning.timeout.connect(lambda: turns.append(None))
+    opened.pages.open_explorer("Train/job001/")
+    assert opened.middle.currentWidget() is opened.pages.loading and opened.pages.loading.isVisible()
+    qtbot.waitUntil(lambda: opened.pages._building is not None, timeout=LONG)
+    turning.start(0)
+    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LONG)
+    turning.stop()
+    assert opened.middle.currentWidget() is opened.pages.explorer
+    assert len(turns) > len(opened.pages.explorer.panels), "each panel is made in a turn of its own"
+
+
+def test_who_goes_elsewhere_while_the_explorer_is_built_stays_there(opened, qtbot):
+    opened.pages.open_explorer("Train/job001/")
+    qtbot.waitUntil(lambda: opened.pages._building is not None, timeout=LONG)
+    opened.pages.show_home()
+    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LONG)
+    assert opened.middle.currentWidget() is opened.pages.home
+    opened.pages.open_explorer("Train/job001/")
+    assert opened.middle.currentWidget() is opened.pages.explorer

@@ -225,10 +225,3 @@ def test_slow_libraries_are_loaded_while_the_user_looks_around(window, qtbot):
     qtbot.waitUntil(lambda: not window.pages._background.busy("libraries"), timeout=LOAD)
     assert {"napari.components", "vispy.scene", "gaussianem_gui.explorer.particle_columns"} <= set(sys.modules)
     assert canvas_starter._FOUND
-
-
-def test_a_click_on_explore_is_answered_at_once(opened, qtbot):
-    opened.pages.open_explorer("Train/job001/")
-    assert opened.middle.currentWidget() is opened.pages.loading and opened.pages.loading.isVisible()
-    qtbot.waitUntil(lambda: opened.pages.explorer is not None, timeout=LOAD)
-    assert opened.middle.currentWidget() is opened.pages.explorer

@@ -27,16 +27,17 @@ from gaussianem_gui.views.job import results
 from gaussianem_gui.views.job.compare import differences
 from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
-from gaussianem_gui.views.job.progress import principal_axes
+from gaussianem_gui.views.job.probe_panel import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
 from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
-from gaussianem_gui.views.plots.loss_plot import LossPlot, ValueAxis
+from gaussianem_gui.views.plots.loss_plot import LossPlot, ValueAxis, quantity_name
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import DARK, LIGHT, STATES, theme
+from gaussianem_gui.views.toolkit.widgets import Elided
 from gaussianem_gui.views.window.palette import Palette, score
 
 
@@ -449,6 +450,24 @@ def test_labels_of_a_narrow_range_differ() -> None:
         ticks = np.linspace(np.log10(low), np.log10(high), 6)
         words = axis.tickStrings(list(ticks), 1.0, float(ticks[1] - ticks[0]))
         assert len(set(words)) == 6, words
+        if high < 2 * low and low > 1e-3:
+            assert len({len(word) for word in words}) == 1, words  # and all have as many decimals
+
+
+def test_a_shortened_line_ends_inside_of_its_margins(themed, qtbot) -> None:
+    line = Elided("3D is drawn by the processor: volumes are shown coarser than they are")
+    line.setContentsMargins(12, 2, 12, 2)
+    qtbot.addWidget(line)
+    line.resize(220, 24)
+    line.show()
+    assert line.text().endswith("…")
+    assert line.fontMetrics().horizontalAdvance(line.text()) <= line.contentsRect().width() == 196
+
+
+def test_quantities_have_their_units() -> None:
+    names = ("resolution_angstrom", "rotation_prior_degrees", "shift_pixels", "held_out", "lr")
+    words = ["Resolution (Å)", "Rotation prior (°)", "Shift (px)", "Held-out images", "Learning rate"]
+    assert [quantity_name(name) for name in names] == words
 
 
 def test_work_that_is_done_keeps_nothing_of_what_it_held(qtbot) -> None:
