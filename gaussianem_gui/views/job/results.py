@@ -292,7 +292,7 @@ class Results(QWidget):
         path = item.paths[0]
         for reading in READINGS:
             self._background.cancel(reading)
-        if item.kind in ("volume", "map", "mask"):
+        if item.kind in SECTIONS[0][1]:
             self._volumes([path], None)
         elif item.kind == "volume_series":
             self._series(item)
@@ -340,7 +340,7 @@ class Results(QWidget):
             head = self.tree.topLevelItem(place)
             for number in range(head.childCount()):
                 item = head.child(number).data(0, Qt.ItemDataRole.UserRole)
-                if item.kind in ("volume", "map", "mask") or (item.kind == "volume_series" and item.names):
+                if item.kind in SECTIONS[0][1] or (item.kind == "volume_series" and item.names):
                     found += list(zip(item.names or (sentence(item.title),), item.paths))
         return found
 

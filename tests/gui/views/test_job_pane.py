@@ -20,6 +20,7 @@ from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.job.form import OptionForm
 from gaussianem_gui.views.job.job_pane import TABS
 from gaussianem_gui.views.job.parameters import Parameters
+from gaussianem_gui.views.job.results import SECTIONS, Item, Results
 from gaussianem_gui.views.window.errors import ErrorDialog
 
 FOREIGN = {"Refine3D": "relion.refine3d", "Sharpen": "relion.external.gaussianem.sharpen", "Extract": "relion.extract"}
@@ -283,6 +284,18 @@ def test_a_running_training_shows_whether_it_settles(opened, qtbot, engine):
     assert "In epoch 3 the renderings of the example particles changed by" in page.convergence.text.text()
     engine()
     finish(opened, qtbot, train)
+
+
+def test_a_volume_of_any_kind_is_shown(themed, qtbot, tmp_path: Path) -> None:
+    """Half maps stood in the list, and a click on one showed nothing."""
+    results = Results()
+    qtbot.addWidget(results)
+    path = tmp_path / "half_map_1.mrc"
+    write_map(path, np.random.default_rng(0).random((12, 12, 12)).astype(np.float32), 3.0)
+    for kind in SECTIONS[0][1]:
+        results.viewer.clear()
+        results.show_item(Item(kind, "one", (path,)))
+        assert results.stack.currentWidget() is results.viewer and results.viewer._paths == [path], kind
 
 
 def test_a_form_that_takes_long_is_announced_before_it_is_built(opened, qtbot):
