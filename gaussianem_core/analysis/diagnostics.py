@@ -129,13 +129,22 @@ def unpopulated(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.nda
     return isolation(z, points, sample) > 1.0
 
 
-def isolation(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # -> (P,)
-    """Distance to the 20th nearest particle, relative to the limit beyond which a place counts as unpopulated."""
-    k = min(NEAREST, max(1, len(z) // 10))
-    step = max(1, len(z) // sample)
-    own = neighbour_distance(z, z[::step], k + 1)  # a particle is its own nearest
-    limit = np.percentile(own, ISOLATED_PERCENTILE)
-    return neighbour_distance(z, points, k) / max(limit, 1e-12)
+def isolation(
+    z: np.ndarray, points: np.ndarray, sample: int = 5000, limit: float | None = None
+) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
+    """Distance to the 20th nearest particle, relative to ``limit``, that of :func:`isolation_limit`."""
+    limit = isolation_limit(z, sample) if limit is None else limit
+    return neighbour_distance(z, points, _nearest(z)) / max(limit, 1e-12)
+
+
+def isolation_limit(z: np.ndarray, sample: int = 5000) -> float:
+    """Distance to the 20th nearest particle beyond which a place counts as unpopulated (see ISOLATED_PERCENTILE)."""
+    own = neighbour_distance(z, z[:: max(1, len(z) // sample)], _nearest(z) + 1)  # a particle is its own nearest
+    return float(np.percentile(own, ISOLATED_PERCENTILE))
+
+
+def _nearest(z: np.ndarray) -> int:
+    return min(NEAREST, max(1, len(z) // 10))
 
 
 def stretch_counts(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # -> (P,)

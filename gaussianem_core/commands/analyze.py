@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gaussianem_core.analysis import html_report, latent_paths, latent_space, report, report_figures
-from gaussianem_core.analysis.diagnostics import isolation, stretch_counts
+from gaussianem_core.analysis.diagnostics import isolation, isolation_limit, stretch_counts
 from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
@@ -85,8 +85,9 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     }
     with memory_errors("Use a smaller --box"):
         summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, particle, out, log)
+        limit = isolation_limit(z) if n_components else 0.0
         summary["trajectories"] = [
-            write_trajectory(model, z, components, i, options, box, level, log) for i in range(n_components)
+            write_trajectory(model, z, components, i, limit, options, box, level, log) for i in range(n_components)
         ]
         trust = report.assess(model, z, arrays, classes, options, star, log)
     summary["trust"] = trust.figures
@@ -203,17 +204,21 @@ def write_trajectory(
     z: np.ndarray,
     components: latent_space.Components,
     number: int,
+    limit: float,
     options: AnalyzeOptions,
     box: int,
     level: float,
     log: JobLog,
 ) -> dict[str, Any]:
-    """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve."""
+    """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve.
+
+    ``limit`` : distance of particles beyond which a place counts as unpopulated (see ``diagnostics.isolation_limit``).
+    """
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
     path, kind = latent_paths.component_line(z, components, *span), "line"
-    isolated = isolation(z, path)
+    isolated = isolation(z, path, limit=limit)
     curved = latent_paths.populated_path(z, components, *span)
-    of_curve = isolation(z, curved)
+    of_curve = isolation(z, curved, limit=limit)
     if of_curve.max() < BETTER * isolated.max():
         path, kind, isolated = curved, "populated", of_curve
     name = f"pc{number + 1}"

@@ -49,7 +49,7 @@ class Scatter(QWidget):
         self.plot = pg.PlotWidget()
         self.plot.setFrameShape(QFrame.Shape.NoFrame)
         self.plot.setMenuEnabled(False)
-        self.plot.setMinimumSize(160, 140)
+        self.plot.setMinimumSize(160, 100)
         self.plot.setAccessibleName("Latent scatter")
         self._points = np.empty((0, 2))
         self._colours: np.ndarray | None = None

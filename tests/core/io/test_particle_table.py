@@ -811,3 +811,12 @@ def test_written_tables_are_read_by_starfile(tmp_path: Path) -> None:
     assert tables["a"]["rlnX"].tolist() == [1, 2] and tables["a"]["rlnY"].tolist() == ["p q", ""]
     with pytest.raises(InputError, match="one length"):
         write_star(tmp_path / "t.star", {"a": {"rlnX": [1], "rlnY": [1, 2]}})
+
+
+def test_tables_of_a_file_that_grew_are_found_anew(tmp_path: Path) -> None:
+    path = tmp_path / "particles.star"
+    path.write_text("data_particles\n\nloop_\n_rlnImageName\n1@a.mrcs\n")
+    assert scan_star(path) is scan_star(path) and find_particle_table(scan_star(path)).n_rows == 1
+    with path.open("a") as file:
+        file.write("2@a.mrcs\n")
+    assert find_particle_table(scan_star(path)).n_rows == 2
