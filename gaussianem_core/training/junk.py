@@ -40,7 +40,7 @@ what the model's errors may be."""
 
 
 MISFIT = 3.0
-"""Standard deviations above the median up to which missing pieces of single images count for nothing."""
+"""Standard deviations above the median up to which evidence for missing pieces counts for nothing."""
 
 
 class Junk(NamedTuple):
@@ -68,18 +68,18 @@ def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
-def beyond_others(pieces: torch.Tensor, spreads: float) -> torch.Tensor:  # (N,) -> (N,)
+def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
     """Evidence for missing pieces beyond what most images give, where that is any.
 
     Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
-    is the model's fault, and no junk. Nothing counts up to ``spreads`` (robust) standard deviations above the middle.
+    is the model's fault, and no junk. So nothing counts up to MISFIT standard deviations (robust) above the median.
     """
     known = torch.isfinite(pieces)
     if not known.any():
         return pieces
     middle = pieces[known].median()
     spread = 1.4826 * (pieces[known] - middle).abs().median()
-    return pieces - (middle + spreads * spread).clamp_min(0)
+    return pieces - (middle + MISFIT * spread).clamp_min(0)
 
 
 def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, torch.Tensor]:  # (N, W) -> (N,) x 2
@@ -137,7 +137,7 @@ def find_junk(
     particle = together(torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf)), faulty, group)
     typical = power.median(0).values
     whole, pieces = beyond_errors(pieces.double(), group)
-    particle, pieces = particle + whole, beyond_others(pieces, MISFIT if group.single else 0.0)
+    particle, pieces = particle + whole, beyond_others(pieces)
     spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
     # particles, and would not find its way to images of noise where signals are strong.
