@@ -156,6 +156,11 @@ class History:
         with self._lock:
             return list(self._series)
 
+    def has_curves(self) -> bool:
+        """True if a quantity was reported more than once: a single number is no curve."""
+        with self._lock:
+            return any(series.size > 1 for series in self._series.values())
+
     def curve(self, stage: str, name: str) -> Curve:
         """A snapshot of one quantity; empty if it was never reported."""
         with self._lock:

@@ -179,7 +179,7 @@ class Progress(QWidget):
         if state == self._drawn:
             return drawn
         self._drawn = state
-        has_curves = bool(history.names())
+        has_curves = history.has_curves()
         probes = history.artifacts_of("probe")
         self.split.setVisible(has_curves or bool(probes))
         self.curves.setVisible(has_curves)

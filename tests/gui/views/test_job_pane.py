@@ -14,7 +14,9 @@ from PySide6.QtWidgets import QLabel, QWidget
 from test_window import answer, notes, preprocessed, running
 
 from gaussianem_core.io.mrc import write_map
+from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import JOB_OPTIONS
+from gaussianem_gui.execution.history import History
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.job.form import OptionForm
@@ -400,3 +402,13 @@ def test_who_goes_elsewhere_while_the_explorer_is_built_stays_there(opened, qtbo
     assert opened.middle.currentWidget() is opened.pages.home
     opened.pages.open_explorer("Train/job001/")
     assert opened.middle.currentWidget() is opened.pages.explorer
+
+
+def test_a_single_number_is_no_curve(tmp_path: Path) -> None:
+    """Reconstruct reports one resolution: its Progress showed empty axes."""
+    history = History(tmp_path)
+    with JobLog(tmp_path, ["gaussianem", "reconstruct"], "0") as log:
+        for step, curved in ((0, False), (1, True)):
+            log.metric("reconstruct", step, 0.0, resolution_angstrom=17.0)
+            history.poll()
+            assert history.names() and history.has_curves() is curved
