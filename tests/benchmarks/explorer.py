@@ -148,6 +148,7 @@ def decode_figures(application, folder: Path, small: Path) -> None:
     from gaussianem_gui.project.project import Project
     from gaussianem_gui.project.settings import Settings
     from gaussianem_gui.views.explorer.page import Explorer
+    from gaussianem_gui.views.explorer.trajectory_panel import TrajectoryPanel
     from gaussianem_gui.views.project_model import ProjectModel
 
     def wait(test: Callable[[], bool], seconds: float = 180) -> None:
@@ -183,11 +184,12 @@ def decode_figures(application, folder: Path, small: Path) -> None:
             explorer.grid.click(plot, float(x), float(y))
             wait(lambda e=explorer, n=had: len(e.scene.latency) > n)
             worked.append(explorer.session.picture.seconds)
-            shown.append(explorer.latency[-1])
+            shown.append(explorer.scene.latency[-1])
         report(f"{name}: decode in the engine", 1000 * float(np.median(worked)), "ms")
         report(f"{name}: click to the answer shown", 1000 * float(np.median(shown)), "ms", "< 500 ms CPU")
         if explorer.scene.viewer.is_3d():
             panel = explorer.panels["Trajectory"]
+            assert isinstance(panel, TrajectoryPanel)
             explorer.show_panel(panel)
             panel.kind.setCurrentIndex(panel.kind.findData("component"))
             panel.count.setValue(50)

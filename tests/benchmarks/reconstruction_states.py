@@ -93,7 +93,9 @@ class Data:
     used: np.ndarray
     box: int
 
-    def batches(self, rows: np.ndarray, size: int = 512) -> Iterator[tuple[np.ndarray, tuple[Tensor, ...]]]:
+    def batches(
+        self, rows: np.ndarray, size: int = 512
+    ) -> Iterator[tuple[np.ndarray, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
         """Rows, and images, rotations, shifts, CTF (with contrast) and weights."""
         for some in np.array_split(rows, max(1, -(-len(rows) // size))):
             at = torch.from_numpy(some).to(self.images.device)

@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gaussianem_tilts_") as temporary:
         base = Path(given.work or temporary).resolve()
         with ThreadPoolExecutor(given.at_once) as pool:
-            list(pool.map(lambda pair: run_pair(*pair, base, given, keep), pairs))
+            list(pool.map(lambda pair: run_pair(pair[0], pair[1], base, given, keep), pairs))
     print("\n".join(["", *table(runs)]))
     return 1 if not runs or any("error" in run for run in runs) else 0
 
