@@ -51,6 +51,8 @@ def test_the_explorer_keeps_the_surface_that_it_shows_alone(tmp_path, qtbot):
     """Each decoded picture has a name of its own and never comes back: for each click a surface more was kept."""
     viewer = LiveViewer()
     qtbot.addWidget(viewer)
+    qtbot.waitUntil(viewer.starter.start, timeout=30_000)  # without a screen: there will never be a canvas
+    viewer.set_contour(0.5)  # all pictures of a model have one level
     for number in range(5):
         picture = ball(tmp_path / f"decoded-{number}.mrc")
         viewer.show_picture(picture, "particle", prepare(picture, viewer.look()))
