@@ -92,7 +92,28 @@ class LiveViewer(Viewer):
         """A second view obeys the controls of the first."""
         for part in (self.bar, self.tools, self.note):
             part.hide()
+        self.colour_bar.setFixedHeight(0)  # the bar of the first explains both
         self._silent = True
+
+    def colour_like(self, other: LiveViewer) -> None:
+        """The colours of another view, by the same scale."""
+        by_map, kind = other.colour_by.currentData() == "map", other.colour_by.currentIndex()
+        if (
+            kind == self.colour_by.currentIndex()
+            and self.domains is other.domains
+            and self._farthest == other._farthest
+            and (not by_map or self.paint is other.paint)
+        ):
+            return
+        self.domains, self._farthest = other.domains, other._farthest
+        self.colour_by.blockSignals(True)
+        self.colour_by.setCurrentIndex(kind)
+        self.colour_by.blockSignals(False)
+        if by_map:
+            self.set_paint(other.paint)
+            self._draw()
+        else:
+            self._repaint()
 
     # --- what to show ----------------------------------------------------------------------------------------------
 
@@ -220,7 +241,8 @@ class LiveViewer(Viewer):
         if kind == "domain":
             return paint_by_domains(places, values)
         if kind == "displacement":
-            self._farthest = max(self._farthest, float(np.percentile(values, MOVED)))
+            if not self._silent:  # a second view takes the scale of the first
+                self._farthest = max(self._farthest, float(np.percentile(values, MOVED)))
             return paint_by_gaussians("Displacement", "Å", places, values, high=max(self._farthest, 0.1))
         there = self.model.densities > LEAST_DENSITY * self.model.densities.max()
         return paint_by_gaussians("Occupancy", "of the consensus", places[there], values[there], high=1.25)
