@@ -327,18 +327,6 @@ class LiveViewer(Viewer):
         """napari's camera, None before the canvas is there."""
         return self.canvas.model.scene.camera if self.canvas.model is not None else None
 
-    def follow(self, other: LiveViewer) -> None:
-        """Link the cameras of two views."""
-        mine, theirs = self.camera(), other.camera()
-        if mine is None or theirs is None:
-            return
-        for source, target in ((mine, theirs), (theirs, mine)):
-            for name in ("angles", "zoom", "center"):
-                event = getattr(source.events, name)
-                event.connect(lambda _e, s=source, t=target, n=name: _copy(s, t, n))
-        for name in ("center", "zoom", "angles"):
-            _copy(theirs, mine, name)
-
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     def _draw_points(self) -> None:
@@ -419,9 +407,3 @@ class LiveViewer(Viewer):
 def _pixels(image: QImage) -> np.ndarray:  # (H, W, 4) uint8
     data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
     return data[:, : image.width()].copy()
-
-
-def _copy(source: Any, target: Any, name: str) -> None:
-    value = getattr(source, name)
-    if getattr(target, name) != value:
-        setattr(target, name, value)

@@ -20,6 +20,7 @@ from gaussianem_gui.views.explorer.live_viewer import CLICK, LiveViewer
 from gaussianem_gui.views.explorer.selection_mean import SelectionMean
 from gaussianem_gui.views.explorer.session import NO_NETWORK, ExplorerSession
 from gaussianem_gui.views.explorer.surfaces import difference_surfaces
+from gaussianem_gui.views.plots.linked_cameras import link_cameras
 from gaussianem_gui.views.plots.slices import PLANES
 from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.tasks import Background
@@ -302,9 +303,10 @@ class Scene(QFrame):
         self.views.setSizes([1000, 0])
 
     def _link_cameras(self) -> None:
-        if not self.second.property("linked"):
+        mine, first = self.second.camera(), self.viewer.camera()
+        if mine is not None and first is not None and not self.second.property("linked"):
             self.second.setProperty("linked", True)
-            self.second.follow(self.viewer)
+            link_cameras(mine, first)
             self.viewer.level.levelChanged.connect(self.second.set_contour)
 
     def _draw_difference(self) -> None:
