@@ -134,8 +134,10 @@ def read_relion_tilts(
     Returns what :func:`read_relion` does, with an entry an image, and in ``columns`` beside it ``particle``, ``frame``
     and ``frames`` (see ``tilt_series``). Raises InputError.
     """
+    tables = scan_star(path)
+    refuse_tomography(tables)
     numbers, names, particles = read_tilt_particles(Path(path), tomograms, project)
-    optics = find_optics_table(scan_star(path))
+    optics = find_optics_table(tables)
     if optics is None:
         raise InputError(str(path), "must have the table of optics groups", "no data_optics", "Export it again.")
     notes = check_star_columns([particles, optics], tilts=True)

@@ -22,9 +22,11 @@ _BY_TABLE = {
 _BY_COLUMN = {
     "rlnTomoParticlesFile": "an optimisation set of tomography",
     "rlnTomoTiltSeriesStarFile": "a list of tilt series",
+    "rlnTomoSizeX": "a list of tomograms",
     "rlnTomoNominalStageTiltAngle": "the images of one tilt series",
     "rlnReferenceImage": "a list of class averages",
     "rlnMicrographMovieName": "a list of movies",
+    "rlnCenteredCoordinateXAngst": "picked coordinates",
     "rlnMicrographCoordinates": "a list of picked coordinates",
     "rlnCoordinateX": "picked coordinates",
     "rlnMicrographName": "a list of micrographs",
@@ -41,19 +43,23 @@ def name_kind(tables: Sequence[StarTable]) -> str:
 
 
 def refuse_tomography(tables: Sequence[StarTable]) -> None:
-    """Raise InputError if the file holds subtomograms that are no stacks of 2D images, or the images of one series."""
+    """Raise InputError if the file holds subtomograms that are no stacks of 2D images, or places or images of them."""
     if any(SET_COLUMNS[0] in table or VISIBLE in table for table in tables):
         return
     flag = "rlnTomoSubTomosAre2DStacks"
-    marks = [name for table in tables for name in table.columns if name.startswith("rlnTomo") and name != flag]
+    columns = [name for table in tables for name in table.columns]
+    marks = [name for name in columns if name.startswith("rlnTomo") and name != flag]
     for table in tables:  # RELION 5 says this of all particles, and means it where it is 1
         values = dict(zip(table.columns, table.values))
         if values.get(flag) == b"1":
             marks.insert(0, f"{flag} 1")
     if marks:
+        found = "3D subtomograms" if "rlnCtfImage" in columns else "subtomograms of tilt series"
+        if "rlnImageName" not in columns:
+            found = name_kind(tables) or "places in tomograms"
         raise InputError(
             str(tables[0].path),
             "must list single particles, or be the optimisation set of particles in stacks of 2D images",
-            f"subtomograms of tilt series ({', '.join(marks[:3])})",
+            f"{found} ({', '.join(marks[:3])})",
             "Extract the particles as 2D stacks in RELION 5 (or export them so), and give the optimisation_set.star.",
         )

@@ -299,7 +299,8 @@ def read_series(path: Path, wanted: set[str], project: str | os.PathLike[str] | 
             continue
         if own_file in names:
             source = _resolved(names[own_file][0][names[own_file][1][row]], path, project, own_file)
-            images = next((table for table in scan_star(source) if DEFOCUS[0] in table), None)
+            # A series whose CTF is not estimated yet has its one table too: what it lacks is said of that.
+            images = max(scan_star(source), key=lambda table: DEFOCUS[0] in table, default=None)
         else:
             source, images = path, next((table for table in tables if table.name == name), None)
         if images is None or not images.n_rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,16 @@ OTHER = {
     "job.star": ("data_joboptions_values\nloop_\n_rlnJobOptionVariable\na\n", "a RELION job's options"),
 }
 TOMOGRAPHY = {
-    "2D stacks of tilt images": "data_general\n_rlnTomoSubTomosAre2DStacks 1\n" + PARTICLES,
-    "particles of tomograms": PARTICLES.replace("_rlnAngleRot #2", "_rlnTomoName #2"),
-    "tilt series": "data_global\nloop_\n_rlnTomoName\n_rlnTomoTiltSeriesStarFile\na b\n",
+    "subtomograms of tilt series (rlnTomoSubTomosAre2DStacks 1": "data_general\n_rlnTomoSubTomosAre2DStacks 1\n"
+    + PARTICLES,
+    "subtomograms of tilt series (rlnTomoName": PARTICLES.replace("_rlnAngleRot #2", "_rlnTomoName #2"),
+    "3D subtomograms": PARTICLES.replace("_rlnAngleRot #2", "_rlnTomoName #2\n_rlnCtfImage #3").replace(
+        " 0\n", " a b\n"
+    ),
+    "a list of tilt series": "data_global\nloop_\n_rlnTomoName\n_rlnTomoTiltSeriesStarFile\na b\n",
+    "a list of tomograms": "data_global\nloop_\n_rlnTomoName\n_rlnTomoSizeX\na 3\n",
+    "picked coordinates": "data_particles\nloop_\n_rlnTomoName\n_rlnCenteredCoordinateXAngst\na 3\n",
+    "places in tomograms": "data_\nloop_\n_rlnTomoName\n_rlnTomoManifoldIndex\na 3\n",
 }
 
 
@@ -52,7 +60,7 @@ def test_the_particles_beside_a_model_are_offered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", TOMOGRAPHY)
 def test_tomography_is_refused_as_such(tmp_path: Path, what: str) -> None:
     (tmp_path / "run_data.star").write_text(TOMOGRAPHY[what])
-    with pytest.raises(InputError, match="subtomograms of tilt series") as caught:
+    with pytest.raises(InputError, match=re.escape(what)) as caught:
         read_particles(tmp_path / "run_data.star")
     assert "run_data.star" not in caught.value.remedy
 
