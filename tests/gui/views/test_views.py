@@ -6,6 +6,7 @@ import gc
 import shutil
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
 from gaussianem_gui.views.job.probe_panel import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
+from gaussianem_gui.views.plots.canvas3d import import_napari
 from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.loss_plot import LossPlot
@@ -507,3 +509,22 @@ def test_work_that_is_done_keeps_nothing_of_what_it_held(qtbot) -> None:
         qtbot.waitUntil(lambda n=number: len(done) == n + 1, timeout=LONG)
     del volume
     qtbot.waitUntil(lambda: gc.collect() >= 0 and all(ref() is None for ref in held), timeout=LONG)
+
+
+@pytest.mark.filterwarnings("ignore")  # napari's own libraries warn when they are loaded
+def test_the_3d_view_waits_for_another_worker_that_loads_its_units() -> None:
+    """A volume opened while napari was loaded in the background found a registry half filled: 3D was given up."""
+    pint = pytest.importorskip("pint")
+    registry = pint.get_application_registry()
+    before = registry.get()
+    registry.set(pint.registry.LazyRegistry())
+    try:
+        first = threading.Thread(target=import_napari)
+        first.start()
+        while first.is_alive() and not isinstance(registry.get(), pint.UnitRegistry):
+            time.sleep(0)
+        import_napari()
+        assert registry.parse_units("angstrom") == registry.angstrom
+        first.join()
+    finally:
+        registry.set(before)
