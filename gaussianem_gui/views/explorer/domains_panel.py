@@ -16,7 +16,7 @@ from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.plots.plot_style import dot
 from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, label, row

@@ -12,7 +12,7 @@ from gaussianem_gui.explorer import figures
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.plots.plot_style import style_plot
 from gaussianem_gui.views.toolkit.controls import wrapping
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, frame, label, row, scrolled

@@ -92,7 +92,28 @@ class LiveViewer(Viewer):
         """A second view obeys the controls of the first."""
         for part in (self.bar, self.tools, self.note):
             part.hide()
+        self.colour_bar.setFixedHeight(0)  # the bar of the first explains both
         self._silent = True
+
+    def colour_like(self, other: LiveViewer) -> None:
+        """The colours of another view, by the same scale."""
+        by_map, kind = other.colour_by.currentData() == "map", other.colour_by.currentIndex()
+        if (
+            kind == self.colour_by.currentIndex()
+            and self.domains is other.domains
+            and self._farthest == other._farthest
+            and (not by_map or self.paint is other.paint)
+        ):
+            return
+        self.domains, self._farthest = other.domains, other._farthest
+        self.colour_by.blockSignals(True)
+        self.colour_by.setCurrentIndex(kind)
+        self.colour_by.blockSignals(False)
+        if by_map:
+            self.set_paint(other.paint)
+            self._draw()
+        else:
+            self._repaint()
 
     # --- what to show ----------------------------------------------------------------------------------------------
 
@@ -220,7 +241,8 @@ class LiveViewer(Viewer):
         if kind == "domain":
             return paint_by_domains(places, values)
         if kind == "displacement":
-            self._farthest = max(self._farthest, float(np.percentile(values, MOVED)))
+            if not self._silent:  # a second view takes the scale of the first
+                self._farthest = max(self._farthest, float(np.percentile(values, MOVED)))
             return paint_by_gaussians("Displacement", "Å", places, values, high=max(self._farthest, 0.1))
         there = self.model.densities > LEAST_DENSITY * self.model.densities.max()
         return paint_by_gaussians("Occupancy", "of the consensus", places[there], values[there], high=1.25)
@@ -305,18 +327,6 @@ class LiveViewer(Viewer):
         """napari's camera, None before the canvas is there."""
         return self.canvas.model.scene.camera if self.canvas.model is not None else None
 
-    def follow(self, other: LiveViewer) -> None:
-        """Link the cameras of two views."""
-        mine, theirs = self.camera(), other.camera()
-        if mine is None or theirs is None:
-            return
-        for source, target in ((mine, theirs), (theirs, mine)):
-            for name in ("angles", "zoom", "center"):
-                event = getattr(source.events, name)
-                event.connect(lambda _e, s=source, t=target, n=name: _copy(s, t, n))
-        for name in ("center", "zoom", "angles"):
-            _copy(theirs, mine, name)
-
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     def _draw_points(self) -> None:
@@ -397,9 +407,3 @@ class LiveViewer(Viewer):
 def _pixels(image: QImage) -> np.ndarray:  # (H, W, 4) uint8
     data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine() // 4, 4)
     return data[:, : image.width()].copy()
-
-
-def _copy(source: Any, target: Any, name: str) -> None:
-    value = getattr(source, name)
-    if getattr(target, name) != value:
-        setattr(target, name, value)

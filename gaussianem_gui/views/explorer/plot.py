@@ -19,7 +19,7 @@ from gaussianem_gui.explorer.picking import Nearest, bin_points, count_cells, in
 from gaussianem_gui.views.explorer.canvas import Canvas
 from gaussianem_gui.views.explorer.colours import Colouring, value_colours
 from gaussianem_gui.views.explorer.dense_plot import bars, class_tints, ramp_index, shaded, stamp
-from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.plots.plot_style import style_plot
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, column, icon_button, label, row

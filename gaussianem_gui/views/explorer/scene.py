@@ -20,6 +20,7 @@ from gaussianem_gui.views.explorer.live_viewer import CLICK, LiveViewer
 from gaussianem_gui.views.explorer.selection_mean import SelectionMean
 from gaussianem_gui.views.explorer.session import NO_NETWORK, ExplorerSession
 from gaussianem_gui.views.explorer.surfaces import difference_surfaces
+from gaussianem_gui.views.plots.linked_cameras import link_cameras
 from gaussianem_gui.views.plots.slices import PLANES
 from gaussianem_gui.views.plots.surfaces import Mesh
 from gaussianem_gui.views.toolkit.tasks import Background
@@ -87,6 +88,7 @@ class Scene(QFrame):
         layout.addLayout(self._foot())
         self.setLayout(layout)
         self.viewer.drawn.connect(self._picture_drawn)
+        self.viewer.drawn.connect(self._colour_second)
         session.modelReady.connect(self._model_ready)
         session.opened.connect(self._opened)
         session.closed.connect(self._forget)
@@ -129,8 +131,10 @@ class Scene(QFrame):
         self.follow.toggled.connect(self._follow)
         under.addLayout(column(self.status, self.trust, spacing=1), 1)
         under.addWidget(self.keep_button)
-        for part in (self.follow, self.difference, self.reference, self.chimerax, self.view_save):
+        for part in (self.follow, self.difference):
             under.addWidget(part)
+        for part in (self.reference, self.chimerax, self.view_save):  # below them the words have the room
+            self.viewer.buttons.layout().addWidget(part)
         return under
 
     def _opened(self) -> None:
@@ -166,8 +170,7 @@ class Scene(QFrame):
         assert model is not None
         self.viewer.set_model(model)
         self.second.model = model
-        movable = f"{len(model.positions):,} Gaussians"
-        self.status.setText(f"Consensus · {movable} · decodes on {model.device}. Click in a plot.")
+        self.status.setText(f"Consensus, {len(model.positions):,} Gaussians ({model.device}). Click in a plot.")
 
     def longest(self) -> int:
         """Voxels a side of pictures decoded live."""
@@ -178,7 +181,7 @@ class Scene(QFrame):
     def _say_variation(self, angstrom: float) -> None:
         self._variation = f"varies by {angstrom:.1f} Å"
         if not self._undrawn and self.session.picture is not None and self.latency:
-            self._tell(self.session.picture, self.latency[-1])
+            self._tell(self.session.picture)
 
     def _follow(self, on: bool) -> None:
         QSettings().setValue("explorer/follow", int(on))
@@ -218,15 +221,14 @@ class Scene(QFrame):
             return
         if model is not None and min(self.longest(), model.box) > QUICK_LIVE:
             self._rest.start()
-        took = time.perf_counter() - self._asked
-        self.latency.append(took)
+        self.latency.append(time.perf_counter() - self._asked)
         del self.latency[:-1000]
-        self._tell(answer, took)
+        self._tell(answer)
         self.decodedShown.emit()
 
     # --- in words --------------------------------------------------------------------------------------------------
 
-    def _tell(self, answer: Decoded, took: float) -> None:
+    def _tell(self, answer: Decoded) -> None:
         table, model, particle = self.session.table, self.session.consensus, self.session.particle
         assert table is not None
         words = [f"Particle {particle + 1:,}" if particle >= 0 else "A place in latent space"]
@@ -237,7 +239,6 @@ class Scene(QFrame):
         if model is not None and answer.positions is not None:
             moved = np.linalg.norm(answer.positions - model.positions, axis=1)
             words.append(f"moves up to {np.percentile(moved, 99) * model.half_angstrom:.1f} Å")
-        words.append(f"{1000 * took:.0f} ms")
         self.status.setText(self._meaning or " · ".join(words))
         self._tell_population()
 
@@ -279,10 +280,15 @@ class Scene(QFrame):
             self.views.setSizes([500, 500])
             self.second.set_contour(self.viewer.contour())
             self.second.show_decoded(picture.volume, picture.positions, picture.densities, "kept")
+            self.second.colour_like(self.viewer)
             self.second.drawn.connect(self._link_cameras, Qt.ConnectionType.SingleShotConnection)
             self._show_kept(True)
             session.keep_latent()
         self._draw_difference()
+
+    def _colour_second(self) -> None:
+        if self._kept is not None:
+            self.second.colour_like(self.viewer)
 
     def _show_kept(self, kept: bool) -> None:
         """What the button does now."""
@@ -297,9 +303,10 @@ class Scene(QFrame):
         self.views.setSizes([1000, 0])
 
     def _link_cameras(self) -> None:
-        if not self.second.property("linked"):
+        mine, first = self.second.camera(), self.viewer.camera()
+        if mine is not None and first is not None and not self.second.property("linked"):
             self.second.setProperty("linked", True)
-            self.second.follow(self.viewer)
+            link_cameras(mine, first)
             self.viewer.level.levelChanged.connect(self.second.set_contour)
 
     def _draw_difference(self) -> None:
@@ -402,6 +409,7 @@ class Scene(QFrame):
         pixels, scale = self.viewer.pixels_on_white(FIGURE_SCALE)
         if self.session.kept is not None and self.second.is_3d():
             other = self.second.pixels_on_white(FIGURE_SCALE)[0]
-            high = min(len(pixels), len(other))
-            pixels = np.concatenate([pixels[:high], other[:high]], axis=1)
+            high = max(len(pixels), len(other))
+            both = [np.pad(p, ((0, high - len(p)), (0, 0), (0, 0)), constant_values=255) for p in (pixels, other)]
+            pixels = np.concatenate(both, axis=1)
         self.session.write_figure(lambda: figures.picture(path, pixels, scale))

@@ -21,7 +21,7 @@ from gaussianem_gui.explorer.select_job import Exported, export_selection
 from gaussianem_gui.explorer.selections import class_step, describe
 from gaussianem_gui.views.explorer.panel import Panel
 from gaussianem_gui.views.explorer.session import ExplorerSession
-from gaussianem_gui.views.plots.loss_plot import dot
+from gaussianem_gui.views.plots.plot_style import dot
 from gaussianem_gui.views.toolkit import notices
 from gaussianem_gui.views.toolkit.controls import Switch, together, wrapping
 from gaussianem_gui.views.toolkit.theme import theme

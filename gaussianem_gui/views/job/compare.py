@@ -9,7 +9,8 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QSplitter, QTableW
 
 from gaussianem_gui.project.project import JobInfo, Project
 from gaussianem_gui.views.job.fields import field_label
-from gaussianem_gui.views.plots.loss_plot import LossPlot, dot, main_terms, quantity_name
+from gaussianem_gui.views.plots.loss_plot import LossPlot, main_terms
+from gaussianem_gui.views.plots.plot_style import dot, quantity_name
 from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.theme import STATES, theme
 from gaussianem_gui.views.toolkit.widgets import button, column, frame, label, row

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QPaintEvent
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -23,9 +22,10 @@ from gaussianem_gui.views.job.made_page import MadePage
 from gaussianem_gui.views.job.parameters import Parameters
 from gaussianem_gui.views.job.progress import Progress
 from gaussianem_gui.views.job.results import Results
+from gaussianem_gui.views.job.steps_bar import StepsBar
 from gaussianem_gui.views.project_model import ProjectModel, state_word
 from gaussianem_gui.views.toolkit.controls import Badge
-from gaussianem_gui.views.toolkit.notices import EmptyState
+from gaussianem_gui.views.toolkit.notices import EmptyState, Waiting
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, button, clear, column, icon_button, label, row
 
@@ -38,22 +38,6 @@ WITH_RESULTS = (
     "trajectory",
 )  # one looks at results first
 TABS = ("Parameters", "Progress", "Results", "Files", "Notes", "Log")
-
-
-class Waiting(QLabel):
-    """Words in the place of what takes long to build. ``drawn`` comes when they are on the screen."""
-
-    drawn = Signal()
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.setProperty("role", "muted")
-        self.setContentsMargins(20, 16, 20, 16)
-        self.setAlignment(Qt.AlignmentFlag.AlignTop)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        super().paintEvent(event)
-        QTimer.singleShot(0, self, self.drawn.emit)
 
 
 class JobPane(QWidget):
@@ -161,11 +145,8 @@ class JobPane(QWidget):
             self.tabs.addTab(page, name)
         self.tabs.currentChanged.connect(lambda _i: self.refresh())
 
-        self.steps = QFrame()
-        self.steps.setObjectName("nextSteps")
-        self.steps.setProperty("role", "footer")
-        self._steps = row(spacing=10, margins=(20, 10, 20, 10))
-        self.steps.setLayout(self._steps)
+        self.steps = StepsBar()
+        self.steps.chosen.connect(self.stepRequested)
         layout = column(spacing=0)
         layout.addWidget(head)
         layout.addWidget(self.tabs, 1)
@@ -387,27 +368,9 @@ class JobPane(QWidget):
     def _take_steps(self, info: JobInfo, following: list[str]) -> None:
         if info.name != self.name:
             return
-        clear(self._steps)
         has_latents = self.model is not None and (self.model.root / info.name / LATENTS).is_file()
         steps = next_steps(info.job_type, info.status.state, following, has_latents) if info.ours else []
-        self.steps.setVisible(bool(steps))
-        if not steps:
-            return
-        self._steps.addWidget(label("Next", "section"))
-        for place, step in enumerate(steps):
-            item = button(
-                step.title,
-                "primary" if place == 0 and info.status.state.finished else "",
-                {"results": "cube", "explore": "explore", "log": "log", "clone": "clone", "continue": "continue"}.get(
-                    step.kind, picture(step.job_type)
-                ),
-                lambda s=step: self.stepRequested.emit(s),
-                step.why,
-                name=f"step-{step.job_type or step.kind}",
-            )
-            self._steps.addWidget(item)
-        why = Elided(steps[0].why, "hint")
-        self._steps.addWidget(why, 1)
+        self.steps.show_steps(steps, first_is_next=info.status.state.finished)
 
     def _rename(self) -> None:
         info = self.info()

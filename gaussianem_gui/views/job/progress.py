@@ -17,12 +17,23 @@ from gaussianem_gui.views.job.made_list import MadeList
 from gaussianem_gui.views.job.probe_panel import ProbePanel
 from gaussianem_gui.views.job.stage_list import StageList, stages_of
 from gaussianem_gui.views.plots.convergence_plot import ConvergencePlot
-from gaussianem_gui.views.plots.loss_plot import LossPlot
+from gaussianem_gui.views.plots.loss_plot import CHIP, LossPlot
 from gaussianem_gui.views.project_model import Load, ProjectModel, job_label, state_word
 from gaussianem_gui.views.toolkit.controls import Value
 from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import clear, column, frame, icon_button, label, plain, restyle, row, scrolled
+from gaussianem_gui.views.toolkit.widgets import (
+    Elided,
+    clear,
+    column,
+    frame,
+    icon_button,
+    label,
+    plain,
+    restyle,
+    row,
+    scrolled,
+)
 
 NO_GPU = "not used"
 MESSAGES = 200  # last messages shown
@@ -58,22 +69,24 @@ class Progress(QWidget):
         self.plot = LossPlot()
         self.overlay = QComboBox()
         self.overlay.setAccessibleName("Compare with another job")
-        self.overlay.setFixedWidth(self.overlay.fontMetrics().horizontalAdvance("Lay over …") + 80)
+        self.overlay.setFixedWidth(self.overlay.fontMetrics().horizontalAdvance("Lay over …") + 50)
         self.overlay.setToolTip("Lay the curves of another job over these")
         self.overlay.activated.connect(self._overlay_chosen)
+        self.overlay.setStyleSheet(CHIP)
         self._overlaid: list[str] = []
         curves = frame("card")
         self.clear_overlay = icon_button("x", "Take the other jobs off the plot", self._clear_overlay, size=14)
         self.clear_overlay.hide()
-        self.plot.tools.insertWidget(0, self.overlay)
-        self.plot.tools.insertWidget(1, self.clear_overlay)
-        self.plot.tools.insertSpacing(2, 4)
+        for part in (self.clear_overlay, self.overlay):
+            self.plot.names.addWidget(part)
         self.convergence = ConvergencePlot()
         self.curve_tabs = QTabWidget()
         self.curve_tabs.setDocumentMode(True)
         self.plot.heading.hide()  # the tab says it
         self.curve_tabs.addTab(self.plot, "Loss")
         self.curve_tabs.addTab(self.convergence, "Has it converged?")
+        self.curve_tabs.setCornerWidget(self.plot.tools)
+        self.curve_tabs.currentChanged.connect(lambda tab: self.plot.tools.setVisible(tab == 0))
         inside = column(spacing=8, margins=(14, 6, 14, 8))
         inside.addWidget(self.curve_tabs, 1)
         curves.setLayout(inside)
@@ -104,7 +117,7 @@ class Progress(QWidget):
         self.split.setStretchFactor(1, 3)
         self.split.setHandleWidth(12)
         self.split.setStyleSheet("QSplitter::handle { background: transparent; }")
-        layout = column(spacing=10, margins=(20, 12, 20, 12))
+        layout = column(spacing=8, margins=(20, 10, 20, 10))
         layout.addLayout(self._notice)
         figures = row(*self.values.values(), spacing=10)
         figures.setStretch(0, 1)  # the stage's words are longer than numbers
@@ -241,7 +254,7 @@ class Progress(QWidget):
             fraction = 1.0
         self.bar.setValue(round(1000 * fraction))
         restyle(self.bar, state=state_word(info))
-        self.bar.setVisible(info.status.state is not State.SCHEDULED)
+        self.bar.setVisible(info.status.state not in (State.SCHEDULED, State.SUCCEEDED))
 
     def _gpu_text(self, info: JobInfo) -> str:
         assert self._model is not None
@@ -272,8 +285,11 @@ class Progress(QWidget):
             picture.setPixmap(theme.pixmap(icon, tint, 16))
             when = label(time.strftime("%H:%M:%S", time.localtime(float(message.get("t", 0)))), "faint")
             said = str(message.get("text", ""))
-            words = label(message_words(said), wrap=True, selectable=True)
-            words.setToolTip(plain(said) if words.text() != said else "")
+            if compact:  # the room is the curves'
+                words: QLabel = Elided(message_words(said))
+            else:
+                words = label(message_words(said), wrap=True, selectable=True)
+                words.setToolTip(plain(said) if words.text() != said else "")
             line = row(picture, words, when, spacing=8)
             line.setStretch(1, 1)
             (self._last_list if compact else self._message_list).addLayout(line)

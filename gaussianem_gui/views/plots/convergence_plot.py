@@ -7,16 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtWidgets import QFrame, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.runtime.readers import NUMBERS, read_npz
-from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.plots.plot_style import dot, style_plot
+from gaussianem_gui.views.toolkit.controls import together, wrapping
 from gaussianem_gui.views.toolkit.tasks import Background
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, label
+from gaussianem_gui.views.toolkit.widgets import column, label, plain
 
 MOST_PROBES = 200  # epochs read, the latest
+CURVES = (  # name, what it is, number of its colour
+    ("Renderings change", "From the epoch before, in % of their contrast", 1),
+    ("Latents change", "From the epoch before, in % of their spread", 0),
+    ("Images agree", "Correlation of images with renderings, in %", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,15 @@ class ConvergencePlot(QWidget):
         self.plot.setAccessibleName("What an epoch changes in fixed particles")
         self.plot.setLabel("bottom", "Epoch")
         self.plot.setLabel("left", "% ")
-        self.plot.addLegend(offset=(-10, 8))
-        self.text = label("", "muted", wrap=True)
-        layout = column(spacing=6)
+        self.text = label("", "hint", wrap=True)
+        self.text.setToolTip(plain("At the end of a training it is little also because the learning rate is."))
+        self._signs = [QLabel() for _ in CURVES]
+        entries = []
+        for sign, (name, meaning, _) in zip(self._signs, CURVES):
+            entry = together(sign, label(name, "muted"))
+            entry.setToolTip(plain(meaning))
+            entries.append(entry)
+        layout = column(wrapping(*entries, spacing=12), spacing=6)
         layout.addWidget(self.plot, 1)
         layout.addWidget(self.text)
         self.setLayout(layout)
@@ -127,23 +139,18 @@ class ConvergencePlot(QWidget):
                 most = told[np.argmax(values[told])]
                 last = f"{what} {100 * values[told[-1]]:.1f} % of their {of}"
                 parts.append(f"{last} (at most {100 * values[most]:.1f} %, in epoch {found.epochs[most]:g})")
-        return (
-            f"In epoch {found.epochs[-1]:g} {' and '.join(parts)}. Where that is still much, train longer; at the "
-            "end of a training it is little also because the learning rate is."
-        )
+        return f"In epoch {found.epochs[-1]:g} {' and '.join(parts)}. Where that is still much, train longer."
 
     def _draw(self) -> None:
         style_plot(self.plot)
         self.plot.clear()
+        for sign, (_, _, colour) in zip(self._signs, CURVES):
+            sign.setPixmap(dot(theme.series(colour)).pixmap(14, 14))
         self.text.setText(self.words())
         if self.found is None:
             return
-        curves = (
-            ("Renderings: change since the epoch before (% of their contrast)", self.found.changed, 1),
-            ("Latents: change since the epoch before (% of their spread)", self.found.moved, 0),
-            ("Correlation of images with renderings (%)", self.found.agreement, 2),
-        )
-        for name, values, colour in curves:
+        values_of = (self.found.changed, self.found.moved, self.found.agreement)
+        for values, (name, _, colour) in zip(values_of, CURVES):
             there = np.isfinite(values)
             if there.any():
                 pen = pg.mkPen(theme.series(colour), width=2)

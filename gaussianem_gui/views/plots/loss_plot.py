@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QSettings, Qt
-from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
-from PySide6.QtWidgets import QComboBox, QFrame, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QComboBox, QFrame, QMenu, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
 from gaussianem_gui.execution.history import Curve, History, average, smooth, thin
+from gaussianem_gui.views.plots.plot_style import ValueAxis, dot, quantity_name, style_plot
 from gaussianem_gui.views.toolkit.controls import Flow, Switch
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import Elided, column, label, plain, row
 
 NOT_LOSSES = ("lr", "lr_latent", "images_per_second", "gpu_memory", "gpu_memory_bytes", "learning_rate")
-NAMES = {
-    "loss": "Total loss",
-    "total": "Total loss",
-    "lr": "Learning rate",
-    "kl": "KL",
-    "images_per_second": "Images/s",
-    "lr_latent": "Latent learning rate",
-    "held_out": "Held-out images",
-}
-UNITS = {"angstrom": "Å", "degrees": "°", "pixels": "px", "seconds": "s"}  # by the last word of a quantity's name
 AXES = {"epoch": "Epoch", "step": "Step", "time": "Minutes"}
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 # Drawn at first: the first of these groups of which a job reports anything.
@@ -35,65 +24,15 @@ EXPLAINED = {
     "held_out": "Error on images that the fit does not see: it has converged when this no longer falls",
     "loss": "Sum of all terms; its unit follows the noise as measured last, so it may step up after an epoch",
 }
+CHIP = "padding: 2px 7px; font-size: 9pt; min-height: 15px;"
+FEW = 4  # quantities whose names are all shown; of more, those drawn
 MARKS = 60  # epoch marks shown at most
 SMOOTH_LINES = 400  # points up to which lines are drawn without steps
-
-
-def quantity_name(name: str) -> str:
-    """Name of a reported quantity as a form would write it, with its unit."""
-    words, _, last = name.rpartition("_")
-    if words and last in UNITS:
-        return f"{words.replace('_', ' ').capitalize()} ({UNITS[last]})"
-    return NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def main_terms(names: set[str]) -> set[str]:
     """Of the quantities that a job reports, those that say most: drawn until the user chooses others."""
     return next((names & set(group) for group in MAIN_TERMS if names & set(group)), names - set(NOT_LOSSES))
-
-
-def style_plot(plot: pg.PlotWidget) -> None:
-    """Give a plot the theme's colours; call again after a change of theme."""
-    plot.setBackground(theme.colour("plot"))
-    item = plot.getPlotItem()
-    for side in ("left", "bottom"):
-        axis = item.getAxis(side)
-        axis.setPen(pg.mkPen(theme.colour("border")))
-        axis.setTextPen(pg.mkPen(theme.colour("muted")))
-        axis.setStyle(tickLength=0)
-        axis.enableAutoSIPrefix(False)
-    item.showGrid(x=True, y=True, alpha=0.22 if theme.name == "dark" else 0.14)
-    item.hideButtons()
-
-
-def dot(colour: str, hollow: bool = False) -> QIcon:
-    """A round icon of one colour."""
-    pixmap = QPixmap(20, 20)
-    pixmap.fill(Qt.GlobalColor.transparent)
-    painter = QPainter(pixmap)
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(pg.mkPen(colour, width=3))
-    painter.setBrush(Qt.BrushStyle.NoBrush if hollow else QColor(colour))
-    painter.drawEllipse(4, 4, 12, 12)
-    painter.end()
-    return QIcon(pixmap)
-
-
-class ValueAxis(pg.AxisItem):
-    """An axis that shows powers of ten of its values when ``log`` is on: it has ticks in narrow ranges too."""
-
-    log = False
-
-    def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
-        if not self.log:
-            return super().tickStrings(values, scale, spacing)
-        step = 10.0**spacing - 1  # between neighbours, as a part of their value
-        shown = [10.0**value for value in values]
-        if shown and step < 1 and 1e-3 < min(shown) and max(shown) < 1e4:  # as many decimals as tell them apart
-            decimals = max(0, math.ceil(-math.log10(max(step * min(shown), 1e-12))))
-            return [f"{value:.{decimals}f}" for value in shown]
-        digits = max(2, math.ceil(-math.log10(max(step, 1e-12))) + 1)
-        return [f"{value:.{digits}g}" for value in shown]
 
 
 class LossPlot(QWidget):
@@ -124,30 +63,41 @@ class LossPlot(QWidget):
         self.log.setObjectName("logScale")
         self.smoothing = QSlider(Qt.Orientation.Horizontal)
         self.smoothing.setRange(0, 20)
-        self.smoothing.setFixedWidth(80)
+        self.smoothing.setFixedWidth(64)
         self.smoothing.setAccessibleName("Smoothing")
-        self.smoothing.setToolTip("Moving average over more and more reports; the raw curve stays behind it, faint")
+        self.smoothing.setToolTip("Smoothing: moving average over more and more reports, the raw curve faint behind it")
         self.smoothing.setValue(int(str(QSettings().value("plot/smoothing", 6))))
         self.axis = QComboBox()
         self.axis.setAccessibleName("Horizontal axis")
         for key, text in AXES.items():
             self.axis.addItem(text, key)
+        self.axis.setFixedWidth(self.axis.fontMetrics().horizontalAdvance("Minutes") + 62)
         self.readout = Elided("", "hint")
         self.readout.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.more = QPushButton()
+        self.more.setObjectName("moreQuantities")
+        self.more.setProperty("kind", "ghost")
+        self.more.setStyleSheet(CHIP)
+        self.more.setToolTip("The other quantities that the job reports")
+        self._others = QMenu(self.more)
+        self._others.aboutToShow.connect(self._list_others)
+        self.more.setMenu(self._others)
+        self.more.hide()
         self._chip_flow = Flow(2)
         chips = QWidget()
         chips.setLayout(self._chip_flow)
         policy = chips.sizePolicy()
         policy.setHeightForWidth(True)
         chips.setSizePolicy(policy)
-        self.tools = row(
-            label("Smooth", "muted"), self.smoothing, 6, label("Log", "muted"), self.log, 6, self.axis, spacing=8
-        )
-        head = row(self.heading, None, spacing=8)
-        head.addLayout(self.tools)
+        self.tools = QWidget()
+        parts = (label("Log", "muted"), self.log, 4, self.axis)
+        self.tools.setLayout(row(*parts, spacing=6))
+        self.names = row(chips, self.smoothing, spacing=8)
+        self.names.setStretch(0, 1)
+        head = row(self.heading, None, self.tools, spacing=8)
         layout: QVBoxLayout = column(spacing=6)
         layout.addLayout(head)
-        layout.addWidget(chips)
+        layout.addLayout(self.names)
         layout.addWidget(self.plot, 1)
         self.readout.setParent(self.plot)
         self.readout.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
@@ -185,6 +135,7 @@ class LossPlot(QWidget):
         self._legend = (
             [self._legend_entry(n, name) for n, (name, _) in enumerate(jobs)] if legend and len(jobs) > 1 else []
         )
+        self._chip_flow.addWidget(self.more)
         self.refresh()
         self.plot.getPlotItem().enableAutoRange()
 
@@ -192,7 +143,7 @@ class LossPlot(QWidget):
         """A job's colour and name, beside the chips of the quantities."""
         entry = QPushButton(name)
         entry.setProperty("kind", "ghost")
-        entry.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px; font-weight: 600;")
+        entry.setStyleSheet(f"{CHIP} font-weight: 600;")
         entry.setIcon(dot(theme.series(number)))
         entry.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         entry.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
@@ -307,7 +258,7 @@ class LossPlot(QWidget):
             if chip is None:
                 chip = QPushButton(quantity_name(name))
                 chip.setProperty("kind", "ghost")
-                chip.setStyleSheet("padding: 2px 7px; font-size: 9pt; min-height: 15px;")
+                chip.setStyleSheet(CHIP)
                 chip.setCheckable(True)
                 chip.setChecked(name not in self._concealed())
                 chip.setToolTip(EXPLAINED.get(name, plain(f"Show or hide {quantity_name(name)}")))
@@ -315,9 +266,28 @@ class LossPlot(QWidget):
                 chip.setObjectName(f"chip-{name}")
                 chip.toggled.connect(lambda on, n=name: self._toggle(n, on))
                 self._chips[name] = chip
-                self._chip_flow.addWidget(chip)
+                self._chip_flow.insert(self._chip_flow.count() - 1, chip)
             colour = theme.colour("muted") if several else theme.series(index)
             chip.setIcon(dot(colour, hollow=name in self._concealed()))
+        self._fold_chips()
+
+    def _fold_chips(self) -> None:
+        """Many names would take the curves' room: those that are not drawn are in a menu."""
+        folded = self._folded()
+        for name, chip in self._chips.items():
+            chip.setVisible(name not in folded)
+        self.more.setText(f"{len(folded)} more")
+        self.more.setVisible(bool(folded))
+
+    def _folded(self) -> list[str]:
+        concealed = self._concealed()
+        return [name for name in self._chips if name in concealed] if len(self._chips) > FEW else []
+
+    def _list_others(self) -> None:
+        self._others.clear()
+        for name in self._folded():
+            chip = self._chips[name]
+            self._others.addAction(chip.icon(), chip.text(), lambda c=chip: c.setChecked(True))
 
     def _draw_marks(self) -> None:
         for mark in self._marks:

@@ -15,7 +15,7 @@ from PySide6.QtCore import QRectF, Qt, Signal
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QFrame, QWidget
 
-from gaussianem_gui.views.plots.loss_plot import style_plot
+from gaussianem_gui.views.plots.plot_style import style_plot
 from gaussianem_gui.views.toolkit.theme import theme
 from gaussianem_gui.views.toolkit.widgets import column
 

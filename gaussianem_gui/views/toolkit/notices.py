@@ -12,7 +12,7 @@ from PySide6.QtCore import (
     QTimer,
     Signal,
 )
-from PySide6.QtGui import QCloseEvent, QMouseEvent, QResizeEvent
+from PySide6.QtGui import QCloseEvent, QMouseEvent, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QFrame,
     QLabel,
@@ -224,3 +224,19 @@ def ask(parent: QWidget | None, title: str, text: str, yes: str, *, danger: bool
     dialog.setLayout(layout)
     dialog.setMinimumWidth(420)
     return dialog.exec() == QDialog.DialogCode.Accepted
+
+
+class Waiting(QLabel):
+    """Words in the place of what takes long to build. ``drawn`` comes when they are on the screen."""
+
+    drawn = Signal()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setProperty("role", "muted")
+        self.setContentsMargins(20, 16, 20, 16)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        QTimer.singleShot(0, self, self.drawn.emit)

@@ -5,43 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QByteArray, QPoint, QSettings, Qt, QThreadPool, QTimer
-from PySide6.QtGui import QCloseEvent, QIcon, QKeySequence
+from PySide6.QtGui import QCloseEvent, QIcon
 from PySide6.QtWidgets import QDockWidget, QMainWindow, QMenu, QWidget
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS
 from gaussianem_gui.execution.history import Watcher
-from gaussianem_gui.forms.next_steps import ORDER, picture, purpose
+from gaussianem_gui.forms.next_steps import ORDER, picture
 from gaussianem_gui.project.job import State
 from gaussianem_gui.project.project import Project, recent_projects, remember_project
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.units import bytes_text, count_text
-from gaussianem_gui.views.job.job_pane import TABS
 from gaussianem_gui.views.plots.opengl_probe import probe
-from gaussianem_gui.views.project_model import ProjectModel, job_label, state_word
+from gaussianem_gui.views.project_model import ProjectModel
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.tasks import Background
-from gaussianem_gui.views.toolkit.theme import STATES, logo, theme
-from gaussianem_gui.views.toolkit.widgets import button, label, plain
+from gaussianem_gui.views.toolkit.theme import logo, theme
+from gaussianem_gui.views.toolkit.widgets import button, label
 from gaussianem_gui.views.window.about import about
 from gaussianem_gui.views.window.command import Command, Commands, always
 from gaussianem_gui.views.window.context import WindowContext
 from gaussianem_gui.views.window.guide import Guide
 from gaussianem_gui.views.window.job_actions import JobActions
+from gaussianem_gui.views.window.job_menu import job_menu
 from gaussianem_gui.views.window.machine import MachinePanel
 from gaussianem_gui.views.window.news import News
 from gaussianem_gui.views.window.pages import Pages
 from gaussianem_gui.views.window.palette import Palette
+from gaussianem_gui.views.window.palette_jobs import job_entries
 from gaussianem_gui.views.window.project_actions import ProjectActions
 from gaussianem_gui.views.window.project_bar import ProjectBar
 from gaussianem_gui.views.window.sweeps import settings_key
 from gaussianem_gui.views.window.view_actions import VIEW_ACTIONS
-
-if TYPE_CHECKING:
-    pass
 
 LIVE_MILLISECONDS = 250
 LAYOUT_VERSION = 1
@@ -349,44 +346,12 @@ class MainWindow(QMainWindow):
         self.toasts.show_toast("info", title, reason[:1].upper() + reason[1:] + ".")
 
     def _job_menu(self, place: QPoint) -> None:
-        self.popup = menu = QMenu(self)
-        marks = QMenu("Mark as", menu)
-        for command in self.job_actions.commands():
-            if command.id == "delete":
-                if len(self.chosen()) > 1:
-                    menu.addAction(self.commands.actions["compare"])
-                menu.addMenu(marks)
-                menu.addSeparator()
-            tint = "danger" if command.id == "delete" else "muted"
-            item = (marks if "/" in command.menu else menu).addAction(theme.icon(command.icon, tint), command.text)
-            item.setShortcut(QKeySequence(command.shortcut))
-            reason = command.reason()
-            item.setEnabled(not reason)
-            item.setToolTip(plain(reason or command.tip))
-            item.triggered.connect(lambda _c=False, c=command: self.trigger(c.id))
-            if command.id in ("unrequest", "note", "folder"):
-                menu.addSeparator()
-        menu.setToolTipsVisible(True)
-        menu.popup(place)
+        self.popup = job_menu(self.commands, self.job_actions.commands(), self, several=len(self.chosen()) > 1)
+        self.popup.popup(place)
 
     def palette_entries(self) -> list[PaletteEntry]:
         """Everything that the command palette can jump to."""
-        found: list[PaletteEntry] = []
-        if self.model is not None:
-            for info in reversed(self.model.jobs):
-                detail = f"{info.title} · {STATES[state_word(info)][2]}"
-                found.append(
-                    PaletteEntry(
-                        job_label(info), detail, picture(info.job_type), partial(self.pages.open_job, info.name)
-                    )
-                )
-            for job_type, options in JOB_OPTIONS.items():
-                title, icon = f"New {options.title} job", picture(job_type)
-                found.append(PaletteEntry(title, purpose(job_type), icon, partial(self.pages.new_job, job_type)))
-            if self.context.job_shown():
-                job, show = self.pane.title.text(), self.pane.show_tab
-                found += [PaletteEntry(f"Show {tab}", job, "chevron-right", partial(show, tab)) for tab in TABS]
-        found += self.pages.actions()
+        found = [*job_entries(self.context, self.pages), *self.pages.actions()]
         found += [command.entry() for command in self.commands]
         for path in recent_projects():
             run = partial(self.open_project, path)

@@ -333,7 +333,7 @@ def test_a_click_decodes_in_the_worker_and_the_window_goes_on(explored, qtbot):
     assert np.array_equal(
         explorer.session.latent.astype(np.float32), explorer.session.table.z[explorer.session.particle]
     )
-    assert "ms" in explorer.scene.status.full_text() and explorer.scene.viewer.positions is not None
+    assert "moves up to" in explorer.scene.status.full_text() and explorer.scene.viewer.positions is not None
     shown: list[int] = []
     explorer.scene.decodedShown.connect(lambda: shown.append(1))
     Mouse(plot.canvas, qtbot).drag(np.stack([np.linspace(-1, 1, 80), np.zeros(80)], axis=1))

@@ -128,6 +128,14 @@ def test_what_was_clicked_stays_on_the_screen_whatever_napari_draws_again(seen, 
     qtbot.waitUntil(lambda: not np.array_equal(drawn(explorer), wanted), timeout=60_000)
 
 
+def displacements(explorer, viewer) -> tuple[np.ndarray, np.ndarray]:
+    """How far each Gaussian of a view has moved, in A, and which one is nearest to each vertex of its surface."""
+    model = explorer.session.consensus
+    moved = np.linalg.norm(viewer.positions - model.positions, axis=1) * model.half_angstrom
+    places = viewer.positions[:, ::-1] * model.half_angstrom
+    return moved, np.linalg.norm(viewer.canvas.drawn.mesh[0][:, None] - places[None], axis=2).argmin(axis=1)
+
+
 def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
     explorer, second = seen
     viewer = explorer.scene.viewer
@@ -136,11 +144,8 @@ def test_the_surface_is_coloured_by_what_the_gaussians_do(seen, qtbot):
     viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("displacement"))
     qtbot.waitUntil(lambda: viewer.canvas.drawn.values.any(), timeout=60_000)
     # each place of the surface has the colour of how far the Gaussians there have moved
-    model = explorer.session.consensus
-    moved = np.linalg.norm(viewer.positions - model.positions, axis=1) * model.half_angstrom
-    places = viewer.positions[:, ::-1] * model.half_angstrom
-    vertices, values = viewer.canvas.drawn.mesh[0], viewer.canvas.drawn.values
-    nearest = np.linalg.norm(vertices[:, None] - places[None], axis=2).argmin(axis=1)
+    moved, nearest = displacements(explorer, viewer)
+    values = viewer.canvas.drawn.values
     assert np.corrcoef(values, moved[nearest])[0, 1] > 0.8
     assert viewer.colour_bar.text() == f"Displacement 0 to {np.percentile(moved, 98):.3g} Å"
     viewer.colour_by.setCurrentIndex(viewer.colour_by.findData("occupancy"))
@@ -281,6 +286,15 @@ def test_two_states_side_by_side_share_the_camera_and_show_their_difference(seen
     plot = explorer.grid.plots[0]
     assert plot._other.data["x"][0] == pytest.approx(plot.points[np.flatnonzero(~second)[0], 0])
     explorer.scene.difference.setChecked(False)
+    # both have the same colours by the same scale, each by what its own Gaussians do
+    left.colour_by.setCurrentIndex(left.colour_by.findData("displacement"))
+    qtbot.waitUntil(lambda: right.canvas.drawn is not None and right.canvas.drawn.values.any(), timeout=60_000)
+    assert right.paint.name == left.paint.name and right.paint.high == left.paint.high
+    moved, nearest = displacements(explorer, right)
+    assert np.corrcoef(right.canvas.drawn.values, moved[nearest])[0, 1] > 0.8
+    assert left.colour_bar.isVisible() and not right.colour_bar.height()
+    left.colour_by.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not right.canvas.drawn.values.any(), timeout=60_000)
     assert not {"gain", "loss"} & set(explorer.scene.viewer.layers())
     qtbot.mouseClick(explorer.scene.keep_button, LEFT)
     assert explorer.scene.second.width() == 0 and explorer.session.kept is None

@@ -31,7 +31,8 @@ from gaussianem_gui.views.job.probe_panel import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
 from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
-from gaussianem_gui.views.plots.loss_plot import LossPlot, ValueAxis, quantity_name
+from gaussianem_gui.views.plots.loss_plot import LossPlot
+from gaussianem_gui.views.plots.plot_style import ValueAxis, quantity_name
 from gaussianem_gui.views.plots.scatter import DENSITY_FROM, Scatter, density_image
 from gaussianem_gui.views.plots.slices import Slices
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
@@ -141,6 +142,30 @@ def test_terms_are_switched_and_jobs_laid_over(themed, qtbot, tmp_path: Path) ->
     assert plot.jobs() == ["a", "b"]
     drawn = {job for job, _, _, _ in plot._curves}
     assert drawn == {0, 1}
+
+
+def test_many_quantities_leave_the_room_to_the_curves(themed, qtbot, tmp_path: Path) -> None:
+    """Three rows of names left 70 pixels to a curve in a small window."""
+    terms = {f"term_{number}": 1.0 + number for number in range(15)}
+    with JobLog(tmp_path, ["x"]) as log:
+        for step in range(20):
+            log.metric("train", step, step / 10, unexplained=0.8, **terms)
+    history = History(tmp_path)
+    history.poll()
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.resize(480, 290)
+    plot.show()
+    plot.set_jobs([("a", history)])
+    qtbot.waitUntil(lambda: plot.plot.height() > 200)
+    assert [name for name, chip in plot._chips.items() if chip.isVisible()] == ["unexplained"]
+    assert plot.more.text() == "15 more"
+    plot.more.menu().aboutToShow.emit()
+    next(action for action in plot.more.menu().actions() if action.text() == "Term 3").trigger()
+    assert set(plot.shown()) == {"unexplained", "term_3"} and plot._chips["term_3"].isVisible()
+    assert plot.more.text() == "14 more"
+    qtbot.mouseClick(plot._chips["term_3"], Qt.MouseButton.LeftButton)
+    assert set(plot.shown()) == {"unexplained"} and plot.more.text() == "15 more"
 
 
 def test_a_log_follows_is_searched_and_copied(themed, qtbot, tmp_path: Path, qapp) -> None:
