@@ -392,7 +392,10 @@ def along_path(
     unshrink: bool = True,
 ) -> Profile:  # (N, zdim), (N, zdim), (P, zdim)
     """Every particle is put to the nearest place of the path (prolonged straight at both ends); its width along the
-    path is its posterior's in that direction. Then as :func:`estimate` in one dimension."""
+    path is its posterior's in that direction. Then as :func:`estimate` in one dimension.
+
+    Raises InputError for a path without length.
+    """
     points = measurements(mean, log_variance, np.eye(mean.shape[1]), np.zeros(mean.shape[1]), unshrink=unshrink)
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     if len(path) < 2 or steps.sum() == 0:

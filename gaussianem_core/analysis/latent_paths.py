@@ -66,6 +66,8 @@ def geodesic(z: np.ndarray, anchors: np.ndarray, points: int, seed: int = 0) -> 
 
     A step costs the square of its length, so that the chain takes many short steps where particles are dense rather
     than one leap across a void. Large data are thinned to ``GRAPH_POINTS``; the anchors are always on the path.
+
+    Raises InputError for fewer than two anchors.
     """
     anchors = np.asarray(anchors, np.float64)
     if len(anchors) < 2:
