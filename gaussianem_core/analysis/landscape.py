@@ -160,7 +160,10 @@ def estimate(
 
 
 def deconvolve(histograms: np.ndarray, kernels: list[np.ndarray], iterations: int) -> np.ndarray:
-    """Richardson-Lucy over all width classes at once: histograms (C, G, ...) and one transfer function a class."""
+    """The density (G, ...) behind histograms (C, G, ...) of C width classes, with one transfer function a class.
+
+    Richardson and Lucy's iteration (J. Opt. Soc. Am. 62, 1972; Astron. J. 79, 1974) over all classes at once.
+    """
     total = histograms.sum()
     density = np.full(histograms.shape[1:], 1.0 / histograms[0].size)
     for _ in range(iterations):

@@ -40,7 +40,8 @@ def through(anchors: np.ndarray, points: int) -> np.ndarray:  # (A, zdim) -> (P,
 
 
 def class_order(centres: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K,)
-    """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt."""
+    """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt
+    (Croes, Oper. Res. 6, 1958)."""
     count = len(centres)
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     order = list(np.argsort(principal_components(centres).scores(centres)[:, 0]))

@@ -220,7 +220,8 @@ def combine_widths(
 
 
 def effective_number(gains: np.ndarray, counts: np.ndarray) -> float:  # (S,), (S,)
-    """Effective number of particles, (sum w)^2 / sum w^2, of a map made with these gains; that of the widest is 1."""
+    """Effective number of particles, (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965), of a map made with these gains;
+    that of the widest is 1."""
     coefficient = gains - np.concatenate([[0.0], gains[:-1]])  # of each set's own map
     weight = np.cumsum((coefficient / counts)[::-1])[::-1]  # of a particle in each ring
     inside = np.diff(counts, prepend=0)

@@ -89,7 +89,7 @@ def nearest_others(z: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:  
     return nearest[~itself].reshape(len(rows), count)
 
 
-def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
+def roc_area(score: np.ndarray, positive: np.ndarray) -> float:  # (N,), (N,) bool
     """Area under the receiver operating characteristic: how often a positive has the higher score."""
     from sklearn.metrics import roc_auc_score
 
