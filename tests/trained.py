@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import torch
 
+from gaussianem_core.imaging.pose import angles_from_rotations, random_rotations
 from gaussianem_core.io.checkpoint import save_checkpoint
 from gaussianem_core.io.latents import save_latents
+from gaussianem_core.io.particle_rows import write_star
 from gaussianem_core.model.configuration import Configuration, write_configuration
 from gaussianem_core.model.gaussians import Gaussians, inverse_softplus, write_gaussians
 from gaussianem_core.model.network import build_network
+from gaussianem_core.model.trained_model import TrainedModel
 
 BOX, PIXEL = 24, 4.0
 NETWORK = {
@@ -69,3 +73,65 @@ def write_model(
     save_checkpoint(content, folder / "weights.0.pkl")
     save_latents(folder / "weights.0.output.pkl", z, np.full_like(z, -3.0), **latents)
     return folder
+
+
+def write_particles(
+    folder: Path,
+    model: TrainedModel,
+    z: np.ndarray,
+    noise: float,
+    generator: np.random.Generator,
+    dose: tuple[float, ...] = (),
+) -> None:
+    """particles.mrcs and particles_in.star: the images that the model makes of particles at the latents ``z`` (P, 3),
+    in white noise of ``noise`` times their own standard deviation.
+
+    With ``dose`` (T,), in e/A^2, each particle is a tilt series of so many images, from -60 to 60 degrees about y, its
+    rows are one rlnGroupName, and its images have lost what the dose before them took.
+    """
+    tilts = max(len(dose), 1)
+    rotations = random_rotations(len(z), generator)
+    if dose:
+        angle = np.deg2rad(np.linspace(-60, 60, tilts))
+        zero, one = np.zeros(tilts), np.ones(tilts)
+        rows = [[np.cos(angle), zero, np.sin(angle)], [zero, one, zero], [-np.sin(angle), zero, np.cos(angle)]]
+        rotations = (np.array(rows).transpose(2, 0, 1) @ rotations[:, None]).reshape(-1, 3, 3)
+    count = len(rotations)
+    shifts = generator.normal(0, 1, (count, 2))
+    defocus = generator.uniform(6000, 16000, count)
+    parameters = np.zeros((count, 15), np.float32)
+    parameters[:, :9] = [BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]
+    parameters[:, 2:4], parameters[:, 10] = defocus[:, None], 1
+    if dose:
+        parameters[:, 13] = np.tile(dose, len(z))
+    images = -model.project(np.repeat(z, tilts, axis=0), rotations, shifts, parameters).numpy()
+    images += generator.normal(0, noise * images.std(), images.shape)
+    with mrcfile.new(folder / "particles.mrcs") as file:
+        file.set_data(images.astype(np.float32))
+        file.voxel_size = PIXEL
+        file.set_image_stack()
+    angles = angles_from_rotations(rotations)
+    optics = {
+        "rlnOpticsGroup": [1],
+        "rlnVoltage": [300.0],
+        "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.1],
+        "rlnImagePixelSize": [PIXEL],
+        "rlnImageSize": [BOX],
+        "rlnImageDimensionality": [2],
+    }
+    particles = {
+        "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(count)],
+        **{name: angles[:, i] for i, name in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))},
+        "rlnOriginXAngst": shifts[:, 0] * PIXEL,
+        "rlnOriginYAngst": shifts[:, 1] * PIXEL,
+        "rlnDefocusU": defocus,
+        "rlnDefocusV": defocus,
+        "rlnDefocusAngle": np.zeros(count),
+        "rlnOpticsGroup": np.ones(count, int),
+        "rlnRandomSubset": 1 + np.arange(count) // tilts % 2,
+    }
+    if dose:
+        particles["rlnMicrographPreExposure"] = np.tile(dose, len(z))
+        particles["rlnGroupName"] = [f"particle_{i // tilts}" for i in range(count)]
+    write_star(folder / "particles_in.star", {"optics": optics, "particles": particles})

@@ -160,7 +160,10 @@ def estimate(
 
 
 def deconvolve(histograms: np.ndarray, kernels: list[np.ndarray], iterations: int) -> np.ndarray:
-    """Richardson-Lucy over all width classes at once: histograms (C, G, ...) and one transfer function a class."""
+    """The density (G, ...) behind histograms (C, G, ...) of C width classes, with one transfer function a class.
+
+    Richardson and Lucy's iteration (J. Opt. Soc. Am. 62, 1972; Astron. J. 79, 1974) over all classes at once.
+    """
     total = histograms.sum()
     density = np.full(histograms.shape[1:], 1.0 / histograms[0].size)
     for _ in range(iterations):
@@ -392,7 +395,10 @@ def along_path(
     unshrink: bool = True,
 ) -> Profile:  # (N, zdim), (N, zdim), (P, zdim)
     """Every particle is put to the nearest place of the path (prolonged straight at both ends); its width along the
-    path is its posterior's in that direction. Then as :func:`estimate` in one dimension."""
+    path is its posterior's in that direction. Then as :func:`estimate` in one dimension.
+
+    Raises InputError for a path without length.
+    """
     points = measurements(mean, log_variance, np.eye(mean.shape[1]), np.zeros(mean.shape[1]), unshrink=unshrink)
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     if len(path) < 2 or steps.sum() == 0:

@@ -40,7 +40,8 @@ def through(anchors: np.ndarray, points: int) -> np.ndarray:  # (A, zdim) -> (P,
 
 
 def class_order(centres: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K,)
-    """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt."""
+    """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt
+    (Croes, Oper. Res. 6, 1958)."""
     count = len(centres)
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     order = list(np.argsort(principal_components(centres).scores(centres)[:, 0]))
@@ -66,6 +67,8 @@ def geodesic(z: np.ndarray, anchors: np.ndarray, points: int, seed: int = 0) -> 
 
     A step costs the square of its length, so that the chain takes many short steps where particles are dense rather
     than one leap across a void. Large data are thinned to ``GRAPH_POINTS``; the anchors are always on the path.
+
+    Raises InputError for fewer than two anchors.
     """
     anchors = np.asarray(anchors, np.float64)
     if len(anchors) < 2:

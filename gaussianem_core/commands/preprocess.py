@@ -240,7 +240,11 @@ class Geometry:
 
 def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, np.ndarray]:
     """The particles with poses and CTF, their stacks found and checked, and which image of the stack each row shows
-    (N,); one row for each symmetry mate, where symmetry is asked for."""
+    (N,); one row for each symmetry mate, where symmetry is asked for.
+
+    Raises InputError for fewer than two particles, for particles that are expanded already where symmetry is asked
+    for, and where :func:`read_particles` does.
+    """
     given = resolve_input(options, "star_file")
     data_dir = optional_input(options, "data_dir")
     table = read_particles(
@@ -308,7 +312,11 @@ def reference_sampling(
     images: ImageStack, volume: Volume, options: PreprocessOptions, log: JobLog
 ) -> tuple[int, float, Volume]:
     """Box and pixel size that the others come to, and the map with its pixel size: those of the images that span the
-    map's length (most particles, where several do), checked against what was given."""
+    map's length (most particles, where several do), checked against what was given.
+
+    Raises InputError for a map that is no cube of even size or spans another length, for images of an odd box, and
+    for a box or pixel size that the files contradict.
+    """
     groups = images.groups()
     shape = volume.values.shape
     if len(set(shape)) != 1 or shape[0] % 2:
@@ -352,7 +360,10 @@ def no_pixel_size(volume: Volume, pixel: float) -> bool:
 def choose_box(
     groups: list[ImageGroup], raw_box: int, raw_pixel: float, options: PreprocessOptions, log: JobLog
 ) -> int:
-    """Box of the written images: as given, or the default, or what the coarsest images can fill."""
+    """Box of the written images: as given, or the default, or what the coarsest images can fill.
+
+    Raises InputError for an odd box, or one beyond the images'.
+    """
     length = raw_box * raw_pixel
     box = options.downsample_size
     if box is None:

@@ -347,7 +347,10 @@ def own_models(work: Work, model: TrainedModel) -> tuple[HalfModel, ...]:
 
 
 def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
-    """A domain's own poses as a particles file, its mask, and on request the images with the rest subtracted."""
+    """A domain's own poses as a particles file, its mask, and on request the images with the rest subtracted.
+
+    Raises InputError for particles that are no STAR file with a row an image.
+    """
     options, log, table = work.options, work.log, work.chosen.table
     if table.uid is not None:
         raise InputError(

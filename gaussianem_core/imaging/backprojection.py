@@ -88,7 +88,10 @@ def insert_spectra(
     rotations: Tensor,  # (B, 3, 3)
     backend: Projector = "auto",
 ) -> None:
-    """Add what :func:`weighted_spectra` made of images to ``sums``, in place; see :func:`accumulate`."""
+    """Add what :func:`weighted_spectra` made of images to ``sums``, in place; see :func:`accumulate`.
+
+    Raises InputError for a backend that cannot insert.
+    """
     chosen = choose_backend(backend, sums)
     if chosen == "reference":
         insert_reference(sums, values, weight, rotations)

@@ -89,7 +89,10 @@ def relion_aberrations(
 def cryosparc_aberrations(
     source: str | os.PathLike[str], fields: Mapping[str, npt.NDArray[np.generic]], n: int
 ) -> tuple[Aberrations, tuple[str, ...]]:
-    """The same from cryoSPARC's fields; its matrix lacks the identity."""
+    """The same from cryoSPARC's fields; its matrix lacks the identity.
+
+    Raises InputError where there are aberrations and no voltage.
+    """
     given = {name: np.nan_to_num(fields[name].astype(np.float64)) for name in CRYOSPARC_FIELDS if name in fields}
     numbers = {
         ours: fields[theirs].astype(np.float64)

@@ -508,7 +508,10 @@ def _names(row: Meaning) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the tables, or renew those between their marks in the files named."""
+    """Print the tables, or renew those between their marks in the files named.
+
+    Raises InputError for a file without these marks.
+    """
     for name in arguments:
         head, begin, rest = Path(name).read_text().partition(BEGIN)
         _, end, tail = rest.partition(END)

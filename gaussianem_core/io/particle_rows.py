@@ -115,7 +115,10 @@ def selection_mask(rows: npt.ArrayLike | None, n_rows: int, what: str) -> npt.ND
 def write_star(
     target: str | os.PathLike[str], tables: Mapping[str, Mapping[str, Sequence[object] | npt.NDArray[np.generic]]]
 ) -> None:
-    """Write tables from scratch as loops, atomically: table name -> column name -> values of equal length."""
+    """Write tables from scratch as loops, atomically: table name -> column name -> values of equal length.
+
+    Raises InputError for columns of unequal length.
+    """
     with atomic_write(target) as out:
         for name, columns in tables.items():
             lengths = {len(values) for values in columns.values()}

@@ -516,7 +516,10 @@ def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray[np.generic]:
-    """One column of a particle file, numbers where all values are numbers, else text (N,) (a .cs field: (N, ...))."""
+    """One column of a particle file, numbers where all values are numbers, else text (N,) (a .cs field: (N, ...)).
+
+    Raises InputError if the file has no such column.
+    """
     path = particle_files(path)[0]
     if name not in column_names(path):
         raise InputError(f"column {name}", f"must be a column of {path}", "none", f"One of {column_names(path)}.")
@@ -597,6 +600,8 @@ def table_to_star(
     """Write a RELION 3.1 STAR file (optics and particles) from a table; returns the number of rows written.
 
     Optics groups that hold several pixel sizes or boxes are split and renumbered.
+
+    Raises InputError for a column of another length.
     """
     keep = np.flatnonzero(selection_mask(rows, len(table), str(table.source)))
     constants = {

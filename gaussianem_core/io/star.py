@@ -366,7 +366,10 @@ def is_row(line: bytes) -> bool:
 
 
 def quote(value: object) -> str:
-    """Write one value so that a STAR reader gets it back: quotes around blanks, ``""`` for an empty string."""
+    """Write one value so that a STAR reader gets it back: quotes around blanks, ``""`` for an empty string.
+
+    Raises InputError for line breaks, and for text that no quotes can hold.
+    """
     text = repr(float(value)) if isinstance(value, float | np.floating) else str(value)
     if "\n" in text or "\r" in text:
         raise InputError("STAR value", "must fit on one line", repr(text), "Remove the line break.")

@@ -263,7 +263,10 @@ def _visible(
 
 
 def read_series(path: Path, wanted: set[str], project: str | os.PathLike[str] | None) -> dict[str, Series]:
-    """Tilt series by the name of their tomogram. Raises InputError for columns or tomograms that are not there."""
+    """Tilt series by the name of their tomogram. Raises InputError for columns or tomograms that are not there.
+
+    Angles in degrees, defocus in A, dose in e/A^2; the matrices are those of the module's formulas.
+    """
     tables = scan_star(path)
     general = next((table for table in tables if "rlnTomoName" in table), None)
     if general is None:

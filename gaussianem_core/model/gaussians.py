@@ -43,12 +43,12 @@ class Gaussians:
 
     @property
     def densities(self) -> torch.Tensor:  # (N,)
-        """Density amplitude of each Gaussian, positive."""
+        """Density amplitude of each Gaussian, positive: (N,)."""
         return torch.nn.functional.softplus(self.raw_density)
 
     @property
     def sigmas(self) -> torch.Tensor:  # (N,), world units
-        """Width (sigma) of each Gaussian."""
+        """Width (sigma) of each Gaussian (N,), world units."""
         return self.scale_min + (self.scale_max - self.scale_min) * torch.sigmoid(self.raw_scale)
 
     @property

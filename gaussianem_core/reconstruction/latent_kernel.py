@@ -4,8 +4,8 @@
 
     d = (m - p)^T S (m - p) + tr(S Sigma)
 
-from a point p: what is uncertain is farther away, and counts less. The metric S says how much the volume, or one region
-of it, changes along the latents (:func:`region_metrics`): particles are compared by what they look like there.
+from a point p: what is uncertain is farther away, and counts less. The metric S says how much the volume changes
+along the latents there (:func:`volume_metric`): particles are compared by what they look like.
 
 *Widths.* The nearest particles form nested sets, each half as large as the next (kernels as RECOVAR has them: Gilles
 and Singer, PNAS 122, 2025, with widths told in particles). An image is inserted once, into the sums of the ring between
@@ -31,16 +31,12 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.backprojection import accumulate, solve
 from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, frequency_grid
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.model.trained_model import TrainedModel
-from gaussianem_core.options import Projector
 
 MOST_WIDTHS, LEAST_IMAGES = 7, 100
 """Nested sets, and images of a half set in the smallest of them."""
-OVERALL_SHARE = 0.05
-"""Of the change of the whole volume in the metric of a region."""
 STEP = 0.5
 """Of the differences by which the volume's change is found: in standard deviations of the latents."""
 METRIC_BOX = 64
@@ -62,7 +58,7 @@ def expected_distances(
     Parameters
     ----------
     z, variance : mean, and variances or covariances, of each particle's posterior (exp of ``z_logvar``).
-    metric : positive semi-definite (:func:`region_metrics`, :func:`latent_metric`).
+    metric : positive semi-definite (:func:`volume_metric`, :func:`latent_metric`).
 
     Raises
     ------
@@ -82,15 +78,20 @@ def latent_metric(variance: np.ndarray) -> np.ndarray:  # (N, zdim) -> (zdim, zd
 
 
 @torch.no_grad()
-def region_metrics(
-    model: TrainedModel, point: np.ndarray, spread: np.ndarray, windows: Tensor
-) -> np.ndarray:  # (zdim,), (zdim,), (K, D, D, D) -> (K, zdim, zdim)
-    """How much each region of the volume changes along the latents, at a point.
+def volume_metric(model: TrainedModel, point: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How much the volume changes along the latents at a ``point`` (zdim,): (zdim, zdim).
 
-    S_kl = sum over voxels of w^2 dV/dz_k dV/dz_l, by central differences of half a standard deviation (``spread``) of
-    the latents, brought to tr(S diag(spread^2)) = 1, and a share of that of the whole volume.
+    S_kl = sum over voxels of dV/dz_k dV/dz_l (:func:`volume_slopes`), brought to tr(S diag(spread^2)) = 1.
+    """
+    slopes = volume_slopes(model, point, spread).flatten(1)
+    return unit_metric((slopes @ slopes.T).cpu().numpy(), spread)
 
-    ``windows`` : of the regions, in any box (`motion.part_windows`); one window of ones for the whole.
+
+@torch.no_grad()
+def volume_slopes(model: TrainedModel, point: np.ndarray, spread: np.ndarray) -> Tensor:
+    """Derivatives of the volume by the latents at a ``point`` (zdim,): (zdim, D, D, D), D at most METRIC_BOX.
+
+    By central differences of half a standard deviation of the latents, ``spread`` (zdim,).
     """
     box = min(model.configuration.box, METRIC_BOX)
     steps = STEP * np.maximum(spread, 1e-6)
@@ -100,18 +101,12 @@ def region_metrics(
     for _, deformed in model.chunks(ends):
         for positions, densities in zip(deformed.positions, deformed.densities):
             volumes.append(voxelize(positions, densities, sigmas, box, backend=model.backend))
-    upper, lower = torch.stack(volumes).flatten(1).double().chunk(2)
-    slopes = (upper - lower) / torch.as_tensor(2 * steps, device=upper.device)[:, None]
-    whole = _unit((slopes @ slopes.T).cpu().numpy(), spread)
-    metrics = []
-    for window in windows:
-        resized = torch.nn.functional.interpolate(window[None, None], size=(box,) * 3, mode="trilinear")
-        seen = slopes * resized.flatten().to(slopes)
-        metrics.append(_unit((seen @ seen.T).cpu().numpy(), spread) + OVERALL_SHARE * whole)
-    return np.stack(metrics)
+    upper, lower = torch.stack(volumes).double().chunk(2)
+    return (upper - lower) / torch.as_tensor(2 * steps, device=upper.device)[:, None, None, None]
 
 
-def _unit(metric: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def unit_metric(metric: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The metric S (zdim, zdim) brought to tr(S diag(spread^2)) = 1, ``spread`` (zdim,); zeros stay."""
     size = float(np.diag(metric) @ np.square(spread))
     return metric / size if size > 0 else metric
 
@@ -153,45 +148,6 @@ def nested_sets(distances: np.ndarray, half: np.ndarray, used: np.ndarray | None
 
 
 # ---- sums and maps -----------------------------------------------------------------------------------------------
-
-
-def accumulate_rings(
-    sums: Sequence[Sequence[Tensor]],
-    images: Tensor,
-    rotations: Tensor,
-    shifts: Tensor,
-    ctf: Tensor,
-    ring: np.ndarray,
-    half: np.ndarray,
-    weights: Tensor | None = None,
-    *,
-    backend: Projector = "auto",
-) -> None:
-    """Add images to the sums of their half set and ring, in place.
-
-    Parameters
-    ----------
-    sums : [2][S] of `imaging.backprojection.empty_sums`. images, rotations, shifts, ctf, weights : B images as for
-        `imaging.backprojection.accumulate`.
-    ring, half : (B,) `Rings.ring` of these, and half set, 0 or 1.
-    """
-    for number, of_half in enumerate(sums):
-        for width, own in enumerate(of_half):
-            rows = np.flatnonzero((half == number) & (ring == width))
-            if len(rows):
-                chosen = torch.from_numpy(rows).to(images.device)
-                some = None if weights is None else weights[chosen]
-                accumulate(own, images[chosen], rotations[chosen], shifts[chosen], ctf[chosen], some, backend=backend)
-
-
-def nested_maps(rings: Sequence[Tensor], inverse_prior: Tensor | None = None) -> list[Tensor]:
-    """Maps (D, D, D) of the nested sets, narrowest first, from the sums of their rings, which are changed."""
-    maps = []
-    for number, own in enumerate(rings):
-        if number:
-            own += rings[number - 1]
-        maps.append(solve(own, inverse_prior))
-    return maps
 
 
 def cross_validated_width(
@@ -264,7 +220,8 @@ def combine_widths(
 
 
 def effective_number(gains: np.ndarray, counts: np.ndarray) -> float:  # (S,), (S,)
-    """Effective number of particles, (sum w)^2 / sum w^2, of a map made with these gains; that of the widest is 1."""
+    """Effective number of particles, (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965), of a map made with these gains;
+    that of the widest is 1."""
     coefficient = gains - np.concatenate([[0.0], gains[:-1]])  # of each set's own map
     weight = np.cumsum((coefficient / counts)[::-1])[::-1]  # of a particle in each ring
     inside = np.diff(counts, prepend=0)

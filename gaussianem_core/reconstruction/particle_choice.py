@@ -185,6 +185,8 @@ def read_selection(path: Path, table: ParticleTable) -> npt.NDArray[np.bool_]:  
     """The rows that a selection names: numbers of particles, a mask of them, or a particle file with the same images.
 
     A particle of which an image is named is there with all of its images.
+
+    Raises InputError if it names what is none of the particles.
     """
     particle = particle_of_rows(table)
     count = int(particle.max()) + 1

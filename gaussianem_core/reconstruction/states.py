@@ -26,7 +26,7 @@ from gaussianem_core.reconstruction.latent_kernel import (
     expected_distances,
     latent_metric,
     nested_sets,
-    region_metrics,
+    volume_metric,
 )
 from gaussianem_core.reconstruction.motion import (
     SEAM_PIXELS,
@@ -82,8 +82,7 @@ def state_rings(
         spread = np.maximum(latents.variance, 1e-6 * latents.mean.var(0) + 1e-12)
         metric = latent_metric(spread)
     else:
-        ones = torch.ones(1, 8, 8, 8, device=model.device)
-        metric = region_metrics(model, point, latents.mean.std(0), ones)[0]
+        metric = volume_metric(model, point, latents.mean.std(0))
     distances = expected_distances(latents.mean, latents.variance, point, metric)
     if width is None:
         return nested_sets(distances, half, used)

@@ -96,7 +96,10 @@ def distributed(wanted: str = "auto") -> Ranks:
 
 @contextlib.contextmanager
 def gpu_memory_advice(batch: int, option: str, other: str) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into one that names the batch (``option``) that would fit."""
+    """Turn CUDA's out-of-memory error into one that names the batch (``option``) that would fit.
+
+    Raises ResourceError in its place.
+    """
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

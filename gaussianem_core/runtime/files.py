@@ -15,15 +15,18 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import psutil
 
 from gaussianem_core.errors import InputError, ResourceError, ResultError
 from gaussianem_core.runtime.sources import refuse_source
+
+Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
+"""What a JSON file holds; tuples are written as lists."""
 
 _TEMPORARY = re.compile(r"\.([^.].*)\.(\d+)\.\d+\.tmp")
 
@@ -95,7 +98,7 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
         temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
-def write_json(path: Path | str, content: Any) -> None:
+def write_json(path: Path | str, content: Json) -> None:
     """Replace ``path`` by JSON. Raises ResultError for NaN and infinite numbers, which are no JSON; OSError."""
     try:
         text = json.dumps(content, indent=1, allow_nan=False)
@@ -106,9 +109,9 @@ def write_json(path: Path | str, content: Any) -> None:
     write_atomically(path, text + "\n")
 
 
-def null_for_nan(content: Any, where: str = "") -> tuple[Any, list[str]]:
+def null_for_nan(content: Json, where: str = "") -> tuple[Json, list[str]]:
     """JSON content with None in place of NaN and infinite numbers, and where those stood (``poses.before``)."""
-    if isinstance(content, dict):
+    if isinstance(content, Mapping):
         parts = {key: null_for_nan(value, f"{where}.{key}" if where else str(key)) for key, value in content.items()}
         return {key: new for key, (new, _) in parts.items()}, [name for _, names in parts.values() for name in names]
     if isinstance(content, list | tuple):

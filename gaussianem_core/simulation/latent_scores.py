@@ -89,7 +89,7 @@ def nearest_others(z: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:  
     return nearest[~itself].reshape(len(rows), count)
 
 
-def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
+def roc_area(score: np.ndarray, positive: np.ndarray) -> float:  # (N,), (N,) bool
     """Area under the receiver operating characteristic: how often a positive has the higher score."""
     from sklearn.metrics import roc_auc_score
 
@@ -131,7 +131,10 @@ def latent_error(
 
 
 def probe_accuracy(z: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Share of held-out particles whose label a linear classifier reads from the latent: five-fold, stratified."""
+    """Share of held-out particles whose label a linear classifier reads from the latent: five-fold, stratified.
+
+    Raises InputError if a label has fewer than two particles.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline

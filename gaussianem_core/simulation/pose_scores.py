@@ -64,7 +64,7 @@ def errors(
 
 
 def common_rotation(true: np.ndarray, found: np.ndarray) -> np.ndarray:  # (N, 3, 3) x 2 -> (3, 3)
-    """The rotation G for which ``true @ G`` is nearest to ``found``."""
+    """The rotation G for which ``true @ G`` is nearest to ``found`` (Kabsch, Acta Cryst. A32, 1976), robustly."""
     weights = np.ones(len(true))
     common = np.eye(3)
     for _ in range(ROUNDS):
@@ -85,8 +85,8 @@ def common_displacement(rotations: np.ndarray, moved: np.ndarray) -> np.ndarray:
     return displacement
 
 
-def robust_weights(error: np.ndarray) -> np.ndarray:
-    """1 / (1 + (error / median)^2): Cauchy's."""
+def robust_weights(error: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
+    """Weights 1 / (1 + (error / median)^2) of errors that are not negative, as if they were Cauchy's."""
     return 1 / (1 + (error / max(float(np.median(error)), 1e-12)) ** 2)
 
 

@@ -178,6 +178,8 @@ def fit_amplitude(
     """One factor for all densities in closed form (least squares against images), and its significance in sigmas.
 
     A negative factor means that the images' contrast is the other way round.
+
+    Raises InputError if the Gaussians project to nothing.
     """
     weight = plane_weight(data.box, data.images.device)
     rows = data.whole[:count]

@@ -189,7 +189,8 @@ def given_latents(found: Quadratic, z: torch.Tensor, noise: torch.Tensor | None 
 class Expectation(NamedTuple):
     """Of B images, whole particles of a ``group``: what each says about v = (q / widths, z), its ``posterior`` given
     all images of its particle, the value ``next`` (B, 7 + K) that a limited step leads to; and ``jacobian`` (B, n, P)
-    and ``residual`` (B, P) at the posterior mean, whitened; and which images are ``broken`` (B,)."""
+    and ``residual`` (B, P) at the posterior mean, whitened; which images are ``broken`` (B,); their CTF, ``transfer``
+    (B, D, D//2+1), and the same times the contrast, ``scaled``."""
 
     measured: Quadratic
     posterior: Posterior
@@ -198,6 +199,8 @@ class Expectation(NamedTuple):
     residual: torch.Tensor
     group: Grouping
     broken: torch.Tensor
+    transfer: torch.Tensor
+    scaled: torch.Tensor
 
 
 def linearise(
@@ -216,19 +219,19 @@ def linearise(
     """From the spectra ``projected`` (B, 1 + K, D, D//2+1), before the CTF, at z and ``difference`` along each latent,
     and ``deep`` (B, D, D//2+1), see :func:`nuisances.derivatives`. ``broken`` (B,) bool: images that tell their
     particle's others nothing."""
-    contrast = 1 + q[:, nuisances.CONTRAST]
-    scaled = views.transfer(image.shape[-2]) * contrast[:, None, None]
+    contrast, transfer = 1 + q[:, nuisances.CONTRAST], views.transfer(image.shape[-2])
+    scaled = transfer * contrast[:, None, None]
     root = weight.sqrt()
-    by_q = nuisances.derivatives(projected[:, 0], deep, views, contrast) * widths[:, None, None]
+    by_q = nuisances.derivatives(projected[:, 0], deep, views, contrast, transfer) * widths[:, None, None]
     by_z = (projected[:, 1:] - projected[:, :1]) * (scaled / difference)[:, None]
     jacobian = flat(torch.cat([by_q, by_z], dim=1) * root)
     residual = flat((projected[:, 0] * scaled - image) * root)
-    v = torch.cat([q / widths.clamp_min(1e-30) * (widths > 0), z], dim=1)
+    v = torch.cat([nuisances.in_widths(q, widths), z], dim=1)
     measured = quadratic(jacobian, residual, v)
     found = among_others(measured, group, broken)
     residual = residual + ((found.mean - v)[:, None] @ jacobian)[:, 0]
     after = v + limited(found.mean - v, widths, group)
-    return Expectation(measured, found, after, jacobian, residual, group, broken)
+    return Expectation(measured, found, after, jacobian, residual, group, broken, transfer, scaled)
 
 
 def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> Posterior:

@@ -126,10 +126,9 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
             projected, deep, views, q, z[:, active], widths, image, weight, DIFFERENCE, together, broken[rows]
         )
         m, p = e.measured, e.posterior
-        scaled = views.transfer(trainer.box) * (1 + q[:, nuisances.CONTRAST])[:, None, None]
         if trainer.population is not None and len(active):
-            v = q / widths.clamp_min(1e-30) * (widths > 0)
-            profile = Profile.of(image, scaled, weight.sqrt(), e.jacobian[:, : nuisances.COUNT], v)
+            v = nuisances.in_widths(q, widths)
+            profile = Profile.of(image, e.scaled, weight.sqrt(), e.jacobian[:, : nuisances.COUNT], v)
             here = profile.energies(projected[:, :1])[0][:, 0]
             for _ in range(CHECKS):
                 summed = by_particle(m.without(broken[rows]), together)
@@ -137,12 +136,12 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
                 ahead[:, active] = together.images(mixture_prior.summary(trainer.population, summed)[0])
                 there = profile.energies(spectrum(forward.render(ahead, views, embedding))[:, None])[0][:, 0]
                 m = bent(m, z[:, active], ahead[:, active], (there - here).where(~broken[rows], 0.0), together)
-        fit = signal_fit(projected[:, 0] * views.transfer(trainer.box), image, weight)
+        fit = signal_fit(projected[:, 0] * e.transfer, image, weight)
         pieces = fit.new_full((len(fit), len(PIECE_WIDTHS)), -torch.inf)
         if regions:
             shown, dense = deformed.positions[first], deformed.densities[first]
             made = project_pieces(forward.gaussians, regions, shown, dense, views, trainer.box, forward.backend)
-            pieces = missing_pieces(e, spectrum(made) * scaled[:, None], weight)
+            pieces = missing_pieces(e, spectrum(made) * e.scaled[:, None], weight)
         figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
         found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, pieces, noise.by_shell(image)], dim=1)
         done += len(rows)

@@ -70,6 +70,11 @@ def corrected(views: Views, q: torch.Tensor) -> Views:  # (B, 7)
     return Views(rotation_matrix(q[:, ROTATION]) @ views.rotations, views.shifts + q[:, SHIFT], ctf)
 
 
+def in_widths(q: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:  # (B, 7), (7,) -> (B, 7)
+    """q / widths, the numbers in units of their widths; 0 where a number is held as given."""
+    return q / widths.clamp_min(1e-30) * (widths > 0)
+
+
 def rotation_matrix(vector: torch.Tensor) -> torch.Tensor:  # (B, 3) -> (B, 3, 3)
     """Rotation about a vector by its length in radians (Rodrigues)."""
     angle = (vector.square().sum(-1) + 1e-20).sqrt()[:, None, None]
@@ -87,17 +92,16 @@ def depths(positions: torch.Tensor, rotations: torch.Tensor, box: int) -> torch.
 
 
 def derivatives(
-    projection: torch.Tensor, deep: torch.Tensor, views: Views, contrast: torch.Tensor
-) -> torch.Tensor:  # (B, D, D//2+1) x 2, B views, (B,) -> (B, 7, D, D//2+1)
+    projection: torch.Tensor, deep: torch.Tensor, views: Views, contrast: torch.Tensor, transfer: torch.Tensor
+) -> torch.Tensor:  # (B, D, D//2+1) x 2, B views, (B,), (B, D, D//2+1) -> (B, 7, D, D//2+1)
     """Derivatives of the images' spectra by the seven numbers, at the present ``views`` and ``contrast`` a.
 
-    ``projection``: spectra before the CTF; ``deep``: the same of densities times :func:`depths`. With x = (exp[w] R r)
-    in pixels, dx/dw = e_w x x: a turn about x or y moves a Gaussian by its depth, one about z turns the image about the
-    particle's centre; a shift is a phase.
+    ``projection``: spectra before the CTF; ``deep``: the same of densities times :func:`depths`; ``transfer``: the CTF
+    of the views. With x = (exp[w] R r) in pixels, dx/dw = e_w x x: a turn about x or y moves a Gaussian by its depth,
+    one about z turns the image about the particle's centre; a shift is a phase.
     """
     box = projection.shape[-2]
     geometric = pose_derivatives(projection, deep, views.shifts)
-    transfer = views.transfer(box)
     a = contrast[:, None, None]
     return torch.cat(
         [

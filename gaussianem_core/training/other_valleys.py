@@ -61,10 +61,12 @@ def better_starts(
         deep = nuisances.depths(deformed.positions, views.rotations, trainer.box)
         deep = spectrum(forward.project(deformed.positions, deformed.densities * deep, views))
         contrast = 1 + q[:, nuisances.CONTRAST]
-        by_q = nuisances.derivatives(projected, deep, views, contrast) * widths[:, None, None]
-        transfer = views.transfer(trainer.box) * contrast[:, None, None]
-        v = q / widths.clamp_min(1e-30) * (widths > 0)
-        profile = Profile.of(spectrum(problem.feed.get(rows)), transfer, root, flat(by_q * root), v)
+        transfer = views.transfer(trainer.box)
+        by_q = nuisances.derivatives(projected, deep, views, contrast, transfer) * widths[:, None, None]
+        v = nuisances.in_widths(q, widths)
+        profile = Profile.of(
+            spectrum(problem.feed.get(rows)), transfer * contrast[:, None, None], root, flat(by_q * root), v
+        )
         whole = ~broken[rows]  # no model says anything of the others: they neither choose nor follow
         least = together.total(profile.energies(projected[:, None])[0][:, 0].where(whole, 0.0)) - own_prior[here]
         for numbers in torch.arange(len(tried), device=device).split(TOGETHER):

@@ -75,7 +75,11 @@ class Problem:
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
-    """Read and check everything against each other before any work."""
+    """Read and check everything against each other before any work.
+
+    Raises InputError naming the file or option where counts, boxes or shifts do not fit, or too few particles are
+    left.
+    """
     configuration = load_configuration(resolve_input(options, "cfg"))
     gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
     movable = None

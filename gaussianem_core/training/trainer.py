@@ -432,7 +432,10 @@ class Trainer:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def report(self, log: JobLog, sums: np.ndarray, rate: float) -> None:
-        """Write the mean terms since the last report; stop here if asked to."""
+        """Write the mean terms since the last report; stop here if asked to.
+
+        Raises InputError if the loss is not finite, AbortRequested if a stop was asked for.
+        """
         means = {name: value / max(sums[-1], 1) for name, value in zip(TERMS, sums[:-1])}
         if not np.isfinite(means["loss"]):
             raise InputError(

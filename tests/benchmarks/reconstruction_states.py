@@ -44,13 +44,13 @@ from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import TrainedModel, load_model
 from gaussianem_core.reconstruction.domain_poses import calibrated, domain_poses
 from gaussianem_core.reconstruction.latent_kernel import (
-    accumulate_rings,
+    Rings,
     combine_widths,
     cross_validated_width,
     expected_distances,
-    nested_maps,
     nested_sets,
-    region_metrics,
+    unit_metric,
+    volume_slopes,
 )
 from gaussianem_core.reconstruction.motion import (
     SEAM_PIXELS,
@@ -73,6 +73,8 @@ NEAREST = 30
 space, without the error of a single particle's latent."""
 REGIONS = 3
 """Parts of the molecule that are compared by themselves for the maps of states."""
+OVERALL_SHARE = 0.05
+"""Of the change of the whole volume in the metric of a region."""
 
 
 @dataclass
@@ -178,6 +180,34 @@ def state_places(data: Data, real: np.ndarray) -> np.ndarray:  # -> (N, L)
 # ---- states ------------------------------------------------------------------------------------------------------
 
 
+def region_metrics(model: TrainedModel, point: np.ndarray, spread: np.ndarray, windows: Tensor) -> np.ndarray:
+    """As `latent_kernel.volume_metric` for each region of the volume, and OVERALL_SHARE of that of the whole.
+
+    ``point``, ``spread`` : (zdim,). ``windows`` : (K, D, D, D) of the regions, in any box; ones for the whole. Returns
+    (K, zdim, zdim).
+    """
+    slopes = volume_slopes(model, point, spread)
+
+    def metric(seen: Tensor) -> np.ndarray:
+        return unit_metric((seen.flatten(1) @ seen.flatten(1).T).cpu().numpy(), spread)
+
+    sized = torch.nn.functional.interpolate(windows[:, None], size=slopes.shape[1:], mode="trilinear")[:, 0]
+    return np.stack([metric(slopes * window.to(slopes)) + OVERALL_SHARE * metric(slopes) for window in sized])
+
+
+def nested_maps(data: Data, rows: np.ndarray, rings: Rings) -> list[list[Tensor]]:
+    """Maps (D, D, D) of the nested sets of each half set, narrowest first, from one pass over the images: the sums of
+    sets are sums of rings."""
+    sums = [[empty_sums(data.box, data.images.device) for _ in rings.counts] for _ in range(2)]
+    for some, views in data.batches(rows):
+        for half, of_half in enumerate(sums):
+            for width, own in enumerate(of_half):
+                chosen = np.flatnonzero((data.half[some] == half) & (rings.ring[some] == width))
+                if len(chosen):
+                    accumulate(own, *(values[torch.from_numpy(chosen).to(own.device)] for values in views))
+    return [[solve(own) for own in torch.stack(of_half).cumsum(0)] for of_half in sums]
+
+
 def state_map(data: Data, point: np.ndarray, mask: Tensor, rows: np.ndarray) -> dict[str, Any]:
     """Maps of the state at a latent: of each single width and of all together, with what was chosen."""
     device = data.images.device
@@ -191,10 +221,7 @@ def state_map(data: Data, point: np.ndarray, mask: Tensor, rows: np.ndarray) -> 
     maps = []
     for metric in metrics:
         rings = nested_sets(expected_distances(data.z, data.variance, point, metric), data.half, data.used)
-        sums = [[empty_sums(data.box, device) for _ in rings.counts] for _ in range(2)]
-        for some, views in data.batches(rows):
-            accumulate_rings(sums, *views[:4], rings.ring[some], data.half[some], views[4])
-        first, second = (nested_maps(own) for own in sums)
+        first, second = nested_maps(data, rows, rings)
         maps.append((first, second, combine_widths(first, second, rings.counts, mask), rings.counts))
     first, second, plain, counts = maps[0]
     chosen, _ = cross_validated_width(first, second, mask)

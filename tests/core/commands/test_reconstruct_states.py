@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import starfile
 import torch
-from trained import BOX, PIXEL, write_model
+from trained import BOX, PIXEL, write_model, write_particles
 
 from gaussianem_core.cli import main
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
-from gaussianem_core.imaging.pose import angles_from_rotations, random_rotations, rotations_from_angles
+from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.mrc import read_map
-from gaussianem_core.io.particle_rows import write_star
 from gaussianem_core.job.events import EVENTS, read_events
 from gaussianem_core.model.trained_model import TrainedModel, load_model
 
@@ -32,41 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     z = np.zeros((COUNT, 3), np.float32)
     z[:, 0] = generator.uniform(-1.5, 1.5, COUNT)
     write_model(folder, z, motion=0.1)
-    model = model_of(folder)
-    rotations = random_rotations(COUNT, generator)
-    shifts = generator.normal(0, 1, (COUNT, 2))
-    defocus = generator.uniform(6000, 16000, COUNT)
-    rows = [BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]
-    parameters = np.tile(np.array(rows, np.float32), (COUNT, 1))
-    parameters[:, 2:4] = defocus[:, None]
-    images = -model.project(z, rotations, shifts, parameters).numpy()
-    images += generator.normal(0, 1.5 * images.std(), images.shape)
-    with mrcfile.new(folder / "particles.mrcs") as file:
-        file.set_data(images.astype(np.float32))
-        file.voxel_size = PIXEL
-        file.set_image_stack()
-    angles = angles_from_rotations(rotations)
-    optics = {
-        "rlnOpticsGroup": [1],
-        "rlnVoltage": [300.0],
-        "rlnSphericalAberration": [2.7],
-        "rlnAmplitudeContrast": [0.1],
-        "rlnImagePixelSize": [PIXEL],
-        "rlnImageSize": [BOX],
-        "rlnImageDimensionality": [2],
-    }
-    particles = {
-        "rlnImageName": [f"{i + 1:06d}@particles.mrcs" for i in range(COUNT)],
-        **{name: angles[:, i] for i, name in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))},
-        "rlnOriginXAngst": shifts[:, 0] * PIXEL,
-        "rlnOriginYAngst": shifts[:, 1] * PIXEL,
-        "rlnDefocusU": defocus,
-        "rlnDefocusV": defocus,
-        "rlnDefocusAngle": np.zeros(COUNT),
-        "rlnOpticsGroup": np.ones(COUNT, int),
-        "rlnRandomSubset": 1 + np.arange(COUNT) % 2,
-    }
-    write_star(folder / "particles_in.star", {"optics": optics, "particles": particles})
+    write_particles(folder, model_of(folder), z, 1.5, generator)
     np.savetxt(folder / "states.txt", STATES)
     np.savetxt(folder / "one.txt", STATES[:1])
     return folder

@@ -12,15 +12,13 @@ from gaussianem_core.imaging.backprojection import accumulate, empty_sums, solve
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.fourier import fourier_shell_correlation
 from gaussianem_core.reconstruction.latent_kernel import (
-    accumulate_rings,
     combine_widths,
     cross_validated_width,
     effective_number,
     expected_distances,
     latent_metric,
-    nested_maps,
     nested_sets,
-    region_metrics,
+    volume_metric,
 )
 
 
@@ -99,20 +97,19 @@ def swing():
 
 def test_the_state_beats_every_single_width(swing):
     model, z, views, point, truth = swing
-    windows = torch.ones(1, BOX, BOX, BOX)
     variance = np.full(z.shape, 0.01)
-    metric = region_metrics(model, point, z.std(0), windows)[0]
+    metric = volume_metric(model, point, z.std(0))
     assert metric[0, 0] > 0 and np.linalg.eigvalsh(metric).min() > -1e-9
     half = np.arange(len(z)) % 2
     rings = nested_sets(expected_distances(z, variance, point, metric), half)
     assert np.abs(z[rings.ring == 0, 0] - point[0]).max() < 0.35
-    sums = [[empty_sums(BOX) for _ in rings.counts] for _ in range(2)]
-    for rows in np.array_split(np.arange(len(z)), 4):
-        accumulate_rings(sums, *(values[rows] for values in views), rings.ring[rows], half[rows])
-    first, second = (nested_maps(of_half) for of_half in sums)
-    together = torch.stack([accumulate(empty_sums(BOX), *(v[half == h] for v in views)) for h in (0, 1)])
-    assert (first[-1] - solve(together[0])).abs().max() < 1e-3 * first[-1].abs().max()  # the widest set is all
-
+    first, second = (
+        [
+            solve(accumulate(empty_sums(BOX), *(values[(half == h) & (rings.ring <= width)] for values in views)))
+            for width in range(len(rings.counts))
+        ]
+        for h in (0, 1)
+    )
     mask = (truth > 0.05 * truth.max()).float()
     found = combine_widths(first, second, rings.counts, mask)
 
@@ -132,11 +129,15 @@ def test_the_state_beats_every_single_width(swing):
     assert arm[1] > 0.2 and still.effective[:3].mean() > 1.2 * moving.effective[:3].mean()
 
 
-def test_regions_are_compared_by_what_changes_in_them(swing):
+def test_latents_count_as_far_as_they_change_the_volume(swing):
+    """Against differences of decoded volumes."""
     model, *_ = swing
-    below = torch.zeros(2, BOX, BOX, BOX)
-    below[0, :, : BOX // 2], below[1, :, BOX // 2 :] = 1, 1
-    point = np.array([0.67, 0.8])  # near the edge of presence: both latents change the arm
-    metrics = region_metrics(model, point, np.array([0.6, 0.2]), below)
-    assert metrics.shape == (2, 2, 2)
-    assert np.diag(metrics[1]) @ np.array([0.36, 0.04]) == pytest.approx(1.05, rel=0.05)
+    point, spread = np.array([0.67, 0.8]), np.array([0.6, 0.2])  # near the edge of presence: both change the arm
+    metric = volume_metric(model, point, spread)
+    assert np.diag(metric) @ spread**2 == pytest.approx(1)
+    slopes = []
+    for step in np.diag(0.5 * spread):
+        upper, lower = model.volumes(np.stack([point + step, point - step]).astype(np.float32))
+        slopes.append(((upper - lower).double().flatten() / (2 * step.sum())).numpy())
+    expected = np.inner(slopes, slopes)
+    np.testing.assert_allclose(metric, expected / (np.diag(expected) @ spread**2), rtol=1e-3)

@@ -60,7 +60,9 @@ def test_derivatives_are_finite_differences(number: int) -> None:
     turned = project_reference(
         positions.expand(COUNT, -1, -1), deep, sigmas.expand(COUNT, -1), views.rotations, views.shifts, BOX
     )
-    found = nuisances.derivatives(spectrum(projected), spectrum(turned), views, 1 + q[:, nuisances.CONTRAST])
+    found = nuisances.derivatives(
+        spectrum(projected), spectrum(turned), views, 1 + q[:, nuisances.CONTRAST], views.transfer(BOX)
+    )
     # The CTF is made in float32: a change of 20 A in defocus keeps three digits.
     assert float((found[:, number] - wanted).norm() / wanted.norm()) < 2e-3
 
