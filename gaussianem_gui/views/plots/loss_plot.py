@@ -53,7 +53,7 @@ class LossPlot(QWidget):
         self._legend: list[QPushButton] = []
 
         self._values = ValueAxis("left")
-        self.plot = pg.PlotWidget(axisItems={"left": self._values})
+        self.plot = pg.PlotWidget(axisItems={"left": self._values, "bottom": ValueAxis("bottom")})
         self.plot.setMinimumHeight(110)
         self.plot.setAccessibleName("Loss curves")
         self.plot.setMenuEnabled(False)

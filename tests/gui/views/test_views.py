@@ -470,7 +470,7 @@ def test_figures_take_the_brightness_of_a_dark_page_but_measured_greys_stay(them
     assert min(turned.pixelColor(*place).lightness() for place in blue) > 80, "and it can be read"
 
 
-def test_labels_of_a_narrow_range_differ() -> None:
+def test_labels_of_a_narrow_range_differ(qapp) -> None:
     axis = ValueAxis("left")
     axis.log = True
     for low, high in ((0.4270, 0.4284), (0.1, 90.0), (1e-6, 1.001e-6)):
@@ -479,6 +479,17 @@ def test_labels_of_a_narrow_range_differ() -> None:
         assert len(set(words)) == 6, words
         if high < 2 * low and low > 1e-3:
             assert len({len(word) for word in words}) == 1, words  # and all have as many decimals
+
+
+def test_labels_of_all_ticks_have_as_many_decimals(qapp) -> None:
+    """0.43381 stood over 0.4337 and 0.43361: pyqtgraph asks for the labels of coarse and of fine ticks apart."""
+    axis = ValueAxis("left")
+    for axis.log in (False, True):
+        low, high = np.log10([0.43308, 0.43383]).tolist() if axis.log else (0.0, 2.1)
+        axis.setRange(low, high)
+        words = [axis.tickStrings(values, 1.0, step) for step, values in axis.tickValues(low, high, 400.0)[:2]]
+        assert len(words) == 2 and all(words)
+        assert len({len(word.partition(".")[2]) for level in words for word in level if word != "0"}) == 1, words
 
 
 def test_a_shortened_line_ends_inside_of_its_margins(themed, qtbot) -> None:
