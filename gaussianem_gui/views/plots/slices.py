@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QLabel, QSlider, QVBoxLayout, Q
 
 from gaussianem_gui.explorer.volumes import Picture
 from gaussianem_gui.views.toolkit.theme import theme
-from gaussianem_gui.views.toolkit.widgets import column, label, row
+from gaussianem_gui.views.toolkit.widgets import Elided, column, label, row
 
 PLANES = (("XY", 0), ("XZ", 1), ("YZ", 2))
 ACROSS = ((2, 1), (2, 0), (1, 0))  # axes of the volume (z, y, x) along a plane's horizontal and vertical
@@ -36,7 +36,8 @@ class Slices(QWidget):
         self.contrast.setToolTip("More of the darkest and the brightest voxels in plain black and white")
         self.contrast.setValue(int(str(QSettings().value("slices/contrast", CONTRAST))))
         self.contrast.valueChanged.connect(self._contrast_changed)
-        self.value = label("", "muted")
+        self.value = Elided("", "muted")
+        self.value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.value.setAccessibleName("Value at the crosshair")
         self._plots: list[pg.PlotWidget] = []
         self._images: list[pg.ImageItem] = []
@@ -48,7 +49,9 @@ class Slices(QWidget):
         for plane, (name, _) in enumerate(PLANES):
             panes.addLayout(self._pane(plane, name), 1)
         layout = column(spacing=8, margins=(12, 8, 12, 8))
-        layout.addLayout(row(self.kind, 6, label("Contrast", "muted"), self.contrast, None, self.value))
+        head = row(self.kind, 6, label("Contrast", "muted"), self.contrast, self.value)
+        head.setStretch(head.count() - 1, 1)
+        layout.addLayout(head)
         layout.addLayout(panes, 1)
         self.setLayout(layout)
         theme.changed.connect(self._restyle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtCore import QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -54,6 +54,8 @@ class MachinePanel(QWidget):
 
     def show_load(self, load: Load) -> None:
         """Show the newest figures."""
+        self.area.setUpdatesEnabled(False)  # new lines are there with the next event: no empty panel until then
+        QTimer.singleShot(0, self, lambda: self.area.setUpdatesEnabled(True))
         clear(self._lines)
         kinds = {gpu.name for gpu in load.gpus}
         if len(kinds) == 1:

@@ -196,7 +196,7 @@ def test_slices_have_a_crosshair_numbers_and_a_contrast(shown, qtbot):
     assert slices.crosshair() == (16, 10, 20)
     np.testing.assert_array_equal(slices.shown(1), shown.picture.values[:, 10])
     assert slices.places[1].text().startswith("y 11 of 32")
-    assert f"{shown.picture.values[16, 10, 20]:.4g}" in slices.value.text()
+    assert f"{shown.picture.values[16, 10, 20]:.4g}" in slices.value.full_text()
     assert [line.value() for line in slices._lines[0]] == [20.5, 10.5]
     low, high = slices.levels()
     slices.contrast.setValue(100)
