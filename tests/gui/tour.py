@@ -80,7 +80,7 @@ def results(tour: Tour) -> None:
         tour.until(lambda: window.pane.results.images.list.count() > 0, "images")
     with tour.step("form"):
         window.pages.new_job("train")
-        tour.until(lambda: window.pane.draft == "train")
+        tour.until(lambda: window.pane.draft == "train" and window.pane.parameters is not None, "the form")
 
 
 def explore(tour: Tour) -> None:

@@ -121,7 +121,7 @@ class Scene(QFrame):
         self.reference = icon_button("folder", tip, self.ask_reference, checkable=True, name="referenceMap")
         self.view_save = icon_button("download", "Save the 3D view as PNG, SVG or PDF", self.save_view, name="saveView")
         tip = "Show each clicked point in a running ChimeraX too"
-        self.chimerax = icon_button("external", tip, checkable=True, name="chimeraxFollow")
+        self.chimerax = icon_button("cube", tip, checkable=True, name="chimeraxFollow")
         self.chimerax.toggled.connect(self.link.set_on)
         self.link.turnedOff.connect(lambda: self.chimerax.setChecked(False))
         under = row(spacing=4, margins=(12, 4, 8, 4))
@@ -170,7 +170,7 @@ class Scene(QFrame):
         assert model is not None
         self.viewer.set_model(model)
         self.second.model = model
-        self.status.setText(f"Consensus, {len(model.positions):,} Gaussians ({model.device}). Click in a plot.")
+        self.status.setText(f"{len(model.positions):,} Gaussians ({model.device}). Click in a plot.")
 
     def longest(self) -> int:
         """Voxels a side of pictures decoded live."""
@@ -255,7 +255,7 @@ class Scene(QFrame):
             return
         sparse = float(density.sparsity(z)[0]) > 1.0
         if not sparse:
-            text = f"Denser here than around {100 * float(density.rank(z)[0]):.0f} % of the particles"
+            text = f"Denser than around {100 * float(density.rank(z)[0]):.0f} % of the particles"
         elif self.session.particle >= 0:
             text = "⚠ An outlier: hardly any other particle is like it"
         else:

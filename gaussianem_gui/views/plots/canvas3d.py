@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,18 @@ MAIN = ("surface", "projection", "gaussians")  # what a grid of maps takes the p
 LETTERS = 8  # points
 ZOOM = 0.9  # of napari's own fit: some air around the molecule
 ANGLES = (0, 25, 65)
+_LOADING = threading.Lock()
 
 
 def import_napari() -> None:
-    """The slow part of loading napari, in a worker; widgets are made on the window's thread afterwards."""
+    """The slow part of loading napari, in a worker; widgets are made on the window's thread afterwards. One worker at a
+    time: a registry of units that another is still filling knows no angstrom."""
     os.environ.setdefault("NAPARI_CONFIG", str(program_file().with_name("napari.yaml")))
-    for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers", "napari.qt"):
-        importlib.import_module(name)
-    with contextlib.suppress(ImportError):  # napari's units: half of the canvas's time, were they read when it is made
-        importlib.import_module("pint").get_application_registry().parse_units("angstrom")
+    with _LOADING:
+        for name in ("numpy", "skimage.measure", "vispy.scene", "napari.components", "napari.layers", "napari.qt"):
+            importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # half of the canvas's time, were they read when it is made
+            importlib.import_module("pint").get_application_registry().parse_units("angstrom")
 
 
 class Canvas3D(QWidget):

@@ -53,7 +53,7 @@ class LossPlot(QWidget):
         self._legend: list[QPushButton] = []
 
         self._values = ValueAxis("left")
-        self.plot = pg.PlotWidget(axisItems={"left": self._values})
+        self.plot = pg.PlotWidget(axisItems={"left": self._values, "bottom": ValueAxis("bottom")})
         self.plot.setMinimumHeight(110)
         self.plot.setAccessibleName("Loss curves")
         self.plot.setMenuEnabled(False)
@@ -77,7 +77,7 @@ class LossPlot(QWidget):
         self.more = QPushButton()
         self.more.setObjectName("moreQuantities")
         self.more.setProperty("kind", "ghost")
-        self.more.setStyleSheet(CHIP)
+        self.more.setStyleSheet(f"{CHIP} padding-right: 20px;")
         self.more.setToolTip("The other quantities that the job reports")
         self._others = QMenu(self.more)
         self._others.aboutToShow.connect(self._list_others)

@@ -19,6 +19,7 @@ NAMES = {
     "lr_latent": "Latent learning rate",
     "held_out": "Held-out images",
 }
+LABELLED = 2  # levels of ticks that have labels, where there is room
 UNITS = {"angstrom": "Å", "degrees": "°", "pixels": "px", "seconds": "s"}  # by the last word of a quantity's name
 
 
@@ -58,17 +59,26 @@ def dot(colour: str, hollow: bool = False) -> QIcon:
 
 
 class ValueAxis(pg.AxisItem):
-    """An axis that shows powers of ten of its values when ``log`` is on: it has ticks in narrow ranges too."""
+    """An axis whose labels have as many decimals each. With ``log`` on it shows powers of ten of its values, with ticks
+    in narrow ranges too."""
 
     log = False
+    _finest = 0.0  # spacing of the finest ticks that have labels: pyqtgraph asks for the labels of each spacing apart
+
+    def tickValues(self, low: float, high: float, size: float) -> list[tuple[float, list[float]]]:
+        levels = super().tickValues(low, high, size)
+        self._finest = min((spacing for spacing, _ in levels[:LABELLED]), default=0.0)
+        return levels
 
     def tickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:
+        spacing = min(spacing, self._finest or spacing)
         if not self.log:
             return super().tickStrings(values, scale, spacing)
         step = 10.0**spacing - 1  # between neighbours, as a part of their value
         shown = [10.0**value for value in values]
         if shown and step < 1 and 1e-3 < min(shown) and max(shown) < 1e4:  # as many decimals as tell them apart
-            decimals = max(0, math.ceil(-math.log10(max(step * min(shown), 1e-12))))
+            lowest = 10.0 ** min(self.range[0], min(values))
+            decimals = max(0, math.ceil(-math.log10(max(step * lowest, 1e-12))))
             return [f"{value:.{decimals}f}" for value in shown]
         digits = max(2, math.ceil(-math.log10(max(step, 1e-12))) + 1)
         return [f"{value:.{digits}g}" for value in shown]

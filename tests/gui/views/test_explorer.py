@@ -617,7 +617,7 @@ def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, q
     assert explorer.scene.status.full_text() == "Frame 6 of 6" and explorer.scene.trust.full_text().startswith("⚠")
     with qtbot.waitSignal(explorer.scene.decodedShown, timeout=60_000):
         explorer.session.show_latent(middles[1])
-    assert explorer.scene.trust.full_text().startswith("Denser here than around")
+    assert explorer.scene.trust.full_text().startswith("Denser than around")
 
 
 def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):

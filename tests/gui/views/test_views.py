@@ -6,6 +6,7 @@ import gc
 import shutil
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from gaussianem_gui.views.job.flow_graph import direct, layers
 from gaussianem_gui.views.job.log_view import LogView
 from gaussianem_gui.views.job.probe_panel import principal_axes
 from gaussianem_gui.views.job.results import Item, Results, items, latent_columns
+from gaussianem_gui.views.plots.canvas3d import import_napari
 from gaussianem_gui.views.plots.image_view import on_dark, read_image
 from gaussianem_gui.views.plots.level_bar import LevelBar
 from gaussianem_gui.views.plots.loss_plot import LossPlot
@@ -468,7 +470,7 @@ def test_figures_take_the_brightness_of_a_dark_page_but_measured_greys_stay(them
     assert min(turned.pixelColor(*place).lightness() for place in blue) > 80, "and it can be read"
 
 
-def test_labels_of_a_narrow_range_differ() -> None:
+def test_labels_of_a_narrow_range_differ(qapp) -> None:
     axis = ValueAxis("left")
     axis.log = True
     for low, high in ((0.4270, 0.4284), (0.1, 90.0), (1e-6, 1.001e-6)):
@@ -477,6 +479,17 @@ def test_labels_of_a_narrow_range_differ() -> None:
         assert len(set(words)) == 6, words
         if high < 2 * low and low > 1e-3:
             assert len({len(word) for word in words}) == 1, words  # and all have as many decimals
+
+
+def test_labels_of_all_ticks_have_as_many_decimals(qapp) -> None:
+    """0.43381 stood over 0.4337 and 0.43361: pyqtgraph asks for the labels of coarse and of fine ticks apart."""
+    axis = ValueAxis("left")
+    for axis.log in (False, True):
+        low, high = np.log10([0.43308, 0.43383]).tolist() if axis.log else (0.0, 2.1)
+        axis.setRange(low, high)
+        words = [axis.tickStrings(values, 1.0, step) for step, values in axis.tickValues(low, high, 400.0)[:2]]
+        assert len(words) == 2 and all(words)
+        assert len({len(word.partition(".")[2]) for level in words for word in level if word != "0"}) == 1, words
 
 
 def test_a_shortened_line_ends_inside_of_its_margins(themed, qtbot) -> None:
@@ -507,3 +520,22 @@ def test_work_that_is_done_keeps_nothing_of_what_it_held(qtbot) -> None:
         qtbot.waitUntil(lambda n=number: len(done) == n + 1, timeout=LONG)
     del volume
     qtbot.waitUntil(lambda: gc.collect() >= 0 and all(ref() is None for ref in held), timeout=LONG)
+
+
+@pytest.mark.filterwarnings("ignore")  # napari's own libraries warn when they are loaded
+def test_the_3d_view_waits_for_another_worker_that_loads_its_units() -> None:
+    """A volume opened while napari was loaded in the background found a registry half filled: 3D was given up."""
+    pint = pytest.importorskip("pint")
+    registry = pint.get_application_registry()
+    before = registry.get()
+    registry.set(pint.registry.LazyRegistry())
+    try:
+        first = threading.Thread(target=import_napari)
+        first.start()
+        while first.is_alive() and not isinstance(registry.get(), pint.UnitRegistry):
+            time.sleep(0)
+        import_napari()
+        assert registry.parse_units("angstrom") == registry.angstrom
+        first.join()
+    finally:
+        registry.set(before)
