@@ -155,6 +155,13 @@ def test_finds_the_two_states(two_states: Path) -> None:
     assert probe_accuracy(encoded.numpy(), (state > 0.5).astype(int), 0) > 0.9
 
 
+@pytest.fixture(scope="module")
+def one_epoch(two_states: Path) -> Path:
+    """The results of a training by one epoch, which several tests look at."""
+    assert run_train(two_states, "one_epoch", "--epoch", "1") == 0
+    return two_states / "one_epoch"
+
+
 def test_resume_equals_uninterrupted(two_states: Path) -> None:
     assert run_train(two_states, "whole", "--epoch", "3") == 0
     assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0") == 0
@@ -283,15 +290,14 @@ def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothin
 
 
 def test_corrections_go_into_particles_star_and_beside_the_latents(
-    two_states: Path, capsys: pytest.CaptureFixture[str]
+    two_states: Path, one_epoch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Poses of this simulation are exact: what is held, or not found wrong, stays to the last digit."""
-    assert run_train(two_states, "corrected", "--epoch", "1") == 0
-    latents = load_latents(two_states / "corrected" / "weights.0.output.pkl")
+    latents = load_latents(one_epoch / "weights.0.output.pkl")
     assert latents["turn_degrees"].shape == (300, 3) and latents["shift_pixels"].shape == (300, 2)
     assert np.sqrt(np.square(latents["turn_degrees"]).mean()) < 1.0, "box 16: ten degrees are a pixel"
     assert abs(latents["contrast"].mean() - 1) < 0.05 and (latents["junk_probability"] < 0.5).all()
-    events, _ = read_events(two_states / "corrected" / "events.jsonl")
+    events, _ = read_events(one_epoch / "events.jsonl")
     assert "corrections" in {e["stage"] for e in events if e["type"] == "metric"}
     held = ("--hold_rotations", "--hold_shifts", "--hold_contrast", "--hold_defocus")
     assert run_train(two_states, "held", "--epoch", "1", *held) == 0
@@ -382,9 +388,8 @@ def test_masks_that_do_not_fit(two_states: Path, tmp_path: Path, capsys: pytest.
     np.testing.assert_array_equal(chosen, (16 + gaussians.positions[:, 2].numpy() * 16).round() < 16)
 
 
-def test_refusals(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_train(two_states, "there", "--epoch", "1") == 0
-    assert run_train(two_states, "there", "--epoch", "1") == 2  # results are there
+def test_refusals(two_states: Path, one_epoch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(two_states, one_epoch.name, "--epoch", "1") == 2  # results are there
     assert "--overwrite" in capsys.readouterr().err
     assert run_train(two_states, "bad", "--pose", "nowhere.npy") == 2
     assert "nowhere.npy" in capsys.readouterr().err
@@ -444,11 +449,10 @@ def test_two_processes_equal_one(two_states: Path) -> None:
     assert z[0].shape == z[1].shape == (300, 2)
 
 
-def test_two_processes_find_the_linear_model_of_one(two_states: Path) -> None:
+def test_two_processes_find_the_linear_model_of_one(two_states: Path, one_epoch: Path) -> None:
     """The latents agree, and still do when a network whose training rounds in another order has measured them anew."""
-    assert run_train(two_states, "linear", "--epoch", "1") == 0
     run_two_processes(two_states, "linear_by_two", "--epoch", "1")
-    runs = [two_states / name for name in ("linear", "linear_by_two")]
+    runs = [one_epoch, two_states / "linear_by_two"]
     first, second = (np.load(run / "probes" / "epoch_000.npz", allow_pickle=False)["z"] for run in runs)
     assert first.std(axis=0).max() > 0.3
     np.testing.assert_allclose(first, second, atol=0.01)
