@@ -136,7 +136,13 @@ class Tour:
         edit.setCompleter(None)  # on a busy machine its list would come late and take the last key
         edit.selectAll()
         QTest.keyClicks(edit, str(place))
+        self._enter(dialog, edit)
+
+    def _enter(self, dialog: QFileDialog, edit: QLineEdit) -> None:
+        """Return, until the dialog has taken it: on a busy machine it may still be reading its directory."""
         QTest.keyClick(edit, Qt.Key.Key_Return)
+        if dialog.isVisible():
+            QTimer.singleShot(500, edit, lambda: self._enter(dialog, edit))
 
     def run_form(self, job_type: str) -> str:
         """Run the form that is shown; returns the new job's name once it has begun."""
