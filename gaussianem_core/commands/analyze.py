@@ -37,7 +37,11 @@ BETTER = 0.7
 
 
 def run(options: AnalyzeOptions, log: JobLog) -> None:
-    """Write everything described above into the job directory."""
+    """Analyse the latents and write the files listed above into the job directory.
+
+    Raises InputError for latents that do not fit the model, more classes than particles, or results that are there
+    already (without ``overwrite``); ResourceError for too little disk or GPU memory.
+    """
     out = log.directory
     device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, optional_input(options, "mask"), device, log)
@@ -139,7 +143,11 @@ def particle_star(options: AnalyzeOptions, count: int) -> Path | None:
 
 
 def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarray, np.ndarray]:
-    """UMAP (n, 2) and the particles it shows (n,); empty where it was not made."""
+    """UMAP of the latents ``z`` (N, zdim): coordinates (n, 2) and the row of ``z`` that each belongs to (n,).
+
+    Both are empty with ``no_umap``, below 10 particles, or where umap-learn is not installed. Above UMAP_SAMPLE
+    particles a random sample is shown.
+    """
     none = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     if options.no_umap or len(z) < 10:
         return none
@@ -168,7 +176,19 @@ def write_classes(
     out: Path,
     log: JobLog,
 ) -> list[dict[str, Any]]:
-    """kmeans/: volume and Gaussians of each class (from 1), a script, and each class's particles as STAR."""
+    """Write kmeans/: volume and Gaussians of each class (from 1), a script, and each class's particles as STAR.
+
+    Parameters
+    ----------
+    z : (N, zdim) latents. classes : (N,) class of each particle, from 0.
+    nearest : (K,) row of the particle nearest to each class's centre, whose volume is written.
+    box : voxels a side. level : contour level of the script.
+    star, particle : the particle file, and (rows,) the particle of each of its rows (None: each row is a particle).
+
+    Returns
+    -------
+    An entry of summary.json for each class.
+    """
     directory = out / "kmeans"
     written = write_series(model, z[nearest], directory, box, log, "class volumes")
     names = [volume.name for volume, _ in written]
@@ -210,9 +230,19 @@ def write_trajectory(
     level: float,
     log: JobLog,
 ) -> dict[str, Any]:
-    """pcN/: volumes along one component. The straight line through the mean, unless the particles lie on a curve.
+    """Write pcN/: volumes along one component. The path is the straight line through the mean, unless the particles
+    lie on a curve (see BETTER).
 
-    ``limit`` : distance of particles beyond which a place counts as unpopulated (see ``diagnostics.isolation_limit``).
+    Parameters
+    ----------
+    z : (N, zdim) latents. number : of the component, from 0.
+    limit : distance to the 20th nearest particle beyond which a place counts as unpopulated
+        (see ``diagnostics.isolation_limit``).
+    box : voxels a side. level : contour level of the script.
+
+    Returns
+    -------
+    The entry of summary.json.
     """
     span = number, options.trajectory_low, options.trajectory_high, options.trajectory_points
     path, kind = latent_paths.component_line(z, components, *span), "line"
@@ -246,7 +276,8 @@ def write_trajectory(
 
 
 def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
-    """Between the ends of a path: motion (99th percentile of the Gaussians), share of density that comes or goes."""
+    """Change between the ends of a path (P, zdim): displacement of the Gaussians (Angstrom, 99th percentile), and the
+    share of density that appears or disappears (0 to 1)."""
     ends = model.deform(path[[0, -1]])
     moved = (ends.positions[1] - ends.positions[0]).norm(dim=-1).quantile(0.99)
     exchanged = (ends.densities[1] - ends.densities[0]).abs().sum() / ends.densities.amax(dim=0).sum()
@@ -262,10 +293,18 @@ def changes(model: TrainedModel, path: np.ndarray) -> dict[str, float]:
 def write_labelled(
     star: Path, target: Path, z: np.ndarray, scores: np.ndarray, classes: np.ndarray, particle: np.ndarray | None = None
 ) -> None:
-    """The input's rows with class (also as rlnClassNumber where there is none), components and latents; ``particle``
-    (N,) of each row, where a particle has several.
+    """Copy a STAR file with class (also as rlnClassNumber where there is none), components and latents of each row.
 
-    Those of an earlier analysis, in rows that were selected after it, give way to the new ones.
+    Columns of an earlier analysis are replaced.
+
+    Parameters
+    ----------
+    z : (P, zdim) latents. scores : (P, k) along the first components. classes : (P,) from 0; written from 1.
+    particle : (N,) particle of each row, where a particle has several rows; None: each row is a particle.
+
+    Raises
+    ------
+    InputError : the file has another number of rows.
     """
     rows = find_particle_table(scan_star(star)).n_rows
     z, scores, classes = (rows_of_particles(values, particle, rows, star) for values in (z, scores, classes))
@@ -290,7 +329,7 @@ def write_plots(
     summary: dict[str, Any],
     trust: report.Trust,
 ) -> None:
-    """plots/*.png."""
+    """Write the figures as plots/*.png and report them as artifacts."""
     folder = log.directory / "plots"
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")
     report_figures.classes(scores, components.ratios, classes, nearest, folder / "classes.png")

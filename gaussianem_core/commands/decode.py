@@ -20,7 +20,11 @@ LISTED = 50
 
 
 def run(options: DecodeOptions, log: JobLog) -> None:
-    """Write vol_NNN.mrc and gaussians_NNN.ply for each row of ``z`` or each particle, and z.txt, view.cxc."""
+    """Write vol_NNN.mrc and gaussians_NNN.ply for each row of ``z`` or each particle, and z.txt, view.cxc.
+
+    Raises InputError for files that cannot be read, latents of another dimension than the model's, or results that are
+    there already (without ``overwrite``); ResourceError for too little disk or GPU memory.
+    """
     device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, optional_input(options, "mask"), device, log)
     if options.z:

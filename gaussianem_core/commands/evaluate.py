@@ -1,7 +1,7 @@
 """Evaluate: decoded volumes, latents and corrected poses against known truth.
 
-What is scored, and how, stands in the rooms of `simulation`: `volume_scores`, `latent_scores`, `pose_scores`. Whatever
-the truth file does not hold is left out.
+The scores are defined in `simulation`: `volume_scores`, `latent_scores` and `pose_scores`. Scores whose truth the
+file does not hold are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ TABLE_SHELLS = 11
 
 
 def run(options: EvaluateOptions, log: JobLog) -> None:
-    """Write evaluate.json and plots; print small tables."""
+    """Write evaluate.json and plots; print small tables.
+
+    Raises InputError for latents, truth, masks or maps that do not fit the model or each other.
+    """
     device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, None, device, log)
     latents_path, truth_path = resolve_input(options, "latent"), resolve_input(options, "truth")
@@ -79,7 +82,7 @@ def run(options: EvaluateOptions, log: JobLog) -> None:
 
 
 def read_mask(options: EvaluateOptions, model: TrainedModel) -> torch.Tensor | None:
-    """The mask that the user gave, on the model's device; None without. Raises InputError for another box."""
+    """The mask that the user gave (D, D, D), on the model's device; None without. Raises InputError for another box."""
     path = optional_input(options, "mask")
     if path is None:
         return None
@@ -97,7 +100,8 @@ def read_mask(options: EvaluateOptions, model: TrainedModel) -> torch.Tensor | N
 def read_consensus_map(
     options: EvaluateOptions, truth_path: Path, truth: Truth, model: TrainedModel
 ) -> torch.Tensor | None:
-    """The map that the refinement gave, in the model's box: as named, else consensus.mrc beside the truth, else None.
+    """The map of the refinement (D, D, D), in the model's box: as named, else consensus.mrc beside the truth, else
+    None.
 
     Raises InputError for a box that is neither the simulation's nor the model's.
     """
@@ -134,7 +138,7 @@ def read_corrected(options: EvaluateOptions, latents_path: Path, count: int) -> 
 
 
 def job_seconds(preprocess: Path, train: Path) -> dict[str, float]:
-    """How long the jobs took that wrote into these directories last, where they say."""
+    """Seconds that the last finished preprocess and train job took, by name; a job without a record is left out."""
     found = {}
     for name, directory in (("preprocess", preprocess), ("train", train)):
         if (directory / EVENTS).is_file():
@@ -158,7 +162,7 @@ def check_truth(truth: Truth, count: int) -> None:
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
-    """The few numbers that sum it up."""
+    """The main figures of evaluate.json, by the names under which events.jsonl reports them."""
     names = ("latent_error", "occupancy_roc", "occupancy_accuracy", "label_accuracy")
     figures = {name: float(result[name]) for name in names if name in result}
     figures |= {f"motion_r2_{name}": value for name, value in result.get("motion_r2", {}).items()}
@@ -181,7 +185,7 @@ LABELS = {
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """The small tables, as lines."""
+    """The tables that are printed, as lines."""
     lines = volume_table(result["fsc"]) if "fsc" in result else []
     if "latent_error" in result:
         lines.append(f"latent error (0 perfect, 1 nothing learned)    {result['latent_error']:8.4f}")
@@ -221,7 +225,7 @@ def volume_table(fsc: dict[str, Any]) -> list[str]:
 
 
 def pose_table(poses: dict[str, dict[str, float]]) -> list[str]:
-    """Errors of poses before and after."""
+    """Lines with the rms errors of poses before and after correction (degrees, px, A)."""
     lines = []
     titles = {"before": "errors in the particles file, rms", "after": "errors in the corrected particles file, rms"}
     for when, errors in poses.items():

@@ -1,7 +1,7 @@
-"""What has to be done to the images and the map: what the particle file says, checked against the images themselves.
+"""How images and map are to be treated: what the particle file claims, checked against the images themselves.
 
-The consensus map's projections tell what the images are (see ``image_evidence``). Where the images contradict the file
-by more than ``SURE`` standard errors the images are believed, and it is said; elsewhere the file is.
+The images are compared with projections of the consensus map (see ``imaging.image_evidence``). Where they contradict
+the file by more than ``SURE`` standard errors, the images decide and a warning is given; elsewhere the file decides.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.runtime.streams import stream
 
 IMAGES, PIXELS = 256, 1 << 23
-"""Images that are asked, and their pixels in all, at most."""
+"""Images of the sample, and their pixels in all, at most."""
 
 SET_IMAGES = 40
-"""Images of an optics group that are asked for it to be judged on its own."""
+"""Images of an optics group that the sample needs for the group to be judged on its own."""
 
 MIRRORS = ((2,), (1,), (0,), (0, 1, 2))
 """Axes (x, y, z) whose reversal gives the other hand: programs reverse one, or all."""
@@ -39,8 +39,15 @@ CTF_SCALES = tuple(np.round(1.02 ** np.arange(-11, 12), 4).tolist())
 
 @dataclass(frozen=True)
 class Treatment:
-    """``aberrations`` as they are to be corrected; whether the protein is ``white``; ``mirror``: axes (x, y, z) of the
-    map to reverse, about the centre, or about the middle of the box (half a voxel beside it) with ``middle``."""
+    """What :func:`decide` found.
+
+    Attributes
+    ----------
+    aberrations : as they are to be corrected.
+    white : whether the protein is white in the images.
+    mirror : axes (x, y, z as 0, 1, 2) along which the map is to be reversed.
+    middle : reverse about the middle of the box, half a voxel beside the centre voxel D//2; else about that voxel.
+    """
 
     aberrations: Aberrations
     white: bool
@@ -50,7 +57,12 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of the particles (rows (n,)) and what projects to their images."""
+    """A sample of n particles and what projects to their images.
+
+    Attributes
+    ----------
+    rows : (n,) row numbers of the table. rotations : (n, 3, 3). shifts : (n, 2) px of ``box``.
+    """
 
     rows: npt.NDArray[np.int64]
     gaussians: Gaussians
@@ -61,7 +73,7 @@ class Sample:
 
     @torch.no_grad()
     def spectra(self, change: Callable[[torch.Tensor], torch.Tensor] = lambda positions: positions) -> torch.Tensor:
-        """Spectra (n, D, D//2+1) of the projections of the Gaussians, their positions changed."""
+        """Spectra (n, D, D//2+1) of the projections, the Gaussians' positions (M, 3) replaced by ``change`` of them."""
         g = self.gaussians
         images = project(
             change(g.positions),
@@ -89,13 +101,19 @@ def decide(
     seed: int,
     log: JobLog,
 ) -> Treatment:
-    """Ask a sample of the images.
+    """Determine the treatment from a sample of the images; contradictions with the file are reported as warnings.
 
     Parameters
     ----------
     gaussians : those of the consensus map, densities on any scale.
+    rotations : (N, 3, 3) of the particles.
     shifts : particles' offsets (N, 2) in pixels of ``pixel`` A, given the aberrations.
-    white : what the user says of the protein.
+    box, pixel : box (px) and pixel size (A) in which images are compared.
+    white : whether the protein is white, as the user gave it.
+
+    Returns
+    -------
+    The treatment; what file and user say where there are fewer than ``LEAST_IMAGES`` images.
     """
     claimed = table.aberrations
     rows, judged = choose_rows(table, box, seed)
@@ -145,7 +163,7 @@ def decide(
 def choose_rows(
     table: ParticleTable, box: int, seed: int
 ) -> tuple[npt.NDArray[np.int64], list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]]:
-    """A random sample of rows (n,), and the sets to judge: their rows, and their places in the sample.
+    """A random sample of rows (n,), and the sets to judge: the rows of each, and their places in the sample.
 
     The largest optics groups are judged on their own, the others together, each state that the file claims apart.
     """
@@ -170,7 +188,7 @@ def choose_rows(
 def with_states(
     aberrations: Aberrations, states: npt.NDArray[np.int8], floors: npt.NDArray[np.float64]
 ) -> Aberrations:  # (N,), (N,)
-    """The same with each particle's own state and floor; groups are split where they differ in it."""
+    """The aberrations with state and floor of each particle; groups whose particles differ in them are split."""
     key = np.stack([aberrations.group.astype(np.float64), states, floors], axis=1)
     unique, group = np.unique(key, axis=0, return_inverse=True)
     old = unique[:, 0].astype(int)
@@ -222,7 +240,7 @@ def _state(found: Sequence[Explanation], said: State, white: bool, partly: bool,
 
 
 def turn_magnification(aberrations: Aberrations) -> list[tuple[str, Aberrations]]:
-    """Other meanings of the magnification matrices, none where there are none."""
+    """Other readings of the magnification matrices, each with its description; none where all are the identity."""
     if not aberrations.magnified.any():
         return []
     one = np.broadcast_to(np.eye(2), aberrations.magnification.shape).copy()
@@ -237,7 +255,7 @@ def turn_magnification(aberrations: Aberrations) -> list[tuple[str, Aberrations]
 
 
 def turn_phases(aberrations: Aberrations) -> list[tuple[str, Aberrations]]:
-    """Other meanings of the odd aberrations, none where there are none."""
+    """Other readings of the odd aberrations, each with its description; none where there are no odd aberrations."""
     odd = aberrations.odd_zernike
     if not odd.any():
         return []
@@ -303,7 +321,11 @@ class _Explained:
 def find_mirror(
     sample: Sample, projections: torch.Tensor, explained: _Explained, box: int, log: JobLog
 ) -> tuple[tuple[int, ...], bool]:
-    """Axes (x, y, z) along which the map must be reversed to fit the poses, none where it fits as it is."""
+    """Axes (x, y, z) along which the map must be reversed to fit the poses, and whether about the middle of the box.
+
+    ``projections`` (n, D, D//2+1): of the map as it is. No axes where no mirrored map fits better by more than SURE
+    standard errors.
+    """
     as_given = explained.gain(projections)
     best: tuple[int, ...] = ()
     middle, most = False, as_given
@@ -335,7 +357,7 @@ def check_scales(
     aberrations: Aberrations,
     log: JobLog,
 ) -> None:
-    """Say so where the molecule, or the CTF's rings, have another size in the images than the pixel sizes give."""
+    """Warn where molecule or CTF rings have another size in the images than the pixel sizes give (``pixel`` in A)."""
     as_given = explained.gain(projections)
     gains = {s: explained.gain(sample.spectra(lambda positions, s=s: positions * s)) for s in OBJECT_SCALES}  # type: ignore[misc]
     scale = max(gains, key=lambda s: float(gains[s].sum()))

@@ -38,7 +38,11 @@ ANGLE_WEIGHT = 0.3
 
 
 def run(options: MorphOptions, log: JobLog) -> None:
-    """Write the multi-model file and how far the atoms move."""
+    """Write the multi-model file and report how far the atoms move (Angstrom RMSD).
+
+    Raises InputError for a model that lies outside the map, latents of another dimension, or a format that cannot hold
+    the model.
+    """
     device = choose_device(options.device, threads=options.threads)
     model = load_model_of(options, None, device, log)
     z = check_latents(read_latent_rows(resolve_input(options, "z")), model, "z")
@@ -78,7 +82,7 @@ def run(options: MorphOptions, log: JobLog) -> None:
 
 
 def gaussian_positions(model: TrainedModel, positions: torch.Tensor) -> np.ndarray:  # (N, 3) world -> (N, 3) A
-    """Positions in Angstrom in the frame of the maps that analyze and decode write."""
+    """World coordinates ([-1, 1] across the box) in Angstrom, in the frame of the maps that analyze writes."""
     box, pixel = model.configuration.box, model.configuration.pixel_size_angstrom
     world = positions.detach().cpu().numpy().astype(np.float64)
     return (box // 2 + world * box / 2) * pixel + np.array(model.origin(box))
@@ -134,7 +138,10 @@ def _local_rotations(
 
 
 def restore_geometry(moved: np.ndarray, model: np.ndarray) -> np.ndarray:  # (A, 3), (A, 3) -> (A, 3)
-    """Bring 1-2 and 1-3 distances of ``moved`` back to those of ``model``; nothing else is changed."""
+    """Bring 1-2 and 1-3 distances of ``moved`` back to those of ``model``, in Angstrom; nothing else is restrained.
+
+    Jacobi iterations of position-based dynamics (Mueller et al., J. Vis. Commun. 18, 2007).
+    """
     pairs = neighbour_tree(model).query_pairs(ANGLE_ANGSTROM, output_type="ndarray")
     if not len(pairs):
         return moved
@@ -157,7 +164,10 @@ def restore_geometry(moved: np.ndarray, model: np.ndarray) -> np.ndarray:  # (A,
 
 
 def write_models(structure: gemmi.Structure, frames: list[np.ndarray], path: Path, kind: str) -> None:
-    """The structure with one model a frame, as mmCIF or PDB, atomically. Raises InputError where PDB cannot hold it."""
+    """Write the structure with a model for each frame (A, 3; Angstrom), as mmCIF or PDB, atomically.
+
+    Raises InputError where PDB cannot hold the atoms or chain names.
+    """
     result = structure.clone()
     template = result[0].clone()
     del result[0]

@@ -88,7 +88,7 @@ CONTRAST_SIGMAS = 5.0
 
 
 def stages(options: PreprocessOptions) -> dict[str, float]:
-    """What follows, with the usual shares of the time."""
+    """Stages of the job, in order, and their usual shares of its time (in any unit)."""
     if not options.epoch:
         return {"crop images": 1}
     first = {} if options.consensus_recipe == "published" else {"fit to the map": 25.0}
@@ -100,6 +100,9 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
 
     Nothing is written before the input has been checked, and results appear together at the end: a run that fails or
     is stopped leaves those of an earlier one as they were.
+
+    Raises InputError for particles, images or a map that cannot be used together; ResourceError for too little disk or
+    GPU memory.
     """
     device = choose_device(options.device, threads=options.threads)
     out = log.directory
@@ -203,7 +206,10 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A hidden directory in ``out`` whose files move there when the block ends well, and vanish when it does not."""
+    """A hidden directory in ``out`` whose files are moved to ``out`` when the block ends well, else removed.
+
+    Raises InputError or ResourceError where the disk cannot be written (see ``runtime.files.disk_errors``).
+    """
     stage = out / STAGE
     shutil.rmtree(stage, ignore_errors=True)  # of a run that was killed
     with disk_errors(stage):
@@ -226,8 +232,13 @@ def staged(out: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What projects the molecule into N images: rotations (N, 3, 3), shifts (N, 2) px, ctf (N, 9 or more), white
-    protein."""
+    """What projects the molecule into N images.
+
+    Attributes
+    ----------
+    rotations : (N, 3, 3). shifts : (N, 2) px of the written box.
+    ctf : (N, 9 or more) parameters (see ``imaging.ctf``). invert : whether the protein is white.
+    """
 
     rotations: np.ndarray
     shifts: np.ndarray
@@ -289,7 +300,10 @@ def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, 
 
 
 def tell_tilts(particle: np.ndarray, options: PreprocessOptions, log: JobLog) -> None:
-    """Say that particles have several images each; refuse what cannot be done with such."""
+    """Report that particles have several images each; ``particle`` (N,) is that of each image.
+
+    Raises InputError where symmetry is asked for.
+    """
     sizes = np.bincount(particle)
     if len(symmetry_operators(options.symmetry)) > 1:
         raise InputError(
@@ -303,7 +317,7 @@ def tell_tilts(particle: np.ndarray, options: PreprocessOptions, log: JobLog) ->
 
 
 def given_constants(options: PreprocessOptions) -> dict[str, float]:
-    """What the user said of all images, by option."""
+    """The constants that the user gave for all images, by option: A/px, kV, mm and a share."""
     values = {name: getattr(options, name) for name in ("apix", "voltage", "cs", "amplitude_contrast")}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -311,8 +325,9 @@ def given_constants(options: PreprocessOptions) -> dict[str, float]:
 def reference_sampling(
     images: ImageStack, volume: Volume, options: PreprocessOptions, log: JobLog
 ) -> tuple[int, float, Volume]:
-    """Box and pixel size that the others come to, and the map with its pixel size: those of the images that span the
-    map's length (most particles, where several do), checked against what was given.
+    """Box (px) and pixel size (A) that all images are brought to, and the map with its pixel size.
+
+    Those of the images that span the map's length (of the largest group where several do), checked against the options.
 
     Raises InputError for a map that is no cube of even size or spans another length, for images of an odd box, and
     for a box or pixel size that the files contradict.
@@ -352,7 +367,7 @@ def reference_sampling(
 
 
 def no_pixel_size(volume: Volume, pixel: float) -> bool:
-    """Whether a map's header says nothing of its pixel size: none, or 1 for another."""
+    """Whether a map's header holds no real pixel size: none, or 1 A where the images' ``pixel`` (A) is not 1."""
     size = volume.pixel_size_angstrom
     return not np.isfinite(size) or abs(size - 1.0) < 1e-3 < abs(pixel - 1.0)
 
@@ -360,7 +375,7 @@ def no_pixel_size(volume: Volume, pixel: float) -> bool:
 def choose_box(
     groups: list[ImageGroup], raw_box: int, raw_pixel: float, options: PreprocessOptions, log: JobLog
 ) -> int:
-    """Box of the written images: as given, or the default, or what the coarsest images can fill.
+    """Box (px) of the written images: as given, or the smallest of DEFAULT_BOX, the images' and what the coarsest fill.
 
     Raises InputError for an odd box, or one beyond the images'.
     """
@@ -402,7 +417,7 @@ def map_origin(volume: Volume) -> tuple[float, float, float]:
 
 
 def tell_corrections(aberrations: Aberrations, table: ParticleTable, pixel: float, log: JobLog) -> None:
-    """Say what of the particle file is corrected, and how much it matters."""
+    """Report which aberrations of the particle file are corrected, and how large they are; ``pixel`` in A."""
     if aberrations.magnified.any():
         largest = max(np.linalg.svd(m, compute_uv=False).max() for m in aberrations.magnification)
         least = min(np.linalg.svd(m, compute_uv=False).min() for m in aberrations.magnification)
@@ -422,7 +437,7 @@ def tell_corrections(aberrations: Aberrations, table: ParticleTable, pixel: floa
 
 
 def resolution_of_phase(aberrations: Aberrations, pixel: float) -> str:
-    """Where odd aberrations turn phases by 45 degrees, in words."""
+    """The resolution at which odd aberrations turn phases by 45 degrees, as text; ``pixel`` in A."""
     k = np.linspace(0, 0.5 / pixel, 200)[1:]
     angles = np.linspace(0, np.pi, 72, endpoint=False)
     phases = zernike_sum(aberrations.odd_zernike, k * np.cos(angles)[:, None], k * np.sin(angles)[:, None], odd=True)
@@ -444,9 +459,10 @@ def read_sample(images: CorrectedImages, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def measure_std(sample: np.ndarray) -> float:  # (n, D, D)
-    """Standard deviation of a sample's pixels: the written stack is divided by it. Refuses constant images.
+    """Standard deviation of a sample's pixels: the written stack is divided by it.
 
-    Images far brighter or darker than the others count only where all are.
+    Images that `training.junk.broken` finds far from the others count only where all are such. Raises InputError for
+    constant images.
     """
     power = np.square(sample, dtype=np.float64).mean(axis=(1, 2))
     whole = ~broken(torch.from_numpy(power)).numpy()
@@ -466,7 +482,7 @@ def write_stack(
     deviation.
 
     Each of as many threads as there are cores reads, corrects and writes a block at a time, so that disk and cores are
-    busy together; memory is bounded by the blocks.
+    busy together; memory is bounded by the blocks. Raises InputError for images with pixels that are not finite.
     """
     threads = torch.get_num_threads()
     workers = options.threads or max(2, len(os.sched_getaffinity(0)))
@@ -506,7 +522,7 @@ def write_stack(
 def consensus_data(
     geometry: Geometry, images: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> consensus_fit.ConsensusData:  # (n, D, D), (n,)
-    """Images of ``rows`` (turned, in place, to dark protein) with what projects to them, on the device."""
+    """Images of ``rows`` (inverted in place where the protein is white) with what projects to them, on the device."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if geometry.invert:
         np.negative(images, out=images)
@@ -524,7 +540,10 @@ def fit_consensus(
     device: torch.device,
     log: JobLog,
 ) -> Gaussians:
-    """Fit the Gaussians to the written images, to a random part of a large dataset."""
+    """Fit the Gaussians to the written images, or to a random part of a large dataset; returns them.
+
+    ``image`` (N,): number of the image in ``stack`` that each row shows.
+    """
     if not options.epoch:
         return gaussians
     with ImageStack.from_file(stack) as images:
@@ -546,7 +565,7 @@ def fit_consensus(
 
 
 def check_contrast(sigmas: float) -> None:
-    """Raise InputError if the map does not show in the images."""
+    """Raise InputError if the map correlates with the images by fewer than CONTRAST_SIGMAS standard deviations."""
     if not sigmas >= CONTRAST_SIGMAS:  # NaN too
         raise InputError(
             "consensus_map",
@@ -563,7 +582,10 @@ def map_in_box(volume: Volume, box: int, device: torch.device) -> torch.Tensor: 
 
 
 def report_fsc(gaussians: Gaussians, density: torch.Tensor, length: float, pixel: float, log: JobLog) -> None:
-    """Say how well the Gaussians stand for the consensus map ``density`` (D, D, D), ``length`` Angstrom wide."""
+    """Report the FSC of the Gaussians and the consensus map ``density`` (D, D, D), ``length`` Angstrom wide.
+
+    ``pixel`` : pixel size (A) of the written images.
+    """
     box = density.shape[-1]
     with torch.no_grad():
         made = voxelize(gaussians.positions, gaussians.densities, gaussians.sigmas, box, sigma_max=gaussians.scale_max)

@@ -99,7 +99,11 @@ SUBTRACTED, SUBTRACTED_STAR = "subtracted.mrcs", "subtracted.star"
 
 
 def run(options: ReconstructOptions, log: JobLog) -> None:
-    """Write half maps, maps, mask, FSC and local resolution, results.json and report.md, for each state."""
+    """Write half maps, maps, mask, FSC and local resolution, results.json and report.md, for each state.
+
+    Raises InputError for particles, latents, masks or a network that cannot be used together; ResourceError for too
+    little disk or GPU memory.
+    """
     device = choose_device(options.device, threads=options.threads)
     symmetry_operators(options.symmetry)  # refused before anything is read
     refuse_existing(log.directory, [SHARPENED, RESULTS], options.overwrite)
@@ -138,7 +142,13 @@ def run(options: ReconstructOptions, log: JobLog) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What all ways to a map share."""
+    """What every kind of reconstruction here needs.
+
+    Attributes
+    ----------
+    weights : (N,) of each row, 0 where it is not used. found : background of the images.
+    mask : (D, D, D) in the map's box, or None where one is to be made.
+    """
 
     options: ReconstructOptions
     log: JobLog
@@ -151,11 +161,11 @@ class Work:
     mask: Tensor | None
 
     def report(self, total: int) -> Callable[[int], None]:
-        """Progress of a pass over ``total`` images."""
+        """A function that reports how many of ``total`` images of a pass are done."""
         return lambda done: self.log.progress("images", done, total)
 
     def result(self, halves: HalfVolumes) -> MapResult:
-        """Everything that follows from half maps, cut to the map's box."""
+        """Mask, FSC, sharpened map and local resolution from half maps, cut to the map's box."""
         return map_result(
             cut_volumes(halves, self.sampling.map_box),
             self.sampling.pixel_size_angstrom,
@@ -166,7 +176,7 @@ class Work:
         )
 
     def tell_left_out(self, count: int) -> None:
-        """Say how many images were broken."""
+        """Warn of ``count`` images that were left out as broken."""
         if count:
             self.log.message(
                 f"{count} images whose noise is far from the others' are not used: broken, or not normalised", "warning"
@@ -174,7 +184,7 @@ class Work:
 
 
 def plain_map(work: Work) -> None:
-    """One map of all chosen particles."""
+    """Reconstruct one map of all chosen particles, and write its results."""
     ring = np.where(work.weights > 0, 0, -1)
     sums, left_out = insert_images(
         work.particles,
@@ -193,7 +203,10 @@ def plain_map(work: Work) -> None:
 
 
 def around_states(work: Work, latents: Latents, model: TrainedModel | None, points: npt.NDArray[np.float64]) -> None:
-    """A map for each point, of the particles around it; the images are read once, or as often as memory demands."""
+    """Reconstruct a map for each of ``points`` (S, zdim), of the particles around it, and write the results.
+
+    The images are read once, or several times where the sums of all states do not fit into memory together.
+    """
     options, log, particle = work.options, work.log, work.particles.particle
     used = work.weights > 0
     half, chosen = work.particles.half[work.particles.first], used[work.particles.first]
@@ -248,14 +261,17 @@ def around_states(work: Work, latents: Latents, model: TrainedModel | None, poin
 
 
 def memory_for_sums(device: torch.device) -> float:
-    """Bytes that sums may take: half of what is free."""
+    """Bytes that sums may take: half of the device's free memory."""
     if device.type == "cuda":
         return 0.5 * torch.cuda.mem_get_info(device)[0]
     return 0.5 * psutil.virtual_memory().available
 
 
 def write_state_map(work: Work, result: MapResult, state: StateVolumes, directory: Path) -> npt.NDArray[np.float32]:
-    """Write the map in which each region and band has as many particles as it bears; returns what a movie shows."""
+    """Write the combined map of a state (see `latent_kernel.combine_widths`); returns the map (D, D, D) to show.
+
+    Where there is one width, nothing is written and the sharpened map is returned.
+    """
     found = result.agreement
     if state.combined is None:
         return result.sharpened.cpu().numpy()
@@ -271,7 +287,7 @@ def write_state_map(work: Work, result: MapResult, state: StateVolumes, director
 def compare_with_decoded(
     work: Work, result: MapResult, model: TrainedModel, point: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
-    """FSC of the map and the volume that the network decodes there, within the mask."""
+    """FSC of the map and the volume decoded at ``point`` (zdim,), within the mask; {} for another pixel size."""
     box = work.sampling.map_box
     if abs(model.pixel_size(box) / work.sampling.pixel_size_angstrom - 1) > LENGTH_TOLERANCE:
         return {}
@@ -284,7 +300,7 @@ def compare_with_decoded(
 
 
 def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.NDArray[np.float64] | None) -> None:
-    """One map of all chosen particles, each brought to one state."""
+    """Reconstruct one map of all chosen particles, each brought to ``state`` (zdim,) or, with None, the consensus."""
     halves = own_models(work, model) if state is None else ()
     undone = undo_motion(
         work.particles,
@@ -327,7 +343,7 @@ def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.
 
 
 def own_models(work: Work, model: TrainedModel) -> tuple[HalfModel, ...]:
-    """The models of the two half sets beside the network, if they were trained on the half sets of these maps."""
+    """The models of both half sets beside the network; () unless they were trained on the half sets of these maps."""
     weights = resolve_input(work.options, "model_weight")
     pair = half_models(weights)
     if pair is None:
@@ -347,9 +363,9 @@ def own_models(work: Work, model: TrainedModel) -> tuple[HalfModel, ...]:
 
 
 def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
-    """A domain's own poses as a particles file, its mask, and on request the images with the rest subtracted.
+    """Write a domain's own poses as a particles file, its mask, and on request the images with the rest subtracted.
 
-    Raises InputError for particles that are no STAR file with a row an image.
+    Raises InputError unless the particle file is a STAR file with a row for each image.
     """
     options, log, table = work.options, work.log, work.chosen.table
     if table.uid is not None:
@@ -391,7 +407,10 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
 
 
 def subtract_domain(work: Work, latents: Latents, model: TrainedModel, labels: npt.NDArray[np.integer]) -> None:
-    """Write the images with all but the domain subtracted, and the particles file that lists them."""
+    """Write the images with all but the domain subtracted, and the particles file that lists them.
+
+    ``labels`` (M,): 0 for the domain's Gaussians.
+    """
     particles, log = work.particles, work.log
     rows_done: list[npt.NDArray[np.int64]] = []
     everyone = np.ones(len(particles), bool)
@@ -423,7 +442,11 @@ def subtract_domain(work: Work, latents: Latents, model: TrainedModel, labels: n
 def read_points(
     options: ReconstructOptions, latents: Latents | None, model: TrainedModel | None
 ) -> npt.NDArray[np.float64]:  # -> (S, zdim)
-    """The states that are asked for; none without ``around``. Raises InputError for latents of another dimension."""
+    """Latents of the states asked for; (0, 0) without ``around``.
+
+    Raises InputError for another number of latents, values that are not finite, or several states with
+    ``undo_motion``.
+    """
     path = optional_input(options, "around")
     if path is None or latents is None:
         return np.zeros((0, 0))
@@ -441,7 +464,7 @@ def read_points(
 
 
 def with_half_sets(chosen: Chosen, sampling: MapSampling, options: ReconstructOptions, log: JobLog) -> ParticleImages:
-    """The particles with their half sets; a split that is drawn here is written down as ``half_sets.star``."""
+    """The particles with their half sets; a split that is drawn at random is written as ``half_sets.star``."""
     table = chosen.table
     image = number_images(table.stack_index, table.image_index)
     half, own = half_sets(table, image, options.seed)
@@ -453,7 +476,7 @@ def with_half_sets(chosen: Chosen, sampling: MapSampling, options: ReconstructOp
 
 
 def write_split(table: ParticleTable, half: npt.NDArray[np.int64], log: JobLog) -> None:
-    """Write the particles with the half set that each was put in."""
+    """Write the particles with their half sets ``half`` (N,), 1 or 2, as rlnRandomSubset."""
     target = log.directory / SPLIT
     if table.uid is None:
         own = half if table.tomograms is None else half[first_rows(particle_of_rows(table))]
@@ -472,7 +495,7 @@ def write_split(table: ParticleTable, half: npt.NDArray[np.int64], log: JobLog) 
 
 
 def check_half_sets(particles: ParticleImages, weights: npt.NDArray[np.float32]) -> None:
-    """Raise InputError unless both half sets hold a particle that counts."""
+    """Raise InputError unless both half sets hold a particle of a weight (N,) above 0."""
     for half in (1, 2):
         if not ((particles.half == half) & (weights > 0)).any():
             raise InputError(
@@ -484,7 +507,7 @@ def check_half_sets(particles: ParticleImages, weights: npt.NDArray[np.float32])
 
 
 def read_mask(options: ReconstructOptions, sampling: MapSampling) -> Tensor | None:  # -> (D, D, D)
-    """The mask that was given. Raises InputError for another box or pixel size, or values outside 0 to 1."""
+    """The mask that was given, from 0 to 1; None without. Raises InputError for another box or values beyond these."""
     path = optional_input(options, "mask")
     if path is None:
         return None
@@ -499,7 +522,7 @@ def read_mask(options: ReconstructOptions, sampling: MapSampling) -> Tensor | No
 
 
 def map_origin(configuration: Configuration | None, sampling: MapSampling) -> tuple[float, float, float]:
-    """Place (A) of the first voxel, so that the map lies over the volumes of a training on the same data."""
+    """Place x, y, z (A) of the first voxel, so that the map overlays the volumes of a training on the same data."""
     if configuration is None:
         return (0.0, 0.0, 0.0)
     given = configuration.extra.get("origin_angstrom", (0.0, 0.0, 0.0))
@@ -517,7 +540,7 @@ def tell(
     options: ReconstructOptions,
     log: JobLog,
 ) -> None:
-    """Say what is reconstructed, and what is done to the images first."""
+    """Report what is reconstructed, and how the images are normalised first; ``weights`` (N,)."""
     used, half = (weights > 0)[particles.first], particles.half[particles.first]
     counts = [int(np.count_nonzero(used & (half == value))) for value in (1, 2)]
     words = f"{counts[0] + counts[1]} of {len(used)} particles" if not used.all() else f"{len(used)} particles"
@@ -541,7 +564,7 @@ def tell(
 def write_results(
     work: Work, result: MapResult, entry: dict[str, Any], directory: Path, prefix: str = ""
 ) -> dict[str, Any]:
-    """Write maps, plot, results.json and report.md; say the result in a line. Returns what results.json holds."""
+    """Write maps, plot, results.json and report.md; report the result in a line. Returns what results.json holds."""
     options, log = work.options, work.log
     write_maps(result, directory, map_origin(work.chosen.configuration, work.sampling))
     plot_result(result, directory / PLOT)
@@ -569,7 +592,7 @@ def write_results(
 
 
 def state_figures(state: StateVolumes, point: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """How a state's map came about."""
+    """Figures of a state's map for results.json: widths tried, the one chosen, cross-validation; ``point`` (zdim,)."""
     return {
         "z": point.tolist(),
         "widths_particles": state.counts.tolist(),
@@ -580,8 +603,11 @@ def state_figures(state: StateVolumes, point: npt.NDArray[np.float64]) -> dict[s
 
 
 def particle_figures(particles: ParticleImages, weights: npt.NDArray[np.float32], left_out: int) -> dict[str, Any]:
-    """How many particles made the map; with weights, how many of weight 1 they amount to. Of tilt series also how many
-    images; those that are broken are images."""
+    """Numbers of particles for results.json.
+
+    ``effective`` is (sum w)^2 / sum w^2 of the weights (Kish, Survey Sampling, 1965). Of tilt series also the number of
+    images; ``broken`` counts images. ``weights`` (N,) of each row, ``left_out`` images of them broken.
+    """
     images, several = int(np.count_nonzero(weights)) - left_out, len(particles.first) < len(weights)
     weights, half = weights[particles.first], particles.half[particles.first]
     used = weights > 0

@@ -1,14 +1,17 @@
 """Serve: a trained model kept in memory that answers decode requests over its standard input and output.
 
-The desktop application starts one such process for the model that is looked at: it loads torch and the network once,
-and then a click is a picture within a few milliseconds of work. Requests of one channel replace each other: while one
-is decoded, only the newest of those that came is kept. Long series give way to single pictures.
+The desktop application starts one such process for the model that is looked at. It loads torch and the network once,
+so that a request costs the decoding alone. Requests of one channel replace each other: while one is decoded, only the
+newest of those that arrive is kept. A series is interrupted for single requests (channel ``live``).
 
 Requests (header of a message, see ``pipe``; ``z`` is an array (B, zdim)):
 
 ``decode``  id, channel, volumes (bool), gaussians (bool), box (0: the model's), longest (0, or voxels a side to which
             volumes are averaged down): one ``decoded`` reply a row, with arrays volume, positions, densities
-``close``   end of work
+``close``   ends the process
+
+The first message out is ``ready`` (see :meth:`Decoder.greeting`), or ``failed`` with a text; a faulty request is
+answered by ``error`` with its id and a text.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ FIRST_CHANNEL = "live"
 
 
 class Inbox:
-    """Requests that wait: the newest of each channel. Filled by a reader thread, emptied by the decoder."""
+    """Waiting requests, the newest of each channel. A thread reads them from ``stream``; :meth:`take` removes them.
+
+    ``closed``: the other side has ended; ``dropped``: number of requests that a newer one replaced.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -76,7 +82,7 @@ class Inbox:
 
 
 class Decoder:
-    """Decodes latents of one model into plain arrays."""
+    """Decodes latents of one model into NumPy arrays. Raises InputError if the model's files cannot be read."""
 
     def __init__(self, cfg: Path, gaussians: Path | None, weights: Path, mask: Path | None, device: str) -> None:
         from gaussianem_core.model.trained_model import load_model
@@ -84,7 +90,10 @@ class Decoder:
         self.model = load_model(cfg, weights, gaussians, mask, device)
 
     def greeting(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What the model is, and its consensus: positions (N, 3), densities (N,), sigmas (N,), volume (D, D, D)."""
+        """The ``ready`` message: figures of the model, and its consensus as arrays.
+
+        positions (N, 3) and sigmas (N,) in world units ([-1, 1] across the box), densities (N,), volume (D, D, D).
+        """
         model = self.model
         box = model.configuration.box
         volume = model.consensus_volume().cpu().numpy()
@@ -107,7 +116,11 @@ class Decoder:
     def decode(
         self, header: dict[str, Any], arrays: dict[str, np.ndarray]
     ) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-        """One reply a row of ``z``. Raises InputError for latents of another size."""
+        """A reply for each row of ``z`` (B, zdim), with the arrays asked for.
+
+        positions (N, 3) in world units, densities (N,), volume (d, d, d). Raises InputError for latents of another
+        dimension.
+        """
         from gaussianem_core.model.trained_model import check_latents
 
         z = check_latents(np.atleast_2d(arrays.get("z", np.empty((0, 0)))), self.model, "z")
@@ -146,7 +159,8 @@ def shrink(volume: torch.Tensor, longest: int) -> torch.Tensor:  # (D, D, D) -> 
 
 
 def serve(inbox: Inbox, decoder: Decoder, out: BinaryIO) -> None:
-    """Answer until the other side closes. A series stops for single pictures and when its channel has a newer one."""
+    """Answer until the other side closes. A series pauses for single requests, and ends when its channel has a newer
+    one. Raises BrokenPipeError where nobody reads ``out`` any more."""
     current: tuple[str, Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]] | None = None
     while True:
         taken = inbox.take(FIRST_CHANNEL) if current is not None else inbox.take(wait=True)
@@ -186,7 +200,7 @@ def _guarded(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load the model, say what it is, and answer."""
+    """Load the model, send ``ready`` and answer requests. Returns 0, or 2 for input that cannot be used."""
     parser = argparse.ArgumentParser(prog="gaussianem serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cfg", type=Path, required=True, help="configuration (cfg.json)")
     parser.add_argument("--model_weight", type=Path, required=True, help="trained parameters (weights.N.pkl)")

@@ -58,7 +58,11 @@ HALF_MAPS = ["consensus_half1.mrc", "consensus_half2.mrc"]
 
 
 def run(options: SimulateOptions, log: JobLog) -> None:
-    """Write particles.star, particles.mrcs, consensus.mrc, its half maps and truth.npz into the job directory."""
+    """Write particles.star, particles.mrcs, consensus.mrc, its half maps and truth.npz into the job directory.
+
+    Raises InputError for options that contradict each other or the model, and results that are there already;
+    ResourceError for too little disk or GPU memory.
+    """
     if options.box % 2:
         raise InputError("option box", "must be even", options.box, f"Give {options.box + 1}.")
     if options.defocus_min > options.defocus_max:
@@ -126,12 +130,12 @@ def run(options: SimulateOptions, log: JobLog) -> None:
 
 
 def with_extra(truth: Truth, parameters: np.ndarray) -> np.ndarray:  # (I, 9) -> (I, 9 or 15)
-    """CTF parameters with what follows them."""
+    """CTF parameters with the truth's further columns (``imaging.ctf.EXTRA``) behind them, where it has them."""
     return parameters if truth.ctf_extra is None else np.concatenate([parameters, truth.ctf_extra], axis=1)
 
 
 def describe_errors(truth: Truth, options: SimulateOptions) -> list[str]:
-    """What is wrong with these data, in a line each; nothing where nothing is."""
+    """A line for each kind of simulated error: poses and defocus in particles.star, junk; [] without errors."""
     errors = [
         f"{value:g} {unit} of {name}"
         for name, unit, value in (
@@ -158,7 +162,7 @@ def write_images(
 ) -> None:
     """Render all images in batches, add noise made on the device, and stream them to particles.mrcs.
 
-    They are added to ``half_maps``, if such are to be made.
+    ``factor`` scales the density of another molecule among the junk. Images are added to ``half_maps`` where given.
     """
     assert truth.ctf is not None and truth.contrast is not None and truth.noise_power is not None
     noise = torch.Generator(device).manual_seed(options.seed)
@@ -189,7 +193,7 @@ def write_images(
 
 
 def write_half_maps(half_maps: HalfMaps, options: SimulateOptions, log: JobLog) -> torch.Tensor:
-    """Write the two half maps; their mean, each shell weighted by what the half maps' FSC says of it."""
+    """Write the two half maps; returns their mean (D, D, D), each shell weighted by sqrt(2 FSC / (1 + FSC))."""
     maps = half_maps.solve()
     for name, half_map in zip(HALF_MAPS, maps):
         write_map(log.directory / name, half_map.cpu().numpy(), options.apix)
@@ -217,7 +221,13 @@ def star_tables(
     options: SimulateOptions,
     stack: str = "particles.mrcs",
 ) -> dict[str, dict[str, Any]]:
-    """The optics and particles tables of RELION 3.1 and later: what the data say of themselves, errors included."""
+    """The optics and particles tables of RELION 3.1 and later, with the simulated errors of poses and defocus.
+
+    Parameters
+    ----------
+    transfer : (I, 9 or more) CTF parameters as the file gives them. half_sets : (I,) 1 or 2.
+    stack : name of the image stack.
+    """
     assert truth.given_rotations is not None and truth.given_shifts is not None
     n = len(truth.given_rotations)
     rot, tilt, psi = angles_from_rotations(truth.given_rotations).T

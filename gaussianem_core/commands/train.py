@@ -1,10 +1,10 @@
 """Train: prepared particles -> network, refined Gaussians and the latent of every particle (method: Train).
 
 One step: latents of the batch -> deformed Gaussians -> projections -> CTF -> likelihood of the images, plus the KL
-term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the latents from a linear
-model of the motion (see ``linear_model``), which finds the order in them; from then on they are measured anew against
-the images every few epochs (see ``latent_refinement``), while decoder and Gaussians go on learning. The published
-recipe takes them from the image encoder.
+term and the neighbour terms; then one update (see ``trainer``). The default recipe takes the first latents from a
+linear model of the motion (see ``linear_model``); from then on they are measured again against the images every few
+epochs (see ``latent_refinement``), while decoder and Gaussians go on learning. The published recipe takes them from
+the image encoder.
 """
 
 from __future__ import annotations
@@ -75,7 +75,11 @@ PLACES = {"gpu": "in GPU memory", "host": "in memory", "disk": "read from disk"}
 
 
 def run(options: TrainOptions, log: JobLog) -> None:
-    """Train as ``options`` say; results and events go to the log's directory."""
+    """Train as ``options`` say; results and events go to the log's directory.
+
+    Raises InputError for data that cannot be used, results that are there already, or a checkpoint of another training
+    (with ``resume``); ResourceError for too little GPU memory; AbortRequested on a request to stop.
+    """
     ranks = distributed(options.device)
     device = choose_device(options.device, ranks.local_rank, options.threads, options.precision != "float32")
     out = log.directory
@@ -109,7 +113,7 @@ def run(options: TrainOptions, log: JobLog) -> None:
 
 
 def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:
-    """Say which stages follow: of the whole data (``part`` 0) or of a half set (1, 2), whose results go to ``out``."""
+    """Report the stages that follow: of the whole data (``part`` 0) or a half set (1, 2), with results in ``out``."""
     if options.resume and (out / STATE).exists():
         stages = LATER_STAGES
     else:
@@ -121,7 +125,7 @@ def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: in
 
 
 def remove_results(out: Path) -> None:
-    """Take away what an earlier training left in ``out``: of more epochs, its last files would pass for the new."""
+    """Remove the files of an earlier training in ``out``: those of later epochs would be taken for the new one's."""
     for folder in (out, *(out / half for half in HALVES)):
         for pattern in (STATE, WEIGHTS, "probes/epoch_*.npz"):
             for path in folder.glob(pattern):
@@ -129,7 +133,7 @@ def remove_results(out: Path) -> None:
 
 
 class Part(NamedTuple):
-    """Some ``rows`` of a dataset, those of whole ``particles``, whose numbers there these are."""
+    """A part of a dataset: its ``rows`` (n,), which are those of whole ``particles`` (p,), as numbers in the whole."""
 
     rows: np.ndarray
     particles: np.ndarray
@@ -155,9 +159,10 @@ def half_sets(options: TrainOptions, problem: Problem, log: JobLog) -> dict[str,
 def train(
     problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: Part | None = None
 ) -> None:
-    """From the start, or the checkpoint in ``out``, to the results: epochs with a checkpoint each, then the latents.
+    """Train from the start, or from the checkpoint in ``out``: epochs with a checkpoint each, then the final latents.
 
-    ``part``: which these are of the whole dataset, where they are a part of it.
+    ``part``: rows and particles of ``problem`` in the whole dataset; None for the whole. Raises AbortRequested on a
+    request to stop, after writing a checkpoint.
     """
     main = distributed().rank == 0
     if options.resume and (out / STATE).exists():
@@ -198,19 +203,19 @@ def train(
 
 
 def weights_of(trainer: Trainer, out: Path) -> Path:
-    """Where the network after the epochs behind goes."""
+    """Path of the weights after the epochs completed so far."""
     return out / f"weights.{trainer.epoch - 1}.pkl"
 
 
 def write_weights(trainer: Trainer, log: JobLog, out: Path) -> None:
-    """The network after the epochs behind."""
+    """Write the network after the epochs completed so far."""
     path = weights_of(trainer, out)
     save_checkpoint(trainer.published_state(), path)
     log.artifact("checkpoint", path, f"network after epoch {trainer.epoch}", epoch=trainer.epoch)
 
 
 def begin(problem: Problem, recipe: Recipe, options: TrainOptions, log: JobLog) -> Trainer:
-    """A new training: with latents from a linear model and a decoder that knows it, or with those of the recipe."""
+    """A new trainer: with latents from a linear model and a decoder taught by it, or with the recipe's own latents."""
     forward = new_forward_model(problem, recipe, options)
     noise = noise_model.estimate(problem.feed, problem.device, options.seed)
     if recipe.latents != "linear":
@@ -246,7 +251,7 @@ def resume(problem: Problem, recipe: Recipe, options: TrainOptions, path: Path) 
 
 
 def refine_if_due(trainer: Trainer, log: JobLog) -> None:
-    """Every latent refined at once: when the encoder's epochs are over, and at the recipe's shares of the training."""
+    """Refine all latents where the schedule asks for it: after the encoder's epochs, and at ``trainer.refinements``."""
     recipe, epoch = trainer.recipe, trainer.epoch
     if recipe.latents == "encoder" or not recipe.refine:
         return
@@ -271,7 +276,7 @@ def refine_latents(trainer: Trainer, log: JobLog, rounds: int, prior: float) -> 
 
 @torch.no_grad()
 def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
-    """What a watcher wants to see after each epoch: latents of some particles, a few images and their renderings."""
+    """Write probes/epoch_NNN.npz for live views: latents of some particles, a few images and their renderings."""
     generator = np.random.default_rng(trainer.options.seed)
     chosen = np.sort(generator.permutation(trainer.problem.group.count)[:PROBE_LATENTS])
     index = torch.from_numpy(chosen).to(trainer.device)
@@ -296,8 +301,8 @@ def write_probe(trainer: Trainer, log: JobLog, out: Path) -> None:
 
 
 def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D, D)
-    """What the consensus map beside the data shows and the trained Gaussians do not (see ``detail``); None without a
-    map, and for the published recipe, whose volumes are the Gaussians'."""
+    """Detail of the consensus map that the trained Gaussians lack (see ``model.detail``); None without a map beside
+    the data, and for the published recipe, whose volumes are those of the Gaussians alone."""
     path = resolve_input(trainer.options, "cfg").with_name(CONSENSUS_MAP)
     if trainer.options.recipe == "published" or not path.is_file():
         return None
@@ -327,7 +332,10 @@ def find_detail(trainer: Trainer, log: JobLog) -> torch.Tensor | None:  # (D, D,
 
 
 def write_results(trainer: Trainer, log: JobLog, out: Path, part: Part | None, figures: dict[str, np.ndarray]) -> None:
-    """The final weights, the latents in row order, the refined Gaussians and the noise spectrum."""
+    """Write the final weights, the latents in row order, the refined Gaussians and the noise spectrum.
+
+    ``figures``: more arrays (P,) for the latents file; ``part``: as for :func:`train`.
+    """
     last, table = trainer.epochs - 1, trainer.table
     weights, latents = out / f"weights.{last}.pkl", out / f"weights.{last}.output.pkl"
     state = trainer.published_state()

@@ -16,7 +16,7 @@ from gaussianem_core.model.trained_model import TrainedModel
 
 
 def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
-    """The level above which ``share`` of a volume's density lies: one contour for all volumes of a model."""
+    """The level above which ``share`` of the positive density of a volume (D, D, D) lies; 0 where none is positive."""
     values = volume[volume > 0].flatten().sort(descending=True).values
     if not len(values):
         return 0.0
@@ -32,7 +32,11 @@ def write_series(
     log: JobLog,
     stage: str,
 ) -> list[tuple[Path, Path]]:
-    """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt."""
+    """Write vol_NNN.mrc and gaussians_NNN.ply, from 001, for each row of ``z`` (B, zdim), and the rows as z.txt.
+
+    Files of an earlier series in ``directory`` are removed first. ``box``: voxels a side, None for the model's;
+    ``stage``: name under which progress is reported. Returns the paths (map, Gaussians) of each row.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced
         for old in directory.glob(pattern):
