@@ -1,6 +1,6 @@
 """Options of a job as words of a command line, made from its model: ``gaussianem JOB``, ``gaussianem job run JOB``.
 
-The words are taken apart here; the model judges the values.
+Words are split into names and texts here; the model validates the values.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OptionParser(argparse.ArgumentParser):
         add_options(self, model, leave_out)
 
     def format_help(self) -> str:
-        """What is commonly set; ``--help_all`` tells of the rest."""
+        """Help text of the common options; ``--help_all`` shows the others."""
         return self._help(self._rare)
 
     def _help(self, hidden: Collection[str]) -> str:
@@ -56,11 +56,14 @@ class OptionParser(argparse.ArgumentParser):
                 action.help = text
 
     def help_of_all(self) -> str:
-        """Every option."""
+        """Help text of every option."""
         return self._help(())
 
     def given(self, words: Sequence[str]) -> dict[str, Any]:
-        """What was given, by option, as text (a list of texts, True for a flag). --help and faults exit."""
+        """The options given, by name, as texts (a list of texts for several files, "yes" for a bare flag).
+
+        ``--help`` exits with code 0, an unknown or malformed option with code 2.
+        """
         found, unknown = self.parse_known_args(_plain(words))
         if unknown:
             near = difflib.get_close_matches(unknown[0], self._option_string_actions, 1, 0.7)
@@ -68,7 +71,7 @@ class OptionParser(argparse.ArgumentParser):
         return {name: value for name, value in vars(found).items() if value is not None}
 
     def error(self, message: str) -> NoReturn:
-        """End with one sentence, and exit code 2."""
+        """Print one sentence and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}. --help lists the options.\n")
 
 
@@ -110,7 +113,7 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel], leave_o
 
 
 def choices(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Values of the options that have few: those of a Literal."""
+    """Allowed values of each option that has a fixed set of them (a Literal), by name."""
     return {
         name: [str(value) for value in get_args(field.annotation)]
         for name, field in model.model_fields.items()
@@ -119,7 +122,7 @@ def choices(model: type[BaseModel]) -> dict[str, list[str]]:
 
 
 def without_blanks(model: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with None for "" and "None" where the option is not a text: as if it had not been set."""
+    """``given`` with None for "" and "None" where the option is not a text, which leaves it unset."""
     fields = model.model_fields
     return {
         name: None if value in ("", "None") and name in fields and fields[name].annotation is not str else value

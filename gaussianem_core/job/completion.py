@@ -18,7 +18,8 @@ SHELLS = ("bash", "zsh", "fish")
 def install(shell: str, others: Mapping[str, str]) -> Path:
     """Write the completion of ``shell`` (without one, that of $SHELL) into the home directory; returns the file.
 
-    ``others`` : commands that are no jobs, with a line of help. Raises InputError for another shell.
+    ``others`` : commands that are no jobs, with a line of help. Raises InputError for another shell, OSError where the
+    file cannot be written.
     """
     name = shell or Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:

@@ -1,7 +1,7 @@
 """A job directory as files: names, control files, heartbeat, and JSON lines of progress, metrics and artifacts.
 
-The writer is the engine; readers (command line, desktop application) poll these files and never ask the process.
-No torch in this room. RELION's names are kept (job contract: control files).
+The engine writes; readers (command line, desktop application) poll these files and never ask the process. The control
+files have RELION's names. No torch here.
 
 One line of ``events.jsonl`` is one JSON object with ``t`` (Unix seconds) and ``type``:
 
@@ -46,14 +46,14 @@ FAILURE = "RELION_JOB_EXIT_FAILURE"
 ABORTED = "RELION_JOB_EXIT_ABORTED"
 CONTROL_FILES = (ABORT, SUCCESS, FAILURE, ABORTED)
 HEARTBEAT_SECONDS = 5.0
-LAST_SECOND = 1e11  # Unix seconds; the calendar of the C library ends somewhere
+LAST_SECOND = 1e11  # Unix seconds; later times are beyond the C library's calendar
 
 EXIT_SUCCESS, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_ABORTED = 0, 1, 2, 3
 
-# Artifact kinds and the node label that RELION's graph knows them by.
 WITH_IMAGES = "GaussianEM images"
-"""Key of a figure file's text that says that greys in it are measured: its brightness is not to be turned."""
+"""Text key of a PNG whose greys are measured values: a dark theme must not invert its brightness."""
 
+# Artifact kinds and the node label that RELION's graph knows them by.
 ARTIFACTS = {
     "particles": "ParticleGroupMetadata.star.relion",
     "map": "DensityMap.mrc",
@@ -102,6 +102,8 @@ class JobLog:
 
     ``directory`` is created. ``echo`` receives each event too (a progress bar, say). An exception inside the block
     is recorded as failed (or aborted, for AbortRequested) and raised again.
+
+    Raises InputError on entry where the directory cannot be written.
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class JobLog:
             self._beat(who)
 
     def emit(self, type: str, **fields: Any) -> None:
-        """Append one event."""
+        """Append one event of this type to events.jsonl. Raises OSError, on a full disk for example."""
         event = {"t": time.time(), "type": type, **fields}
         line = json.dumps(event, default=str)
         with self._lock:
@@ -211,13 +213,18 @@ class JobLog:
     def plan(
         self, shares: Mapping[str, float], repeated: Collection[str] = (), part: tuple[float, float] = (0.0, 1.0)
     ) -> None:
-        """Say which stages the job (or the ``part`` of it, from 0 to 1) has, with their usual shares of its time:
-        from now on its progress is told with theirs. ``repeated``: stages that begin again and again."""
+        """Report the stages of the job (or of a ``part`` of it, from 0 to 1) with their usual shares of its time.
+
+        From now on progress events hold the whole job's progress too. ``repeated``: stages that run several times.
+        """
         self._plan = JobPlan(shares, repeated, part, self._began if part[0] == 0.0 else time.time())
         self.emit("plan", stages=list(shares))
 
     def progress(self, stage: str, done: float, total: float, unit: str = "images", every: float = 0.5) -> None:
-        """Report ``done`` of ``total``; at most one line per ``every`` seconds, the last always. Polls for abort."""
+        """Report ``done`` of ``total``; at most one event per ``every`` seconds, the last always.
+
+        Raises AbortRequested if the user asked to stop.
+        """
         now = time.time()
         begin_time, begin_done = self._stage_start.setdefault(stage, (now, done))
         if done <= begin_done:  # the stage begins, perhaps again
@@ -261,7 +268,7 @@ class JobLog:
 
 
 class NullLog(JobLog):
-    """The log of a helper process: it is asked to stop like the others, and writes nothing."""
+    """The log of a process of a training that is not rank 0: it writes nothing and watches for nothing."""
 
     def __init__(self, directory: Path | str) -> None:
         super().__init__(directory, [])
@@ -275,7 +282,7 @@ class NullLog(JobLog):
         """Nothing: rank 0 tells how far the job is."""
 
     def abort_requested(self) -> bool:
-        """Rank 0 watches for it and tells the others."""
+        """False: rank 0 watches for requests and tells the others."""
         return False
 
 
@@ -324,7 +331,7 @@ _NUMBERS = ("done", "total", "rate", "step", "epoch", "seconds")
 
 
 def parse_events(data: bytes) -> list[dict[str, Any]]:
-    """The events of whole lines; a line that is no event of the form above (damaged, or made up) is left out."""
+    """The events in whole lines of JSON; a line that is no event of the module's form is left out."""
     events = []
     for line in data.splitlines():
         with contextlib.suppress(ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where a path that the user gave leads: the job's source directory first, then the working directory. No torch."""
+"""Paths in a job's options resolved: below its source directory first, then the working directory. No torch here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resolve_input(options: JobOptions, field: str, endings: tuple[str, ...] = ()
 
 
 def resolve_inputs(options: JobOptions, field: str) -> list[Path]:
-    """As :func:`resolve_input`, for an option that names several files."""
+    """As :func:`resolve_input`, errors too, for an option that names several files."""
     return [_find(options, field, str(value), ()) for value in getattr(options, field)]
 
 
@@ -56,7 +56,7 @@ def optional_input(options: JobOptions, field: str) -> Path | None:
 
 
 def input_files(options: JobOptions) -> list[Path]:
-    """The files that the options name as input, those that are there; what they name in turn is not among them."""
+    """The input files that the options name and that exist, without the files that these name in turn."""
     found = []
     for name in type(options).model_fields:
         hint = hints(type(options), name)

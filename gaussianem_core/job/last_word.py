@@ -1,6 +1,6 @@
-"""Room on the disk for the last word of a run, taken when it begins, so that a full disk cannot silence it.
+"""Disk space for the last event of a run, reserved when it begins, so that a full disk cannot suppress it.
 
-Standard library alone: the process that stands above a job for days loads nothing else.
+Standard library alone: the process that supervises a job for days loads nothing else.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ END = ".gaussianem_end.json"  # of the program itself: its last event, where the
 
 
 class LastWord:
-    """A small JSON file that is blank until ``say`` writes into the room that it has.
+    """A small JSON file that is blank until :meth:`say` writes into the space that it holds.
 
-    Nothing is raised here: where even the room cannot be had, the word is written as if there were some.
+    Nothing is raised here: where the space could not be reserved, :meth:`say` tries to write without it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class LastWord:
             self.drop()
 
     def say(self, **content: Any) -> None:
-        """Write what the run ends with; a reason that is too long is cut."""
+        """Write the last event, as JSON, into the file; a ``reason`` that is too long is cut."""
         with contextlib.suppress(OSError):
             text = json.dumps(content, default=str)
             if len(text) >= ROOM_BYTES and isinstance(content.get("reason"), str):
@@ -49,7 +49,7 @@ class LastWord:
             os.fsync(self._handle)
 
     def drop(self) -> None:
-        """Remove the file: all was said elsewhere. One of that name that a later run has made stays."""
+        """Remove the file, as the event was written elsewhere. A file of that name that a later run has made stays."""
         if self._handle is None:
             return
         with contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ class LastWord:
 
 
 def disk_full(directory: Path) -> str:
-    """A clause if there is hardly a byte left where ``directory`` is; "" if there is, or if it cannot be told."""
+    """A clause for a message if less than FULL_BYTES are free where ``directory`` is; "" otherwise or if unknown."""
     try:
         found = os.statvfs(directory)
     except OSError:

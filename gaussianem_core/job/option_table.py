@@ -25,7 +25,7 @@ def tables() -> str:
 
 
 def job_table(model: type[JobOptions]) -> str:
-    """One job's options: name, what it does, default, what may be given; a job's own options first."""
+    """A Markdown table of one job's options: name, meaning, default, allowed values; its own options first."""
     lines = [
         f"## gaussianem {model.job_type}",
         "",
@@ -43,7 +43,7 @@ def job_table(model: type[JobOptions]) -> str:
 
 
 def renew(path: Path) -> None:
-    """Replace the tables in a Markdown file, atomically. Raises InputError if its marks are missing."""
+    """Replace the tables in a Markdown file, atomically. Raises InputError if the lines BEGIN and END are missing."""
     head, begin, rest = path.read_text().partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

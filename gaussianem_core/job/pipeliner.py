@@ -1,8 +1,8 @@
 """Job types for ccpem-pipeliner and Doppio, made from the option models: its entry points lead here.
 
 ``pipeliner`` finds them by the entry point group ``ccpem_pipeliner.jobs`` (ccpem-pipeliner 1.6's ``job_factory``). Each
-runs ``gaussianem JOB`` with its output in the job's directory; what the job says it made becomes output nodes, and its
-figures results. This module is loaded by pipeliner alone, which is no dependency of this program.
+runs ``gaussianem JOB`` with its output in the job's directory. The job's artifacts become output nodes; its figures are
+shown as results. This module is loaded by pipeliner alone, which is no dependency of this program.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class GaussianEMJob(PipelinerJob):
         return self.MODEL(**values)
 
     def get_commands(self) -> list[PipelinerCommand]:
-        """``gaussianem JOB ...``, its output in the job's directory."""
+        """``gaussianem JOB ...``, its output in the job's directory. Raises InputError for options that are refused."""
         try:
             words = command_line(self.options())
         except ValidationError as error:
@@ -110,7 +110,7 @@ class GaussianEMJob(PipelinerJob):
         return [PipelinerCommand([*words, "--job_dir", self.output_dir])]
 
     def additional_joboption_validation(self) -> list[JobOptionValidationResult]:
-        """What the option model has to say of several options together."""
+        """Errors of the option model, those that concern several options together among them."""
         try:
             self.options()
         except ValidationError as error:
@@ -120,7 +120,7 @@ class GaussianEMJob(PipelinerJob):
         return []
 
     def create_output_nodes(self) -> None:
-        """Nothing before the run: what a job makes is known when it has made it."""
+        """No nodes before the run: a job's outputs are known only from its artifacts."""
 
     def _made(self) -> dict[str, str]:
         """Files that the job said it made, and their kinds."""
@@ -136,7 +136,7 @@ class GaussianEMJob(PipelinerJob):
             self.add_output_node(path, node, [*words, PREFIX])
 
     def create_results_display(self) -> list[ResultsDisplayObject]:
-        """Figures, maps and the words of the report."""
+        """Figures, maps and the text of the report."""
         from pipeliner.display_tools import create_results_display_object, make_map_model_thumb_and_display
 
         shown, folder = [], Path(self.output_dir)

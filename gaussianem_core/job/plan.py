@@ -1,7 +1,6 @@
 """How far a whole job is, from the progress of its stages and their usual shares of its time. No torch.
 
-A stage tells how much of itself is done; that a job is at "100 %, 0 s left" in the middle of its work would be the
-stage's word for the job's.
+Without it a stage that ends in the middle of the job would show the job at "100 %, 0 s left".
 """
 
 from __future__ import annotations
@@ -14,10 +13,19 @@ LEAST_DONE = 0.02  # of the job, before its speed so far says anything: the prog
 
 
 class JobPlan:
-    """``shares``: usual time of each stage, in order, in any unit. ``repeated``: stages that begin again and again.
+    """Progress of a job from that of its stages.
 
-    Stages that are not in the plan (a part of another stage) move nothing. ``part``: the plan is of this part of the
-    job, from 0 to 1.
+    Stages that are not in the plan (a part of another stage) are ignored.
+
+    Parameters
+    ----------
+    shares : usual time of each stage, in order, in any unit. repeated : stages that run several times.
+    part : the plan is of this part of the job, from 0 to 1. began : Unix seconds; 0 for the time of the first update.
+
+    Attributes
+    ----------
+    fraction : how much of the job is done, from 0 to 1; it never falls.
+    left_seconds : estimate for the rest of the job; None while too little is done to tell.
     """
 
     def __init__(
@@ -38,7 +46,7 @@ class JobPlan:
         self.left_seconds: float | None = None
 
     def update(self, stage: str, done: float, total: float, left_seconds: float | None, now: float) -> None:
-        """Take up the progress of a stage: ``done`` of ``total``, and the seconds that it itself has left."""
+        """Take up the progress of a stage: ``done`` of ``total`` and its own ``left_seconds``, at ``now`` (Unix s)."""
         if stage not in self.shares:
             return
         inside = min(max(done / total, 0.0), 1.0) if total else 0.0

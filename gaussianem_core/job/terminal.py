@@ -1,4 +1,4 @@
-"""Events as a person at a terminal wants them: a progress bar with rate and time left, and messages."""
+"""Events shown at a terminal: a progress bar with rate and time left, and messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gaussianem_core.errors import printable
 
 
 class Terminal:
-    """Shows events; without a terminal (a log file) it prints messages and a line a stage now and then."""
+    """Shows events; without a terminal (a log file) it prints messages, and a line at each tenth of a stage."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -39,7 +39,7 @@ class Terminal:
             self._progress.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event; what stands in it by way of files' content is made fit for a terminal."""
+        """Show one event; control characters in texts that come from files are escaped."""
         event = {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
         if event["type"] == "message":
             self._console.print(event["text"], markup=False)
