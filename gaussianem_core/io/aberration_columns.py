@@ -36,13 +36,13 @@ MOST_TERMS = 30
 """Zernike coefficients at most: those up to degree 9."""
 
 LARGEST_DISTORTION = 0.2
-"""Of a magnification matrix from the identity; a matrix as near to nothing lacks the identity."""
+"""Of the entries of a magnification matrix from the identity; a matrix as near to 0 was written without it."""
 
 
 def relion_aberrations(
     source: str | os.PathLike[str], numbers: Mapping[str, Numbers], texts: Mapping[str, Texts], n: int
 ) -> tuple[Aberrations, tuple[str, ...]]:
-    """Aberrations of N particles, and what is to be said of them.
+    """Aberrations of N particles from RELION's columns, and notes for the user.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ def relion_aberrations(
 
     Raises
     ------
-    InputError : lists of coefficients that are none, matrices that are no magnification, tilts without voltage.
+    InputError : malformed lists of coefficients, matrices farther than LARGEST_DISTORTION from the identity, beam tilts
+        without voltage or spherical aberration, B-factors or scales outside of their range (see ``ranges``).
     """
     columns = [numbers[name] for name in (*RELION_NUMBERS, "rlnVoltage", "rlnSphericalAberration") if name in numbers]
     names = [name for name in (*RELION_NUMBERS, "rlnVoltage", "rlnSphericalAberration") if name in numbers]
@@ -89,9 +90,10 @@ def relion_aberrations(
 def cryosparc_aberrations(
     source: str | os.PathLike[str], fields: Mapping[str, npt.NDArray[np.generic]], n: int
 ) -> tuple[Aberrations, tuple[str, ...]]:
-    """The same from cryoSPARC's fields; its matrix lacks the identity.
+    """Aberrations of N particles from cryoSPARC's ``fields``, (N,) or (N, k) each, and notes for the user.
 
-    Raises InputError where there are aberrations and no voltage.
+    ``ctf/anisomag`` is the magnification matrix less the identity. Raises InputError where there are aberrations and no
+    voltage, and for matrices and values as :func:`relion_aberrations`.
     """
     given = {name: np.nan_to_num(fields[name].astype(np.float64)) for name in CRYOSPARC_FIELDS if name in fields}
     numbers = {

@@ -75,10 +75,10 @@ def _linked(places: np.ndarray, most: float) -> np.ndarray:  # (A, 3) -> (S, 2, 
 def place_in_box(
     segments: np.ndarray, box: int, pixel_size_angstrom: float, origin_angstrom: tuple[float, float, float]
 ) -> np.ndarray:  # (S, 2, 3) -> (S, 2, 3)
-    """Coordinates from the centre (voxel D//2) of a map's box.
+    """Coordinates (A) relative to the centre (voxel D//2) of a map's box.
 
     A model fitted to the map has the map's coordinates; one that was built around zero is taken to be centred in the
-    box. Of the two, the one with more of the model inside the box.
+    box. The reading that puts more of the model inside the box is taken.
     """
     centre = np.asarray(origin_angstrom) + box // 2 * pixel_size_angstrom
     half = box * pixel_size_angstrom / 2

@@ -39,7 +39,7 @@ _STORAGES = {
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """A dictionary with ``epoch``, ``model_state_dict`` and, in ours, the refined Gaussians and the mask.
+    """A dictionary with ``epoch``, ``model_state_dict`` and, from this program, the refined Gaussians and the mask.
 
     Raises InputError if the file cannot be read, holds anything but plain tensors, or lacks the network.
     """
@@ -112,7 +112,8 @@ def _read(archive: zipfile.ZipFile) -> Any:
 def save_checkpoint(content: dict[str, Any], path: Path | str) -> None:
     """Write plain tensors, numbers and strings with torch.save, atomically.
 
-    Raises ResultError if a tensor holds NaN or infinite values: what stands at ``path`` stays.
+    Raises ResultError if a tensor holds NaN or infinite values, OSError if the file cannot be written; a file at
+    ``path`` then stays as it was.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""ChimeraX command files that show what a job wrote; they name files beside themselves."""
+"""ChimeraX command files that show what a job wrote. They name maps by their names in the same folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 
 
 def write_trajectory_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:
-    """A script that opens ``maps`` (names beside it) as a series, one contour for all, and plays it to and fro."""
+    """Write a script that opens ``maps`` as a series, all contoured at ``level``, and plays it to and fro."""
     write_atomically(
         path,
         "\n".join(
@@ -31,7 +31,7 @@ def write_trajectory_script(path: Path, maps: Sequence[str], level: float, title
 
 
 def write_volumes_script(path: Path, maps: Sequence[str], level: float, title: str) -> None:
-    """A script that opens ``maps`` as separate models in separate colours, one contour for all, side by side."""
+    """Write a script that opens ``maps`` side by side, each in its own colour, all contoured at ``level``."""
     lines = [f"# {title}: open this file in ChimeraX.", f"open {' '.join(maps)}"]
     for i in range(len(maps)):
         lines.append(f"volume #{i + 1} style surface step 1 level {level:.6g} color {COLOURS[i % len(COLOURS)]}")

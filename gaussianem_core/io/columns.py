@@ -1,6 +1,6 @@
-"""What becomes of each column of RELION's and each field of cryoSPARC's particle files: used, refused or ignored.
+"""How each column of RELION's and each field of cryoSPARC's particle files is treated: used, refused or ignored.
 
-The guide's page is made of these tables: ``python -m gaussianem_core.io.columns resources/guide/08-columns.md``.
+The guide's page is made from these tables: ``python -m gaussianem_core.io.columns resources/guide/08-columns.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BEGIN, END = "<!-- columns -->", "<!-- /columns -->"
 
 
 class Use(enum.Enum):
-    """``REFUSED``: only where a value is not neutral, so that it would have changed an image."""
+    """How a column is treated. ``REFUSED`` applies only to values that are not neutral, which would change an image."""
 
     USED = "used"
     REFUSED = "refused"
@@ -33,7 +33,7 @@ class Use(enum.Enum):
 
 
 class Meaning(NamedTuple):
-    """What columns do.
+    """Meaning of a group of columns.
 
     words : what they are used for, why they are ignored, or what to do about a refusal.
     names : of columns; ``*`` stands for any letters.
@@ -423,12 +423,12 @@ CRYOSPARC: tuple[Meaning, ...] = (
 
 
 def meaning(name: str, table: Sequence[Meaning]) -> Meaning | None:
-    """What becomes of a column, or None if nothing is known of it."""
+    """The row of ``table`` that column ``name`` falls under, the first that matches; None for an unknown column."""
     return next((row for row in table if any(fnmatchcase(name, pattern) for pattern in row.names)), None)
 
 
 def check_star_columns(tables: Iterable[StarTable], tilts: bool = False) -> tuple[str, ...]:
-    """Go through the columns of particles and optics groups; returns what is to be said of them.
+    """Check the columns of the tables of particles and optics groups; returns notes for the user.
 
     ``tilts``: of tilt series, whose own columns are read elsewhere (see ``tilt_series``).
 
@@ -453,7 +453,10 @@ def check_star_columns(tables: Iterable[StarTable], tilts: bool = False) -> tupl
 
 
 def check_cs_fields(path: str | os.PathLike[str], data: npt.NDArray[np.void]) -> tuple[str, ...]:
-    """The same for a .cs file's fields."""
+    """Check the fields of a .cs file's ``data`` (N,); returns notes for the user.
+
+    Raises InputError as :func:`check_star_columns`.
+    """
     unknown: list[str] = []
     for name in data.dtype.names or ():
         found = meaning(name, CRYOSPARC)

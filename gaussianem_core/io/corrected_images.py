@@ -1,6 +1,6 @@
-"""Original particle images, read from their stacks and corrected for what can be taken off them.
+"""Original particle images, read from their stacks and corrected: magnification, odd aberrations, box, pixel size.
 
-Preprocess writes its stack from here, and whoever goes back to the original images reads them here too.
+Preprocess writes its stack from these images, and reconstruct inserts them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class CorrectedImages:
     ----------
     images : the originals.
     aberrations : of the N particles.
-    parameters : (N, 9 or more) CTFs of the corrected images, see ``ctf``.
-    box, pixel : of the corrected images.
+    parameters : (N, 9 or more) CTFs of the corrected images, see ``imaging.ctf``.
+    box, pixel : of the corrected images, px and A.
 
     Raises
     ------
@@ -73,12 +73,15 @@ class CorrectedImages:
                 yield Source(rows[start : start + size], source.correction)
 
     def read_block(self, block: Source) -> torch.Tensor:  # -> (n, D, D)
-        """Corrected images of a block. Safe to call from several threads."""
+        """Corrected images of a block. Safe to call from several threads.
+
+        Raises InputError for images that cannot be read or hold NaN or infinite pixels.
+        """
         originals = torch.from_numpy(self.images.read(block.rows))
         return correct_images(originals, self._parameters[block.rows], block.correction)
 
     def read(self, rows: npt.NDArray[np.integer]) -> torch.Tensor:  # (n,) -> (n, D, D)
-        """Corrected images in the order of ``rows``, which are all different."""
+        """Corrected images in the order of ``rows``, which are all different. Raises as :meth:`read_block`."""
         found = torch.empty(len(rows), self.box, self.box)
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
@@ -88,7 +91,7 @@ class CorrectedImages:
 
 
 def ctf_parameters(table: ParticleTable, aberrations: Aberrations, box: int, pixel: float) -> npt.NDArray[np.float32]:
-    """CTFs (N, 9 or more) of the images once corrected: the columns of ``ctf.npy``, then those of the aberrations.
+    """CTFs (N, 9 or more) of corrected images of ``box`` px of ``pixel`` A: columns of ``ctf.npy``, then aberrations'.
 
     Images that were corrected for their CTF have none left: defocus 0, Cs 0 and amplitude contrast 1.
     """

@@ -25,12 +25,14 @@ def write_corrected_star(
 ) -> int:
     """Copy a STAR file with other angles, origins and defocus values; returns the number of rows written.
 
+    Raises InputError where :func:`read_particles` or :func:`write_star_rows` does.
+
     Parameters
     ----------
     rows : (n,) numbers of the rows to keep, None for all; the arrays have a row for each of the n.
     rotations : (n, 3, 3) the poses, None to keep the file's angles.
-    shift_angstrom : (n, 2) what is added to the origins, in the file's unit; None keeps them.
-    defocus_angstrom : (n,) what is added to both defocus values; None keeps them.
+    shift_angstrom : (n, 2) Angstrom, added to the origins, which stay in the file's unit; None keeps them.
+    defocus_angstrom : (n,) Angstrom, added to both defocus values; None keeps them.
     """
     names, table = column_names(source), read_particles(source, find_stacks=False)
     kept = np.arange(len(table)) if rows is None else rows

@@ -185,12 +185,14 @@ def read_cryosparc(
     Returns
     -------
     columns : name of a ``ParticleTable`` column -> (N,) or (N, k); absent where no file has such a thing.
-    stacks, micrographs : unique names and each row's index into them.
+    stacks, micrographs : unique names and each row's index (N,) into them; micrographs None without.
+    aberrations : of the N particles. notes : sentences for the user.
     uid : (N,)
 
     Raises
     ------
-    InputError : fields missing (all named), poses that are not finite, images that are not square.
+    InputError : fields missing (all named), poses that are not finite, images that are not square, fields that would
+        change the images and are not supported.
     """
     blob = ("blob/path", "blob/idx")
     optional = ("blob/shape", "blob/sign", "alignments3D/psize_A", "alignments3D/split", "ctf/phase_shift_rad")

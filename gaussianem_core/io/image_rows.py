@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 def number_images(stack_index: npt.NDArray[np.integer], image_index: npt.NDArray[np.integer]) -> Numbers:
-    """Number of each row's image (N,), counted in order of first appearance."""
+    """Number of each row's image (N,), from 0 in order of first appearance, given its stack and place in it, (N,)."""
     return count_in_order(stack_index.astype(np.int64) * (int(image_index.max(initial=0)) + 1) + image_index)
 
 

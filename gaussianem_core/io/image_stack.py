@@ -1,4 +1,4 @@
-"""Particle images: read lazily from many stacks, windowed and measured. No torch here.
+"""Particle images, read when asked for from many stacks. No torch here.
 
 Memory is bounded by the batch: images are read with positioned reads (not memory maps, whose pages would count
 against the process), grouped by file and sorted by place, and at most ``workers + 1`` batches are held.
@@ -55,7 +55,11 @@ class ImageStack:
     stack_index, image_index : (N,) which file, which image in it (from 0).
     pixel_size_angstrom : (N,)
 
-    Reading is safe from several threads. Close it, or use it in a ``with`` block, to let go of the open files.
+    Reading is safe from several threads. Close it, or use it in a ``with`` block, to close its files.
+
+    Raises
+    ------
+    InputError : images that are not square, or numbers beyond those of their stack.
     """
 
     def __init__(
@@ -94,13 +98,16 @@ class ImageStack:
 
     @classmethod
     def from_table(cls, table: ParticleTable) -> ImageStack:
-        """Images of a particle table whose stacks were found."""
+        """Images of a table whose stacks were found. Raises InputError as the class and :func:`read_header`."""
         headers = table.stack_headers or tuple(read_header(path) for path in table.stacks)
         return cls(headers, table.stack_index, table.image_index, table.pixel_size_angstrom)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], pixel_size_angstrom: float | None = None) -> ImageStack:
-        """All images of one stack, in its order; the pixel size is the header's unless given."""
+        """All images of one stack, in its order; the pixel size is the header's unless given.
+
+        Raises InputError as the class and :func:`read_header`.
+        """
         header = read_header(path)
         n = header.shape[0]
         size = header.pixel_size_angstrom[0] if pixel_size_angstrom is None else pixel_size_angstrom
@@ -177,7 +184,7 @@ class ImageStack:
     def iter_batches(
         self, batch: int, rows: npt.ArrayLike | None = None, workers: int = 1
     ) -> Iterator[tuple[npt.NDArray[np.int64], Images]]:
-        """Yield (rows (n,), images (n, D, D)) in the order of ``rows``, reading ahead in threads.
+        """Yield (rows (n,), images (n, D, D)) in the order of ``rows``, reading ahead in threads. Errors as :meth:`read`.
 
         Parameters
         ----------

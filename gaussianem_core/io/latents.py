@@ -63,9 +63,10 @@ _REMEDY = "Use a weights.N.output.pkl of train."
 
 
 def load_latents(path: Path | str) -> dict[str, np.ndarray]:
-    """``z_mu`` (N, zdim), ``ind`` (N, 1) and, in ours, ``z_logvar`` (N, zdim), from ``weights.N.output.pkl``.
+    """The arrays of ``weights.N.output.pkl``: ``z_mu`` (N, zdim), ``ind`` (N, 1) and, from this program, ``z_logvar``.
 
-    Where a population of latents was their prior, ``image_mu`` and ``image_logvar`` are what each image says alone.
+    ``z_logvar`` (N, zdim) is the logarithm of the posterior variances. Where the prior was a population estimated from
+    all latents, ``image_mu`` and ``image_logvar`` (N, zdim) are mean and log-variance by each particle's images alone.
 
     Raises InputError if the file holds anything but arrays of numbers (what it names is never looked up), if they are
     not of one number of particles, or if latents are not finite.
@@ -131,7 +132,8 @@ def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray | None
 
     ``z_logvar`` : None where the uncertainty of the latents is not known.
 
-    Raises ResultError if one is NaN or infinite: what stands at ``path`` stays.
+    Raises ResultError if one is NaN or infinite, OSError if the file cannot be written; a file at ``path`` then stays
+    as it was.
     """
     content: dict[str, np.ndarray] = {
         "z_mu": np.asarray(z_mu, dtype=np.float32),
@@ -149,7 +151,10 @@ def save_latents(path: Path | str, z_mu: np.ndarray, z_logvar: np.ndarray | None
 
 
 def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
-    """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment."""
+    """Latents from .npy, or text with blanks or commas between the values, one row a volume; # starts a comment.
+
+    Raises InputError if the file cannot be read. Values may be NaN: the model refuses them (``check_latents``).
+    """
     remedy = "Use z.txt of an analysis as a pattern."
     values = read_npy(path, "z", remedy) if path.suffix == ".npy" else read_rows(path, "z", remedy)
     with np.errstate(invalid="ignore"):  # signalling NaN; values that are not finite are refused by the model
@@ -157,6 +162,6 @@ def read_latent_rows(path: Path) -> np.ndarray:  # -> (B, zdim)
 
 
 def write_latent_rows(z: np.ndarray, path: Path) -> None:
-    """Latents as text, one row a volume."""
+    """Write latents (B, zdim) as text, one row a volume, atomically. Raises as :func:`atomic_write`."""
     with atomic_write(path) as file:
         np.savetxt(file, z, fmt="%.7g")

@@ -1,4 +1,4 @@
-"""MRC files: headers read with suspicion, volumes and stacks written atomically. No torch here.
+"""MRC files: headers checked against the file, volumes written atomically. No torch here.
 
 The header follows Cheng et al., J. Struct. Biol. 192, 146 (2015) (MRC2014), with mode 12 (float16) and IMOD's mark
 for signed bytes. Stacks without the MAP stamp or with extended headers, of either byte order, are read: what counts

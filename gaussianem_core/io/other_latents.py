@@ -1,4 +1,4 @@
-"""Latents that other programs found, and which particles they are of.
+"""Latents estimated by other programs, and the particles that they belong to.
 
 ============================  ============================================================================
 cryoDRGN ``z.N.pkl``          two pickles, one behind the other: means (N, zdim), log-variances (N, zdim)
@@ -39,8 +39,13 @@ _NUMBERED = re.compile(r"(?i)(?:gaussianemLatent|.*latent.*?|.*component.*?|z|pc
 
 @dataclass(frozen=True)
 class OtherLatents:
-    """z (N, zdim) in the units of the program that made them; log_variance (N, zdim), and keys (N,), uids or image
-    names that say which particle each row is, where the file has them."""
+    """Latents of N particles by another program.
+
+    Attributes
+    ----------
+    program : its name, as far as the file tells. z : (N, zdim) in that program's units.
+    log_variance : (N, zdim), or None. keys : (N,) uid or image name of each row's particle, or None.
+    """
 
     program: str
     z: np.ndarray
@@ -181,7 +186,7 @@ def _is_number(word: str) -> bool:
 
 
 def read_indices(path: Path, count: int) -> np.ndarray:  # -> (M,) int64
-    """Rows of ``count`` particles: a pickle or array of row numbers or of yes and no, or text with numbers and ranges.
+    """Row numbers among ``count`` particles: from a pickle or array of numbers or of booleans, or text with ranges.
 
     Raises InputError if it cannot be read, a number is beyond the particles, or one comes twice.
     """
@@ -205,7 +210,7 @@ def read_indices(path: Path, count: int) -> np.ndarray:  # -> (M,) int64
 def rows_of_latents(latents: OtherLatents, particles: Path, count: int, indices: Path | None) -> np.ndarray:
     """The row in the particle file (``count`` rows) of each latent, (N,); -1 for one whose particle is not there.
 
-    By ``indices`` where they are given, else by uid or image name where both have them, else row by row.
+    Matched by ``indices`` where they are given, else by uid or image name where both have them, else row by row.
 
     Raises InputError where numbers do not fit or no latent is of a particle of the file.
     """

@@ -145,7 +145,8 @@ class ParticleTable:
         return len(self.stack_index)
 
     def images_of_expansion(self) -> npt.NDArray[np.int64] | None:
-        """Number of each row's image (N,), if rows show one image in several poses, as after a symmetry expansion."""
+        """Number of each row's image (N,), if rows show one image in several poses, as after a symmetry expansion;
+        None otherwise."""
         image = number_images(self.stack_index, self.image_index)
         if int(image.max(initial=-1)) + 1 == len(self) or np.isnan(self.angles_deg).any():
             return None
@@ -175,7 +176,7 @@ def read_particles(
     Parameters
     ----------
     path : .star, .cs or .csg file.
-    data_dir, project_dir : where to look for stacks (see ``metadata_paths.resolve_stacks``).
+    data_dir, project_dir : where to look for stacks (see ``stack_paths.resolve_stacks``).
     passthrough : cryoSPARC passthrough files, joined on uid.
     require_pose, require_ctf : refuse files without; otherwise NaN stands for what is missing.
     find_stacks : look for the stacks and check their headers (size, length, number of images).
@@ -271,8 +272,9 @@ def read_particles(
 def particles_of_groups(path: Path, group_by: GroupBy) -> Numbers | None:
     """Particle of each row (N,), where the rows of one share a value of the column ``group_by``; None: each row is one.
 
-    A single-particle file's rlnGroupName names groups of micrographs, which no program tells from tilt series: so this
-    is done only where it is asked for. Raises InputError without the column, or for groups too large to be particles.
+    A single-particle file's rlnGroupName names groups of micrographs, which cannot be told from tilt series: so rows
+    are grouped only where that is asked for. Raises InputError without the column, or for groups too large to be
+    particles.
     """
     if group_by in ("auto", "none"):
         return None
@@ -291,7 +293,7 @@ def particles_of_groups(path: Path, group_by: GroupBy) -> Numbers | None:
 
 
 def seen_groups(path: Path, group_by: GroupBy) -> tuple[str, ...]:
-    """What is to be said of a file whose rows look like the images of tilt series, and are not taken so.
+    """A note for a file whose rows look like the images of tilt series and are taken as particles; () otherwise.
 
     Exports of WarpTools and M give each row the B-factor of its dose and the cosine of its tilt as scale, so that both
     change from row to row of one group, and repeat from group to group.
@@ -313,7 +315,10 @@ def seen_groups(path: Path, group_by: GroupBy) -> tuple[str, ...]:
 
 
 def expand(table: ParticleTable, operators: Floats) -> ParticleTable:  # (n, 3, 3)
-    """The table with a row for each symmetry mate of each particle, its own pose first, then the others."""
+    """The table with a row for each symmetry mate of each particle, its own pose first, then the others.
+
+    ``operators`` are the rotations of the point group, the identity first.
+    """
     n = len(operators)
     rows = np.repeat(np.arange(len(table)), n)
     mates = symmetry_mates(rotations_from_angles(table.angles_deg), operators)
@@ -501,14 +506,14 @@ def _whole(path: Path, columns: Mapping[str, Floats], name: str, n: int, default
 
 
 def row_count(path: Path) -> int:
-    """Particles in a .star or .cs file."""
+    """Number of particles in a .star or .cs file. Raises InputError if it cannot be read or holds none."""
     if path.suffix.lower() == ".cs":
         return len(load_cs(path, mmap=True))
     return find_particle_table(scan_star(path)).n_rows
 
 
 def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of every column (STAR) or field (.cs) of a particle file."""
+    """Names of every column (STAR) or field (.cs) of a particle file. Raises InputError if it cannot be read."""
     path = particle_files(path)[0]
     if Path(path).suffix.lower() == ".cs":
         return tuple(load_cs(path, mmap=True).dtype.names or ())
@@ -530,12 +535,12 @@ def read_particle_column(path: str | os.PathLike[str], name: str) -> npt.NDArray
 
 
 def write_star_subset(source: str | os.PathLike[str], rows: npt.ArrayLike, target: str | os.PathLike[str]) -> int:
-    """Write the chosen rows of a STAR file as they were, atomically; see ``metadata_write.write_star_rows``."""
+    """Copy the chosen rows of a STAR file; returns their number. See :func:`write_star_rows`, errors too."""
     return write_star_rows(source, target, rows)
 
 
 def write_cs_subset(source: str | os.PathLike[str], rows: npt.ArrayLike, target: str | os.PathLike[str]) -> int:
-    """Write the chosen rows of a .cs file with uids and all fields, atomically; see ``metadata_write``."""
+    """Copy the chosen rows of a .cs file; returns their number. See :func:`write_cs_rows`, errors too."""
     return write_cs_rows(source, target, rows)
 
 
@@ -557,6 +562,10 @@ def write_particles_star(
     Returns
     -------
     Number of rows written.
+
+    Raises
+    ------
+    InputError : empty selection, row out of range, column of the wrong length.
     """
     if table.tomograms is not None:
         write_optimisation_set(Path(target), table.tomograms)
@@ -570,7 +579,10 @@ def write_particles_star(
 
 
 def write_optimisation_set(particles: Path, tomograms: Path) -> Path:
-    """``NAME_optimisation_set.star`` beside the tilt particles ``NAME.star``, which RELION reads them by."""
+    """Write ``NAME_optimisation_set.star`` beside the tilt particles ``NAME.star``; returns its path.
+
+    RELION needs it to read such particles: it names them and their ``tomograms``.
+    """
     target = particles.with_name(f"{particles.stem}_{SET}")
     lines = [f"_{name} {quote(str(value))}" for name, value in zip(SET_COLUMNS, (particles.name, tomograms.resolve()))]
     write_atomically(target, ("\ndata_\n\n" + "\n".join(lines) + "\n").encode())
@@ -578,15 +590,21 @@ def write_optimisation_set(particles: Path, tomograms: Path) -> Path:
 
 
 def write_chosen_particles(source: Path, target: Path, chosen: npt.NDArray[np.bool_], particle: Numbers | None) -> None:
-    """The STAR file's rows of the ``chosen`` particles (P,): each particle's row, or all rows of its images, whose
-    ``particle`` (N,) is then given; and the optimisation set that tilt series need."""
+    """Copy a STAR file's rows of the ``chosen`` particles (P,), and the optimisation set that tilt series need.
+
+    ``particle`` (N,): particle of each row, where one has several rows; None: each row is a particle. Raises InputError
+    where the numbers do not fit or nothing is chosen.
+    """
     rows = find_particle_table(scan_star(source)).n_rows
     write_star_rows(source, target, rows_of_particles(chosen, particle, rows, source))
     copy_optimisation_set(source, target)
 
 
 def copy_optimisation_set(source: Path, target: Path) -> None:
-    """Beside ``target``, a copy of rows of ``source``, the optimisation set that such particles need, if they do."""
+    """Write the optimisation set for ``target``, a copy of rows of ``source``, where these are tilt particles.
+
+    Raises InputError where ``source`` has no optimisation set beside it.
+    """
     if holds_tilt_particles(scan_star(source)):
         write_optimisation_set(target, files_of_set(set_beside(source, None), None)[1])
 

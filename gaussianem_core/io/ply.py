@@ -1,4 +1,4 @@
-"""Points in PLY files, read with plyfile after their header was compared with the file's size. No torch."""
+"""Points in PLY files, read with plyfile once the header agrees with the file's size. No torch here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _check_length(head: bytes, size: int) -> None:
 
 
 def write_points(path: Path | str, table: npt.NDArray[np.void]) -> None:
-    """Write a structured array as the vertices of a binary PLY, atomically."""
+    """Write a structured array (N,) as the vertices of a binary PLY, atomically. Raises as :func:`atomic_write`."""
     from plyfile import PlyData, PlyElement
 
     with atomic_write(path) as file:

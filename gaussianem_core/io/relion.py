@@ -95,7 +95,8 @@ def read_relion(
     -------
     columns : name of a ``ParticleTable`` column -> (N,) or (N, k); absent where the file has no such thing. Shifts
         stand under ``shifts_angstrom`` or, where the file gives pixels, ``shifts_pixels``.
-    stacks, micrographs : unique names and each row's index into them.
+    stacks, micrographs : unique names and each row's index (N,) into them; micrographs None without.
+    aberrations : of the N particles. notes : sentences for the user.
 
     Raises
     ------
@@ -131,8 +132,8 @@ def read_relion_tilts(
 ) -> tuple[dict[str, Numbers], Texts, Texts, Aberrations, tuple[str, ...]]:
     """Read the images of RELION 5's tilt series, those of each particle in ``path`` one after the other.
 
-    Returns what :func:`read_relion` does, with an entry an image, and in ``columns`` beside it ``particle``, ``frame``
-    and ``frames`` (see ``tilt_series``). Raises InputError.
+    Returns what :func:`read_relion` does, with an entry for each image, and in ``columns`` also ``particle``, ``frame``
+    and ``frames`` (see ``tilt_series``). Raises InputError as that and :func:`read_tilt_particles`.
     """
     tables = scan_star(path)
     refuse_tomography(tables)
@@ -157,7 +158,7 @@ def read_relion_tilts(
 def read_alignments(path: str | os.PathLike[str], require_ctf: bool = True) -> dict[str, Numbers]:
     """Angles and CTFs of a RELION particle file, which need not name any images.
 
-    Returns the columns of :func:`read_relion`, ``angles_deg`` (N, 3) among them. Raises InputError for missing columns
+    Returns the columns of :func:`read_relion`, among them ``angles_deg`` (N, 3). Raises InputError for missing columns
     (all named), faulty optics groups, malformed rows.
     """
     tables = scan_star(path)

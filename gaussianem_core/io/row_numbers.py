@@ -1,4 +1,4 @@
-"""Numbers of particles in a text file."""
+"""Row numbers of particles, read from a text file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the stacks named in a particle file are on this machine."""
+"""Finding the stacks that a particle file names on this machine."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class StackWriter:
 
     Raises
     ------
-    ResourceError : not enough disk, ahead or on the way. InputError : the directory cannot be written.
+    ResourceError : not enough disk, checked ahead and while writing. InputError : the directory cannot be written.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class StackWriter:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the finished file."""
+        """Size of the finished file in bytes."""
         return HEADER_BYTES + self.n_images * self.box_size**2 * self.dtype.itemsize
 
     @property
@@ -61,12 +61,12 @@ class StackWriter:
         return float(np.sqrt(max(self._square / count - (self._sum / count) ** 2, 0.0)))
 
     def append(self, images: npt.NDArray[np.floating]) -> None:  # (n, D, D)
-        """Write images behind those appended before."""
+        """Write images behind those appended before. Raises as :meth:`write`."""
         self.write(np.arange(self._next, self._next + len(images)), images)
         self._next += len(images)
 
     def write(self, rows: npt.ArrayLike, images: npt.NDArray[np.floating]) -> None:  # (n,), (n, D, D)
-        """Write images to their places (each place once, in any order, from any thread).
+        """Write images to the places ``rows``, from 0 (each place once, in any order, from any thread).
 
         Raises
         ------
@@ -135,7 +135,7 @@ class StackWriter:
 
         Raises
         ------
-        InputError : images are missing (the temporary file is removed).
+        InputError : images are missing. ResourceError : the disk is full. The temporary file is then removed.
         """
         if self._file < 0:
             return
@@ -164,7 +164,7 @@ class StackWriter:
             raise
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Close and remove the temporary file, without a result."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

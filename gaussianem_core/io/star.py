@@ -30,10 +30,11 @@ _CLOSING = {quote: re.compile(quote + rb"(?=\s|$)") for quote in (b'"', b"'")}
 
 @dataclass(frozen=True)
 class StarTable:
-    """Where one table of a STAR file lies.
+    """One table of a STAR file: its columns, and where its rows lie in the file.
 
     ``columns`` lack the leading underscore. For a loop, ``header_end`` and ``rows_start`` are byte offsets behind the
-    last column name and of the first row; for a simple list, ``values`` holds its one row.
+    last column name and of the first row; for a simple list, ``values`` holds its one row. ``numbered``: column names
+    are followed by #1, #2, ...
     """
 
     path: Path
@@ -81,14 +82,14 @@ def _tokens(line: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def values_end(line: bytes) -> int:
-    """Where the values of a row end: before a comment, blanks and the line's end."""
+    """Offset behind the last value of a row, before a comment, blanks and the line's end."""
     if b"#" in line:
         return max((end for _, end, _ in _tokens(line)), default=0)
     return len(line.rstrip())
 
 
 def value_span(line: bytes, place: int) -> tuple[int, int]:
-    """Where value number ``place`` (from 0) of a row begins and ends, quotes included."""
+    """Offsets of the begin and end of value number ``place`` (from 0) of a row, quotes included."""
     begin, end, _ = next(itertools.islice(_tokens(line), place, None))
     return begin, end
 
@@ -307,7 +308,10 @@ def read_columns(
 
 
 def read_column(table: StarTable, name: str) -> npt.NDArray[np.float64] | npt.NDArray[np.str_]:
-    """One column: float64 (N,) when every value is a number or empty, else str (N,)."""
+    """One column: float64 (N,) when every value is a number or empty (NaN), else str (N,).
+
+    Raises InputError for a malformed row.
+    """
     strings, index = read_columns(table, text=[name])[1][name]
     try:
         return np.array([_number(value.encode()) for value in strings], np.float64)[index]
@@ -366,7 +370,7 @@ def is_row(line: bytes) -> bool:
 
 
 def quote(value: object) -> str:
-    """Write one value so that a STAR reader gets it back: quotes around blanks, ``""`` for an empty string.
+    """The text of one value as a STAR reader gets it back: quotes around blanks, ``""`` for an empty string.
 
     Raises InputError for line breaks, and for text that no quotes can hold.
     """
@@ -383,14 +387,14 @@ def quote(value: object) -> str:
 
 
 def texts(values: Sequence[object] | npt.NDArray[np.generic]) -> list[bytes]:
-    """:func:`quote` of each value, as bytes."""
+    """:func:`quote` of each value, as bytes. Raises InputError as that."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         return [repr(value).encode() for value in values.tolist()]
     return [quote(value).encode("utf-8", "surrogateescape") for value in values]
 
 
 def open_star(path: Path) -> BinaryIO:
-    """Open a STAR file for reading bytes, or say why not."""
+    """Open a STAR file for reading bytes. Raises InputError if it cannot be opened."""
     return open_file(path, str(path), "a readable STAR file", "Check the path.")
 
 

@@ -1,4 +1,4 @@
-"""What a STAR file is that holds no particles to be used here, told from its tables and columns."""
+"""Kinds of STAR files that hold no particles for this program, recognised by their tables and columns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BY_COLUMN = {
 
 
 def name_kind(tables: Sequence[StarTable]) -> str:
-    """What the file is, in words; "" if nothing tells."""
+    """What the file is, in words; "" if it is not recognised."""
     for table in tables:
         if table.name in _BY_TABLE:
             return _BY_TABLE[table.name]
@@ -43,7 +43,7 @@ def name_kind(tables: Sequence[StarTable]) -> str:
 
 
 def refuse_tomography(tables: Sequence[StarTable]) -> None:
-    """Raise InputError if the file holds subtomograms that are no stacks of 2D images, or places or images of them."""
+    """Raise InputError if the file holds subtomograms other than stacks of 2D images, or places in tomograms."""
     if any(SET_COLUMNS[0] in table or VISIBLE in table for table in tables):
         return
     flag = "rlnTomoSubTomosAre2DStacks"

@@ -66,15 +66,23 @@ IMAGE_RANGES = {
     "phase shift": OTHER[1:2],
     "dose": OTHER[2:],
 }
-"""Of ``ranges.RANGES``; the microscope's constants are looked at where those of single particles are."""
+"""Columns by their names in ``ranges.RANGES``; the microscope's constants are checked as those of single particles."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One tilt series of F images: ``projection`` (F, 3, 3), ``defocus`` (F, 3; U, V in A, angle), ``scale``, ``phase``
-    and ``dose`` (F,); of its tomogram the ``centre`` (3,) in pixels of ``pixel`` A, ``hand`` and ``slope`` of the
-    defocus along the beam; the B-factor of an electron per A^2, 0 where damage follows the critical dose; and the
-    microscope's ``constants``."""
+    """One tilt series of F images, and its tomogram.
+
+    Attributes
+    ----------
+    projection : (F, 3, 3) P of the module's formulas.
+    defocus : (F, 3) U, V in A, angle in degrees, at the tomogram's centre.
+    scale : (F,) factor of the CTF. phase : (F,) phase shift in degrees. dose : (F,) e/A^2 before each image.
+    centre : (3,) of the tomogram, in pixels of ``pixel`` A.
+    hand, slope : sign and factor of the change of defocus along the beam.
+    bfactor_per_dose : B-factor (A^2) of a dose of 1 e/A^2; 0 where damage follows the critical dose.
+    constants : the microscope's, by RELION's column names.
+    """
 
     projection: Numbers
     defocus: Numbers
@@ -144,7 +152,7 @@ def _resolved(name: str, source: Path, project: str | os.PathLike[str] | None, w
 def read_tilt_particles(
     particles_path: Path, tomograms_path: Path, project: str | os.PathLike[str] | None
 ) -> tuple[dict[str, Numbers], dict[str, tuple[list[str], npt.NDArray[np.int32]]], StarTable]:
-    """Columns of N images, each particle's visible ones in the order of its series.
+    """Columns of N images: the visible ones of each particle, in the order of its series.
 
     Returns
     -------
@@ -152,7 +160,7 @@ def read_tilt_particles(
         number in a stack that holds visible images alone), and ``particle`` (row of the particles file), ``frame``
         (number in the series, from 0), ``frames`` (their number) and ``dose``.
     texts : rlnImageName, rlnMicrographName (the tomogram).
-    particles : the table.
+    particles : the table of the particles file.
 
     Raises
     ------
@@ -263,9 +271,10 @@ def _visible(
 
 
 def read_series(path: Path, wanted: set[str], project: str | os.PathLike[str] | None) -> dict[str, Series]:
-    """Tilt series by the name of their tomogram. Raises InputError for columns or tomograms that are not there.
+    """The ``wanted`` tilt series, by the name of their tomogram.
 
-    Angles in degrees, defocus in A, dose in e/A^2; the matrices are those of the module's formulas.
+    Raises InputError for missing columns or tomograms, values out of range (see ``ranges``), matrices that are no
+    rotations, and deformations.
     """
     tables = scan_star(path)
     general = next((table for table in tables if "rlnTomoName" in table), None)
