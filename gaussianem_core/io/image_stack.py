@@ -184,7 +184,7 @@ class ImageStack:
     def iter_batches(
         self, batch: int, rows: npt.ArrayLike | None = None, workers: int = 1
     ) -> Iterator[tuple[npt.NDArray[np.int64], Images]]:
-        """Yield (rows (n,), images (n, D, D)) in the order of ``rows``, reading ahead in threads. Errors as :meth:`read`.
+        """Yield (rows (n,), images (n, D, D)) in the order of ``rows``, reading ahead in threads. Raises as ``read``.
 
         Parameters
         ----------

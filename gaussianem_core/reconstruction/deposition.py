@@ -1,4 +1,4 @@
-"""A folder with what EMDB asks for: map, two half maps, mask, FSC as XML, a picture, and how it was made."""
+"""A folder with what EMDB asks for: map, two half maps, mask, FSC as XML, a picture, and a text on the methods."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def fsc_xml(fsc: dict[str, list[float]]) -> bytes:
-    """EMDB's XML of an FSC: ``fsc`` with ``title``, ``xaxis`` and ``yaxis``, a ``coordinate`` of ``x`` (1/A) and ``y``
-    for each shell. The corrected curve."""
+    """The corrected FSC in EMDB's XML: ``fsc`` with ``title``, ``xaxis`` and ``yaxis``, and for each shell a
+    ``coordinate`` of ``x`` (1/A) and ``y``.
+
+    ``fsc``: the curves of results.json, (D/2,) each, by name.
+    """
     root = ElementTree.Element(
         "fsc",
         title="Half maps, masked, corrected by phase randomisation",
@@ -69,7 +72,7 @@ def fsc_xml(fsc: dict[str, list[float]]) -> bytes:
 
 
 def surface_picture(values: np.ndarray, level: float) -> np.ndarray:  # (D, D, D) -> (500, 500) from 0 to 1
-    """The contour surface of a map seen along z, lit from the upper left, on white."""
+    """Picture of a map's surface [z, y, x] contoured at ``level``, seen along z, lit from the upper left, on white."""
     solid = values > level
     box = len(values)
     if not solid.any():
@@ -97,7 +100,7 @@ def surface_picture(values: np.ndarray, level: float) -> np.ndarray:  # (D, D, D
 
 
 def text(result: MapResult, entry: dict[str, Any], level: float) -> str:
-    """How the map was made, in words for the entry's form."""
+    """How the map was made, as text for the entry's form."""
     particles = entry["particles"]
     mask = "made from the map" if entry["mask_made"] else "given by the user"
     lines = [

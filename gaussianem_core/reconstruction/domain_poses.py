@@ -28,13 +28,19 @@ from gaussianem_core.reconstruction.part_calibration import Calibration, ImageBa
 from gaussianem_core.reconstruction.rigid_motion import part_poses, part_weights, particle_motions
 
 MASK_REACH_ANGSTROM, MASK_EDGE_ANGSTROM = 8.0, 12.0
-"""The mask is 1 as far from the domain's Gaussians, and falls to 0 over the edge."""
+"""The mask is 1 within this reach of the domain's Gaussians, and falls to 0 over the edge."""
 
 
 class DomainPoses(NamedTuple):
-    """Of N particles: ``rotations`` (N, 3, 3) of the domain; ``shift_angstrom`` (N, 2), what its origins are more than
-    the particle's; ``occupancy`` (N,), 0 where the domain is absent; ``centre_voxels`` (3,), the domain's centre x, y,
-    z in the reference's box; ``misfit_angstrom``, how far its Gaussians are from moving rigidly, root mean square."""
+    """Poses of a domain in N particles.
+
+    Attributes
+    ----------
+    rotations : (N, 3, 3) of the domain. shift_angstrom : (N, 2) its origins less the particle's.
+    occupancy : (N,) 0 where the domain is absent, 1 where it is whole.
+    centre_voxels : (3,) x, y, z of the domain's centre in the reference's box.
+    misfit_angstrom : root mean square distance of its Gaussians from where the rigid motions take them.
+    """
 
     rotations: np.ndarray
     shift_angstrom: np.ndarray
@@ -117,9 +123,18 @@ def calibrated(
     batches: Callable[[], Iterable[ImageBatch]],
     state: np.ndarray | None = None,
 ) -> Calibration:
-    """What the images say of the domains' motions (see `part_calibration.calibrate`), for :func:`domain_poses`.
+    """Calibration of the domains' motions by the images (see `part_calibration.calibrate`), for :func:`domain_poses`.
 
-    Every Gaussian must be in a domain of the ``labels``: one may be all that is left (:func:`inside_mask` gives -1).
+    Parameters
+    ----------
+    z, variance : (N, zdim) mean and variance of the particles' latents.
+    labels : (M,) domain of each Gaussian, from 0; every Gaussian must be in one (where :func:`inside_mask` gives -1,
+        the rest of the molecule may be one).
+    batches : gives the images, anew at each call. state : as for :func:`domain_poses`.
+
+    Raises
+    ------
+    InputError : a domain of fewer than three Gaussians.
     """
     reference, densities = _reference(model, state)
     weights = part_weights(labels, model.gaussians.densities, model.gaussians.sigmas)
@@ -140,6 +155,7 @@ def write_domain_star(source: Path, target: Path, rows: np.ndarray | None, poses
 
     ``source``: the file that holds the poses that went into :func:`domain_poses`; ``rows``: numbers of its rows that
     the poses belong to, None for all. All other columns, and rows, stay as they are. Returns the number of rows.
+    Raises InputError for a file that cannot be read.
     """
     return write_corrected_star(source, target, rows, poses.rotations, poses.shift_angstrom, None)
 

@@ -1,4 +1,4 @@
-"""How far two half maps agree: FSC without mask, with it, and corrected for what the mask itself adds."""
+"""Agreement of two half maps: FSC without mask, with it, and corrected for the correlation that the mask adds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, fourier_shell_correlation, shell_index
 
 THRESHOLD = 0.143
-"""FSC of half maps at which the whole map correlates with the truth by 0.5 (Rosenthal and Henderson, 2003)."""
+"""FSC of half maps at which the whole map correlates with the truth by 0.5 (Rosenthal and Henderson, J. Mol. Biol. 333,
+2003)."""
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell on whose unmasked FSC is below this."""
 GUARD_SHELLS = 2
@@ -45,10 +46,12 @@ class HalfMapAgreement:
 def compare_half_maps(
     first: Tensor, second: Tensor, mask: Tensor, pixel_size_angstrom: float, seed: int
 ) -> HalfMapAgreement:  # 3 x (D, D, D)
-    """The four curves. With T the masked FSC and N the masked FSC of maps with random phases, the corrected one is
-    (T - N) / (1 - N) (Chen et al., Ultramicroscopy 135, 2013, eq. 4); before the randomised shells it is T.
+    """FSC of half maps: unmasked, masked, masked with random phases, and corrected.
 
-    ``mask`` holds values from 0 to 1. ``seed`` draws the random phases.
+    With T the masked FSC and N the masked FSC of maps with random phases, the corrected one is (T - N) / (1 - N) (Chen
+    et al., Ultramicroscopy 135, 2013, eq. 4); up to GUARD_SHELLS behind the first randomised shell it is T.
+
+    ``mask`` holds values from 0 to 1. ``seed`` is that of the random phases.
     """
     box = first.shape[-1]
     unmasked = fourier_shell_correlation(first, second)
@@ -65,7 +68,7 @@ def compare_half_maps(
 
 
 def randomise_phases(volume: Tensor, start: int, generator: np.random.Generator) -> Tensor:  # (D, D, D)
-    """The volume with random phases, and its own amplitudes, from shell ``start`` on."""
+    """The volume with its own amplitudes and, from shell ``start`` on, random phases."""
     box = volume.shape[-1]
     noise = torch.from_numpy(generator.standard_normal(tuple(volume.shape), np.float32)).to(volume)
     spectrum, random = centred_rfftn(volume, 3), centred_rfftn(noise, 3)  # of a real volume: Hermitian by itself
@@ -75,14 +78,14 @@ def randomise_phases(volume: Tensor, start: int, generator: np.random.Generator)
 
 
 def first_below(curve: Tensor, threshold: float) -> int:  # (D/2,)
-    """First shell, the mean value left out, whose value is below the threshold; D/2 where none is."""
+    """First shell from 1 on whose value is below the threshold; D/2 where none is."""
     below = torch.nonzero(curve[1:] < threshold)
     return int(below[0]) + 1 if len(below) else len(curve)
 
 
 def resolution(curve: Tensor, box: int, pixel_size_angstrom: float, threshold: float = THRESHOLD) -> float:
-    """Resolution (A) of the last shell before the curve (D/2,) first falls below the threshold, shells in between
-    interpolated; twice the pixel size where it never does."""
+    """Resolution (A) at which the curve (D/2,) first falls to the threshold, linear between shells; twice the pixel
+    size where it never does. ``box`` : D, in pixels."""
     shell = first_below(curve, threshold)
     if shell == len(curve):
         return 2 * pixel_size_angstrom

@@ -1,4 +1,4 @@
-"""Images inserted into the sums of the half sets, for one map or several, and the sums solved for half maps."""
+"""Back-projection of the images into the sums of the half sets, for one map or several, and half maps from the sums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gaussianem_core.options import Projector
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages, normalised, read_ahead
 
 FIRST_FSC = 0.5
-"""Of all shells, before anything is known: as much signal as noise in a component."""
+"""FSC assumed in every shell at first: as much signal as noise in a component of a half map."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def insert_images(
     backend: Projector,
     report: Callable[[int], None],
 ) -> tuple[list[list[list[Tensor]]], int]:  # -> [map][ring][half set] (P, P, P//2+1, 6), number of images left out
-    """One pass over the images, each inserted into the sums of its half set in its ring of every map.
+    """Insert each image into the sums of its half set, in its ring of every map, in one pass over the images.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def insert_images(
     rings : for each map (N,) the ring, from 0, that a row belongs to; -1 leaves it out. See `latent_kernel.Rings`; a
         plain map has one ring.
     operators : (n, 3, 3) of the point group (see ``symmetry_operators``); an image is inserted in each mate's pose.
-    found : what the images' background says.
-    report : hears how many images have been inserted.
+    found : background and noise of the images.
+    report : called with the number of images inserted so far.
     """
     box = particles.box
     sums = [[[empty_sums(box, device) for _ in range(2)] for _ in range(int(ring.max()) + 1)] for ring in rings]
@@ -99,7 +99,10 @@ def image_batches(
     device: torch.device,
     report: Callable[[int], None],
 ) -> Iterator[Batch]:
-    """The ``wanted`` (N,) images as they are inserted: background, CTF and noise as known, broken ones left out."""
+    """The ``wanted`` (N,) images in batches, normalised, with their CTFs and noise weights; broken ones are left out.
+
+    ``weights`` (N,) of the particles; ``report`` is called with the number of images read so far.
+    """
     noise = found.noise_weights.to(device)
     sign = -1.0 if particles.white else 1.0
     for rows, read in read_ahead(particles, wanted, report):
@@ -118,7 +121,7 @@ def image_batches(
 
 
 def solve_halves(sums: Sequence[Tensor]) -> HalfVolumes:  # 2 x (P, P, P//2+1, 6)
-    """Half maps and whole map of the sums of two half sets; the first sums become those of all.
+    """Half maps and whole map of the sums of two half sets; ``sums[0]`` is changed to the sums of both.
 
     Within a shell, components are weighted by what the images say of them, as far as the FSC goes (``own_share`` of
     `solve`): a Wiener filter whose prior follows from the FSC (Scheres, J. Struct. Biol. 180, 2012), each shell scaled
@@ -139,21 +142,21 @@ def half_maps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:  
 
 
 def whole_map(first: Tensor, second: Tensor, fsc: Tensor) -> Tensor:  # sums, (D/2,) -> (D, D, D)
-    """The map of both half sets; ``first`` becomes the sums of both."""
+    """The map of both half sets, given the FSC of their maps; ``first`` is changed to the sums of both."""
     first += second
     share = own_share(fsc)
     return solve(first, own_share=2 * share / (1 + share))
 
 
 def own_share(fsc: Tensor) -> Tensor:  # (D/2,) -> (D/2+1,)
-    """The FSC from 0 to 1, that of Nyquist as the last; the mean value's, of which it says nothing, as the next."""
+    """``own_share`` of `solve`: the FSC clamped to 0..1; Nyquist has the last shell's value, shell 0 that of shell 1."""
     share = torch.cat([fsc, fsc[-1:]]).clamp(0, 1)
     share[0] = share[1]
     return share
 
 
 def cut_volumes(volumes: HalfVolumes, box: int) -> HalfVolumes:
-    """The maps cut about their centre to ``box`` voxels, or filled up with the mean of their faces, and their FSC."""
+    """The maps cut about their centre to ``box`` voxels a side, or padded with their faces' mean, and their FSC."""
     if volumes.first.shape[-1] == box:
         return volumes
     first, second, whole = (cut_volume(volume, box) for volume in (volumes.first, volumes.second, volumes.whole))
@@ -161,7 +164,7 @@ def cut_volumes(volumes: HalfVolumes, box: int) -> HalfVolumes:
 
 
 def cut_volume(volume: Tensor, box: int) -> Tensor:  # (D, D, D) -> (box, box, box)
-    """A map cut about its centre, or filled up with the mean of its faces."""
+    """A map cut about its centre to ``box`` voxels a side, or padded with the mean of its faces."""
     old = volume.shape[-1]
     if box == old:
         return volume

@@ -1,11 +1,11 @@
-"""The map of a state from the images around it in latent space, as much of each region and shell as they bear out.
+"""The map of a state from the images around it in latent space, from as few of them as each region and shell allow.
 
 *Distance.* A particle whose latent has the posterior N(m, Sigma) lies, on average over it, at a squared distance
 
     d = (m - p)^T S (m - p) + tr(S Sigma)
 
-from a point p: what is uncertain is farther away, and counts less. The metric S says how much the volume changes
-along the latents there (:func:`volume_metric`): particles are compared by what they look like.
+from a point p: an uncertain latent is farther away. The metric S says how much the volume changes along the latents
+there (:func:`volume_metric`), so that particles are compared by their volumes.
 
 *Widths.* The nearest particles form nested sets, each half as large as the next (kernels as RECOVAR has them: Gilles
 and Singer, PNAS 122, 2025, with widths told in particles). An image is inserted once, into the sums of the ring between
@@ -38,9 +38,9 @@ from gaussianem_core.model.trained_model import TrainedModel
 MOST_WIDTHS, LEAST_IMAGES = 7, 100
 """Nested sets, and images of a half set in the smallest of them."""
 STEP = 0.5
-"""Of the differences by which the volume's change is found: in standard deviations of the latents."""
+"""Step of the finite differences of the volume, in standard deviations of the latents."""
 METRIC_BOX = 64
-"""Voxels across of the volumes by which the metric is found, at most."""
+"""Voxels a side of the volumes from which the metric is computed, at most."""
 LEAST_BAND, BANDS = 3, 16
 """Shells of a band, at least, and bands to Nyquist's frequency, at most."""
 SMOOTHING = 1 / 12
@@ -73,7 +73,7 @@ def expected_distances(
 
 
 def latent_metric(variance: np.ndarray) -> np.ndarray:  # (N, zdim) -> (zdim, zdim)
-    """A metric where no model is at hand: a latent counts as far as images tell it (inverse mean variance)."""
+    """A metric for use without a model: diagonal, the inverse mean variance of each latent."""
     return np.diag(1 / variance.mean(0))
 
 
@@ -153,7 +153,7 @@ def nested_sets(distances: np.ndarray, half: np.ndarray, used: np.ndarray | None
 def cross_validated_width(
     first: Sequence[Tensor], second: Sequence[Tensor], mask: Tensor
 ) -> tuple[int, np.ndarray]:  # S x (D, D, D) twice -> S errors
-    """The one width by which each half set predicts the other's narrowest map best, and the errors of all.
+    """Index of the width at which each half set predicts the other's narrowest map best, and the errors (S,) of all.
 
     Mean square differences inside the mask, both ways. The narrowest map has the least bias, and its noise is the same
     for all widths (Gilles and Singer, PNAS 122, 2025).
@@ -168,9 +168,9 @@ def cross_validated_width(
 
 
 class StateMap(NamedTuple):
-    """``first``, ``second`` (D, D, D): maps of the half sets, of the same gains; their mean is the map of the state.
-    ``effective`` (bands,): particles that it stands on, of both half sets, at ``frequencies`` (bands,) in cycles per
-    pixel."""
+    """``first``, ``second`` (D, D, D): maps of the half sets, with the same gains; their mean is the map of the state.
+    ``effective`` (bands,): effective number of particles of both half sets in it, at ``frequencies`` (bands,) in cycles
+    per pixel."""
 
     first: Tensor
     second: Tensor
@@ -181,12 +181,14 @@ class StateMap(NamedTuple):
 def combine_widths(
     first: Sequence[Tensor], second: Sequence[Tensor], counts: np.ndarray, mask: Tensor | None = None
 ) -> StateMap:
-    """The map of the state from those of the nested sets, each step as far as the half sets agree on it.
+    """The map of the state from those of the nested sets, each step weighted by the agreement of the half sets.
+
+    The formula is the module's (V, g and c).
 
     Parameters
     ----------
     first, second : maps (D, D, D) of each half set, narrowest first. counts : particles in each (`Rings.counts`).
-    mask : where the effective number of particles is told; None is everywhere.
+    mask : (D, D, D) where the effective number of particles is averaged; None is everywhere.
     """
     box, device = first[0].shape[-1], first[0].device
     reach = frequency_grid(box, 3, device)
@@ -220,8 +222,8 @@ def combine_widths(
 
 
 def effective_number(gains: np.ndarray, counts: np.ndarray) -> float:  # (S,), (S,)
-    """Effective number of particles, (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965), of a map made with these gains;
-    that of the widest is 1."""
+    """Effective number of particles, (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965), of a map made with these
+    ``gains`` of the nested sets, narrowest first (the widest set's is 1), of ``counts`` particles each."""
     coefficient = gains - np.concatenate([[0.0], gains[:-1]])  # of each set's own map
     weight = np.cumsum((coefficient / counts)[::-1])[::-1]  # of a particle in each ring
     inside = np.diff(counts, prepend=0)

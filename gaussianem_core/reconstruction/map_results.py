@@ -1,4 +1,4 @@
-"""From the half maps to what is believed and shown: mask, FSC, sharpened map, local resolution; and their files."""
+"""What follows from half maps: mask, FSC, sharpened map and local resolution, and their files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MapResult:
 
     @property
     def resolution_angstrom(self) -> float:
-        """Where the corrected FSC falls below 0.143."""
+        """Resolution (A) at which the corrected FSC falls below 0.143."""
         return self.agreement.resolution(self.agreement.corrected)
 
     @property
@@ -71,13 +71,18 @@ def map_result(
     with_local: bool,
     seed: int,
 ) -> MapResult:
-    """Everything that follows from the half maps.
+    """Mask, FSC, sharpened map and, on request, local resolution of half maps.
 
     Parameters
     ----------
-    mask : (D, D, D), or None to make one. bfactor_angstrom2 : or None to take it from Guinier's plot.
+    mask : (D, D, D) from 0 to 1, or None to make one (`solvent_mask.automatic_mask`).
+    bfactor_angstrom2 : negative to sharpen; None takes it from Guinier's plot, or 0 where that tells none.
     with_local : compute the local resolution.
     seed : of the random phases.
+
+    Raises
+    ------
+    InputError : a mask is to be made and the map shows no molecule.
     """
     box = halves.first.shape[-1]
     made = mask is None
@@ -98,7 +103,7 @@ def map_result(
 
 
 def write_maps(result: MapResult, directory: Path, origin_angstrom: tuple[float, float, float]) -> list[Path]:
-    """Write the maps of a result; returns their paths."""
+    """Write the maps of a result as MRC files with the origin x, y, z; returns their paths. Raises as `write_map`."""
     maps = dict(zip(HALF_MAPS, (result.halves.first, result.halves.second)))
     maps |= {WHOLE: result.halves.whole, SHARPENED: result.sharpened, MASK: result.mask}
     if result.local is not None:
@@ -139,7 +144,7 @@ def figures(result: MapResult) -> dict[str, Any]:
 
 
 def in_words(result: MapResult) -> str:
-    """A line: resolution, B-factor, local resolution."""
+    """A sentence with resolution, B-factor and local resolution."""
     found = result.agreement
     words = f"{result.resolution_angstrom:.2f} A where the half maps' FSC falls to 0.143 (masked, corrected"
     words += f"; without mask {found.resolution(found.unmasked):.2f} A)"

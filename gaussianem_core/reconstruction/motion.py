@@ -3,9 +3,9 @@
 The molecule is cut into parts that move nearly rigidly (`analysis.rigid_domains`), as many as the motion needs. Each
 part is seen by every image in a pose of its own (`rigid_motion`), so that the sums of `imaging.backprojection`, one set
 a part, hold its exact weighted reconstruction: nothing is interpolated in real space, and CTF and noise keep their
-weights. The parts' maps are blended with windows that add up to 1. An image in which a part is absent has no say in
-it. DynaMight bends the rays instead and weights approximately (Schwab et al., Nat. Methods 21, 2024); 3DFlex searches
-the map by gradients (Punjani and Fleet, Nat. Methods 20, 2023).
+weights. The parts' maps are blended with windows that add up to 1. An image in which a part is absent has weight 0 for
+that part. DynaMight bends the rays instead and weights approximately (Schwab et al., Nat. Methods 21, 2024); 3DFlex
+searches the map by gradients (Punjani and Fleet, Nat. Methods 20, 2023).
 
 Between the parts the displacement of a point x is that of its windows w, a smooth field with an inverse:
 
@@ -48,8 +48,15 @@ NEWTON_STEPS, DAMPING = 30, 0.5
 
 
 class Parts(NamedTuple):
-    """K parts that move nearly rigidly: ``labels`` (M,) from 0, and ``weights`` (K, M), the Gaussians by which a part's
-    motion is judged, for `rigid_motion.particle_motions`; ``misfit_pixels``, root mean square."""
+    """K parts that move nearly rigidly.
+
+    Attributes
+    ----------
+    labels : (M,) part of each Gaussian, from 0. weights : (K, M) of the Gaussians in each part's motion, for
+        `rigid_motion.particle_motions`.
+    misfit_pixels : root mean square distance of the Gaussians from where the motions take them, pixels of the training
+        box.
+    """
 
     labels: np.ndarray
     weights: Tensor
@@ -64,15 +71,16 @@ def find_parts(
     most: int = 8,
     seed: int = 0,
 ) -> Parts:  # (N, zdim), (M, 3)
-    """Parts that move nearly rigidly, as many as it takes.
+    """Cut the molecule into parts that move nearly rigidly.
+
+    One part where nothing moves. More parts are tried while each larger number explains a share LEAST_GAIN of the
+    motion still unexplained.
 
     Parameters
     ----------
     z : latents of the particles. reference : Gaussians at the chosen state, world units.
-    tolerance_pixels : enough parts are those within which Gaussians are no farther than this (root mean square, pixels
-        of the training box) from where rigid motions take them. most : no more parts than this.
-
-    One part where nothing moves. More parts are tried while each larger number explains a tenth of what is left.
+    tolerance_pixels : no more parts are tried once the Gaussians are within this distance (root mean square, pixels of
+        the training box) of where the rigid motions take them. most : no more parts than this.
     """
     generator = np.random.default_rng(seed)
     states = generator.choice(len(z), min(CONFORMATIONS, len(z)), replace=False)
@@ -128,12 +136,13 @@ def _mean_square(misfit: np.ndarray, mass: np.ndarray) -> float:
 
 
 def part_windows(reference: np.ndarray, labels: np.ndarray, box: int, seam: float) -> Tensor:  # -> (K, D, D, D)
-    """Windows of the parts, which add up to 1: by distance from their nearest Gaussians.
+    """Windows of the parts, which add up to 1 at each voxel, by the distance from each part's nearest Gaussian.
 
     Parameters
     ----------
     reference : (M, 3) Gaussians at the chosen state, world units. labels : (M,), -1 is in no part.
-    seam : a window falls to 0, as a raised cosine, where its part is so much farther than the nearest; world units.
+    box : D, voxels a side.
+    seam : a window falls to 0, as a raised cosine, where its part is this much farther than the nearest; world units.
     """
     size = min(box, COARSE)
     axis = (np.arange(size) - size // 2) * (2 / size)
@@ -187,8 +196,8 @@ def accumulate_parts(
     sums : K of `empty_part_sums`. images, rotations, shifts, ctf, weights : B images as for
         `imaging.backprojection.accumulate`; where the contrast varies, ctf is multiplied by it.
     motions : of these B particles. A part that is absent from the reference takes the particles that lack it too.
-    blur : (B, K) how uncertain the parts' places are: root mean square along an axis, pixels of these images. What
-        an image says of a shell then counts as far as the part is known to be where it is put.
+    blur : (B, K) uncertainty of the parts' places, root mean square along an axis, pixels of these images: the CTF is
+        multiplied by exp(-2 pi^2 blur^2 k^2), k in cycles per pixel.
     """
     box = images.shape[-1]
     turned, moved = part_poses(rotations, shifts, motions, box)
@@ -202,7 +211,7 @@ def accumulate_parts(
 
 
 def blend(volumes: Sequence[Tensor], windows: Tensor) -> Tensor:  # K x (D, D, D), (K, D, D, D) -> (D, D, D)
-    """One map of the parts' maps."""
+    """One map, the sum of the parts' maps times their windows."""
     whole = torch.zeros_like(volumes[0])
     for volume, window in zip(volumes, windows, strict=True):
         whole += volume * window.to(volume)
@@ -212,9 +221,13 @@ def blend(volumes: Sequence[Tensor], windows: Tensor) -> Tensor:  # K x (D, D, D
 def position_uncertainty(
     model: TrainedModel, z: np.ndarray, variance: np.ndarray, weights: Tensor, seed: int = 0
 ) -> Tensor:  # (N, zdim) x 2, (K, M) -> (N, K)
-    """How uncertain each part's place is, given the variance of the latents: world units, along an axis, rms.
+    """Uncertainty of each part's place by the variance of the latents: rms along an axis, world units.
 
     Displacements are taken as linear in the latents, by regression over a sample of the particles.
+
+    Parameters
+    ----------
+    z, variance : mean and variance of the latents. weights : of the Gaussians in each part.
     """
     generator = np.random.default_rng(seed)
     chosen = generator.choice(len(z), min(len(z), 512), replace=False)
@@ -235,8 +248,8 @@ def position_uncertainty(
 
 
 class DisplacementField(NamedTuple):
-    """Where the points of the reference are in one particle: ``windows`` (K, D, D, D), and the parts' ``rotations``
-    (K, 3, 3), ``translations`` (K, 3) and ``centres`` (K, 3), world units."""
+    """Displacement field y(x) of one particle (see the module's formula): ``windows`` (K, D, D, D), and the parts'
+    ``rotations`` (K, 3, 3), ``translations`` (K, 3) and ``centres`` (K, 3), world units."""
 
     windows: Tensor
     rotations: Tensor
@@ -244,12 +257,12 @@ class DisplacementField(NamedTuple):
     centres: Tensor
 
     def forward(self, points: Tensor) -> Tensor:  # (P, 3) -> (P, 3)
-        """Places in the particle of points of the reference."""
+        """Places in the particle of points of the reference, world units."""
         share = sample(self.windows, points)  # (K, P)
         return (share[..., None] * self._carried(points)).sum(0)
 
     def inverse(self, places: Tensor, tolerance: float = 1e-4) -> Tensor:  # (P, 3) -> (P, 3)
-        """Points of the reference that :meth:`forward` takes to ``places``, to the tolerance where there are such.
+        """Points of the reference that :meth:`forward` takes to ``places``, to the tolerance (world units).
 
         Each part's own inverse is exact within it; in the seams between them Newton's method goes on from the best of
         these, by halves where a step would lead away. Where parts collide no point may lead to a place: the nearest
@@ -294,5 +307,5 @@ def displacement_field(motions: RigidMotions, windows: Tensor, particle: int) ->
 
 
 def round_trip(field: DisplacementField, points: Tensor) -> Tensor:  # (P, 3) -> (P,)
-    """How far points are from where they were, there and back, in world units."""
+    """Distance of points from their inverse image after :meth:`DisplacementField.forward`, in world units."""
     return (field.inverse(field.forward(points)) - points).norm(dim=-1)

@@ -1,16 +1,15 @@
-"""How far parts really move: the model's motions of parts, compared with the images, and put right.
+"""Calibration of the model's motions of parts by the images.
 
-A network that is asked for smooth motion shows parts that move a little too little, and turns them about axes that are
-a little wrong. What is wrong is the same for all particles, so that all images together tell it well. With f the six
+A network regularised towards smooth motion shows parts that move slightly too little, about slightly wrong axes. The
+error is taken to be the same linear map for all particles, so that all images together determine it. With f the six
 numbers of a part's motion in a particle (turn and shift, less their mean over the particles), the true motion is taken
-to be f + B f, with one matrix B (6, 6) for each part, the most likely under the images' noise:
+to be f + B f, with one matrix B (6, 6) for each part, the most likely under the images' noise and a normal prior:
 
     log L = sum over images  b . q - 1/2 q^T J q,     q = B f
 
-J and b are the inner products of the derivatives of the image by the parts' turns and shifts, and of these with what
-the model leaves of the image (as `training.nuisances` has them for the whole molecule). They are taken at latents
-drawn from the particles' posteriors: at the means, which know less spread than there is, any motion would seem too
-small.
+J and b are the inner products of the derivatives of the image by the parts' turns and shifts, with each other and with
+the residual of the image (as in `training.nuisances` for the whole molecule). They are taken at latents drawn from the
+particles' posteriors: the posterior means spread less than the latents do, so that motions at them would seem small.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import spectrum
 
 PRIOR_WIDTH = 0.3
-"""Of the entries of B, where a motion is measured in its own spread over the particles."""
+"""Standard deviation of the prior of B's entries, with each motion measured in its own spread over the particles."""
 LEAST_TURN, LEAST_SHIFT_PIXELS = np.deg2rad(0.05), 0.02
-"""Spread below which a component of a motion is none."""
+"""Spread (radians, pixels of the training box) below which a component of a motion is taken as 0."""
 IMAGES = 2000
-"""They tell a few dozen numbers well."""
+"""Images that are used, which suffice for a few dozen numbers."""
 SCALE_WIDTH = 1.0
 """Of the prior about 1 of each image's scale."""
 ROUNDS = 2
@@ -54,7 +53,7 @@ class ImageBatch(NamedTuple):
     weights: Tensor  # (B, D//2+1)
 
     def cropped(self, box: int) -> ImageBatch:
-        """The same in a smaller box of the same length."""
+        """The batch cropped in Fourier space to a smaller ``box`` (px) of the same length; else as it is."""
         own = self.images.shape[-1]
         if own <= box:
             return self
@@ -73,14 +72,14 @@ class Calibration(NamedTuple):
     gain: float
 
     def apply(self, motions: RigidMotions) -> RigidMotions:
-        """The motions put right."""
+        """The motions corrected by B (f + B f)."""
         change = torch.einsum("kab,nkb->nka", self.matrix, motion_numbers(motions) - self.mean)
         turn = nuisances.rotation_matrix(change[..., :3].flatten(0, 1)).unflatten(0, change.shape[:2])
         return motions._replace(rotations=turn @ motions.rotations, translations=motions.translations + change[..., 3:])
 
 
 def sampled(count: int, used: np.ndarray, seed: int = 0) -> np.ndarray:  # (N,) bool -> (N,) bool
-    """Which particles are enough for :func:`calibrate`: ``count`` of those that are used, at random."""
+    """A random choice of ``count`` of the particles that are ``used``, for :func:`calibrate`."""
     rows = np.flatnonzero(used)
     chosen = np.zeros(len(used), bool)
     chosen[np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)] = True
@@ -120,7 +119,7 @@ def calibrate(
     batches: Callable[[], Iterable[ImageBatch]],
     seed: int = 0,
 ) -> Calibration:
-    """Compare the motions of parts with images of some thousand particles.
+    """Find the matrices B that the images of some thousand particles make most likely (see the module's formula).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which particles a reconstruction takes, and from where: a particle file, or what a preprocess job prepared."""
+"""The particles of a reconstruction, from a particle file or a preprocess job, their weights, box and pixel size."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Chosen(NamedTuple):
 
 
 def read_chosen(options: ReconstructOptions) -> Chosen:
-    """The particles that the options name, poses and defocus of ``poses`` in place of their own.
+    """The particles that the options name, with poses and defocus of ``poses`` in place of their own.
 
-    What a preprocess job in ``source_dir`` found out of the images holds for a particle file that lists some of its
-    particles, too.
+    Where ``source_dir`` is a preprocess job and all particles of the file are among its own, the job's findings on
+    aberrations and contrast are used.
 
     Raises InputError for files that cannot be used, or rows that do not match.
     """
@@ -154,9 +154,9 @@ def _with_poses(table: ParticleTable, path: Path) -> ParticleTable:
 
 
 def particle_weights(options: ReconstructOptions, table: ParticleTable) -> npt.NDArray[np.float32]:  # -> (N,)
-    """What each row counts: its weight, 0 where it is not selected; all images of a particle count alike.
+    """Weight of each row, 0 where it is not selected; all images of a particle have one weight.
 
-    Raises InputError if nothing is left.
+    Raises InputError for weights of another number or below 0, and if fewer than two particles are left.
     """
     particle = particle_of_rows(table)
     count = int(particle.max()) + 1
@@ -230,9 +230,9 @@ class MapSampling(NamedTuple):
 
 
 def map_sampling(images: ImageStack, box: int | None, pixel_size_angstrom: float | None) -> MapSampling:
-    """How the map is sampled, from what was asked for: see ``ReconstructOptions``.
+    """Sampling of the map by the options ``box`` (px) and ``apix`` (A) of ``ReconstructOptions``.
 
-    Raises InputError for a pixel size finer than the images'.
+    Raises InputError for a pixel size or box finer than the images'.
     """
     groups = images.groups()
     length = groups[0].box_size * groups[0].pixel_size_angstrom

@@ -23,17 +23,17 @@ from gaussianem_core.io.image_stack import ImageStack
 from gaussianem_core.io.particle_table import ParticleTable
 
 READERS = 2
-"""Threads that read ahead while images are inserted: one waits for the disk while another corrects."""
+"""Threads that read ahead while images are inserted: one reads from the disk while another corrects."""
 BLOCK_IMAGES, BLOCK_BYTES = 512, 64 << 20
 """Images that are read and inserted at once, at most."""
 SAMPLED = 400
 """Images of each group that tell its noise."""
 LARGEST_NOISE = 1e3
-"""Ratio of the noise of groups beyond which it is not followed: such images are no images of this microscope."""
+"""Ratio of a group's noise power to the mean, up or down, at which the weights are cut off."""
 UNEVEN = 0.2
 """Spread (of the logarithm) of the images' noise from which each is scaled to 1."""
 OFFSET = 0.05
-"""Mean of the images, in standard deviations, from which the background's level is taken off."""
+"""Median level of the backgrounds, in standard deviations of an image, from which each image's is subtracted."""
 BROKEN = 4.0
 """An image whose noise is so many times that of the others, or less than the inverse, is not used."""
 
@@ -132,7 +132,7 @@ def half_sets(
 
 @dataclass(frozen=True)
 class Background:
-    """What the background of the images says.
+    """Noise and level of the images' backgrounds.
 
     Attributes
     ----------
@@ -152,7 +152,10 @@ class Background:
 
 
 def measure_background(particles: ParticleImages, seed: int, wanted: npt.NDArray[np.bool_]) -> Background:
-    """Look at a sample of the images (of rows ``wanted`` (N,)). Raises InputError for images that are constant."""
+    """Measure the background on a sample of the images of rows ``wanted`` (N,).
+
+    Raises InputError for constant images.
+    """
     generator = np.random.default_rng([seed, 47])
     group = np.zeros(len(particles), np.int64)
     powers, levels, deviations, centres = [], [], [], []
@@ -199,7 +202,7 @@ def background(images: Tensor) -> tuple[Tensor, Tensor]:  # (n, D, D) -> (n,), (
 
 
 def normalised(images: Tensor, found: Background) -> tuple[Tensor, Tensor]:  # (n, D, D) -> same, (n,) bool
-    """Images with their backgrounds as ``found`` says, and which of them are not broken."""
+    """Images with level and scale corrected as ``found`` says, and which of them are not broken (see BROKEN)."""
     if not (found.subtract or found.scale or found.typical):
         return images, torch.ones(len(images), dtype=torch.bool, device=images.device)
     level, deviation = background(images)
@@ -223,7 +226,8 @@ def read_ahead(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
     """Yield (rows (n,), images (n, D, D) on the CPU) of the ``wanted`` (N,), in blocks, read ahead in threads.
 
-    Memory is bounded by ``READERS`` + 1 blocks. ``report`` hears how many have been yielded.
+    Memory is bounded by ``READERS`` + 1 blocks. ``report`` is called with the number of images yielded so far. Raises
+    InputError for images that cannot be read or hold NaN or infinite pixels.
     """
     images = particles.images
     waiting: deque[tuple[npt.NDArray[np.int64], Future[Tensor]]] = deque()

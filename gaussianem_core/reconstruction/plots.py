@@ -22,7 +22,7 @@ CURVES = {
 
 
 def plot_result(result: MapResult, path: Path) -> None:
-    """Write the plot as PNG."""
+    """Write the plot of a result as PNG."""
     with figure(path, columns=2, rows=2) as axes:
         _fsc(axes[0], result)
         _guinier(axes[1], result)

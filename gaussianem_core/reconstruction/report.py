@@ -1,4 +1,4 @@
-"""The report of a reconstruction, in words."""
+"""The report of a reconstruction in Markdown, from the figures of results.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLE_SHELLS = 12
 
 
 def report(entry: dict[str, Any], words: str) -> str:
-    """report.md of a map: how it was made and what its figures say."""
+    """Text of report.md of a map. ``entry``: as in results.json; ``words``: the sentence of `map_results.in_words`."""
     particles = entry["particles"]
     tilts = f" in {particles['images']:,} tilt images" if "images" in particles else ""
     lines = [
@@ -45,7 +45,7 @@ def report(entry: dict[str, Any], words: str) -> str:
 
 
 def states_report(entries: list[dict[str, Any]]) -> str:
-    """report.md of several states: a row for each."""
+    """Text of report.md of several states: a row for each."""
     lines = [
         "# Reconstructions of states",
         "",
@@ -63,7 +63,7 @@ def states_report(entries: list[dict[str, Any]]) -> str:
 
 
 def state_lines(entry: dict[str, Any]) -> list[str]:
-    """How a state's map came about."""
+    """Lines on the particles and widths of a state's map."""
     state = entry["state"]
     widths = ", ".join(f"{count:,}" for count in state["widths_particles"])
     effective = state["effective_particles_by_band"]
@@ -86,7 +86,7 @@ def state_lines(entry: dict[str, Any]) -> list[str]:
 
 
 def motion_lines(entry: dict[str, Any]) -> list[str]:
-    """What was undone, and what that means for the FSC."""
+    """Lines on the motion that was undone, and on the independence of the half maps."""
     undone = entry["motion_undone"]
     return [
         f"Motion undone: {undone['parts']} parts of the molecule, each brought to one state by its own rigid motion, "
@@ -102,7 +102,7 @@ def motion_lines(entry: dict[str, Any]) -> list[str]:
 
 
 def weighted(particles: dict[str, Any]) -> bool:
-    """Whether the particles count differently."""
+    """Whether the particles have different weights."""
     broken = 0 if "images" in particles else particles["broken"]
     return bool(particles["effective"] < particles["used"] + broken - 0.5)
 
@@ -122,7 +122,7 @@ def fsc_table(entry: dict[str, Any]) -> list[str]:
 
 
 def notes(entry: dict[str, Any]) -> list[str]:
-    """What the figures mean, and what to look at."""
+    """Lines on how the figures are defined, and warnings where they call for one."""
     lines = [
         "The corrected curve is (T - N) / (1 - N): T is the masked FSC, N the masked FSC of maps whose phases are "
         f"random beyond {entry['randomised_from_angstrom']:.1f} Å (Chen et al. 2013). The resolution is where it falls "

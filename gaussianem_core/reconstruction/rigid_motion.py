@@ -5,8 +5,8 @@ particle's own state takes a point x to
 
     y = R (x - c) + c + t
 
-with c the part's centre in the reference, in world units. As the particle is seen in a pose (A, s), the part by itself
-is seen in the pose (A R, s'), so that what is known of poses holds for parts as it stands (:func:`part_poses`).
+with c the part's centre in the reference, in world units. Where the particle is seen in a pose (A, s), the part by
+itself is seen in the pose (A R, s') of :func:`part_poses`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from gaussianem_core.model.trained_model import TrainedModel
 LEAST_GAUSSIANS = 3
 """A part of fewer has no orientation."""
 WHOLE = 0.9
-"""A part is whole where it is as dense as in this share of the particles, or in the reference if there it is denser."""
+"""A part is whole at this quantile of its mass over the particles, or at its mass in the reference if larger."""
 
 
 class RigidMotions(NamedTuple):
-    """Of K parts in N particles: ``rotations`` (N, K, 3, 3), ``translations`` (N, K, 3) and ``centres`` (K, 3) in world
-    units, ``occupancy`` (N, K), 0 where the part is absent and 1 where it is whole, ``present`` (K,) bool, whether it
-    is there in the reference, and ``misfit`` (K,), root mean square distance (world units) of the Gaussians from where
-    the motions take them."""
+    """Motions of K parts in N particles (R, t and c of the module's formula).
+
+    Attributes
+    ----------
+    rotations : (N, K, 3, 3). translations : (N, K, 3), centres : (K, 3) world units.
+    occupancy : (N, K) 0 where the part is absent, 1 where it is whole.
+    present : (K,) bool, whether the part is there in the reference.
+    misfit : (K,) root mean square distance of the Gaussians from where the motions take them, world units.
+    """
 
     rotations: Tensor
     translations: Tensor
@@ -40,7 +45,7 @@ class RigidMotions(NamedTuple):
     misfit: Tensor
 
     def rows(self, chosen: Tensor | slice) -> RigidMotions:
-        """Those of some particles."""
+        """The motions of some particles."""
         return self._replace(
             rotations=self.rotations[chosen],
             translations=self.translations[chosen],
@@ -49,7 +54,7 @@ class RigidMotions(NamedTuple):
 
 
 def part_weights(labels: np.ndarray, densities: Tensor, sigmas: Tensor) -> Tensor:  # (M,), (M,), (M,) -> (K, M)
-    """Weights of Gaussians in the parts 0 .. K-1 that ``labels`` name: their mass; -1 is in no part.
+    """Weights of Gaussians in the parts 0 .. K-1 that ``labels`` name: density times sigma^3; -1 is in no part.
 
     Raises InputError for a part of fewer than three Gaussians.
     """
@@ -64,7 +69,7 @@ def part_weights(labels: np.ndarray, densities: Tensor, sigmas: Tensor) -> Tenso
 
 
 def fit_motions(reference: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rotations (B, K, 3, 3) and translations (B, K, 3) that carry parts best (Kabsch, Acta Cryst. A32, 1976).
+    """Rotations (B, K, 3, 3) and translations (B, K, 3) of least squares (Kabsch, Acta Cryst. A32, 1976).
 
     Parameters
     ----------

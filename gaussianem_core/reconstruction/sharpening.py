@@ -1,4 +1,4 @@
-"""From an unsharpened map to one that can be read: B-factor by Guinier's plot, and weights by FSC."""
+"""Sharpening of a map: B-factor from Guinier's plot, and weights by FSC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gaussianem_core.imaging.fourier import centred_rfftn, fsc_weight, shell_sum
 from gaussianem_core.reconstruction.fsc import THRESHOLD, first_below
 
 GUINIER_FROM_ANGSTROM = 10.0
-"""Coarser shells show the shape of the molecule, not the fall of its structure factors."""
+"""Shells coarser than this are left out of the fit: they follow the molecule's shape."""
 LEAST_SHELLS = 4
 LARGEST_BFACTOR = 1000.0
 
@@ -24,7 +24,7 @@ class Guinier:
     Attributes
     ----------
     squared_frequency : (n,) 1/A^2. log_amplitude : (n,) of the FSC-weighted map.
-    bfactor_angstrom2 : 4 times the slope, negative where amplitudes fall; None where too few shells were to be fitted.
+    bfactor_angstrom2 : 4 times the slope, negative where amplitudes fall; None for fewer than LEAST_SHELLS shells.
     intercept : of the line.
     """
 
@@ -65,7 +65,7 @@ def sharpen(volume: Tensor, fsc: Tensor, bfactor_angstrom2: float, pixel_size_an
 
 
 def sharpening(fsc: Tensor, bfactor_angstrom2: float, box: int, pixel_size_angstrom: float) -> Tensor:  # -> (D/2,)
-    """What :func:`sharpen` multiplies each shell by."""
+    """Factor of each shell in :func:`sharpen`; shell 0 has that of shell 1."""
     shell = torch.arange(box // 2, device=fsc.device)
     squared = (shell / (box * pixel_size_angstrom)).square().to(fsc)
     factor = fsc_weight(fsc) * torch.exp(-bfactor_angstrom2 / 4 * squared)

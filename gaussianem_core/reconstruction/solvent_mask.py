@@ -12,9 +12,9 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, frequency_grid
 
 LOWPASS_ANGSTROM = 20.0
-"""Where the map that is masked has lost half its amplitude: shapes, not side chains. Coarser for coarser maps."""
+"""Resolution at which the smoothed map has lost half its amplitude, at the finest."""
 LEVEL = 0.3
-"""Between solvent (0) and molecule (1): parts that are present in a third of the particles stay inside."""
+"""Threshold between the means of solvent (0) and molecule (1): a part present in a third of the particles is inside."""
 DILATE_ANGSTROM, EDGE_ANGSTROM = 4.0, 10.0
 LEAST_EDGE_PIXELS = 4.0
 """A steeper edge would mix shells of the FSC."""
@@ -52,7 +52,10 @@ def lowpass(volume: Tensor, pixel_size_angstrom: float, resolution_angstrom: flo
 
 
 def otsu(values: np.ndarray, bins: int = 512) -> float:
-    """The threshold that divides values into two classes with the largest variance between their means."""
+    """The threshold that divides values (n,) into two classes with the largest variance between their means.
+
+    Otsu, IEEE Trans. SMC 9, 1979, on a histogram of ``bins``.
+    """
     counts, edges = np.histogram(values, bins)
     centres = 0.5 * (edges[1:] + edges[:-1])
     below = counts.cumsum()[:-1]

@@ -1,4 +1,4 @@
-"""Maps of states, each from the particles around a point of the latent space; and of all particles, motion undone."""
+"""Maps of states, each from the particles around a point of the latent space, and of all with their motion undone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Latents(NamedTuple):
 
 
 def read_latents(path: Path, count: int) -> Latents:
-    """Latents of ``count`` particles. Raises InputError for another number."""
+    """Latents of ``count`` particles; variances are 0 where the file has none. Raises InputError for another number."""
     arrays = load_latents(path)
     mean = arrays["z_mu"].astype(np.float64)
     if len(mean) != count:
@@ -75,8 +75,14 @@ def state_rings(
 ) -> Rings:
     """Nested sets of the particles nearest to a state; one set of ``width`` particles where that is given.
 
-    Latents are compared by how much the volume changes along them where there is a model, else by how well they are
-    known.
+    Parameters
+    ----------
+    point : (zdim,) the state. half : (N,) 1 or 2. used : (N,) particles that may be used.
+    model : where given, the metric is `latent_kernel.volume_metric`, else `latent_kernel.latent_metric`.
+
+    Raises
+    ------
+    InputError : a half set without particles.
     """
     if model is None:
         spread = np.maximum(latents.variance, 1e-6 * latents.mean.var(0) + 1e-12)
@@ -100,11 +106,13 @@ def state_rings(
 class StateVolumes(NamedTuple):
     """The maps of a state.
 
-    ``halves`` : of the particles within the chosen width, independent half maps. ``combined`` (D, D, D): each region
-    and band from as many particles as the half sets bear out (see `latent_kernel.combine_widths`); None where there is
-    one width. ``counts`` (S,): particles within each width, ``chosen`` the index of the one, ``errors`` (S,) of the
-    cross-validation. ``effective`` : particles of weight 1 that the combined map stands on, by band; those within the
-    width where there is one.
+    Attributes
+    ----------
+    halves : independent half maps of the particles within the chosen width.
+    combined : (D, D, D) map of all widths (see `latent_kernel.combine_widths`); None where there is one width.
+    counts : (S,) particles within each width. chosen : index of the width chosen.
+    errors : (S,) of the cross-validation.
+    effective : (bands,) effective number of particles in the combined map; (1,) where there is one width.
     """
 
     halves: HalfVolumes
@@ -118,7 +126,10 @@ class StateVolumes(NamedTuple):
 def solve_state(
     sums: Sequence[Sequence[Tensor]], counts: npt.NDArray[np.int64], pixel_size_angstrom: float
 ) -> StateVolumes:
-    """Maps of a state from the sums of its rings, [ring][half set], narrowest first; they are changed."""
+    """Maps of a state from the sums of its rings, [ring][half set], narrowest first; the sums are changed.
+
+    ``counts`` (S,): particles within each width. Raises InputError where the widest map shows no molecule to mask.
+    """
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     for number, (first, second) in enumerate(sums):
         if number:
@@ -145,8 +156,13 @@ def solve_state(
 
 
 class MotionUndone(NamedTuple):
-    """``halves`` of all particles at one state; number of ``parts``, their ``misfit_pixels`` (of the training box), how
-    many images were ``left_out``, and the ``gain`` in nats an image of motions that the images put right."""
+    """Half maps of all particles at one state.
+
+    Attributes
+    ----------
+    parts : their number. misfit_pixels : of their rigid motions, root mean square, pixels of the training box.
+    left_out : number of broken images. gain : nats an image by which the calibrated motions are more likely.
+    """
 
     halves: HalfVolumes
     parts: int
@@ -163,8 +179,10 @@ def calibration_images(
     device: torch.device,
     seed: int,
 ) -> Callable[[], Iterator[ImageBatch]]:
-    """Some thousand images, read anew at each call, for `part_calibration.calibrate`; rows by their ``place`` (N,), -1
-    for those that are left out."""
+    """A function that reads a random choice of images, for `part_calibration.calibrate`.
+
+    ``place`` (N,): number of each row's particle among the latents, -1 for rows that are left out.
+    """
     some = sampled(IMAGES, (weights > 0) & (place >= 0), seed)
 
     def read() -> Iterator[ImageBatch]:
@@ -206,8 +224,12 @@ def undo_motion(
 ) -> MotionUndone:
     """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`.
 
-    ``half_models`` : of the half sets 1 and 2, which then tell the motion of their own particles, to the consensus;
-    none: ``model`` tells that of all. The cut into parts is ``model``'s in either case.
+    Parameters
+    ----------
+    weights : (N,) of each row. latents : of all particles, by ``model``.
+    half_models : of half sets 1 and 2, for the motion of their own particles to the consensus; with none, ``model``
+        gives the motion of all. The cut into parts is ``model``'s in either case.
+    report : called with the number of images read so far.
     """
     box, device = particles.box, model.device
     if state is None:
