@@ -149,7 +149,7 @@ def whole_map(first: Tensor, second: Tensor, fsc: Tensor) -> Tensor:  # sums, (D
 
 
 def own_share(fsc: Tensor) -> Tensor:  # (D/2,) -> (D/2+1,)
-    """``own_share`` of `solve`: the FSC clamped to 0..1; Nyquist has the last shell's value, shell 0 that of shell 1."""
+    """``own_share`` of `solve`: the FSC clamped to 0..1; Nyquist has the last shell's value, shell 0 that of 1."""
     share = torch.cat([fsc, fsc[-1:]]).clamp(0, 1)
     share[0] = share[1]
     return share
