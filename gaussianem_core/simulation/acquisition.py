@@ -1,6 +1,6 @@
-"""What microscope and refinement add to a simulation: CTFs, views of a real data set, noise, and wrong metadata.
+"""CTFs, views taken from a real data set, noise, and errors in the metadata of a simulation.
 
-Each kind of error is drawn from a stream of its own, so that data with one error more are otherwise the same data.
+Each kind of error is drawn from a stream of its own, so that adding one leaves everything else of the data unchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CTF_COLUMNS = (
 
 
 def draw_ctf(options: SimulateOptions, generator: np.random.Generator) -> np.ndarray:  # -> (N, 9)
-    """CTF parameters in the layout of ``ctf.npy``, drawn at random."""
+    """CTF parameters in the layout of ``ctf.npy``: defocus, astigmatism and its angle are drawn uniformly."""
     n = options.particles
     defocus = generator.uniform(options.defocus_min, options.defocus_max, n)
     half = generator.uniform(0, options.astigmatism / 2, n)
@@ -61,7 +61,7 @@ def draw_ctf(options: SimulateOptions, generator: np.random.Generator) -> np.nda
 
 
 def take_views(path: Path, options: SimulateOptions) -> tuple[np.ndarray, np.ndarray | None]:  # -> (N, 3, 3), (N, 9)
-    """Orientations and CTFs of particles drawn from a RELION file, none twice while there are enough.
+    """Orientations and CTF parameters of particles drawn from a RELION file, without repeats while there are enough.
 
     The CTFs are None where ``no_ctf`` leaves them out. Shifts, box and pixel size stay the simulation's own.
     Raises InputError for a file without angles or CTF, or with values that are not finite.
@@ -87,7 +87,10 @@ def take_views(path: Path, options: SimulateOptions) -> tuple[np.ndarray, np.nda
 
 
 def not_simulated(path: Path) -> list[str]:
-    """Columns of a RELION file that change its images, with values that do, and that no simulated image shows."""
+    """Columns of a RELION file that would change its images and are not simulated, where their values are not neutral.
+
+    Raises InputError for a file that cannot be read.
+    """
     found: list[str] = []
 
     def changes(word: str, plain: float) -> bool:
@@ -108,7 +111,7 @@ def not_simulated(path: Path) -> list[str]:
 
 
 def misinform(truth: Truth, options: SimulateOptions) -> tuple[Truth, np.ndarray]:  # -> truth, (N, 9)
-    """The truth with what the particles file will say of poses and defocus, and the CTF parameters it will give.
+    """Draw the errors of the particles file: the truth with the poses and defocus given there, and its CTF parameters.
 
     The rotation error is a turn about a random axis, ``pose_error`` degrees rms in all; errors of shift are
     ``shift_error`` pixels rms in each axis; errors of defocus add to both defocus values.
@@ -146,7 +149,10 @@ def noise_spectrum(options: SimulateOptions) -> np.ndarray:  # -> (D//2+1,)
 
 
 def read_spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies (1/A, rising) and relative powers from two columns of text. Raises InputError."""
+    """Frequencies (n,) (1/A, rising) and relative powers (n,) from two columns of text.
+
+    Raises InputError for another table, negative powers, or frequencies that do not rise.
+    """
     table = read_rows(path, "option noise", "Give white, coloured or a table of the noise's power.")
     if table.shape[1] != 2 or not np.isfinite(table).all() or (table[:, 1] < 0).any() or not table[:, 1].any():
         raise InputError("option noise", "must hold two columns: frequency (1/A), power", path, "Mend the table.")
@@ -158,7 +164,10 @@ def read_spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def add_background(
     images: torch.Tensor, power: np.ndarray, gradient: float, generator: torch.Generator
 ) -> torch.Tensor:  # (B, D, D), (D//2+1,) -> (B, D, D)
-    """Images with noise of this spectrum and, in each, a ramp that rises by about ``gradient`` from centre to edge."""
+    """Images with noise of the power spectrum ``power`` and, in each, a linear ramp of random slope.
+
+    The ramp's rise from centre to edge has the standard deviation ``gradient`` in x and in y.
+    """
     count, box = len(images), images.shape[-1]
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     if np.ptp(power):

@@ -1,4 +1,4 @@
-"""What a simulation knows: the state, pose and composition of every particle, and the exact volume of each state.
+"""Ground truth of a simulation: state, pose and composition of every particle, and the exact volume of each state.
 
 ``truth.npz`` may also be made by hand for data with class labels only: ``label`` (N,), and ``volumes`` (K, D, D, D),
 the true map of label 0, 1, ... where they are known.
@@ -31,6 +31,8 @@ SAMPLED_SIGMA_PIXELS = 0.9
 class Truth:
     """N particles in F frames of a molecule of A points; any part may be None where it is not known.
 
+    Attributes
+    ----------
     label : (N,) class of a particle (composition, or the end state), 0, 1, ...
     state : (N,) place along the motion, 0 to 1; ``periodic``: 1 is 0 again. (N, M) where M parts move independently.
     frame : (N,) or (N, M) frame number. present : (N,) whether the removable part is there.
@@ -40,7 +42,7 @@ class Truth:
     volumes : (K, D, D, D) true maps of the labels, for data that are not made of points.
     offset_angstrom : (3,) what was subtracted from the input's coordinates to centre it.
     part : (A,) which of M independent motions moves a point; -1: it stays in frame 0. None: one motion moves all.
-    motion_names : (K,), motions : (N, K) what is to be read from the latents: angles in degrees where the model tells
+    motion_names : (L,), motions : (N, L) values that the latents should predict: angles in degrees where the model has
         them, else places from 0 to 1; NaN where the part that moves is absent.
     ctf : (N, 9) true CTF parameters, as ``ctf.npy``. contrast : (N,) factor of each particle's signal.
     junk : (N,) 0 for a particle, else the kind: 1 noise alone, 2 a fragment, 3 another molecule.
@@ -87,23 +89,23 @@ class Truth:
         return self.positions is not None or (self.volumes is not None and self.label is not None)
 
     def particles_of(self, images: np.ndarray) -> np.ndarray:
-        """Whose images these are."""
+        """Particles of these images, numbers of images (n,) -> numbers of particles (n,)."""
         return images if self.particle is None else self.particle[images]
 
     @property
     def real_images(self) -> np.ndarray:  # -> (I,) bool
-        """Images of particles that are no junk."""
+        """Which images are not junk."""
         return self.real if self.particle is None else self.real[self.particle]
 
     @property
     def real(self) -> np.ndarray:  # -> (N,) bool
-        """Which images hold such a particle, and are no junk."""
+        """Which particles are not junk."""
         count = next(len(v) for v in (self.state, self.label, self.frame, self.present) if v is not None)
         return np.ones(count, bool) if self.junk is None else self.junk == 0
 
 
 def save_truth(truth: Truth, path: Path | str) -> None:
-    """Write ``truth.npz``, atomically."""
+    """Write ``truth.npz``, atomically. Raises OSError."""
     buffer = io.BytesIO()
     content = {f.name: getattr(truth, f.name) for f in fields(truth)}
     np.savez_compressed(buffer, **{name: value for name, value in content.items() if value is not None})
@@ -111,7 +113,10 @@ def save_truth(truth: Truth, path: Path | str) -> None:
 
 
 def load_truth(path: Path | str) -> Truth:
-    """Read ``truth.npz``. Raises InputError if it cannot be read or says nothing of the particles."""
+    """Read ``truth.npz``.
+
+    Raises InputError if it cannot be read, holds neither state nor label, or holds arrays that do not fit together.
+    """
     remedy = "Use the truth.npz of simulate."
     known = frozenset(f.name for f in fields(Truth))
     content: dict[str, Any] = dict(read_npz(path, "truth", remedy, known))
@@ -198,7 +203,7 @@ def _refuse_contradictions(truth: Truth, path: Path | str, remedy: str) -> None:
 
 
 def oversampling(sigma_pixels: float) -> int:
-    """How many times finer a grid must be for Gaussians of this width to be sampled without aliasing."""
+    """How many times finer a grid must be for Gaussians of this sigma to have SAMPLED_SIGMA_PIXELS on it."""
     return max(1, math.ceil(SAMPLED_SIGMA_PIXELS / sigma_pixels))
 
 
@@ -215,7 +220,7 @@ def frame_densities(truth: Truth, present: torch.Tensor) -> torch.Tensor:  # (B,
 def point_positions(
     truth: Truth, rows: np.ndarray, device: torch.device | str = "cpu"
 ) -> torch.Tensor:  # (B,) -> (B, A, 3)
-    """Where the points of particles ``rows`` are, each part in the frame of its own motion."""
+    """Positions of the points in particles ``rows``, world units, each part in the frame of its own motion."""
     assert truth.positions is not None and truth.frame is not None
     positions, frame = torch.as_tensor(truth.positions, device=device), torch.as_tensor(truth.frame[rows]).to(device)
     if truth.part is None:
@@ -243,8 +248,8 @@ def true_volumes(
 
 
 def mean_volume(truth: Truth, device: torch.device | str = "cpu", backend: Projector = "auto") -> torch.Tensor:
-    """The mean of all particles' volumes at the simulation's box, (D, D, D), without junk: what a consensus
-    refinement without errors would see."""
+    """The mean (D, D, D) of the volumes of all particles but junk, at the simulation's box: the map of a consensus
+    refinement without errors."""
     real = truth.real
     if truth.positions is None:
         assert truth.volumes is not None and truth.label is not None
@@ -281,7 +286,10 @@ def band_limited_volumes(
     box: int,
     backend: Projector = "auto",
 ) -> torch.Tensor:  # (B, A, 3), (B, A), (A,) -> (B, box, box, box)
-    """Volumes of Gaussians too narrow for their grid: sampled on a finer one, then cropped in Fourier space."""
+    """Volumes of Gaussians (world units), sampled on a finer grid where they are narrow, then cropped in Fourier space.
+
+    ``native_box``: voxels a side for which they are made; ``box``: those of the volumes.
+    """
     factor = oversampling(float(sigmas.min()) * native_box / 2)
     volumes = []
     for centre, density in zip(positions, densities, strict=True):

@@ -1,4 +1,4 @@
-"""The maps that a refinement would have left: the noisy images back-projected as their particles file has them."""
+"""Simulated half maps of a refinement: the noisy images back-projected with the particles file's poses and CTFs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gaussianem_core.imaging.ctf import ctf
 
 
 class HalfMaps:
-    """Back-projections of the two half sets of a simulation, made while its images pass.
+    """Back-projections of the two half sets of a simulation, accumulated while its images are written.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class HalfMaps:
         self._sums = [empty_sums(box, device) for _ in range(2)]
 
     def add(self, images: torch.Tensor, rows: np.ndarray) -> None:
-        """Add the images (B, D, D) of particles ``rows``."""
+        """Add images (B, D, D) with white protein, of rows (B,) of the particles file."""
         for half, sums in enumerate(self._sums, start=1):
             mine = self._half_sets[rows] == half
             device, chosen = images.device, rows[mine]
@@ -42,6 +42,6 @@ class HalfMaps:
             accumulate(sums, images[torch.as_tensor(mine, device=device)], rotations, shifts, transfer)
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two half maps, (D, D, D) each."""
+        """The two half maps, (D, D, D) each, [z, y, x]."""
         first, second = (solve(sums) for sums in self._sums)
         return first, second

@@ -1,4 +1,4 @@
-"""Images that hold no such particle, though the particles file lists them: noise, fragments, another molecule."""
+"""Junk images of a simulation, which the particles file lists as particles: noise, fragments, another molecule."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ FRAGMENT_SHARE = (0.3, 0.8)
 
 @dataclass(frozen=True)
 class Junk:
-    """kind : (N,) 0 where the image holds a particle, else a number of `KINDS`.
+    """Which of N images are junk, and what they show.
 
-    rotations : (N, 3, 3) how another molecule lies, which the particles file does not tell.
-    normals : (N, 3), share : (N,) a fragment is the share of the points that lies farthest along the normal, where the
-        particle has it: a refinement aligns what is left of a broken particle.
+    Attributes
+    ----------
+    kind : (N,) 0 where the image holds a particle, else a number of `KINDS`.
+    rotations : (N, 3, 3) of the other molecule; the particles file has the particle's.
+    normals : (N, 3), share : (N,) a fragment is the share of the points that lies farthest along the normal, in the
+        particle's own pose.
     other : (G, B, 3) world units, other_densities : (B,), other_sigmas : (B,) the other molecule, or None.
     other_frame : (N,) its frame.
     """
@@ -93,7 +96,10 @@ def replace_junk(
     factor: float,
     backend: Projector = "auto",
 ) -> torch.Tensor:  # (B, D, D), (N, 9), (B,) -> (B, D, D)
-    """The clean images of ``rows``, those of junk replaced by what they hold; ``factor`` scales the other molecule."""
+    """The clean images of ``rows`` with junk in place of particles; ``factor`` scales the other molecule's density.
+
+    ``transfer``: CTF parameters of all images.
+    """
     device, index = rows.device, rows.cpu().numpy()
     kind = torch.as_tensor(junk.kind[index], device=device)
     images = torch.where((kind > 0)[:, None, None], torch.zeros_like(images), images)

@@ -1,8 +1,8 @@
-"""How much of the truth the latents hold: motions, composition, junk.
+"""Scores of the latents against the truth: motions, composition, junk.
 
 The latent error is the mean difference of state between a particle and its 100 nearest in the latent space, relative
-to that of random pairs: 0 perfect, 1 nothing learned. Below 2,000 particles it asks a twentieth of them. The R2 of a
-motion and the ROC of a part's presence read both from the mean over the 60 nearest others.
+to that of random pairs: 0 perfect, 1 nothing learned. Below 2,000 particles the nearest twentieth is taken. The R2 of a
+motion and the ROC of a part's presence are those of the mean over the 60 nearest others.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from gaussianem_core.simulation.ground_truth import Truth
 
 NEIGHBOURS = 100
 READERS = 60
-"""Nearest others from whose truth that of a particle is read."""
+"""Nearest others over which the truth is averaged to predict a particle's."""
 QUERIES = 5000
 PAIRS = 1_000_000
 PROBE_FOLDS = 5
 
 
 def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, seed: int) -> dict[str, Any]:
-    """Whatever the truth allows: latent error, R2 of motions, ROC of presence, probe accuracies. Junk is left out."""
+    """The scores that the truth allows, by name: latent error, R2 of motions, ROC of presence, probe accuracies.
+
+    ``z`` (N, zdim) latents. Junk is left out. Raises InputError if a label has fewer than two particles.
+    """
     figures: dict[str, Any] = {}
     real = truth.real
     z, label, present = z[real], *(None if v is None else v[real] for v in (truth.label, truth.present))
@@ -50,7 +53,7 @@ def latent_figures(z: np.ndarray, truth: Truth, generator: np.random.Generator, 
 
 
 def motion_values(truth: Truth) -> dict[str, np.ndarray]:  # name -> (N, 1) or (N, 2)
-    """What each motion is for every particle: its measure, or of a motion in a circle cosine and sine of its phase.
+    """Values of each motion for every particle; of a periodic motion cosine and sine of its phase.
 
     Motions that do not vary among the real particles are left out.
     """
@@ -111,7 +114,7 @@ def junk_figures(latents: dict[str, np.ndarray], truth: Truth) -> dict[str, floa
 
 
 def state_difference(a: np.ndarray, b: np.ndarray, periodic: bool) -> np.ndarray:
-    """|a - b|, the shorter way round where state 1 is state 0 again."""
+    """|a - b| of states from 0 to 1 (arrays that broadcast); ``periodic``: the shorter way round, as 1 is 0 again."""
     difference = np.abs(a.astype(np.float64) - b)
     return np.minimum(difference, 1 - difference) if periodic else difference
 
@@ -119,7 +122,7 @@ def state_difference(a: np.ndarray, b: np.ndarray, periodic: bool) -> np.ndarray
 def latent_error(
     z: np.ndarray, state: np.ndarray, periodic: bool, generator: np.random.Generator, neighbours: int = NEIGHBOURS
 ) -> float:  # (N, zdim), (N,)
-    """Mean state difference over the nearest latents relative to random pairs; up to 5,000 particles asked."""
+    """Mean state difference to the nearest latents relative to random pairs, over at most QUERIES random particles."""
     count = min(neighbours, max(1, len(z) // 20))
     rows = generator.choice(len(z), min(QUERIES, len(z)), replace=False)
     others = nearest_others(z, rows, count)
@@ -131,7 +134,7 @@ def latent_error(
 
 
 def probe_accuracy(z: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Share of held-out particles whose label a linear classifier reads from the latent: five-fold, stratified.
+    """Accuracy of a logistic regression of ``labels`` (N,) on latents (N, zdim), five-fold cross-validated, stratified.
 
     Raises InputError if a label has fewer than two particles.
     """

@@ -13,7 +13,7 @@ from gaussianem_core.simulation.trajectory import Trajectory, select_part, sigma
 
 
 def draw_truth(trajectory: Trajectory, options: SimulateOptions, generator: np.random.Generator) -> Truth:
-    """Draw states, composition, poses and shifts; centre the molecule and turn Angstrom into world units.
+    """Draw states, composition, poses and shifts; centre the molecule and convert Angstrom to world units.
 
     Raises InputError if the molecule does not fit the box, or an option names no part of it.
     """
@@ -84,9 +84,9 @@ def draw_frames(
 
 
 def parse_basins(text: str) -> list[tuple[float, float, float]]:
-    """Basins written as ``centre:width:share, ...``: places from 0 (first frame) to 1 (last), shares in any unit.
+    """Basins written as ``centre:width:share, ...``: centre and standard deviation from 0 (first frame) to 1 (last).
 
-    Raises InputError if the text says something else.
+    Shares are in any unit. Raises InputError for text of another form.
     """
     found = []
     for word in filter(None, (word.strip() for word in text.split(","))):
@@ -124,7 +124,10 @@ def moving_parts(trajectory: Trajectory, names: list[str]) -> np.ndarray:  # -> 
 def motion_values(
     trajectory: Trajectory, names: list[str], frame: np.ndarray, steps: int
 ) -> tuple[list[str], np.ndarray]:  # (N, M) -> K names, (N, K)
-    """What each particle's motions measure: the file's own curves (``arm_degrees``), else the place from 0 to 1."""
+    """Names and values of the motions: the file's own curves (``arm_degrees``), else the place from 0 to 1.
+
+    ``frame`` (N, M) of each particle; ``steps``: frames from place 0 to 1.
+    """
     if names:
         curves = [trajectory.curves.get(name, np.arange(len(trajectory.positions_angstrom)) / steps) for name in names]
         return names, np.stack([curve[frame[:, i]] for i, curve in enumerate(curves)], axis=1)
@@ -134,7 +137,7 @@ def motion_values(
 
 
 def point_sigmas(trajectory: Trajectory, options: SimulateOptions) -> np.ndarray:  # -> (A,)
-    """Widths of the points in world units: the file's, unless a resolution is asked for."""
+    """Sigmas of the points in world units: the file's, else by the resolution asked for, or twice the pixel size."""
     sigma = trajectory.sigmas_angstrom
     if options.resolution is not None or sigma is None:
         sigma = np.full(len(trajectory.weights), sigma_of_resolution(options.resolution or 2 * options.apix))
@@ -142,12 +145,12 @@ def point_sigmas(trajectory: Trajectory, options: SimulateOptions) -> np.ndarray
 
 
 def point_densities(mass: np.ndarray, sigma: np.ndarray, mean_mass: float, mean_sigma: float) -> np.ndarray:
-    """Peak densities of points of these masses and widths, about 1 for a point of mean mass and width."""
+    """Peak densities (A,) of points of masses and sigmas (A,), 1 for a point of the mean mass and mean sigma given."""
     return (mass / mean_mass / (sigma / mean_sigma) ** 3).astype(np.float32)
 
 
 def check_reach(positions: np.ndarray, options: SimulateOptions) -> None:  # (F, A, 3) world units
-    """Raise InputError unless the molecule fits the box in every frame and from every side."""
+    """Raise InputError unless the molecule lies within the sphere that the box holds, in every frame."""
     reach = float(np.linalg.norm(positions, axis=-1).max())
     if reach >= 1:
         needed = 2 * int(np.ceil(reach * options.box / 2))

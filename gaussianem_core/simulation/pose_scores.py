@@ -1,8 +1,8 @@
-"""Errors of poses, offsets and defocus against the truth, modulo what no data can tell.
+"""Errors of poses, offsets and defocus against the truth, less one rotation and displacement of the whole map.
 
-A map that is turned and moved as a whole, with all poses to match, fits every image equally well: one rotation and
-one displacement for all particles are found first (robustly: a part that moves may take some poses along) and do not
-count as errors. Junk has no pose and is left out.
+A map that is turned and moved as a whole, with all poses to match, fits every image equally well. So one rotation and
+one displacement for all particles are fitted first and do not count as errors; the fit is robust, as poses may follow a
+part that moves. Junk has no pose and is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ROUNDS = 10
 
 
 def pose_figures(truth: Truth, corrected: ParticleTable | None) -> dict[str, Any]:
-    """Errors of what the particles file said (``before``) and, where there is such a file, of what was made of it."""
+    """Errors of the particles file (``before``) and, where given, of the corrected particles (``after``); {} without
+    true poses."""
     if truth.rotations is None or truth.shifts is None:
         return {}
     figures = {}
@@ -38,8 +39,8 @@ def pose_figures(truth: Truth, corrected: ParticleTable | None) -> dict[str, Any
 def errors(
     truth: Truth, rotations: np.ndarray, shifts: np.ndarray, defocus_angstrom: np.ndarray | None
 ) -> dict[str, float]:  # (N, 3, 3), (N, 2) pixels of the simulation, (N,)
-    """Rms errors: rotation in degrees, in all and by axis in and out of plane; shift in pixels, in each axis; defocus
-    in Angstrom. The common turn and displacement that were taken off are told too."""
+    """Rms errors: rotation in degrees, in all, and per axis in plane and out of plane; shift in pixels per axis; defocus
+    in Angstrom. The common rotation and displacement that were taken off are among the figures."""
     assert truth.rotations is not None and truth.shifts is not None
     real = truth.real_images
     true, found = truth.rotations[real].astype(np.float64), rotations[real].astype(np.float64)
@@ -86,7 +87,7 @@ def common_displacement(rotations: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def robust_weights(error: np.ndarray) -> np.ndarray:  # (N,) -> (N,)
-    """Weights 1 / (1 + (error / median)^2) of errors that are not negative, as if they were Cauchy's."""
+    """Cauchy weights 1 / (1 + (error / median)^2) of errors that are not negative."""
     return 1 / (1 + (error / max(float(np.median(error)), 1e-12)) ** 2)
 
 

@@ -23,7 +23,7 @@ BATCH_PIXELS = 2**26
 def clean_images(
     truth: Truth, transfer: torch.Tensor, rows: torch.Tensor, backend: Projector = "auto"
 ) -> torch.Tensor:  # (N, 9), (B,) -> (B, D, D)
-    """Images of particles without noise, white protein, on the device of ``rows``."""
+    """Images ``rows`` without noise, white protein, on the device of ``rows``; ``transfer``: CTFs of all images."""
     device, index = rows.device, rows.cpu().numpy()
     particle = truth.particles_of(index)
     assert truth.present is not None and truth.rotations is not None and truth.shifts is not None
@@ -50,9 +50,10 @@ def project_points(
     box: int,
     backend: Projector = "auto",
 ) -> torch.Tensor:  # (B, A, 3), (B, A), (A,), (B, 3, 3), (B, 2), (B, 9) -> (B, box, box)
-    """Images of points with their CTF, white protein.
+    """Images of Gaussian points with their CTF, white protein.
 
-    Narrow Gaussians are drawn on a finer grid and cropped in Fourier space, so that nothing is aliased.
+    Positions and sigmas are in world units, shifts in pixels of ``box``. Narrow Gaussians are drawn on a finer grid and
+    cropped in Fourier space, so that nothing is aliased.
     """
     factor = oversampling(float(sigmas.min()) * box / 2)
     images = project(
@@ -69,7 +70,7 @@ def project_points(
 
 
 def batch_size(truth: Truth, device: torch.device) -> int:
-    """Images rendered at once."""
+    """Number of images rendered at once."""
     assert truth.sigmas is not None
     pixels = (truth.box * oversampling(float(truth.sigmas.min()) * truth.box / 2)) ** 2
     return max(1, min(BATCH[device.type], BATCH_PIXELS // pixels))
@@ -78,7 +79,10 @@ def batch_size(truth: Truth, device: torch.device) -> int:
 def signal_scale(
     truth: Truth, transfer: np.ndarray, snr: float, device: torch.device, backend: Projector
 ) -> float:  # (N, 9)
-    """Factor of the densities for which the clean images' variance is ``snr`` (the noise has variance 1)."""
+    """Factor of the densities for which the clean images' mean variance is ``snr`` (the noise has variance 1).
+
+    Measured on the first SIGNAL_SAMPLE images.
+    """
     assert truth.rotations is not None
     sample = torch.arange(min(len(truth.rotations), SIGNAL_SAMPLE), device=device)
     table = torch.as_tensor(transfer, device=device)
@@ -89,6 +93,6 @@ def signal_scale(
 
 
 def scale_densities(truth: Truth, factor: float) -> Truth:
-    """The truth with all densities multiplied."""
+    """The truth with all densities multiplied by ``factor``."""
     assert truth.densities is not None
     return replace(truth, densities=(truth.densities.astype(np.float64) * factor).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Tilt series of a simulation: each particle seen in many images, ever more damaged.
+"""Tilt series of a simulation: many images of each particle, with the dose rising from image to image.
 
 The stage tilts about the image's y axis, in equal steps, and images are taken in the order of their tilt, so that the
 least tilted have the least dose (dose-symmetric: Hagen, Wan and Briggs, J. Struct. Biol. 197, 2017). The dose before an
@@ -18,11 +18,11 @@ from gaussianem_core.options import SimulateOptions
 from gaussianem_core.simulation.ground_truth import Truth
 
 MEAN_FREE_PATH = 3000.0
-"""Angstrom, of inelastic scattering in ice at 300 kV, about: what is scattered so carries no contrast."""
+"""Angstrom, of inelastic scattering in ice at 300 kV, approximately; electrons scattered so carry no contrast."""
 
 
 def tilt_angles(options: SimulateOptions) -> np.ndarray:  # -> (T,) degrees
-    """Tilts in the order in which images are taken."""
+    """Tilt angles in the order in which the T images are taken."""
     angles = np.linspace(-options.tilt_range, options.tilt_range, options.tilts) if options.tilts > 1 else np.zeros(1)
     return angles[np.argsort(np.abs(angles), kind="stable")]
 
@@ -30,7 +30,7 @@ def tilt_angles(options: SimulateOptions) -> np.ndarray:  # -> (T,) degrees
 def tilt_particles(truth: Truth, transfer: np.ndarray, options: SimulateOptions) -> tuple[Truth, np.ndarray]:
     """Truth and CTF parameters (I, 9) of the tilt images of all particles, those of a particle one after the other.
 
-    What is a particle's stays as it is (N,); poses and what follows from them get a row an image.
+    Arrays of particles stay (N,); rotations, shifts and CTF parameters get a row for each image.
     """
     assert truth.rotations is not None and truth.shifts is not None
     angles = tilt_angles(options)
@@ -55,7 +55,7 @@ def tilt_particles(truth: Truth, transfer: np.ndarray, options: SimulateOptions)
 
 
 def star_columns(truth: Truth) -> dict[str, list[str]]:
-    """Columns that tell each row's particle, and what dose and tilt leave of its signal."""
+    """STAR columns of tilt images: particle (rlnGroupName), CTF scale by the tilt, dose before the image (e/A^2)."""
     assert truth.particle is not None and truth.ctf_extra is not None
     return {
         "rlnGroupName": [f"particle_{number + 1:06d}" for number in truth.particle],

@@ -22,13 +22,15 @@ CURVE_ENDING = "_degrees"
 class Trajectory:
     """F frames of A points.
 
+    Attributes
+    ----------
     positions_angstrom : (F, A, 3) x, y, z; any origin.
     weights : (A,) mass of a point (electrons); only ratios count.
-    sigmas_angstrom : (A,) width of a point, or None where the file has none.
+    sigmas_angstrom : (A,) sigma of a point, or None where the file has none.
     residues : (A,) residue numbers and chains : (A,) chain names, or None.
     masks : named boolean arrays (A,), parts of the molecule.
-    curves : what a motion measures in each frame, (F,), by the name of the part that moves; ``arm_degrees`` in a
-        .npz is the curve of ``arm``.
+    curves : (F,) angle of a motion in each frame, in degrees, by the name of the part that moves; ``arm_degrees`` in
+        a .npz is the curve of ``arm``.
     periodic : the last frame leads back to the first (a full turn).
     """
 
@@ -184,5 +186,5 @@ def select_part(trajectory: Trajectory, text: str, option: str = "missing") -> n
 
 
 def sigma_of_resolution(resolution_angstrom: float) -> float:
-    """Width of an atom at a resolution d: its transform falls to 1/e at 1/d, sigma = d / (pi sqrt 2)."""
+    """Sigma (A) of an atom at a resolution d (A): its transform falls to 1/e at 1/d, sigma = d / (pi sqrt 2)."""
     return resolution_angstrom / (math.pi * math.sqrt(2))

@@ -1,4 +1,4 @@
-"""FSC of decoded volumes with the true volume of their particle, beside that of maps that are the same for all.
+"""FSC of decoded volumes with the true volume of their particle, and of maps that are the same for all particles.
 
 FSC area is CryoBench's (per image; Jeon et al., NeurIPS 2024): the trapezoid under the FSC of each particle's decoded
 volume with the true volume of its state, over shells i / D, i = 0 .. D/2 - 1, not normalised, at most (D/2 - 1) / D.
@@ -32,7 +32,18 @@ def volume_figures(
     """FSC and its area of decoded volumes, their Gaussians alone, the consensus Gaussians, the consensus map that the
     refinement gave and the mean of the true maps, with and without mask.
 
-    Volumes are made one by one: memory does not grow with their number. ``progress`` hears of each.
+    Volumes are made one by one: memory does not grow with their number.
+
+    Parameters
+    ----------
+    z : (N, zdim) latents. rows : (n,) particles that are scored.
+    given_mask : (D, D, D) in the model's box; None takes a soft mask of the mean map.
+    consensus_map : (D, D, D) in the model's box, or None.
+    progress : called with the number of particles done.
+
+    Returns
+    -------
+    The entry ``fsc`` of evaluate.json: for each map ``areas`` (n,), mean ``curve`` (D/2,) and resolution (A).
     """
     box, device = model.configuration.box, model.device
     mean = fourier_crop(mean_volume(truth, device, model.backend), box, dims=3)
@@ -76,7 +87,10 @@ def volume_figures(
 
 
 def resolution(curve: torch.Tensor, pixel_size_angstrom: float, threshold: float = 0.5) -> float | None:
-    """Where an FSC with a known truth first falls below 0.5, in Angstrom; None if it never does."""
+    """Resolution (A) at which a curve (D/2,) first falls below the threshold, linear between shells; None if never.
+
+    0.5 is the threshold for the FSC with a known truth.
+    """
     below = torch.nonzero(curve[1:] < threshold).flatten()
     if not len(below):
         return None
