@@ -1,4 +1,4 @@
-"""Where to compute: one device, or one of several processes that train together."""
+"""The device that a job computes on, and the processes that train together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gaussianem_core.errors import ResourceError
 
 
 def choose_device(wanted: str, index: int = 0, threads: int = 0, tf32: bool = True) -> torch.device:
-    """The device for "auto", "cpu" or "cuda", and from now on so many CPU ``threads``; 0 leaves them as they are.
+    """The device for "auto", "cpu" or "cuda" (GPU number ``index``); sets the number of CPU ``threads`` unless it is 0.
 
     ``tf32``: plain float32 products on a GPU (encoder, exact decoding) may be taken in TF32, 1e-3 relative, far below
     the noise of images.
@@ -52,7 +52,7 @@ class Ranks:
         return tensor
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:  # (B, ...) -> (world * B, ...)
-        """The processes' tensors, one after the other, for all of them."""
+        """The tensors of all processes, concatenated in the order of ranks; every process gets them."""
         if self.world == 1:
             return tensor
         together = tensor.new_empty(self.world * tensor.shape[0], *tensor.shape[1:])
@@ -64,7 +64,7 @@ class Ranks:
         return self.sum_(tensor.clone()) / self.world
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says yes; all get the same answer."""
+        """Whether the flag is set in any process; all get the same answer."""
         if self.world == 1:
             return flag
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

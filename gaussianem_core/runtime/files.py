@@ -32,7 +32,7 @@ _TEMPORARY = re.compile(r"\.([^.].*)\.(\d+)\.\d+\.tmp")
 
 
 def temporary_name(target: str | os.PathLike[str]) -> Path:
-    """Hidden name beside ``target``, of this process and thread, to be renamed onto it.
+    """A hidden name beside ``target``, unique to this process and thread, for a file to be renamed to ``target``.
 
     Raises InputError if ``target`` is a file that the run reads (``sources_kept``).
     """
@@ -121,7 +121,7 @@ def null_for_nan(content: Json, where: str = "") -> tuple[Json, list[str]]:
 
 
 def remove_left_overs(directory: str | os.PathLike[str]) -> None:
-    """Take away temporary files in ``directory`` of processes that are gone (killed, or the power failed).
+    """Remove temporary files in ``directory`` whose process has ended (killed, or the power failed).
 
     Those of hidden targets stay: they are the application's, which may run on another machine.
     """
@@ -151,7 +151,7 @@ def disk_errors(target: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def free_bytes(directory: str | os.PathLike[str]) -> int:
-    """Bytes free for this user where ``directory`` is (or will be: the nearest parent that exists counts)."""
+    """Bytes free for this user on the disk of ``directory``, or of its nearest parent that exists."""
     place = Path(directory).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -159,11 +159,11 @@ def free_bytes(directory: str | os.PathLike[str]) -> int:
 
 
 def check_free_space(directory: str | os.PathLike[str], needed_bytes: int) -> None:
-    """Refuse ahead what the disk cannot hold.
+    """Check that the disk has room for ``needed_bytes``.
 
     Raises
     ------
-    ResourceError : names the bytes needed and free.
+    ResourceError : it has not; names the bytes needed and free.
     """
     free = free_bytes(directory)
     if needed_bytes > free:

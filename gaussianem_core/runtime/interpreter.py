@@ -1,4 +1,4 @@
-"""Starting this Python again without trusting the directory it starts in. Standard library alone."""
+"""Starting this Python again without importing code from its working directory. Standard library alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def python(*words: str) -> list[str]:
 
 
 def distrust_working_directory() -> None:
-    """Let no program that this process starts take code from the directory that it works in.
+    """Set the environment so that programs started by this process load no code from their working directory.
 
     Jobs work in the root of a project, which may come from someone else. Python would import modules that lie there
     (``python -m``, and an empty word in PYTHONPATH), and numba would read ``.numba_config.yaml`` there, which can name

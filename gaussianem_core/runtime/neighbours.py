@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 def neighbour_tree(points: npt.ArrayLike, *, balanced: bool = True) -> cKDTree:  # (N, dims)
     """The k-d tree of ``points``.
 
-    ``balanced`` False builds faster, for many points that are asked about seldom.
+    ``balanced`` False builds faster, for many points that are queried rarely.
     """
     with denormals_kept():
         return cKDTree(points, balanced_tree=balanced, compact_nodes=balanced)
@@ -22,10 +22,10 @@ def neighbour_tree(points: npt.ArrayLike, *, balanced: bool = True) -> cKDTree: 
 
 @contextlib.contextmanager
 def denormals_kept() -> Iterator[None]:
-    """Denormal numbers are numbers inside the block, whatever ``choose_device`` switched.
+    """Inside the block denormal numbers are not flushed to zero, also where ``choose_device`` set that.
 
     SciPy's tree moves a split that leaves one side empty to the next larger number. From 0 that is a denormal: where
-    the processor takes it for 0 the split never moves, and the program ends without a word.
+    the processor flushes it to 0 the split never moves, and the process crashes.
     """
     torch = sys.modules.get("torch")  # who switched it has loaded it; the application does without
     if torch is None or np.nextafter(0.0, 1.0) != 0.0:

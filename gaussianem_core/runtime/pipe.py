@@ -17,11 +17,11 @@ KINDS = {"<f4", "<f8", "<i4", "<i8", "<u2", "|u1", "|b1", "<f2"}
 
 
 class PipeClosed(EOFError):
-    """The other side has gone, or what came is no message."""
+    """The other side has closed the pipe, or sent something that is no message."""
 
 
 def write_message(stream: BinaryIO, header: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
-    """Send ``header`` and ``arrays`` (numbers of the kinds above; others are refused) and flush."""
+    """Send ``header`` and ``arrays`` and flush. Raises ValueError for a dtype that is not of KINDS, OSError."""
     listed, blocks = [], []
     for name, array in (arrays or {}).items():
         block = np.ascontiguousarray(array)
@@ -38,7 +38,7 @@ def write_message(stream: BinaryIO, header: dict[str, Any], arrays: dict[str, np
 
 
 def read_message(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The next message. Raises PipeClosed at the end of the stream or where it holds something else."""
+    """The next message, header and arrays by name. Raises PipeClosed at the end of the stream or for other bytes."""
     length = int.from_bytes(_exactly(stream, 4), "big")
     if not 0 < length <= LARGEST_HEADER:
         raise PipeClosed("no message header")

@@ -1,6 +1,6 @@
-"""Opening files that must be plain ones: no link that leads elsewhere, no pipe that waits for ever.
+"""Opening files that must be plain ones: no link that leads elsewhere, no pipe that blocks.
 
-Standard library alone, as the process above a job loads nothing else.
+Standard library alone, as the process that supervises a job loads nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gaussianem_core.errors import InputError
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading. Raises OSError, also for what is no plain file: reading a pipe would wait for ever."""
+    """Open a file for reading. Raises OSError, also for what is no plain file: reading from a pipe would block."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -23,9 +23,9 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def append_regular(path: str | os.PathLike[str]) -> int:
-    """Open a file for appending, made if absent; its descriptor. A link is not followed: it may lead anywhere.
+    """Open a file for appending, created if absent; returns its descriptor. Links are not followed.
 
-    Raises InputError for a link and for what is no plain file, OSError.
+    Raises InputError for a link and for what is no plain file, OSError if the file cannot be opened.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     handle = None

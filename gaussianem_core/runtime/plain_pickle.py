@@ -27,7 +27,10 @@ _LEAVES = (str, bytes, int, float, bool, type(None))
 
 
 class PlainDict(dict[Any, Any]):
-    """A dictionary of a file. Its keys are text or whole numbers: hashing a nest of tuples can take for ever."""
+    """A dictionary of a pickle. Keys must be text or whole numbers: hashing nested tuples can take unbounded time.
+
+    Raises pickle.UnpicklingError for another key.
+    """
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(key) not in (str, int):
@@ -35,7 +38,7 @@ class PlainDict(dict[Any, Any]):
         super().__setitem__(key, value)
 
     def take_state(self, state: Any) -> None:
-        """Attributes of the dictionary (torch keeps versions there) are not read."""
+        """Ignore attributes of the dictionary (torch keeps versions there)."""
 
 
 def load_plain(data: bytes, names: Mapping[str, Any], stored: Callable[[Any], Any] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Who holds something: identity of a process on this machine, and whether it still lives. No torch here."""
+"""Identity of a process on this machine, and whether it still runs. No torch here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def start_ticks(pid: int) -> int:
 
 
 def identity() -> dict[str, object]:
-    """Host, boot, pid and start of this process (a pid alone may be used again): together they name it for good."""
+    """Host, boot, pid and start of this process, which together are unique (a pid alone may be used again)."""
     pid = os.getpid()
     started = psutil.Process().create_time()  # for systems that count no ticks
     return {"host": socket.gethostname(), "boot": boot_id(), "pid": pid, "ticks": start_ticks(pid), "started": started}
 
 
 def scheduler_id() -> str:
-    """This process's number with the cluster's scheduler; "" outside one."""
+    """The job id that the cluster's scheduler gave this process; "" outside a cluster job."""
     variables = ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID")
     return next((os.environ[name] for name in variables if name in os.environ), "")
 

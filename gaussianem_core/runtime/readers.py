@@ -1,7 +1,7 @@
-"""Files read with suspicion: JSON, text, NumPy arrays and archives of them. No torch here.
+"""Readers of files that are not trusted: JSON, text, NumPy arrays and archives of them. No torch here.
 
-One reader a format. Whatever is wrong with a file (absent, a pipe, cut off, damaged, made to harm), the reader raises
-an InputError that names it, and takes no more memory than the file's own size accounts for: what a header declares is
+One reader a format. Whatever is wrong with a file (absent, a pipe, cut off, damaged, malicious), the reader raises an
+InputError that names it, and takes no more memory than the file's own size accounts for: what a header declares is
 compared with what is there before anything is allocated. Nothing that a file names is run.
 """
 
@@ -39,7 +39,7 @@ SMALL_ARCHIVE, LARGEST_EXPANSION, MOST_MEMBERS = 64 << 20, 64, 4096
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something of this name; no name that a file gives is an error (too long, a NUL in it)."""
+    """Whether ``path`` exists; False for a name that no file can have (too long, with a NUL)."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of this name; no name that a file gives is an error."""
+    """Whether ``path`` is a file; False for a name that no file can have."""
     return exists(path) and path.is_file()
 
 
@@ -75,7 +75,7 @@ def refusing(path: str | os.PathLike[str], argument: str, what: str, remedy: str
 
 
 def read_text(path: str | os.PathLike[str], argument: str, remedy: str, what: str = "a readable text file") -> str:
-    """The text (UTF-8) of a file of at most LARGEST_TEXT bytes. Raises InputError."""
+    """The text (UTF-8) of a file. Raises InputError if it cannot be read or is longer than LARGEST_TEXT bytes."""
     with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
         data = file.read(LARGEST_TEXT + 1)
         if len(data) > LARGEST_TEXT:
@@ -84,14 +84,14 @@ def read_text(path: str | os.PathLike[str], argument: str, remedy: str, what: st
 
 
 def read_json(path: str | os.PathLike[str], argument: str, remedy: str) -> Any:
-    """The content of a JSON file. Raises InputError."""
+    """The content of a JSON file. Raises InputError if it cannot be read or is no JSON."""
     text = read_text(path, argument, remedy, "a readable JSON file")
     with refusing(path, argument, "a readable JSON file", remedy):
         return json.loads(text)
 
 
 def read_json_object(path: str | os.PathLike[str], argument: str, remedy: str) -> dict[str, Any]:
-    """The content of a JSON file that holds an object. Raises InputError."""
+    """The content of a JSON file that holds an object. Raises InputError if it cannot be read or holds none."""
     content = read_json(path, argument, remedy)
     if not isinstance(content, dict):
         raise InputError(argument, "must hold a JSON object", path, remedy)
@@ -101,7 +101,10 @@ def read_json_object(path: str | os.PathLike[str], argument: str, remedy: str) -
 def read_rows(
     path: str | os.PathLike[str], argument: str, remedy: str, ndmin: Literal[1, 2] = 2
 ) -> npt.NDArray[np.float64]:
-    """Numbers of a text file, a row a line, blanks or commas between; # starts a comment. Raises InputError."""
+    """Numbers of a text file (rows, columns), blanks or commas between; # starts a comment.
+
+    Raises InputError if it cannot be read, holds other text, or has rows of different lengths.
+    """
     text = read_text(path, argument, remedy, "readable text with numbers").replace(",", " ")
     with refusing(path, argument, "readable text with numbers", remedy):
         return np.loadtxt(text.splitlines(), ndmin=ndmin)
@@ -155,9 +158,9 @@ def read_npz(
 
 
 def open_archive(file: BinaryIO) -> zipfile.ZipFile:
-    """A zip archive whose members are few, plainly packed, of different names, and expand to a sensible size.
+    """A zip archive of at most MOST_MEMBERS members with different names, stored or deflated, of a bounded total size.
 
-    Raises ValueError, or what zipfile raises.
+    Raises ValueError for another archive, and what zipfile raises.
     """
     archive = zipfile.ZipFile(file)
     members = archive.infolist()

@@ -15,9 +15,10 @@ from gaussianem_core.runtime.files import check_free_space, disk_errors, tempora
 
 @contextlib.contextmanager
 def scratch_copy(source: Path, scratch_dir: Path, local_rank: int = 0) -> Iterator[Path]:
-    """A copy of ``source`` on a local disk, removed at the end; checked for room first.
+    """A copy of ``source`` on a local disk, removed at the end.
 
-    Of several processes on a host one copies and the others wait for it; the last name is given when it is whole.
+    Of several processes on a host the one of ``local_rank`` 0 copies and the others wait; the copy gets its final name
+    when it is whole. Raises ResourceError for too little space, InputError where the directory cannot be written.
     """
     size = source.stat().st_size
     key = hashlib.sha256(f"{source.absolute()}:{size}:{source.stat().st_mtime_ns}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Files that a run reads, and that nothing it writes may replace."""
+"""Protection of the files that a run reads from being replaced by its output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _kept: list[frozenset[str]] = []  # of this process: writers in any room ask her
 
 
 def place(path: StrPath) -> str:
-    """Where an entry of that name lies, links of the folders above it followed: what a rename onto it replaces."""
+    """The absolute path of a directory entry with links in the folders above it resolved: what a rename replaces."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name)
 
 
 def places(paths: Iterable[StrPath]) -> frozenset[str]:
-    """Where files and, for links, the files behind them lie."""
+    """Absolute paths of files and, for links, of the files behind them."""
     paths = list(paths)
     return frozenset(map(place, paths)) | frozenset(map(os.path.realpath, paths))
 

@@ -1,4 +1,4 @@
-"""Named streams of random numbers: one more use leaves the numbers of all others alone.
+"""Named streams of random numbers: adding one leaves the numbers of all others unchanged.
 
 Each use has a name and, where it comes again, a number (of the epoch, of the estimate); a stream depends on the job's
 seed, the name and the number alone.
@@ -11,7 +11,7 @@ import torch
 
 
 def sequence(seed: int, name: str, *numbers: int) -> np.random.SeedSequence:
-    """The seed sequence of the use ``name``; ``numbers``: which of several times."""
+    """The seed sequence of the use ``name``; ``numbers`` distinguish repeated uses (epoch, estimate)."""
     return np.random.SeedSequence(seed, spawn_key=(*name.encode(), *numbers))
 
 
@@ -21,7 +21,7 @@ def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, name: str, *numbers: int) -> int:
-    """What torch's generator of the use ``name`` is seeded with: 63 bits."""
+    """The 63-bit seed of torch's generator of the use ``name``."""
     return int(sequence(seed, name, *numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
