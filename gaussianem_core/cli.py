@@ -47,7 +47,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (see ``events``)."""
+    """Run one command; returns the exit code: 0, or those of ``job.events`` (1 failure, 2 bad input, 3 aborted)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not end a job
         if isinstance(stream, io.TextIOWrapper):
@@ -93,7 +93,11 @@ def _install_completion(shell: str) -> int:
 
 
 def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
-    """Options from the command line over those of ``--options FILE``. Raises InputError; --help and faults exit."""
+    """Options from the command line, over those of ``--options FILE``.
+
+    Raises InputError for a value that the model refuses or a file that cannot be read. ``--help`` and unknown options
+    exit the process.
+    """
     from pydantic import ValidationError
 
     from gaussianem_core.job.command_line import OptionParser, without_blanks
@@ -174,9 +178,9 @@ def run_job(options: JobOptions, command: list[str]) -> int:
 
 
 def refuse_finished(directory: Path, options: JobOptions) -> None:
-    """Leave a job that succeeded as it is, its state too, unless told to replace it or to go on.
+    """Raise InputError if the job in ``directory`` has succeeded, unless ``overwrite`` or ``resume`` is set.
 
-    Raises InputError before anything in ``directory`` is touched.
+    Nothing in ``directory`` is touched.
     """
     from gaussianem_core.job.events import SUCCESS
 
@@ -208,7 +212,7 @@ def visible_gpus(wanted: list[str], visible: str | None) -> str:
 
 
 def gpus_present(count: int, options: JobOptions) -> bool:
-    """Whether torch sees ``count`` GPUs; for a job that is to compute on the CPU they are numbers of processes."""
+    """Whether torch sees ``count`` GPUs; True for a job on the CPU, where --gpus gives the number of processes."""
     if getattr(options, "device", "auto") == "cpu":
         return True
     import torch

@@ -1,4 +1,4 @@
-"""Errors that a user can act on, and text from files made fit to be shown."""
+"""Errors that a user can act on, and text from files made safe to show."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ class ResourceError(RuntimeError):
 
 
 class ResultError(RuntimeError):
-    """What was computed cannot be a result (NaN, infinite values); the message says what, and nothing of it is kept."""
+    """A computed value cannot be a result (NaN, infinite); the message says which, and it is not written."""

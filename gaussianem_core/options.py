@@ -1145,7 +1145,10 @@ def hints(model: type[BaseModel], name: str) -> dict[str, Any]:
 
 
 def refuse_unused(options: BaseModel, names: Iterable[str], where: str, remedy: str) -> None:
-    """Refuse the first of ``names`` that was set where it changes nothing. Raises ValueError, see :func:`explain`."""
+    """Raise ValueError for the first of ``names`` that is not at its default, as it changes nothing ``where``.
+
+    The text is in the form that :func:`explain` reads.
+    """
     for name in names:
         value = getattr(options, name)
         if value != type(options).model_fields[name].default:
@@ -1181,7 +1184,8 @@ def explain(error: ValidationError) -> InputError:
 def load_options(model: type[JobOptions], path: Path | str) -> dict[str, Any]:
     """Values in an ``options.json``; unknown names are an error, absent ones keep their defaults.
 
-    Raises InputError if the file cannot be read, is no JSON object, or holds an unknown or invalid option.
+    Raises InputError if the file cannot be read, is no JSON object, is of another job type, or holds an unknown option.
+    The values themselves are checked by the model.
     """
     values = read_json_object(path, "--options", "Use an options.json written by a job.")
     if values.pop("job_type", model.job_type) != model.job_type:

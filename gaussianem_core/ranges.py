@@ -1,7 +1,7 @@
-"""Values that a microscope, an image and a pose can have: one table for every file that holds them, and the options.
+"""Ranges of the values of microscope, image and pose: one table for every file that holds them, and for the options.
 
-A value outside is a mistake of units (volts for kilovolts, per cent for a share, micrometres for Angstrom), a damaged
-file, or nonsense; computed with, it turns into NaN, for which every later comparison is false. So each reader calls
+A value outside is a mistake of units (volts for kilovolts, per cent for a share, micrometres for Angstrom) or of a
+damaged file; computed with, it turns into NaN, for which every later comparison is false. So each reader calls
 :func:`refuse_outside` once, where the value enters. No torch here.
 """
 
@@ -19,7 +19,7 @@ from gaussianem_core.errors import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """From ``low`` to ``high``, both possible, in ``unit``; ``remedy``: what is usually wrong outside."""
+    """From ``low`` to ``high``, both included, in ``unit``; ``remedy``: what to do about a value outside."""
 
     low: float
     high: float
@@ -28,7 +28,7 @@ class Range:
 
     @property
     def rule(self) -> str:
-        """As a clause."""
+        """The range as a clause for a message ("must be a finite number from ...")."""
         kind = "positive" if self.low > 0 else "finite"
         return (
             f"must be a {kind} number from {self.low:,.10g} to {self.high:,.10g}{f' {self.unit}' if self.unit else ''}"
