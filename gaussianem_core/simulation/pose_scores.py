@@ -39,8 +39,8 @@ def pose_figures(truth: Truth, corrected: ParticleTable | None) -> dict[str, Any
 def errors(
     truth: Truth, rotations: np.ndarray, shifts: np.ndarray, defocus_angstrom: np.ndarray | None
 ) -> dict[str, float]:  # (N, 3, 3), (N, 2) pixels of the simulation, (N,)
-    """Rms errors: rotation in degrees, in all, and per axis in plane and out of plane; shift in pixels per axis; defocus
-    in Angstrom. The common rotation and displacement that were taken off are among the figures."""
+    """Rms errors: rotation in degrees, in all, and per axis in plane and out of plane; shift in pixels per axis;
+    defocus in Angstrom. The common rotation and displacement that were taken off are among the figures."""
     assert truth.rotations is not None and truth.shifts is not None
     real = truth.real_images
     true, found = truth.rotations[real].astype(np.float64), rotations[real].astype(np.float64)
