@@ -1,7 +1,8 @@
-"""Nothing is written, moved or deleted outside of the project: the one check in front of each of those.
+"""The check that nothing is written, moved or deleted outside of the project.
 
-A project may hold links, and a graph may name jobs, that lead anywhere. What is replaced as a whole (a temporary file,
-renamed) never goes through a link of that name; what is appended to or touched is opened without following one.
+A project may hold links, and a graph may name jobs, that lead anywhere. A file that is replaced as a whole (a temporary
+file, renamed) never goes through a link of that name; one that is appended to or touched is opened without following
+links.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def inside(root: Path, path: Path) -> Path:
 
 
 def made_folder(root: Path, path: Path) -> Path:
-    """The folder ``path`` of the project, made with those above it if absent. Raises InputError if it leads out."""
+    """The folder ``path`` of the project, created with those above it if absent. Raises InputError if it leads out of
+    the project, OSError if it cannot be made."""
     if not path.is_dir():
         # The nearest folder that is there decides where the others are made.
         there = next(parent for parent in path.parents if parent.exists() or parent == root)
@@ -40,7 +42,7 @@ def made_folder(root: Path, path: Path) -> Path:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file, or renew its time. Raises InputError for a link, OSError."""
+    """Create an empty file, or update its time. Raises InputError for a link or no plain file, OSError."""
     handle = append_regular(path)
     try:
         os.utime(handle)

@@ -1,7 +1,7 @@
 """STAR tables as RELION writes them, and the project's graph of jobs and files made from them.
 
-Unknown blocks and columns are kept as they are. Pure functions and data; who may write the file, and when, is the
-business of ``lock`` and ``project``. Source: RELION's ``default_pipeline.star`` (version 50001).
+Unknown blocks and columns are kept as they are. Pure functions and data; locking and writing the file are in ``lock``,
+``graph_file`` and ``project``. Source: RELION's ``default_pipeline.star`` (version 50001).
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class Table:
 
 
 def quote(value: str) -> str:
-    """``value`` as one STAR word, quoted only when it must be. Raises InputError for a line break."""
+    """``value`` as one STAR word, quoted only when it must be.
+
+    Raises InputError for a line break, and for text that no quotes can hold.
+    """
     # A lone . or ? is CIF's "nothing": ccpem-pipeliner reads it so.
     if _PLAIN.match(value) and not value.lower().startswith(_RESERVED) and value not in (".", "?"):
         return value
@@ -109,7 +112,7 @@ def parse(text: str) -> dict[str, Table]:
 
 
 def render(blocks: dict[str, Table]) -> str:
-    """The text of a STAR file; parse(render(blocks)) == blocks."""
+    """The text of a STAR file; parse(render(blocks)) == blocks. Raises InputError as :func:`quote`."""
     lines = []
     for name, table in blocks.items():
         lines += ["", VERSION_LINE, "", f"data_{name}", ""]
@@ -124,7 +127,7 @@ def render(blocks: dict[str, Table]) -> str:
 
 @dataclass
 class Process:
-    """A job as the graph has it. ``alias`` is "" or ``Type/alias/``; ``extra`` holds columns that are not RELION's."""
+    """A job in the graph. ``alias`` is "" or ``Type/alias/``; ``extra`` holds columns that are not RELION's."""
 
     name: str
     type_label: str
@@ -157,7 +160,7 @@ _OURS = ("pipeline_general", "pipeline_processes", "pipeline_nodes", "pipeline_i
 
 
 class Graph:
-    """Jobs, files and edges of a project, with what this program does not know kept aside.
+    """Jobs, files and edges of a project; blocks and columns that this program does not know are kept.
 
     ``nodes`` maps a file to its label; edges are ordered sets: (file, job) for inputs, (job, file) for outputs.
     """
@@ -228,7 +231,7 @@ class Graph:
         self._lists = None
 
     def drop_inputs(self, process: str) -> None:
-        """Forget what ``process`` reads, and files that then belong to no job."""
+        """Remove the input edges of ``process``, and files that then belong to no job."""
         gone = [edge for edge in self.input_edges if edge[1] == process]
         for edge in gone:
             del self.input_edges[edge]
@@ -240,7 +243,7 @@ class Graph:
                 self.node_extra.pop(node, None)
 
     def drop_outputs(self, process: str, keep: Callable[[str], bool] = lambda node: False) -> None:
-        """Forget files of ``process`` that no job reads, except those that ``keep`` says."""
+        """Remove output files of ``process`` that no job reads, except those for which ``keep`` is True."""
         used = {node for node, _ in self.input_edges}
         for node in self.outputs(process):
             if node not in used and not keep(node):
@@ -250,7 +253,7 @@ class Graph:
         self._lists = None
 
     def remove(self, process: str) -> Graph:
-        """Take a job with its output files out of the graph; return them as a graph of its own, for a restore."""
+        """Remove a job with its files and edges; returns them as a graph of its own, from which it can be restored."""
         part = Graph()
         part.counter = self.counter
         part.processes[process] = self.processes.pop(process)
@@ -360,7 +363,7 @@ def graph_text(graph: Graph) -> str:
 
 
 def read_graph(path: Path) -> Graph:
-    """Graph in a file; errors as graph_from_text, OSError if it cannot be read."""
+    """The graph in a file. Raises as :func:`graph_from_text`, and OSError if the file cannot be read."""
     return graph_from_text(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
@@ -368,7 +371,8 @@ def damage(text: str, good: Graph | None = None, exists: Callable[[str], bool] =
     """What is wrong with the text of a graph, as a clause; "" if nothing is.
 
     ``good`` is the last graph known to be whole, ``exists`` tells whether a job's directory is there: a file cut
-    between two lines is seen by comparison, a job that was deleted since is no damage.
+    between two lines is recognised by comparison, a job that was deleted since is no damage. Raises InputError for a
+    project of RELION 3 or older.
     """
     try:
         graph = graph_from_text(text)

@@ -1,4 +1,4 @@
-"""The graph file on disk: read with care, replaced as a whole, a last good copy kept."""
+"""The graph file on disk: damage is recognised, the file is replaced as a whole, and a last good copy is kept."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GOOD = f"{OWN}/{GRAPH}.good"
 
 
 def write_graph(root: Path, graph: Graph) -> None:
-    """Replace the graph file by a whole new one, keep a copy as the last good one, and tell others.
+    """Replace the graph file, keep a copy as the last good one, and touch CHANGED for other programs.
 
-    Raises InputError where that cannot be done; then the old file stands as it was.
+    Raises InputError where that cannot be done; the old file then stays as it was.
     """
     text = graph_text(graph).encode(errors="surrogateescape")
     targets = [inside(root, root / GRAPH), root / GOOD]
@@ -54,7 +54,9 @@ def _good_copy(root: Path) -> Graph | None:
 def load_graph(root: Path, read_only: bool, locked: bool = False) -> tuple[Graph, str]:
     """Graph of the project in ``root`` and a note: "" unless it was damaged and taken from the last good copy.
 
-    A program that writes in place (not by renaming) leaves a damaged file for a moment: it is read a few times.
+    A program that writes in place (not by renaming) leaves a damaged file for a moment: it is read a few times. Unless
+    ``read_only``, the good copy is put in the damaged file's place. Raises InputError if the file cannot be read, or is
+    damaged and there is no good copy.
     """
     wrong, text = "", ""
     good: Graph | None = None

@@ -61,7 +61,7 @@ def run(options: ImportOptions, log: JobLog) -> None:
 
 
 def check(path: Path, kind: str) -> str:
-    """The kind of a file that exists and is what it is said to be. Raises InputError."""
+    """The kind of a file. Raises InputError if it does not exist, cannot be read, or is not of the ``kind`` given."""
     if not path.is_file():
         raise InputError("option files", "must be files that exist", path, "Correct the path.")
     found = guess_kind(str(path))
@@ -88,7 +88,10 @@ def check_particles(path: Path) -> None:
 
 
 def check_map(path: Path, kind: str) -> str:
-    """``map`` or ``mask`` for a cubic MRC volume: a mask lies in 0..1, and most of it is 0 or 1."""
+    """``map`` or ``mask`` for a cubic MRC volume: a mask lies in 0..1, and most of its central section is 0 or 1.
+
+    Raises InputError for another shape, and where ``kind`` does not fit.
+    """
     data = read_map(path).values  # the reader of the jobs: what it takes, they take
     if len(set(data.shape)) != 1:
         raise InputError("option files", "must be cubic maps", f"{path.name}, {data.shape}", "Choose another.")
@@ -104,7 +107,7 @@ def check_map(path: Path, kind: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``gaussianem import FILE...`` and, as a job, ``--options FILE --job_dir DIR``; the exit code as in events."""
+    """Run ``gaussianem import FILE...`` or, as a job, ``--options FILE --job_dir DIR``; exit code as ``job.events``."""
     parser = OptionParser("gaussianem import", ImportOptions, ("files", "copy_files"))
     fields = ImportOptions.model_fields
     parser.add_argument("files", nargs="*", default=None, help=fields["files"].description)

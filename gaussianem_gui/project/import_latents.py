@@ -1,4 +1,4 @@
-"""Latents of another program, joined to their particles: what the latent explorer shows without a network of ours."""
+"""Import of another program's latents, joined to their particles, for the latent explorer (without a network)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gaussianem_core.runtime.files import atomic_write, write_json
 
 LATENTS = "latents.pkl"
 ORIGIN = "latents.json"
-"""Which program's latents they are: program, source, particles, zdim."""
+"""File that names the latents' program, source, particles and zdim."""
 RESULTS = (LATENTS, ORIGIN, "particles.star", "particles.cs", "poses.npy", "ctf.npy")
 
 

@@ -1,4 +1,4 @@
-"""Which files of which jobs can fill an input, and the values that follow from choosing a job.
+"""Files of earlier jobs that can fill an input, and the options that follow from choosing a job.
 
 An option says with ``produces`` what kind of file it takes (``gaussianem_core.options``); a file's kind is known from
 its label in the graph (``gaussianem_core.job.events.ARTIFACTS``), or RELION's own label.
@@ -49,8 +49,8 @@ class Choice:
 def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]:
     """Files that a job will write, name in its directory -> kind, as far as that is known before it runs.
 
-    The names are the published ones (manual: Data Preprocess, Train); a job that waits for these names gets the real
-    ones when they are there.
+    The names are the published program's; a waiting job that was given one is given the actual file once it is there
+    (``Project.bind``).
     """
     if job_type == "preprocess":
         return {
@@ -74,7 +74,7 @@ def expected_outputs(job_type: str, values: Mapping[str, Any]) -> dict[str, str]
 
 
 def guess_kind(path: str) -> str:
-    """What an imported file is, by its name alone; "" if that says nothing."""
+    """Kind of an imported file, by its name alone; "" if the name does not tell."""
     name = os.path.basename(path).lower()
     if name.endswith((".star", ".cs", ".csg")):
         return "particles"
@@ -95,7 +95,7 @@ _KIND_OF_LABEL = {label: kind for kind, label in reversed(ARTIFACTS.items())}
 
 
 def kind_of(label: str) -> str:
-    """Our kind for a label, "" if there is none. ``map`` stands for all density maps."""
+    """Artifact kind of a node label, "" if there is none. ``map`` stands for all density maps."""
     return _KIND_OF_LABEL.get(label) or next((kind for kind in _FOREIGN if is_kind(label, kind)), "")
 
 
@@ -129,7 +129,8 @@ def choices(graph: Graph, kind: str) -> list[Choice]:
 
 
 def output_of(graph: Graph, job: str, kind: str, root: Path | None = None) -> str:
-    """The last file of that kind that ``job`` made (and that exists under ``root``); half maps only at need."""
+    """The last file of that kind that ``job`` made (and that exists under ``root``); a half map only if there is no
+    other. "" for none."""
     found = [node for node in graph.outputs(job) if is_kind(graph.nodes.get(node, ""), kind)]
     if root is not None:
         found = [node for node in found if (root / node).exists()]
@@ -146,8 +147,8 @@ def fill(
 ) -> dict[str, Any]:
     """Options of a new job whose inputs come from ``jobs``, and from the jobs before them where those have none.
 
-    ``values`` given by the user win. ``values_of`` maps an ancestor of ours to its options, so that a mask chosen for
-    training is also the mask of the analysis. Raises InputError for a job that is not in the graph.
+    ``values`` given by the user take precedence. ``values_of`` maps an earlier job to its options, so that a mask
+    chosen for training is also the mask of the analysis. Raises InputError for a job that is not in the graph.
     """
     model = JOB_OPTIONS[job_type]
     parents, _ = graph.links()
@@ -222,13 +223,13 @@ def offers(graph: Graph, job: str) -> set[str]:
 
 
 def essential_kinds(job_type: str) -> set[str]:
-    """Kinds of files of which one must come from a job itself for it to be a natural start of ``job_type``."""
+    """Kinds of files of which a job must have made at least one itself to be offered as a start of ``job_type``."""
     kinds = set(input_fields(JOB_OPTIONS[job_type]).values()) - {"mask", "gaussians", "configuration", "truth"}
     return kinds if job_type in ("preprocess", "reconstruct") else kinds - {"particles", "map"}
 
 
 def next_types(graph: Graph, job: str) -> list[str]:
-    """Job types that ``job``'s own files start: something essential comes from it and nothing required is missing."""
+    """Job types that can follow ``job``: it made one of their essential kinds, and no required input is missing."""
     made, own = offers(graph, job), job_type_of(graph.processes[job].type_label)
     types = [name for name in JOB_OPTIONS if name != own and made & essential_kinds(name)]
     if not types:
@@ -238,7 +239,7 @@ def next_types(graph: Graph, job: str) -> list[str]:
 
 
 def sources(graph: Graph, job_type: str, limit: int = 200) -> list[str]:
-    """The newest jobs that fill every required input of ``job_type``: at most ``limit``, of five times as many."""
+    """The newest jobs that fill every required input of ``job_type``: at most ``limit``, of ``5 * limit`` tried."""
     kinds, parents = essential_kinds(job_type), graph.links()[0]
     found: list[str] = []
     looked = 0

@@ -1,6 +1,6 @@
 """A job directory as files: options, job.star, state, artifacts, reasons of failure, live tail.
 
-Nothing here keeps state: everything is read from the directory, so a program can be closed and opened at will.
+Nothing here keeps state: everything is read from the directory, so that the application can be closed at any time.
 Names of control files and the event lines are in ``gaussianem_core.job.events``; job.star is RELION's.
 """
 
@@ -58,7 +58,7 @@ class State(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """True if nothing of it runs or waits to run."""
+        """True if the job neither runs nor waits to run."""
         return self not in (State.SCHEDULED, State.RUNNING)
 
 
@@ -67,7 +67,7 @@ EXIT_FILES = {State.SUCCEEDED: events.SUCCESS, State.FAILED: events.FAILURE, Sta
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a job: its state and a sentence, progress (0..1) and seconds left, times in Unix seconds."""
+    """State of a job, a clause on it (``detail``), progress (0..1), seconds left, and times in Unix seconds."""
 
     state: State
     detail: str = ""
@@ -149,11 +149,11 @@ class Job:
 
     @property
     def well_named(self) -> bool:
-        """True for a name as jobs have it, ``Type/jobNNN/``."""
+        """True for a name of the form ``Type/jobNNN/``."""
         return _NAME.fullmatch(self.name) is not None
 
     def outside(self) -> str:
-        """Why the directory is not taken for one of the project's own, as a clause; "" if it is."""
+        """Why the directory is not one of the project's own, as a clause; "" if it is one."""
         if not self.well_named:
             return "its name is none of a job"
         if self.directory.parent.is_symlink() or self.directory.is_symlink() or leads_out(self.root, self.directory):
@@ -161,7 +161,7 @@ class Job:
         return ""
 
     def check_directory(self) -> None:
-        """Raise InputError if the directory is gone, or is no plain one inside the project (a link that leads out)."""
+        """Raise InputError if the directory is gone, or is not inside the project (a link that leads out)."""
         if self.outside():
             rule = "must be a directory inside the project"
             raise InputError("job", rule, f"{self.name}: {self.outside()}", "Move it back into the project.")
@@ -181,7 +181,7 @@ class Job:
         return inside(self.root, self.directory / name)
 
     def touch(self, name: str) -> None:
-        """Make an empty control file. Raises InputError where a link or the job leads elsewhere, OSError."""
+        """Create an empty control file. Raises InputError where a link leads out of the project, OSError."""
         touch(self.file(name))
 
     def remove(self, *names: str) -> None:
@@ -201,7 +201,7 @@ class Job:
         return values_from_star(self.model, read_job_star(self.directory / JOB_STAR)[1])
 
     def options(self) -> JobOptions:
-        """Options, checked. Raises InputError naming the first that is wrong."""
+        """Options as the checked model. Raises InputError naming the first that is wrong."""
         if self.model is None:
             raise InputError("job", "must be one of GaussianEM's", self.name, "Run it in the program that made it.")
         try:
@@ -210,7 +210,8 @@ class Job:
             raise explain(error) from None
 
     def write_options(self, values: Mapping[str, Any], is_continue: bool = False) -> None:
-        """Write options.json and job.star; ``values`` are checked only for their names."""
+        """Write options.json and job.star; only the names of ``values`` are checked. Raises InputError for an unknown
+        name, OSError."""
         assert self.model is not None
         unknown = sorted(set(values) - set(self.model.model_fields))
         if unknown:
@@ -231,7 +232,7 @@ class Job:
 
     @contextlib.contextmanager
     def options_undone(self) -> Iterator[None]:
-        """If the block fails, options.json, job.star and the part of the graph are what they were, or not there."""
+        """If the block fails, options.json, job.star and job_pipeline.star are restored to what they were before."""
         texts: dict[Path, bytes | None] = {}
         for path in map(self.file, (events.OPTIONS, JOB_STAR, PIPELINE_STAR)):
             with contextlib.suppress(OSError):
@@ -248,7 +249,7 @@ class Job:
             raise
 
     def command(self) -> list[str]:
-        """The command that does the same in a terminal, as a list of words (quote them before pasting)."""
+        """The equivalent command of a terminal, as a list of words (to be quoted). Raises InputError as ``options``."""
         options = self.options()
         return [*command_line(options)]
 
@@ -259,7 +260,7 @@ class Job:
         return self.directory.is_dir()
 
     def record(self) -> JobRecord:
-        """Our own notes on the job (``small_files.JobRecord``); {} if there are none, without what is damaged."""
+        """This program's notes on the job (``small_files.JobRecord``) without damaged fields; {} if there are none."""
         return small_files.read(self.directory / RECORD, small_files.RECORD)[0]
 
     def damage(self) -> str:
@@ -277,11 +278,11 @@ class Job:
         return "; ".join(clause for clause in found if clause)
 
     def wish(self, record: JobRecord | None = None) -> Wish | None:
-        """This user's wish for the run that the record names; None if someone else, or elsewhere, asked for it."""
+        """This user's wish for the run that the record names; None if the run was not asked for by this user here."""
         return wishes.find(self.root, self.name, self.record() if record is None else record)
 
     def write_record(self, **changes: Any) -> dict[str, Any]:
-        """Change some of our notes; None removes one. What other processes change at the same time is kept."""
+        """Change some notes of the record (None removes one); returns all. Concurrent changes by others are kept."""
         path = self.file(RECORD)
         with self._alone():
             record = {k: v for k, v in {**self.record(), **changes}.items() if v is not None}
@@ -300,7 +301,7 @@ class Job:
             os.close(handle)
 
     def claim_path(self, run: int) -> Path:
-        """File that the process of run number ``run`` creates; whoever creates it is the only one to run."""
+        """File that the process of run number ``run`` creates; only the process that creates it runs the job."""
         return self.directory / f".gaussianem_run_{run}.json"
 
     def processes(self, record: JobRecord | None = None) -> list[ProcessName]:
@@ -311,11 +312,12 @@ class Job:
         return [who for who in (claim, claim.get("child", {}), beat) if who.get("pid")]
 
     def claim(self, record: JobRecord) -> Claim:
-        """Who has begun the run that the record names; {} if nobody has."""
+        """The claim on the run that the record names; {} if no process has begun it."""
         return small_files.read(self.claim_path(record.get("run", 0)), small_files.CLAIM)[0]
 
     def submitting(self, record: JobRecord) -> bool | None:
-        """True while a process hands this run to a scheduler, False if it was killed at that, None if there is none."""
+        """True while a process submits this run to a scheduler, False if it was killed meanwhile, None if there is
+        none."""
         path = self.claim_path(record.get("run", 0))
         who = self.claim(record).get("submitting")
         if record.get("scheduler_id") or who is None:
@@ -350,9 +352,9 @@ class Job:
         return events.read_events(self.directory / events.EVENTS, max(start, size - TAIL_BYTES))[0]
 
     def artifacts(self) -> list[Artifact]:
-        """What the job has made, in order; a file that was written again counts once, at its last place.
+        """The job's artifacts in order; a file that was written again is listed once, at its last place.
 
-        A file may be two things (cfg.json is the configuration, and stands for all that was prepared).
+        A file may have two kinds (cfg.json is the configuration, and stands for all prepared data).
         """
         found: dict[tuple[str, str], Artifact] = {}
         for event in events.read_events(self.directory / events.EVENTS)[0]:
@@ -362,7 +364,7 @@ class Job:
         return list(found.values())
 
     def status(self) -> Status:
-        """State derived from exit files, heartbeat, processes and our notes; a few small reads, no network."""
+        """State derived from exit files, heartbeat, processes and the record; a few small reads."""
         return derive_status(self)
 
     def note(self) -> str:
@@ -370,12 +372,13 @@ class Job:
         return tail(self.directory / NOTE)[0]
 
     def set_note(self, text: str) -> None:
-        """Replace note.txt."""
+        """Replace note.txt. Raises InputError where the directory is gone, OSError."""
         self.check_directory()
         files.write_atomically(self.file(NOTE), text)
 
     def add_note(self, text: str) -> None:
-        """Append a dated block to note.txt."""
+        """Append a dated block to note.txt. Raises InputError where the directory is gone, OSError; the file is then
+        as before."""
         self.check_directory()
         path = self.file(NOTE)
         before = path.stat().st_size if path.exists() else None
@@ -434,7 +437,7 @@ _MEMORY = re.compile(r"out of memory|outofmemory|MemoryError|oom.?kill|cannot al
 
 
 def derive_status(job: Job) -> Status:
-    """State of one of our jobs from its files (see ``Job.status``). A damaged file is said, and the rest is used."""
+    """State of a job of this program from its files (see ``Job.status``); damaged files are named in ``detail``."""
     if why := job.outside():
         return Status(_label_state(job.label), f"{why}: nothing of it is read or written")
     record = job.record()
@@ -574,7 +577,7 @@ def _finished(job: Job, record: JobRecord, last: list[dict[str, Any]], common: d
 
 
 def failure_reason(job: Job, last: list[dict[str, Any]] | None = None) -> str:
-    """Why a job failed, in one sentence: the program's own last error, memory, or the signal that killed it."""
+    """Why a job failed, in one sentence: the program's last error, too little memory, or the signal that killed it."""
     last = job.last_events() if last is None else last
     if reason := _end(job, last).get("reason"):
         return _memory_hint(_sentence(reason))

@@ -61,7 +61,7 @@ def _kinds(model: type[JobOptions]) -> dict[str, TypeAdapter[Any]]:
 
 
 def wrong_type(model: type[JobOptions], name: str, value: Any) -> str:
-    """The rule that ``value`` of an option breaks by its type alone, "" if none; empty is right, as in a draft."""
+    """The rule that ``value`` breaks by the option's type alone, "" if none; empty is allowed, as in a draft."""
     if value in (None, ""):
         return ""
     try:
@@ -73,7 +73,7 @@ def wrong_type(model: type[JobOptions], name: str, value: Any) -> str:
 
 
 def read_job_star(path: Path) -> tuple[str, dict[str, str]]:
-    """Type label and options of a job.star. Raises InputError if it cannot be understood."""
+    """Type label and options of a job.star. Raises InputError if it cannot be read or is none of RELION 4 or newer."""
     try:
         with open_regular(path) as file:
             blocks = parse(file.read(LARGEST_BYTES).decode(errors="surrogateescape"))

@@ -1,8 +1,8 @@
 """The project's lock: an atomic ``mkdir .relion_lock``, as RELION and ccpem-pipeliner take it.
 
-A message file inside says who holds it. Where the file system can, the directory appears with its message in it and
-goes with it, so that a lock left by a process killed at any moment names it. Such a lock is reported, never broken
-unasked.
+A message file inside says who holds it. Where the file system can, the directory is created and removed in one step
+with its message, so that a lock left by a killed process names that process. Such a lock is reported, and broken only
+on request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock: a sentence, host and pid where known, since when (Unix seconds), and whether it is dead."""
+    """Holder of a lock: a clause (``text``), host and pid where known, since when (Unix seconds), whether it ended."""
 
     text: str
     host: str = ""
@@ -44,7 +44,7 @@ class Holder:
 
 
 class LockHeld(InputError):
-    """The project stayed locked; ``holder`` says by whom."""
+    """The project stayed locked, by ``holder``."""
 
     def __init__(self, path: Path, holder: Holder) -> None:
         self.holder, self.path = holder, path
@@ -159,9 +159,9 @@ def _rename_to_new(source: Path, target: Path) -> None:
 
 
 def break_lock(root: Path) -> str:
-    """Remove the lock whoever holds it; return who held it, or "" if it was free.
+    """Remove the lock, whoever holds it; returns a clause on the holder, or "" if it was free.
 
-    Of two programs that break it at once only one succeeds.
+    Of two programs that break it at once only one succeeds. Raises InputError where nothing can be written.
     """
     before = holder(root)
     if before is None:

@@ -76,7 +76,7 @@ class Trashed:
 
 
 class Project:
-    """Open with ``Project.open``, ``create`` or ``find``. ``notes`` holds sentences that the user should see."""
+    """A project. Made by ``Project.open``, ``create`` or ``find``. ``notes`` holds sentences for the user."""
 
     def __init__(self, root: Path, read_only: bool) -> None:
         self.root, self.read_only, self.notes = root, read_only, [] if not read_only else ["the project is read-only"]
@@ -92,7 +92,7 @@ class Project:
 
     @staticmethod
     def is_project(directory: Path | str) -> bool:
-        """True if a graph file, or our copy of one, is there."""
+        """True if the directory holds a graph file, or this program's copy of one."""
         try:
             return (Path(directory) / GRAPH).is_file() or (Path(directory) / GOOD).is_file()
         except OSError:  # a folder that may not be looked into
@@ -100,7 +100,7 @@ class Project:
 
     @classmethod
     def create(cls, directory: Path | str) -> Project:
-        """Make a project (and the directory). Raises InputError if there is one already or nothing can be written."""
+        """Create a project (and the directory). Raises InputError if there is one already or nothing can be written."""
         root = Path(directory).expanduser().resolve()
         if cls.is_project(root):
             raise InputError("project", "must not exist yet", root, "Open it instead.")
@@ -155,11 +155,14 @@ class Project:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def changed(self) -> bool:
-        """True if the graph file is not the one read last. One stat."""
+        """True if the graph file is not the one read last (by one ``stat``)."""
         return self._stat() != self._stamp
 
     def graph(self) -> Graph:
-        """The graph, read again only if the file changed. Do not change it: use the methods of the project."""
+        """The graph, read again only if the file changed. It must be changed through the project's methods alone.
+
+        Raises InputError as :func:`load_graph`.
+        """
         stamp = self._stat()  # before reading: what is written meanwhile is read at the next look
         if stamp is None or stamp != self._stamp:
             graph, note = load_graph(self.root, self.read_only)
@@ -170,7 +173,8 @@ class Project:
 
     @contextlib.contextmanager
     def change(self, doing: str) -> Iterator[Graph]:
-        """Hold the lock and change the graph; it is written at the end if it differs. ``doing`` is for others to see.
+        """Hold the lock while the graph is changed; it is written at the end if it differs. ``doing`` is the lock's
+        message.
 
         Raises LockHeld if another program keeps the lock, InputError if the project is read-only.
         """
@@ -193,8 +197,8 @@ class Project:
     def jobs(self, details: int = 50) -> list[JobInfo]:
         """All jobs in order of number.
 
-        Unfinished jobs are looked at in their directories; of finished ones the graph's state is taken, and at most
-        ``details`` of them per call, newest first, are read for times and reasons (and then remembered).
+        The state of unfinished jobs is read from their directories; that of finished ones from the graph, and at most
+        ``details`` of these per call, newest first, are read for times and reasons (which are cached).
         """
         graph = self.graph()
         there = _directories(self.root, {name.split("/", 1)[0] for name in graph.processes})
@@ -252,14 +256,15 @@ class Project:
         return status
 
     def info(self, job: Job | str | int) -> JobInfo:
-        """One row of the list, looked at anew."""
+        """One row of the list, read again. Raises InputError if there is no such job."""
         found = self.job(job)
         process = member(self.graph(), found.name)
         status = found.status() if found.job_type else foreign_status(self.root, process)
         return _info(process, status, not found.exists())
 
     def job(self, key: Job | str | int) -> Job:
-        """The job with a name ("Train/job003/"), number (3, "3", "job003") or alias. InputError if there is none."""
+        """The job with a name ("Train/job003/"), number (3, "3", "job003") or alias. Raises InputError if there is
+        none."""
         graph = self.graph()
         if isinstance(key, Job):
             key = key.name
@@ -302,7 +307,10 @@ class Project:
         alias: str = "",
         note: str = "",
     ) -> Job:
-        """Make a Scheduled job: number, directory, options, edges. ``values`` win over what ``inputs_from`` fill."""
+        """Create a Scheduled job: number, directory, options, edges. ``values`` take precedence over ``inputs_from``.
+
+        Raises InputError for an unknown job type, option, job or alias, and LockHeld.
+        """
         self._known(job_type)
         filled = self.fill(job_type, inputs_from, values) if inputs_from else dict(values or {})
         with self._new(f"adds a {job_type} job", job_type, folder_of(job_type), alias) as (graph, job):
@@ -396,7 +404,8 @@ class Project:
         write_atomically(job.file(PIPELINE_STAR), graph_text(part).encode(errors="surrogateescape"))
 
     def clone(self, job: Job | str, changes: Mapping[str, Any] | None = None) -> Job:
-        """A new Scheduled job with the options of ``job`` and some of them changed."""
+        """A new Scheduled job with the options of ``job``, some changed. Raises InputError as :meth:`new_job`, and for
+        another program's job."""
         old = self.job(job)
         if old.model is None:
             raise InputError("job", "must be one of GaussianEM's", old.name, "Clone it in the program that made it.")
@@ -406,9 +415,10 @@ class Project:
         return self.new_job(old.job_type, {**values, **(changes or {})}, note=f"Cloned from {old.name}")
 
     def update(self, job: Job | str, values: Mapping[str, Any], *, again: bool = False) -> None:
-        """Change options of a job that does not run; inputs in the graph follow.
+        """Change options of a job that does not run, and its inputs in the graph.
 
-        ``again``: it is to run again, so that the files it will then write are expected of it though it has ended.
+        ``again``: it is to run again, so that its expected outputs are entered though it has ended. Raises InputError
+        for a running job and unknown options.
         """
         found = self.job(job)
         found.check_directory()
@@ -447,10 +457,10 @@ class Project:
         note: str = "",
         alias: str = "",
     ) -> Job:
-        """A job that is done at once, e.g. a selection or a mask made by eye.
+        """Create a job that is finished at once, e.g. a selection or a mask made by eye.
 
         ``write`` gets the new directory, writes files there and returns their (name, kind); they become outputs.
-        ``inputs`` are project-relative files it was made from.
+        ``inputs`` are the project-relative files that they were made from.
         """
         kind, place = title.lower().replace(" ", ""), title.replace(" ", "")
         with self._new(f"adds a {title} job", kind, place, alias) as (graph, job):
@@ -480,7 +490,7 @@ class Project:
         return [_info(graph.processes[name], Status(_state(graph.processes[name].status)), False) for name in names]
 
     def suggestions(self, job: Job | str) -> list[str]:
-        """Job types that make sense after ``job``."""
+        """Job types that can follow ``job`` (see ``inputs.next_types``)."""
         return _inputs.next_types(self.graph(), self.job(job).name)
 
     def inputs(self, job: Job | str) -> list[str]:
@@ -547,7 +557,10 @@ class Project:
         return old, made if made != old else None
 
     def mark(self, job: Job | str, state: State) -> None:
-        """Set the state of a job that does not run by hand, as RELION's "mark as finished" does."""
+        """Set the state of a job that does not run by hand, as RELION's "mark as finished" does.
+
+        Raises InputError for a running job and for a state other than Succeeded, Failed and Aborted.
+        """
         found = self.job(job)
         found.check_directory()
         if state not in EXIT_FILES or found.status().state is State.RUNNING:
@@ -563,7 +576,10 @@ class Project:
         self._finished.pop(found.name, None)
 
     def sync(self) -> bool:
-        """Write to the graph what the directories of our unfinished jobs say: states and finished jobs' outputs."""
+        """Update the graph by the directories of this program's unfinished jobs: states, and outputs of finished ones.
+
+        Returns whether anything changed.
+        """
         graph = self.graph()
         news: list[str] = []
         for process in graph.processes.values():
@@ -590,7 +606,7 @@ class Project:
     def add_outputs(self, graph: Graph, job: Job) -> None:
         """Enter a finished job's files into ``graph`` and ``.Nodes``; folders are no nodes in RELION.
 
-        Files that were expected and are not there go, unless another job names them as its input.
+        Expected files that do not exist are removed, unless another job names them as its input.
         """
         graph.drop_outputs(job.name, keep=lambda node: (self.root / node).is_file())
         for artifact in job.artifacts():
@@ -603,15 +619,15 @@ class Project:
                 touch(node)
 
     def lock_holder(self) -> Holder | None:
-        """Who holds the project's lock, or None."""
+        """Holder of the project's lock, or None."""
         return _lock.holder(self.root)
 
     def break_lock(self) -> str:
-        """Remove the lock, whoever holds it; return who did."""
+        """Remove the lock, whoever holds it; returns a clause on the holder, "" if it was free."""
         return _lock.break_lock(self.root)
 
     def disk(self) -> tuple[int, int]:
-        """Bytes free and in all on the project's file system."""
+        """Free and total bytes of the project's file system."""
         usage = shutil.disk_usage(self.root)
         return usage.free, usage.total
 
@@ -697,7 +713,7 @@ def dependents(graph: Graph, name: str) -> list[str]:
 
 
 def check_alias(graph: Graph, name: str, alias: str) -> str:
-    """The alias as RELION would have it (blanks become ``_``). Raises InputError saying which rule is broken."""
+    """The alias in RELION's form (blanks become ``_``). Raises InputError naming the rule that it breaks."""
     clean = re.sub(r"\s+", "_", alias.strip())
     folder = name.split("/", 1)[0]
     rule = ""
@@ -717,7 +733,7 @@ def check_alias(graph: Graph, name: str, alias: str) -> str:
 
 
 def recent_projects() -> list[Path]:
-    """Projects opened lately by this user, newest first; those that are gone are left out."""
+    """Projects that this user opened recently, newest first; those that no longer exist are left out."""
     try:
         with open_regular(_recent_file()) as file:
             lines = os.fsdecode(file.read(LARGEST_BYTES)).split("\n")

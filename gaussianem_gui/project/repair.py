@@ -1,4 +1,4 @@
-"""Mend a project after a crash, a full disk, or a hand: nothing is deleted, every step is told."""
+"""Repair of a project after a crash, a full disk or manual changes: nothing is deleted, every step is reported."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _STALE_SECONDS = 3600.0
 
 
 def repair(project: Project, break_lock: bool = False) -> list[str]:
-    """Mend what a crash or a hand has left; return a sentence for each thing done or noticed.
+    """Repair the project; returns a sentence for each thing done or noticed.
 
-    Raises LockHeld if the project is locked and ``break_lock`` is not given.
+    Enters job directories that the graph lacks, corrects the job counter, restores links of aliases, and moves
+    leftovers of crashes to the trash. Raises LockHeld if the project is locked and ``break_lock`` is not given.
     """
     told: list[str] = []
     holder = project.lock_holder()
@@ -45,9 +46,10 @@ def repair(project: Project, break_lock: bool = False) -> list[str]:
 
 
 def rebuild(root: Path) -> Project:
-    """A project whose graph is gone with every copy: made anew from the job directories.
+    """Rebuild the graph from the job directories, where it is lost with its copy; a project that opens is returned as
+    it is.
 
-    Raises InputError if there is a whole graph already.
+    Raises LockHeld if the project is locked.
     """
     try:
         return Project.open(root)

@@ -1,6 +1,6 @@
-"""Settings in layers: what the program ships, what the user keeps for all projects, what one project says. No Qt here.
+"""Settings in layers: the program's, the user's for all projects, and those of one project. No Qt here.
 
-A job's own options stand above all of them. Each layer is a small JSON file and holds only what was changed there.
+A job's own options take precedence over all of them. Each layer is a small JSON file with what was changed there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"theme": get_args(Theme), "where": get_ar
 
 
 class Layer(TypedDict, total=False):
-    """What one layer may hold."""
+    """Schema of one layer."""
 
     __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
     theme: Theme
@@ -53,17 +53,17 @@ _LAYER: TypeAdapter[Any] = TypeAdapter(Layer)
 
 
 def program_file() -> Path:
-    """Where the user's settings for all projects are kept."""
+    """File of the user's settings for all projects."""
     return config_folder() / "settings.json"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """One layer, without what is damaged; {} if the file is absent."""
+    """One layer, without damaged values; {} if the file is absent."""
     return small_files.read(path, _LAYER)[0]
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Keep one layer. Raises OSError."""
+    """Write one layer, atomically. Raises OSError."""
     write_atomically(path, json.dumps(dict(values), indent=1) + "\n")
 
 
@@ -89,7 +89,10 @@ class Settings:
         return "program" if name in self.program else "shipped"
 
     def set(self, name: str, value: Any, layer: str = "program") -> None:
-        """Change one value (None removes it from the layer) and keep it. Raises OSError, InputError."""
+        """Change one value (None removes it from the layer) and write the layer.
+
+        Raises OSError, and InputError where the project's folder is a link that leads out of it.
+        """
         values = self.project if layer == "project" else self.program
         if value is None:
             values.pop(name, None)
@@ -115,7 +118,7 @@ class Settings:
         return {name: value for name, value in known.items() if not wrong_type(model, name, value)}
 
     def set_defaults(self, job_type: str, values: Mapping[str, Any], layer: str) -> None:
-        """Keep ``values`` as the presets of ``job_type`` in one layer; {} removes them."""
+        """Write ``values`` as the presets of ``job_type`` in one layer; {} removes them. Raises as :meth:`set`."""
         all_types = dict((self.project if layer == "project" else self.program).get("defaults") or {})
         all_types[job_type] = dict(values)
         self.set("defaults", {k: v for k, v in all_types.items() if v} or None, layer)

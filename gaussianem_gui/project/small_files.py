@@ -1,7 +1,7 @@
-"""The small files of a job, read through a schema: what does not fit it is left out and said, never trusted.
+"""The small files of a job, read through a schema: values that do not fit it are left out and reported.
 
-They may be cut by a crash, edited by hand or written by another program. A field of the wrong kind, a number that is
-none, a folder or a pipe in place of a file: each gives a sentence for the job's row, and the rest is used.
+They may be cut by a crash, edited by hand or written by another program. A field of the wrong type, NaN, a folder or a
+pipe in place of a file: each gives a clause for the job's row, and the rest is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPEN = ConfigDict(extra="allow")  # files of newer versions hold more
 
 
 class JobRecord(TypedDict, total=False):
-    """Our notes on a job: which run was asked for, by whom, and where it is (``.gaussianem_job.json``)."""
+    """This program's notes on a job: the run asked for, by whom, and where it is (``.gaussianem_job.json``)."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     version: Count
@@ -78,7 +78,7 @@ class Heartbeat(ProcessName, total=False):
 
 
 class Claim(ProcessName, total=False):
-    """Who runs, submits or withdrew a run (``.gaussianem_run_N.json``)."""
+    """The process that runs, submits or withdrew a run (``.gaussianem_run_N.json``)."""
 
     child: ProcessName
     submitting: ProcessName
@@ -105,7 +105,7 @@ EXIT: TypeAdapter[ExitNote] = TypeAdapter(ExitNote)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file; {} if it is blank, as room for a last word is.
+    """The JSON object in a small file; {} if it is blank (space reserved by ``job.last_word``).
 
     Raises OSError if it cannot be read, ValueError if it is damaged.
     """
@@ -125,7 +125,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file of ours; {} if it is absent or damaged."""
+    """The JSON object in a small file; {} if it is absent or damaged."""
     with contextlib.suppress(OSError, ValueError):
         return read_object(path)
     return {}
@@ -148,9 +148,9 @@ def fit(values: Mapping[str, object], schema: TypeAdapter[Content]) -> tuple[Con
 
 
 def read(path: Path, schema: TypeAdapter[Content]) -> tuple[Content, str]:
-    """What a small file says, as far as it fits the schema, and a clause on what does not ("" if all does).
+    """The values of a small file that fit the schema, and a clause on those that do not ("" if all do).
 
-    An absent file says nothing.
+    An absent file gives no values and no clause.
     """
     empty = schema.validate_python({})
     try:

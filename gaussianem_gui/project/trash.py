@@ -1,4 +1,4 @@
-"""Deleting jobs into ``Trash/`` and bringing them back; clearing files that a finished job no longer needs."""
+"""Deleting jobs into ``Trash/`` and restoring them; removing files that a finished job no longer needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def delete(project: Project, job: Job | str | int, *, with_dependents: bool = False) -> list[str]:
-    """Move ``job`` (and what depends on it) to the trash; the names moved, last job first.
+    """Move ``job`` (and, on request, those that depend on it) to the trash; returns the names moved, last job first.
 
     Raises InputError where other jobs depend on it and that was not asked for, or where one of them runs.
     """
@@ -129,7 +129,7 @@ def _forget_nodes(root: Path, part: Graph, name: str) -> None:
 
 
 def contents(project: Project) -> list[Trashed]:
-    """Jobs in the trash, newest first. A folder with only cleared files of a living job is not one of them.
+    """Jobs in the trash, newest first. A folder with files that ``cleanup`` moved is not one of them.
 
     Raises InputError if the trash is a link.
     """
@@ -158,7 +158,7 @@ def _folders(trash: Path) -> Iterator[Path]:
 
 
 def restore(project: Project, name: str) -> Job:
-    """Bring a job back with its edges. Raises InputError if it is not in the trash or its place is taken."""
+    """Restore a job with its edges. Raises InputError if it is not in the trash or a job of that name exists."""
     wanted = name.strip().rstrip("/") + "/"
     found = contents(project)
     item = next((t for t in found if wanted in (t.name, f"{t.path.name}/", f"{TRASH}/{t.name}")), None)
@@ -214,7 +214,10 @@ def _is_name(alias: str) -> bool:
 
 
 def empty(project: Project) -> int:
-    """Delete everything in the trash for good; bytes freed."""
+    """Delete the jobs in the trash permanently; returns the bytes freed.
+
+    Raises InputError if the project is read-only or the trash is a link.
+    """
     if project.read_only:
         raise InputError("project", "must be writable", project.root, "Ask its owner.")
     _check_trash(project.root)
@@ -241,9 +244,10 @@ def _links(trash: Path) -> list[Path]:
 
 
 def cleanup(project: Project, job: Job | str | int, *, harsh: bool = False, dry_run: bool = False) -> list[str]:
-    """Files of a succeeded job that can go: superseded checkpoints and latents, leftovers of writing.
+    """Move files that a succeeded job no longer needs to the trash: old checkpoints and latents, temporary files.
 
-    ``harsh`` takes the particle stack too: Continue makes it again. Returned are project-relative paths.
+    ``harsh`` takes the particle stack too, which Continue makes again. Returns project-relative paths; ``dry_run``
+    moves nothing. Raises InputError for a job that has not succeeded.
     """
     job = project.job(job)
     job.check_directory()

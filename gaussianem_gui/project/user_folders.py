@@ -1,6 +1,6 @@
-"""Folders of this user outside of any project: settings, what was asked for, locks of this machine. No Qt here.
+"""Folders of this user outside of any project: settings, requested runs, locks of this machine. No Qt here.
 
-What another user could have made or changed is never taken for one of them: owner and mode are checked.
+Owner and mode are checked, so that a folder that another user could have made or changed is not used.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ STATE = "GAUSSIANEM_STATE_DIR"
 
 
 def config_folder() -> Path:
-    """Where the user's settings are kept; it may not exist yet."""
+    """Folder of the user's settings; it may not exist yet."""
     return _base("XDG_CONFIG_HOME", ".config") / "gaussianem"
 
 
 def state_folder() -> Path:
-    """Where it is kept what this user asked for; made if absent, and for this user's eyes alone.
+    """Folder of the runs that this user asked for; created if absent, readable by this user alone.
 
-    In the home directory, so that it outlives a restart; GAUSSIANEM_STATE_DIR names another place. Raises InputError
-    if there is no place for it.
+    In the home directory, so that it survives a restart; GAUSSIANEM_STATE_DIR names another place. Raises InputError
+    if no place can be used.
     """
     return _first_private(_state_places())
 
@@ -34,9 +34,9 @@ def state_folder() -> Path:
 def machine_folder() -> Path:
     """Folder for locks and reservations among this user's programs on this machine (not on a network disk).
 
-    The same for all sessions, and there after the last logout while jobs go on: therefore in /tmp, whatever TMPDIR and
-    XDG_RUNTIME_DIR say. Where somebody else has taken that name, a folder beside what the user asked for serves.
-    Raises InputError if there is no place for it.
+    It must be the same for all sessions and outlast the last logout while jobs run: therefore it is in /tmp, whatever
+    TMPDIR and XDG_RUNTIME_DIR are. Where that name is taken by another user, a folder in :func:`state_folder` is used.
+    Raises InputError if no place can be used.
     """
     return _first_private(_machine_places())
 

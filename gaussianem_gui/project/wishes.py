@@ -1,9 +1,9 @@
-"""What this user asked to run, kept in the user's own folder: the only thing that starts a job.
+"""Requests of this user to run a job ("wishes"), kept in the user's own folder: nothing else starts a job.
 
-A project's files say that a run was asked for, but they may come from anyone: from a colleague, from the internet. So
-who asks leaves a wish here, out of the project, with everything that decides what is run: the engine's command, the
-queue's template and the command that submits. The job's record holds the wish's token; a record whose token is not here
-was asked for by someone else, or elsewhere, and nothing of it is started.
+A project's files say that a run was asked for, but they may come from anyone: from a colleague, from the internet. So a
+request is stored here, outside of the project, with everything that decides what is run: the engine's command, the
+queue's template and the command that submits. The job's record holds the wish's token; a run whose token is not here
+was asked for by someone else, or elsewhere, and is not started.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Wish(BaseModel):
     scheduler_id: str = ""
 
     def matches(self, record: JobRecord) -> bool:
-        """True if a job's record is of this very run."""
+        """True if a job's record is of this run."""
         return record.get("token") == self.token and record.get("run") == self.run
 
 
@@ -63,7 +63,7 @@ def _folder(root: Path) -> Path:
 
 
 def keep(wish: Wish) -> None:
-    """Write a wish, or the new state of one. Raises InputError where nothing can be written."""
+    """Write a wish, new or changed, atomically. Raises InputError where nothing can be written."""
     folder = _folder(Path(wish.project))
     path = folder / f"{wish.token}.json"
     temporary = folder / f".{wish.token}.{os.getpid()}.tmp"
