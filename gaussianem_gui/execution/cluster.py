@@ -87,12 +87,12 @@ class ClusterSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Preset:
-    """A scheduler: its commands, how it says a job's id, and its words for states.
+    """A scheduler: its commands, the pattern of a job's id in its answer, and its words for states.
 
-    ``query`` is asked with the ids appended (joined by ``join``, or one call for all if that is empty); ``row`` finds
+    ``query`` is called with the ids appended (joined by ``join``, or as single words if that is empty); ``row`` finds
     id and state in its answer; ``words`` maps a state to ours: pending, running, done, failed, cancelled, lost,
-    timeout, memory. ``resources`` are the parts of XXXresourcesXXX, for schedulers that want all in one directive; a
-    part whose value is empty is left out.
+    timeout, memory. ``resources`` are the parts of XXXresourcesXXX, for schedulers that take all in one directive; a
+    part whose value is empty is left out. ``by_stdin``: the script is piped to ``submit`` instead of named.
     """
 
     title: str
@@ -252,7 +252,7 @@ def load_settings(root: Path) -> ClusterSettings:
 
 
 def settings_of_the_project(root: Path) -> str:
-    """A sentence if the project holds cluster settings that are not in force; "" otherwise."""
+    """A sentence if the project holds cluster settings that are not used, and the user has given none; "" otherwise."""
     if not (root / SETTINGS).exists() or _settings_file(root).exists():
         return ""
     return (
@@ -262,7 +262,7 @@ def settings_of_the_project(root: Path) -> str:
 
 
 def save_settings(root: Path, settings: ClusterSettings) -> None:
-    """Keep the user's settings for a project, outside of it. Raises InputError for a template inside it, OSError."""
+    """Write the user's settings for a project, outside of it. Raises InputError as :func:`template_text`, OSError."""
     if settings.template:
         template_text(settings, root)
     path = _settings_file(root)
@@ -271,7 +271,7 @@ def save_settings(root: Path, settings: ClusterSettings) -> None:
 
 
 def template_text(settings: ClusterSettings, root: Path) -> str:
-    """The template of the settings. Raises InputError if it cannot be read, lies in the project or runs nothing."""
+    """The text of the template. Raises InputError if it cannot be read, lies in the project or lacks XXXcommandXXX."""
     if not settings.template:
         folder = importlib.resources.files("gaussianem_resources")
         return (folder / "queues" / PRESETS[settings.preset].template).read_text()
@@ -296,7 +296,7 @@ def _refuse_inside(root: Path, path: Path, argument: str) -> None:
 
 
 def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> dict[str, str]:
-    """Values of the template's variables, RELION's names first."""
+    """Values of the template's variables (XXXnameXXX) by name, RELION's first."""
     tasks = max(settings.mpi, settings.nodes) if on_all_nodes(settings, job) else settings.mpi
     cores = tasks * settings.threads
     values = {
@@ -323,15 +323,15 @@ def variables(settings: ClusterSettings, job: Job, command: Sequence[str]) -> di
 
 
 def on_all_nodes(settings: ClusterSettings, job: Job) -> bool:
-    """Whether a job computes on every node that is asked for: a training under Slurm, whose srun starts its parts."""
+    """Whether a job computes on all nodes asked for: a training under Slurm, whose srun starts a process on each."""
     return settings.preset == "slurm" and settings.nodes > 1 and job.job_type == "train"
 
 
 def command_on_nodes(module: Sequence[str], nodes: int, processes: int) -> list[str]:
     """The argument list that trains on all nodes of a Slurm job, ``processes`` on each, from the script on its first.
 
-    srun starts a torchrun on each node; they meet at the first. The shell's part is fixed text: what is given by the
-    user are its arguments.
+    srun starts a torchrun on each node, with the rendezvous on the first. The shell script is a fixed text; the user's
+    values are its arguments.
     """
     torchrun = ["-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
     return ["sh", "-c", _ON_NODES, "sh", str(nodes), *python(*torchrun), *module]
@@ -364,7 +364,10 @@ def fill_template(text: str, values: Mapping[str, str]) -> str:
 
 
 def script(settings: ClusterSettings, job: Job, command: Sequence[str], template: str = "") -> str:
-    """The script that would be submitted, from the text of a template or that of the settings."""
+    """The script that would be submitted, from the text of ``template`` or of that of the settings.
+
+    Raises InputError as :func:`template_text`.
+    """
     return fill_template(template or template_text(settings, job.root), variables(settings, job, command))
 
 
@@ -412,10 +415,10 @@ def _call(words: Sequence[str], cwd: Path, stdin: str | None = None) -> subproce
 
 
 def submit(settings: ClusterSettings, job: Job, command: Sequence[str], template: str) -> str:
-    """Write the script into the job's directory and submit it from the project; the scheduler's id of the job.
+    """Write the script into the job's directory and submit it from the project; returns the scheduler's id of the job.
 
-    ``template`` is the text that the user chose when asking. Raises InputError with the scheduler's own words if it
-    refuses.
+    ``template`` is the template's text at the time of the request. Raises InputError with the scheduler's message if it
+    refuses the job or does not answer.
     """
     root = job.root
     preset = PRESETS[settings.preset]
@@ -437,12 +440,12 @@ def submit(settings: ClusterSettings, job: Job, command: Sequence[str], template
 
 
 def is_identifier(word: str) -> bool:
-    """True for what a scheduler calls a job; nothing else may stand where a command takes an id."""
+    """True for a well-formed job id; no other word may be passed to a scheduler's command as one."""
     return re.fullmatch(r"\d[\w.\[\]-]{0,200}", word) is not None
 
 
 def cancel(wish: Wish) -> None:
-    """Ask the scheduler to stop a job that this user submitted. Raises InputError with its words if it does not."""
+    """Ask the scheduler to cancel a job that this user submitted. Raises InputError with its message if it does not."""
     preset = PRESETS[wish.scheduler]
     answer = _call([*preset.cancel, wish.scheduler_id], Path(wish.project))
     if answer.returncode:
@@ -453,9 +456,9 @@ def cancel(wish: Wish) -> None:
 
 
 def states(preset: Preset, ids: Sequence[str], cwd: Path) -> dict[str, str] | None:
-    """Our word for the state of each id; an id that the scheduler does not know any more is absent.
+    """State of each id, in the words of :class:`Preset`; an id that the scheduler does not know any more is absent.
 
-    None if the scheduler does not answer: then nothing is known.
+    None if the scheduler answers with an error alone. Raises InputError if its command cannot be run.
     """
     if preset.join:
         answer = _call([*preset.query, preset.join.join(ids)], cwd)
@@ -486,7 +489,7 @@ def _accounting(identifier: str, cwd: Path) -> str:
 
 
 def refresh(submitted: Sequence[tuple[Job, Wish]]) -> None:
-    """Ask the schedulers for the states of jobs that this user submitted, and note them in the jobs' directories."""
+    """Query the schedulers for the states of jobs that this user submitted, and note them in the jobs' directories."""
     for name, preset in PRESETS.items():
         mine = {wish.scheduler_id: job for job, wish in submitted if wish.scheduler == name and wish.scheduler_id}
         open_ones = {i: job for i, job in mine.items() if job.exit_state() is None}
@@ -503,9 +506,9 @@ def refresh(submitted: Sequence[tuple[Job, Wish]]) -> None:
 
 
 def with_found_id(job: Job, wish: Wish) -> Wish:
-    """Keep the id that a job found in its own environment, where the program that submitted it was killed before.
+    """The wish with the id that the job found in its own environment, where the submitting program was killed.
 
-    Of a run alone that this user handed to a scheduler without getting an answer; the wish with the id, or as it was.
+    Only for a run of this user whose submission was not answered; other wishes are returned unchanged.
     """
     record = job.record()
     if wish.where != "cluster" or wish.scheduler_id or job.submitting(record) is not False:
@@ -521,7 +524,7 @@ def with_found_id(job: Job, wish: Wish) -> Wish:
 
 
 def note_state(job: Job, preset: Preset, word: str) -> None:
-    """Keep what a scheduler says of a job: its state, or how it ended where the program left no exit file."""
+    """Note a scheduler's word on a job: its state, or how it ended where the program left no exit file."""
     record = job.record()
     if word in ("pending", "running"):
         if record.get("scheduler_state") != word:

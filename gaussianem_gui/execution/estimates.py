@@ -1,6 +1,6 @@
-"""What a job will need before it starts: particles, Gaussians, disk, GPU memory, time. No Qt, no torch here.
+"""Estimates of what a job will need: particles, Gaussians, disk, GPU memory, time. No Qt, no torch here.
 
-All figures are estimates from file headers; each says what it rests on. Reads the disk: call from a worker thread.
+All figures are estimates from file headers; each names its basis. Reads the disk: call from a worker thread.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks need to know of this machine: memory of each GPU (bytes total, bytes free), CPU cores."""
+    """Figures of this machine for the checks: memory of each GPU (bytes total, bytes free), CPU cores."""
 
     gpus: tuple[tuple[int, int], ...] = ()
     cores: int = os.cpu_count() or 1
@@ -237,9 +237,9 @@ def _first_file(path: Path) -> Path | None:
 
 
 def particles(values: dict[str, Any], source: Path) -> tuple[int, int]:
-    """Number of particles and their largest box, read as Preprocess will: with poses, CTF and images.
+    """Number of particles and their largest box (px), read as Preprocess will: with poses, CTF and images.
 
-    Raises InputError for what would stop it.
+    Raises InputError as ``read_particles``.
     """
     star = source / str(values["star_file"])
     data_dir = source / str(values["data_dir"]) if values.get("data_dir") else None
@@ -284,7 +284,10 @@ def ply_count(path: Path) -> int:
 
 @lru_cache(maxsize=32)
 def voxels_above(path: Path, level: float, changed: float) -> int:
-    """Voxels of a map above ``level``, read in slabs."""
+    """Number of voxels of a map above ``level``, read in slabs. Raises InputError for a file that is no map.
+
+    ``changed``: the file's time, so that a changed file is read again.
+    """
     header = read_header(path)
     values = np.memmap(path, header.dtype, "r", header.offset, header.shape)
     return int(sum(np.count_nonzero(slab > level) for slab in values))

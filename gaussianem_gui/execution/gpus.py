@@ -1,4 +1,4 @@
-"""GPUs of this machine: memory, load, who holds them, and processes of ours that hold them after their job ended."""
+"""GPUs of this machine: memory, load, the jobs that hold them, and processes that outlived their job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Zombie:
-    """A process that a job of ours left behind: it lives though the job is over."""
+    """A process of a job that still runs though the job has ended; ``ticks``: its start (``processes.start_ticks``)."""
 
     pid: int
     ticks: int
@@ -64,7 +64,7 @@ def _nvml() -> Any:
 
 
 def gpus() -> list[Gpu]:
-    """GPUs of this machine, with the job of ours that holds each; [] where there is none."""
+    """GPUs of this machine, with the job of this program that holds each; [] where there is none."""
     nvml = _nvml()
     if nvml is None:
         return []
@@ -82,7 +82,7 @@ def gpus() -> list[Gpu]:
 
 
 def gpu_memory_by_pid() -> dict[int, int]:
-    """Bytes of GPU memory that each process holds, as far as the driver tells."""
+    """Bytes of GPU memory that each process holds, by pid, as far as the driver reports it."""
     nvml = _nvml()
     held: dict[int, int] = {}
     for index in range(nvml.nvmlDeviceGetCount()) if nvml is not None else ():
@@ -93,7 +93,7 @@ def gpu_memory_by_pid() -> dict[int, int]:
 
 
 def allowed(cards: Sequence[Gpu], mask: str | None) -> list[int]:
-    """Numbers of those GPUs that ``CUDA_VISIBLE_DEVICES`` (``mask``: numbers or UUIDs) lets us use; None: all."""
+    """Numbers of the GPUs that ``mask``, a CUDA_VISIBLE_DEVICES of numbers or UUIDs, allows; all if it is None."""
     if mask is None:
         return [card.index for card in cards]
     words = [word.strip() for word in mask.split(",") if word.strip()]
@@ -104,7 +104,7 @@ def allowed(cards: Sequence[Gpu], mask: str | None) -> list[int]:
 
 
 def reservations() -> dict[int, str]:
-    """GPUs held by jobs that live: index -> job directory. Reservations of jobs that ended are dropped."""
+    """GPUs held by unfinished jobs: index -> job directory. Reservations of jobs that ended are removed."""
     held = {}
     for path in machine_folder().glob("gpu-*.json"):
         record = read_json(path)
@@ -124,14 +124,14 @@ def reservations() -> dict[int, str]:
 
 @contextlib.contextmanager
 def choosing() -> Iterator[None]:
-    """Hold this while GPUs are chosen and reserved: runners of several projects share the machine."""
+    """A lock to hold while GPUs are chosen and reserved, as runners of several projects share the machine."""
     with open(machine_folder() / "gpus.lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def reserve(job: Job, run: int, indices: Iterable[int]) -> None:
-    """Note that ``job`` holds these GPUs from run number ``run`` on, until it ends."""
+    """Write reservations of these GPUs for run number ``run`` of ``job``; they hold until it ends."""
     for index in indices:
         record = {"directory": str(job.directory), "type": job.type_label, "run": run}
         write_atomically(machine_folder() / f"gpu-{index}.json", json.dumps(record))
@@ -141,9 +141,9 @@ def reserve(job: Job, run: int, indices: Iterable[int]) -> None:
 
 
 def processes_of(directory: Path | None = None) -> dict[str, list[psutil.Process]]:
-    """Living processes that jobs of ours started, by job directory (of one job, if given).
+    """Running processes that jobs of this program started, by job directory (of one job, if given).
 
-    They are known by the variable that ``launch`` gives to every process of a job, torchrun's workers included.
+    Recognised by the environment variable that ``launch`` gives to every process of a job, torchrun's workers included.
     """
     found: dict[str, list[psutil.Process]] = {}
     for process in psutil.process_iter():
@@ -155,7 +155,7 @@ def processes_of(directory: Path | None = None) -> dict[str, list[psutil.Process
 
 
 def zombies(project: Project) -> list[Zombie]:
-    """Processes that finished or lost jobs of this project left behind on this machine."""
+    """Processes on this machine of jobs of this project that have finished or are lost."""
     by_pid = gpu_memory_by_pid()
     found = []
     for mark, members in processes_of().items():
@@ -177,7 +177,7 @@ def zombies(project: Project) -> list[Zombie]:
 
 
 def kill_zombie(project: Project, zombie: Zombie) -> None:
-    """End a process of ``zombies``; nothing happens if it is gone. Raises InputError if it is not ours."""
+    """Kill a process of :func:`zombies`; nothing happens if it has ended. Raises InputError for another process."""
     if zombie not in zombies(project) and start_ticks(zombie.pid) == zombie.ticks:
         raise InputError("process", "must be one that a job of this project left", zombie.pid, "End it by hand.")
     if start_ticks(zombie.pid) == zombie.ticks:

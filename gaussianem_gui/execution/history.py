@@ -1,4 +1,4 @@
-"""What a job has reported so far, read from its files while it runs. No Qt here.
+"""The events that a job has reported so far, read from its file while it runs. No Qt here.
 
 ``History`` follows one events file by offset and keeps every number in arrays that grow; ``Watcher`` polls many
 histories and logs from one thread. Views never wait for it: they compare ``version`` numbers and take snapshots.
@@ -27,7 +27,7 @@ SWITCH_SECONDS = 0.001  # a thread that parses gives the interpreter back this o
 
 
 class Growing:
-    """Rows of numbers, appended cheaply; kept column by column, so that one column is read fast."""
+    """A growing table of float64, stored column by column; appending is amortised O(1)."""
 
     def __init__(self, columns: int) -> None:
         self._data = np.empty((columns, 256))
@@ -43,7 +43,7 @@ class Growing:
         self.size += 1
 
     def view(self) -> np.ndarray:  # (columns, n)
-        """All rows so far; later appends do not change it."""
+        """A view of all rows so far; later appends do not change it."""
         return self._data[:, : self.size]
 
 
@@ -63,7 +63,7 @@ class Pollable(Protocol):
     """Something a Watcher polls."""
 
     def poll(self) -> bool:
-        """Read what is new; True if anything was."""
+        """Read what was added since the last call; True if there was anything."""
         ...
 
 
@@ -186,7 +186,7 @@ class History:
 
 
 class Watcher:
-    """One thread that polls everything given to it."""
+    """One thread that polls its items every ``seconds``."""
 
     def __init__(self, seconds: float = POLL_SECONDS) -> None:
         self._seconds = seconds
@@ -233,7 +233,7 @@ class Watcher:
 
 
 def smooth(value: np.ndarray, window: int) -> np.ndarray:
-    """Centred-in-weight moving average over the last ``window`` values, not-a-number left out; (n,) -> (n,)."""
+    """Moving average over the last ``window`` values, NaN left out; (n,) -> (n,)."""
     if window <= 1 or len(value) < 2:
         return value
     good = np.isfinite(value)
@@ -249,7 +249,7 @@ def _bins(n: int, bins: int) -> np.ndarray:
 
 
 def thin(x: np.ndarray, y: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """A long curve as the least and the greatest value of each of ``bins`` bins, and its last point; (n,), (n,)."""
+    """A long curve (n,), (n,) as minimum and maximum of each of ``bins`` bins, and its last point."""
     if len(x) <= 2 * bins:
         return x, y
     starts = _bins(len(x), bins)
@@ -258,7 +258,7 @@ def thin(x: np.ndarray, y: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.
 
 
 def average(x: np.ndarray, y: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """A long curve as the mean of each of ``bins`` bins, not-a-number left out; (n,), (n,)."""
+    """A long curve (n,), (n,) as the mean of each of ``bins`` bins, NaN left out, at the last x of each bin."""
     if len(x) <= 2 * bins:
         return x, y
     starts = _bins(len(x), bins)

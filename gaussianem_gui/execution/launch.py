@@ -1,4 +1,4 @@
-"""Stands above one local run of a job: claims the run, starts the program, notes how it ended.
+"""Supervises one local run of a job: claims the run, starts the program, notes how it ended.
 
 A process of its own session, so that it lives on when the desktop application or the runner is closed or killed. Only
 the one that creates the claim file runs: two runners that start the same run by mistake start it once. Called as
@@ -30,7 +30,7 @@ FAILURE, ABORTED, ABORT = ENDINGS[1], ENDINGS[2], "RELION_JOB_ABORT_NOW"
 
 
 def claim(path: Path, content: dict[str, object]) -> bool:
-    """Create ``path`` whole or not at all; False if it is there already. Raises OSError where it cannot be."""
+    """Create ``path`` with ``content`` as JSON in one step; False if it exists. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(content))
@@ -51,7 +51,8 @@ def claim(path: Path, content: dict[str, object]) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Run the program that follows ``--`` and return its exit code."""
+    """Run the program that follows ``--``; returns its exit code (128 + number if a signal killed it), 0 where another
+    process has claimed the run."""
     root, directory, run = Path(argv[0]), Path(argv[0]) / argv[1], int(argv[2])
     command = argv[argv.index("--") + 1 :]
     path = directory / f".gaussianem_run_{run}.json"

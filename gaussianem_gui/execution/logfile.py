@@ -1,4 +1,4 @@
-"""A log file as lines, whatever its size: an index of line starts that grows, lines read when shown. No Qt here."""
+"""A log file of any size as lines: an index of line starts that grows, and lines read when shown. No Qt here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LogFile:
         self._size = 0  # bytes seen
 
     def poll(self) -> bool:
-        """Index what was appended; True if anything was."""
+        """Index what was appended since the last call; True if there was anything. Raises OSError."""
         try:
             size = os.stat(self.path).st_size
         except OSError:
@@ -76,7 +76,7 @@ class LogFile:
             return self._count + (1 if self._size > self._starts[self._count] else 0)
 
     def lines(self, first: int, count: int) -> list[str]:
-        """Lines ``first`` to ``first + count - 1`` as shown, or fewer at the end."""
+        """Lines ``first`` to ``first + count - 1`` (from 0) as shown, or fewer at the end."""
         with self._lock:
             total = self._count + (1 if self._size > self._starts[self._count] else 0)
             last = min(first + count, total)
@@ -94,12 +94,12 @@ class LogFile:
         return [shown(data[a - bounds[0] : b - bounds[0]]) for a, b in itertools.pairwise(bounds)]
 
     def line_at(self, offset: int) -> int:
-        """Number of the line that holds byte ``offset``."""
+        """Number (from 0) of the line that holds byte ``offset``."""
         with self._lock:
             return int(np.searchsorted(self._starts[: self._count + 1], offset, side="right")) - 1
 
     def find(self, text: str, limit: int = 20_000) -> list[int]:
-        """Numbers of the lines that contain ``text``, upper and lower case alike; for a worker thread."""
+        """Numbers of the first ``limit`` lines that contain ``text``, regardless of case; call in a worker thread."""
         if not text:
             return []
         found: list[int] = []
@@ -129,7 +129,7 @@ class LogFile:
 
 
 def shown(raw: bytes) -> str:
-    """One line as a terminal would leave it: after the last carriage return, no escape sequences, not too long."""
+    """One line as text: what follows the last carriage return, without escape sequences, cut at LONGEST_LINE."""
     text = raw.rstrip(b"\r\n")
     text = text[text.rfind(b"\r") + 1 :]
     line = printable(ESCAPES.sub("", text.decode("utf-8", "replace"))).replace("\t", "    ")

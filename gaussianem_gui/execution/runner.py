@@ -84,7 +84,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Launch:
-    """How to run a job: here or on a cluster, on how many GPUs (None: what the options say), after which jobs."""
+    """How to run a job: ``local`` or ``cluster``, on how many GPUs (None: by the options), after which jobs."""
 
     where: str = "local"
     gpus: int | None = None
@@ -96,11 +96,11 @@ class Launch:
 
 
 def engine_command(job: Job, processes: int = 1, engine: str = "", nodes: int = 1) -> list[str]:
-    """The argument list that runs ``job`` from the project's root, by ``processes`` on each of ``nodes`` of Slurm;
-    never handed to a shell as it is.
+    """The argument list that runs ``job`` from the project's root, with ``processes`` on each of ``nodes`` of Slurm;
+    it is not passed to a shell unquoted.
 
     ``engine`` replaces the program, e.g. by "apptainer exec --nv image.sif gaussianem": it is the environment variable
-    GAUSSIANEM_ENGINE of the session that asked for the run.
+    GAUSSIANEM_ENGINE of the session that asked for the run. Raises InputError for several nodes with an ``engine``.
     """
     name = job.name.rstrip("/")
     arguments = ["--options", f"{name}/{OPTIONS}", "--job_dir", name]
@@ -122,10 +122,10 @@ def engine_command(job: Job, processes: int = 1, engine: str = "", nodes: int = 
 
 
 def request(project: Project, job: Job | str, launch: Launch | None = None) -> None:
-    """Run a job as soon as its inputs, and a GPU if it wants one, are there. Returns at once.
+    """Request that a job is run as soon as its inputs, and a GPU if it needs one, are available. Returns at once.
 
-    Raises InputError for options that are wrong now and can be told now, for a job that runs already, and for a
-    cluster's answer that it does not take the job.
+    Raises InputError for options that are already known to be wrong, for a job that runs or waits already, and where
+    the cluster refuses the job.
     """
     launch = launch or Launch()
     found = project.job(job)
@@ -244,7 +244,7 @@ def _unfinished_parents(project: Project, job: Job) -> list[str]:
 
 
 def unrequest(project: Project, job: Job | str) -> None:
-    """Take a job that waits out of the queue again; it stays Scheduled. Nothing happens if it does not wait."""
+    """Withdraw the request for a waiting job, which stays Scheduled. Nothing happens if it does not wait."""
     found = project.job(job)
     record = found.record()
     if is_waiting(found, record) and _keep_from_starting(found):
@@ -266,7 +266,7 @@ def _keep_from_starting(job: Job) -> bool:
 def continue_job(
     project: Project, job: Job | str, changes: Mapping[str, Any] | None = None, launch: Launch | None = None
 ) -> None:
-    """Run a finished job again in its directory: a training goes on from its last checkpoint, others do over.
+    """Run a finished job again in its directory: a training resumes from its last checkpoint, others start over.
 
     ``changes`` are options to change first, e.g. more epochs. Raises InputError as ``request``.
     """
@@ -290,10 +290,12 @@ def abort(
     grace_seconds: float = 20.0,
     wait: bool = False,
 ) -> None:
-    """Stop a job: first the abort file, which it obeys at a safe point; then SIGTERM, then SIGKILL to its processes.
+    """Stop a job: first by the abort file, which it obeys at a safe point; after ``grace_seconds`` by SIGTERM, and
+    KILL_SECONDS later by SIGKILL.
 
-    Only processes that this program started are signalled. Returns at once (the runner goes on with it) unless
-    ``wait``. A job that waits is taken out of the queue and marked aborted. InputError if it is not running.
+    Only processes that this program started are signalled. Returns at once (the runner continues) unless ``wait``. A
+    waiting job is withdrawn and marked aborted. Raises InputError if the job neither runs nor waits, or was submitted
+    to a cluster by someone else.
     """
     found = project.job(job)
     found.check_directory()
@@ -331,9 +333,9 @@ def abort(
 
 
 def press_abort(job: Job) -> None:
-    """Go on with an abort that was asked for: signals after the time of grace, an exit file when all is over.
+    """Continue an abort that was requested: signals after the grace time, an exit file when all processes have ended.
 
-    Raises InputError where a process that the job's files name lives on, and is none that this program started.
+    Raises InputError where a process that the job's files name still runs and was not started by this program.
     """
     record = job.record()
     asked = record.get("abort_at")
@@ -364,7 +366,10 @@ def press_abort(job: Job) -> None:
 
 
 def wait(project: Project, job: Job | str, timeout_seconds: float | None = None, poll_seconds: float = 0.3) -> State:
-    """Wait until a job is finished; its state. Raises TimeoutError, and InputError for a job nobody asked to run."""
+    """Wait until a job is finished; returns its state.
+
+    Raises TimeoutError after ``timeout_seconds``, and InputError for a job that nobody asked to run.
+    """
     found = project.job(job)
     end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
@@ -382,7 +387,7 @@ def wait(project: Project, job: Job | str, timeout_seconds: float | None = None,
 
 
 def check_asked(job: Job) -> None:
-    """Raise InputError for a draft, which nobody asked to run: there is nothing to wait for."""
+    """Raise InputError for a draft: a Scheduled job that nobody asked to run."""
     record, status = job.record(), job.status()
     if job.model is not None and not record.get("requested") and status.state is State.SCHEDULED:
         which = f"{job.name}, {status.detail}" if status.detail else job.name
@@ -409,9 +414,10 @@ def _not_ready(project: Project, job: Job, wish: Wish) -> str:
 
 
 def wanted_gpus(job: Job, asked: int | None, present: int) -> tuple[int, list[int]]:
-    """How many GPUs a job wants, and which if its options name them. 0 where it computes on the CPU.
+    """Number of GPUs that a job needs (0 on the CPU), and their numbers if its options name them, else [].
 
-    ``asked`` is what the user said when asking for the run. Raises InputError for options that are wrong.
+    ``asked`` is the number given with the request; ``present`` that of usable GPUs. Raises InputError for options that
+    are wrong.
     """
     values = job.options().model_dump()
     named = [int(word) for word in str(values.get("gpus") or "").split(",") if word]
@@ -425,9 +431,9 @@ def wanted_gpus(job: Job, asked: int | None, present: int) -> tuple[int, list[in
 
 
 def submit(project: Project, job: Job, wish: Wish) -> None:
-    """Hand a waiting job to the cluster's scheduler, unless another program does so already.
+    """Submit a waiting job to the cluster's scheduler and note its id, unless another program is submitting it.
 
-    Its id is kept. Raises InputError with the scheduler's own words.
+    Raises InputError with the scheduler's message.
     """
     if claim(job.file(job.claim_path(wish.run).name), {"submitting": identity()}):
         _submit(project, job, wish)
@@ -454,7 +460,7 @@ def _submit(project: Project, job: Job, wish: Wish) -> None:
 
 
 def start_local(project: Project, job: Job, wish: Wish, indices: list[int]) -> None:
-    """Start a waiting job on this machine with these GPUs."""
+    """Start a waiting job on this machine with these GPUs. Raises InputError for a job whose directory is gone."""
     project.bind(job)
     job.check_directory()
     job.write_record(gpus=indices, started_at=time.time(), waiting=None)
@@ -490,7 +496,7 @@ def _detach(command: list[str], cwd: Path, environment: Mapping[str, str] | None
 
 
 class Runner:
-    """One look after another at what waits and what runs. ``max_jobs``: how many at once that use no GPU."""
+    """Starts and follows the requested jobs of a project. ``max_jobs``: jobs without a GPU that run at once."""
 
     def __init__(self, project: Project, max_jobs: int | None = None) -> None:
         self.project = project
@@ -498,7 +504,7 @@ class Runner:
         self._asked_cluster = -CLUSTER_SECONDS
 
     def tick(self) -> bool:
-        """Start what can start, look after the rest; False if there was nothing that runs or waits."""
+        """Start the jobs that can start and update the others; False if no job runs or waits."""
         _children[:] = [child for child in _children if child[1].is_alive()]
         asked = [(job, _cluster.with_found_id(job, wish)) for job, wish in asked_here(self.project)]
         here = identity()["host"]
@@ -590,9 +596,10 @@ class Runner:
 
 
 def asked_here(project: Project) -> list[tuple[Job, Wish]]:
-    """Jobs that this user asked to run and that are not over, with the wish for each; the oldest wish first.
+    """Unfinished jobs that this user asked to run, with the wish for each; the oldest wish first.
 
-    Wishes whose run is over, or gave way to another, are forgotten. What the project's files ask for is not among them.
+    Wishes whose run is over, or was replaced by another, are removed. Runs that only the project's files ask for are
+    not among them.
     """
     found = []
     for wish in wishes.of_project(project.root):
@@ -632,13 +639,13 @@ def _only_one(project: Project) -> Iterator[bool]:
 
 
 def runner_alive(project: Project) -> bool:
-    """True if a background runner of this user looks after this project on this machine."""
+    """True if a background runner of this user for this project is running on this machine."""
     with _only_one(project) as free:
         return not free
 
 
 def ensure_runner(project: Project) -> None:
-    """Start the background runner if something that this user asked for waits or runs, and none is there."""
+    """Start the background runner if a job that this user asked for waits or runs, and no runner does."""
     if project.read_only or not asked_here(project) or runner_alive(project):
         return
     log = made_folder(project.root, project.root / ".gaussianem") / "runner.log"
@@ -662,7 +669,10 @@ def _tell(text: str) -> None:
 
 
 def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[], bool] = lambda: False) -> bool:
-    """Look after a project until nothing is left to do. False if another runner does it already."""
+    """Run the jobs of a project until none is left. False if another runner does so already.
+
+    ``stop``: checked before each look, to end earlier.
+    """
     while True:
         with _only_one(project) as first:
             if not first:
@@ -685,7 +695,7 @@ def serve(project: Project, tick_seconds: float = TICK_SECONDS, stop: Callable[[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The background process itself."""
+    """Entry point of the background process."""
     parser = argparse.ArgumentParser(prog="python -m gaussianem_gui.execution.runner", description=__doc__)
     parser.add_argument("--project", default=".", help="directory of the project")
     distrust_working_directory()

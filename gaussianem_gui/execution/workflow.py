@@ -1,6 +1,6 @@
-"""Several jobs in one go: each starts when the jobs it takes its inputs from have succeeded.
+"""Workflows: several jobs, each of which starts when the jobs that give its inputs have succeeded.
 
-A workflow is a JSON file: steps with a job type, options, and the steps they take inputs from. Files of one data set
+A workflow is a JSON file: steps with a job type, options, and the steps that give their inputs. Files of a data set
 are not part of it, so that it can be run on another.
 """
 
@@ -39,7 +39,7 @@ class Step(BaseModel):
 
 
 class Workflow(BaseModel):
-    """Steps in an order in which each comes after those it needs."""
+    """A named list of steps, each behind those that give its inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class Workflow(BaseModel):
     steps: list[Step]
 
     def needs(self) -> list[str]:
-        """Options that must be given at the start, as ``step.option``, where no step and no job gives them."""
+        """Required options that no step fills, as ``step.option``: they must be given at the start."""
         missing = []
         graph = Graph()
         for step in self.steps:
@@ -80,7 +80,7 @@ def _play(graph: Graph, step: Step) -> str:
 
 
 def check(workflow: Workflow) -> Workflow:
-    """The workflow if it can be run. Raises InputError naming the step that is wrong."""
+    """Return the workflow if it is valid. Raises InputError naming the step that is not."""
     seen: set[str] = {OUTSIDE}
     for step in workflow.steps:
         remedy = f"Correct step {step.id} of {workflow.name}."
@@ -101,7 +101,7 @@ def check(workflow: Workflow) -> Workflow:
 
 
 def load(path: Path | str) -> Workflow:
-    """Read a workflow file. Raises InputError."""
+    """Read a workflow file. Raises InputError if it cannot be read or is not valid (see :func:`check`)."""
     try:
         return check(Workflow(**read_json_object(path, "workflow", "Choose a workflow that was saved here.")))
     except ValidationError as error:
@@ -109,7 +109,7 @@ def load(path: Path | str) -> Workflow:
 
 
 def save(workflow: Workflow, path: Path | str) -> None:
-    """Write a workflow file."""
+    """Write a workflow file, atomically. Raises OSError."""
     write_atomically(path, json.dumps(workflow.model_dump(), indent=1) + "\n")
 
 
@@ -134,7 +134,10 @@ def builtin() -> dict[str, Workflow]:
 
 
 def from_jobs(project: Project, jobs: Sequence[Job | str], name: str = "Workflow") -> Workflow:
-    """A workflow of what these jobs did; files that come from none of them are left to be given at the start."""
+    """A workflow that repeats these jobs; files that none of them made are left out, to be given at the start.
+
+    Raises InputError for a job of another program.
+    """
     chosen = sorted((project.job(job) for job in jobs), key=lambda job: job.number)
     ids = {job.name: f"{job.job_type}{job.number}" for job in chosen}
     steps = []
@@ -182,10 +185,10 @@ def start(
     inputs: Sequence[Job | str] = (),
     launch: runner.Launch | None = None,
 ) -> list[Job]:
-    """Make all jobs of a workflow and ask for their run. ``values`` are ``{"step.option": value}``.
+    """Create all jobs of a workflow and request their run; returns them. ``values`` are ``{"step.option": value}``.
 
-    ``inputs`` are jobs that give what the steps take from outside. Raises InputError before anything is made if a
-    required input is missing or a name is unknown.
+    ``inputs`` are jobs that give the inputs that steps take from OUTSIDE. Raises InputError before any job is created
+    if a required input is missing or a name is unknown.
     """
     check(workflow)
     given: dict[str, dict[str, Any]] = {step.id: dict(step.values) for step in workflow.steps}
