@@ -1,4 +1,4 @@
-"""A running ChimeraX, told over its REST interface what to show. No Qt.
+"""Commands to a running ChimeraX over its REST interface. No Qt.
 
 In ChimeraX ``remotecontrol rest start port 60001 json true`` makes it listen on this machine; a command is then a GET
 of ``/run?command=...``, answered with what the command says: as JSON (keys "log messages", "error", ...) or, without
@@ -22,7 +22,7 @@ from gaussianem_core.io.mrc import write_map
 PORT = 60001
 SECONDS = 20.0  # a large map takes ChimeraX a moment
 MODEL = 900
-"""Number of the model in ChimeraX that follows the clicked point: it leaves the user's own alone."""
+"""Number of the model in ChimeraX that follows the clicked point, far from those of the user's models."""
 
 
 class ChimeraX:
@@ -33,7 +33,7 @@ class ChimeraX:
         self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def run(self, command: str) -> str:
-        """What ChimeraX says to a command. Raises InputError if none listens, or if it refuses the command."""
+        """ChimeraX's answer to a command. Raises InputError if none listens, or if it refuses the command."""
         address = f"http://127.0.0.1:{self.port}/run?{urllib.parse.urlencode({'command': command})}"
         try:
             with self._direct.open(address, timeout=SECONDS) as reply:
@@ -44,13 +44,17 @@ class ChimeraX:
         return _answer(text, command)
 
     def open_file(self, path: Path) -> None:
-        """Open a map or atomic model, or run a .cxc: classes side by side, a trajectory or a morph that plays."""
+        """Open a map or atomic model, or run a .cxc script. Raises InputError as :meth:`run` and :func:`quoted`."""
         self.run(f"open {quoted(path)}")
 
     def follow(
         self, volume: np.ndarray, pixel_angstrom: float, origin: tuple[float, float, float], level: float, folder: Path
     ) -> None:  # (D, D, D)
-        """Show a volume in place of the one that this showed before. The camera and other models stay."""
+        """Show a volume [z, y, x], contoured at ``level``, in place of the one shown before.
+
+        The camera and other models stay. ``origin``: x, y, z (A) of the first voxel; ``folder``: where the map is
+        written. Raises InputError as :meth:`run`.
+        """
         path = folder / "clicked_point.mrc"
         write_map(path, volume.astype(np.float32), pixel_angstrom, origin)
         try:
@@ -63,7 +67,7 @@ class ChimeraX:
 
 
 def quoted(path: Path) -> str:
-    """A path as one word of a command. Raises InputError for one that would end it."""
+    """A path as one quoted word of a command. Raises InputError for a quotation mark, semicolon or line break in it."""
     text = str(path.resolve())
     if any(sign in text for sign in '";\n\r'):
         raise InputError("path", "must hold no quotation mark, semicolon or line break for ChimeraX", path, "Move it.")

@@ -28,7 +28,8 @@ END_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Consensus:
-    """The model at rest: positions (N, 3) x, y, z in [-1, 1], densities (N,), sigmas (N,), volume (D, D, D)."""
+    """The consensus of a model: positions (N, 3) x, y, z and sigmas (N,) in world units ([-1, 1] across the box),
+    densities (N,), volume (D, D, D) with its mean and standard deviation."""
 
     zdim: int
     box: int
@@ -44,13 +45,14 @@ class Consensus:
 
     @property
     def half_angstrom(self) -> float:
-        """Length of one world unit: half the box."""
+        """Length of one world unit, half the box, in Angstrom."""
         return self.box * self.pixel_size_angstrom / 2
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One picture: volume (d, d, d) or None; positions (N, 3), densities (N,) or None; row ``index`` of ``count``."""
+    """One decoded latent, row ``index`` of the ``count`` of request ``id``: volume (d, d, d), positions (N, 3) in world
+    units and densities (N,), or None where they were not asked for; times in seconds."""
 
     id: int
     channel: str
@@ -75,7 +77,10 @@ class Callbacks:
 
 
 class DecoderClient:
-    """The worker as the application sees it. ``start`` returns at once; requests wait until it is ready."""
+    """The application's side of the worker. ``start`` returns at once; requests wait until the worker is ready.
+
+    ``dropped``: number of requests and answers that a newer request replaced.
+    """
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
@@ -93,7 +98,10 @@ class DecoderClient:
         self.dropped = 0
 
     def start(self, sources: Sources, device: str = "auto") -> None:
-        """Start the process for a model."""
+        """Start the process for a model; failures are passed to ``Callbacks.failed``.
+
+        Raises InputError where there is no network.
+        """
         weights, cfg = sources.model()
         words = ["--cfg", str(cfg), "--model_weight", str(weights), "--device", device]
         for flag, path in (("--gaussians", sources.gaussians), ("--mask", sources.mask)):
@@ -116,7 +124,7 @@ class DecoderClient:
 
     @property
     def pid(self) -> int:
-        """Of the worker; 0 if there is none."""
+        """Process id of the worker; 0 if there is none."""
         return self._process.pid if self._process is not None else 0
 
     def alive(self) -> bool:
@@ -133,7 +141,11 @@ class DecoderClient:
         volumes: bool = True,
         gaussians: bool = True,
     ) -> int:  # z (zdim,) or (B, zdim)
-        """Ask for one picture a row; returns the request's number. Earlier requests of the channel are dropped."""
+        """Request the decoding of each row of ``z``; returns the request's number.
+
+        Earlier requests of the channel are dropped. ``box``: voxels a side, 0 for the model's; ``longest``: voxels a
+        side to which volumes are averaged down, 0 for none.
+        """
         with self._changed:
             self._count += 1
             number = self._count
@@ -156,13 +168,13 @@ class DecoderClient:
         return number
 
     def cancel(self, channel: str) -> None:
-        """Forget what was asked in a channel."""
+        """Drop the requests of a channel, and answers to them that still come."""
         with self._changed:
             self._outbox.pop(channel, None)
             self._newest[channel] = -1
 
     def close(self) -> None:
-        """End the worker; waits a moment, then kills it."""
+        """End the worker; it is killed if it does not end within END_SECONDS."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -1,6 +1,7 @@
-"""Figures for papers: the explorer's plots drawn anew with labels and scale on white, as PNG, SVG or PDF. No Qt.
+"""Figures for papers: the explorer's plots with labels and scale on white, as PNG, SVG or PDF. No Qt.
 
-Text stays text in SVG and PDF; large scatters are drawn as pictures inside the vector file.
+Text stays text in SVG and PDF; large scatter plots are rasterised inside the vector file. The functions that draw
+return the path written, and raise InputError for a file name with another ending.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def new_figure(width: float = WIDTH_INCHES, height: float = 3.0) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure, atomically, in the format that the name's ending says. Raises InputError for another ending."""
+    """Write a figure, atomically, in the format of the name's ending. Raises InputError for one not in FORMATS."""
     if path.suffix.lower() not in FORMATS:
         raise InputError("figure", "must end in " + ", ".join(FORMATS), path.name, "Choose one of these.")
     with replacing(path) as temporary:
@@ -49,7 +50,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def styled(draw: Callable[P, Path]) -> Callable[P, Path]:
-    """A function that draws and writes a figure, in the journal's type and line widths; text stays text."""
+    """Decorator of a function that draws and writes a figure: it runs with the fonts and line widths of LOOK alone."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
@@ -73,7 +74,10 @@ def scatter(
     way: np.ndarray | None = None,
     title: str = "",
 ) -> Path:  # points (N, 2), mask (N,) bool, way (P, 2)
-    """All points of a plot, coloured by a column; the selection on top (the others fade); a path."""
+    """Scatter plot of all points, coloured by a column, with the selection ``mask`` on top and the path ``way``.
+
+    Above DENSE_FROM points without a column, a histogram is drawn instead.
+    """
     figure = new_figure(4.2 if column is not None else WIDTH_INCHES)
     chosen = mask if mask is not None and mask.any() else None
     axes = figure.subplots()
@@ -137,7 +141,8 @@ def plane(
     label: str,
     states: Sequence[tuple[float, float, str]] = (),
 ) -> Path:  # values (X, Y)
-    """A quantity over two axes, with named places."""
+    """Image of a quantity over two axes, with named places ``states`` (x, y, name); ``extent``: left, right, bottom,
+    top."""
     figure = new_figure(4.2)
     axes = figure.subplots()
     image = axes.imshow(values.T, origin="lower", extent=extent, aspect="auto", cmap="viridis")
@@ -154,7 +159,7 @@ def plane(
 def profile(
     path: Path, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, names: tuple[str, str], note: str = ""
 ) -> Path:  # each (P,)
-    """A curve with its error band."""
+    """A curve ``y`` with its error band from ``low`` to ``high``."""
     figure = new_figure()
     axes = figure.subplots()
     axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
@@ -239,7 +244,7 @@ def _nice(length: float) -> float:
 
 @styled
 def bars(path: Path, counts: np.ndarray, names: tuple[str, str], unpopulated: np.ndarray | None = None) -> Path:
-    """A bar a frame, ``counts`` (P,); those of ``unpopulated`` (P,) bool in another colour."""
+    """Bar chart of ``counts`` (P,) by frame; bars of ``unpopulated`` (P,) bool have another colour."""
     figure = new_figure(height=1.8)
     axes = figure.subplots()
     frames = np.arange(1, len(counts) + 1)

@@ -32,7 +32,11 @@ def save_mask(
     note: str = "",
     more: Sequence[tuple[str, np.ndarray]] = (),
 ) -> Job:
-    """Write a mask (and ``more`` named ones) as a Mask job on the grid, origin and pixel size of ``like``."""
+    """Write a mask (D, D, D) (and ``more`` named ones) as a Mask job on the grid, origin and pixel size of ``like``.
+
+    ``source``: the map it was made from. Raises InputError for values outside 0 to 1, an empty mask, or a name with a
+    slash or leading dot.
+    """
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1 or not mask.any():
         raise InputError("mask", "must have values from 0 to 1, not all 0", (mask.min(), mask.max()), "Make it anew.")
 

@@ -23,7 +23,7 @@ WAIT_SECONDS = 900.0
 
 
 def decode_all(sources: Sources, z: np.ndarray, device: str = "auto") -> tuple[Consensus, list[Decoded]]:
-    """Every row of ``z`` (P, zdim) at the model's own box, in a worker of its own. Raises InputError if it fails."""
+    """Decode every row of ``z`` (P, zdim) at the model's own box, in a separate worker. Raises InputError on failure."""
     import queue
 
     found: queue.Queue[Consensus | Decoded | str] = queue.Queue()
@@ -53,8 +53,11 @@ def decode_all(sources: Sources, z: np.ndarray, device: str = "auto") -> tuple[C
 def export_series(
     project: Project, sources: Sources, z: np.ndarray, level: float, note: str = "", *, volumes: bool = True
 ) -> Job:  # z (P, zdim)
-    """A Trajectory job: vol_NNN.mrc at the full box, z.txt (ready for Decode and Morph), play.cxc; only z.txt without
-    ``volumes``."""
+    """Write a Trajectory job: vol_NNN.mrc at the full box, z.txt (input of Decode and Morph), play.cxc; only z.txt
+    without ``volumes``.
+
+    ``level``: contour level of the script. Raises InputError if the decoder fails.
+    """
     model, answers = decode_all(sources, z) if volumes else (None, [])
 
     def write(directory: Path) -> list[tuple[str, str]]:
@@ -81,7 +84,8 @@ def export_series(
 def export_movie(target: Path, frames: Sequence[Frame], rate: int = 20, swing: bool = False) -> Path:
     """Write frames (H, W, 3 or 4) uint8 as .mp4 (H.264, if imageio-ffmpeg is installed) or .gif, atomically.
 
-    ``swing`` adds the way back, so that the movie loops without a jump.
+    ``rate``: frames a second; ``swing`` adds the frames in reverse, so that the movie loops without a jump. Raises
+    InputError for fewer than two frames, another ending, or .mp4 without imageio-ffmpeg.
     """
     pictures = [np.ascontiguousarray(frame[..., :3]) for frame in frames]
     if len(pictures) < 2:

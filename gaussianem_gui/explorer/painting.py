@@ -1,4 +1,4 @@
-"""What the surface of a volume is coloured by: quantities of the Gaussians near it, or another map. No Qt, no torch."""
+"""Colouring of a volume's surface by quantities of the Gaussians near it, or by another map. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Paint:
     classes: int = 0
 
     def shades(self, vertices: np.ndarray) -> np.ndarray:  # (V, 3) -> (V,) float32
-        """Places in the range of colours, 0 to RAMP_END."""
+        """Positions on the colour ramp, 0 to RAMP_END."""
         if not len(vertices):
             return np.zeros(0, np.float32)
         values = self.at(vertices)
@@ -44,9 +44,9 @@ class Paint:
 def paint_by_gaussians(
     name: str, unit: str, positions: np.ndarray, values: np.ndarray, *, low: float = 0.0, high: float = 0.0
 ) -> Paint:  # (N, 3) z, y, x in A; (N,)
-    """Values of the Gaussians: each place of the surface shows the mean of the nearest, weighted by their nearness.
+    """Colouring by values of the Gaussians: the mean of the NEIGHBOURS nearest, weighted by inverse distance.
 
-    Without ``high`` the ramp spans the middle of the values.
+    Unless ``high`` exceeds ``low``, the ramp spans the percentiles MIDDLE of the values.
     """
     if high <= low:
         low, high = (float(end) for end in np.percentile(values, MIDDLE))
@@ -61,7 +61,7 @@ def paint_by_gaussians(
 
 
 def paint_by_domains(positions: np.ndarray, domains: np.ndarray) -> Paint:  # (N, 3) z, y, x in A; (N,) from 0, -1 none
-    """The rigid domain of the nearest Gaussian."""
+    """Colouring by the rigid domain of the nearest Gaussian."""
     return Paint("Domain", "", 0, 0, lambda at: domains[_tree(positions).query(at)[1]], int(domains.max(initial=0)) + 1)
 
 

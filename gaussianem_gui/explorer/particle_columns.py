@@ -1,7 +1,7 @@
-"""What the explorer knows: every particle's columns, the current selection with undo, and named selections on disk.
+"""Columns of every particle that the explorer plots: latents, components, classes, poses, CTF and the particle file's.
 
-No Qt here. Rows are those of the latents file, which are the rows of the original particle file. Everything concerns
-all particles; nothing is ever sampled.
+No Qt here. Rows are those of the latents file, which are the particles in the order of the particle file. All particles
+are held; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTHING_VARIES = (
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity a particle: ``values`` (N,) numbers (NaN where there is none), or class codes with ``names``."""
+    """One quantity of each particle: ``values`` (N,) numbers (NaN where unknown), or class codes with ``names``."""
 
     name: str
     group: str
@@ -51,7 +51,7 @@ class Column:
 
 @dataclass
 class ParticleColumns:
-    """Columns of N particles; those of the particle file are read when first asked for."""
+    """Columns of N particles; those of the particle file are read when first requested."""
 
     z: np.ndarray  # (N, zdim) float32
     log_variance: np.ndarray | None
@@ -85,7 +85,10 @@ class ParticleColumns:
         }
 
     def column(self, name: str) -> Column:
-        """A column; one of the particle file is read from disk, so call it in a worker the first time."""
+        """A column; one of the particle file is read from disk, so call it in a worker the first time.
+
+        Raises InputError for an unknown name.
+        """
         if name not in self.columns:
             if name not in self.star or self.original is None:
                 raise InputError("column", "must be one of the table", name, "Choose another.")
@@ -97,7 +100,7 @@ class ParticleColumns:
         return name in self.columns
 
     def plane(self, x: str, y: str) -> np.ndarray:  # -> (N, 2) float32
-        """Two columns side by side."""
+        """Two columns side by side. Raises InputError as :meth:`column`."""
         return np.stack([self.column(x).values, self.column(y).values], axis=1).astype(np.float32)
 
     def latent_axes(self, x: str, y: str) -> np.ndarray | None:  # -> (2, zdim)
@@ -125,7 +128,7 @@ class ParticleColumns:
         return np.asarray(base + change, np.float64)
 
     def project(self, x: str, y: str, z: np.ndarray) -> np.ndarray | None:  # (P, zdim) -> (P, 2)
-        """Where latents appear in a plot, None if its axes are no directions of the latent space."""
+        """Coordinates of latents in a plot; None if its axes are not directions of the latent space."""
         axes = self.latent_axes(x, y)
         if axes is None:
             return None
@@ -136,7 +139,10 @@ class ParticleColumns:
 
 
 def load_table(sources: Sources) -> ParticleColumns:
-    """Read everything that is quick to read. Raises InputError if latents and particle file do not fit."""
+    """Read latents, analysis, poses and CTF; columns of the particle file follow on request.
+
+    Raises InputError for files that cannot be read, or if latents and particle file do not fit.
+    """
     arrays = load_latents(sources.latents)
     z = np.asarray(arrays["z_mu"], np.float32)
     log_variance = arrays.get("z_logvar")
@@ -230,6 +236,3 @@ def _column_of(name: str, group: str, values: np.ndarray, count: int) -> Column:
         names, codes = np.unique(values, return_inverse=True)
         return Column(name, group, codes.reshape(-1), tuple(str(n) for n in names))
     return Column(name, group, values.astype(np.float32) if values.dtype.kind in "fiub" else values)
-
-
-# --- selections -----------------------------------------------------------------------------------------------------

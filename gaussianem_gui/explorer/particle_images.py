@@ -25,14 +25,14 @@ AVERAGE_AT_MOST = 3000  # images that a class average is made from
 
 @dataclass(frozen=True)
 class Looks:
-    """How images are shown: low-pass at ``resolution_angstrom`` (0: none), CTF-corrected or not."""
+    """Treatment of images for display: low-pass at ``resolution_angstrom`` (0: none), CTF-corrected or not."""
 
     resolution_angstrom: float = 0.0
     correct_ctf: bool = False
 
 
 def read_images(sources: Sources, rows: np.ndarray, looks: Looks) -> np.ndarray:  # (n,) -> (n, D, D)
-    """Images in the order of ``rows``. Raises InputError if there is no stack, or no CTF to correct."""
+    """Images in the order of ``rows`` (of poses.npy). Raises InputError if there is no stack, or no CTF to correct."""
     if sources.stack is None:
         raise InputError("images", "must be there", "no stack", "Restore the Preprocess job's img_stack.mrcs.")
     with ImageStack.from_file(sources.stack) as stack:
@@ -46,15 +46,17 @@ def read_images(sources: Sources, rows: np.ndarray, looks: Looks) -> np.ndarray:
 
 
 def images_of_rows(sources: Sources, rows: np.ndarray) -> np.ndarray:  # (n,) -> (n,)
-    """Numbers in the stack of the images that rows of the latents show."""
+    """Numbers in the stack of the images that ``rows`` of poses.npy show."""
     rows = np.asarray(rows, np.int64)
     shown = load_images(sources.images.parent) if sources.images is not None else None
     return rows if shown is None else shown[rows]
 
 
 def rows_of_latents(sources: Sources, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (n,) -> (m,), (m,)
-    """Rows of poses.npy that particles have, those of one after the other, and the latent that each belongs to: the
-    latent's own row but for tilt series, where a particle has many images."""
+    """Rows of poses.npy of the particles ``latents``, one particle after the other, and the latent of each row.
+
+    Both are ``latents`` but for tilt series, where a particle has many images.
+    """
     latents = np.asarray(latents, np.int64)
     particle = load_particles(sources.particles.parent) if sources.particles is not None else None
     if particle is None:
@@ -66,13 +68,13 @@ def rows_of_latents(sources: Sources, latents: np.ndarray) -> tuple[np.ndarray, 
 
 
 def low_pass(images: np.ndarray, pixel_angstrom: float, resolution_angstrom: float) -> np.ndarray:
-    """Gaussian fall-off, 1/e at the resolution."""
+    """Images (n, D, D) times a Gaussian in Fourier space, exp(-(k d)^2): 1/e at the resolution d."""
     k = np.hypot(np.fft.fftfreq(images.shape[-2])[:, None], np.fft.rfftfreq(images.shape[-1])[None]) / pixel_angstrom
     return _filtered(images, np.exp(-np.square(k * resolution_angstrom)))
 
 
 def correct(images: np.ndarray, transfer_of_each: np.ndarray) -> np.ndarray:
-    """Wiener filter by the CTF; the molecule becomes white."""
+    """Images (n, D, D) filtered by c / (c^2 + WIENER), c (n, D, D//2+1) of :func:`transfer`; protein becomes white."""
     return _filtered(images, transfer_of_each / (np.square(transfer_of_each) + WIENER))
 
 
@@ -82,7 +84,10 @@ def _filtered(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def transfer(sources: Sources, rows: np.ndarray, box: int) -> np.ndarray:  # -> (n, box, box // 2 + 1)
-    """Transfer from a projection to the stack's image: the CTF, negative where the stack's molecule is white."""
+    """Transfer from a projection to the stack's image: the CTF, negated where the stack's protein is white.
+
+    Raises InputError where there is no ctf.npy or no network's configuration.
+    """
     if sources.ctf is None:
         raise InputError("CTF", "must be there", "no ctf.npy", "Restore the Preprocess job.")
     parameters = load_ctf(sources.ctf)[rows].astype(np.float64)
@@ -102,8 +107,9 @@ class Average:
 def averages_by_view(sources: Sources, rows: np.ndarray, views: int = 8, seed: int = 0) -> list[Average]:
     """Averages of the images of ``rows`` in groups of viewing directions, each turned and shifted to its group's view.
 
-    CTF-weighted (sum of CTF x image over sum of CTF squared plus a constant). Of a large selection
-    ``AVERAGE_AT_MOST`` random images are taken.
+    CTF-weighted (sum of CTF x image over sum of CTF squared plus a constant). Groups are those of k-means of the
+    directions; the largest comes first. Of a large selection ``AVERAGE_AT_MOST`` random images are taken. Raises
+    InputError where there are no poses or no stack.
     """
     if sources.poses is None:
         raise InputError("poses", "must be there", "no poses.npy", "Restore the Preprocess job.")
@@ -144,7 +150,7 @@ def averages_by_view(sources: Sources, rows: np.ndarray, views: int = 8, seed: i
 
 
 def in_plane(reference: np.ndarray, rotation: np.ndarray) -> float:  # (3, 3), (3, 3) -> radians
-    """The turn about the beam that brings the reference's view nearest to another's."""
+    """The rotation about the beam that brings the reference's view nearest to that of ``rotation``."""
     m = rotation @ reference.T
     return float(np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1]))
 

@@ -1,4 +1,4 @@
-"""The kinds of path that a trajectory can take through the latent space, and what each still needs. No Qt."""
+"""The kinds of path that a trajectory can take through the latent space, and what each requires. No Qt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BY_COMPONENT = ("component", "populated")
 
 
 def missing(kind: str, table: ParticleColumns, named: Sequence[Selection]) -> str:
-    """What must be done before a path of that kind is possible, in words; "" if nothing."""
+    """What must be done before a path of that kind is possible, as a sentence; "" if nothing."""
     if kind == "classes" and table.centres is None:
         return "There are no classes yet: run Analyze, then explore its job."
     if kind == "selections" and sum(s.count > 0 for s in named) < 2:
@@ -49,7 +49,10 @@ def make_path(
     anchors: Sequence[np.ndarray] = (),
     named: Sequence[Selection] = (),
 ) -> np.ndarray:  # -> (count, zdim)
-    """A path of that kind. Raises InputError in words if something is missing."""
+    """A path of ``count`` latents of that kind. Raises InputError if classes, places or selections are missing.
+
+    ``component`` from 0; ``anchors``: latents (zdim,) of the clicked places; ``named``: selections in their order.
+    """
     if kind == "component":
         return latent_paths.along_component(table.z, component, count)
     if kind == "populated":

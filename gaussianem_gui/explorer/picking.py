@@ -1,6 +1,6 @@
 """Points of a plot: which lie inside a shape, which is nearest, how many fall in each cell. No Qt.
 
-All work on every point, never on a sample; one million points take tens of milliseconds.
+All functions work on every point, not on a sample.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ def _even_odd(points: np.ndarray, outline: np.ndarray) -> np.ndarray:  # (n, 2),
 
 
 class Nearest:
-    """The point nearest to a place, in units of the plot's ranges. A k-d tree once ``build`` was called."""
+    """Finds the point of ``points`` (N, 2) nearest to a place, distances in units of the points' ranges.
+
+    By a k-d tree once ``build`` was called, else by all distances.
+    """
 
     def __init__(self, points: np.ndarray) -> None:
         good = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -93,7 +96,7 @@ class Nearest:
         self._tree: cKDTree | None = None
 
     def build(self) -> None:
-        """Make the tree; a second for a million points, so call it in a worker."""
+        """Make the k-d tree; call it in a worker, as it takes long for many points."""
         if len(self._points):
             self._tree = cKDTree(self._points, balanced_tree=False, compact_nodes=False)
 
@@ -111,7 +114,7 @@ class Nearest:
 def bin_points(
     points: np.ndarray, low: np.ndarray, high: np.ndarray, bins: tuple[int, int]
 ) -> np.ndarray:  # (N, 2) -> (N,) int32 flat cell by x, y; bins[0] * bins[1] for points outside
-    """Cell of each point on a grid from ``low`` to ``high``."""
+    """Cell of each point on a grid of ``bins`` from ``low`` (2,) to ``high`` (2,)."""
     scale = (np.array(bins) / np.maximum(high - low, 1e-300)).astype(np.float32)
     nowhere = bins[0] * bins[1]
     x = (points[:, 0] - np.float32(low[0])) * scale[0]
@@ -126,6 +129,6 @@ def bin_points(
 
 
 def count_cells(cells: np.ndarray, bins: tuple[int, int], weights: np.ndarray | None = None) -> np.ndarray:
-    """Points (or the sum of ``weights``) in each cell, (bins[0], bins[1])."""
+    """Number of points, or sum of ``weights`` (N,), in each cell (bins[0], bins[1]); ``cells`` of :func:`bin_points`."""
     total = np.bincount(cells, weights, minlength=bins[0] * bins[1] + 1)[:-1]
     return total.reshape(bins)

@@ -1,4 +1,4 @@
-"""What a Reconstruct job is given for what is selected or shown in the explorer. No Qt."""
+"""Options of a Reconstruct job for the particles selected, or the states shown, in the explorer. No Qt."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from gaussianem_gui.project.project import Project
 def selection_values(
     project: Project, sources: Sources, mask: np.ndarray, *, name: str = "", steps: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:  # mask (N,) bool
-    """Options for a map of the selected particles, which a Select job holds. Raises InputError as that does."""
+    """Options for a map of the selected particles, which are written as a Select job.
+
+    Raises InputError as :func:`export_selection` and :func:`particle_values`.
+    """
     values = particle_values(project, sources, len(mask))
     made = export_selection(project, sources, mask, name=name, steps=steps)
     return values | {"select": named(project, values, made.job.directory / "selected_rows.npy")}
 
 
 def state_values(project: Project, sources: Sources, points: np.ndarray, count: int) -> dict[str, Any]:
-    """Options for maps of the particles around ``points`` (P, zdim), which a Trajectory job holds.
+    """Options for maps of the particles around ``points`` (P, zdim), which are written as a Trajectory job.
 
-    ``count`` : latents, and rows of the particle file. Raises InputError without a particle file.
+    ``count`` : number of latents. Raises InputError without a particle file.
     """
     values = particle_values(project, sources, count)
     made = export_series(project, sources, points, 0.0, "For a reconstruction", volumes=False)
@@ -46,8 +49,8 @@ def state_values(project: Project, sources: Sources, points: np.ndarray, count: 
 
 
 def particle_values(project: Project, sources: Sources, count: int) -> dict[str, Any]:
-    """Options that name the particles, ``count`` rows: those of the Preprocess job, or of its particle file, with the
-    poses that the training corrected, where it did."""
+    """Options that name the ``count`` particles: those of the Preprocess job, or of its particle file, with the poses
+    that the training corrected, where it did. Raises InputError where neither is there."""
     folder = sources.cfg.parent if sources.cfg is not None else None
     values: dict[str, Any] = {}
     if folder is not None and (folder / STAR).is_file() and row_count(folder / STAR) == count:
@@ -69,7 +72,8 @@ def particle_values(project: Project, sources: Sources, count: int) -> dict[str,
 
 
 def named(project: Project, values: Mapping[str, Any], path: Path) -> str:
-    """A file as a job of the project with these options names it: from its ``source_dir``, where it has one."""
+    """Path of a file for a job of the project with the options ``values``: relative to its ``source_dir``, or absolute
+    for a file outside of the project."""
     if os.path.relpath(path, project.root).startswith(".."):
         return str(path)
     return os.path.relpath(path, project.root / str(values.get("source_dir", "")))

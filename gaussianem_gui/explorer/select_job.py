@@ -38,7 +38,7 @@ from gaussianem_gui.project.project import Project
 
 @dataclass(frozen=True)
 class Exported:
-    """What a Select job holds: files with their numbers of particles, read back after they were written."""
+    """A Select job and its particle files with their numbers of rows, as read back from the disk."""
 
     job: Job
     files: tuple[tuple[Path, int], ...]
@@ -125,7 +125,7 @@ def export_selection(
 
 
 def first_of(image: np.ndarray, part: np.ndarray) -> np.ndarray:  # (N,), (N,) bool -> (m,)
-    """The first row in ``part`` of each image that has one."""
+    """The first row in ``part`` of each image ``image`` that has a row there."""
     rows = np.flatnonzero(part)
     return np.asarray(rows[first_rows(image[rows])])
 

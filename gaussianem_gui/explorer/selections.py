@@ -1,4 +1,4 @@
-"""Named selections of particles, with undo and where each came from."""
+"""The current selection of particles with undo, and named selections with the steps that made them, kept on disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODES = ("replace", "add", "subtract", "intersect")
 
 @dataclass(frozen=True)
 class Selection:
-    """A named selection: ``mask`` (N,) bool, how it came about (``steps``), when and by whom."""
+    """A named selection: ``mask`` (N,) bool, the ``steps`` that made it, and when it was ``created`` (Unix seconds)."""
 
     name: str
     mask: np.ndarray
@@ -41,14 +41,15 @@ class Selection:
 
     @property
     def count(self) -> int:
-        """Particles in it."""
+        """Number of particles in it."""
         return int(np.count_nonzero(self.mask))
 
 
 class Selections:
     """The current selection with undo and redo, and the named ones, kept in ``selections.json`` of the job.
 
-    Every change keeps how it was made: a list of steps, each with mode, shape, plot and what it came from.
+    Every change is recorded as a step, with mode, shape, plot and source. ``problem`` is a sentence where the file
+    could not be read or written.
     """
 
     def __init__(self, count: int, directory: Path | None = None, job: str = "") -> None:
@@ -66,7 +67,7 @@ class Selections:
 
     @property
     def selected(self) -> int:
-        """Particles selected now."""
+        """Number of particles selected now."""
         return int(np.count_nonzero(self.mask))
 
     def apply(self, mask: np.ndarray, mode: str, step: dict[str, Any]) -> None:
@@ -84,11 +85,11 @@ class Selections:
         self._set(new, (*before, {**step, "mode": mode, "particles": int(np.count_nonzero(mask))}))
 
     def invert(self) -> None:
-        """All that were not selected."""
+        """Select the particles that were not selected."""
         self._set(~self.mask, (*self.steps, {"shape": "invert"}))
 
     def clear(self) -> None:
-        """Nothing."""
+        """Select nothing."""
         if self.mask.any():
             self._set(np.zeros(self.count, bool), ())
 
@@ -130,14 +131,17 @@ class Selections:
     # --- named selections ---
 
     def find(self, name: str) -> Selection:
-        """A named selection. Raises InputError."""
+        """A named selection. Raises InputError if there is none of that name."""
         for selection in self.named:
             if selection.name == name:
                 return selection
         raise InputError("selection", "must be one of " + ", ".join(s.name for s in self.named), name, "Save it first.")
 
     def keep(self, name: str) -> Selection:
-        """Give the current selection a name and save; one of the same name is replaced. InputError if empty."""
+        """Save the current selection under a name, replacing one of that name.
+
+        Raises InputError for an empty name or selection.
+        """
         name = name.strip()
         if not name:
             raise InputError("name", "must not be empty", "nothing", "Give the selection a name.")
@@ -154,17 +158,17 @@ class Selections:
         return made
 
     def use(self, name: str, mode: str = "replace") -> None:
-        """Combine a named selection with the current one."""
+        """Combine a named selection with the current one. Raises InputError if there is none of that name."""
         found = self.find(name)
         self.apply(found.mask, mode, {"shape": "selection", "selection": name, "steps": list(found.steps)})
 
     def remove(self, name: str) -> None:
-        """Forget a named selection."""
+        """Delete a named selection. Raises InputError if there is none of that name."""
         self.named.remove(self.find(name))
         self.save()
 
     def rename(self, name: str, new: str) -> None:
-        """Give a named selection another name."""
+        """Rename a selection. Raises InputError if it does not exist, or the new name is empty or taken."""
         found, new = self.find(name), new.strip()
         if not new or any(s.name == new for s in self.named):
             raise InputError("name", "must be new and not empty", new, "Choose another name.")
@@ -173,7 +177,7 @@ class Selections:
         self.save()
 
     def free_name(self) -> str:
-        """A name not yet taken."""
+        """A name of the form "Selection N" that is not taken."""
         taken = {s.name for s in self.named}
         return next(f"Selection {i}" for i in range(1, len(taken) + 2) if f"Selection {i}" not in taken)
 
@@ -239,12 +243,12 @@ def _unpack(data: bytes, count: int) -> np.ndarray:  # -> (N,) bool
 
 
 def class_step(column: Column, code: int) -> dict[str, Any]:
-    """How a selection by class came about."""
+    """The step of a selection by class."""
     return {"shape": "class", "column": column.name, "values": [column.names[code]]}
 
 
 def describe(steps: Sequence[dict[str, Any]]) -> str:
-    """How a selection came about, in a line."""
+    """The steps of a selection, in a line of text."""
     words = []
     for step in steps:
         shape = str(step.get("shape", ""))

@@ -25,16 +25,18 @@ _WEIGHTS = re.compile(r"weights\.(\d+)\.pkl")
 
 @dataclass(frozen=True)
 class Sources:
-    """Absolute paths; None where there is no such file.
+    """Absolute paths of a job's files; None where there is no such file.
 
-    weights, cfg : the network; None for latents of another program, which nothing here can decode.
+    Attributes
+    ----------
+    weights, cfg : the network; None for latents of another program, which cannot be decoded here.
     original : particle file that Preprocess was given (.star or .cs, that of a .csg), whose rows are the latents'; of
         particles that Preprocess expanded by their symmetry, its own copy with a row for each mate.
     unexpanded : what Preprocess was given in that case, a row an image; ``passthrough`` belongs to it.
-    particles : particles.npy, whose image each row is, where particles have several (tilt series); latents then have a
-        row a particle.
-    images : images.npy, which image of the stack each row shows, where several rows show one.
-    analysis : analysis.npz and summary.json's directory of the newest Analyze job of these latents.
+    particles : particles.npy, the particle of each row, where particles have several images (tilt series); latents then
+        have a row a particle.
+    images : images.npy, the image in the stack that each row shows, where several rows show one.
+    analysis : directory with analysis.npz and summary.json of the newest Analyze job of these latents.
     """
 
     job: str
@@ -70,7 +72,7 @@ class Sources:
 
 
 def explorable(project: Project, name: str, job_type: str) -> bool:
-    """Whether a job is of a type that has latents; an Import job is where it was given those of another program."""
+    """Whether a job is of a type that has latents; an Import job has them if they were given to it."""
     return job_type in EXPLORABLE or (job_type == "import" and (project.root / name / LATENTS).is_file())
 
 
@@ -160,7 +162,10 @@ def _imported(project: Project, name: str) -> Sources:
 
 
 def newest_weights(directory: Path) -> tuple[Path, Path]:
-    """weights.N.pkl with the greatest N that has latents beside it, and these; empty paths if there is none."""
+    """weights.N.pkl with the largest N that has latents beside it, and these; ``Path()`` twice if there is none.
+
+    Raises OSError if the directory cannot be read.
+    """
     found = []
     with os.scandir(directory) as entries:
         for entry in entries:

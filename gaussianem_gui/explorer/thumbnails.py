@@ -19,8 +19,10 @@ MARGIN = 2  # voxels around the molecule
 
 
 def volume_of(project: Project, name: str) -> Path | None:
-    """The volume that stands for a job: the first map it made, else its mask; None if it has none, or none small
-    enough. What a job says that it made counts, else what the project's graph says."""
+    """The volume that represents a job: its first map, else its mask; None if there is none of at most MOST_BYTES.
+
+    Taken from the artifacts of the job's events, or from the project's graph if there are none.
+    """
     folder = project.root / name
     events = read_events(folder / EVENTS)[0] if (folder / EVENTS).is_file() else []
     made = [(str(e["kind"]), folder / str(e["path"])) for e in events if e["type"] == "artifact"]
@@ -38,7 +40,7 @@ def volume_of(project: Project, name: str) -> Path | None:
 
 
 def thumbnail(path: Path) -> np.ndarray:  # -> (S, S, 2) float32
-    """Brightness and opacity, 0 to 1, of a volume's surface seen along z. Raises InputError."""
+    """Brightness and opacity, 0 to 1, of a volume's surface seen along z. Raises InputError as ``load_volume``."""
     picture = load_volume(path, LONGEST)
     values, level = picture.values, picture.default_level
     inside = np.asarray(values > level)

@@ -1,4 +1,4 @@
-"""What Analyze's summary.json says of trust, read through a schema."""
+"""The diagnostics in Analyze's summary.json (its entry ``trust``), read through a schema."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gaussianem_gui.project.small_files import Count, Number, Text
 
 
 class HalfSet(BaseModel):
-    """How a class differs from the mean in two halves of the data."""
+    """Correlation between two half sets of how a class differs from the mean."""
 
     difference_correlation: Number
 
 
 class Dependence(BaseModel):
-    """Share of the latents' variance that something explains, and what chance would."""
+    """Share of the latents' variance that a quantity explains, and the share expected by chance."""
 
     explained: Number
     chance: Number = 0.0
@@ -26,14 +26,14 @@ class Dependence(BaseModel):
 
 
 class Outliers(BaseModel):
-    """Images that fit badly."""
+    """Number and share of the images that fit badly."""
 
     flagged: Count
     share: Number
 
 
 class TrustFigures(BaseModel):
-    """Each absent where it was not found out."""
+    """The diagnostics; those that were not computed are empty or None."""
 
     half_sets: list[HalfSet] = Field(default_factory=list)
     dependence: dict[Text, Dependence] = Field(default_factory=dict)
@@ -41,7 +41,7 @@ class TrustFigures(BaseModel):
 
 
 def read_trust(path: Path) -> TrustFigures:
-    """Figures of a summary.json. Raises InputError where it is no such file."""
+    """The diagnostics of a summary.json. Raises InputError if it cannot be read or does not fit the schema."""
     remedy = "Run Analyze again."
     content = read_json_object(path, "analysis", remedy)
     try:

@@ -1,4 +1,4 @@
-"""Volumes and Gaussians as views need them: read, made smaller where the screen is slow, contoured. No Qt, no torch."""
+"""Volumes and Gaussians for views: read, averaged down, contoured and cut. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FWHM_OF_SIGMA = 2.3548  # 2 sqrt(2 ln 2)
 
 @dataclass(frozen=True)
 class Picture:
-    """A volume ready to show: ``values`` (Z, Y, X) float32, centre at index D//2 of the original box."""
+    """A volume to show: ``values`` (Z, Y, X) float32, the centre at voxel D//2 of the file's box; mean and sigma of the
+    file's values."""
 
     path: Path
     values: np.ndarray
@@ -39,26 +40,26 @@ class Picture:
 
     @property
     def default_level(self) -> float:
-        """A contour level where no better one is known: 3 sigma, or half the way to the greatest value of a map whose
-        greatest is not far above (a mask, a smooth map)."""
+        """A contour level where no better one is known: DEFAULT_CONTOUR sigma above the mean, or halfway to the
+        greatest value if that is lower (a mask, a smooth map)."""
         return self.level(min(DEFAULT_CONTOUR, self.top / 2))
 
     def level(self, sigmas: float) -> float:
-        """The value so many standard deviations above the mean."""
+        """The value ``sigmas`` standard deviations above the mean."""
         return self.mean + sigmas * self.sigma
 
     def sigmas(self, level: float) -> float:
-        """How many standard deviations a value lies above the mean."""
+        """Number of standard deviations that a value lies above the mean."""
         return (level - self.mean) / self.sigma
 
     @property
     def half_angstrom(self) -> float:
-        """Half of the box."""
+        """Half of the box's length, in Angstrom."""
         return self.voxel_angstrom * self.values.shape[0] / 2
 
     @property
     def offset_angstrom(self) -> float:
-        """Position of the first voxel's centre when the origin is the box's centre D//2."""
+        """Position (Angstrom) of the first voxel's centre relative to the box's centre, voxel D//2 of the file."""
         binning = self.box / self.values.shape[0]
         return (-(self.box // 2) + (binning - 1) / 2) * self.voxel_angstrom / binning
 
@@ -88,7 +89,7 @@ def load_volume(path: Path, longest: int) -> Picture:
 
 @dataclass(frozen=True)
 class Cut:
-    """A plane that cuts a volume open: what lies beyond it on the side of ``normal`` (z, y, x) is taken away."""
+    """A plane that cuts a volume open: the side towards ``normal`` (z, y, x) is removed."""
 
     normal: tuple[float, float, float]
     offset_angstrom: float  # of the plane from the box's centre, along the normal
@@ -96,8 +97,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Look:
-    """How a surface is made of a volume: the contour level in the map's units, the plane that cuts it open, and what it
-    is coloured by."""
+    """How a volume is drawn as a surface: contour level in the map's units, plane that cuts it open, and colouring."""
 
     level: float
     cut: Cut | None = None
@@ -105,7 +105,7 @@ class Look:
 
 
 def distances(picture: Picture, cut: Cut) -> np.ndarray:  # -> (Z, Y, X)
-    """Distance of every voxel from the plane of a cut in A, above 0 for what is taken away."""
+    """Signed distance (A) of every voxel from the plane of a cut, above 0 on the side that is removed."""
     n = picture.values.shape
     axes = [np.arange(count, dtype=np.float32) * picture.voxel_angstrom + picture.offset_angstrom for count in n]
     z, y, x = (axis * np.float32(part) for axis, part in zip(axes, cut.normal))
@@ -113,7 +113,8 @@ def distances(picture: Picture, cut: Cut) -> np.ndarray:  # -> (Z, Y, X)
 
 
 def cut_at(picture: Picture, level: float, normal: tuple[float, float, float], share: float) -> Cut | None:
-    """The plane that takes away ``share`` (0 to 1) of the depth of what is above ``level``; never all of it."""
+    """The plane that removes ``share`` (0 to 1) of the depth along ``normal`` of the voxels above ``level``, all but
+    one voxel at most; None where nothing is removed."""
     places = np.argwhere(picture.values > level) if share > 0 else np.zeros((0, 3))
     if not len(places):
         return None
@@ -145,8 +146,10 @@ def surface(picture: Picture, level: float, cut: Cut | None = None) -> tuple[np.
 
 
 def paint_by_map(other: Picture, shown: Picture, level: float) -> Paint:
-    """The values of another map, as a map of local resolution, on the surface of ``shown``; the ramp spans the middle
-    of what the other map has inside of that surface."""
+    """Colouring of the surface of ``shown`` at ``level`` by another map, e.g. of local resolution.
+
+    The ramp spans the percentiles MIDDLE of the other map's values inside the surface.
+    """
     from scipy.ndimage import map_coordinates
 
     def at(vertices: np.ndarray) -> np.ndarray:
@@ -207,8 +210,10 @@ class GaussianPoints:
 
 
 def load_gaussians(path: Path) -> GaussianPoints:
-    """The Gaussians of a file, their widths where ``cfg.json`` with the bounds of sigma lies beside it. Raises
-    InputError."""
+    """The Gaussians of a .ply file, with sigmas where a ``cfg.json`` with their bounds lies beside it.
+
+    Raises InputError for a file that cannot be read or holds values that are not finite.
+    """
     from gaussianem_core.model.configuration import WORLD, load_configuration
 
     found = read_points(path, str(path), tuple("zyx"), "Choose another file.", optional=("density", "scale_0"))
@@ -226,7 +231,7 @@ def load_gaussians(path: Path) -> GaussianPoints:
 
 
 def natural_key(name: str) -> list[object]:
-    """Sorts "vol_2" before "vol_10"."""
+    """Sort key of natural order: "vol_2" before "vol_10"."""
     return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
 
 
@@ -245,7 +250,7 @@ def _in_words(value: object) -> str:
 
 
 def read_table(path: Path) -> dict[str, object]:
-    """A JSON summary as a flat table of names and values."""
+    """A JSON summary as a flat table of names and values; {} if the file cannot be read."""
     try:
         values = read_json(path, str(path), "Choose another file.")
     except InputError:
