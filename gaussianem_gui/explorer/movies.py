@@ -23,7 +23,7 @@ WAIT_SECONDS = 900.0
 
 
 def decode_all(sources: Sources, z: np.ndarray, device: str = "auto") -> tuple[Consensus, list[Decoded]]:
-    """Decode every row of ``z`` (P, zdim) at the model's own box, in a separate worker. Raises InputError on failure."""
+    """Decode the rows of ``z`` (P, zdim) at the model's own box, in a separate worker. Raises InputError on failure."""
     import queue
 
     found: queue.Queue[Consensus | Decoded | str] = queue.Queue()

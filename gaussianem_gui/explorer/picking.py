@@ -129,6 +129,6 @@ def bin_points(
 
 
 def count_cells(cells: np.ndarray, bins: tuple[int, int], weights: np.ndarray | None = None) -> np.ndarray:
-    """Number of points, or sum of ``weights`` (N,), in each cell (bins[0], bins[1]); ``cells`` of :func:`bin_points`."""
+    """Number of points, or sum of ``weights`` (N,), in each cell (bins[0], bins[1]); ``cells`` by ``bin_points``."""
     total = np.bincount(cells, weights, minlength=bins[0] * bins[1] + 1)[:-1]
     return total.reshape(bins)
