@@ -125,7 +125,7 @@ class Aberrations:
         return np.concatenate([first, even[self.group]], axis=1).astype(np.float32)
 
     def rows(self, index: npt.NDArray[np.integer]) -> Aberrations:
-        """Aberrations of the particles ``index``, in that order (repeats allowed), with all groups."""
+        """Aberrations of the particles ``index`` (n,), in that order (repeats allowed), with all groups."""
         of_group = (self.magnification, self.odd_zernike, self.even_zernike, self.state)
         particles = (self.bfactor_angstrom2[index], self.scale[index])
         damage = (self.dose[index], self.weighted[index])

@@ -142,7 +142,7 @@ def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., 
 
 
 def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
-    """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
+    """Multiplicity in the full plane of each column of an ``rfft2`` spectrum: 2, but 1 for the first and the last."""
     column = torch.arange(box // 2 + 1, device=device)
     return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
 

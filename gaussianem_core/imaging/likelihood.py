@@ -68,7 +68,7 @@ def image_likelihood_reference(
     shell_weight: torch.Tensor,
     scale_prior: float,
 ) -> Likelihood:
-    """The definition, in plain torch. Parameters as for :func:`image_likelihood`."""
+    """:func:`image_likelihood` in plain torch, the definition; parameters as there."""
     box = projection.shape[-2]
     index = shells(box, projection.device)
     multiplicity = half_plane_weight(box, projection.device)

@@ -108,6 +108,7 @@ class FusedLikelihood(torch.autograd.Function):
         scale_prior: float,
         counted: int,
     ) -> tuple[Tensor, Tensor]:
+        """Data term (B,) and summed residual power (D//2+1,); the latter is not differentiable."""
         batch, box, half = projection.shape
         f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
         p, w = parameters.float().contiguous(), shell_weight.contiguous()
@@ -126,5 +127,6 @@ class FusedLikelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_data: Tensor, grad_residual: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradient with respect to ``projection`` (B, D, D//2+1) alone."""
         (gradient,) = ctx.saved_tensors
         return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None, None

@@ -393,6 +393,7 @@ class FusedDecoder(torch.autograd.Function):
         out_bias: Tensor,
         *hidden: Tensor,
     ) -> Tensor:
+        """Decoded pairs (B, N, 4), see the class."""
         layers = len(hidden) // 2
         operand = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
         # bfloat16 for what a matrix unit reads; float32 for what is added.
@@ -413,6 +414,7 @@ class FusedDecoder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:  # type: ignore[override]
+        """Gradients of all tensors from that of the pairs (B, N, 4), in the tensors' own precision."""
         results = launch_backward(ctx.saved_tensors, d_out.float().contiguous())
         grads = (*results[:6], *results[6].unbind(), *results[7].unbind())
         return None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))

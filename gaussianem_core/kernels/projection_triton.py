@@ -273,7 +273,7 @@ def project_triton(
 def window_pixels(sigmas: Tensor, box: int, sigma_max: float | None) -> int:
     """Width of the window in pixels: odd, `WINDOW_SIGMAS` of the largest sigma each way, at most 2 box + 1.
 
-    `sigma_max`: bound of the sigmas (both in world units); None reads the largest from the device.
+    `sigma_max`: bound of the sigmas, of any shape (both in world units); None reads the largest from the device.
     """
     if sigma_max is None:
         sigma_max = float(sigmas.detach().max()) if sigmas.numel() else 0.0

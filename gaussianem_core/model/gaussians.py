@@ -67,7 +67,7 @@ class Gaussians:
 
 
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
-    """x with softplus(x) = ``value``, element by element, for positive values."""
+    """x with softplus(x) = ``value``, element by element; values are positive, of any shape."""
     return value + torch.log(-torch.expm1(-value))
 
 

@@ -44,6 +44,7 @@ class ImageEncoder(nn.Module):
         self.main = mlp([pixels, *[qdim] * (qlayers + 1), 2 * zdim], normalised=True)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D) -> 2 x (B, zdim)
+        """Mean and log-variance of the images' latents."""
         mean, log_variance = self.main(images.flatten(1)).split(self.zdim, dim=1)
         return mean, log_variance
 

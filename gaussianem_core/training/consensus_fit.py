@@ -134,7 +134,7 @@ def place_gaussians(
 
 
 def level_for(density: np.ndarray, spacing: float, count: int) -> float:
-    """Contour level above which about ``count`` grid points lie, ``spacing`` voxels apart."""
+    """Contour level of ``density`` (D, D, D) above which about ``count`` grid points ``spacing`` voxels apart lie."""
     points = density.size / spacing**3
     return float(np.quantile(density, 1 - min(1.0, count / points)))
 

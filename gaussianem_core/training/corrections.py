@@ -42,7 +42,7 @@ def mean_contrast(found: Corrections) -> torch.Tensor:  # -> ()
 
 
 def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
-    """The corrections after all densities were multiplied by ``factor``: contrasts are divided by it."""
+    """The corrections after all densities were multiplied by ``factor`` (): contrasts are divided by it."""
 
     def divided(q: torch.Tensor) -> torch.Tensor:
         q = q.clone()
@@ -160,8 +160,9 @@ def write_particles(
 ) -> None:
     """Write ``out``/particles.star: the particles of ``source`` with corrected poses and defocus.
 
-    ``rows``: rows of ``source`` that were trained on; None for all. Nothing is written where ``source`` is no file, or,
-    without ``rows``, lists another number of particles. Only kinds that :func:`estimated_kinds` names are changed.
+    ``rows`` (N,): rows of ``source`` that were trained on; None for all. Nothing is written where ``source`` is no
+    file, or, without ``rows``, lists another number of particles. Only kinds that :func:`estimated_kinds` names are
+    changed.
     """
     if not source.is_file():
         return

@@ -32,7 +32,7 @@ class Views(NamedTuple):
     ctf: torch.Tensor
 
     def rows(self, chosen: torch.Tensor | slice) -> Views:
-        """Views of the images ``chosen`` (indices or a mask)."""
+        """Views of the images ``chosen``: indices (b,), a mask (B,) or a slice."""
         return Views(self.rotations[chosen], self.shifts[chosen], self.ctf[chosen])
 
     def repeat(self, times: int) -> Views:

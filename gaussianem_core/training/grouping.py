@@ -65,7 +65,7 @@ class Grouping:
         return values if self.single else values[self.particle]
 
     def rows(self, chosen: torch.Tensor) -> Grouping:  # indices or mask
-        """The grouping of the images ``chosen``, with their particles numbered anew."""
+        """The grouping of the images ``chosen``, indices (n,) or a mask (N,), with their particles numbered anew."""
         kept = self.particle[chosen]
         if self.single:
             return Grouping(torch.arange(len(kept), device=kept.device), len(kept), True)
@@ -88,17 +88,18 @@ class Members:
         return cls(np.argsort(particle, kind="stable"), begin)
 
     def sizes(self, particles: Numbers) -> Numbers:
-        """How many images each of ``particles`` has."""
+        """Numbers of images (p,) of ``particles`` (p,)."""
         return self.begin[particles + 1] - self.begin[particles]
 
     def rows(self, particles: Numbers) -> Numbers:
-        """Numbers of all images of ``particles``, one particle after the other."""
+        """Indices (n,) of all images of ``particles`` (p,), one particle after the other."""
         sizes = self.sizes(particles)
         within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
         return self.images[np.repeat(self.begin[particles], sizes) + within]
 
     def batches(self, particles: Numbers, images: int) -> list[Numbers]:
-        """``particles`` cut into runs that have at most ``images`` images each, and at least one particle."""
+        """``particles`` (p,) cut into runs of at least one particle that have at most ``images`` images, or one
+        particle's."""
         ends = self.sizes(particles).cumsum()
         runs, begin = [], 0
         while begin < len(particles):
@@ -110,6 +111,6 @@ class Members:
 
 
 def placed(sizes: Numbers, device: torch.device) -> Grouping:
-    """The grouping of a batch of whole particles, one after the other, of ``sizes`` images each."""
+    """The grouping of a batch of whole particles, one after the other, with ``sizes`` (p,) images."""
     particle = np.repeat(np.arange(len(sizes)), sizes)
     return Grouping(torch.from_numpy(particle).to(device), len(sizes), bool((sizes == 1).all()))

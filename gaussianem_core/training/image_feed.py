@@ -109,7 +109,7 @@ class ImageFeed:
         return len(rows)
 
     def subset(self, rows: np.ndarray) -> ImageFeed:
-        """The images of ``rows`` alone, kept in the same place."""
+        """A feed of the images of ``rows`` (n,) alone, kept in the same place."""
         part = copy.copy(self)
         part.count = len(rows)
         if self._shown is not None:
@@ -146,7 +146,7 @@ class ImageFeed:
         return self.chunks([order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)])
 
     def chunks(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """As :meth:`batches`, with the rows of each of ``chunks`` as a batch."""
+        """As :meth:`batches`, with the rows (B,) of each of ``chunks`` as a batch."""
         if chunks and (self.place == "gpu" or (self.stack is not None and self.device.type == "cpu")):
             for rows in torch.from_numpy(np.concatenate(chunks)).to(self.device).split([len(c) for c in chunks]):
                 yield rows, None

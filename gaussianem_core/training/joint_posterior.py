@@ -35,7 +35,7 @@ class Quadratic(NamedTuple):
     chi2: torch.Tensor
 
     def rows(self, chosen: torch.Tensor | slice) -> Quadratic:
-        """The quadratics of the images ``chosen`` (indices or a mask)."""
+        """The quadratics of the images ``chosen``: indices (b,), a mask (B,) or a slice."""
         return Quadratic(*(value[chosen] for value in self))
 
     def first(self, count: int) -> Quadratic:
@@ -43,7 +43,7 @@ class Quadratic(NamedTuple):
         return Quadratic(self.linear[:, :count], self.information[:, :count, :count], self.chi2)
 
     def without(self, broken: torch.Tensor) -> Quadratic:  # (B,) bool
-        """The same, with zeros for ``broken`` images, so that their posterior is the prior."""
+        """The quadratics with zeros for ``broken`` images, so that their posterior is the prior."""
         whole = ~broken
         return Quadratic(self.linear * whole[:, None], self.information * whole[:, None, None], self.chi2)
 

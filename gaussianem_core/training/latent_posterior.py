@@ -48,11 +48,11 @@ class LatentTable:
         return self.values[:, self.zdim :]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Tensors for a checkpoint."""
+        """The four tensors by name, for a checkpoint."""
         return {"values": self.values, "first": self.first, "second": self.second, "visits": self.visits}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over a checkpoint's tensors in place."""
+        """Copy the tensors of a :meth:`state` in place."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 

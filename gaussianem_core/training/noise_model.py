@@ -41,7 +41,7 @@ class NoiseModel:
         self.power.copy_(power.clamp_min(LEAST_POWER * power[1:].mean()))
 
     def shell_weight(self, band: torch.Tensor | float = 1.0) -> torch.Tensor:  # (D//2+1,)
-        """1 / noise power of each shell, without the mean value, up to the frequency ``band`` (soft edge)."""
+        """1 / noise power of each shell, 0 for the mean value, with a soft edge at ``band`` (cycles per pixel)."""
         by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.power
         return by_shell * (self.frequency > 0)
 

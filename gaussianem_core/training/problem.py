@@ -67,7 +67,7 @@ class Problem:
         return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:
-        """The problem of some ``rows`` (indices), which must be whole particles."""
+        """The problem of the rows with indices ``rows`` (n,), which must be whole particles."""
         chosen = torch.from_numpy(rows).to(self.device)
         feed, image = self.feed.subset(rows), np.unique(self.image[rows], return_inverse=True)[1].reshape(-1)
         views, group = self.views.rows(chosen), self.group.rows(chosen)

@@ -39,7 +39,7 @@ class NeighbourPairs(NamedTuple):
     mean_distance: float
 
     def subset(self, chosen: torch.Tensor) -> NeighbourPairs:
-        """The pairs with indices ``chosen``."""
+        """The pairs with indices ``chosen`` (p,)."""
         first, second, distance, weight, close = (value[chosen] for value in self[:5])
         return NeighbourPairs(first, second, distance, weight, close, self.mean_distance)
 

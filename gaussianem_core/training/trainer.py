@@ -446,7 +446,9 @@ class Trainer:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def report(self, log: JobLog, sums: np.ndarray, rate: float) -> None:
-        """Log the mean terms since the last report: ``sums`` (of TERMS, then the steps) and ``rate`` (images a second).
+        """Log the mean terms since the last report, and ask whether to stop.
+
+        ``sums`` (len(TERMS) + 1,): of the values of TERMS, then the number of steps; ``rate``: images a second.
 
         Raises InputError if the loss is not finite, AbortRequested if a stop was asked for.
         """
