@@ -125,7 +125,7 @@ def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
 
 
 def weighted_sum(terms: Terms, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss (), and the unweighted values (len(TERMS),) in the order of TERMS (the loss first), without gradients."""
+    """The loss (), and the unweighted values (len(TERMS),) in the order of TERMS, loss first, without gradients."""
     total = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=device))
     zero = torch.zeros((), device=device)
     values = [total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])]
