@@ -248,12 +248,15 @@ def significant(more: np.ndarray) -> bool:  # (H,)
 
 
 def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', nats
-    """Number of the last component whose gain on held-out particles is significant, 0 if there is none, and the mean
-    gain of the components up to it (nats).
+    """Number of the last component up to which held-out particles gain significantly over the components chosen before,
+    0 if there is none, and the mean gain of the components up to it (nats).
+
+    A later component that seems to gain by itself does not bring in earlier ones that lose.
 
     ``gains`` (H, K): log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
     """
-    steps = np.diff(gains, axis=1, prepend=0.0)
-    real = [number for number, step in enumerate(steps.T) if significant(step)]
-    count = real[-1] + 1 if real else 0
-    return count, float(gains[:, count - 1].mean()) if count else 0.0
+    count, before = 0, np.zeros(len(gains))
+    for number, gain in enumerate(gains.T, start=1):
+        if significant(gain - before):
+            count, before = number, gain
+    return count, float(before.mean()) if count else 0.0

@@ -162,6 +162,8 @@ def test_components_are_counted_by_their_gain_on_held_out_particles() -> None:
     assert linear_fit.choose_components(steps[:2].cumsum(axis=1) + 100) == (0, 0.0), "two particles prove nothing"
     one = np.where(np.arange(30) == 0, 300.0, -0.5)  # a single image proves nothing either
     assert linear_fit.choose_components(one[:, None]) == (0, 0.0)
+    late = np.stack([np.full(40, 3.0), np.full(40, -0.6), np.full(40, 0.4)], axis=1).cumsum(axis=1)
+    assert linear_fit.choose_components(late) == (1, 3.0), "the third takes back a part of what the second lost"
     some = np.where(np.arange(30) % 4 == 0, 30.0, -0.5)  # a state that a quarter of the particles are in does
     assert linear_fit.choose_components(some[:, None])[0] == 1
 
