@@ -39,7 +39,7 @@ def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float
     ``size``: width and height of a panel in inches.
     """
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, says nothing
+        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, is ignored
         matplotlib.rcParams.update(STYLE)
         fig = Figure(figsize=(columns * size[0], rows * size[1]), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)

@@ -66,7 +66,7 @@ def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     difference = spectrum - made
     solvent = 1 - soft_mask(mean, SOLVENT_GROWTH, SOLVENT_EDGE)
     noise = shells(centred_rfftn(centred_irfftn(spectrum, 3, box) * solvent, 3).abs().square())
-    noise = noise / solvent.square().mean().clamp_min(1e-3)  # little solvent tells little: the noise is then small
+    noise = noise / solvent.square().mean().clamp_min(1e-3)  # with little solvent the noise is underestimated
     weight = (1 - noise / shells(difference.abs().square()).clamp_min(tiny)).clamp(0, 1)
     weight[0] = 1.0
     agreement = (cross / (power * shells(made.abs().square())).clamp_min(tiny).sqrt()).clamp(0, 1).sqrt()

@@ -61,7 +61,7 @@ def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)
     columns = [torch.stack(turn, dim=1) for turn in turns] + [eye[i].expand_as(r) for i in range(3)]
     motion = torch.stack([column.flatten() for column in columns], dim=1)  # (M * 3, 6)
     weighted = motion * share.repeat_interleave(3)[:, None]
-    # A single Gaussian, or a row of them, does not tell all turns apart: the pseudo-inverse takes the least.
+    # One Gaussian, or several on a line, do not determine all turns: the pseudo-inverse takes the smallest.
     fit = torch.linalg.pinv((motion.T @ weighted).double(), rtol=1e-6, hermitian=True).float() @ weighted.T
     factor = torch.nn.functional.softplus(raw) / torch.sigmoid(raw)
     return Gauge(weight, centre, motion, fit, factor, share / factor)

@@ -186,7 +186,7 @@ def estimate(
     measured = measured.without_broken(junk)
     real = junk.probability < 0.5
     latents = estimate_latents(by_particle(measured, group), active, seed, turn, log, real_particles(junk, group))
-    # Nothing can be said of a particle that is not there: its pose stays as it is given.
+    # Junk has no pose to correct: it stays as it is given.
     known, z = real[:, None], group.images(latents.values[:, : len(active)][:, active])
     mean = torch.where(known, given_latents(measured, z) * widths, 0.0)
     samples = [

@@ -170,8 +170,8 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     counted = share > 0
     with_others = joined(measured, other_images(measured, group))
     said = (with_others.linear[counted], with_others.information[counted])
-    # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
-    # that must not take it for errors again.
+    # The linear model has separated errors of poses from motion: widths must not grow again where the network describes
+    # the motion less well.
     now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))
     alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), by_particle(measured, group))
     mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)

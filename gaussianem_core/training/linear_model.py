@@ -401,7 +401,7 @@ def regauge(setting: Setting, model: Model, state: State) -> State:
     """
     with torch.no_grad():
         q = state.q
-        if len(model.fields.values) and setting.problem.movable is None:  # a mask says itself what stays
+        if len(model.fields.values) and setting.problem.movable is None:  # a mask fixes what stays
             fields = model.fields.all()
             gauge = find_gauge(model.gaussians, fields[..., :3], fields[..., 3], 2 / setting.forward.box)
             model.fields.gauge = gauge

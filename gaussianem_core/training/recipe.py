@@ -90,8 +90,8 @@ RECIPES = {
         w_latent=1e-6,
     ),
 }
-# Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
-# The rest is as it was when they were measured (guide: Benchmarks).
+# Latents that do not start from the linear model must first become ordered: at the full KL weight they would collapse.
+# The other values are those with which the benchmarks were measured (guide: Benchmarks).
 WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "beta": 0.3,
     "beta_start": 0.1,
@@ -106,8 +106,8 @@ WITHOUT_LINEAR_MODEL: dict[str, Any] = {
 }
 
 
-# Where the linear model finds no component there is nothing to learn but the Gaussians, which no longer change after
-# these steps, and the poses, contrasts and junk that the linear model has measured already (guide: Benchmarks).
+# Where the linear model finds no component only the Gaussians are left to learn, which no longer change after these
+# steps: poses, contrasts and junk are known from the linear model (guide: Benchmarks).
 WITHOUT_COMPONENTS: dict[str, Any] = {"epochs": 4, "least_steps": 140, "refine": 2, "refinements": 0}
 
 
