@@ -1,6 +1,6 @@
-"""Diagnostics of a latent space: what it follows, where particles are, which images do not belong.
+"""Diagnostics of a latent space: dependence on pose and CTF, populated regions, outliers, agreement of half sets.
 
-Each figure comes with a sentence for people who look at maps, not at statistics.
+Dependences come with a sentence for readers who look at maps, not at statistics.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from gaussianem_core.imaging.pose import angles_from_rotations
 
 PERMUTATIONS = 199
 SIGNIFICANT = 0.05 / 4
-"""A link counts where so small a share of shuffled particles shows one as strong: 5 % over the four that are asked."""
+"""Largest p-value of a dependence that counts: 5 % over the four that are tested."""
 CHANCE_TELLS = 0.5
-"""Where chance alone explains more than this, the particles are too few for anything to be told."""
+"""Share of the variance explained by chance above which the particles are too few for a statement."""
 SAMPLE = 50_000
 WEAK, STRONG = 0.05, 0.2
 """Share of the latents' variance that a nuisance explains beyond chance: worth a look, and a warning."""
@@ -28,17 +28,19 @@ ISOLATED_PERCENTILE = 99.0
 """A place is unpopulated when its 20th nearest particle is farther than for 99 % of the particles themselves."""
 
 OUTLIER_SIGMA = 5.0
-"""Robust standard deviations below the median at which an image is flagged; 4 where the figure is a normal one."""
+"""Robust standard deviations below the median beyond which an image is flagged (``report`` takes 4 for signal_fit,
+which is about standard normal)."""
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """How much of the latents' variance follows something that it should not follow.
+    """Share of the latents' variance that follows something it should not follow, by a permutation test.
 
-    explained : share of the variance, 0 to 1, of a linear regression on functions of ``what``.
+    what : name of what was tested ("defocus").
+    explained : share of the variance, 0 to 1, that a linear regression on functions of ``what`` explains.
     chance : the 95th percentile of the same after shuffling the particles.
     p_value : share of the shuffles that explain as much, the particles' own order counted as one of them.
-    count : particles.
+    count : particles used.
     """
 
     what: str
@@ -49,12 +51,12 @@ class Dependence:
 
     @property
     def excess(self) -> float:
-        """Share of the variance explained beyond chance, from 0."""
+        """Share of the variance explained beyond chance, 0 to 1."""
         return max(0.0, self.explained - self.chance)
 
     @property
     def level(self) -> str:
-        """ "unknown" (too few particles to tell), "fine", "look" or "warning"."""
+        """Verdict: "unknown" (too few particles to tell), "fine", "look" or "warning"."""
         if self.chance > CHANCE_TELLS:
             return "unknown"
         if self.p_value > SIGNIFICANT or self.excess < WEAK:
@@ -63,7 +65,7 @@ class Dependence:
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """The verdict in a sentence for the report."""
         if self.level == "unknown":
             return (
                 f"Whether the variation follows the {self.what} cannot be told from {self.count} particles: "
@@ -93,19 +95,22 @@ def in_plane_features(rotations: np.ndarray) -> np.ndarray:  # (N, 3, 3) -> (N, 
 
 
 def defocus_features(ctf: np.ndarray) -> np.ndarray:  # (N, 9) -> (N, 3)
-    """Mean defocus, its square, and astigmatism."""
+    """Standardised mean defocus, its square, and astigmatism (A), from CTF parameters (see ``imaging.ctf``)."""
     mean = 0.5 * (ctf[:, 2] + ctf[:, 3]).astype(np.float64)
     scaled = (mean - mean.mean()) / max(mean.std(), 1e-9)
     return np.stack([scaled, scaled**2, np.abs(ctf[:, 2] - ctf[:, 3])], axis=1)
 
 
 def shift_features(shifts: np.ndarray) -> np.ndarray:  # (N, 2) -> (N, 3)
-    """The offset and its squared length."""
+    """The shift (pixels) and its squared length."""
     return np.concatenate([shifts, np.square(shifts).sum(axis=1, keepdims=True)], axis=1).astype(np.float64)
 
 
 def dependence(z: np.ndarray, features: np.ndarray, what: str, seed: int) -> Dependence:  # (N, zdim), (N, F)
-    """Share of the latents' variance that ``features`` explain linearly, against shuffled particles."""
+    """Share of the latents' variance that ``features`` explain linearly, compared with PERMUTATIONS shuffles.
+
+    Of more than SAMPLE particles a random SAMPLE is used. ``what``: name of the features; ``seed``: of the shuffles.
+    """
     generator = np.random.default_rng(seed)
     if len(z) > SAMPLE:
         rows = generator.choice(len(z), SAMPLE, replace=False)
@@ -125,20 +130,25 @@ def dependence(z: np.ndarray, features: np.ndarray, what: str, seed: int) -> Dep
 
 
 def unpopulated(z: np.ndarray, points: np.ndarray, sample: int = 5000) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
-    """Which points lie where hardly any particle is (see ISOLATED_PERCENTILE)."""
+    """Whether each point lies where there are hardly any particles (see ISOLATED_PERCENTILE), bool.
+
+    ``sample``: particles from which the limit is estimated.
+    """
     return isolation(z, points, sample) > 1.0
 
 
 def isolation(
     z: np.ndarray, points: np.ndarray, sample: int = 5000, limit: float | None = None
 ) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
-    """Distance to the 20th nearest particle, relative to ``limit``, that of :func:`isolation_limit`."""
+    """Distance from each point to the 20th nearest particle, in units of ``limit``; None takes that of
+    :func:`isolation_limit`."""
     limit = isolation_limit(z, sample) if limit is None else limit
     return neighbour_distance(z, points, _nearest(z)) / max(limit, 1e-12)
 
 
 def isolation_limit(z: np.ndarray, sample: int = 5000) -> float:
-    """Distance to the 20th nearest particle beyond which a place counts as unpopulated (see ISOLATED_PERCENTILE)."""
+    """Distance to the 20th nearest particle, in latent units, beyond which a point of the latent space is unpopulated
+    (see ISOLATED_PERCENTILE). ``z``: (N, zdim)."""
     own = neighbour_distance(z, z[:: max(1, len(z) // sample)], _nearest(z) + 1)  # a particle is its own nearest
     return float(np.percentile(own, ISOLATED_PERCENTILE))
 
@@ -148,18 +158,19 @@ def _nearest(z: np.ndarray) -> int:
 
 
 def stretch_counts(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # -> (P,)
-    """How many particles are nearest to each point of a path."""
+    """Number of particles (of (N, zdim) latents) that are nearest to each point of a path (P, zdim)."""
     # by the difference of squared distances: memory stays at one row a particle
     nearest = (-2 * z.astype(np.float64) @ points.T + np.square(points).sum(axis=1)).argmin(axis=1)
     return np.bincount(nearest, minlength=len(points))
 
 
 def outliers(fit: np.ndarray, sigma: float = OUTLIER_SIGMA) -> tuple[np.ndarray, str]:  # (N,) -> (N,) bool, how
-    """Images that fit far worse than the others: junk, ice, another molecule.
+    """Images that fit the model far worse than the others (junk, ice, another molecule), and the rule that found them.
 
-    Two separate populations (two Gaussians whose means differ by more than twice their widths, Ashman's D > 2, the
-    worse one the smaller) are cut where they cross; those more than ``sigma`` robust standard deviations below the
-    median are flagged in any case.
+    ``fit``: a figure of each image, larger where it fits better. Where it has two separate populations, with D > 2
+    (Ashman, Bird and Zepf, Astron. J. 108, 1994) and the worse one smaller, they are cut where they cross; images more
+    than ``sigma`` robust standard deviations below the median are flagged in any case. None is flagged of fewer than 50
+    particles.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -184,8 +195,11 @@ def outliers(fit: np.ndarray, sigma: float = OUTLIER_SIGMA) -> tuple[np.ndarray,
 class HalfAgreement:
     """Agreement of two independently trained halves in one region (class) of the latent space.
 
-    fsc : (D/2,) between the halves' volumes; resolution_angstrom where it falls below 0.143, None if nowhere.
-    difference_correlation : of what the region adds to each half's mean volume: 1 the same change, 0 noise.
+    region : number of the class, from 0.
+    fsc : (D/2,) between the halves' volumes.
+    resolution_angstrom : where it falls below 0.143 (Rosenthal and Henderson, J. Mol. Biol. 333, 2003), or None.
+    difference_correlation : of the volumes' differences from each half's mean volume, 1 for the same change, 0 for
+        noise.
     """
 
     region: int
@@ -202,7 +216,7 @@ def half_agreement(
     second_mean: torch.Tensor,
     pixel_size_angstrom: float,
 ) -> HalfAgreement:
-    """Compare the halves' volumes (D, D, D) of a region, and their differences from the halves' mean volumes."""
+    """Compare the halves' volumes of a region, and their differences from the halves' mean volumes, all (D, D, D)."""
     fsc = fourier_shell_correlation(first, second).cpu().numpy()
     below = np.flatnonzero(fsc[1:] < 0.143)
     box = first.shape[-1]

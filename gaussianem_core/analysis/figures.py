@@ -1,4 +1,4 @@
-"""Figures as PNG files, fit to print: plain words, units, colours that everyone can tell apart. No display needed."""
+"""Figures as PNG files for print, with units and colours safe for colour-blind readers. No display needed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ STYLE: Any = {
 }
 DPI = 200
 DENSE = 20_000
-"""Above this many points a scatter becomes a density image."""
+"""Number of points above which a scatter becomes a density image."""
 
 
 @contextmanager
 def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.2, 3.4)) -> Iterator[list[Axes]]:
-    """Axes of a figure that is written to ``path`` (atomically) when the block ends. ``size`` in inches per panel."""
+    """Context with the axes, row by row, of a figure that is written to ``path`` (atomically) when the block ends.
+
+    ``size``: width and height of a panel in inches.
+    """
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, says nothing
+        matplotlib.rcdefaults()  # a matplotlibrc in the working directory, which may be someone else's, is ignored
         matplotlib.rcParams.update(STYLE)
         fig = Figure(figsize=(columns * size[0], rows * size[1]), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)
@@ -49,7 +52,10 @@ def figure(path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float
 
 
 def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
-    """Mean FSC of decoded volumes and consensus with the truth, and the area of each particle against its state."""
+    """Draw the mean FSC of decoded volumes and consensus with the truth, and each particle's FSC area over its state.
+
+    ``fsc``: the entry of that name in Evaluate's ``evaluate.json``.
+    """
     states = np.array(fsc["states"], dtype=float)
     with_states = bool(np.isfinite(states).all() and np.ptp(states) > 0)
     with figure(path, columns=1 + with_states) as axes:
@@ -78,7 +84,7 @@ def fsc_curves(fsc: dict[str, Any], path: Path) -> None:
 
 
 def cloud(ax: Axes, points: np.ndarray, colour: str = COLOURS[0]) -> None:  # (N, 2)
-    """A scatter, or a density image where there are too many points to tell apart."""
+    """Draw points as a scatter, or as a density image where there are more than DENSE."""
     if len(points) > DENSE:
         low, high = np.percentile(points, [0.05, 99.95], axis=0)
         counts, xs, ys = np.histogram2d(points[:, 0], points[:, 1], bins=200, range=np.stack([low, high], axis=1))
@@ -90,12 +96,12 @@ def cloud(ax: Axes, points: np.ndarray, colour: str = COLOURS[0]) -> None:  # (N
 
 
 def label_component(number: int, ratio: float) -> str:
-    """Axis label of a principal component."""
+    """Axis label of principal component ``number`` (from 0) with the share ``ratio`` of the variance."""
     return f"Component {number + 1} ({100 * ratio:.0f} % of variance)"
 
 
 def annotate_classes(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:  # (K, 2)
-    """Class centres with their numbers."""
+    """Mark class centres with their names."""
     ax.plot(*points.T, "o", color="white", markeredgecolor="black", markersize=9)
     for point, name in zip(points, names):
         ax.annotate(name, point, ha="center", va="center", fontsize=6)

@@ -194,7 +194,7 @@ def _methods(summary: dict[str, Any]) -> str:
 
 
 def to_html(text: str) -> str:
-    """The headings, lists, tables and paragraphs of ``report.md`` as HTML; every other sign is text."""
+    """``report.md`` as HTML: headings, lists, tables, paragraphs, bold and code; everything else is escaped."""
     parts: list[str] = []
     for block in re.split(r"\n\s*\n", text.strip()):
         lines = block.splitlines()

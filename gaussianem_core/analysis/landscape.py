@@ -1,19 +1,18 @@
 """Conformational density over latents, corrected for their uncertainty; stable states; the profile along a path.
 
-Each particle says where it may be: its latent's posterior has a width. The plain density of posterior means is blurred
-by these widths (and drawn together by the prior). Here the density p is sought whose blurred version fits the data
-best: the expectation-maximisation of Richardson (J. Opt. Soc. Am. 62, 1972) and Lucy (Astron. J. 79, 1974) with one
-kernel for each class of widths, stopped as soon as particles that were left out are explained as well as may be. No
-torch.
+The posterior of each particle's latent has a width, which blurs the plain density of the posterior means (and the prior
+draws them together). Here the density p is estimated whose blurred version fits the data best: the
+expectation-maximisation of Richardson (J. Opt. Soc. Am. 62, 1972) and Lucy (Astron. J. 79, 1974) with one kernel for
+each class of widths, stopped as soon as held-out particles are explained as well as at any iteration. No torch.
 
 With the prior N(0, 1) a posterior of mean m and variance v is a measurement m / (1 - v) with variance v / (1 - v).
-Latents under a prior estimated from all particles are not for here: their density would count the others twice.
+Latents under a prior estimated from all particles must not be given: their density would count the others twice.
 The widths themselves may be wrong by a factor: the weight of the prior in training scales them, and a refined latent is
-better known than the encoder thought. Widths taken too large make states out of noise, so the factor is chosen by the
-particles that were left out (:data:`SCALES`).
+better known than the encoder's width says. Widths taken too large make states out of noise, so the factor is chosen by
+held-out particles (:data:`SCALES`).
 
-The error is that of resampling the particles (Poisson bootstrap, the density estimated anew each time): it tells how
-much another dataset of this size would differ, not whether the latents themselves mean what one hopes.
+Errors are those of resampling the particles (Poisson bootstrap, the density estimated anew each time): they say how
+much another dataset of this size would differ, not whether the latents describe the molecule.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from gaussianem_core.errors import InputError
 GRID = {1: 128, 2: 64}
 WIDTH_CLASSES = 4
 LARGEST_VARIANCE = 0.8
-"""Of a posterior, with the prior's as 1: beyond it a particle says next to nothing."""
+"""Largest variance of a posterior that is used, with the prior's as 1; larger ones are cut to it."""
 MOST_ITERATIONS = 120
 SCALES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
-"""Factors of the widths that are tried, the largest that explains left-out particles as well as the best is taken."""
+"""Factors of the widths that are tried; the largest that explains held-out particles as well as the best is taken."""
 RESAMPLED = 16
 MARGIN = 0.08
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Particles as measurements along axes: places (N, d), standard deviations (N, d)."""
+    """Particles as measurements along d axes: ``places`` and standard deviations ``sigmas`` (N, d), latent units."""
 
     places: np.ndarray
     sigmas: np.ndarray
@@ -51,9 +50,10 @@ class Measurements:
 def measurements(
     mean: np.ndarray, log_variance: np.ndarray | None, axes: np.ndarray, origin: np.ndarray, *, unshrink: bool = True
 ) -> Measurements:  # (N, zdim), (N, zdim), (d, zdim), (zdim,)
-    """Latents along unit ``axes`` from ``origin``; ``unshrink`` undoes the pull of the prior N(0, 1).
+    """Coordinates of latents along unit ``axes`` from ``origin``, with their errors.
 
-    Variances above the prior's say that the prior was another one: then nothing is undone.
+    ``log_variance``: None for exact latents. ``unshrink`` undoes the pull of the prior N(0, 1); where variances exceed
+    1 the prior was another one, and nothing is undone.
     """
     mean = np.asarray(mean, np.float64)
     variance = np.exp(log_variance).astype(np.float64) if log_variance is not None else np.full_like(mean, 1e-6)
@@ -66,12 +66,16 @@ def measurements(
 
 @dataclass(frozen=True)
 class Landscape:
-    """Density on a grid of d axes.
+    """Density of the particles on a grid of d axes with G cells each.
 
-    edges : one array of cell edges an axis. density : (G, ...) of the probability, summing to 1 over the cells.
-    error : (G, ...) standard deviation of the logarithm of the density under resampling.
-    replicates : (R, G, ...) the resampled densities. iterations : where the left-out particles were explained best.
-    blur : median measurement error an axis, in the axis' unit, the factor ``scale`` of the widths applied.
+    edges : d arrays (G + 1,) of cell edges, latent units.
+    density : (G, ...), probability of each cell; the sum is 1.
+    error : (G, ...), standard deviation of the density's natural logarithm under resampling.
+    replicates : (R, G, ...), the resampled densities.
+    iterations : of the deconvolution, chosen by held-out particles.
+    blur : (d,), median measurement error on each axis, latent units, times ``scale``.
+    particles : number on the grid.
+    scale : factor of the measurement errors, of SCALES.
     """
 
     edges: tuple[np.ndarray, ...]
@@ -85,20 +89,20 @@ class Landscape:
 
     @property
     def centres(self) -> tuple[np.ndarray, ...]:
-        """Cell centres of each axis."""
+        """Cell centres (G,) of each axis, latent units."""
         return tuple(0.5 * (e[1:] + e[:-1]) for e in self.edges)
 
     @property
     def energy(self) -> np.ndarray:
-        """-log density from its minimum, in units of kT if the particles were at equilibrium.
+        """-log density above its minimum (G, ...), in units of kT if the particles were at equilibrium.
 
-        N particles cannot tell a density from one N times lower than the greatest: it ends at log N.
+        It ends at log N: N particles do not distinguish lower densities from 0.
         """
         return -np.log(np.maximum(self.density, self.floor) / self.density.max())
 
     @property
     def floor(self) -> float:
-        """The least density that so many particles can tell from none."""
+        """Least density that N particles distinguish from 0: the greatest over N."""
         return float(self.density.max()) / self.particles
 
 
@@ -110,7 +114,19 @@ def estimate(
     seed: int = 0,
     progress: Callable[[float], object] = lambda share: None,
 ) -> Landscape:
-    """The landscape of d = 1 or 2 axes. Raises InputError for fewer than 50 particles or other dimensions."""
+    """Estimate the landscape of measurements along d = 1 or 2 axes.
+
+    Parameters
+    ----------
+    grid : cells an axis; 0 takes GRID.
+    resampled : number of bootstrap replicates.
+    seed : of the held-out halves and the resampling.
+    progress : called with the share, 0 to 1, of the replicates that are done.
+
+    Raises
+    ------
+    InputError : fewer than 50 particles, or other dimensions.
+    """
     count, d = data.places.shape
     if d not in GRID:
         raise InputError("axes", "must be one or two", d, "Choose one or two components.")
@@ -160,7 +176,9 @@ def estimate(
 
 
 def deconvolve(histograms: np.ndarray, kernels: list[np.ndarray], iterations: int) -> np.ndarray:
-    """The density (G, ...) behind histograms (C, G, ...) of C width classes, with one transfer function a class.
+    """The density (G, ...) behind histograms (C, G, ...) of C width classes, with one blur a class.
+
+    ``kernels``: the blurs' Fourier transforms on a grid of twice the size, (2 G, ..., G + 1).
 
     Richardson and Lucy's iteration (J. Opt. Soc. Am. 62, 1972; Astron. J. 79, 1974) over all classes at once.
     """
@@ -260,8 +278,12 @@ def _blur(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StableState:
-    """A maximum of the density: cell, place (d,), share of the particles in its basin and its error, the barrier that
-    separates it from a denser one in kT (infinite for the densest) with its error."""
+    """A maximum of the density.
+
+    cell, place : its cell, and its coordinates (d,) in latent units.
+    share, share_error : of the particles in its basin, 0 to 1.
+    barrier, barrier_error : between it and a denser state in kT; infinite for the densest.
+    """
 
     cell: tuple[int, ...]
     place: np.ndarray
@@ -272,15 +294,16 @@ class StableState:
 
     @property
     def sure(self) -> bool:
-        """True if the barrier exceeds twice its error."""
+        """Whether the barrier exceeds twice its error; True for the densest."""
         return not np.isfinite(self.barrier) or self.barrier > 2 * self.barrier_error
 
 
 def states(landscape: Landscape, least_barrier: float = 0.2) -> tuple[list[StableState], np.ndarray]:
-    """The stable states, most populated first, and the basin (from 0, -1 for none) of each cell.
+    """The stable states, most populated first, and for each cell (G, ...) the number of its state, from 0.
 
-    Maxima are joined across the lowest pass (persistence); one that is kept must lie ``least_barrier`` kT, and twice
-    the error of its own barrier, above the pass to a denser one.
+    Maxima are joined from the highest pass down (topological persistence: Edelsbrunner, Letscher and Zomorodian,
+    Discrete Comput. Geom. 28, 2002). One is kept if it lies more than ``least_barrier`` kT, and more than twice the
+    error of this barrier, above the pass to a denser one.
     """
     density = landscape.density
     basins, merges = _merge_tree(density)
@@ -374,8 +397,13 @@ def _merge_tree(density: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, i
 
 @dataclass(frozen=True)
 class Profile:
-    """Along a path: position (G,) from 0 at its start in latent units, energy (G,) in kT from its minimum, its error
-    (G,), particles (G,) nearest to each stretch before any correction."""
+    """Energy along a path.
+
+    position : (G,), arc length from the path's start, latent units.
+    energy, error : (G,), kT above its minimum, and the error of this difference.
+    particles : (G,), number nearest to each stretch, before any correction.
+    length : of the path, latent units.
+    """
 
     position: np.ndarray
     energy: np.ndarray
@@ -394,10 +422,13 @@ def along_path(
     resampled: int = RESAMPLED,
     unshrink: bool = True,
 ) -> Profile:  # (N, zdim), (N, zdim), (P, zdim)
-    """Every particle is put to the nearest place of the path (prolonged straight at both ends); its width along the
-    path is its posterior's in that direction. Then as :func:`estimate` in one dimension.
+    """Energy profile along a path through the latent space.
 
-    Raises InputError for a path without length.
+    Each particle is projected onto the nearest point of the path (prolonged straight at both ends); its error is that
+    of its posterior in the path's direction. The rest is :func:`estimate` in one dimension, with about ``grid`` cells
+    along the path.
+
+    Raises InputError for a path without length, or fewer than 50 particles near it.
     """
     points = measurements(mean, log_variance, np.eye(mean.shape[1]), np.zeros(mean.shape[1]), unshrink=unshrink)
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
@@ -446,7 +477,7 @@ def _nearest_on_path(z: np.ndarray, path: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def statement(landscape: Landscape, found: list[StableState]) -> list[str]:
-    """What the landscape says, and how sure it is, in sentences."""
+    """Sentences about the states ``found`` in a landscape, their errors and their limits."""
     sentences = []
     for number, state in enumerate(found, start=1):
         text = f"State {number}: {100 * state.share:.0f} ± {100 * state.share_error:.0f} % of the particles"

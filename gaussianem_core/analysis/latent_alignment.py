@@ -1,4 +1,4 @@
-"""Two sets of latents of the same particles, turned onto each other: how far two trainings or programs agree."""
+"""Alignment of two sets of latents of the same particles, and how far two trainings or programs agree."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Alignment:
 def align(mine: np.ndarray, other: np.ndarray) -> Alignment:  # (N, a), (N, b)
     """Other latents of the same particles, mapped onto the principal components of ``mine``.
 
-    The linear map asks whether one set can be told from the other at all: networks scale their latents as they like.
-    Orthogonal Procrustes asks whether they have one shape: distances between particles keep their proportions.
+    The linear map shows whether one set can be predicted from the other, whatever the scale of each latent. Orthogonal
+    Procrustes shows whether they have the same shape: distances between particles keep their proportions.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Density of the particles in latent space: which places are populated, and by how many. No Qt, no torch.
+"""Density of the particles in latent space: which points are populated, and by how many particles. No Qt, no torch.
 
-N particles, zdim columns, P places.
+N particles, zdim columns, P points.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from gaussianem_core.runtime.neighbours import neighbour_tree
 
 
 class LatentDensity:
-    """How densely particles lie around places of the latent space; the limits are worked out once.
+    """Density of the particles ``z`` (N, zdim) around points of the latent space.
 
-    ``sparsity`` is the distance to the 20th nearest particle relative to the one that 95 % of the particles do not
-    exceed: above 1 a place is unpopulated. (With 99 % the outliers set the limit, and the void between two states
-    passed for populated.)
+    A point is unpopulated if its distance to the 20th nearest particle exceeds that of 95 % of the particles
+    themselves. (With 99 % the outliers set the limit, and the void between two states passed for populated.) Of fewer
+    than 200 particles the neighbour is that of rank N / 10.
     """
 
     NEIGHBOURS, PERCENTILE, SAMPLE = 20, 95.0, 5000
@@ -30,27 +30,28 @@ class LatentDensity:
         self._limit = max(float(np.percentile(self._own, self.PERCENTILE)), 1e-12)
 
     def sparsity(self, places: np.ndarray) -> np.ndarray:  # (P, zdim) -> (P,)
-        """Distance to the 20th nearest particle, in units of the limit; above 1 a place is unpopulated."""
+        """Distance to the 20th nearest particle, in units of the limit; above 1 a point is unpopulated."""
         return self._reach(places) / self._limit
 
     def rank(self, places: np.ndarray) -> np.ndarray:  # (P, zdim) -> (P,)
-        """Share of the particles around which it is emptier than around a place."""
+        """Share, 0 to 1, of the particles whose 20th nearest neighbour is farther than that of a point."""
         return 1.0 - np.searchsorted(self._own, self._reach(places)) / len(self._own)
 
     def _reach(self, places: np.ndarray) -> np.ndarray:
         return np.asarray(self._tree.query(np.atleast_2d(places), k=[self._k])[0][:, 0])
 
     def unpopulated(self, path: np.ndarray, counts: np.ndarray) -> np.ndarray:  # (P, zdim), (P,) -> (P,) bool
-        """Points of a path that are unpopulated, or nearest to hardly any particle (``counts``) next to the others."""
+        """Points of a path that are unpopulated, or whose number of nearest particles (``counts``) is less than
+        FEW_SHARE of the median."""
         return np.asarray((self.sparsity(path) > 1.0) | (counts < self.FEW_SHARE * np.median(counts)))
 
     def nearest(self, place: np.ndarray, count: int = 1) -> np.ndarray:  # (zdim,) -> (count,)
-        """Rows of the nearest particles."""
+        """Rows of the ``count`` particles nearest to a point, nearest first; all particles where there are fewer."""
         found = self._tree.query(place, k=list(range(1, min(count, len(self.z)) + 1)))[1]
         return np.atleast_1d(found)
 
     def counts(self, path: np.ndarray) -> np.ndarray:  # (P, zdim) -> (P,)
-        """How many particles are nearest to each point of a path."""
+        """Number of particles that are nearest to each point of a path."""
         total = np.zeros(len(path), np.int64)
         for start in range(0, len(self.z), 200_000):
             part = self.z[start : start + 200_000]

@@ -15,19 +15,23 @@ GRAPH_NEIGHBOURS = 12
 
 
 def along_component(z: np.ndarray, number: int, points: int, low: float = 5.0, high: float = 95.0) -> np.ndarray:
-    """From percentile ``low`` to ``high`` of component ``number`` (from 0), straight through the mean: (P, zdim)."""
+    """A straight path (P, zdim) along principal component ``number`` (from 0) through the mean, from percentile ``low``
+    to ``high`` of the particles ``z`` (N, zdim)."""
     return component_line(z, principal_components(z), number, low, high, points)
 
 
 def along_populated(z: np.ndarray, number: int, points: int, low: float = 5.0, high: float = 95.0) -> np.ndarray:
-    """As :func:`along_component`, but by a :func:`geodesic` between the populated middles of its two ends: where there
-    are several populations the path keeps to one as long as it can, and does not jump between them."""
+    """A path (P, zdim) as :func:`along_component`, but a :func:`geodesic` between the populated middles of its ends:
+    where there are several populations it keeps to one as long as it can, and does not jump between them."""
     ends = populated_path(z, principal_components(z), number, low, high, 2)
     return geodesic(z, ends, points)
 
 
 def through(anchors: np.ndarray, points: int) -> np.ndarray:  # (A, zdim) -> (P, zdim)
-    """Straight pieces through ``anchors``, evenly spaced along their length. Raises InputError for fewer than two."""
+    """A path of straight pieces through ``anchors``, its points evenly spaced along its length.
+
+    Raises InputError for fewer than two anchors, or if all are equal.
+    """
     anchors = np.asarray(anchors, np.float64)
     if len(anchors) < 2:
         raise InputError("path", "must have at least two anchors", len(anchors), "Click two places in a plot.")
@@ -40,8 +44,8 @@ def through(anchors: np.ndarray, points: int) -> np.ndarray:  # (A, zdim) -> (P,
 
 
 def class_order(centres: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K,)
-    """An order of class centres in which neighbours are near: the shortest open tour found by 2-opt
-    (Croes, Oper. Res. 6, 1958)."""
+    """Numbers of the class centres in an order with near neighbours: the shortest open tour that 2-opt finds
+    (Croes, Oper. Res. 6, 1958), starting from the order along the first component."""
     count = len(centres)
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     order = list(np.argsort(principal_components(centres).scores(centres)[:, 0]))
@@ -63,12 +67,14 @@ def class_order(centres: np.ndarray) -> np.ndarray:  # (K, zdim) -> (K,)
 
 
 def geodesic(z: np.ndarray, anchors: np.ndarray, points: int, seed: int = 0) -> np.ndarray:  # -> (P, zdim)
-    """The way through populated latent space: the cheapest chain of neighbouring particles, smoothed.
+    """A path through populated latent space: the cheapest chain of neighbouring particles between anchors, smoothed.
 
-    A step costs the square of its length, so that the chain takes many short steps where particles are dense rather
-    than one leap across a void. Large data are thinned to ``GRAPH_POINTS``; the anchors are always on the path.
+    ``z`` (N, zdim), ``anchors`` (A, zdim). The chain is Dijkstra's shortest path in the graph of nearest neighbours,
+    where a step costs the square of its length: many short steps where particles are dense cost less than one across a
+    void. Of more than GRAPH_POINTS particles a random sample is used. The path begins and ends at the outer anchors;
+    smoothing may move it off the inner ones.
 
-    Raises InputError for fewer than two anchors.
+    Raises InputError for fewer than two anchors, or if all are equal.
     """
     anchors = np.asarray(anchors, np.float64)
     if len(anchors) < 2:
@@ -114,7 +120,8 @@ def _smooth(path: np.ndarray) -> np.ndarray:
 def component_line(
     z: np.ndarray, components: Components, number: int, low: float, high: float, points: int
 ) -> np.ndarray:  # -> (points, zdim)
-    """Points along component ``number`` through the mean, from percentile ``low`` to ``high`` of the particles."""
+    """A straight path along component ``number`` (from 0) through the mean, from percentile ``low`` to ``high`` of the
+    particles ``z`` (N, zdim)."""
     scores = (z - components.mean) @ components.axes[number]
     first, last = np.percentile(scores, [low, high])
     return components.mean + np.linspace(first, last, points)[:, None] * components.axes[number]
@@ -123,10 +130,10 @@ def component_line(
 def populated_path(
     z: np.ndarray, components: Components, number: int, low: float, high: float, points: int, share: float = 0.02
 ) -> np.ndarray:  # -> (points, zdim)
-    """As :func:`component_line`, but following the particles: at each place along the component, their dense middle.
+    """A path as :func:`component_line`, but through the dense middle of the particles at each point of the component.
 
     The other components take the mean of the particles in a slab across the component (``share`` of all, at least
-    20), drawn three times to the half of them that is nearest.
+    20); three times it is replaced by the mean of the half of them that is nearest to it.
     """
     along = (z - components.mean) @ components.axes[number]
     order = np.argsort(along)

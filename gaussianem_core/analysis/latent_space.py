@@ -13,22 +13,24 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
 LEAST_VARIANCE = 1e-6
-"""Components with a smaller share of the variance are none."""
+"""Least share of the variance of a component that counts as used."""
 LEAST_NATS = 0.01
-"""Information about a particle in one latent dimension that counts as any: posteriors that collapse have less."""
+"""Least information (nats a particle) in an active latent dimension; collapsed posteriors have less."""
 SMALL = 50_000
-"""Up to this many particles k-means uses all of them in each step, above it batches."""
+"""Largest number of particles for which k-means uses all of them in each step; above it, batches."""
 EMBEDDED = 10_000
-"""UMAP runs on one core when it must be reproducible: above this many particles the others are placed among them."""
+"""Largest number of particles that UMAP embeds, which runs on one core to be reproducible; others are placed among
+them."""
 EPOCHS_OF_MANY = 200
-"""Of UMAP's layout where a sample is embedded: as many as it takes by itself for more than 10,000 points."""
+"""Epochs of UMAP's layout where a sample is embedded: its own default for more than 10,000 points."""
 PLACED_BY = 5
-"""Embedded particles that say where another one stands."""
+"""Number of embedded particles from which another one's place is interpolated."""
 
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components. mean (zdim,), axes (k, zdim) of unit length, variances (k,), ratios (k,) of the total."""
+    """Principal components: ``mean`` (zdim,), ``axes`` (k, zdim) of unit length, ``variances`` (k,), and ``ratios``
+    (k,), their shares of the total variance."""
 
     mean: np.ndarray
     axes: np.ndarray
@@ -37,8 +39,8 @@ class Components:
 
     @property
     def used(self) -> int:
-        """Components along which the particles vary, 1 at the least: a dimension that training found no use for is
-        the same for all particles, and nothing is to be seen or walked along it."""
+        """Number of components along which the particles vary (at least 1): those with more than LEAST_VARIANCE of the
+        variance."""
         return max(1, int((self.ratios > LEAST_VARIANCE).sum()))
 
     def scores(self, z: np.ndarray) -> np.ndarray:  # (N, zdim) -> (N, k)
@@ -59,11 +61,11 @@ def principal_components(z: np.ndarray) -> Components:  # (N, zdim)
 
 
 def active_dimensions(latents: Mapping[str, np.ndarray]) -> np.ndarray:  # -> (zdim,) bool
-    """Latent dimensions in which the images tell the particles apart; the others say nothing, whatever their numbers.
+    """Latent dimensions in which the images distinguish the particles.
 
-    ``latents`` are the arrays of a latents file. A dimension is at rest where ``active`` says so, where all particles
-    have one value, and where their posteriors are the prior: its information (the mean Kullback-Leibler divergence
-    from N(0, 1)) is under LEAST_NATS. None is active where the images are no likelier with the model than without.
+    ``latents`` are the arrays of a latents file. A dimension is not active where its array ``active`` is False, where
+    all particles have the same value, and where their posteriors are the prior: the mean Kullback-Leibler divergence
+    from N(0, 1) is at most LEAST_NATS. No dimension is active where ``log_likelihood_gain`` has no positive mean.
     """
     z = latents["z_mu"].astype(np.float64)
     active = np.ptp(z, axis=0) > 1e-6 * max(float(np.abs(z).max()), 1e-6)
@@ -79,7 +81,8 @@ def active_dimensions(latents: Mapping[str, np.ndarray]) -> np.ndarray:  # -> (z
 
 
 def k_means(z: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # -> (N,), (classes, zdim)
-    """Class of each particle, and the centres, ordered along the first principal component."""
+    """Class of each particle by k-means, and the centres, ordered along the first principal component of ``z``
+    (N, zdim)."""
     method = KMeans if len(z) <= SMALL else MiniBatchKMeans
     more = {} if len(z) <= SMALL else {"batch_size": 16384}
     with warnings.catch_warnings():
@@ -94,12 +97,13 @@ def k_means(z: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def nearest_particles(z: np.ndarray, points: np.ndarray) -> np.ndarray:  # (N, zdim), (P, zdim) -> (P,)
-    """The particle nearest each point."""
+    """Row of the particle nearest to each point."""
     return np.asarray(neighbour_tree(z).query(points)[1])
 
 
 def neighbour_distance(z: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:  # -> (P,)
-    """Distance from each point to its k-th nearest particle: small where particles are dense."""
+    """Distance from each of ``points`` (P, zdim) to its k-th nearest particle of ``z`` (N, zdim), or to the farthest
+    where N < k."""
     distance = neighbour_tree(z).query(points, k=[min(k, len(z))], workers=-1)[0]
     return np.asarray(distance)[:, 0]
 

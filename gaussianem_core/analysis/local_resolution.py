@@ -1,8 +1,8 @@
-"""Resolution of a map from place to place, and a map that shows at each place what is resolved there.
+"""Local resolution of a map, and the map filtered by it.
 
-Half maps are divided into bands of frequencies that overlap and add up to the map. In each, the correlation of the
-half maps is taken within a Gaussian window that moves over the map: a local FSC, as windowed half maps have it (Cardone
-et al., J. Struct. Biol. 184, 2013), for all places at once.
+Half maps are divided into overlapping bands of frequencies that add up to the map. In each band the correlation of the
+half maps is computed within a Gaussian window around each voxel: a local FSC, as of windowed half maps (Cardone et al.,
+J. Struct. Biol. 184, 2013), for all voxels at once.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, frequ
 
 THRESHOLD = 0.143
 BANDS = 32
-"""Bands of frequencies up to Nyquist, at most; no narrower than a shell."""
+"""Largest number of bands up to the Nyquist frequency; none is narrower than a shell."""
 WINDOW_RESOLUTIONS = 5.0
-"""Width (FWHM) of the window, in units of the map's resolution: wide enough that noise does not decide."""
+"""Width (FWHM) of the window in units of the map's resolution, wide enough to average the noise."""
 FWHM = 2.3548
 """Full width at half maximum of a Gaussian over its standard deviation."""
 
 
 @dataclass(frozen=True)
 class LocalResolution:
-    """``resolution_angstrom`` (D, D, D); ``filtered`` (D, D, D), the map filtered by it; ``window_angstrom``, FWHM."""
+    """``resolution_angstrom`` (D, D, D); ``filtered`` (D, D, D), the map filtered by it; ``window_angstrom``: FWHM of
+    the window."""
 
     resolution_angstrom: Tensor
     filtered: Tensor
@@ -43,10 +44,11 @@ def local_resolution(
 
     Parameters
     ----------
-    first, second : half maps, unfiltered. Their mean level around the molecule does not matter.
-    volume : what is filtered: each band is weighted by sqrt(2 FSC / (1 + FSC)) of its local FSC, bands beyond the local
-        resolution are left out.
-    global_resolution_angstrom : sets the window's width.
+    first, second : (D, D, D) half maps, unfiltered. Their mean level around the molecule does not matter.
+    volume : (D, D, D) map to be filtered: each band is weighted by sqrt(2 FSC / (1 + FSC)) of its local FSC (Rosenthal
+        and Henderson, J. Mol. Biol. 333, 2003), and bands beyond the local resolution are left out.
+    pixel_size_angstrom : of the maps.
+    global_resolution_angstrom : of the whole map, which sets the window's width.
     """
     box = first.shape[-1]
     frequency = frequency_grid(box, 3, first.device)

@@ -1,4 +1,4 @@
-"""Masks from a map: level, largest part, dilation, soft edge, simple shapes, and their combinations."""
+"""Masks from a map by level, largest part, dilation, soft edge and simple shapes, and combinations of masks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from gaussianem_core.io.mrc import Volume
 
 @dataclass(frozen=True)
 class Shape:
-    """A sphere or box to keep, cut or add: centre x, y, z and size in Angstrom from the box's centre.
+    """A sphere or box to keep, cut or add.
 
-    ``size``: radius of a sphere; half lengths along x, y, z of a box. ``action``: "keep" (nothing outside it), "cut" or
-    "add".
+    kind : "sphere" or "box". centre : x, y, z in Angstrom from voxel D//2.
+    size : Angstrom; a sphere's radius first, or a box's half lengths along x, y, z.
+    action : "keep" (nothing outside it), "cut" or "add".
     """
 
     kind: str
@@ -28,7 +29,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class MaskRecipe:
-    """How a mask is made from a map; lengths in Angstrom."""
+    """Parameters of a mask: ``level`` in the map's units, lengths in Angstrom."""
 
     level: float
     dilate_angstrom: float = 6.0
@@ -42,9 +43,9 @@ class MaskRecipe:
 def make_mask(
     volume: Volume, recipe: MaskRecipe, gaussians_angstrom: np.ndarray | None = None
 ) -> np.ndarray:  # (N, 3) x, y, z from the box's centre -> (D, D, D) float32 in [0, 1]
-    """The mask. ``gaussians_angstrom`` is where the Gaussians are that the recipe chooses from.
+    """A mask of ``volume``. ``gaussians_angstrom``: positions (A) of the Gaussians whose numbers the recipe may hold.
 
-    Raises InputError if nothing lies above the level, or the shapes or the chosen Gaussians leave nothing.
+    Raises InputError if nothing lies above the level, the recipe's Gaussians do not exist, or nothing is left.
     """
     pixel = volume.pixel_size_angstrom
     solid = volume.values > recipe.level
@@ -73,7 +74,10 @@ def make_mask(
 def nearest_to(
     solid: np.ndarray, pixel_size_angstrom: float, positions: np.ndarray | None, chosen: tuple[int, ...]
 ) -> np.ndarray:  # (D, D, D) bool, (N, 3) -> (D, D, D) bool
-    """The voxels of ``solid`` whose nearest Gaussian is one of those chosen. Raises InputError without Gaussians."""
+    """The voxels of ``solid`` whose nearest Gaussian is one of those ``chosen``.
+
+    ``positions``: x, y, z in Angstrom from voxel D//2. Raises InputError if a chosen Gaussian does not exist.
+    """
     if positions is None or not 0 <= min(chosen) <= max(chosen) < len(positions):
         have = 0 if positions is None else len(positions)
         raise InputError("gaussians", f"must be among the {have} Gaussians of the model", chosen[-1], "Choose again.")
@@ -86,7 +90,7 @@ def nearest_to(
 
 
 def largest_part(solid: np.ndarray) -> np.ndarray:  # (D, D, D) bool
-    """The largest connected part."""
+    """The largest connected part (faces touch)."""
     labels, count = ndimage.label(solid)
     if count < 2:
         return solid
@@ -96,7 +100,7 @@ def largest_part(solid: np.ndarray) -> np.ndarray:  # (D, D, D) bool
 
 
 def dilate(solid: np.ndarray, voxels: float) -> np.ndarray:
-    """All voxels within ``voxels`` of the solid; a negative number erodes."""
+    """The voxels within a distance of ``voxels`` of ``solid``, both (D, D, D) bool; a negative distance erodes."""
     if voxels == 0 or not solid.any():
         return solid
     if voxels > 0:
@@ -105,7 +109,7 @@ def dilate(solid: np.ndarray, voxels: float) -> np.ndarray:
 
 
 def soft_edge(solid: np.ndarray, voxels: float) -> np.ndarray:  # -> float32
-    """1 inside, a raised cosine of the distance over ``voxels`` outside, then 0."""
+    """A mask (D, D, D): 1 inside ``solid`` (D, D, D; bool), then a raised cosine of ``voxels`` width, then 0."""
     if voxels <= 0:
         return solid.astype(np.float32)
     distance = np.minimum(_distance(solid), voxels)
@@ -117,7 +121,7 @@ def _distance(solid: np.ndarray) -> np.ndarray:
 
 
 def shape_mask(size: tuple[int, ...], pixel: float, shape: Shape) -> np.ndarray:  # -> (D, D, D) bool
-    """Voxels inside a sphere or box; voxel D//2 is the origin."""
+    """Voxels inside a sphere or box, on a grid of ``size`` voxels of ``pixel`` Angstrom with the origin at D//2."""
     axes = [(np.arange(n, dtype=np.float32) - n // 2) * pixel for n in size]
     zz, yy, xx = np.meshgrid(*axes, indexing="ij", sparse=True)
     x, y, z = shape.centre
@@ -128,18 +132,18 @@ def shape_mask(size: tuple[int, ...], pixel: float, shape: Shape) -> np.ndarray:
 
 
 def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The greater value. Raises InputError for masks of different grids."""
+    """The greater value of two masks (D, D, D). Raises InputError for different grids."""
     return np.maximum(*_same(first, second))
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """What of the first is not in the second."""
+    """The first mask outside the second: min(first, 1 - second). Raises InputError for different grids."""
     first, second = _same(first, second)
     return np.minimum(first, 1 - second)
 
 
 def intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The smaller value."""
+    """The smaller value of two masks (D, D, D). Raises InputError for different grids."""
     return np.minimum(*_same(first, second))
 
 
@@ -158,7 +162,8 @@ def _same(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def shrunk(volume: Volume, longest: int) -> Volume:
-    """A coarser copy for a preview: averaged down by a whole factor; its centre stays where it was to half a voxel."""
+    """A coarser copy for a preview, averaged over blocks of voxels to at most ``longest`` a side; its centre keeps its
+    place to half a voxel."""
     factor = -(-max(volume.values.shape) // longest)
     if factor <= 1:
         return volume

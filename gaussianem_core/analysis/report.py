@@ -1,4 +1,4 @@
-"""The trust figures of an analysis, gathered from what lies beside the latents, and the report in words."""
+"""Diagnostics of an analysis, from the files beside the latents, and its report in words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIT_ARRAYS = {
     "log_likelihood_gain": "Log-likelihood of the image over noise alone (nats)",
     "log_likelihood": "Log-likelihood of the image (nats)",
 }
-"""Arrays of the latents file that say how well each image fits, the most telling first."""
+"""Arrays of the latents file that measure how well each image fits, the best one first, with the figure's labels."""
 
 NOTHING = (
     "Nothing stands above the noise: no latent dimension tells the particles apart, they are as alike as these images "
@@ -34,12 +34,15 @@ NOTHING = (
 )
 
 SMALL_REGION = 10
-"""Half sets are compared only in classes with at least this many particles of each."""
+"""Least number of particles of each half set in a class in which the halves are compared."""
 
 
 @dataclass
 class Trust:
-    """What was found: figures for summary.json, sentences for people, arrays for plots."""
+    """Results of the diagnostics: figures for summary.json, sentences for report.md, arrays for plots.
+
+    fit : (N,) figure of each image's fit, named ``fit_label``; flagged : (N,) bool, outliers. None where unknown.
+    """
 
     dependences: list[diagnostics.Dependence] = field(default_factory=list)
     halves: list[diagnostics.HalfAgreement] = field(default_factory=list)
@@ -59,7 +62,18 @@ def assess(
     star: Path | None,
     log: JobLog,
 ) -> Trust:
-    """Dependences on pose, defocus and shift; outliers; agreement of half sets: each where its data are at hand."""
+    """Test dependences on pose, defocus and shift, outliers, and agreement of half sets, each where its files exist.
+
+    Parameters
+    ----------
+    z : (N, zdim) latents. arrays : of the latents file. classes : (N,) class of each particle, from 0.
+    star : STAR file of the particles, for copies of it with and without the outliers, or None.
+    log : its directory gets the files of outliers.
+
+    Raises
+    ------
+    InputError : a file beside the latents is damaged.
+    """
     found = Trust()
     if latent_space.active_dimensions(arrays).any():
         _dependences(found, z, options)
@@ -107,7 +121,7 @@ def _dependences(found: Trust, z: np.ndarray, options: AnalyzeOptions) -> None:
 
 
 def one_row_an_image(image: np.ndarray, seed: int) -> np.ndarray:  # (N,) -> (M,)
-    """A random row of each image: mates of a symmetry expansion are no independent particles."""
+    """Numbers of one random row of each image, ascending: mates of a symmetry expansion are not independent."""
     order = np.random.default_rng(seed).permutation(len(image))
     return np.sort(order[first_rows(image[order])])
 
@@ -149,9 +163,10 @@ def _outliers(
 
 
 def half_models(weights: Path) -> tuple[Path, Path] | None:
-    """The finished networks of the half sets beside the full one, in half1/ and half2/, if both are there.
+    """Paths of the half sets' trained networks, in half1/ and half2/ beside the full one ``weights``, or None.
 
-    Each has the latents beside it, and the full one's name, or the highest number: fewer images may take more epochs.
+    A network counts if its latents lie beside it. It is the one with the full one's name, or that of the last epoch:
+    fewer images may take more epochs.
     """
     found = []
     for folder in (weights.parent / "half1", weights.parent / "half2"):
@@ -212,7 +227,7 @@ def _halves(found: Trust, model: TrainedModel, classes: np.ndarray, options: Ana
 
 
 def report(summary: dict[str, Any], found: Trust) -> str:
-    """report.md: the analysis in words."""
+    """Text of report.md: the analysis in words, from the content of summary.json and the diagnostics."""
     lines = [
         "# Analysis",
         "",

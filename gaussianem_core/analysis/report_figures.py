@@ -1,4 +1,4 @@
-"""The figures of an analysis."""
+"""The figures of an analysis, each written to a PNG file ``path``. N particles, k components, K classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def _axis_names(ratios: np.ndarray) -> dict[str, str]:
 
 
 def components(scores: np.ndarray, ratios: np.ndarray, nearest: np.ndarray, path: Path) -> None:
-    """Particles on the first two components, with the class centres, and the variance of each component."""
+    """Draw the particles on the first two components with the class centres, and the variance of each component.
+
+    ``scores`` (N, k), ``ratios`` (k,) shares of the variance, ``nearest`` (K,) rows of the particles at the centres.
+    """
     with figure(path, columns=2) as axes:
         plane = _plane(scores)
         cloud(axes[0], plane)
@@ -42,7 +45,10 @@ def components(scores: np.ndarray, ratios: np.ndarray, nearest: np.ndarray, path
 
 
 def classes(scores: np.ndarray, ratios: np.ndarray, labels: np.ndarray, nearest: np.ndarray, path: Path) -> None:
-    """Particles coloured by class, and how many there are of each."""
+    """Draw the particles coloured by class, and the number in each class.
+
+    ``labels`` (N,), from 0; the other arrays as for :func:`components`.
+    """
     count = len(nearest)
     colours = _class_colours(count)
     with figure(path, columns=2) as axes:
@@ -58,7 +64,10 @@ def classes(scores: np.ndarray, ratios: np.ndarray, labels: np.ndarray, nearest:
 def trajectories(
     scores: np.ndarray, fitted: Components, paths: Sequence[np.ndarray], entries: Sequence[dict[str, Any]], path: Path
 ) -> None:
-    """Each trajectory over the particles, and how many particles are along it; unpopulated points in red."""
+    """Draw each trajectory over the particles, and the number of particles along it; unpopulated points in red.
+
+    ``paths``: (P, zdim) points of each trajectory. ``entries``: theirs in summary.json.
+    """
     with figure(path, columns=len(paths), rows=2, size=(3.4, 2.9)) as axes:
         for i, (points, entry) in enumerate(zip(paths, entries)):
             other = 1 if i == 0 else 0
@@ -78,7 +87,10 @@ def trajectories(
 
 
 def class_volumes(volumes: Sequence[Path], entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Class volumes projected along z, and below what each has more (blue) or less (red) than the mean of all."""
+    """Draw the class volumes projected along z, and below their excess (blue) and deficit (red) against the mean.
+
+    ``volumes``: MRC files. ``entries``: the classes in summary.json.
+    """
     images = [read_map(volume).values.sum(axis=0) for volume in volumes]
     mean = np.average(images, axis=0, weights=[entry["share"] for entry in entries])
     bound = max(float(np.abs(np.stack(images) - mean).max()), 1e-12)
@@ -93,7 +105,7 @@ def class_volumes(volumes: Sequence[Path], entries: Sequence[dict[str, Any]], pa
 
 
 def umap(plane: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """UMAP coloured by class."""
+    """Draw the UMAP ``plane`` (N, 2) coloured by class, ``labels`` (N,)."""
     with figure(path) as axes:
         colours = _class_colours(int(labels.max()) + 1)
         rows = _sample(len(plane))
@@ -102,7 +114,7 @@ def umap(plane: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 
 def trust(found: Trust, path: Path) -> None:
-    """What the latents follow beyond chance, and the images' likelihoods with the flagged ones."""
+    """Draw the dependences of the latents with their chance levels, and the histogram of the images' fit."""
     panels = bool(found.dependences) + (found.fit is not None)
     with figure(path, columns=panels) as axes:
         if found.dependences:

@@ -1,9 +1,9 @@
 """Rigid domains: Gaussians that move together over the conformations of a dataset. No torch.
 
-Alternating least squares as in k-means, with rigid motions in place of centres: for every domain and conformation the
-rotation and translation that carry its Gaussians best (Kabsch, Acta Cryst. A32, 1976), then every Gaussian goes to the
-domain whose motions carry it best, with a vote of its neighbours so that domains hold together in space. F
-conformations, N Gaussians; positions in any unit.
+Alternating least squares as in k-means, with rigid motions in place of centres: for each domain and conformation the
+rotation and translation that fit its Gaussians best (Kabsch, Acta Cryst. A32, 1976), then each Gaussian is assigned to
+the domain whose motions fit it best, with a vote of its neighbours so that domains are connected in space (iterated
+conditional modes: Besag, J. R. Stat. Soc. B 48, 1986). F conformations, N Gaussians, K domains; positions in any unit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ ROUNDS = 40
 STARTS = 4
 NEIGHBOURS = 12
 NEIGHBOUR_WEIGHT = 0.5
-"""Share of the typical misfit that a wholly foreign neighbourhood costs."""
+"""Cost of having no neighbour in the same domain, in units of the typical squared misfit."""
 SIGNIFICANT = 0.3
-"""One more domain must explain at least this share of the motion that was left."""
+"""Least share of the remaining motion that one more domain must explain."""
 LEAST_SHARE = 0.02
-"""A domain with less of the density than this is dissolved."""
+"""Least share of the density of a domain; smaller ones are dissolved."""
 
 
 @dataclass(frozen=True)
 class Domains:
-    """Labels (N,) from 0, heaviest domain first; shares (K,) of the density; misfit (N,) root mean square after the
-    rigid motions; ``explained`` share of the motion, the whole molecule's own rigid motion left out."""
+    """Rigid domains of N Gaussians.
+
+    labels : (N,) domain of each Gaussian, from 0, heaviest first. shares : (K,) of the density.
+    misfit : (N,) root mean square deviation over the conformations after the rigid motions, in the positions' unit.
+    explained : share, 0 to 1, of the squared motion, the whole molecule's rigid motion left out.
+    rotations, translations : of each conformation and domain: position = R rest + t, t in the positions' unit.
+    """
 
     labels: np.ndarray
     shares: np.ndarray
@@ -47,9 +52,18 @@ class Domains:
 def find_domains(
     rest: np.ndarray, frames: np.ndarray, weights: np.ndarray, count: int = 0, *, most: int = 6, seed: int = 0
 ) -> Domains:  # (N, 3), (F, N, 3), (N,)
-    """``count`` domains, or as many as are worth it (up to ``most``) with 0.
+    """Divide Gaussians into ``count`` rigid domains, or, with 0, into as many as explain the motion, up to ``most``.
 
-    Raises InputError for fewer than two conformations or Gaussians than domains, or if nothing moves.
+    Parameters
+    ----------
+    rest : (N, 3) reference positions.
+    frames : (F, N, 3) positions in each conformation.
+    weights : (N,) densities.
+    seed : of the starts.
+
+    Raises
+    ------
+    InputError : fewer than two conformations, fewer than four Gaussians a domain, or no motion.
     """
     rest, frames, weights = (np.asarray(a, np.float64) for a in (rest, frames, weights))
     if frames.ndim != 3 or frames.shape[1:] != rest.shape or len(frames) < 2:
@@ -190,8 +204,8 @@ def domain_mask(
     reach_voxels: float = 3.0,
     edge_voxels: float = 4.0,
 ) -> np.ndarray:  # (N, 3) x, y, z in voxels, (N,) -> (box, box, box) float32
-    """A soft mask of one domain: voxels within ``reach_voxels`` of its Gaussians and nearer to them than to others',
-    then a raised cosine of ``edge_voxels``."""
+    """A soft mask [z, y, x] of one domain: 1 within ``reach_voxels`` of its Gaussians where no Gaussian of another
+    domain is nearer, then a raised cosine of ``edge_voxels``."""
     axis = np.arange(box)
     own = positions_voxels[labels == domain]
     low = np.clip(np.floor(own.min(axis=0) - reach_voxels - edge_voxels).astype(int), 0, box - 1)

@@ -1,4 +1,4 @@
-"""What lies between a projection and its image beside the plain CTF: aberrations, magnification, what was done to it.
+"""Image formation beyond the plain CTF: aberrations, magnification, envelope, and how images were treated before.
 
 An image of nominal pixel size has at the spatial frequency k (1/A)
 
@@ -35,13 +35,13 @@ from gaussianem_core.runtime.readers import read_npz
 ABERRATIONS = "aberrations.npz"
 NEGLIGIBLE_MAGNIFICATION = 1e-4  # moves a pixel at the edge of a box of 200 by a hundredth of itself
 FLOOR = 0.05
-"""|CTF| below which an image that was multiplied by its CTF is not divided by it again."""
+"""|CTF| below which the division of an image that was multiplied by its CTF is damped (see ``correction``)."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class State(enum.IntEnum):
-    """What was done to the images before: nothing, multiplied by the CTF's sign, by the CTF, divided by it."""
+    """Earlier treatment of the images: none, multiplied by the CTF's sign, multiplied by the CTF, or divided by it."""
 
     RAW = 0
     FLIPPED = 1
@@ -86,7 +86,7 @@ class Aberrations:
 
     @classmethod
     def none(cls, n: int) -> Aberrations:
-        """N plain images."""
+        """Aberrations of ``n`` plain images: one group, none of anything."""
         no = np.zeros((1, 0))
         one = (np.zeros(n, np.int32), np.eye(2)[None], no, no, np.zeros(1, np.int8))
         return cls(*one, np.zeros(n), np.ones(n), np.zeros(1), np.zeros(n), np.zeros(n))
@@ -96,7 +96,7 @@ class Aberrations:
 
     @property
     def magnified(self) -> npt.NDArray[np.bool_]:  # (G,)
-        """Groups whose magnification is not that of the nominal pixel size."""
+        """Groups whose magnification matrix differs from the identity by more than NEGLIGIBLE_MAGNIFICATION."""
         return np.abs(self.magnification - np.eye(2)).max(axis=(1, 2)) > NEGLIGIBLE_MAGNIFICATION
 
     @property
@@ -106,11 +106,14 @@ class Aberrations:
 
     @property
     def plain(self) -> bool:
-        """Whether there is nothing but the nine columns of ``ctf.npy``, and nothing was taken off the images."""
+        """Whether the nine columns of ``ctf.npy`` describe the images in full, and nothing is to be corrected."""
         return not (self.magnified.any() or self.odd_zernike.any() or self.state.any() or self.extra_columns().size)
 
     def extra_columns(self) -> npt.NDArray[np.float32]:  # -> (N, 6 + T) or (N, 0)
-        """What the model needs behind the nine columns (see ``ctf.EXTRA``); no columns where all of it is nothing."""
+        """Columns that the CTF needs behind its nine (see ``ctf.EXTRA``); no columns where they would change nothing.
+
+        T even coefficients are included only where one is not 0.
+        """
         even = np.where(self.corrected[:, None], 0.0, self.even_zernike)  # no CTF is left whose argument they change
         even = even if even.any() else even[:, :0]
         envelope = self.bfactor_angstrom2.any() or (self.scale != 1).any() or self.dose.any()
@@ -122,7 +125,7 @@ class Aberrations:
         return np.concatenate([first, even[self.group]], axis=1).astype(np.float32)
 
     def rows(self, index: npt.NDArray[np.integer]) -> Aberrations:
-        """The same for some of the particles, in that order (repeats allowed)."""
+        """Aberrations of the particles ``index`` (n,), in that order (repeats allowed), with all groups."""
         of_group = (self.magnification, self.odd_zernike, self.even_zernike, self.state)
         particles = (self.bfactor_angstrom2[index], self.scale[index])
         damage = (self.dose[index], self.weighted[index])
@@ -130,7 +133,8 @@ class Aberrations:
 
 
 def odd_phase(odd_zernike: npt.ArrayLike, box: int, pixel_angstrom: float) -> Floats:  # (..., T) -> (..., D, D//2+1)
-    """phi in radians on the ``rfft2`` grid; 0 at the Nyquist frequency, which is its own conjugate."""
+    """Odd phase phi (radians) on the ``rfft2`` grid of D = ``box`` pixels; 0 at the Nyquist frequency, which is its own
+    conjugate. Coefficients in rad A^n, see the module."""
     ky, kx = np.fft.fftfreq(box, pixel_angstrom)[:, None], np.fft.rfftfreq(box, pixel_angstrom)
     phase = np.asarray(zernike_sum(np.asarray(odd_zernike, np.float64), kx, ky, odd=True))
     if box % 2 == 0:
@@ -143,7 +147,8 @@ def odd_phase(odd_zernike: npt.ArrayLike, box: int, pixel_angstrom: float) -> Fl
 
 
 def beam_tilt_zernike(tilt_mrad: npt.ArrayLike, cs_mm: npt.ArrayLike, voltage_kv: npt.ArrayLike) -> Floats:
-    """RELION's beam tilt (..., 2; x, y) as odd coefficients (..., 6): phi = -2 pi Cs lambda^2 k^2 (k . tilt).
+    """RELION's beam tilt (..., 2; x, y in mrad) as odd coefficients (..., 6; rad A^n), Cs in mm and voltage in kV:
+    phi = -2 pi Cs lambda^2 k^2 (k . tilt).
 
     From rho^3 cos = (Z(3,1) + 2 Z(1,1)) / 3. The sign is RELION's (``rlnBeamTiltX``, ``rlnBeamTiltY``).
     """
@@ -153,7 +158,7 @@ def beam_tilt_zernike(tilt_mrad: npt.ArrayLike, cs_mm: npt.ArrayLike, voltage_kv
 
 
 def cryosparc_odd_zernike(shift: Floats, tilt: Floats, trefoil: Floats, voltage_kv: npt.ArrayLike) -> Floats:
-    """cryoSPARC's ``ctf/shift_A``, ``tilt_A``, ``trefoil_A`` (..., 2 each) as odd coefficients (..., 6).
+    """cryoSPARC's ``ctf/shift_A``, ``tilt_A``, ``trefoil_A`` (..., 2 each; A) as odd coefficients (..., 6; rad A^n).
 
     phi = lambda^2 k^3 (2 pi (T1 cos + T2 sin) + 2/3 pi (F1 cos 3 theta + F2 sin 3 theta)) - 2 pi S . k, where
     tilt_A is Cs times the beam's tilt.
@@ -168,7 +173,7 @@ def cryosparc_odd_zernike(shift: Floats, tilt: Floats, trefoil: Floats, voltage_
 
 
 def cryosparc_even_zernike(tetra: Floats, voltage_kv: npt.ArrayLike) -> Floats:  # (..., 4) -> (..., 9)
-    """cryoSPARC's ``ctf/tetra_A`` as even coefficients.
+    """cryoSPARC's ``ctf/tetra_A`` (A) as even coefficients (rad A^n).
 
     It adds lambda^3 k^4 (2 pi (t1 cos 2 theta + t2 sin 2 theta) + pi/2 (t3 cos 4 theta + t4 sin 4 theta)) to the
     argument that holds pi/2 lambda^3 k^4 Cs, with rho^4 cos 2 theta = (Z(4,2) + 3 Z(2,2)) / 4.
@@ -212,7 +217,7 @@ _DIMENSIONS = {
 
 
 def save_aberrations(path: Path | str, aberrations: Aberrations) -> None:
-    """Write ``aberrations.npz``: the arrays of :class:`Aberrations` by name."""
+    """Write ``aberrations.npz``, the arrays of :class:`Aberrations` by name, atomically."""
     with atomic_write(path) as file:
         np.savez(file, **{name: getattr(aberrations, name) for name in Aberrations.__dataclass_fields__})
 
@@ -220,7 +225,8 @@ def save_aberrations(path: Path | str, aberrations: Aberrations) -> None:
 def load_aberrations(path: Path | str, count: int) -> Aberrations:
     """Read ``aberrations.npz`` of ``count`` particles.
 
-    Raises InputError if it cannot be read, lacks an array, or holds another number of particles.
+    Raises InputError if it cannot be read, lacks an array, or holds arrays of other shapes, another number of
+    particles, groups that do not exist, or values that are not finite.
     """
     remedy = "Run preprocess again."
     names = frozenset(Aberrations.__dataclass_fields__)

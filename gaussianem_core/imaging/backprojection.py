@@ -34,15 +34,16 @@ from gaussianem_core.options import Projector
 PADDING = 2
 """Fineness of the Fourier grid: the volume lies in the middle of a box twice as large."""
 SUMS = 6
-"""What is summed at each point of the grid."""
+"""Number of sums at each point of the grid."""
 WEIGHT_FLOOR = 1e-3
-"""Share of its shell's mean weight below which a component's weight is not taken: few images say nothing there."""
+"""Least weight of a component, as a share of its shell's mean: where few images lie, noise must not be amplified."""
 CORRECTIONS = 2
-"""Rounds of the gradient's correction; a third changes nothing that an FSC shows."""
+"""Rounds of the gradient's correction; a third does not change the FSC."""
 
 
 def empty_sums(box: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Sums of no images, (P, P, P//2+1, 6), for volumes of ``box`` voxels. Raises InputError for an odd box."""
+    """Sums of no images, (P, P, P//2+1, 6), for volumes of ``box`` voxels. Raises InputError for an odd box or one
+    below 4."""
     if box % 2 or box < 4:
         raise InputError("box", "must be even and at least 4", box, "Crop or pad the images.")
     size = PADDING * box
@@ -73,7 +74,7 @@ def accumulate(
 
     Raises
     ------
-    InputError : shapes that do not fit.
+    InputError : shapes that do not fit, or a backend that cannot run here.
     """
     _check(sums, images, rotations, shifts, ctf, weights)
     values, weight = weighted_spectra(images, shifts, ctf, weights)
@@ -88,9 +89,9 @@ def insert_spectra(
     rotations: Tensor,  # (B, 3, 3)
     backend: Projector = "auto",
 ) -> None:
-    """Add what :func:`weighted_spectra` made of images to ``sums``, in place; see :func:`accumulate`.
+    """Add the results of :func:`weighted_spectra` to ``sums``, in place; see :func:`accumulate`.
 
-    Raises InputError for a backend that cannot insert.
+    Raises InputError for a backend that cannot run here or cannot insert.
     """
     chosen = choose_backend(backend, sums)
     if chosen == "reference":
@@ -110,7 +111,10 @@ def insert_spectra(
 def weighted_spectra(
     images: Tensor, shifts: Tensor, ctf: Tensor | None, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # -> (B, D, D//2+1) complex, (B, D, D//2+1)
-    """Numerator and denominator of each component: w C Y, moved to the particle's centre, and w C^2."""
+    """Numerator and denominator of each component: w C Y, with the particle moved to the centre, and w C^2.
+
+    Arguments as for :func:`accumulate`.
+    """
     box = images.shape[-1]
     spectra = centred_rfftn(images, 2)
     y = torch.fft.fftfreq(box, device=images.device, dtype=images.dtype)
@@ -140,7 +144,11 @@ def inside_circle(box: int, device: torch.device | str) -> tuple[Tensor, Tensor]
 
 
 def insert_reference(sums: Tensor, values: Tensor, weight: Tensor, rotations: Tensor) -> None:
-    """Spread components over the sums: (B, D, D//2+1) complex and real, (B, 3, 3)."""
+    """Spread components over ``sums`` (P, P, P//2+1, 6), in place, with trilinear weights.
+
+    ``values`` (B, D, D//2+1) complex and ``weight`` (B, D, D//2+1) of :func:`weighted_spectra`; ``rotations``
+    (B, 3, 3).
+    """
     box, size = values.shape[-2], sums.shape[0]
     y, x = inside_circle(box, values.device)
     # Frequency (x, y, 0) of the image is frequency A^T (x, y, 0) of the volume.
@@ -209,10 +217,10 @@ def solve(
 
 
 def inverse_prior(sums: Tensor, fsc: Tensor) -> Tensor:  # (P, P, P//2+1, 6), (D//2,) -> (D//2+1,)
-    """1 / tau^2 by shell from the FSC of half maps, for `solve`: tau^2 = FSC / (1 - FSC) x mean noise power.
+    """1 / tau^2 by shell from the FSC of half maps, for `solve`: tau^2 = FSC / (1 - FSC) x mean noise power
+    (Scheres, J. Struct. Biol. 180, 2012, eq. 12).
 
-    ``sums`` are those of one half set (Scheres, J. Struct. Biol. 180, 2012, eq. 12); the result serves both halves
-    and their total.
+    ``sums`` are those of one half set; the result serves both halves and their total.
     """
     shell = fine_shells(sums.shape[0], sums.device)
     mean = PADDING**3 * shell_means(symmetric(sums)[1], shell)[::PADDING]
@@ -221,7 +229,7 @@ def inverse_prior(sums: Tensor, fsc: Tensor) -> Tensor:  # (P, P, P//2+1, 6), (D
 
 
 def fine_shells(size: int, device: torch.device | str) -> Tensor:  # -> (P, P, P//2+1)
-    """Nearest shell of each point of the fine grid; the last, P//2, holds the corners too."""
+    """Nearest shell of each point of the fine grid of P = ``size`` points; the last, P//2, holds the corners too."""
     return (frequency_grid(size, 3, device) * size).round().long().clamp_max(size // 2)
 
 
@@ -232,7 +240,7 @@ def shell_means(values: Tensor, shell: Tensor) -> Tensor:  # (P, P, P//2+1) x 2 
 
 
 def symmetric(sums: Tensor) -> tuple[Tensor, ...]:  # -> 5 x (P, P, P//2+1), the first complex
-    """Numerator, weight and offsets with the Hermitian symmetry of the plane x = 0: each half holds what both got."""
+    """Numerator, weight and offsets x, y, z, with the two halves of the plane x = 0 added up (Hermitian symmetry)."""
     parts = (torch.complex(sums[..., 0], sums[..., 1]), *(sums[..., i].clone() for i in range(2, SUMS)))
     for number, part in enumerate(parts):
         plane = part[..., 0]

@@ -1,7 +1,8 @@
-"""Images as the model has them: one box and pixel size, no magnification, no odd phases, white noise.
+"""Correction of original images for comparison with projections: one box and pixel size, no magnification, no odd
+phases, white noise.
 
-Whoever reads original images and compares them with projections applies this first: Preprocess, which writes the
-stack, and the reconstruction of maps. Shifts of the particles go with the images (:func:`corrected_shifts`).
+Preprocess, which writes the stack, and the reconstruction of maps apply it. The particles' shifts change with the
+images (:func:`corrected_shifts`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from gaussianem_core.imaging.resampling import Sampling, resample
 
 
 class Correction(NamedTuple):
-    """What is done to the images of one group; ``odd_zernike`` (T,) as in ``aberrations``."""
+    """Correction of the images of one group; ``odd_zernike`` (T,; rad A^n), ``state`` and ``floor`` as in
+    ``aberrations``."""
 
     sampling: Sampling
     odd_zernike: npt.NDArray[np.float64]
@@ -29,7 +31,8 @@ class Correction(NamedTuple):
     def of_group(
         cls, aberrations: Aberrations, group: int, box: int, pixel: float, new_box: int, new_pixel: float
     ) -> Correction:
-        """That of one group, whose images have ``box`` pixels of ``pixel`` A."""
+        """The correction of the images of ``group``, from ``box`` pixels of ``pixel`` A to ``new_box`` of ``new_pixel``
+        A."""
         sampling = Sampling(box, pixel, new_box, new_pixel)
         if aberrations.magnified[group]:
             (a, b), (c, d) = aberrations.magnification[group].tolist()
@@ -41,11 +44,12 @@ class Correction(NamedTuple):
 def correct_images(
     images: torch.Tensor, parameters: torch.Tensor, correction: Correction
 ) -> torch.Tensor:  # (n, d, d), (n, 9 + ...) -> (n, D, D)
-    """Images in the new box, what can be taken off them taken off.
+    """Images resampled to the new box, without odd phases and with white noise.
 
-    ``parameters`` are the CTFs of the new images. The odd phase is multiplied by its conjugate, of modulus 1, so that
-    the noise stays what it was. An image that was multiplied by its CTF is C^2 F + C noise; divided by sqrt(C^2 + f^2)
-    it is C^2 / sqrt(C^2 + f^2) F, which is what ``ctf`` has for it, and noise that is white again where |C| exceeds f.
+    ``parameters`` are the CTF parameters of the new images. Spectra are multiplied by the conjugate of the odd phase
+    factor, of modulus 1, which leaves the noise as it is. An image that was multiplied by its CTF is C^2 F + C noise;
+    divided by sqrt(C^2 + f^2) it is C^2 / sqrt(C^2 + f^2) F, the transfer that ``ctf`` has for it, plus noise that is
+    white again where |C| exceeds f. Sizes are not checked here, see ``resampling.check_sampling``.
     """
     small = resample(images, correction.sampling)
     box, pixel = correction.sampling.new_box, correction.sampling.new_pixel
@@ -67,7 +71,7 @@ def correct_images(
 
 
 def contrast(parameters: torch.Tensor, box: int) -> torch.Tensor:  # (n, 9 + ...) -> (n, D, D//2+1)
-    """sin chi: the CTF in RELION's sign, without envelope and scale, whatever was done to the images."""
+    """sin chi: the CTF with RELION's sign, with even aberrations, without envelope, scale and earlier treatment."""
     plain = parameters.clone()
     if plain.shape[-1] > len(COLUMNS):
         plain[:, 9:15] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
@@ -77,7 +81,7 @@ def contrast(parameters: torch.Tensor, box: int) -> torch.Tensor:  # (n, 9 + ...
 def corrected_shifts(
     shifts_angstrom: npt.NDArray[np.float64], aberrations: Aberrations
 ) -> npt.NDArray[np.float64]:  # (N, 2) -> (N, 2)
-    """Offsets in the corrected image: a place x of the nominal image is at M^-T x."""
+    """Shifts (A) in the corrected images: a point x of the nominal image is at M^-T x."""
     back = np.linalg.inv(aberrations.magnification).swapaxes(1, 2)
     back[~aberrations.magnified] = np.eye(2)
     return np.einsum("nij,nj->ni", back[aberrations.group], shifts_angstrom)

@@ -44,10 +44,10 @@ COLUMNS = (
 """Columns of ``ctf.npy``, by their names in ``ranges.RANGES``."""
 
 EXTRA = ("B-factor (A^2)", "scale", "phase-flipped", "floor", "dose (e/A^2)", "weighted")
-"""Columns that may follow, and even Zernike coefficients behind them (see ``aberrations``)."""
+"""Columns that may follow, with even Zernike coefficients (rad A^n) behind them (see ``aberrations``)."""
 
 LEAST_WEIGHT = 0.05
-"""Envelope below which an image that was multiplied by it is not divided by it again."""
+"""Envelope below which the division of an image that was multiplied by it is damped (see ``correction``)."""
 
 
 def ctf(parameters: Array, box: int) -> Array:  # (..., 9) or (..., 15 + T) -> (..., box, box//2+1)
@@ -107,9 +107,11 @@ def _transfer(parameters: Array, box: int, slope: bool) -> Array:
 
 
 def envelope(parameters: Array, box: int) -> Array:  # (..., 15 + T) -> (..., box, box//2+1)
-    """What weakens an image's signal: s exp(-B k^2 / 4) exp(-dose / (2 N(k))), with the dose N(k) at which radiation
-    has weakened the amplitude at k (1/A) to exp(-1/2), N = 0.245 k^-1.665 + 2.81 e/A^2 (Grant and Grigorieff, eLife 4,
-    2015, eq. 3; as RELION has it, for any voltage)."""
+    """Envelope of an image's signal, s exp(-B k^2 / 4) exp(-dose / (2 N(k))), on the ``rfft2`` grid.
+
+    N(k) = 0.245 k^-1.665 + 2.81 (e/A^2; k in 1/A) is the dose at which radiation damage has reduced the amplitude to
+    exp(-1/2) (Grant and Grigorieff, eLife 4, 2015, eq. 3; as in RELION, for any voltage).
+    """
     xp, where = _library(parameters)
     pixel = parameters[..., 1, None, None]
     ky, kx = xp.fft.fftfreq(box, **where)[:, None] / pixel, xp.fft.rfftfreq(box, **where)[None, :] / pixel
@@ -124,7 +126,7 @@ def _envelope(p: Any, k2: Any, xp: Any) -> Any:
 
 
 def apply_ctf(images: Array, transfer: Array) -> Array:  # (..., D, D), (..., D, D//2+1)
-    """Multiply the images' Fourier transforms by ``transfer``."""
+    """Images (..., D, D) with their Fourier transforms multiplied by ``transfer``."""
     xp, _ = _library(images)
     return xp.fft.irfft2(xp.fft.rfft2(images) * transfer, s=images.shape[-2:])
 
@@ -140,7 +142,7 @@ def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 15 + T) float3
     """CTF parameters of ``ctf.npy``, NaN phase shifts turned into 0, and behind them the columns that
     ``aberrations.npz`` beside it adds (see :func:`ctf`).
 
-    Raises InputError if the file cannot be read, has another shape, or holds values that no microscope has.
+    Raises InputError if a file cannot be read, has another shape, or holds values that no microscope has.
     """
     values = read_npy(path, "ctf", "Run preprocess again.")
     if values.ndim != 2 or values.shape[1] != len(COLUMNS) or not len(values):
@@ -156,7 +158,10 @@ def load_ctf(path: Path | str) -> np.ndarray:  # -> (N, 9) or (N, 15 + T) float3
 
 
 def check_parameters(parameters: np.ndarray, source: object) -> None:  # (N, 9)
-    """Raise InputError for CTF parameters that no microscope has (see ``ranges``), or that make a CTF of 0."""
+    """Raise InputError for CTF parameters that no microscope has (see ``ranges``), or whose CTF is 0 everywhere.
+
+    ``source``: the file that the message names.
+    """
     for name, column in zip(COLUMNS, parameters.T, strict=True):
         refuse_outside(name, column, source)
     refuse_defocus_in_micrometres(0.5 * (parameters[:, 2] + parameters[:, 3]), source, "defocus U and V")

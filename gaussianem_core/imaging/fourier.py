@@ -18,7 +18,7 @@ def centred_rfftn(real: torch.Tensor, dims: int) -> torch.Tensor:  # (..., D[, D
 
 
 def centred_irfftn(spectrum: torch.Tensor, dims: int, box: int) -> torch.Tensor:
-    """The inverse of :func:`centred_rfftn`."""
+    """Inverse of :func:`centred_rfftn`: (..., D[, D], D//2+1) -> (..., D[, D], D), with D = ``box``."""
     axes = tuple(range(-dims, 0))
     return torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(box,) * dims, dim=axes), dim=axes)
 
@@ -26,7 +26,7 @@ def centred_irfftn(spectrum: torch.Tensor, dims: int, box: int) -> torch.Tensor:
 def fourier_crop(real: torch.Tensor, box: int, dims: int = 2) -> torch.Tensor:  # (..., D, D) -> (..., box, box)
     """Downsample (or upsample) by cropping (padding) the Fourier transform; the mean value is kept.
 
-    The centre stays at index box // 2. Both boxes must be even.
+    The centre, index D // 2, moves to index box // 2. ``dims`` is 2 or 3. Both boxes must be even (asserted).
     """
     old = real.shape[-1]
     if old == box:
@@ -57,7 +57,7 @@ def _share_nyquist(padded: torch.Tensor, dims: int, start: int, old: int) -> Non
 
 
 def fourier_resample(volume: torch.Tensor, box: int) -> torch.Tensor:  # (D, D, D) -> (box, box, box)
-    """A volume sampled in another box of the same length, odd ones too; the centre stays at index box // 2.
+    """A volume sampled in another box, even or odd, of the same length; its centre moves to index box // 2.
 
     Trigonometric interpolation, with the frequencies that both boxes hold. The mean value is kept.
     """
@@ -84,12 +84,14 @@ def frequency_grid(box: int, dims: int, device: torch.device | str = "cpu") -> t
 
 
 def shell_index(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Nearest shell number i (frequency i / box) of every component in the ``rfftn`` layout."""
+    """Nearest shell i (frequency i / box) of every component in the ``rfftn`` layout, shaped as
+    :func:`frequency_grid`."""
     return (frequency_grid(box, dims, device) * box).round().long()
 
 
 def shell_sum(values: torch.Tensor, box: int, dims: int) -> torch.Tensor:  # (..., spectrum) -> (..., box//2)
-    """Sum over full shells 0 .. box/2 - 1; components that stand for their conjugates too count twice."""
+    """Sum of ``values`` in the ``rfftn`` layout over full shells 0 .. box/2 - 1: components whose conjugates are not
+    stored count twice."""
     index = shell_index(box, dims, values.device).flatten()
     weight = torch.full((box // 2 + 1,), 2.0, device=values.device, dtype=values.dtype)
     weight[0] = weight[-1] = 1.0
@@ -100,7 +102,7 @@ def shell_sum(values: torch.Tensor, box: int, dims: int) -> torch.Tensor:  # (..
 
 
 def fourier_shell_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:  # (..., D/2)
-    """FSC of volumes over shells 0 .. D/2 - 1 (Harauz and van Heel, Optik 73, 1986)."""
+    """FSC of volumes (..., D, D, D) over shells 0 .. D/2 - 1 (Harauz and van Heel, Optik 73, 1986)."""
     box = first.shape[-1]
     a, b = centred_rfftn(first, 3), centred_rfftn(second, 3)
     cross = shell_sum((a * b.conj()).real, box, 3)
@@ -118,7 +120,7 @@ def fsc_weight(fsc: torch.Tensor) -> torch.Tensor:  # (..., D/2) -> (..., D/2)
 
 
 def weight_shells(volume: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:  # (D, D, D), (D/2,) -> (D, D, D)
-    """Multiply each shell of a volume's transform; nothing is left beyond the last."""
+    """A volume with each shell of its transform multiplied by a weight, and by 0 beyond the last."""
     box = volume.shape[-1]
     index = shell_index(box, 3, volume.device)
     factor = torch.cat([weights, weights.new_zeros(1)])[index.clamp_max(box // 2)]
@@ -126,7 +128,8 @@ def weight_shells(volume: torch.Tensor, weights: torch.Tensor) -> torch.Tensor: 
 
 
 def fsc_area(fsc: torch.Tensor, box: int) -> torch.Tensor:  # (..., D/2) -> (...)
-    """Area under the FSC as CryoBench has it: trapezoid over frequencies i / D, at most (D/2 - 1) / D."""
+    """Area under the FSC in cycles per pixel, as CryoBench computes it: trapezoids over the frequencies i / D of
+    D = ``box`` voxels, at most (D/2 - 1) / D."""
     frequency = torch.arange(box // 2, device=fsc.device, dtype=fsc.dtype) / box
     return torch.trapezoid(fsc, frequency, dim=-1)
 
@@ -139,19 +142,19 @@ def radial_power(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., 
 
 
 def half_plane_weight(box: int, device: torch.device | str = "cpu") -> torch.Tensor:  # (D//2+1,)
-    """How often each column of an ``rfft2`` spectrum occurs in the full plane: 2, but 1 for the first and the last."""
+    """Multiplicity in the full plane of each column of an ``rfft2`` spectrum: 2, but 1 for the first and the last."""
     column = torch.arange(box // 2 + 1, device=device)
     return 1.0 + ((column > 0) & (column < box // 2))  # no value copied from the host: CUDA graphs forbid it
 
 
 @lru_cache(maxsize=16)
 def shells(box: int, device: torch.device | str) -> torch.Tensor:  # (D, D//2+1)
-    """Shell of every component; the last, D//2, holds the corners too."""
+    """Shell of every component of an ``rfft2`` spectrum; the last, D//2, holds the corners too."""
     return shell_index(box, 2, device).clamp_max(box // 2)
 
 
 @lru_cache(maxsize=16)
 def shell_sizes(box: int, device: torch.device | str) -> torch.Tensor:  # (D//2+1,)
-    """Number of components of the full plane in each shell."""
+    """Number of components of the full plane in each shell of :func:`shells`."""
     weight = half_plane_weight(box, device).expand(box, box // 2 + 1)
     return torch.zeros(box // 2 + 1, device=device).index_add_(0, shells(box, device).flatten(), weight.flatten())

@@ -1,4 +1,4 @@
-"""What the images themselves say of how they were made: which transfer from projections they fit, and how surely.
+"""Evidence for how images were treated: the transfer from projections that explains them best, and its significance.
 
 With F a projection's spectrum and c the CTF (sin chi), an image is Y = a T(c) F + noise of variance s q(c), where
 
@@ -27,13 +27,14 @@ SURE = 5.0
 
 LEAST_IMAGES = 20
 LEAKS = (0.0025, 0.01, 0.04, 0.16, 0.4)
-"""Shares l of a premultiplied image's noise that are tried."""
+"""Values tried of l, the share of mixed-in noise of premultiplied images."""
 
 
 class Explanation(NamedTuple):
-    """How well n images are explained.
+    """Fit of one transfer to n images.
 
-    sign : +1 where the protein is white. log_likelihood, gain : (n,) nats, the latter over images without signal.
+    state : treatment of the images. sign : +1 where the protein is white, else -1. leak : share l of mixed-in noise.
+    log_likelihood : (n,) nats, up to a constant. gain : (n,) nats, over noise alone.
     """
 
     state: State
@@ -44,14 +45,14 @@ class Explanation(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Log-likelihood of all images."""
+        """Log-likelihood (nats) of all images."""
         return float(self.log_likelihood.double().sum())
 
 
 def explain(
     projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor, state: State, leak: float = 0.0
 ) -> tuple[Explanation, Explanation]:
-    """The likelier and the other sign of the protein, for one state of the images.
+    """The fits with both signs of the protein, the likelier first, for one state of the images.
 
     Parameters
     ----------
@@ -74,14 +75,17 @@ def explain(
 
 
 def explanations(projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor) -> list[Explanation]:
-    """All states and signs of the images, the likeliest first."""
+    """The fits of all states, signs and LEAKS, the likeliest first; arguments as for :func:`explain`."""
     tried = [(state, leak) for state in State for leak in (LEAKS if state is State.PREMULTIPLIED else (0.0,))]
     found = [one for state, leak in tried for one in explain(projections, images, contrast, state, leak)]
     return sorted(found, key=lambda e: -e.total)
 
 
 def margin(first: torch.Tensor, second: torch.Tensor) -> float:  # (n,), (n,)
-    """Standard errors by which the first explanation's values exceed the second's."""
+    """Mean difference of two explanations' log-likelihoods in standard errors (Vuong, Econometrica 57, 1989).
+
+    0 for fewer than LEAST_IMAGES images, and for differences within rounding.
+    """
     difference = (first - second).double()
     error = float(difference.std()) / len(difference) ** 0.5
     mean = float(difference.mean())

@@ -1,4 +1,4 @@
-"""How likely the images are, given what the Gaussians project to: CTF, scale and noise in one function.
+"""Likelihood of images given projections of the Gaussians: CTF, scale and noise in one function.
 
 For each image, with F the spectrum of its projection, C its CTF, Y its own spectrum and w the inverse noise power:
 
@@ -7,8 +7,7 @@ For each image, with F the spectrum of its projection, C its CTF, Y its own spec
 the negative log-likelihood under Gaussian noise in nats (without its constant) at the most likely scale a, whose
 prior is N(1, 1/t). The gradient treats a as fixed, which by its optimality (t = 0) is exact.
 
-`image_likelihood_reference` says this in plain torch; two Triton kernels do it in one pass forward and one backward
-(`likelihood_triton`).
+`image_likelihood_reference` is the definition in plain torch; `kernels.likelihood_triton` is faster on CUDA.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ RESIDUAL_IMAGES = 4  # of each batch: over an epoch they are enough to measure t
 
 
 class Likelihood(NamedTuple):
-    """``data`` (B,) in nats; ``residual`` (D//2+1,), mean power of a C F - Y by shell over the first images."""
+    """``data`` (B,) in nats; ``residual`` (D//2+1,), mean power of a C F - Y by shell over the first RESIDUAL_IMAGES
+    images."""
 
     data: torch.Tensor
     residual: torch.Tensor
@@ -47,7 +47,8 @@ def image_likelihood(
     parameters : (B, 9 or more) CTF parameters, see ``ctf``.
     shell_weight : (D//2+1,) inverse noise power of each shell; 0 leaves a shell out.
     scale_prior : width of the prior of the images' scales around 1; 0 keeps them at 1.
-    fused : the Triton kernels (None: on CUDA).
+    fused : whether to take the Triton kernels, which know the plain CTF alone; None: on CUDA, where parameters have 9
+        columns.
     """
     if fused is None:  # the kernels make the plain CTF alone
         fused = projection.is_cuda and triton_available() and parameters.shape[-1] == len(COLUMNS)
@@ -67,7 +68,7 @@ def image_likelihood_reference(
     shell_weight: torch.Tensor,
     scale_prior: float,
 ) -> Likelihood:
-    """The definition, in plain torch. Parameters as for :func:`image_likelihood`."""
+    """:func:`image_likelihood` in plain torch, the definition; parameters as there."""
     box = projection.shape[-2]
     index = shells(box, projection.device)
     multiplicity = half_plane_weight(box, projection.device)
@@ -84,7 +85,7 @@ def image_likelihood_reference(
 def image_scale(
     model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor, prior_width: float
 ) -> torch.Tensor:  # (B,)
-    """Scale of each image against its model in closed form, with a Gaussian prior of ``prior_width`` around 1.
+    """Most likely scale of each image's model in closed form, with a normal prior of width ``prior_width`` around 1.
 
     ``model``, ``image``: (B, D, D//2+1) complex; ``weight``: (D, D//2+1), 1 / noise power times multiplicity.
     """
@@ -97,16 +98,19 @@ def image_scale(
 def squared_error(
     model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:  # (B, D, D//2+1) x 2 -> (B,)
-    """Negative log-likelihood under Gaussian noise, without its constant: half the weighted squared residual (nats)."""
+    """Negative log-likelihood (nats) under Gaussian noise, without its constant: half the weighted squared residual.
+
+    ``weight``: (D, D//2+1), 1 / noise power times multiplicity.
+    """
     residual = torch.view_as_real(model - image)
     return 0.5 * (residual.square().sum(-1) * weight).sum((-2, -1))
 
 
 def signal_fit(model: torch.Tensor, image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # (B,)
-    """How much of the signal that a model predicts is in its image: (<m, i> - <m, m>) / sqrt(<m, m>), noise-weighted.
+    """Signal found less signal expected, in standard deviations: (<m, i> - <m, m>) / sqrt(<m, m>), noise-weighted.
 
-    About standard normal for an image of the model plus noise, and -sqrt(<m, m>) for noise alone: it tells junk where
-    the likelihood, which the noise rules, cannot.
+    About standard normal for an image of the model plus noise, and about -sqrt(<m, m>) for noise alone: it separates
+    junk where the likelihood, which noise dominates, does not.
 
     Parameters
     ----------

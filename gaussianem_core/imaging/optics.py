@@ -10,13 +10,14 @@ from typing import Any
 
 
 def wavelength_angstrom(voltage_kv: Any) -> Any:
-    """Relativistic electron wavelength in Angstrom (Reimer and Kohl, Transmission Electron Microscopy, eq. 2.5)."""
+    """Relativistic electron wavelength in Angstrom at a voltage in kV (Reimer and Kohl, Transmission Electron
+    Microscopy, eq. 2.5)."""
     volts = voltage_kv * 1e3
     return 12.2643247 / (volts * (1 + 0.978466e-6 * volts)) ** 0.5
 
 
 def zernike_terms(count: int, odd: bool) -> list[tuple[int, int]]:
-    """(n, m) of the first ``count`` odd or even coefficients, in RELION's order."""
+    """Degree n and order m of the first ``count`` odd or even coefficients, in RELION's order; m < 0 is the sine."""
     terms: list[tuple[int, int]] = []
     n = 1 if odd else 0
     while len(terms) < count:
@@ -28,7 +29,7 @@ def zernike_terms(count: int, odd: bool) -> list[tuple[int, int]]:
 def zernike_sum(
     coefficients: Any, kx: Any, ky: Any, odd: bool
 ) -> Any:  # (..., T), (..., W), (..., H, 1) -> (..., H, W)
-    """Sum of Zernike polynomials at the frequencies kx, ky (1/A), in radians: (..., H, W).
+    """Sum of odd or even Zernike polynomials, with ``coefficients`` in rad A^n, at frequencies kx, ky (1/A): radians.
 
     Plain arithmetic, so that arrays and tensors will do: rho^|m| cos, sin m theta are the real and imaginary part of
     (kx + i ky)^|m|, and what is left of the radial polynomial is one in rho^2 (Born and Wolf, Principles of Optics,

@@ -1,4 +1,4 @@
-"""The one page of conventions: where a point of the molecule appears in a particle image.
+"""Conventions of poses: where a point of the molecule appears in a particle image.
 
 World coordinates x, y, z lie in [-1, 1]; a voxel's index is ``D // 2 + coordinate * D / 2`` (RELION's centre, D // 2).
 Volumes on disk are indexed [z, y, x], images [y, x].
@@ -50,7 +50,7 @@ def angles_from_rotations(rotations: np.ndarray) -> np.ndarray:  # (..., 3, 3) -
 
 
 def random_rotations(count: int, generator: np.random.Generator) -> np.ndarray:  # -> (count, 3, 3)
-    """Rotations drawn uniformly: rot and psi uniform, cos(tilt) uniform."""
+    """Rotation matrices drawn uniformly: rot and psi uniform, cos(tilt) uniform."""
     rot, psi = generator.uniform(-180, 180, (2, count))
     tilt = np.rad2deg(np.arccos(generator.uniform(-1, 1, count)))
     return rotations_from_angles(np.stack([rot, tilt, psi], axis=-1))

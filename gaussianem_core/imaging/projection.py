@@ -1,13 +1,13 @@
 """Gaussians to images: the parallel-beam projection of a sum of isotropic 3D Gaussians.
 
-The convention (the same as in `pose`): r_image = A r_volume, and the pixel of a Gaussian is
+The convention is that of `pose`: r_image = A r_volume, and the pixel of a Gaussian is
 ``box // 2 + coordinate * box / 2 - shift``, so a particle sits at minus its shift. Each Gaussian adds
 ``density * sqrt(2 pi) * sigma * exp(-d^2 / (2 sigma^2))``, the integral of
 ``density * exp(-r^2 / (2 sigma^2))`` along the beam with r and sigma in world units (box = [-1, 1]).
 Nothing occludes, so the sum needs no sorting.
 
 `project_reference` is the definition, in plain torch and without truncation. The fast kernels in
-`projection_triton` (CUDA) and `projection_cpu` (numba) sum the same terms inside a window of
+`kernels.projection_triton` (CUDA) and `kernels.projection_numba` (CPU) sum the same terms inside a window of
 `WINDOW_SIGMAS` standard deviations.
 """
 
@@ -25,7 +25,7 @@ from gaussianem_core.kernels.support import triton_available, triton_interpreted
 
 Projector = Literal["auto", "reference", "triton", "cpu", "xray"]
 
-"""Half width of the fast kernels' window; the largest term left out is exp(-8) = 3.4e-4 of a peak."""
+"""Names of the backends, see :func:`project`."""
 
 _CHUNK_ELEMENTS = 2**24  # elements of one temporary of the reference; 64 MiB in float32
 
@@ -123,13 +123,13 @@ def image_pixels(
     shifts: Tensor,  # (B, 2)
     box: int,
 ) -> Tensor:  # (B, N, 2)
-    """Pixel coordinates x, y of rotated and shifted world positions."""
+    """Pixel coordinates x, y of positions (world units) after rotation and shift (pixels)."""
     rotated = positions @ rotations[:, :2].transpose(1, 2)
     return rotated * (box / 2) + (box // 2) - shifts[:, None]
 
 
 def choose_backend(backend: str, positions: Tensor) -> str:
-    """Resolve "auto" and refuse what cannot run here.
+    """Name of the backend that runs for tensors like ``positions``: "auto" is resolved, others are checked.
 
     Raises
     ------

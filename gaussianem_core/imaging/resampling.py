@@ -1,4 +1,4 @@
-"""Images of any box, pixel size and magnification brought to one box and pixel size.
+"""Resampling of images of any box, pixel size and magnification to one box and pixel size.
 
 An image is the trigonometric polynomial through its pixels; the new pixels are its values at their places. Frequencies
 that the new pixels cannot hold are left out. Where both boxes span one length, this is Fourier cropping.
@@ -17,14 +17,15 @@ from gaussianem_core.imaging.fourier import fourier_crop
 SAME_LENGTH = 1e-4  # relative difference below which two lengths count as one
 LEAST_LENGTH = 0.9  # of the new box: more than the rest is not filled up with solvent
 COARSEST = 1.02
-"""Pixel size, over the new one, of images that lack the last frequencies of the new box: so many are left empty."""
+"""Largest pixel size, over the new one, that is accepted: the last frequencies of the new box, which such images lack,
+stay empty."""
 
 
 class Sampling(NamedTuple):
-    """From images of ``box`` pixels of ``pixel`` A to ``new_box`` pixels of ``new_pixel`` A.
+    """Sizes of a resampling, from images of ``box`` pixels of ``pixel`` A to ``new_box`` pixels of ``new_pixel`` A.
 
-    ``magnification``: rows of M, from image frequencies to true ones: a true place X (A from the centre) is seen at
-    M^T X.
+    ``magnification``: rows of the matrix M from image frequencies to true ones: a true point X (A from the centre) is
+    seen at M^T X.
     """
 
     box: int
@@ -56,17 +57,17 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def largest_box(pixel: float, length: float) -> int:
-    """The largest even box of ``length`` A whose frequencies images of ``pixel`` A hold."""
+    """The largest even box (pixels) of ``length`` A whose frequencies images of pixel size ``pixel`` A hold."""
     return int(length / pixel * COARSEST * (1 + 1e-9)) // 2 * 2
 
 
 def resample(images: torch.Tensor, sampling: Sampling) -> torch.Tensor:  # (n, d, d) -> (n, D, D)
-    """Bring images to the new box; the centre stays at D // 2, and the values of the pixels what they were.
+    """Images in the new box, at the scale of the old pixel values; the centre is at D // 2.
 
-    With u = (new_pixel / pixel) M^T U the place, in old pixels, of the new pixel U, both from the centres, u_x =
-    a U_x + b U_y and u_y = c U_x + e U_y: first along x, to (a - b c / e) U_x + (b / e) u_y, then along y (Catmull and
-    Smith, SIGGRAPH 1980). Exact for frequencies that neither step moves beyond a Nyquist frequency: with matrices near
-    1, all but the last.
+    The new pixel U lies in old pixels at u = (new_pixel / pixel) M^T U, both from the centres: u_x = a U_x + b U_y and
+    u_y = c U_x + e U_y. Images are resampled first along x, to (a - b c / e) U_x + (b / e) u_y, then along y (Catmull
+    and Smith, SIGGRAPH 1980). This is exact for frequencies that neither step moves beyond a Nyquist frequency: with
+    matrices near 1, all but the last.
     """
     s = sampling
     if s.crops:
@@ -99,7 +100,7 @@ def _along_rows(
 
 
 def fit_box(images: torch.Tensor, box: int) -> torch.Tensor:  # (n, d, d) -> (n, box, box)
-    """Cut images to ``box`` about their centre, or fill up with the mean of each one's edge, which is solvent."""
+    """Images cut to ``box`` pixels about their centre, or padded with the mean of each one's edge, which is solvent."""
     old = images.shape[-1]
     start = abs(box // 2 - old // 2)
     if box < old:

@@ -24,7 +24,7 @@ _POLYHEDRAL: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
     "I3": ((2, (-1, 0, _GOLDEN)), (5, (0, 0, 1))),
     "I4": ((2, (1, 0, _GOLDEN)), (5, (2, 0, 1))),
 }
-MOST = 999  # copies of an image: C999 is a typing mistake, not a molecule
+MOST = 999  # operators of a group: more are a typing mistake, not a molecule
 
 
 def symmetry_operators(name: str) -> npt.NDArray[np.float64]:  # -> (n, 3, 3)

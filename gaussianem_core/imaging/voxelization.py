@@ -1,7 +1,7 @@
 """Gaussians to a volume: density * exp(-r^2 / (2 sigma^2)) sampled at the voxels, indexed [z, y, x].
 
 Voxel index = ``box // 2 + coordinate * box / 2`` (as in `pose`). `voxelize_reference` is the definition;
-the fast kernels (`voxelize_triton`, `voxelize_cpu`) sum the same terms inside a window of
+the fast kernels in `kernels` (Triton on CUDA, numba on the CPU) sum the same terms inside a window of
 `WINDOW_SIGMAS` standard deviations.
 """
 
@@ -79,8 +79,9 @@ def voxelize_reference(
     sigmas: Tensor,  # (B, N)
     box: int,
 ) -> Tensor:  # (B, box, box, box)
-    """Sample exactly, as one matrix product of z profiles with the products of y and x profiles.
-    The work grows with N box^3: for small boxes and for tests."""
+    """Sample without truncation, as one matrix product of z profiles with the products of y and x profiles.
+
+    Positions and sigmas in world units. The work grows with N box^3: for small boxes and for tests."""
     gaussians = positions.shape[1]
     chunk = max(1, _CHUNK_ELEMENTS // box**2)
     single = gaussians <= chunk

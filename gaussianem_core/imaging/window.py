@@ -1,4 +1,4 @@
-"""The soft round window of real space, and the background it leaves."""
+"""Soft round windows in real space, and statistics of the background outside a circle."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def window_mask(
     inner, outer : radii in units of half the box, about the centre D//2. The defaults and the linear edge are those
         the published networks were trained with.
     edge : "linear", or "cosine" for a raised cosine.
+
+    Raises
+    ------
+    InputError : radii that are not 0 < inner < outer, or another edge.
     """
     if edge not in ("linear", "cosine") or not 0 < inner < outer:
         raise InputError("window", "needs 0 < inner < outer, edge linear or cosine", (inner, outer, edge), "Mend it.")
@@ -37,7 +41,7 @@ def window_mask(
 
 
 def background_statistics(images: npt.NDArray[np.floating], radius: float = 0.85) -> tuple[Images, Images]:
-    """Mean and standard deviation of each image outside a circle.
+    """Mean and standard deviation of each image's pixels outside a circle.
 
     Parameters
     ----------

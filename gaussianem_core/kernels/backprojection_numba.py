@@ -1,7 +1,7 @@
-"""Components of images spread over a Fourier volume, on the CPU: numba over all cores.
+"""Back-projection on the CPU: components of images spread over a Fourier volume, by numba on all cores.
 
-Each thread owns every T-th plane of the volume and goes through all components, so that no two threads write to the
-same place and the sums do not depend on how the threads run.
+Of T threads each owns every T-th plane of the volume and goes through all components, so that no two threads write to
+the same place and the sums do not depend on the order in which threads run. See ``imaging.backprojection``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def insert_cpu(
     column: Tensor,  # (M,) frequency x
     padding: int,
 ) -> None:
-    """`backprojection.insert_reference` in float32, on as many threads as torch uses; ``sums`` is changed in place."""
+    """`imaging.backprojection.insert_reference` in float32, on as many threads as torch uses.
+
+    ``sums`` is changed in place. ``row``, ``column``: frequencies in units of 1 / box, see `inside_circle` there;
+    ``padding``: fineness of the grid of ``sums``.
+    """
     arrays = [
         torch.view_as_real(values.to(torch.complex64)).contiguous().numpy(),
         weight.float().contiguous().numpy(),

@@ -1,4 +1,4 @@
-"""Components of images spread over a Fourier volume, on CUDA: one thread a component, atomic sums."""
+"""Back-projection on CUDA: components of images spread over a Fourier volume, one thread a component, atomic sums."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def insert_triton(
     column: Tensor,  # (M,) frequency x
     padding: int,
 ) -> None:
-    """`backprojection.insert_reference` in float32; ``sums`` is changed in place."""
+    """`imaging.backprojection.insert_reference` in float32.
+
+    ``sums`` is changed in place. ``row``, ``column``: frequencies in units of 1 / box, see `inside_circle` there;
+    ``padding``: fineness of the grid of ``sums``. The order of the atomic sums, and so their rounding, varies.
+    """
     batch, box, half = values.shape
     if not batch:
         return

@@ -1,4 +1,4 @@
-"""The Triton kernels of `likelihood`: one pass over the spectra forward, one backward, the CTF made on the way."""
+"""The Triton kernels of `imaging.likelihood`: two passes over the spectra, with the CTF computed in each."""
 
 from __future__ import annotations
 
@@ -91,9 +91,11 @@ def _gradient(
 
 
 class FusedLikelihood(torch.autograd.Function):
-    """``image_likelihood`` on Triton; the gradient is made in the forward pass, where the residual is at hand.
+    """`imaging.likelihood.image_likelihood` on Triton; the gradient is computed in the forward pass with the residual.
 
-    Returns the data term (B,) and the residual's power summed over each shell of the first ``counted`` images.
+    Arguments: projection and image (B, D, D//2+1) complex, parameters (B, 9), shell_weight (D//2+1,), width of the
+    prior of the scales (0: none), and ``counted``. Returns the data term (B,) in nats, and the residual's power
+    (D//2+1,) summed over each shell of the first ``counted`` images.
     """
 
     @staticmethod
@@ -106,6 +108,7 @@ class FusedLikelihood(torch.autograd.Function):
         scale_prior: float,
         counted: int,
     ) -> tuple[Tensor, Tensor]:
+        """Data term (B,) and summed residual power (D//2+1,); the latter is not differentiable."""
         batch, box, half = projection.shape
         f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
         p, w = parameters.float().contiguous(), shell_weight.contiguous()
@@ -124,5 +127,6 @@ class FusedLikelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_data: Tensor, grad_residual: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradient with respect to ``projection`` (B, D, D//2+1) alone."""
         (gradient,) = ctx.saved_tensors
         return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None, None

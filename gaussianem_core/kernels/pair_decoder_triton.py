@@ -1,4 +1,4 @@
-"""The Triton kernels behind `fused_decoder.decode_pairs`.
+"""The Triton kernels behind `model.pair_decoder.decode_pairs`, whose symbols are used here.
 
 Rows are pairs: a tile is one image b and `ROWS` consecutive Gaussians. Buffers of activations have
 B x Np rows, Np = N rounded up to whole tiles; padded rows carry zero gradients.
@@ -378,8 +378,8 @@ def _layer_gradients(
 
 
 class FusedDecoder(torch.autograd.Function):
-    """`decode_pairs` through the kernels; arguments as there, hidden weights then hidden biases last.
-    `save`: whether a backward pass may follow."""
+    """`model.pair_decoder.decode_pairs` through the kernels, (B, N, 4) float32; arguments as there, with the hidden
+    weights, then the hidden biases last. `save`: whether a backward pass may follow."""
 
     @staticmethod
     def forward(
@@ -393,6 +393,7 @@ class FusedDecoder(torch.autograd.Function):
         out_bias: Tensor,
         *hidden: Tensor,
     ) -> Tensor:
+        """Decoded pairs (B, N, 4), see the class."""
         layers = len(hidden) // 2
         operand = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
         # bfloat16 for what a matrix unit reads; float32 for what is added.
@@ -413,6 +414,7 @@ class FusedDecoder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:  # type: ignore[override]
+        """Gradients of all tensors from that of the pairs (B, N, 4), in the tensors' own precision."""
         results = launch_backward(ctx.saved_tensors, d_out.float().contiguous())
         grads = (*results[:6], *results[6].unbind(), *results[7].unbind())
         return None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
@@ -431,8 +433,11 @@ def launch_forward(
     save: bool,
     **override: int,
 ) -> tuple[Tensor, Tensor]:
-    """Forward kernel -> (B, N, 4) float32 and, where `save`, the last hidden activations (B, Np, k) for the
-    backward kernels; `override` replaces block sizes, for benchmarks."""
+    """Run the forward kernel: (B, N, 4) float32 and, where `save`, the last hidden activations (B, Np, k) for the
+    backward kernels (else B, 0, k).
+
+    Shapes as in `model.pair_decoder.decode_pairs`, the hidden layers stacked: hidden_weights (L, k, k), hidden_biases
+    (L, k). `override` replaces block sizes, for benchmarks."""
     (images, width), count, heads = z_part.shape, gaussian_part.shape[0], head_weight.shape[0]
     out = z_part.new_empty(images, count, 4)
     padded = triton.cdiv(count, _PADDING) * _PADDING
@@ -465,9 +470,11 @@ def launch_forward(
 
 
 def launch_backward(saved: Sequence[Tensor], d_out: Tensor, **override: dict[str, int]) -> list[Tensor]:
-    """Backward kernels -> gradients of z_part, gaussian_part, head_weight, head_bias, out_weight, out_bias,
-    hidden_weights, hidden_biases, all float32. `saved`: the first seven arguments of `launch_forward` and the
-    activations it returned; `override` replaces block sizes of a stage."""
+    """Run the backward kernels: gradients of z_part, gaussian_part, head_weight, head_bias, out_weight, out_bias,
+    hidden_weights, hidden_biases, all float32 and of their shapes.
+
+    `saved`: the first seven arguments of `launch_forward` and the activations it returned. `d_out` (B, N, 4): gradient
+    of its result. `override` replaces block sizes of a stage."""
     z_part, gaussian_part, hidden_weights, hidden_biases, head_weight, head_bias, out_weight, activations = saved
     (images, width), count, heads = z_part.shape, gaussian_part.shape[0], head_weight.shape[0]
     layers, padded = hidden_weights.shape[0], activations.shape[1]
@@ -553,7 +560,8 @@ def launch_backward(saved: Sequence[Tensor], d_out: Tensor, **override: dict[str
 
 
 def forward_blocks(width: int, heads: int, layers: int, hopper: bool = True) -> dict[str, Any]:
-    """Block sizes of the forward kernel: measured on Hopper, small enough for any GPU elsewhere."""
+    """Block sizes of the forward kernel for hidden width k, 2F head units and L layers: measured on Hopper, elsewhere
+    small enough for any GPU."""
     if hopper and _weights_fit(layers * width + heads, width, heads):
         return {
             "ROWS": 128,
@@ -574,7 +582,8 @@ def forward_blocks(width: int, heads: int, layers: int, hopper: bool = True) -> 
 
 
 def backward_blocks(width: int, heads: int, hopper: bool = True) -> dict[str, dict[str, Any]]:
-    """Block sizes of the backward kernels, by stage: measured on Hopper, small enough for any GPU elsewhere."""
+    """Block sizes of the backward kernels, by stage, for hidden width k and 2F head units: measured on Hopper,
+    elsewhere small enough for any GPU."""
     columns = min(64, width)
     if not hopper:
         small = {"ROWS": 32, "COLUMNS": columns, "STAGES": 2, "num_warps": 4, "per_multiprocessor": 2}

@@ -41,7 +41,7 @@ def parallel_kernel(function: Callable[..., None]) -> Callable[..., None]:
 
 @numba.njit(inline="always", error_model="numpy")
 def profile(first, centre, scale, values, count):  # type: ignore[no-untyped-def]
-    """values[i] = exp(-scale (first + i - centre)^2) for i < count."""
+    """Write values[i] = exp(-scale (first + i - centre)^2) for i < count; positions in pixels."""
     distance = first - centre
     value = math.exp(-scale * distance * distance)
     ratio = math.exp(-scale * (2.0 * distance + 1.0))
@@ -54,7 +54,7 @@ def profile(first, centre, scale, values, count):  # type: ignore[no-untyped-def
 
 @numba.njit(inline="always", error_model="numpy")
 def window_of(centre, reach, box):  # type: ignore[no-untyped-def]
-    """First pixel and number of pixels within reach of centre and inside the box."""
+    """First pixel and number of pixels that lie within ``reach`` pixels of ``centre`` and inside the box."""
     if not (centre + reach >= 0.0 and centre - reach <= box - 1.0):  # also for NaN
         return 0, 0
     first = math.ceil(max(0.0, centre - reach))
@@ -197,12 +197,15 @@ def project_cpu(
     shifts: Tensor,  # (B, 2)
     box: int,
 ) -> Tensor:  # (B, box, box) float32
-    """`projection.project` through the numba kernels, in float32, on as many threads as torch uses."""
+    """`imaging.projection.project` through the numba kernels, in float32, on as many threads as torch uses.
+
+    Positions and sigmas in world units, shifts in pixels.
+    """
     return _Project.apply(positions, densities, sigmas, rotations, shifts, box)
 
 
 def call(kernel: Any, *arguments: Any) -> None:
-    """Run a parallel numba kernel on as many threads as torch uses."""
+    """Run a parallel numba kernel on as many threads as torch uses, one kernel at a time."""
     with _LOCK:
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         kernel(*arguments)

@@ -262,26 +262,35 @@ def project_triton(
     *,
     sigma_max: float | None = None,
 ) -> Tensor:  # (B, box, box)
-    """`projection.project` through the kernels; no host synchronisation where sigma_max is given."""
+    """`imaging.projection.project` through the kernels; no host synchronisation where sigma_max is given.
+
+    Positions, sigmas and sigma_max in world units, shifts in pixels.
+    """
     window = window_pixels(sigmas, box, sigma_max)
     return _Project.apply(positions, densities, sigmas, rotations, shifts, box, window)
 
 
 def window_pixels(sigmas: Tensor, box: int, sigma_max: float | None) -> int:
-    """Width of the window in pixels: odd, `WINDOW_SIGMAS` of the largest sigma (world units) each way."""
+    """Width of the window in pixels: odd, `WINDOW_SIGMAS` of the largest sigma each way, at most 2 box + 1.
+
+    `sigma_max`: bound of the sigmas, of any shape (both in world units); None reads the largest from the device.
+    """
     if sigma_max is None:
         sigma_max = float(sigmas.detach().max()) if sigmas.numel() else 0.0
     return 2 * min(max(1, math.ceil(WINDOW_SIGMAS * sigma_max * box / 2 - 1e-6)), box) + 1
 
 
 def dense_is_faster(box: int, window: int) -> bool:
-    """Whether the matrix products beat the atomics: a Gaussian costs the whole image there, a window here."""
+    """Whether the matrix products are faster than the atomics, by the pixels that a Gaussian costs: those of the whole
+    image, or of its window (``window`` pixels wide)."""
     tile, tiles = _dense_tiles(box)
     return (tile * tiles) ** 2 < _DENSE_WORTH * window**2
 
 
 def launch_dense(tensors: list[Tensor], images: Tensor, box: int) -> None:
-    """Add up tiles of each image as float16 matrix products, column^T row, over chunks of Gaussians."""
+    """Add to images (B, box, box), in place, float16 matrix products column^T row over chunks of Gaussians.
+
+    `tensors`: positions, densities, sigmas, rotations and shifts as in `project_triton`, float32 and contiguous."""
     batch, count = tensors[3].shape[0], tensors[0].shape[-2]
     tile, tiles = _dense_tiles(box)
     programs = _DENSE_PROGRAMS * multiprocessors(images.device)

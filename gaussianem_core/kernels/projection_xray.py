@@ -28,7 +28,8 @@ def project_xray(
     shifts: Tensor,  # (B, 2)
     box: int,
 ) -> Tensor:  # (B, box, box) float32
-    """`projection.project` through the installed rasterizer.
+    """`imaging.projection.project` through the installed rasterizer; positions and sigmas in world units, shifts in
+    pixels.
 
     Raises
     ------

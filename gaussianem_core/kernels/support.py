@@ -1,4 +1,4 @@
-"""What every kernel needs to know: the window of a Gaussian, and whether Triton can run here."""
+"""Shared by the kernels: the window of a Gaussian, and whether Triton can run here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import torch
 
 WINDOW_SIGMAS = 4.0
+"""Half width of the fast kernels' window in sigmas; the largest term left out is exp(-8) = 3.4e-4 of a peak."""
 
 
 def triton_available() -> bool:
@@ -26,5 +27,5 @@ def triton_interpreted() -> bool:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 2 for the interpreter."""
+    """Number of multiprocessors of a CUDA device; 2 for Triton's interpreter on the CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -1,4 +1,4 @@
-"""The voxelizer on the CPU: numba kernels over all cores, one slab of planes a task (see `projection_cpu`)."""
+"""The voxelizer on the CPU: numba kernels over all cores, one slab of planes a task (see `projection_numba`)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,10 @@ def voxelize_cpu(
     sigmas: Tensor,  # (B, N)
     box: int,
 ) -> Tensor:  # (B, box, box, box) float32
-    """`voxelize.voxelize` through the numba kernels, in float32, on as many threads as torch uses."""
+    """`imaging.voxelization.voxelize` through the numba kernels, in float32, on as many threads as torch uses.
+
+    Positions and sigmas in world units.
+    """
     return _Voxelize.apply(positions, densities, sigmas, box)
 
 

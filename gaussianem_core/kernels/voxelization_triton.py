@@ -144,7 +144,10 @@ def voxelize_triton(
     *,
     sigma_max: float | None = None,
 ) -> Tensor:  # (B, box, box, box)
-    """`voxelize.voxelize` through the kernels; no host synchronisation where sigma_max is given."""
+    """`imaging.voxelization.voxelize` through the kernels; no host synchronisation where sigma_max is given.
+
+    Positions, sigmas and sigma_max in world units.
+    """
     return _Voxelize.apply(positions, densities, sigmas, box, window_pixels(sigmas, box, sigma_max))
 
 

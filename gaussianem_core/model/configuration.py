@@ -1,4 +1,4 @@
-"""``cfg.json``: box, bounds of the Gaussians' widths, layers of the network; and the unit of Gaussian coordinates."""
+"""``cfg.json``: box, bounds of the Gaussians' widths, sizes of the network; and the unit of Gaussian coordinates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORLD = 2.0
 """Length of the box in world units (``sVoxel``)."""
 
 LENGTH_TOLERANCE = 2e-3
-"""Headers round pixel sizes: lengths that differ by less than this share are one length."""
+"""Largest relative difference of two lengths that count as one: headers round pixel sizes."""
 
 NETWORK_KEYS = (
     "gaussian_embedding_dim",
@@ -35,11 +35,15 @@ NETWORK_KEYS = (
 
 @dataclass(frozen=True)
 class Configuration:
-    """What ``cfg.json`` says. ``box`` in pixels, ``pixel_size_angstrom`` of the written stack, ``std`` of its pixels.
+    """Content of ``cfg.json``.
 
-    ``scale_min``, ``scale_max`` are world units (file: fractions of the box). ``invert_contrast``: the stack's
-    protein is white and its images are multiplied by -1 when read. ``window``: the encoder sees windowed images.
-    ``network`` holds the sizes in NETWORK_KEYS. ``extra`` keeps the file's other entries.
+    box, pixel_size_angstrom : of the written stack, in pixels and Angstrom.
+    scale_min, scale_max : bounds of the Gaussians' sigma in world units (in the file: fractions of the box).
+    std : standard deviation of the stack's pixels.
+    invert_contrast : the stack's protein is white, and its images are multiplied by -1 when read.
+    window : the encoder sees windowed images.
+    network : the sizes NETWORK_KEYS.
+    extra : all entries of the file, to be written back.
     """
 
     box: int
@@ -57,7 +61,10 @@ _REMEDY = "Use the cfg.json that preprocess wrote."
 
 
 def load_configuration(path: Path | str) -> Configuration:
-    """Read ``cfg.json``, published or ours. Raises InputError naming the entry that is missing, wrong or impossible."""
+    """Read ``cfg.json`` of this or the published program.
+
+    Raises InputError if the file cannot be read, naming the entry that is missing, wrong or out of range.
+    """
     content = read_json_object(path, "cfg", _REMEDY).get("cfg")
     if not isinstance(content, dict):
         raise InputError("cfg", 'must be a JSON file with an entry "cfg"', path, _REMEDY)

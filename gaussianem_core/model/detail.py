@@ -1,4 +1,4 @@
-"""Detail: what the consensus map shows and the Gaussians do not, added to every decoded volume.
+"""Detail: the part of the consensus map that the Gaussians do not show, added to every decoded volume.
 
 The consensus map M is the mean of all states, so the decoded volumes V(z) should have it as their mean. What is
 missing, M - mean V, is sharp edges and negative density, which positive Gaussians cannot show, and whatever the fit
@@ -14,20 +14,24 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, shell_index, shell_sum
 
 MASK_LEVEL, MASK_GROWTH, MASK_EDGE = 0.05, 0.03, 0.05
-"""A mask is the smoothed volume above this share of its maximum, grown and softened by shares of the box."""
+"""Level of a mask as a share of the smoothed volume's maximum; its growth and the width of its edge as shares of the
+box."""
 SOLVENT_GROWTH, SOLVENT_EDGE = 0.06, 0.2
-"""Where noise is measured: outside the molecule grown by this share of the box, more and more over a wide edge (a
-sharp one would spread the molecule's own low frequencies)."""
+"""Growth and edge, as shares of the box, of the mask outside which noise is measured (a sharp edge would spread the
+molecule's own low frequencies)."""
 CONSENSUS_MAP = "consensus_map.mrc"
-"""What preprocess writes beside the images, in their box."""
+"""File name of the consensus map in the images' box, which preprocess writes beside them."""
 VOLUMES = 100
-"""Particles whose volumes are averaged."""
+"""Number of particles whose volumes are averaged."""
 
 
 def soft_mask(
     volume: torch.Tensor, growth: float = MASK_GROWTH, edge: float = MASK_EDGE
 ) -> torch.Tensor:  # (D, D, D) -> (D, D, D)
-    """A mask around a map, 1 inside: smoothed, cut at a share of its maximum, grown, cosine edge."""
+    """A mask from 0 to 1 around a map: smoothed, cut at MASK_LEVEL of its maximum, grown, with a cosine edge.
+
+    ``growth``, ``edge``: shares of the box.
+    """
     smooth = gaussian_filter(volume.cpu().numpy(), 1.5)
     distance = distance_transform_edt(smooth <= MASK_LEVEL * smooth.max()) / len(smooth)
     beyond = np.clip((distance - growth) / edge, 0, 1)
@@ -36,13 +40,13 @@ def soft_mask(
 
 @torch.no_grad()
 def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:  # 2 x (D, D, D) -> (D, D, D)
-    """What to add to decoded volumes whose mean is ``mean``.
+    """Detail to add to decoded volumes whose mean is ``mean``, in their units.
 
     Each shell of the consensus map is brought to the scale on which it predicts ``mean`` best (least squares), whatever
-    its units, sharpening or filter. A shell then counts as far as it stands above the map's noise, as the solvent shows
-    it (Wiener's filter: Wiener, Extrapolation, Interpolation and Smoothing of Stationary Time Series, 1949), and as
-    far as map and Gaussians agree (the root of their FSC): where the map was filtered away, the Gaussians stay. The
-    mean value, which tells no noise and which images do not show, goes with the first shell.
+    its units, sharpening or filter. The difference is then weighted by a Wiener filter (Wiener, Extrapolation,
+    Interpolation and Smoothing of Stationary Time Series, 1949) with the noise measured in the solvent, and by the root
+    of the FSC of map and ``mean``: where the map was filtered away, the Gaussians stay as they are. The mean value,
+    which images do not show, takes the scale and the FSC of the first shell.
     """
     box = mean.shape[-1]
     spectrum, made = centred_rfftn(consensus, 3), centred_rfftn(mean, 3)
@@ -62,7 +66,7 @@ def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     difference = spectrum - made
     solvent = 1 - soft_mask(mean, SOLVENT_GROWTH, SOLVENT_EDGE)
     noise = shells(centred_rfftn(centred_irfftn(spectrum, 3, box) * solvent, 3).abs().square())
-    noise = noise / solvent.square().mean().clamp_min(1e-3)  # little solvent tells little: the noise is then small
+    noise = noise / solvent.square().mean().clamp_min(1e-3)  # with little solvent the noise is underestimated
     weight = (1 - noise / shells(difference.abs().square()).clamp_min(tiny)).clamp(0, 1)
     weight[0] = 1.0
     agreement = (cross / (power * shells(made.abs().square())).clamp_min(tiny).sqrt()).clamp(0, 1).sqrt()

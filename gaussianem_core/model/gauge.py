@@ -1,9 +1,10 @@
-"""What no image tells: a common turn or shift of the whole molecule, and a common factor of its densities.
+"""The gauge of the model: a rigid motion of the whole molecule and a common factor of its densities, left undetermined
+by the images.
 
-Turning a molecule and turning its pose back gives the same image; so does a factor of all densities and its inverse of
-the contrast. Of all fields that explain the images alike, those are taken that leave the largest part that keeps its
-shape where it is. This part is found robustly, with one weight a Gaussian for all components: the mean of all Gaussians
-would follow a large moving domain.
+A turn of the molecule with the inverse turn of its pose gives the same image, and so does a factor of all densities
+with its inverse in the contrast. Of all displacements that explain the images alike, those are taken that keep the
+largest part of constant shape in place. This part is found robustly, with one weight for each Gaussian: the mean of all
+Gaussians would follow a large moving domain.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from gaussianem_core.model.gaussians import Gaussians
 
 ROUNDS = 50
 SHARE = 0.7
-"""Residuals beyond this share of their median count less and less (Geman and McClure's weights)."""
+"""Scale of Geman and McClure's weights 1 / (1 + (r / s)^2)^2, as a share of the residuals' median."""
 
 
 class Gauge(NamedTuple):
-    """Removes rigid motion and a common factor of densities, as M Gaussians with ``weight`` (M,) see them.
+    """Removes the rigid motion and the common factor of densities of M Gaussians, fitted with weights.
 
-    ``centre`` (3,); ``motion`` (M * 3, 6), displacements by turns about it and by shifts, and ``fit`` (6, M * 3), its
-    weighted inverse; ``factor`` (M,), change of raw density that multiplies every density alike, and ``level`` (M,),
-    its weighted inverse.
+    weight : (M,). centre : (3,), weighted mean position in world units.
+    motion : (M * 3, 6), displacements by three turns about the centre (radians) and three shifts.
+    fit : (6, M * 3), its weighted pseudo-inverse.
+    factor : (M,), change of raw density that multiplies every density alike (to first order).
+    level : (M,), its weighted inverse.
     """
 
     weight: torch.Tensor
@@ -35,17 +38,19 @@ class Gauge(NamedTuple):
     level: torch.Tensor
 
     def rigid(self, displacement: torch.Tensor) -> torch.Tensor:  # (..., M, 3) -> (..., 6)
-        """The turn (radians, about the centre) and shift (world units) that fit a displacement best."""
+        """Turn (radians, about the centre) and shift (world units) that fit a displacement best (weighted least
+        squares)."""
         return displacement.flatten(-2) @ self.fit.T
 
     def remove(self, displacement: torch.Tensor, density: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Displacements (..., M, 3) and changes of raw density (..., M) without what is common to all."""
+        """Displacements (..., M, 3) without their rigid motion, and changes of raw density (..., M) without their
+        common factor."""
         moved = displacement - (self.rigid(displacement) @ self.motion.T).unflatten(-1, (-1, 3))
         return moved, density - (density @ self.level)[..., None] * self.factor
 
 
 def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)
-    """The gauge of Gaussians with these weights."""
+    """The gauge of ``gaussians`` with a ``weight`` for each."""
     positions, raw = gaussians.positions.detach(), gaussians.raw_density.detach()
     share = weight / weight.sum()
     centre = share @ positions
@@ -56,7 +61,7 @@ def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)
     columns = [torch.stack(turn, dim=1) for turn in turns] + [eye[i].expand_as(r) for i in range(3)]
     motion = torch.stack([column.flatten() for column in columns], dim=1)  # (M * 3, 6)
     weighted = motion * share.repeat_interleave(3)[:, None]
-    # A single Gaussian, or a row of them, does not tell all turns apart: the pseudo-inverse takes the least.
+    # One Gaussian, or several on a line, do not determine all turns: the pseudo-inverse takes the smallest.
     fit = torch.linalg.pinv((motion.T @ weighted).double(), rtol=1e-6, hermitian=True).float() @ weighted.T
     factor = torch.nn.functional.softplus(raw) / torch.sigmoid(raw)
     return Gauge(weight, centre, motion, fit, factor, share / factor)
@@ -65,9 +70,10 @@ def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)
 def find_gauge(
     gaussians: Gaussians, displacement: torch.Tensor, density: torch.Tensor, pixel: float
 ) -> Gauge:  # (K, M, 3), (K, M)
-    """The gauge of the largest part that neither K displacements nor K changes of raw density change.
+    """The gauge of the largest part that K displacements and K changes of raw density leave as it is.
 
-    ``pixel``: world units of one; differences far below a tenth of it, or of a hundredth in density, are none.
+    Iteratively reweighted least squares with Geman and McClure's weights. ``pixel``: size of a pixel in world units;
+    the scale of the weights is at least 0.05 pixels of displacement, and 0.02 in the logarithm of the density.
     """
     mass = gaussians.densities.detach() * gaussians.sigmas.detach() ** 3
     weight = mass

@@ -1,6 +1,6 @@
-"""The consensus Gaussians: raw parameters, what they mean, their PLY file and the configuration beside it.
+"""The consensus Gaussians: raw parameters, densities and widths, their PLY file, and masks of those that may move.
 
-Raw values are what is optimised and stored: ``density = softplus(raw density)`` and
+Raw values are optimised and stored: ``density = softplus(raw density)`` and
 ``sigma = scale_min + (scale_max - scale_min) * sigmoid(raw scale)`` in world units ([-1, 1] across the box). The
 configuration's ``scale_min`` and ``scale_max`` are fractions of the box; world bounds are those times ``sVoxel`` (2).
 """
@@ -43,7 +43,7 @@ class Gaussians:
 
     @property
     def densities(self) -> torch.Tensor:  # (N,)
-        """Density amplitude of each Gaussian, positive: (N,)."""
+        """Peak density of each Gaussian, positive: (N,)."""
         return torch.nn.functional.softplus(self.raw_density)
 
     @property
@@ -53,7 +53,7 @@ class Gaussians:
 
     @property
     def features(self) -> torch.Tensor:  # (N, 5): what the Gaussian encoder sees
-        """Raw density, raw width and place of each Gaussian, the input of its encoder."""
+        """Raw density, raw scale and position x, y, z of each Gaussian: (N, 5), the input of the Gaussian encoder."""
         return torch.cat([self.raw_density[:, None], self.raw_scale[:, None], self.positions], dim=1)
 
     def to(self, device: torch.device | str) -> Gaussians:
@@ -67,19 +67,19 @@ class Gaussians:
 
 
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
-    """x with softplus(x) = value, for value > 0."""
+    """x with softplus(x) = ``value``, element by element; values are positive, of any shape."""
     return value + torch.log(-torch.expm1(-value))
 
 
 def scale_densities(gaussians: Gaussians, factor: float | torch.Tensor) -> Gaussians:
-    """The Gaussians with all densities times ``factor`` (positive)."""
+    """The Gaussians with all densities times ``factor`` (positive); densities stay above 1e-6."""
     return replace(gaussians, raw_density=inverse_softplus((gaussians.densities * factor).clamp_min(1e-6)))
 
 
 def load_gaussians(path: Path | str, scale_min: float, scale_max: float) -> Gaussians:
     """Read ``point_cloud.ply``; bounds of sigma in world units come from the configuration.
 
-    Raises InputError if the file is no PLY, lacks a property, or holds values that are not finite.
+    Raises InputError if the file is no PLY, lacks a property, or holds no Gaussians or values that are not finite.
     """
     fields = ("x", "y", "z", "density", "scale_0")
     columns = read_points(path, "gaussians", fields, "Use the point_cloud.ply of preprocess.")
@@ -109,10 +109,12 @@ def write_gaussians(gaussians: Gaussians, path: Path | str) -> None:
 
 
 def load_mask(path: Path | str, gaussians: Gaussians, configuration: Configuration) -> torch.Tensor:  # -> (N,) bool
-    """Which Gaussians may move: 0 or 1 for each (.npy or .txt), or an MRC mask sampled at their positions (> 0.5).
+    """Read which Gaussians may move: 0 or 1 for each (.npy or .txt), or an MRC mask, taken at their positions (> 0.5).
 
     An MRC mask must be a cube that spans the consensus map's length, in any box.
-    Raises InputError if the count or the length differs, or no Gaussian is left to move.
+
+    Raises InputError if the file cannot be read, the count or the length differs, a value is neither 0 nor 1, or no
+    Gaussian is left to move.
     """
     path = Path(path)
     if path.suffix in (".npy", ".txt"):

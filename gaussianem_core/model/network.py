@@ -1,7 +1,7 @@
 """The variational network: image encoder, Gaussian encoder and decoder (He et al., arXiv 2512.21599, Methods).
 
-Parameter names and shapes are those of the published checkpoints. What is computed is the same function, arranged
-for speed: the decoder's first layer is split into a latent part (one row an image) and a Gaussian part (one row a
+Parameter names and shapes are those of the published checkpoints. The function is the same, arranged for speed: the
+decoder's first layer is split into a latent part (one row an image) and a Gaussian part (one row a
 Gaussian), and its last layer, which has no activation, is multiplied into the heads' first layers.
 """
 
@@ -22,7 +22,8 @@ from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
 
 
 def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:
-    """Linear layers with ReLU between them; ``normalised`` puts batch norm before the last (published encoder)."""
+    """Linear layers of ``sizes`` units with ReLU between them; ``normalised`` puts batch norm before the last (as in
+    the published encoder)."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -32,7 +33,10 @@ def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:
 
 
 class ImageEncoder(nn.Module):
-    """Flattened image -> mean and log-variance of the latent."""
+    """Flattened images (B, D, D) to mean and log-variance of their latents, (B, zdim) each.
+
+    ``pixels``: D^2. ``qdim``, ``qlayers``: units of the hidden layers, and their number beside the first.
+    """
 
     def __init__(self, pixels: int, qdim: int, qlayers: int, zdim: int) -> None:
         super().__init__()
@@ -40,12 +44,13 @@ class ImageEncoder(nn.Module):
         self.main = mlp([pixels, *[qdim] * (qlayers + 1), 2 * zdim], normalised=True)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, D, D) -> 2 x (B, zdim)
+        """Mean and log-variance of the images' latents."""
         mean, log_variance = self.main(images.flatten(1)).split(self.zdim, dim=1)
         return mean, log_variance
 
 
 class PairDecoder(NamedTuple):
-    """Weights of what remains to be computed for every (image, Gaussian) pair.
+    """Weights of the layers that are computed for every (image, Gaussian) pair, see ``pair_decoder``.
 
     hidden : [(k, k) weight, (k,) bias] for each layer after the first.
     head : (2F, k) and (2F,), density and position heads' first layers times the feature layer.
@@ -60,12 +65,13 @@ class PairDecoder(NamedTuple):
 
     @property
     def fuses(self) -> bool:
-        """Whether the fused kernels run here, which keep no activations of the pairs."""
+        """Whether the fused kernels run on the weights' device; they do not keep the widest activations."""
         return fused_available(self.head_weight, self.head_weight, len(self.hidden))
 
 
 class Deformed(NamedTuple):
-    """Gaussians at B latents: positions (B, N, 3), densities (B, N), displacement (B, N, 3), raw density change."""
+    """Gaussians at B latents: positions and displacement (B, N, 3) in world units, densities and change of raw density
+    (B, N)."""
 
     positions: torch.Tensor
     densities: torch.Tensor
@@ -74,7 +80,10 @@ class Deformed(NamedTuple):
 
 
 class Network(nn.Module):
-    """The two encoders and the decoder. ``forward`` is not used: training calls the parts."""
+    """Image encoder, Gaussian encoder and decoder. ``forward`` is not used: training calls the parts.
+
+    ``box`` in pixels; the other sizes are those of ``cfg.json`` (``NetworkOptions``).
+    """
 
     def __init__(
         self,
@@ -103,7 +112,7 @@ class Network(nn.Module):
         self.d_xyz = mlp([feature_dim, feature_dim, 3])
 
     def embed(self, gaussians: Gaussians) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
-        """Embedding of the consensus Gaussians, once a step."""
+        """Embedding of the consensus Gaussians, computed once a step."""
         return self.gaussian_embedding(gaussians.features)
 
     def first_layer(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +123,7 @@ class Network(nn.Module):
         return nn.functional.linear(z, of_z, first.bias), nn.functional.linear(embedding, of_gaussian)
 
     def pair_decoder(self) -> PairDecoder:
-        """The pair computation's weights, made from the parameters (gradients flow back to them)."""
+        """Weights of the pair computation, formed from the parameters; differentiable."""
         linear = [layer for layer in self.feature_decoder if isinstance(layer, nn.Linear)]
         feature = linear[-1]
         heads = [[layer for layer in head if isinstance(layer, nn.Linear)] for head in (self.d_density, self.d_xyz)]
@@ -128,7 +137,7 @@ class Network(nn.Module):
     def decode(
         self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "float32"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change of raw density (B, N) and of position (B, N, 3) for latents (B, zdim) and an embedding (N, E).
+        """Change of raw density (B, N) and of position (B, N, 3; world units) for latents (B, zdim), embedding (N, E).
 
         ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
         CUDA), "bfloat16" or "float32".
@@ -158,8 +167,15 @@ class Network(nn.Module):
         precision: str = "float32",
         gauge: Gauge | None = None,
     ) -> Deformed:
-        """The Gaussians at latents ``z`` (B, zdim). ``movable``: (N,) bool; the others stay as in the consensus.
-        ``gauge`` takes away what moves or scales all alike."""
+        """The Gaussians at latents ``z`` (B, zdim).
+
+        Parameters
+        ----------
+        gaussians : the N consensus Gaussians. embedding : (N, E) of :meth:`embed`.
+        movable : (N,) bool, None for all; the others stay as in the consensus.
+        precision : see :meth:`decode`.
+        gauge : removes rigid motion and a common factor of the densities.
+        """
         density_change, displacement = self.decode(z, embedding, precision)
         if gauge is not None:
             displacement, density_change = gauge.remove(displacement, density_change)
@@ -176,12 +192,15 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def build_network(configuration: Configuration) -> Network:
-    """A freshly initialised network of the configuration's sizes."""
+    """A randomly initialised network of the configuration's sizes."""
     return Network(configuration.box, **configuration.network)
 
 
 def load_network(configuration: Configuration, state: dict[str, torch.Tensor]) -> Network:
-    """The trained network. Raises InputError naming the first parameter whose shape does not fit the configuration."""
+    """The network with the parameters ``state`` of a checkpoint, for evaluation.
+
+    Raises InputError naming the first parameter that is missing or whose shape does not fit the configuration.
+    """
     network = build_network(configuration)
     own = network.state_dict()
     for name, tensor in own.items():

@@ -9,7 +9,7 @@ For every pair (b, n) the network computes (see `network` for how its layers lea
 
 `decode_pairs_reference` writes that down in plain torch. `decode_pairs` runs it in one Triton kernel on
 CUDA: bfloat16 operands, float32 sums, weights resident in shared memory. Of the activations only h_L is
-kept for the backward pass, in bfloat16; the rest is computed again there (see `fused_decoder_triton`).
+kept for the backward pass, in bfloat16; the rest is computed again there (see `kernels.pair_decoder_triton`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def decode_pairs_reference(
     out_weight: Tensor,  # (4, 2F)
     out_bias: Tensor,  # (4,)
 ) -> Tensor:  # (B, N, 4)
-    """The same in plain torch, in the arguments' own precision. Parameters as for `decode_pairs`."""
+    """`decode_pairs` in plain torch, in the arguments' own precision; float32, or float64 with float64 arguments.
+    Parameters as for `decode_pairs`."""
     hidden = F.relu(z_part[:, None] + gaussian_part)
     for weight, bias in zip(hidden_weights, hidden_biases, strict=True):
         hidden = F.relu(F.linear(hidden, weight, bias))
@@ -85,7 +86,8 @@ def decode_pairs_reference(
 
 
 def fused_available(z_part: Tensor, head_weight: Tensor, hidden_layers: int) -> bool:
-    """Whether the Triton kernels run here: CUDA with bfloat16 (or the interpreter), fitting sizes."""
+    """Whether the Triton kernels can run: CUDA with bfloat16 (or Triton's interpreter), k in FUSED_WIDTHS, 2F a power
+    of two of at least 64, and a hidden layer or more. ``head_weight``: (2F, k)."""
     heads, width = head_weight.shape
     sizes = width in FUSED_WIDTHS and hidden_layers >= 1 and heads >= 64 and heads & (heads - 1) == 0
     device = z_part.device

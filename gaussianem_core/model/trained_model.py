@@ -38,9 +38,14 @@ _CHUNK_ELEMENTS = 2**27
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a training gave. ``movable``: (N,) bool or None; the other Gaussians stay as in the consensus. ``detail``:
-    (D, D, D) in the training box, what is added to every volume (see ``detail``), or None. ``gauge``: takes away what
-    moves or scales all Gaussians alike."""
+    """A trained model, on ``device``.
+
+    gaussians : the N consensus Gaussians. embedding : (N, E), theirs by the network.
+    movable : (N,) bool, None for all; the other Gaussians stay as in the consensus.
+    backend : projector and voxelizer, see :func:`gaussianem_core.imaging.projection.project`.
+    detail : (D, D, D) in the training box, added to every volume (see ``model.detail``), or None.
+    gauge : removes rigid motion and a common factor of the densities, or None.
+    """
 
     configuration: Configuration
     gaussians: Gaussians
@@ -65,7 +70,7 @@ class TrainedModel:
         return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32", self.gauge)
 
     def chunks(self, z: np.ndarray) -> Iterator[tuple[slice, Deformed]]:
-        """As :meth:`deform`, in parts that fit the memory; rows of ``z`` and their Gaussians."""
+        """Yield rows of ``z`` (B, zdim) and their Gaussians, as :meth:`deform`, in parts that fit the memory."""
         widest = 2 * self.configuration.network["feature_dim"]
         size = max(1, min(256, _CHUNK_ELEMENTS // (len(self.gaussians) * widest)))
         for start in range(0, len(z), size):
@@ -74,7 +79,8 @@ class TrainedModel:
 
     @torch.no_grad()
     def volume(self, positions: torch.Tensor, densities: torch.Tensor, box: int) -> torch.Tensor:
-        """Volume (box, box, box) [z, y, x] of positions (N, 3) and densities (N,), and the detail."""
+        """Volume (box, box, box) [z, y, x] of Gaussians at positions (N, 3; world units) with densities (N,), plus the
+        detail. Raises InputError for a ``backend`` that cannot run."""
         volume = voxelize(
             positions, densities, self.gaussians.sigmas, box, backend=self.backend, sigma_max=self.gaussians.scale_max
         )
@@ -82,7 +88,7 @@ class TrainedModel:
         return volume if detail is None else volume + detail
 
     def detail_in(self, box: int) -> torch.Tensor | None:  # (box, box, box)
-        """The detail in another box of the same length; the last box asked for is kept."""
+        """The detail resampled to ``box`` voxels of the same length, or None; the last one is kept in memory."""
         if self.detail is None:
             return None
         if box not in self._details:
@@ -91,7 +97,8 @@ class TrainedModel:
         return self._details[box]
 
     def volumes(self, z: np.ndarray, box: int | None = None) -> Iterator[torch.Tensor]:
-        """One volume a row of ``z`` (B, zdim), on the model's device."""
+        """Yield one volume (box, box, box) for each row of ``z`` (B, zdim), on the model's device; by default in the
+        training box."""
         for _, deformed in self.chunks(z):
             for positions, densities in zip(deformed.positions, deformed.densities):
                 yield self.volume(positions, densities, box or self.configuration.box)
@@ -132,7 +139,7 @@ class TrainedModel:
         return apply_ctf(images, ctf(rows, box))
 
     def consensus_volume(self, box: int | None = None) -> torch.Tensor:
-        """Volume of the consensus Gaussians."""
+        """Volume (box, box, box) of the consensus Gaussians plus the detail, by default in the training box."""
         return self.volume(self.gaussians.positions, self.gaussians.densities, box or self.configuration.box)
 
     def pixel_size(self, box: int) -> float:
@@ -140,9 +147,10 @@ class TrainedModel:
         return self.configuration.box * self.configuration.pixel_size_angstrom / box
 
     def origin(self, box: int) -> tuple[float, float, float]:
-        """Place (A) of voxel 0, so that volumes of any box, and atoms fitted to the consensus map, overlay.
+        """Position x, y, z (A) of voxel 0 of a volume of ``box`` voxels, so that volumes of any box, and atoms fitted
+        to the consensus map, overlay.
 
-        The configuration's ``origin_angstrom`` is that of the consensus map; with an odd box the centre shifts.
+        The configuration's ``origin_angstrom`` is that of the consensus map; voxel box // 2 keeps its place.
         """
         base = self.configuration.extra.get("origin_angstrom", (0.0, 0.0, 0.0))
         centre = self.configuration.box // 2 * self.configuration.pixel_size_angstrom
@@ -222,9 +230,11 @@ def load_model_of(
     device: torch.device,
     log: JobLog | None = None,
 ) -> TrainedModel:
-    """:func:`load_model` from a job's options cfg, gaussians, model_weight and projector.
+    """:func:`load_model` from a job's options cfg, gaussians, model_weight, projector and no_detail.
 
-    The default ``gaussians`` may be absent where the checkpoint holds the Gaussians.
+    The default ``gaussians`` may be absent where the checkpoint holds the Gaussians. ``mask``: path of a mask, or None.
+
+    Raises InputError as :func:`load_model`.
     """
     default = type(options).model_fields["gaussians"].default
     gaussians: Path | None
@@ -282,7 +292,8 @@ def _gauge_of(content: dict[str, Any], count: int, device: torch.device) -> Gaug
 
 
 def check_latents(z: np.ndarray, model: TrainedModel, argument: str) -> np.ndarray:  # (B, zdim)
-    """``z`` as float32. Raises InputError if it has another number of columns or values that are not finite."""
+    """``z`` as float32. Raises InputError about ``argument`` if it has no rows, another number of columns than the
+    model's latents, or values that are not finite."""
     if z.ndim != 2 or z.shape[1] != model.zdim or not len(z):
         raise InputError(
             argument, f"must have {model.zdim} values a row (zdim)", z.shape, "Use the latents of this model."

@@ -27,18 +27,18 @@ FINE_BOX = 256  # largest box whose every voxel may have a Gaussian (the publish
 HELD_OUT = 0.05
 PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
 FIT_IMAGES = 4000
-"""Images that the fit takes at most: the map it starts from already stands for all of them."""
+"""Most images that the fit uses: the map it starts from already holds what all of them say."""
 
 CHECKS = 4
-"""Checks of the held-out error an epoch."""
+"""Checks of the held-out error in each epoch."""
 
 MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-3
-"""Steps of the fit to the map, and rates: of raw density and scale, and voxels of position. Given more room, Gaussians
-come together in clumps, whose neighbours then say nothing about the molecule's motion."""
+"""Adam steps of the fit to the map; rate of raw density and raw scale; rate of positions in voxels. With more freedom
+the Gaussians gather in clumps, and the terms of neighbours no longer describe the molecule's motion."""
 
 
 def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
-    """Contour level between solvent and the weakest density worth a Gaussian.
+    """Contour level of a map, in its own units, between solvent and the weakest density worth a Gaussian.
 
     The larger of five standard deviations of the solvent (voxels outside the inscribed sphere) and a tenth of the
     strong density (99.9th percentile): blurred, flexible parts stay in, noise stays out.
@@ -54,7 +54,10 @@ def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
 def sample_positions(
     density: np.ndarray, level: float, interval: float
 ) -> tuple[np.ndarray, np.ndarray]:  # -> (N, 3), (N,)
-    """Grid points ``interval`` voxels apart whose interpolated density exceeds ``level``: world x, y, z and values."""
+    """Grid points ``interval`` voxels apart whose (trilinearly interpolated) density exceeds ``level``.
+
+    Returns x, y, z in world units (the box is [-1, 1]) and the density at each point.
+    """
     box = density.shape[-1]
     # The grid is laid through the centre voxel, so that an interval of 1 meets the voxels themselves.
     half = np.arange(0, box // 2, interval)
@@ -83,11 +86,13 @@ def place_gaussians(
 
     Parameters
     ----------
-    density : (D, D, D) consensus map. threshold : contour level, or "auto".
-    interval : grid spacing in voxels; None takes the manual's 1, or 2 above a box of 256, but no finer than the
-        training pixel (a box of ``target_box``), which is all that the images show, and at the automatic level as
-        wide as the cap demands.
-    cap : largest number of Gaussians. scale_min, scale_max : bounds of sigma in world units.
+    density : (D, D, D) consensus map.
+    threshold : contour level in the map's units, or "auto".
+    interval : grid spacing in voxels. None takes 1, or 2 above a box of 256 (the published manual's rule), but no less
+        than the training pixel; at the automatic level the spacing grows until the cap is met.
+    cap : largest number of Gaussians.
+    target_box : box of the training images in pixels.
+    scale_min, scale_max : bounds of sigma in world units.
 
     Returns
     -------
@@ -95,7 +100,8 @@ def place_gaussians(
 
     Raises
     ------
-    InputError : no Gaussian, or more than the cap, with the level's percentile and a usable range.
+    InputError : the map holds no density, or there is no Gaussian or more than the cap (the message gives the level's
+        percentile and a usable range).
     """
     if not density.max() > max(0.0, float(density.min())):
         found = f"values from {density.min():.4g} to {density.max():.4g}"
@@ -128,14 +134,14 @@ def place_gaussians(
 
 
 def level_for(density: np.ndarray, spacing: float, count: int) -> float:
-    """The level that leaves about ``count`` grid points."""
+    """Contour level of ``density`` (D, D, D) above which about ``count`` grid points ``spacing`` voxels apart lie."""
     points = density.size / spacing**3
     return float(np.quantile(density, 1 - min(1.0, count / points)))
 
 
 @dataclass
 class ConsensusData:
-    """Images and how their particles were seen, on the compute device."""
+    """Images (n, D, D) and the poses and CTFs of their particles, on the compute device."""
 
     images: torch.Tensor  # (n, D, D)
     views: Views
@@ -175,9 +181,9 @@ def plane_weight(box: int, device: torch.device) -> torch.Tensor:  # (D, D//2+1)
 def fit_amplitude(
     gaussians: Gaussians, data: ConsensusData, backend: Projector, count: int = 512
 ) -> tuple[float, float]:
-    """One factor for all densities in closed form (least squares against images), and its significance in sigmas.
+    """Factor of all densities that fits the images best (least squares, closed form), and its significance in sigmas.
 
-    A negative factor means that the images' contrast is the other way round.
+    ``count``: images used at most. A negative factor means that the images' contrast is inverted.
 
     Raises InputError if the Gaussians project to nothing.
     """
@@ -202,8 +208,8 @@ def fit_amplitude(
 def fit_to_map(gaussians: Gaussians, density: torch.Tensor, log: JobLog) -> Gaussians:  # (D, D, D)
     """Fit densities, widths and positions to the consensus map, by the squared error over its voxels.
 
-    The map stands for all images, so this leaves the images themselves little to add, and little noise to bring in.
-    The densities returned are on a scale of their own: :func:`fit_amplitude` finds that of the images.
+    ``density`` is the map in any units. The densities returned have a median about 1; :func:`fit_amplitude` finds the
+    images' scale. The map holds what all images say, so that :func:`fit` then changes little and fits little noise.
     """
     box, bounds = density.shape[-1], (gaussians.scale_min, gaussians.scale_max)
 
@@ -243,10 +249,11 @@ def fit(
 ) -> Gaussians:
     """Fit densities, widths and positions of the consensus Gaussians to the images.
 
-    Adam with rates falling exponentially to a hundredth; squared error with the prior of ``losses.anchor_term`` about
-    ``gaussians`` (recipe "published": L1 without a prior, densities and widths alone). A twentieth of the images is
-    held out: the best state on it is returned, and the fit stops when it no longer improves. The number of Gaussians
-    stays what it was.
+    Adam with rates that fall exponentially to a hundredth. The loss is the squared error with the prior of
+    ``regularisers.anchor_term`` about ``gaussians`` (recipe "published": L1 without a prior, positions kept). Of the
+    FIT_IMAGES images drawn at most, as many as a twentieth of the dataset, up to 1,000, are held out: the Gaussians
+    with the least error on them are returned, and the fit stops after PATIENCE checks without improvement. The number
+    of Gaussians stays the same. With ``epochs`` 0 the Gaussians are returned as they are.
     """
     device = data.images.device
     generator = torch_stream(seed, "consensus fit")

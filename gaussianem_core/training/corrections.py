@@ -1,4 +1,4 @@
-"""What was found out about the images beside the latents: corrections of pose, contrast and defocus, and junk."""
+"""Corrections of the images' poses, contrast and defocus, and which images are junk: their arrays, report and files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from gaussianem_core.training.junk import BROKEN_NATS, Junk
 from gaussianem_core.training.problem import Problem, mean_per_unit
 
 FEW = 20
-"""Junk images are named by their numbers up to so many."""
+"""Largest number of junk images that the report names one by one."""
 
 
 class Corrections(NamedTuple):
-    """What was found out about N images: nuisances, posterior ``mean`` (N, 7) and ``samples`` (SAMPLES, N, 7) in their
-    own units, drawn together with those of the latents; the prior ``widths`` (7,); and which images are ``junk``."""
+    """Nuisances of N images (see ``nuisances``) and which images are ``junk``.
+
+    mean : (N, 7) posterior means: turn (radians, 3), shift (pixels, 2), contrast - 1, change of defocus (Angstrom).
+    samples : (SAMPLES, N, 7) drawn from the posterior together with the samples of the latents, in the same units.
+    widths : (7,) standard deviations of the prior, in the same units; 0 where a number is held as given.
+    """
 
     mean: torch.Tensor
     samples: torch.Tensor
@@ -32,13 +36,13 @@ class Corrections(NamedTuple):
 
 
 def mean_contrast(found: Corrections) -> torch.Tensor:  # -> ()
-    """Mean factor of the signal over all images that are no junk."""
+    """Mean contrast of all images, each weighted by its probability of being no junk."""
     share = 1 - found.junk.probability
     return ((1 + found.mean[:, nuisances.CONTRAST]) * share).sum() / share.sum().clamp_min(1e-6)
 
 
 def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
-    """The same where all densities are multiplied by ``factor``."""
+    """The corrections after all densities were multiplied by ``factor`` (): contrasts are divided by it."""
 
     def divided(q: torch.Tensor) -> torch.Tensor:
         q = q.clone()
@@ -49,16 +53,18 @@ def rescaled(found: Corrections, factor: torch.Tensor) -> Corrections:
 
 
 def real_particles(junk: Junk, group: Grouping) -> torch.Tensor:  # -> (P,) bool
-    """Particles that are no junk: an image of theirs, at least, holds them."""
+    """Particles of which at least one image has a probability of junk below one half."""
     return group.total((junk.probability < 0.5).int()) > 0
 
 
 def arrays(found: Corrections, group: Grouping) -> dict[str, np.ndarray]:
-    """What the latents file holds of every particle beside its latent: how far pose, contrast and defocus are from
-    those given, and whether it is there at all.
+    """Arrays of the latents file beside the latents: changes of pose, contrast and defocus, and evidence of junk.
 
-    Of particles with several images, poses and the like stand under ``tilt_...`` with a row an image, and
-    ``tilt_particle`` says whose image it is; their contrast is the mean.
+    Where each image is a particle, one row a particle: ``turn_degrees`` (N, 3), ``shift_pixels`` (N, 2), ``contrast``
+    (N,), ``defocus_change_angstrom`` (N,), ``junk_probability`` (N,) and ``junk_log_odds`` (N,). Of particles with
+    several images, the first four are named ``tilt_...`` and have one row an image, ``tilt_particle`` (N,) is the
+    particle's number, and ``contrast``, ``junk_probability`` and ``junk_log_odds`` (P,) are means over its images,
+    broken ones left out where it has others.
     """
     q = found.mean.cpu().numpy()
     of_images = {
@@ -84,12 +90,12 @@ def arrays(found: Corrections, group: Grouping) -> dict[str, np.ndarray]:
 
 
 def estimated_kinds(widths: torch.Tensor) -> set[str]:  # (7,)
-    """Kinds of errors (``nuisances.KINDS``) that the images show: their widths are above the least."""
+    """Kinds of errors (of ``nuisances.KINDS``) whose estimated widths are above ``nuisances.LEAST``."""
     return kinds_above([1.001 * least for least in nuisances.LEAST], widths)
 
 
 def kinds_at_most(widths: torch.Tensor) -> set[str]:  # (7,)
-    """Kinds of errors whose widths are the greatest that are allowed."""
+    """Kinds of errors whose estimated widths have reached ``nuisances.MOST``."""
     return kinds_above([0.999 * most for most in nuisances.MOST], widths)
 
 
@@ -100,8 +106,11 @@ def kinds_above(bounds: Sequence[float], widths: torch.Tensor) -> set[str]:  # a
 
 
 def report(found: Corrections, group: Grouping, unit: np.ndarray, weighs_junk: bool, log: JobLog) -> None:
-    """Say in numbers what was corrected, over the images that are no junk, and how many are junk. ``unit`` (N,): which
-    image, or particle of a tilt series, each row belongs to."""
+    """Log the root mean square corrections of the images that are no junk, the prior widths, and the number of junk.
+
+    ``unit`` (N,): number of the image, or of the particle of a tilt series, that each row belongs to. ``weighs_junk``:
+    whether the log names junk images.
+    """
     what = "images" if group.single else "particles"
     real = found.junk.probability < 0.5
     junk_images = np.flatnonzero(mean_per_unit(found.junk.probability.cpu().numpy(), unit) >= 0.5)
@@ -149,9 +158,11 @@ def report(found: Corrections, group: Grouping, unit: np.ndarray, weighs_junk: b
 def write_particles(
     found: Corrections, problem: Problem, source: Path, out: Path, rows: np.ndarray | None, log: JobLog
 ) -> None:
-    """``out``/particles.star: ``source`` with the corrected poses and defocus, where it lists the particles.
+    """Write ``out``/particles.star: the particles of ``source`` with corrected poses and defocus.
 
-    ``rows``: numbers of the particles among those that it lists, where they are a part of them.
+    ``rows`` (N,): rows of ``source`` that were trained on; None for all. Nothing is written where ``source`` is no
+    file, or, without ``rows``, lists another number of particles. Only kinds that :func:`estimated_kinds` names are
+    changed.
     """
     if not source.is_file():
         return

@@ -20,27 +20,27 @@ from gaussianem_core.model.network import Deformed, Network, build_network
 from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
-"""Of one piece of work outside the steps."""
+"""Memory (bytes) of one batch of projections outside the training steps, by device type."""
 
 
 class Views(NamedTuple):
-    """How B particles were seen: ``rotations`` (B, 3, 3), ``shifts`` (B, 2) in pixels and ``ctf`` (B, 9), conventions
-    of :mod:`pose` and :mod:`ctf`."""
+    """Poses and CTFs of B images: ``rotations`` (B, 3, 3) and ``shifts`` (B, 2) in pixels as in ``imaging.pose``, and
+    ``ctf`` (B, 9) or (B, 15 + T), parameters as in ``imaging.ctf``."""
 
     rotations: torch.Tensor
     shifts: torch.Tensor
     ctf: torch.Tensor
 
     def rows(self, chosen: torch.Tensor | slice) -> Views:
-        """Those of some particles."""
+        """Views of the images ``chosen``: indices (b,), a mask (B,) or a slice."""
         return Views(self.rotations[chosen], self.shifts[chosen], self.ctf[chosen])
 
     def repeat(self, times: int) -> Views:
-        """Each ``times`` times, one after the other: (B * times)."""
+        """Each view repeated ``times`` times in a row: B * times views."""
         return Views(*(value.repeat_interleave(times, dim=0) for value in self))
 
     def transfer(self, box: int) -> torch.Tensor:  # (B, D, D//2+1)
-        """Contrast transfer functions."""
+        """Contrast transfer functions on the ``rfft2`` grid of a box of D pixels."""
         return ctf(self.ctf, box)
 
 
@@ -52,9 +52,10 @@ def project_gaussians(
     box: int,
     backend: Projector,
 ) -> torch.Tensor:  # (B, D, D)
-    """Projections, before the CTF, of ``gaussians`` with other positions and densities.
+    """Projections, before the CTF, of Gaussians with the widths of ``gaussians`` and other positions and densities.
 
-    ``positions``: (M, 3) for all, or (B, M, 3), one set for each view; ``densities``: (M,) or (B, M).
+    ``positions``: (M, 3) for all views or (B, M, 3), in world units; ``densities``: (M,) or (B, M). Raises InputError
+    for a ``backend`` that cannot run here (see ``imaging.projection.project``).
     """
     return project(
         positions,
@@ -77,7 +78,10 @@ def project_pieces(
     box: int,
     backend: Projector,
 ) -> torch.Tensor:  # R index tensors, (B, M, 3), (B, M) -> (B, R, D, D)
-    """What each region of the Gaussians adds to :func:`project_gaussians`."""
+    """Projections, before the CTF, of each region of the Gaussians alone; together they are those of all.
+
+    ``regions``: indices of the Gaussians of each of R regions; other arguments as for :func:`project_gaussians`.
+    """
     parts = []
     for members in regions:
         g = replace(
@@ -96,15 +100,18 @@ def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D
 
 
 class ForwardModel(torch.nn.Module):
-    """What training learns, the network and the consensus Gaussians' raw parameters, and how it is rendered.
+    """The learnt parameters, of the network and of the consensus Gaussians, and how they are projected.
 
     Parameters
     ----------
-    configuration : sizes of the network, box. gaussians : the consensus Gaussians to start from.
+    configuration : sizes of the network, and the box.
+    gaussians : the M consensus Gaussians to start from; their device is the model's.
     movable : (M,) bool, or None where every Gaussian may move and change.
-    backend, precision : of projection and decoder, see ``options``.
-    head_scale : the network's initial output layers times this: small, it starts from the consensus.
-    learn_gaussians : whether the consensus Gaussians are learnt too. seed : of the network's first weights.
+    backend : of the projector, see ``imaging.projection.project``.
+    precision : of the decoder, see ``Network.decode``.
+    head_scale : factor of the network's initial output layers; a small one starts from the consensus.
+    learn_gaussians : whether the consensus Gaussians are learnt too.
+    seed : of the network's initial weights.
     """
 
     def __init__(
@@ -147,14 +154,15 @@ class ForwardModel(torch.nn.Module):
         return self.network.zdim
 
     def embed(self) -> torch.Tensor:
-        """Gaussian embedding; the consensus parameters are data here, they learn from the images alone."""
+        """Embedding (M, E) of the consensus Gaussians, without a gradient to their parameters."""
         g = self.gaussians
         return self.network.embed(
             Gaussians(g.positions.detach(), g.raw_density.detach(), g.raw_scale.detach(), *self.bounds)
         )
 
     def decoder_parameters(self) -> list[torch.nn.Parameter]:
-        """Of the network, all that shapes Gaussians and is learnt. The scale head is in the checkpoints, never used."""
+        """Learnt parameters of the network's decoder: without the image encoder, the scale head (kept for published
+        checkpoints, never used), and the heads that :meth:`leave_out` switched off."""
         network = self.network
         if not self.changes:
             return []
@@ -163,8 +171,8 @@ class ForwardModel(torch.nn.Module):
         return [p for p in network.parameters() if id(p) not in skip]
 
     def leave_out(self, moves: bool, changes: bool) -> None:
-        """From now on the network's displacements are zero unless it ``moves``, and so are its changes of density
-        unless it ``changes`` anything. Build optimisers after this."""
+        """Set to zero, for the rest of the training, the displacements unless ``moves``, and all that latents change
+        unless ``changes``. Build optimisers after this."""
         self.moves, self.changes = moves and changes, changes
         for head, kept in ((self.network.d_xyz, self.moves), (self.network.d_density, changes)):
             if not kept:
@@ -172,13 +180,13 @@ class ForwardModel(torch.nn.Module):
                 torch.nn.init.zeros_(last_layer(head).bias)
 
     def set_gaussians(self, gaussians: Gaussians) -> None:
-        """Start from other values of the same Gaussians."""
+        """Copy the raw parameters of ``gaussians``, as many as before, into the model."""
         with torch.no_grad():
             for name in ("positions", "raw_density", "raw_scale"):
                 getattr(self, name).copy_(getattr(gaussians, name))
 
     def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:  # (B, zdim), (M, E)
-        """The Gaussians at latents ``z``."""
+        """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`."""
         return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision, self.gauge)
 
     def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
@@ -193,8 +201,8 @@ class ForwardModel(torch.nn.Module):
         return self.project(deformed.positions, deformed.densities, views)
 
     def renders_at_once(self, decoded: bool = True) -> int:
-        """Projections in one piece of work, so that it needs MOST_BYTES: three spectra each, positions, densities and
-        what projecting takes, and, where they are ``decoded``, the widest layer's activations if these are kept."""
+        """Number of projections that fit into MOST_BYTES: for each three spectra, its Gaussians and the projector's
+        buffers, and, where they are ``decoded`` without the fused kernels, the decoder's widest layer."""
         gaussians = len(self.positions)
         bytes_each = 8 * 3 * self.box * (self.box // 2 + 1) + 4 * 12 * gaussians
         decoder = self.network.pair_decoder()
@@ -204,5 +212,5 @@ class ForwardModel(torch.nn.Module):
 
 
 def last_layer(head: torch.nn.Sequential) -> torch.nn.Linear:
-    """The output layer of a head."""
+    """The output layer of a decoder head."""
     return [layer for layer in head if isinstance(layer, torch.nn.Linear)][-1]

@@ -1,10 +1,9 @@
-"""Which particle each image shows: tilt series show one particle in many images.
+"""Which particle each image shows: in tilt series one particle has many images.
 
-Given its latent, a particle's images are independent, so what they say together is the sum of what each says: the
-log-likelihood of the latent is a sum of quadratics over the particle's images (see ``mixture_prior``). Everything of an
-image (pose, CTF, noise, what nuisances it has) stays the image's own; the latent, the place in a half set and whether
-it is junk are the particle's. Where each image is a particle the sums are the images' values themselves, and nothing is
-computed.
+Given the latent, the images of a particle are independent, so the log-likelihood of the latent is a sum of quadratics
+over the particle's images (see ``mixture_prior``). Pose, CTF, noise and nuisances belong to the image; the latent, the
+half set and the verdict of junk belong to the particle. Where each image is a particle, sums over images are the
+images' values themselves and cost nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ class Grouping:
 
     @classmethod
     def of(cls, particle: npt.NDArray[np.integer], device: torch.device | str = "cpu") -> Grouping:
-        """Of numbers (N,) in any order, with gaps or without; the order of the particles is that of the numbers."""
+        """The grouping of N images by their particles' numbers (N,), in any order and with gaps; particles are ordered
+        by their numbers."""
         unique, place = np.unique(particle, return_inverse=True)
         place = place.reshape(-1).astype(np.int64)
         return cls(torch.from_numpy(place).to(device), len(unique), np.array_equal(place, np.arange(len(place))))
@@ -54,18 +54,18 @@ class Grouping:
         return values.new_zeros(self.count, *values.shape[1:]).index_add_(0, self.particle, values)
 
     def most(self, values: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
-        """For each image the largest value of its particle's images."""
+        """For each image the largest value over the images of its particle."""
         if self.single:
             return values
         largest = torch.full_like(values[: self.count], -torch.inf)
         return largest.scatter_reduce_(0, self.particle, values, "amax")[self.particle]
 
     def images(self, values: torch.Tensor) -> torch.Tensor:  # (P, ...) -> (N, ...)
-        """The particle's value for each image."""
+        """For each image the value of its particle."""
         return values if self.single else values[self.particle]
 
     def rows(self, chosen: torch.Tensor) -> Grouping:  # indices or mask
-        """That of some images, whose particles are numbered anew."""
+        """The grouping of the images ``chosen``, indices (n,) or a mask (N,), with their particles numbered anew."""
         kept = self.particle[chosen]
         if self.single:
             return Grouping(torch.arange(len(kept), device=kept.device), len(kept), True)
@@ -74,31 +74,32 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Members:
-    """The images of each particle, on the host: ``images`` (N,) in the order of their particles, of which particle p
-    has those from ``begin[p]`` to ``begin[p + 1]``."""
+    """The images of each of P particles, on the host: ``images`` (N,), numbers of the images ordered by particle;
+    ``begin`` (P + 1,): particle p has images[begin[p]:begin[p + 1]]."""
 
     images: Numbers
     begin: Numbers
 
     @classmethod
     def of(cls, group: Grouping) -> Members:
-        """Those of a grouping."""
+        """The members of the particles of ``group``."""
         particle = group.particle.cpu().numpy()
         begin = np.concatenate([[0], np.bincount(particle, minlength=group.count).cumsum()])
         return cls(np.argsort(particle, kind="stable"), begin)
 
     def sizes(self, particles: Numbers) -> Numbers:
-        """Numbers of images of some particles."""
+        """Numbers of images (p,) of ``particles`` (p,)."""
         return self.begin[particles + 1] - self.begin[particles]
 
     def rows(self, particles: Numbers) -> Numbers:
-        """All images of some particles, one particle after the other."""
+        """Indices (n,) of all images of ``particles`` (p,), one particle after the other."""
         sizes = self.sizes(particles)
         within = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
         return self.images[np.repeat(self.begin[particles], sizes) + within]
 
     def batches(self, particles: Numbers, images: int) -> list[Numbers]:
-        """Particles cut into runs of at most so many images, of one particle at least."""
+        """``particles`` (p,) cut into runs of at least one particle that have at most ``images`` images, or one
+        particle's."""
         ends = self.sizes(particles).cumsum()
         runs, begin = [], 0
         while begin < len(particles):
@@ -110,6 +111,6 @@ class Members:
 
 
 def placed(sizes: Numbers, device: torch.device) -> Grouping:
-    """The grouping of a batch of whole particles, one after the other, of ``sizes`` images each."""
+    """The grouping of a batch of whole particles, one after the other, with ``sizes`` (p,) images."""
     particle = np.repeat(np.arange(len(sizes)), sizes)
     return Grouping(torch.from_numpy(particle).to(device), len(sizes), bool((sizes == 1).all()))

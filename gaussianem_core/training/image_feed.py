@@ -18,19 +18,19 @@ GPU_SHARE, HOST_SHARE = 0.5, 0.5
 """Share of the free memory that the images may take on the GPU and in the host."""
 
 READERS = 16
-"""Threads that read: a disk on the network answers many requests in the time of one, each core converts pixels."""
+"""Reading threads: a network disk answers many requests in the time of one, and pixels are converted in parallel."""
 
 READ_AHEAD, AHEAD_BYTES = 16, 1 << 29
-"""Batches that are read before they are needed, at most, and what they may take, two of them in any case."""
+"""Most batches that are read ahead, and most bytes that they may take; two are read ahead in any case."""
 
 LOADED_PIXELS = 1 << 24
-"""What a thread loads at once."""
+"""Pixels that a thread loads at once."""
 
 PATIENCE_SECONDS = 5.0
-"""Of waiting for images until it is said, and said again."""
+"""Seconds without an image after which ``waits`` is called, and called again."""
 
 LARGEST = 6e4
-"""Of a pixel's value, in units of the images' standard deviation: float16 holds little more."""
+"""Largest pixel value kept, in units of the images' standard deviation: float16 ends at 65504."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,17 +39,25 @@ Reader = Callable[[np.ndarray], np.ndarray]
 
 
 class ImageFeed:
-    """Batches of images on the compute device.
+    """Batches of images (B, D, D) on the compute device.
 
     Parameters
     ----------
-    read : reads images from the stack. count, box : number and size of the images. sign : -1 for white protein.
-    device : where batches are needed. place : auto | gpu | host | disk. free_host_bytes : memory left in the host.
+    read : reads images from the stack; called from several threads at once.
+    count, box : number of images in the stack and their size D in pixels.
+    sign : factor of the pixels, -1 for a stack with white protein.
+    device : where batches are needed.
+    place : "gpu", "host" or "disk", where the images are kept; "auto" takes the first that has room.
+    free_host_bytes : free memory of the host.
     progress : called with the number of images loaded.
     shown : (N,) which image each row shows, where rows share images (see ``image_rows``); None: row i shows image i.
     waits : called every PATIENCE_SECONDS in which no image comes, with the seconds waited; may raise.
 
-    ``read`` is called from several threads at once. ``waited``: seconds spent waiting for images so far.
+    Raises
+    ------
+    ResourceError : ``place`` is "gpu" and the device is none.
+
+    ``waited``: seconds spent waiting for images so far.
     """
 
     def __init__(
@@ -101,7 +109,7 @@ class ImageFeed:
         return len(rows)
 
     def subset(self, rows: np.ndarray) -> ImageFeed:
-        """The images of ``rows`` alone, kept in the same place."""
+        """A feed of the images of ``rows`` (n,) alone, kept in the same place."""
         part = copy.copy(self)
         part.count = len(rows)
         if self._shown is not None:
@@ -113,14 +121,14 @@ class ImageFeed:
         return part
 
     def places(self, rows: torch.Tensor) -> torch.Tensor:  # (B,) -> (B,)
-        """Where the images of rows (on the device) stand in the stack."""
+        """Numbers in the stack of the images of ``rows`` (a tensor on the device)."""
         return rows if self._shown is None else self._shown[rows]
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
         return rows if self._shown is None else self._shown[torch.from_numpy(rows).to(self._shown.device)].cpu().numpy()
 
     def get(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:  # (B,) -> (B, D, D) float32 on the device
-        """One batch, at once."""
+        """The images of ``rows``, read without read-ahead."""
         if self.stack is not None:
             index = self.places(torch.as_tensor(rows, device=self.device)).to(self.stack.device)
             return self.stack[index].to(self.device, torch.float32)
@@ -130,14 +138,15 @@ class ImageFeed:
         return torch.from_numpy(images).to(self.device)
 
     def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Rows (B,) on the device, and images, or None where the stack is on the GPU (gather them there).
+        """Yield rows (B,) and their images (B, D, D), both on the device.
 
-        ``order`` is cut into whole batches; a rest shorter than ``batch`` is left out.
+        The images are None where the whole stack is on the device: gather them with :meth:`get`. ``order`` is cut into
+        whole batches; a rest shorter than ``batch`` is left out.
         """
         return self.chunks([order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)])
 
     def chunks(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """:meth:`batches` of the rows of each of ``chunks``."""
+        """As :meth:`batches`, with the rows (B,) of each of ``chunks`` as a batch."""
         if chunks and (self.place == "gpu" or (self.stack is not None and self.device.type == "cpu")):
             for rows in torch.from_numpy(np.concatenate(chunks)).to(self.device).split([len(c) for c in chunks]):
                 yield rows, None

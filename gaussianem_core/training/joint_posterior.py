@@ -1,8 +1,8 @@
-"""What an image says about its nuisances and latents together, and the posterior that follows.
+"""Joint posterior of an image's nuisances q (see ``nuisances``) and its particle's latent z.
 
 To first order about the present estimate, the image is linear in v = (q / widths, z): its log-likelihood is a quadratic
-(:func:`linearise`), and under the standard normal prior of v the posterior is a normal distribution, whose evidence one
-Cholesky factor gives for all nested models.
+(:func:`linearise`), and under the standard normal prior of v the posterior is a normal distribution. One Cholesky
+factor gives its evidence for all nested models.
 """
 
 from __future__ import annotations
@@ -24,35 +24,40 @@ from gaussianem_core.training.nuisances import COUNT, ROTATION, SHIFT
 
 
 class Quadratic(NamedTuple):
-    """What B images say about v = (q / widths, z), n = 7 + K numbers, to second order: ``linear`` b (B, n),
-    ``information`` J (B, n, n), and ``chi2`` (B,), the squared residual at v = 0."""
+    """Log-likelihood of B images to second order, b . v - 1/2 v^T J v - 1/2 chi2, in nats and without its constant.
+
+    v = (q / widths, z) has n = 7 + K numbers. ``linear``: b (B, n); ``information``: J (B, n, n); ``chi2`` (B,): the
+    squared residual, whitened by the noise, at v = 0.
+    """
 
     linear: torch.Tensor
     information: torch.Tensor
     chi2: torch.Tensor
 
     def rows(self, chosen: torch.Tensor | slice) -> Quadratic:
-        """Those of some images."""
+        """The quadratics of the images ``chosen``: indices (b,), a mask (B,) or a slice."""
         return Quadratic(*(value[chosen] for value in self))
 
     def first(self, count: int) -> Quadratic:
-        """With the first ``count`` numbers alone, the others at 0."""
+        """The quadratics in the first ``count`` numbers of v, with the others at 0."""
         return Quadratic(self.linear[:, :count], self.information[:, :count, :count], self.chi2)
 
     def without(self, broken: torch.Tensor) -> Quadratic:  # (B,) bool
-        """The same, but images that are broken say nothing: their posterior is the prior."""
+        """The quadratics with zeros for ``broken`` images, so that their posterior is the prior."""
         whole = ~broken
         return Quadratic(self.linear * whole[:, None], self.information * whole[:, None, None], self.chi2)
 
     def without_broken(self, junk: Junk) -> Quadratic:
-        """The same without images of which no model says anything."""
+        """:meth:`without` the images that ``junk`` found broken."""
         return self.without(junk.evidence <= -BROKEN_NATS)
 
 
 class Others(NamedTuple):
-    """What the other images of its particle say about the numbers that each of B images shares with them, the last of
-    v: ``linear`` (B, S) and ``information`` (B, S, S), with the images' own numbers integrated out; and ``share`` (B,),
-    1 over the particle's number of images."""
+    """Quadratics in the S last numbers of v, which images of one particle share, from its other images.
+
+    ``linear`` (B, S) and ``information`` (B, S, S) for each of B images, with the other images' own numbers integrated
+    out; ``share`` (B,): 1 over the particle's number of images.
+    """
 
     linear: torch.Tensor
     information: torch.Tensor
@@ -60,8 +65,10 @@ class Others(NamedTuple):
 
 
 def other_images(found: Quadratic, group: Grouping) -> Others | None:
-    """The others of each image in whole particles: the sum over the particle, less the image's own part (nuisances are
-    each image's own, what follows is shared). None where each image is a particle."""
+    """For each image of whole particles the sum over its particle's other images; None where each image is a particle.
+
+    The first 7 numbers of v, the nuisances, are each image's own; the rest is shared.
+    """
     if group.single:
         return None
     alone = marginal(found)
@@ -70,7 +77,7 @@ def other_images(found: Quadratic, group: Grouping) -> Others | None:
 
 
 def joined(found: Quadratic, others: Others | None) -> Quadratic:
-    """What each image says together with the others of its particle; ``chi2`` stays its own."""
+    """Each image's quadratic plus those of the other images of its particle; ``chi2`` stays its own."""
     if others is None:
         return found
     own = found.linear.shape[1] - others.linear.shape[1]
@@ -80,7 +87,8 @@ def joined(found: Quadratic, others: Others | None) -> Quadratic:
 
 
 def quadratic(jacobian: torch.Tensor, residual: torch.Tensor, v: torch.Tensor) -> Quadratic:
-    """From the derivatives (B, n, P), real and whitened, and the residual model - image (B, P) at ``v`` (B, n)."""
+    """The quadratic from derivatives of the model (B, n, P) and residuals model - image (B, P), both real and whitened
+    by the noise, at ``v`` (B, n)."""
     information = jacobian @ jacobian.transpose(1, 2)
     slope = (jacobian @ residual[..., None])[..., 0]
     along = (information @ v[..., None])[..., 0]
@@ -89,9 +97,14 @@ def quadratic(jacobian: torch.Tensor, residual: torch.Tensor, v: torch.Tensor) -
 
 
 class Posterior(NamedTuple):
-    """Of B vectors v: ``mean`` (B, n); ``spread`` L (B, n, n) with covariance L L^T; ``gain`` (B, n), what each number
-    adds to the log-evidence when it joins those before it; ``chi2`` (B,), the squared residual at the mean; and
-    ``cost`` (B,), which the log-evidence lacks beside - chi^2 / 2: of values far from their prior, and of widths."""
+    """Normal posteriors of B vectors v, and their log-evidence -chi2 / 2 - cost, in nats and without its constant.
+
+    mean : (B, n).
+    spread : L (B, n, n), the covariance is L L^T.
+    gain : (B, n), what each number adds to the log-evidence of the model with the numbers before it.
+    chi2 : (B,), whitened squared residual of the image at the mean.
+    cost : (B,), half the squared mean plus half the log-determinant of the precision.
+    """
 
     mean: torch.Tensor
     spread: torch.Tensor
@@ -101,14 +114,14 @@ class Posterior(NamedTuple):
 
 
 def posterior(found: Quadratic, others: Others | None = None) -> Posterior:
-    """Under the standard normal prior of v: precision J + 1, mean (J + 1)^-1 b.
+    """Posterior under the standard normal prior of v: precision J + 1, mean (J + 1)^-1 b.
 
-    The first k numbers are the leading blocks, so that one Cholesky factor gives the evidence of all nested models:
-    nuisances come first, and a component gains what it explains beyond them.
+    The Cholesky factor of the first k numbers is the leading block of that of all, so that one factor gives the
+    evidence of all nested models: nuisances come first, and a component gains what it explains beyond them.
 
-    With ``others`` it is the posterior given all images of the particle: of the image's own numbers and of those
-    shared. The gains of these are then the particle's, the same for each of its images; what the shared numbers cost is
-    divided among the images, so that log-evidences sum to the particle's.
+    With ``others`` it is the posterior given all images of the particle. The gains of the shared numbers are then the
+    particle's, the same for each of its images; their cost is divided among the images, so that the images'
+    log-evidences sum to the particle's.
     """
     eye = torch.eye(found.linear.shape[1], device=found.linear.device)
     told = joined(found, others)
@@ -128,8 +141,11 @@ def posterior(found: Quadratic, others: Others | None = None) -> Posterior:
 
 
 def limited(step: torch.Tensor, widths: torch.Tensor, group: Grouping) -> torch.Tensor:  # (B, n), (7,) -> (B, n)
-    """A Gauss-Newton step of v, shortened to where the derivatives hold: in degrees, pixels and units of z, not in
-    widths, which may have shrunk since the last visit. Images of one particle go the same part of their step."""
+    """Gauss-Newton steps of v, shortened to LARGEST_TURN, LARGEST_SHIFT and LARGEST_LATENT of ``nuisances``.
+
+    The limits are in radians, pixels and units of z, not in ``widths``, which may have shrunk since the last pass.
+    Images of one particle are shortened by the same factor.
+    """
     q = step[:, :COUNT] * widths
     lengths = [q[:, ROTATION].norm(dim=1) / nuisances.LARGEST_TURN, q[:, SHIFT].norm(dim=1) / nuisances.LARGEST_SHIFT]
     lengths.append(step[:, COUNT:].norm(dim=1) / nuisances.LARGEST_LATENT)
@@ -137,8 +153,8 @@ def limited(step: torch.Tensor, widths: torch.Tensor, group: Grouping) -> torch.
 
 
 def marginal(found: Quadratic, own: int = COUNT) -> Measured:  # -> (B, K), (B, K, K)
-    """What is said of z alone, or of all but the first ``own`` numbers, with q, or these, integrated out under their
-    prior: the Schur complement."""
+    """Quadratic in all but the first ``own`` numbers, by default in z, with those integrated out under their standard
+    normal prior: the Schur complement."""
     j, b = found.information, found.linear
     root, _ = inverse_root(j[:, :own, :own] + torch.eye(own, device=b.device))
     half = root.mT @ j[:, :own, own:]
@@ -147,7 +163,7 @@ def marginal(found: Quadratic, own: int = COUNT) -> Measured:  # -> (B, K), (B, 
 
 
 def by_particle(measured: Quadratic, group: Grouping) -> Measured:
-    """What all images of each particle say of its latent: the sum over them, nuisances integrated out."""
+    """Quadratic in the latent of each particle (P, K): the sum over its images, nuisances integrated out."""
     return Measured(*(group.total(value) for value in marginal(measured)))
 
 
@@ -161,13 +177,16 @@ def estimate(
     turn: int,
     log: JobLog,
 ) -> tuple[Latents, Corrections]:
-    """Latents of all particles with their population, and nuisances of all images, from what the images say about
-    q / ``widths`` and the ``active`` latents; other arguments as :func:`mixture_prior.estimate_latents`. What is junk
-    says nothing about the population."""
+    """Latents of all particles with their population, and nuisances of all images.
+
+    ``measured``: quadratics of all N images in q / ``widths`` and the ``active`` (zdim,) latents. Other arguments as
+    for :func:`mixture_prior.estimate_latents`. The population is estimated without junk; junk images keep their given
+    poses, contrast and defocus.
+    """
     measured = measured.without_broken(junk)
     real = junk.probability < 0.5
     latents = estimate_latents(by_particle(measured, group), active, seed, turn, log, real_particles(junk, group))
-    # Nothing can be said of a particle that is not there: its pose stays as it is given.
+    # Junk has no pose to correct: it stays as it is given.
     known, z = real[:, None], group.images(latents.values[:, : len(active)][:, active])
     mean = torch.where(known, given_latents(measured, z) * widths, 0.0)
     samples = [
@@ -178,7 +197,7 @@ def estimate(
 
 
 def given_latents(found: Quadratic, z: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of q / widths (B, 7) where z (B, K) is known, or, with standard normal ``noise`` (B, 7), a draw of it."""
+    """Posterior mean of q / widths (B, 7) given z (B, K), or, with standard normal ``noise`` (B, 7), a draw of it."""
     j, b = found.information, found.linear
     root, _ = inverse_root(j[:, :COUNT, :COUNT] + torch.eye(COUNT, device=b.device))
     pull = b[:, :COUNT] - (j[:, :COUNT, COUNT:] @ z[..., None])[..., 0]
@@ -187,10 +206,15 @@ def given_latents(found: Quadratic, z: torch.Tensor, noise: torch.Tensor | None 
 
 
 class Expectation(NamedTuple):
-    """Of B images, whole particles of a ``group``: what each says about v = (q / widths, z), its ``posterior`` given
-    all images of its particle, the value ``next`` (B, 7 + K) that a limited step leads to; and ``jacobian`` (B, n, P)
-    and ``residual`` (B, P) at the posterior mean, whitened; which images are ``broken`` (B,); their CTF, ``transfer``
-    (B, D, D//2+1), and the same times the contrast, ``scaled``."""
+    """E step of B images, whole particles of ``group``, with v = (q / widths, z).
+
+    measured : quadratic of each image by itself.
+    posterior : given all images of the particle.
+    next : (B, 7 + K), v after a limited Gauss-Newton step.
+    jacobian, residual : (B, 7 + K, P) and (B, P), whitened, the residual at the posterior mean.
+    broken : (B,) bool.
+    transfer, scaled : (B, D, D//2+1), the CTF, and the CTF times the contrast.
+    """
 
     measured: Quadratic
     posterior: Posterior
@@ -216,9 +240,18 @@ def linearise(
     group: Grouping,
     broken: torch.Tensor,
 ) -> Expectation:
-    """From the spectra ``projected`` (B, 1 + K, D, D//2+1), before the CTF, at z and ``difference`` along each latent,
-    and ``deep`` (B, D, D//2+1), see :func:`nuisances.derivatives`. ``broken`` (B,) bool: images that tell their
-    particle's others nothing."""
+    """The E step of B images from projections about the present estimate.
+
+    Parameters
+    ----------
+    projected : (B, 1 + K, D, D//2+1) spectra before the CTF, at z and at steps of ``difference`` along each latent.
+    deep : (B, D, D//2+1), see :func:`nuisances.derivatives`.
+    views : poses and CTFs corrected by q.
+    q, z, widths : (B, 7), (B, K), (7,), the present estimate and the prior's standard deviations.
+    image : (B, D, D//2+1) spectra of the images.
+    weight : (D, D//2+1), multiplicity / noise power.
+    broken : (B,) bool, images that are left out of what their particle's other images learn.
+    """
     contrast, transfer = 1 + q[:, nuisances.CONTRAST], views.transfer(image.shape[-2])
     scaled = transfer * contrast[:, None, None]
     root = weight.sqrt()
@@ -235,7 +268,7 @@ def linearise(
 
 
 def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> Posterior:
-    """:func:`posterior` given all images of each image's particle, of which the broken say nothing."""
+    """:func:`posterior` given all images of each image's particle but the ``broken`` (B,) ones."""
     if group.single:
         return posterior(measured)
     told = measured.without(broken)
@@ -243,10 +276,10 @@ def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> 
 
 
 def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B, W)
-    """Log-evidence (nats) for a particle whose regions have densities of their own, over one as the model has it.
+    """Log-evidence (nats) that the regions of a particle have densities of their own, relative to the model as it is.
 
     ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image. The factors of the regions' densities
-    are normal about 1, of each of ``junk.PIECE_WIDTHS``, and join v last; a particle's images share them.
+    are normal about 1 with each of the W widths ``junk.PIECE_WIDTHS``; a particle's images share them.
     """
     jacobian = torch.cat([e.jacobian, flat(pieces * weight.sqrt())], dim=1)
     count = pieces.shape[1]
@@ -259,7 +292,8 @@ def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -
 
 
 def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, W)
-    """Log-evidence that R numbers are normal about 0, of each of ``junk.PIECE_WIDTHS``, over their being 0."""
+    """Log-evidence (nats) that R numbers are normal about 0 with each of ``junk.PIECE_WIDTHS``, relative to all being
+    0."""
     found, eye = [], torch.eye(told.linear.shape[1], device=told.linear.device)
     for width in PIECE_WIDTHS:
         root, volume = inverse_root(width**2 * told.information + eye)
@@ -269,8 +303,10 @@ def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, 
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)
-    """Expected power by shell of the images less their model, over the posterior: the residual at its mean, and what
-    the model varies. Where images do not count, 0."""
+    """Expected residual power of each image in each of S shells over the posterior; 0 where ``weight`` is 0.
+
+    The sum of the squared residual at the posterior mean and of the model's variance.
+    """
     varied = e.posterior.spread.mT @ e.jacobian
     squared = e.residual.square() + varied.square().sum(1)
     box = noise.box

@@ -1,12 +1,12 @@
-"""Images that hold no such particle, or a piece of one: a probability for each.
+"""Probability that an image is junk: that it shows no such particle, or one with missing pieces.
 
-An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all,
-noise alone or a random image whose power spectrum is that of such images; or a particle of which pieces are missing
-beyond what the latents explain: the model with a density of its own in each of some regions (:func:`missing_pieces`).
-Particle and random image have a noise level of their own (marginal over its logarithm, which leaves chi^2 to the power
-of minus half the number of components), so that neither an image a million times too bright nor one with a little more
-noise than others decides anything. A particle of many images is junk, or is none, in all of them. How many images are
-junk, and the random ones' spectrum, are estimated from all (expectation maximisation).
+An image is a particle, explained by the model at its latent and pose, or it is junk. Junk is either no particle at all
+(noise alone, or a random image with a power spectrum of its own), or a particle of which pieces are missing beyond what
+the latents explain: the model with a density of its own in each of some regions (``joint_posterior.missing_pieces``).
+Particle and random image each have an unknown noise level, integrated over its logarithm, which leaves chi^2 to the
+power of minus half the number of components: so an image that is a million times too bright, or a little noisier than
+others, does not decide the result. All images of a particle get the same verdict. The share of junk and the spectrum
+of random images are estimated from all images by expectation maximisation.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LEVELS = 4.0
 of one dataset differ by a fifth or so."""
 
 BROKEN_NATS = 1e4
-"""Evidence against a particle in a broken image, beyond all others'."""
+"""Evidence (nats) against a particle that a broken image is given; no other image has more."""
 
 
 PIECES, GAUSSIANS_EACH = 12, 10
-"""Regions that may be missing, and Gaussians that each has at least."""
+"""Number of regions that may be missing, and Gaussians to each of them on average, at least."""
 PIECE_WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.6)
-"""Widths of the factors of regions' densities: the last of pieces that may be missing; the others, and none at all, are
-what the model's errors may be."""
+"""Standard deviations of the factors of the regions' densities. The last describes missing pieces; the others, and 0,
+are tried for the model's errors."""
 
 
 MISFIT = 3.0
@@ -44,8 +44,11 @@ MISFIT = 3.0
 
 
 class Junk(NamedTuple):
-    """``probability`` (N,) that an image holds no such particle, and ``evidence`` (N,), the log-odds (nats) against it
-    before the share of junk is counted; the ``share`` of junk."""
+    """Junk among N images.
+
+    ``probability`` (N,) that an image is junk; ``evidence`` (N,), log-odds (nats) of a particle over junk, without the
+    prior share of junk; ``share`` (), the share of junk.
+    """
 
     probability: torch.Tensor
     evidence: torch.Tensor
@@ -53,7 +56,8 @@ class Junk(NamedTuple):
 
 
 def find_regions(positions: torch.Tensor) -> list[torch.Tensor]:  # (M, 3)
-    """Indices of the Gaussians of each region (k-means of the positions); none where there are too few Gaussians."""
+    """Indices (M_r,) of the Gaussians of each region, by k-means of the positions; no region where there are fewer than
+    2 GAUSSIANS_EACH Gaussians."""
     count = min(PIECES, len(positions) // GAUSSIANS_EACH)
     if count < 2:
         return []
@@ -63,16 +67,16 @@ def find_regions(positions: torch.Tensor) -> list[torch.Tensor]:  # (M, 3)
 
 
 def broken(power: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,) bool
-    """Images far brighter or darker than the others, by their power: no model of them says anything."""
+    """Images whose power, in any unit, is LEVELS times the median or more, or 1 / LEVELS of it or less, or NaN."""
     ratio = power / power.median().clamp_min(torch.finfo(power.dtype).tiny)
     return ~((ratio < LEVELS) & (ratio > 1 / LEVELS))
 
 
 def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
-    """Evidence for missing pieces beyond what most images give, where that is any.
+    """Evidence (nats) for missing pieces, less MISFIT robust standard deviations above the median, if that is positive.
 
     Where the model does not fit the molecule's motion, a density of its own in each region helps most particles: that
-    is the model's fault, and no junk. So nothing counts up to MISFIT standard deviations (robust) above the median.
+    is an error of the model and no junk.
     """
     known = torch.isfinite(pieces)
     if not known.any():
@@ -85,12 +89,11 @@ def beyond_others(pieces: torch.Tensor) -> torch.Tensor:  # (N,) -> (N,)
 def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, torch.Tensor]:  # (N, W) -> (N,) x 2
     """Log-evidence (nats) of each image's particle with the errors of the model, and with missing pieces over that.
 
-    The model's density is a little wrong in each particle, and in all of its images alike: what they say against it
-    adds up, and of enough images any error would seem to be a missing piece. So a particle that is whole may differ in
-    each region, too, by as little as others do: its width is one of PIECE_WIDTHS but the last, or none at all, and how
-    many particles have which is estimated from all (expectation maximisation). With many images both hypotheses know
-    the difference alike, and its size alone decides. A single image tells no density so well that such errors matter:
-    there the model is right.
+    The model's density is a little wrong in each particle, and alike in all of its images: their evidence against it
+    adds up, and with enough images any error would pass for a missing piece. So the regions of a whole particle may
+    differ too, with a width of one of PIECE_WIDTHS but the last, or 0; the shares of these widths are estimated from
+    all particles by expectation maximisation. Where each image is a particle the model is taken as right (zeros):
+    single images do not determine densities so well that its errors matter.
     """
     if group.single:
         return torch.zeros_like(pieces[:, -1]), pieces[:, -1]
@@ -110,7 +113,10 @@ def beyond_errors(pieces: torch.Tensor, group: Grouping) -> tuple[torch.Tensor, 
 def random_image(
     power: torch.Tensor, spectrum: torch.Tensor, size: torch.Tensor
 ) -> torch.Tensor:  # (N, S), (S,), (S,) -> (N,)
-    """Log-evidence of images of a power spectrum, each at a level of its own, without the particle model's constant."""
+    """Log-evidence (nats) that images have a given power ``spectrum`` up to a factor of their own each.
+
+    ``power`` (N, S), mean over the ``size`` (S,) components of each shell. Without the constant of the particle model.
+    """
     return -0.5 * size.sum() * (power / spectrum @ size).clamp_min(1e-9).log() - 0.5 * (size * spectrum.log()).sum()
 
 
@@ -125,11 +131,17 @@ def find_junk(
 ) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N, W)
     """Junk among N images, whole particles of ``group``: each image has the verdict about its particle.
 
-    ``chi2``, ``cost``: of the model's posterior (``nuisances.Posterior``), with noise of ``noise_power`` in each of S
-    shells. ``image_power``: the images' own power, mean over a shell's ``sizes`` components. The first shell, the mean
-    value, is left out of all. ``pieces``: log-evidence of each image's particle for regions whose densities differ by
-    each of PIECE_WIDTHS, over one as the model has it; minus infinity where it is not known.
-    Images that are :func:`broken` are junk in any case, and say nothing about the others of their particle.
+    Parameters
+    ----------
+    chi2, cost : (N,) of the model's posterior, see ``joint_posterior.Posterior``.
+    noise_power : (S,) of the noise in each shell.
+    image_power : (N, S) of the images, mean over the components of each shell.
+    sizes : (S,) components of each shell.
+    pieces : (N, W) log-evidence (nats) for regions whose densities differ by each of PIECE_WIDTHS, see
+        ``joint_posterior.missing_pieces``; minus infinity where it is not known.
+
+    The first shell, the mean value, is left out. Images that are :func:`broken` are junk in any case, and do not count
+    for the other images of their particle.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
     half, faulty = 0.5 * size.sum(), broken(power @ size)
@@ -159,8 +171,7 @@ def find_junk(
 
 
 def together(evidence: torch.Tensor, faulty: torch.Tensor, group: Grouping) -> torch.Tensor:  # (N,), (N,) -> (N,)
-    """Log-evidence of all images of a particle but the ``faulty``, for each of its images; a faulty image keeps its
-    own."""
+    """For each image the sum of its particle's log-evidences but those of ``faulty`` images, which keep their own."""
     if group.single:
         return evidence
     return torch.where(faulty, evidence, group.images(group.total(evidence.masked_fill(faulty, 0.0))))

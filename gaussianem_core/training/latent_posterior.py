@@ -1,9 +1,9 @@
 """Latents of the particles: a table of posteriors, and their refinement against the images.
 
 Each particle has a mean and a log-variance. Latents that are free in training (an auto-decoder with a prior) follow the
-gradient of the evidence lower bound (Kingma and Welling, 2014) with Adam, row by row, when their particle is in the
-batch. Gauss-Newton steps bring a latent to its maximum a posteriori; what the image says there, to second order, is all
-that :mod:`mixture_prior` needs for the posterior.
+gradient of the evidence lower bound (Kingma and Welling, ICLR 2014) with Adam (Kingma and Ba, ICLR 2015), row by row,
+when their particle is in the batch. Gauss-Newton steps bring a latent to its maximum a posteriori; the quadratic of the
+log-likelihood there is all that :mod:`mixture_prior` needs for the posterior.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8  # a row sees one step an epoch: a short
 
 @dataclass
 class LatentTable:
-    """Means and log-variances of N particles (N, 2 * zdim), and Adam's moments of them with ``visits`` (N, 1), which
-    have no rows where the latents do not follow a gradient."""
+    """Latent posteriors of N particles, and the state of Adam for each row.
+
+    values : (N, 2 * zdim), means, then log-variances.
+    first, second : (N, 2 * zdim), Adam's moments. visits : (N, 1), steps of each row. These three have no rows where
+        latents do not follow a gradient.
+    """
 
     values: torch.Tensor
     first: torch.Tensor
@@ -44,11 +48,11 @@ class LatentTable:
         return self.values[:, self.zdim :]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Tensors for a checkpoint."""
+        """The four tensors by name, for a checkpoint."""
         return {"values": self.values, "first": self.first, "second": self.second, "visits": self.visits}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over a checkpoint's tensors in place."""
+        """Copy the tensors of a :meth:`state` in place."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
@@ -76,7 +80,8 @@ def new_table(
     width: float,
     free: bool = True,
 ) -> LatentTable:
-    """A table whose means are N(0, spread^2), drawn on the CPU for reproducibility, and whose widths are ``width``."""
+    """A table of ``count`` rows whose means are drawn from N(0, spread^2), on the CPU for reproducibility, and whose
+    posteriors have the standard deviation ``width``. ``free``: whether Adam steps will follow."""
     mean = torch.randn(count, zdim, generator=generator) * spread
     log_variance = torch.full((count, zdim), 2 * torch.tensor(width).log().item())
     values = torch.cat([mean, log_variance], dim=1).to(device)
@@ -90,9 +95,11 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Refined(NamedTuple):
-    """Latents at their maximum a posteriori: ``z`` (B, zdim); what the image says about the active ones there,
-    ``linear`` (B, A) and ``information`` (B, A, A), see :mod:`mixture_prior`; ``log_likelihood`` (B,) in nats and the
-    model's ``spectrum`` (B, D, D//2+1)."""
+    """Latents ``z`` (B, zdim) at their maximum a posteriori, and the log-likelihood there.
+
+    ``linear`` (B, A) and ``information`` (B, A, A): its quadratic in the active latents, see :mod:`mixture_prior`;
+    ``log_likelihood`` (B,): its value in nats, without the constant; ``spectrum`` (B, D, D//2+1): of the model.
+    """
 
     z: torch.Tensor
     linear: torch.Tensor
@@ -112,7 +119,8 @@ def gauss_newton(
     difference: float = 0.1,
     largest_step: float = 1.0,
 ) -> Refined:
-    """Bring latents to the maximum a posteriori of their images.
+    """Bring latents to the maximum a posteriori of their images, by Gauss-Newton steps with Levenberg and Marquardt's
+    damping (Marquardt, J. Soc. Ind. Appl. Math. 11, 1963).
 
     Parameters
     ----------
@@ -170,7 +178,8 @@ def flat(spectrum: torch.Tensor) -> torch.Tensor:  # (..., D, D//2+1) complex ->
 
 
 def active_dimensions(mean: torch.Tensor, log_variance: torch.Tensor, least: float = 0.05) -> torch.Tensor:  # (A,)
-    """Dimensions whose posterior differs from the prior: mean KL over particles above ``least`` nats (Burda 2016)."""
+    """Indices of the dimensions whose posterior differs from the prior: mean KL divergence over particles above
+    ``least`` nats. At least one is returned, that of the greatest divergence."""
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
     active = torch.nonzero(kl > least)[:, 0]
     return active if len(active) else kl.argmax()[None]

@@ -1,4 +1,4 @@
-"""Latents of all particles with the present network: from the encoder, or by search against the images."""
+"""Latents of all particles with the present network: from the encoder, or refined against the images."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ from gaussianem_core.training.profile import Profile, bent
 from gaussianem_core.training.trainer import Trainer
 
 DIFFERENCE = 0.1
-"""In z, by which the network's derivatives are measured."""
+"""Step in z of the finite differences along each latent."""
 CHECKS = 2
-"""How often, in each round, the images are looked at again at the latents that their quadratics lead to."""
+"""How often, in each round, images are compared again at the latents that their quadratics lead to."""
 
 
 class Refinement(NamedTuple):
-    """Refined latents of P particles: ``values`` (P, 2 * zdim), means and log-variances; ``latents`` with their
-    population, where there is one, and the ``corrections`` of the images' poses, contrast and defocus that go with
-    them; and ``figures``: ``log_likelihood`` (P,) in nats, without the constant, ``signal_fit`` (P,), see
-    ``likelihood.signal_fit``, and with a population ``image_mu``, ``image_logvar`` (P, zdim), what a particle's images
-    say by themselves, under a standard normal prior."""
+    """Refined latents of P particles.
+
+    values : (P, 2 * zdim), means, then log-variances.
+    latents : with their population and samples; None where there is no population.
+    corrections : of the images' poses, contrast and defocus that go with the latents, or None.
+    figures : ``log_likelihood`` (P,) in nats, without the constant; ``signal_fit`` (P,), see
+        ``likelihood.signal_fit``; and with a population ``image_mu`` and ``image_logvar`` (P, zdim), mean and
+        log-variance of each latent under a standard normal prior in place of the population.
+    """
 
     values: torch.Tensor
     latents: Latents | None
@@ -52,7 +56,7 @@ class Refinement(NamedTuple):
 
 @torch.no_grad()
 def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> torch.Tensor:  # (N, 2 * zdim)
-    """Means and log-variances of all latents from the encoder, in row order, shared among the processes."""
+    """Means and log-variances of all latents from the encoder, in row order; each process encodes its share."""
     trainer.forward.eval()
     ranks, count = trainer.ranks, trainer.problem.count
     values = torch.zeros_like(trainer.table.values)
@@ -68,17 +72,20 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> torch.Tensor
 
 @torch.no_grad()
 def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float) -> Refinement:
-    """Every latent as its image says, with the present network.
+    """Refine the latents of all particles against their images, with the present network.
 
-    Where latents have a population, what the images say about them and the nuisances is measured ``iterations`` times,
-    each time at the posterior means of the time before (the first time where ``other_valleys`` says), and the
-    population is estimated anew. Where an image turns out to be less likely at that mean than its quadratic says, the
-    quadratic is mended (``profile.bent``): a piece that is absent has no derivative, and nothing else would keep the
-    population from filling it in. Elsewhere each particle first tries the latents of ``candidates`` other particles,
-    drawn at random: one that explains its image better is a better start, so that none stays in the wrong valley. Then
-    ``iterations`` Gauss-Newton steps lead to the maximum a posteriori; the prior is standard normal, weighted by
-    ``prior`` (the KL weight in training; 1 gives the true posterior), and the values then are maxima and Laplace
-    widths.
+    Where latents have a population (recipes with latents "linear"), the quadratics of the images in nuisances and
+    latents are measured in ``iterations`` rounds, each at the posterior means of the round before (the first where
+    :func:`other_valleys.better_starts` says), and the population is estimated anew. Where an image turns out to be
+    less likely at its new mean than its quadratic says, the quadratic is corrected (``profile.bent``): a piece that is
+    absent has no derivative, and nothing else would keep the population from filling it in.
+
+    Elsewhere each particle first tries the latents of ``candidates`` other particles, drawn at random, and starts from
+    one that explains its image better. Then ``iterations`` Gauss-Newton steps lead to the maximum a posteriori; the
+    prior is standard normal, weighted by ``prior`` (the KL weight in training; 1 gives the true posterior), and the
+    values are the maxima and the variances of Laplace's approximation.
+
+    Raises AbortRequested, where one process trains.
     """
     trainer.forward.eval()
     if not trainer.latents_sampled:
@@ -91,7 +98,10 @@ def refine(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prio
 
 
 def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, log: JobLog) -> Refinement:
-    """One round of :func:`refine` for latents with a population, from ``values`` (P, 2 * zdim) and ``corrections``."""
+    """One round of :func:`refine` for latents with a population, from ``values`` (P, 2 * zdim) and ``corrections``.
+
+    Raises AbortRequested, where one process trains.
+    """
     forward, ranks, problem, device, noise = (
         trainer.forward,
         trainer.ranks,
@@ -160,8 +170,8 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     counted = share > 0
     with_others = joined(measured, other_images(measured, group))
     said = (with_others.linear[counted], with_others.information[counted])
-    # Errors of poses were separated from motion by the linear model: a network that knows the motion less well than
-    # that must not take it for errors again.
+    # The linear model has separated errors of poses from motion: widths must not grow again where the network describes
+    # the motion less well.
     now = now._replace(widths=torch.minimum(widths, nuisances.fit_widths(*said, widths, share[counted])))
     alone = mixture_prior.summary(mixture_prior.standard_normal(len(active), device), by_particle(measured, group))
     mean, log_variance = mixture_prior.all_dimensions(*alone, trainer.active).chunk(2, dim=1)
@@ -172,7 +182,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
 
 
 def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior: float) -> Refinement:
-    """:func:`refine` for latents without a population."""
+    """:func:`refine` for latents without a population. Raises AbortRequested, where one process trains."""
     forward, ranks, problem, device = trainer.forward, trainer.ranks, trainer.problem, trainer.device
     start_mean = trainer.table.mean
     active = latent_posterior.active_dimensions(start_mean, trainer.table.log_variance)
@@ -243,5 +253,5 @@ def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior
 
 
 def parts(count: int, each: int) -> list[slice]:
-    """Slices that cut ``count`` into pieces of ``each``."""
+    """Slices that cut ``count`` rows into pieces of ``each``."""
     return [slice(begin, begin + each) for begin in range(0, count, each)]

@@ -1,11 +1,11 @@
-"""From images to a linear model that has stood the test of images kept aside.
+"""Fit of the linear model, and choice of its components by held-out particles.
 
-A tenth of the particles never shapes the fields. How likely their images are with 1, 2, ... components, nuisances and
-latents integrated out, tells how many components are real: the others would only follow the noise, and are left out
-from then on. Whether there is anything at all is asked by the evidence itself: the images must be more likely than
-under the best model without components. The same question is asked of motion: at low resolution a domain that is not
-there looks much as one that is elsewhere, and what a wrong displacement does to the details no image tells. So where
-changes of density alone make the held-out images as likely, nothing moves.
+A tenth of the particles or more (``linear_model.held_share``) is held out and never shapes the fields. The evidence of
+their images with 1, 2, ... components, nuisances and latents integrated out, tells how many components are real: the
+others would follow the noise, and are left out. With these components the images must also be more likely than under
+the best model without components. Motion is tested in the same way: at low resolution a domain that is absent looks
+much like one that is elsewhere, and no image shows what a wrong displacement does to the details. So where changes of
+density alone make the held-out images as likely, nothing moves.
 """
 
 from __future__ import annotations
@@ -40,9 +40,13 @@ ALONE_IMAGES, LEAST_ALONE = 8000, 1000  # that are asked about it: images, and p
 
 @dataclass(frozen=True)
 class LinearFit:
-    """What was found: the ``model``, its fields those of the components that are real; what the images say about
-    nuisances and latents (``measured``, nuisances in units of ``widths``); which of them are ``junk``; the noise's
-    power by shell; and whether anything ``moves``, or densities alone change."""
+    """A fitted linear model of N images.
+
+    model : with the fields of the real components alone.
+    measured : quadratics of the images in nuisances, in units of ``widths`` (7,), and latents.
+    junk : verdicts about the images. noise_power : (D//2+1,) by shell.
+    moves : False where densities change but nothing moves.
+    """
 
     model: Model
     measured: Quadratic
@@ -68,7 +72,18 @@ def fit(
 ) -> LinearFit:
     """Fit the linear model and choose its components.
 
-    ``held``: nuisances (of ``nuisances.KINDS``) that are taken as given. Raises AbortRequested.
+    Parameters
+    ----------
+    problem : particles, poses, CTFs and images.
+    forward : gives the number of latents, the box and the projector; its parameters are not used.
+    noise : first noise model.
+    held : kinds of nuisances (of ``nuisances.KINDS``) that are taken as given.
+    weigh_junk : whether junk images are found, and count less.
+    seed : of the streams of random numbers.
+
+    Raises
+    ------
+    AbortRequested : a stop was asked for.
     """
     setting = Setting(problem, forward, seed, weigh_junk, log)
     device, everyone = problem.device, np.arange(setting.particles)
@@ -119,8 +134,8 @@ def fit(
 
 
 def principal_axes(model: Model, state: State) -> State:
-    """Turn latents and fields so that axes along which the latents vary most come first; the prior is the same in all
-    directions."""
+    """Rotate latents and fields onto the latents' principal axes, largest variance first, which leaves the model and
+    its prior the same. The fields of ``model`` are changed in place."""
     with torch.no_grad():
         z = state.z[state.junk < 0.5]
         if len(z) < 2:
@@ -132,10 +147,10 @@ def principal_axes(model: Model, state: State) -> State:
 
 
 def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, float]:
-    """How many components are real, and what they gain (nats a held-out particle) over the model without any.
+    """Number of real components, and their gain over the model without any, in nats a held-out particle.
 
-    Those that gain over the ones before them are candidates; together they must then make the held-out images more
-    likely than a model without components does that was fitted on by itself, poses, contrasts and densities too.
+    :func:`choose_components` finds the candidates. Together they must make the held-out images significantly more
+    likely than a model without components whose fit, of poses, contrasts and densities too, was continued.
     """
     asked = setting.held_out & (found.junk.probability < 0.5)
     rows = setting.problem.unit[asked.cpu().numpy()]
@@ -162,9 +177,12 @@ def real_components(setting: Setting, model: Model, found: Visit) -> tuple[int, 
 
 
 def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, Visit, bool]:
-    """The model without motion, what a pass with it found, and False, unless that with ``both`` motion and change of
-    density, of which a pass ``found`` as much, is significantly better; then these and True. The two are fitted on for
-    the same few steps first."""
+    """Choose between motion with changes of density and changes of density alone.
+
+    ``both``: the model with motion, and ``found``: its last pass. Both models are fitted for the same few steps, and
+    compared by the held-out particles. Returns ``both``, ``found`` and True where motion is significantly better, else
+    the model without motion, its last pass and False. Raises AbortRequested.
+    """
     log, everyone, count = setting.log, np.arange(setting.particles), len(both.fields.values)
     most = max(LEAST_ALONE, ALONE_IMAGES * len(everyone) // setting.problem.count)
     some = stream(setting.seed, "motion or composition").permutation(everyone)[:most]
@@ -201,14 +219,14 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
 
 
 def falling_rate(epoch: int, epochs: int) -> float:
-    """From RATE to LAST_RATE of it along a cosine."""
+    """Rate of Adam in an epoch, falling from RATE to LAST_RATE * RATE along a cosine."""
     done = epoch / max(epochs - 1, 1)
     return RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def first_band(setting: Setting, widths: torch.Tensor) -> float:
-    """Resolution (cycles/pixel) to which poses as wrong as ``widths`` say can be put right at once: there a typical
-    Gaussian is a sixth of a wavelength from its place."""
+    """Frequency (cycles/pixel) up to which pose errors of ``widths`` (7,) can be corrected in one step: there a typical
+    Gaussian is misplaced by 1 / (2 pi) of a wavelength."""
     gaussians = setting.problem.gaussians
     mass = gaussians.densities * gaussians.sigmas**3
     centre = (mass[:, None] * gaussians.positions).sum(0) / mass.sum()
@@ -218,11 +236,11 @@ def first_band(setting: Setting, widths: torch.Tensor) -> float:
 
 
 def significant(more: np.ndarray) -> bool:  # (H,)
-    """Whether held-out images favour one model over another, by ``more`` nats each.
+    """Whether H held-out particles favour one model over another, by log-evidence ratios ``more`` (nats).
 
-    Together they must give odds of ODDS to 1: had the other model made them, that would happen once in ODDS times at
-    most (Markov's inequality), however the gains are distributed. And it must not hang on a few of them: the mean is
-    ERRORS standard errors above 0.
+    Their sum must give odds of ODDS to 1: under the other model that happens with a probability of 1 / ODDS at most
+    (Markov's inequality), however the ratios are distributed. And the mean must lie ERRORS standard errors above 0, so
+    that no few particles decide.
     """
     if len(more) < LEAST_ASKED or more.sum() < math.log(ODDS):
         return False
@@ -230,11 +248,12 @@ def significant(more: np.ndarray) -> bool:  # (H,)
 
 
 def choose_components(gains: np.ndarray) -> tuple[int, float]:  # (H, K) -> K', nats
-    """The last component up to which held-out particles gain significantly over those chosen before, or 0.
+    """Number of the last component up to which held-out particles gain significantly over the components chosen before,
+    0 if there is none, and the mean gain of the components up to it (nats).
 
-    A later one that seems to gain by itself does not carry along those before it that lose.
+    A later component that seems to gain by itself does not bring in earlier ones that lose.
 
-    ``gains``: log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
+    ``gains`` (H, K): log-evidence of each held-out particle with the first 1, 2, ... K components, over that with none.
     """
     count, before = 0, np.zeros(len(gains))
     for number, gain in enumerate(gains.T, start=1):

@@ -11,10 +11,10 @@ but with displacements, so that one component can carry a motion. Poses, contras
 estimated together with its latent (see ``nuisances``). A particle may have many images, as in tilt series: they share
 its latent (see ``grouping``), and a batch holds whole particles.
 
-It is fitted by stochastic EM: each time a particle comes by, one Gauss-Newton step of its latent and nuisances, whose
-curvature gives their widths (E), and steps of Adam on the fields and on the densities of the consensus Gaussians at
-values drawn from there (M). Some thousand numbers and exact posteriors find an order in images that are far too noisy
-for an image encoder to learn from.
+It is fitted by stochastic EM. E step, each time that a particle is visited: one Gauss-Newton step of its latent and
+nuisances, whose curvature gives their posterior. M step: Adam on the fields and the consensus Gaussians, at values
+drawn from that posterior. A few thousand parameters with exact posteriors can be learnt from images that are far too
+noisy for an image encoder.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam
 
 @dataclass(frozen=True)
 class Setting:
-    """What every pass reads. ``seed`` names the streams of random numbers; ``weigh_junk``: whether images that hold no
-    particle count less."""
+    """Inputs of every pass: ``seed`` of the streams of random numbers; ``weigh_junk``: whether junk images are found,
+    and count less; ``forward``: number of latents, box and projector."""
 
     problem: Problem
     forward: ForwardModel
@@ -74,7 +74,7 @@ class Setting:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the problem's tensors."""
         return self.problem.device
 
     @property
@@ -84,8 +84,7 @@ class Setting:
 
     @property
     def batch(self) -> int:
-        """Particles of a step on each process: together they have a hundredth of all images, within BATCH and what the
-        memory holds."""
+        """Particles of a step on each process: in total a hundredth of all images, within BATCH images and memory."""
         world, count = self.ranks.world, self.problem.count
         fits = self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 2 + COUNT)
         images = min(int(np.clip(count // 100, *BATCH)) // world, fits, count // world)
@@ -93,29 +92,36 @@ class Setting:
 
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
-        """Images of particles that do not shape the fields: all rows of an observation, or none."""
+        """Images of held-out particles, which do not shape the fields: all rows of an observation, or none."""
         unit = self.problem.unit
         units = int(unit.max()) + 1
         chosen = stream(self.seed, "held out").random(units)[unit]
         return torch.from_numpy(chosen < held_share(units)).to(self.device)
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
-        """Passes over so many particles that make ``steps`` of the fields, within ``limits``."""
+        """Number of passes over ``particles`` that make ``steps`` steps of the fields, within ``limits``."""
         each = -(-particles // (self.batch * self.ranks.world))
         return int(np.clip(-(-steps // (SAMPLES * each)), *limits))
 
 
 def held_share(particles: int) -> float:
-    """Share of so many particles that is kept aside: a gain of a seventh of a nat each, as two states give in noisy
-    images, stands above its own spread in LEAST_HELD of them, not in a hundred."""
+    """Share of ``particles`` that is held out: HELD_OUT, or more of few, for LEAST_HELD particles, up to MOST_HELD.
+
+    A gain of a seventh of a nat each, as two states give in noisy images, is significant in LEAST_HELD particles but
+    not in a hundred.
+    """
     return min(max(HELD_OUT, LEAST_HELD / particles), MOST_HELD)
 
 
 class State(NamedTuple):
-    """What is known of N images between two passes: nuisances ``q`` (N, 7), their particles' latents ``z`` (N, K), the
-    probability ``junk`` (N,) that an image holds no particle, and the evidence that ``pieces`` (N, W) of it are
-    missing (minus infinity before it is known); the prior ``widths`` (7,) of q; the ``noise_power`` (S,); and images
-    that are ``broken`` (N,), as far as is known."""
+    """Estimates for N images between two passes.
+
+    q : (N, 7) nuisances, see ``nuisances``. z : (N, K) latents of their particles.
+    junk : (N,) probability that an image is junk.
+    pieces : (N, W) log-evidence (nats) that pieces of the particle are missing; minus infinity before it is known.
+    widths : (7,) standard deviations of the prior of q. noise_power : (S,) by shell.
+    broken : (N,) bool, see ``junk.broken``.
+    """
 
     q: torch.Tensor
     z: torch.Tensor
@@ -127,10 +133,18 @@ class State(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """What one pass found: the ``state`` after it; ``measured``, what each image says about q / widths and z, with the
-    widths that the pass began with (``widths``); and for each image's particle ``gains`` (N, K), the log-evidence with
-    the first 1, ... K components over that with nuisances alone, ``evidence`` (N,) in all (nats, up to a constant of
-    its images), and ``junk``. All are 0 for particles that were not visited."""
+    """Result of one pass over N images.
+
+    state : after the pass.
+    measured : quadratic of each image in q / ``widths`` and z. widths : (7,), those that the pass began with.
+    gains : (N, K), log-evidence (nats) of each image's particle with the first 1, ... K components, over that with
+        nuisances alone. evidence : (N,), that of all components, up to a constant of the images.
+    junk : verdicts about the images.
+    left, cost : (N,), chi2 and cost of the posterior, see ``joint_posterior.Posterior``.
+    image_power : (N, S) of the images by shell.
+
+    Of particles that were not visited, verdicts of junk, pieces and broken images are as before; all else is 0.
+    """
 
     state: State
     measured: Quadratic
@@ -145,27 +159,27 @@ class Visit(NamedTuple):
 
 @dataclass
 class Model:
-    """What the passes fit: smooth ``fields`` and the ``gaussians`` they deform, which are learnt too, with a prior
-    about ``consensus``, those of the consensus map on the same scale."""
+    """Parameters of the linear model: smooth ``fields`` and the ``gaussians`` they deform, with a prior about
+    ``consensus``, the Gaussians of the consensus map on the same scale of densities."""
 
     fields: SmoothFields
     gaussians: Gaussians
     consensus: Gaussians
 
     def copy(self, count: int, kept: torch.Tensor) -> Model:
-        """One of its own, with the first ``count`` fields and those parts of each that ``kept`` (4,) names."""
+        """A copy with parameters of its own: the first ``count`` fields, each times ``kept`` (4,) (1 keeps a part)."""
         learnt = {name: getattr(self.gaussians, name).detach().clone().requires_grad_() for name in MEAN_RATES}
         return Model(self.fields.part(count, kept), replace(self.gaussians, **learnt), self.consensus)
 
     def optimiser(self, rate: float) -> torch.optim.Adam:
-        """Adam for fields and Gaussians."""
+        """Adam for fields, at ``rate``, and Gaussians, at the shares MEAN_RATES of it."""
         learnt = [(self.fields.values, 1.0), *((getattr(self.gaussians, name), s) for name, s in MEAN_RATES.items())]
         groups = [{"params": [value], "lr": share * rate, "share": share} for value, share in learnt]
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the fields; the Gaussians' follow."""
+    """Set the rate of the fields; the Gaussians' rates keep their shares of it."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]
 
@@ -183,10 +197,20 @@ def visit(
     band: float = 1.0,
     regions: list[torch.Tensor] | None = None,
 ) -> Visit:
-    """One pass over the particles ``some`` (their numbers): E and M steps, or E alone without an optimiser.
+    """One pass over particles: E and M steps, or E steps alone without an optimiser.
 
-    The model follows the optimiser. ``band``: resolution (cycles/pixel) up to which images count. ``regions``: see
-    :func:`junk.find_regions`; with them, missing pieces are looked for. Raises AbortRequested.
+    Parameters
+    ----------
+    model : changed in place by the optimiser's steps.
+    state : estimates before the pass.
+    some : (P,) numbers of the particles.
+    epoch, epochs : number of the pass, which names its random numbers, and of all passes, for the progress.
+    band : frequency (cycles/pixel) up to which images count.
+    regions : see :func:`junk.find_regions`; with them, missing pieces are looked for.
+
+    Raises
+    ------
+    AbortRequested : a stop was asked for.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
     count, batch = len(model.fields.values), setting.batch
@@ -279,8 +303,11 @@ def visit(
 
 
 class Batch(NamedTuple):
-    """A process's share of a step: particles ``done`` in all, ``rows`` and ``images`` (B, D, D) of whole particles of a
-    ``group``, and how many of the rows are ``fresh``, there for the first time."""
+    """One process's share of a step: ``rows`` (B,) and ``images`` (B, D, D) of the whole particles of ``group``.
+
+    ``done``: particles of all processes up to this step. ``fresh``: how many of the rows, the first ones, have not come
+    before in this pass.
+    """
 
     done: int
     rows: torch.Tensor
@@ -290,9 +317,9 @@ class Batch(NamedTuple):
 
 
 def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[Batch]:
-    """This process's share of each step of ``batch`` particles.
+    """Yield this process's share, ``batch`` particles, of each step over ``order`` (P,), numbers of particles.
 
-    The first particles come again where the last step is not full: so each process has the same number of steps.
+    Where the last step is not full, particles from the beginning fill it, so that all processes have as many steps.
     """
     ranks, feed, members = setting.ranks, setting.problem.feed, Members.of(setting.problem.group)
     step = batch * ranks.world
@@ -316,7 +343,11 @@ def expect(
     weight: torch.Tensor,
     group: Grouping,
 ) -> Expectation:
-    """One Gauss-Newton step of nuisances and latents of the images ``rows`` (B,), whole particles of ``group``."""
+    """E step of the images ``rows`` (B,), whole particles of ``group``: one Gauss-Newton step of nuisances and latents.
+
+    ``given``: their poses and CTFs as given. ``image`` (B, D, D//2+1): their spectra. ``weight`` (D, D//2+1):
+    multiplicity / noise power.
+    """
     q, z = state.q[rows], state.z[rows]
     forward, count = setting.forward, z.shape[1]
     offsets = torch.cat([torch.zeros(1, count, device=z.device), DIFFERENCE * torch.eye(count, device=z.device)])
@@ -345,7 +376,7 @@ def expect(
 def project_regions(
     setting: Setting, model: Model, regions: list[torch.Tensor], given: Views, state: State, rows: torch.Tensor
 ) -> torch.Tensor:  # -> (B, R, D, D//2+1)
-    """What each region adds to the images of ``rows``."""
+    """Spectrum that each of R regions adds to the images of ``rows`` (B,), with CTF and contrast."""
     forward, q = setting.forward, state.q[rows]
     views = nuisances.corrected(given, q)
     moved = deform(model.gaussians, model.fields.all(), state.z[rows])
@@ -357,17 +388,20 @@ def project_regions(
 def project(
     setting: Setting, model: Model, positions: torch.Tensor, densities: torch.Tensor, views: Views
 ) -> torch.Tensor:  # (B, M, 3), (B, M) -> (B, D, D)
-    """Projections, before the CTF."""
+    """Projections, before the CTF, of the model's Gaussians at other positions and densities."""
     forward = setting.forward
     return project_gaussians(model.gaussians, positions, densities, views, forward.box, forward.backend)
 
 
 def regauge(setting: Setting, model: Model, state: State) -> State:
-    """Fields into the gauge of the part that keeps its shape, and what they lose into the poses; densities into that
-    of a mean contrast of 1."""
+    """Bring the model into its gauge: no rigid motion in the fields (see ``model.gauge``), and a mean contrast of 1.
+
+    What the fields lose is added to the poses, and the factor of the contrasts to the densities. ``model`` is changed
+    in place; the state with the changed nuisances is returned.
+    """
     with torch.no_grad():
         q = state.q
-        if len(model.fields.values) and setting.problem.movable is None:  # a mask says itself what stays
+        if len(model.fields.values) and setting.problem.movable is None:  # a mask fixes what stays
             fields = model.fields.all()
             gauge = find_gauge(model.gaussians, fields[..., :3], fields[..., 3], 2 / setting.forward.box)
             model.fields.gauge = gauge
@@ -387,8 +421,8 @@ def regauge(setting: Setting, model: Model, state: State) -> State:
 def carried(
     gauge: Gauge, fields: torch.Tensor, z: torch.Tensor, views: Views, box: int
 ) -> torch.Tensor:  # (K, M, 4), (N, K) -> (N, 7)
-    """What a rigid motion that leaves the fields makes of the nuisances: the turn by w and shift d of the molecule are
-    a turn by R w of the image's frame and a shift by - R d."""
+    """Changes of the nuisances that stand for the rigid motion taken out of the fields: a turn of the molecule by w and
+    a shift by d are a turn by R w in the image's frame and a shift by -R d."""
     rigid = z @ gauge.rigid(fields[..., :3])
     turn, shift = rigid[:, :3], rigid[:, 3:]
     moved = shift - torch.linalg.cross(turn, gauge.centre.expand_as(turn))

@@ -1,14 +1,14 @@
 """The population of latents: a mixture of Gaussians, estimated from all particles, as the prior of each.
 
-An image says little about its own particle, but 10^5 of them say where in the latent space molecules are at all: along
-a curve, say, or in two clusters. To second order the log-likelihood of an image is a quadratic in the latent,
+One image says little about its particle, but 10^5 of them show how latents are distributed: along a curve, say, or in
+two clusters. To second order the log-likelihood of an image is a quadratic in the latent,
 
     log L(z) = b . z - 1/2 z^T J z  (+ a constant),
 
 with the information J, which may be singular, and b = J z_0 + gradient at z_0. For a prior sum_k w_k N(m_k, S_k) the
 posterior is a mixture again, of precision J + S_k^-1 and of mean (J + S_k^-1)^-1 (b + S_k^-1 m_k), and the evidence is
 known; so EM finds the prior under which all images together are most likely: extreme deconvolution (Bovy, Hogg and
-Roweis, Ann. Appl. Stat. 5, 2011). How many Gaussians it takes, particles say that were kept aside.
+Roweis, Ann. Appl. Stat. 5, 2011). The number of Gaussians is chosen by held-out particles.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ CHUNK = {"cuda": 1 << 18, "cpu": 1 << 14}  # pairs of a particle and a Gaussian 
 
 
 class Measured(NamedTuple):
-    """What N images say about A latents, to second order: ``linear`` b (N, A), ``information`` J (N, A, A)."""
+    """Log-likelihood of N particles to second order in A latents, b . z - 1/2 z^T J z: ``linear`` b (N, A) and
+    ``information`` J (N, A, A)."""
 
     linear: torch.Tensor
     information: torch.Tensor
 
     def rows(self, chosen: torch.Tensor | slice) -> Measured:
-        """Those of some particles."""
+        """The quadratics of the particles ``chosen`` (indices, a slice or a mask)."""
         return Measured(self.linear[chosen], self.information[chosen])
 
 
@@ -52,7 +53,7 @@ class Population(NamedTuple):
     covariance: torch.Tensor
 
     def log_density(self, z: torch.Tensor) -> torch.Tensor:  # (N, A) -> (N,)
-        """Logarithm of the density at latents, without the constant of all Gaussians."""
+        """Logarithm (nats) of the density at latents, without the constant -A/2 log(2 pi)."""
         spread, log_root = inverse_root(self.covariance)
         white = torch.einsum("kab,nka->nkb", spread, z[:, None] - self.mean)
         return torch.logsumexp(self.share.log() - log_root - 0.5 * white.square().sum(-1), dim=1)
@@ -65,15 +66,18 @@ def standard_normal(latents: int, device: torch.device, precision: float = 1.0) 
 
 
 def empty(count: int, latents: int, device: torch.device) -> Population:
-    """Room for ``count`` Gaussians."""
+    """Uninitialised tensors for ``count`` Gaussians over A = ``latents`` dimensions."""
     sizes = ((count,), (count, latents), (count, latents, latents))
     return Population(*(torch.empty(size, device=device) for size in sizes))
 
 
 class Latents(NamedTuple):
-    """The latents of N particles under a population: ``values`` (N, 2 * zdim), means and log-variances; ``samples``
-    (SAMPLES, N, zdim) from the posteriors; ``active`` (zdim,) bool, the dimensions that say anything, over which the
-    ``population`` is. The others stay at a standard normal prior."""
+    """Latent posteriors of N particles under a population.
+
+    values : (N, 2 * zdim), means, then log-variances. samples : (SAMPLES, N, zdim) from the posteriors.
+    active : (zdim,) bool, the A dimensions of the ``population``. The others stay at their prior: mean and log-variance
+        0, samples 0.
+    """
 
     values: torch.Tensor
     samples: torch.Tensor
@@ -84,10 +88,10 @@ class Latents(NamedTuple):
 def estimate_latents(
     measured: Measured, active: torch.Tensor, seed: int, turn: int, log: JobLog, counted: torch.Tensor | None = None
 ) -> Latents:
-    """The population of latents from what all images say about the ``active`` (zdim,) ones, and the posteriors.
+    """Estimate the population of the ``active`` (zdim,) latents from all particles, and the particles' posteriors.
 
     ``turn``: number of the estimate, which names the stream of random numbers. ``counted`` (N,) bool: particles that
-    the population is estimated from, all without it. Every process gets the same.
+    the population is estimated from; None for all. Every process gets the same.
     """
     ranks, device = distributed(), active.device
     torch.manual_seed(torch_seed(seed, "mixture prior", turn))
@@ -113,15 +117,18 @@ def estimate_latents(
 def all_dimensions(
     mean: torch.Tensor, variance: torch.Tensor, active: torch.Tensor
 ) -> torch.Tensor:  # (N, A) x 2, (zdim,) -> (N, 2 * zdim)
-    """Means and log-variances of the ``active`` latents among all, the others at the prior."""
+    """Means and log-variances of all latents from means and variances of the ``active`` ones; the others are 0."""
     values = torch.zeros(len(mean), 2, len(active), device=active.device)
     values[:, :, active] = torch.stack([mean, variance.log().clamp(*LOG_VARIANCE_RANGE)], dim=1)
     return values.flatten(1)
 
 
 class Posterior(NamedTuple):
-    """Posteriors of N particles under a population: ``responsibility`` (N, K), ``mean`` (N, K, A), ``spread``
-    (N, K, A, A), which times itself transposed is the covariance, and ``evidence`` (N,), up to a constant of each."""
+    """Posteriors of N particles under a population of K Gaussians.
+
+    responsibility : (N, K). mean : (N, K, A). spread : L (N, K, A, A), the covariance is L L^T.
+    evidence : (N,), log-evidence in nats, up to a constant of each particle.
+    """
 
     responsibility: torch.Tensor
     mean: torch.Tensor
@@ -130,7 +137,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(population: Population, measured: Measured) -> Posterior:
-    """What is known of each particle's latents when the population is known."""
+    """Posteriors of the particles' latents given the population (Bovy et al., 2011; see the module)."""
     root, log_prior = inverse_root(population.covariance)
     precision = root @ root.mT
     pull = (precision @ population.mean[..., None])[..., 0]
@@ -143,7 +150,7 @@ def posterior(population: Population, measured: Measured) -> Posterior:
 
 
 def posteriors(population: Population, measured: Measured) -> Iterator[tuple[slice, Posterior]]:
-    """:func:`posterior` of many particles, some rows at a time."""
+    """Yield rows and their :func:`posterior`, as many particles at a time as CHUNK allows."""
     each = max(1, CHUNK[measured.linear.device.type] // len(population.share))
     for begin in range(0, len(measured.linear), each):
         rows = slice(begin, begin + each)
@@ -173,7 +180,10 @@ def sample(population: Population, measured: Measured, times: int) -> torch.Tens
 
 
 def improve(population: Population, measured: Measured, iterations: int) -> Population:
-    """EM: the evidence of the measured particles grows with each iteration."""
+    """The population after ``iterations`` of EM on the measured particles (Bovy et al., 2011).
+
+    Each covariance is regularised by FLOOR_PARTICLES particles of variance FLOOR.
+    """
     count, latents = population.mean.shape
     floor = FLOOR_PARTICLES * FLOOR * torch.eye(latents, device=population.mean.device)
     for _ in range(iterations):
@@ -194,14 +204,15 @@ def improve(population: Population, measured: Measured, iterations: int) -> Popu
 
 
 def evidence(population: Population, measured: Measured) -> torch.Tensor:  # (N,)
-    """Log-evidence of each particle, up to a constant of its own."""
+    """Log-evidence (nats) of each particle, up to a constant of its own."""
     return torch.cat([p.evidence for _, p in posteriors(population, measured)])
 
 
 def fit(measured: Measured, seed: int) -> tuple[Population, float]:
-    """The population of measured particles, and the nats a particle that it gains over a standard normal.
+    """The population of the measured particles, and its gain over a standard normal in nats a held-out particle.
 
-    Its number of Gaussians is doubled while particles kept aside become SIGNIFICANTLY more likely.
+    The number of Gaussians is doubled, up to MOST, while the held-out particles' mean log-evidence grows by SIGNIFICANT
+    standard errors or more; up to TRIED Gaussians are tried in any case.
     """
     count, latents = measured.linear.shape
     device = measured.linear.device
@@ -224,7 +235,7 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
 
 
 def split(population: Population) -> Population:
-    """Each Gaussian cut in two across its longest axis."""
+    """The population with each Gaussian cut in two halves across its longest axis."""
     values, axes = torch.linalg.eigh(population.covariance)
     long = axes[..., -1] * values[..., -1:].sqrt()
     # Halves of a normal distribution have their means at +-sqrt(2/pi) of its width, and 1 - 2/pi of its variance.

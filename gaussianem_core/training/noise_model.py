@@ -11,16 +11,18 @@ from gaussianem_core.training.image_feed import ImageFeed
 from gaussianem_core.training.junk import broken
 
 SAMPLE = 1024
-"""Images whose mean power is the first estimate."""
+"""Number of images whose mean power is the first estimate."""
 
 LEAST_POWER = 1e-3
-"""Of the mean over shells: no shell counts as freer of noise than this."""
+"""Least noise power of a shell, as a share of the mean over shells."""
 
 
 class NoiseModel:
-    """Noise with a power spectrum that depends on the shell alone: ``power`` (D//2+1,), kept in place on the device.
+    """Noise whose power depends on the shell alone: ``power`` (D//2+1,), of a component of the orthonormal transform.
 
-    ``frequency`` (D//2+1,) in cycles per pixel; ``image_power``: that of whole images, mean value left out.
+    ``power`` is updated in place. ``frequency`` (D//2+1,): of the shells, in cycles per pixel. ``multiplicity``
+    (D, D//2+1): how often a component occurs in the full plane. ``image_power``: sum of the first ``power`` over all
+    components but the mean value.
     """
 
     def __init__(self, power: torch.Tensor, box: int) -> None:
@@ -31,15 +33,15 @@ class NoiseModel:
         self.image_power = float((power * shell_sizes(box, device))[1:].sum())
 
     def copy(self) -> NoiseModel:
-        """One of its own, with the same spectrum."""
+        """A copy with a tensor of its own."""
         return NoiseModel(self.power.clone(), self.box)
 
     def update(self, power: torch.Tensor) -> None:  # (D//2+1,)
-        """Take a newly measured spectrum."""
+        """Set the spectrum to ``power``, each shell to at least LEAST_POWER of the mean."""
         self.power.copy_(power.clamp_min(LEAST_POWER * power[1:].mean()))
 
     def shell_weight(self, band: torch.Tensor | float = 1.0) -> torch.Tensor:  # (D//2+1,)
-        """1 / noise power of each shell, without the mean value, up to the frequency ``band`` (soft edge)."""
+        """1 / noise power of each shell, 0 for the mean value, with a soft edge at ``band`` (cycles per pixel)."""
         by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.power
         return by_shell * (self.frequency > 0)
 
@@ -53,14 +55,14 @@ class NoiseModel:
 
 
 def shell_mean(power: torch.Tensor) -> torch.Tensor:  # (B, D, D//2+1) -> (B, D//2+1)
-    """Mean over each shell of powers that are counted as often as they occur in the full plane."""
+    """Mean over each shell of powers that are already multiplied by their multiplicity in the full plane."""
     box, index = power.shape[-2], shells(power.shape[-2], power.device).flatten()
     total = power.new_zeros(len(power), box // 2 + 1).index_add_(1, index, power.flatten(1))
     return total / shell_sizes(box, power.device)
 
 
 def estimate(feed: ImageFeed, device: torch.device, seed: int) -> NoiseModel:
-    """First noise model: the mean power of images, those that are broken left out (the signal is a small part)."""
+    """First noise model: the mean power of SAMPLE images without broken ones, of which the signal is a small part."""
     rows = np.random.default_rng(seed).permutation(feed.count)[:SAMPLE]
     noise = NoiseModel(torch.ones(feed.box // 2 + 1, device=device), feed.box)
     powers = [noise.by_shell(spectrum(feed.get(chunk))) for chunk in np.array_split(rows, -(-len(rows) // 128))]

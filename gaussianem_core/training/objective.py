@@ -1,7 +1,7 @@
-"""What a training minimises: one function of tensors for each recipe.
+"""The loss of a training: one function of tensors for each recipe.
 
-Both give named terms, each a weight and a value; the loss is their weighted sum. Values are means over images and
-divided by the number of pixels, so that they keep their size at any batch and box.
+Both give named terms, each a weight and a value; the loss is their weighted sum. Data and KL terms are means over
+images (in the default recipe divided by the number of pixels), so that their size does not depend on batch and box.
 
 Default: the negative log-likelihood of the images under Gaussian noise (``likelihood``) and the priors: neighbouring
 Gaussians move alike and come and go together, and the structure at the centre of the latent space stays near the
@@ -40,10 +40,13 @@ Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]
 
 
 class Batch(NamedTuple):
-    """B images and what the model makes of them: ``images`` and ``projections`` (B, D, D), before the CTF, in
-    ``views``; the ``deformed`` Gaussians and the ``embedding`` (M, E); neighbour ``pairs``; ``kl`` (B, zdim) of the
-    latents and its weight ``beta``, where they have posteriors of their own. Where nuisances are sampled, the
-    ``contrast`` (B,) of each image, and the ``weight`` (B,) with which it counts."""
+    """B images and the model's projections of them.
+
+    images, projections : (B, D, D), the latter before the CTF, in ``views``.
+    deformed : the M Gaussians at the images' latents. embedding : (M, E). pairs : neighbours among the Gaussians.
+    kl : (B, zdim) of free or encoded latents in nats, else None. beta : (), its weight.
+    contrast, weight : (B,), factor of each image's signal and weight of its squared error, where nuisances are sampled.
+    """
 
     images: torch.Tensor
     projections: torch.Tensor
@@ -65,10 +68,11 @@ def default_terms(
     anchor: regularisers.Anchor,
     particles: int,
 ) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
-    """Terms of the default objective, and the residual's power by shell with the number that it is to be divided by.
+    """Terms of the default objective, the residual's power by shell (D//2+1,), and the number to divide it by.
 
     ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``centre`` (M, 5): features of the Gaussians at the
-    centre of the latent space. ``particles``: of the whole dataset, which a prior in nats is shared among.
+    centre of the latent space, None without the anchor. ``particles``: number of rows of the dataset, among which a
+    prior in nats is shared.
     """
     pixels = batch.images.shape[-1] ** 2
     projections, images, scale_prior = batch.projections, batch.images, recipe.scale_prior
@@ -96,7 +100,7 @@ def default_terms(
 
 
 def published_terms(batch: Batch, recipe: Recipe) -> Terms:
-    """Terms of the published objective."""
+    """Terms of the published objective (He et al., arXiv 2512.21599, Methods)."""
     box = batch.images.shape[-1]
     filtered = torch.fft.irfft2(spectrum(batch.projections) * batch.views.transfer(box), s=(box, box), norm="ortho")
     terms: Terms = {"data": (1.0, (filtered - batch.images).abs().mean())}
@@ -106,7 +110,7 @@ def published_terms(batch: Batch, recipe: Recipe) -> Terms:
 
 
 def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
-    """The paper's terms of neighbouring Gaussians, where they have a weight."""
+    """The published terms of neighbouring Gaussians (He et al., arXiv 2512.21599, Methods) that have a weight."""
     terms: Terms = {}
     if recipe.w_embedding:
         terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(batch.embedding, batch.pairs))
@@ -121,7 +125,7 @@ def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
 
 
 def weighted_sum(terms: Terms, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the values in the order of TERMS without gradients."""
+    """The loss (), and the unweighted values (len(TERMS),) in the order of TERMS, loss first, without gradients."""
     total = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=device))
     zero = torch.zeros((), device=device)
     values = [total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])]

@@ -1,8 +1,8 @@
-"""Latents that are stuck: each particle also tries those of others.
+"""Starts of the refinement of latents in other valleys of the likelihood: each particle tries latents of others.
 
-Gauss-Newton steps lead to the nearest valley, and of a motion through large angles an image may have several. So each
-particle tries the latents of some others, with its own nuisances put right to first order for each: what explains its
-images better, prior included, is where it is measured from.
+Gauss-Newton steps lead to the nearest minimum of the energy, and with a motion through large angles there may be
+several. So each particle tries the latents of some others, with its own nuisances corrected to first order for each,
+and starts from the one with the greatest posterior probability.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from gaussianem_core.training.profile import Profile
 from gaussianem_core.training.trainer import Trainer
 
 CANDIDATES = 32
-"""Latents of other particles that each tries."""
+"""Number of other particles whose latents each particle tries."""
 TOGETHER = 8
-"""Of these, so many are rendered at once."""
+"""Number of these that are projected at once."""
 
 
 @torch.no_grad()
 def better_starts(
     trainer: Trainer, values: torch.Tensor, corrections: Corrections, log: JobLog
 ) -> tuple[torch.Tensor, Corrections]:
-    """Latents ``values`` (P, 2 * zdim) and nuisances from which each particle is measured next: its own, or, where one
-    of CANDIDATES others has a latent that explains its images better, that latent and the nuisances that go with it."""
+    """Latents and nuisances from which each particle is measured next.
+
+    They are the particle's own, ``values`` (P, 2 * zdim) and ``corrections``, or, where the latent of one of CANDIDATES
+    other particles has a greater posterior probability, that latent and the nuisances that suit it best. Without a
+    population or active latents all stay as they are. Raises AbortRequested, where one process trains.
+    """
     forward, ranks, problem, device = trainer.forward, trainer.ranks, trainer.problem, trainer.device
     population = trainer.population
     if population is None or not trainer.active.any():

@@ -1,4 +1,4 @@
-"""Everything that training reads: particles, Gaussians, configuration, images."""
+"""The data of a training, read and checked: particles, Gaussians, configuration, images."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ from gaussianem_core.training.image_feed import PATIENCE_SECONDS, ImageFeed
 
 _ONE_RUN = "Use the files of one preprocess run."
 LOOKED_AT = 64
-"""Images looked at before a training begins, spread over the stack."""
+"""Number of images, spread over the stack, that are checked before a training begins."""
 
 
 @dataclass
 class Problem:
-    """Everything that training reads, on the compute device. N rows (images in a pose), box D, M Gaussians.
+    """The data of a training, on the compute device: N rows (images in a pose), box D, M Gaussians.
 
-    ``image`` (N,): image of the stack that each row shows (see ``image_rows``). ``group``: which particle it shows.
-    ``unit`` (N,): which independent observation each row belongs to, numbered from 0; rows of one particle, or of one
-    image, are none.
+    ``movable`` (M,) bool: Gaussians that may move; None for all. ``image`` (N,): number in the stack of the image that
+    each row shows (see ``image_rows``). ``group``: the particle that each row shows.
     """
 
     configuration: Configuration
@@ -54,7 +53,8 @@ class Problem:
 
     @property
     def unit(self) -> np.ndarray:
-        """The independent unit that each row is of, (count,): symmetry copies of one particle share its number."""
+        """Independent observation of each row (N,), numbered from 0: the rows of one particle, and copies of one image
+        or particle in poses related by symmetry, share a number."""
         if self.group.single:
             return self.image
         # Copies of a particle in other poses show the same images: one stands for all.
@@ -63,11 +63,11 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.views.ctf.device
 
     def subset(self, rows: np.ndarray) -> Problem:
-        """The same problem for some of its rows: whole particles."""
+        """The problem of the rows with indices ``rows`` (n,), which must be whole particles."""
         chosen = torch.from_numpy(rows).to(self.device)
         feed, image = self.feed.subset(rows), np.unique(self.image[rows], return_inverse=True)[1].reshape(-1)
         views, group = self.views.rows(chosen), self.group.rows(chosen)
@@ -75,10 +75,11 @@ class Problem:
 
 
 def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack_path: Path) -> Problem:
-    """Read and check everything against each other before any work.
+    """Read the files of a training and check them against each other.
 
-    Raises InputError naming the file or option where counts, boxes or shifts do not fit, or too few particles are
-    left.
+    Raises InputError naming the file or option if a file cannot be read, counts, boxes or shifts do not fit, images are
+    constant, or there are fewer than two images or particles; ResourceError if the images cannot be kept on the GPU;
+    AbortRequested if a stop is asked for while it waits for images.
     """
     configuration = load_configuration(resolve_input(options, "cfg"))
     gaussians = load_gaussians(resolve_input(options, "point"), configuration.scale_min, configuration.scale_max)
@@ -135,7 +136,7 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
 
 
 def waiting(seconds: float, log: JobLog) -> None:
-    """Say that no image came for so many seconds, at first and every minute. Raises AbortRequested if asked to stop."""
+    """Log that no image has come for ``seconds``, at first and every minute. Raises AbortRequested if asked to stop."""
     if seconds == PATIENCE_SECONDS or seconds % 60 == 0:
         log.message(f"waiting for the disk: no images for {seconds:.0f} s", "warning")
     if distributed().world == 1:  # several processes stop together or not at all
@@ -143,7 +144,7 @@ def waiting(seconds: float, log: JobLog) -> None:
 
 
 def mean_per_unit(values: np.ndarray, unit: np.ndarray) -> np.ndarray:  # (N, ...), (N,) -> (M, ...)
-    """Mean of the rows of each observation (see ``Problem``), in the order of their numbers."""
+    """Mean over the rows of each of M observations (see ``Problem.unit``), in the order of their numbers."""
     if len(np.unique(unit)) == len(unit):
         return values
     _, place, count = np.unique(unit, return_inverse=True, return_counts=True)
@@ -153,7 +154,7 @@ def mean_per_unit(values: np.ndarray, unit: np.ndarray) -> np.ndarray:  # (N, ..
 
 
 def refuse_flat(stack: ImageStack) -> None:
-    """Raise InputError if images of the stack, spread over it, show nothing: they are all zero, or constant."""
+    """Raise InputError if LOOKED_AT images, spread over the stack, are all constant."""
     rows = np.unique(np.linspace(0, len(stack) - 1, LOOKED_AT).astype(np.int64))
     images = stack.read(rows).astype(np.float64)
     spread = images.std(axis=(1, 2))
@@ -167,13 +168,16 @@ def refuse_flat(stack: ImageStack) -> None:
 
 
 def refuse_far(shifts: np.ndarray, box: int) -> None:  # (N, 2) pixels
-    """Raise InputError for shifts that leave the particle far outside its image."""
+    """Raise InputError for shifts of more than two boxes, which leave the particle far outside its image."""
     rule, remedy = f"must lie within two boxes of {box} px", "Run preprocess again: shifts are in pixels of the stack."
     refuse_rows(np.abs(shifts).max(axis=1) > 2 * box, "poses.npy", "shift", rule, shifts, remedy)
 
 
 def resolve_stack(options: TrainOptions) -> Path:
-    """The particle stack; the manual's command lines leave its ending out."""
+    """Path of the particle stack; the ending .mrcs may be left out, as in the published manual.
+
+    Raises InputError if there is no such file.
+    """
     if Path(options.particle_name).suffix in (".mrcs", ".mrc"):
         return resolve_input(options, "particle_name")
     return resolve_input(options.model_copy(update={"particle_name": options.particle_name + ".mrcs"}), "particle_name")

@@ -1,4 +1,4 @@
-"""Images against several latents, with the nuisances that suit each best; and quadratics that such a look corrects."""
+"""Energies of images at several latents, each with its best nuisances; and quadratics corrected by such energies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from gaussianem_core.training.nuisances import COUNT
 
 @dataclass(frozen=True)
 class Profile:
-    """Of B images: what their nuisances can make good. ``image`` (B, D, D//2+1), its ``transfer`` with contrast, and
-    ``root`` of the weight; ``jacobian`` (B, 7, P) of the image by v, nuisances in units of their widths, at ``v``
-    (B, 7); and ``inverse`` (B, 7, 7) of its inner products plus the prior's precision 1."""
+    """B images, linear in their nuisances, for likelihoods at the best nuisances (profile likelihoods).
+
+    image, transfer : (B, D, D//2+1), spectra, and CTF times contrast. root : (D, D//2+1), root of the weight.
+    jacobian : (B, 7, P), whitened derivatives by the nuisances in units of their widths, at v : (B, 7).
+    inverse : (B, 7, 7), of the derivatives' inner products plus the prior's precision 1.
+    """
 
     image: torch.Tensor
     transfer: torch.Tensor
@@ -29,15 +32,18 @@ class Profile:
     def of(
         cls, image: torch.Tensor, transfer: torch.Tensor, root: torch.Tensor, jacobian: torch.Tensor, v: torch.Tensor
     ) -> Profile:
-        """From the derivatives."""
+        """The profile from images, transfer, root of the weight and derivatives at ``v``; shapes as the fields'."""
         eye = torch.eye(v.shape[1], device=v.device)
         return cls(image, transfer, root, jacobian, v, torch.linalg.inv(jacobian @ jacobian.mT + eye))
 
     def energies(
         self, projected: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, C, D, D//2+1) -> (B, C), (B, C, 7)
-        """Minus the log-likelihood of each image under C models (nats, up to a constant) with v at its best, the prior
-        of v included; and these v. To first order: min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2."""
+        """Energy (minus log-likelihood and log prior of v, nats) of each image under C models at its best v, and v.
+
+        ``projected``: spectra before the CTF. The energy is min over v of |r + J (v - v0)|^2 / 2 + |v|^2 / 2, with the
+        whitened residual r at v0.
+        """
         residual = flat((projected * self.transfer[:, None] - self.image[:, None]) * self.root)
         slope = residual @ self.jacobian.mT + self.v[:, None]
         step = slope @ self.inverse
@@ -48,8 +54,7 @@ class Profile:
 def bent(
     found: Quadratic, z: torch.Tensor, ahead: torch.Tensor, rise: torch.Tensor, group: Grouping
 ) -> Quadratic:  # (B, K) x 2, (B,)
-    """What B images, whole particles of a ``group``, say of v = (q / widths, z), where they turn out less likely than
-    ``found`` says of them.
+    """Quadratics of B images, whole particles of a ``group``, corrected where they overrate the latents ``ahead``.
 
     ``rise``: of each image's energy (nats, nuisances at their best) from the latents ``z``, where ``found`` was
     measured, to ``ahead``. Where a particle's energy rises by d more than its quadratic says, the energy gets the

@@ -1,4 +1,4 @@
-"""What a training minimises and how fast: the recipes, by name."""
+"""Weights of the loss, rates and schedule of a training: the recipes, by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaussianem_core.training import nuisances
 
 @dataclass(frozen=True)
 class Recipe:
-    """Losses, rates and schedule. ``w_*`` weigh the neighbour terms of ``losses``; rates are Adam's."""
+    """Losses, rates and schedule. ``w_*`` are weights of the terms in ``regularisers``; ``lr*`` are Adam's rates."""
 
     likelihood: str  # "squared" (Gaussian noise, nats per pixel) or "l1"
     latents: str  # "linear" (free, from the linear model), "free", "encoder" or "both" (encoder first, then free)
@@ -90,8 +90,8 @@ RECIPES = {
         w_latent=1e-6,
     ),
 }
-# Latents that do not start from the linear model must first find an order: at the full KL weight they would collapse.
-# The rest is as it was when they were measured (guide: Benchmarks).
+# Latents that do not start from the linear model must first become ordered: at the full KL weight they would collapse.
+# The other values are those with which the benchmarks were measured (guide: Benchmarks).
 WITHOUT_LINEAR_MODEL: dict[str, Any] = {
     "beta": 0.3,
     "beta_start": 0.1,
@@ -106,8 +106,8 @@ WITHOUT_LINEAR_MODEL: dict[str, Any] = {
 }
 
 
-# Where the linear model finds no component there is nothing to learn but the Gaussians, which no longer change after
-# these steps, and the poses, contrasts and junk that the linear model has measured already (guide: Benchmarks).
+# Where the linear model finds no component only the Gaussians are left to learn, which no longer change after these
+# steps: poses, contrasts and junk are known from the linear model (guide: Benchmarks).
 WITHOUT_COMPONENTS: dict[str, Any] = {"epochs": 4, "least_steps": 140, "refine": 2, "refinements": 0}
 
 
@@ -122,7 +122,7 @@ HELD_BY = {
 
 
 def choose_recipe(options: TrainOptions) -> Recipe:
-    """The named recipe with the options given explicitly."""
+    """The recipe that ``options`` name, changed by the options that are given explicitly."""
     recipe = RECIPES[options.recipe]
     if recipe.latents == "linear" and options.latents not in ("auto", "linear"):
         recipe = replace(recipe, **WITHOUT_LINEAR_MODEL)
@@ -137,7 +137,7 @@ def choose_recipe(options: TrainOptions) -> Recipe:
 
 
 def without_components(recipe: Recipe) -> Recipe:
-    """The recipe where no component stands above the noise: every latent stays at 0, so the schedule is short."""
+    """The recipe with a short schedule, for data without a real component, in which every latent stays at 0."""
     return replace(recipe, **WITHOUT_COMPONENTS)
 
 
@@ -145,5 +145,8 @@ MOST_EPOCHS = 60
 
 
 def automatic_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The recipe's, more for small datasets. What goes on much longer fits the noise of so few images."""
+    """Number of epochs: the recipe's, or more for ``least_steps`` steps, up to MOST_EPOCHS.
+
+    A training on few images that goes on much longer fits their noise.
+    """
     return max(recipe.epochs, min(MOST_EPOCHS, -(-recipe.least_steps // steps_per_epoch)))

@@ -24,10 +24,11 @@ def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tenso
 
 
 class NeighbourPairs(NamedTuple):
-    """Pairs of neighbouring consensus Gaussians, closer than ``reach`` mean nearest-neighbour distances.
+    """Pairs of neighbouring consensus Gaussians.
 
-    first, second : (P,) indices. distance : (P,) consensus distance in world units. weight : (P,)
-    exp(1 - d / mean_distance). close : (P,) 1 for pairs within 1.5 mean distances, else 0 (even spacing term).
+    first, second : (P,) indices. distance : (P,) consensus distance d in world units.
+    weight : (P,) exp(1 - d / mean_distance). close : (P,) 1 for pairs within 1.5 mean distances, else 0.
+    mean_distance : mean nearest-neighbour distance in world units.
     """
 
     first: torch.Tensor
@@ -38,13 +39,14 @@ class NeighbourPairs(NamedTuple):
     mean_distance: float
 
     def subset(self, chosen: torch.Tensor) -> NeighbourPairs:
-        """The pairs with indices ``chosen``."""
+        """The pairs with indices ``chosen`` (p,)."""
         first, second, distance, weight, close = (value[chosen] for value in self[:5])
         return NeighbourPairs(first, second, distance, weight, close, self.mean_distance)
 
 
 def find_pairs(positions: torch.Tensor, reach: float = 2.0) -> NeighbourPairs:  # (N, 3)
-    """Neighbouring pairs of Gaussians (published: within 2 mean nearest-neighbour distances)."""
+    """Pairs of Gaussians closer than ``reach`` mean nearest-neighbour distances (2 as published: He et al., arXiv
+    2512.21599). ``positions`` in world units."""
     points = positions.detach().cpu().double().numpy()
     tree = neighbour_tree(points)
     mean_distance = float(tree.query(points, k=2)[0][:, 1].mean()) if len(points) > 1 else 1.0
@@ -59,71 +61,79 @@ def find_pairs(positions: torch.Tensor, reach: float = 2.0) -> NeighbourPairs:  
 
 
 def embedding_term(embedding: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should have alike embeddings: mean weighted norm of their difference. ``embedding``: (N, E)."""
+    """Published term of similar embeddings of neighbours: mean weighted norm of their difference. ``embedding``:
+    (N, E)."""
     difference = embedding.index_select(0, pairs.first) - embedding.index_select(0, pairs.second)
     return ((difference.square().sum(-1) + 1e-12).sqrt() * pairs.weight).mean()
 
 
 def distance_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should keep their consensus distance: mean weighted squared change. ``positions``: (B, N, 3)."""
+    """Published term of kept distances of neighbours: mean weighted squared change from the consensus, in squared world
+    units. ``positions``: (B, N, 3)."""
     return ((pair_distances(positions, pairs) - pairs.distance).square() * pairs.weight).mean()
 
 
 def direction_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should move in one direction: minus mean weighted cosine. ``displacement``: (B, N, 3)."""
+    """Published term of common directions of neighbours: minus the mean weighted cosine of their displacements.
+    ``displacement``: (B, N, 3)."""
     first, second = displacement.index_select(1, pairs.first), displacement.index_select(1, pairs.second)
     cosine = (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1) + 1e-16).sqrt()
     return -(cosine * pairs.weight).mean()
 
 
 def spacing_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Close neighbours should stay at the mean distance: mean absolute deviation. ``positions``: (B, N, 3)."""
+    """Published term of even spacing: mean absolute deviation of close neighbours from the mean distance, in world
+    units. ``positions``: (B, N, 3)."""
     deviation = (pair_distances(positions, pairs) - pairs.mean_distance).abs() * pairs.close
     return deviation.sum() / (pairs.close.sum() * positions.shape[0]).clamp_min(1)
 
 
 def rigidity_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should move alike: mean weighted squared difference of displacements, in squared pair distances.
+    """Mean weighted squared strain of neighbours: difference of their displacements over their distance.
 
-    ``displacement``: (B, N, 3). A rigid shift costs nothing; strain costs its square whatever the spacing.
+    ``displacement``: (B, N, 3) in world units. A common shift costs nothing; the cost does not depend on the spacing.
     """
     difference = displacement.index_select(1, pairs.first) - displacement.index_select(1, pairs.second)
     return (difference.square().sum(-1) * (pairs.weight / pairs.distance.square())).mean()
 
 
 def composition_term(density_change: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:
-    """Neighbours should come and go together: mean weighted log(1 + d^2) of the difference d of their changes (B, N),
-    in COMPOSITION_WIDTHs. So heavy a tail lets a domain leave as a whole: only pairs at its border pay, and not much.
+    """Mean weighted log(1 + d^2) of neighbours, d being the difference of their changes of raw density in units of
+    COMPOSITION_WIDTH.
+
+    ``density_change``: (B, N). The logarithm lets a domain leave as a whole: only pairs at its border cost, and little.
     """
     first, second = density_change.index_select(1, pairs.first), density_change.index_select(1, pairs.second)
     return (((first - second) / COMPOSITION_WIDTH).square().log1p() * pairs.weight).mean()
 
 
 class Anchor(NamedTuple):
-    """A prior about the consensus map's Gaussians: ``middle`` (M, 5) and ``width`` (5,) of their features."""
+    """Normal prior of the features of M Gaussians (``Gaussians.features``): ``middle`` (M, 5) and ``width`` (5,),
+    standard deviations."""
 
     middle: torch.Tensor
     width: torch.Tensor
 
 
 def find_anchor(first: Gaussians) -> Anchor:
-    """ANCHOR_DENSITY of the mean density is the width in raw density, ANCHOR_SCALE in raw scale, and in each coordinate
-    ANCHOR_POSITION of the least sigma."""
+    """The prior about the Gaussians ``first``. Its widths: ANCHOR_DENSITY of the mean density in raw density,
+    ANCHOR_SCALE in raw scale, and ANCHOR_POSITION of the least sigma in each coordinate."""
     density, position = ANCHOR_DENSITY * float(first.densities.mean()), ANCHOR_POSITION * first.scale_min
     width = torch.tensor([density, ANCHOR_SCALE, *[position] * 3], device=first.positions.device)
     return Anchor(first.features.detach(), width)
 
 
 def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:  # (M, 5)
-    """Minus log prior of Gaussians about those of the consensus map, in nats, without its constant.
+    """Minus the logarithm of the prior, in nats and without its constant.
 
-    The map was refined from more than these images say, at high resolution above all: where they say little, it stays.
+    The consensus map holds more than these images show, above all at high resolution: where they say little, its
+    Gaussians stay as they are.
     """
     return 0.5 * ((features - anchor.middle) / anchor.width).square().sum()
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)
-    """Distances of the pairs; the small constant keeps the gradient finite where two Gaussians coincide."""
+    """Distances of the pairs in world units; a small constant keeps the gradient finite where Gaussians coincide."""
     difference = positions.index_select(1, pairs.first) - positions.index_select(1, pairs.second)
     return (difference.square().sum(-1) + 1e-12).sqrt()
 
@@ -131,10 +141,11 @@ def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tens
 def latent_neighbour_term(
     z: torch.Tensor, bank: torch.Tensor, near: int = 128, far: int = 640, share: float = 0.8
 ) -> torch.Tensor:
-    """Latents should cluster: near ones of the bank attract, far ones repel (published, from the third epoch).
+    """Published term that lets latents cluster: near ones of a bank attract, far ones repel (from the third epoch).
 
-    ``z``: (B, zdim), ``bank``: (M, zdim) earlier latents. log(1 + d^2) to the ``near`` nearest plus
-    5 log(1 + 1 / d^2) to the ``far`` farthest, each mixed ``share`` : 1 - ``share`` with uniformly drawn ones.
+    ``z``: (B, zdim); ``bank``: (M, zdim), earlier latents. The mean of log(1 + d^2) over the ``near`` nearest plus 5
+    times that of log(1 + 1 / d^2) over the ``far`` farthest, each mixed ``share`` : 1 - ``share`` with the same over as
+    many drawn uniformly (He et al., arXiv 2512.21599).
     """
     squared = torch.cdist(z, bank).square()
     near, far = min(near, bank.shape[0]), min(far, bank.shape[0])

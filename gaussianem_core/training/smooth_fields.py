@@ -25,8 +25,13 @@ ALL, COMPOSITION = (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 1.0)  # parts of a fiel
 
 @dataclass
 class SmoothFields:
-    """K fields over M Gaussians. ``weights`` (M, C), rows sum to 1; ``values`` (K, C, 4) in ``unit`` (4,); ``kept``
-    (4,) is 0 for what is left out, and 1 for the rest; ``gauge`` removes what no image tells."""
+    """K fields over M Gaussians, from values at C control points.
+
+    weights : (M, C), rows sum to 1, or to 0 for Gaussians that may not move.
+    values : (K, C, 4), displacement x, y, z and change of raw density, in ``unit`` (4,) (world units, raw density).
+    kept : (4,), 0 for parts that are left out, 1 for the others.
+    gauge : removes rigid motion and a common factor of the densities, or None.
+    """
 
     weights: torch.Tensor
     values: nn.Parameter
@@ -43,12 +48,13 @@ class SmoothFields:
         return torch.cat([moved, changed[..., None]], dim=-1)
 
     def part(self, count: int, kept: torch.Tensor) -> SmoothFields:
-        """A copy of the first ``count`` with those parts of each that ``kept`` (4,) names."""
+        """A copy of the first ``count`` fields with the parts that are 1 in ``kept`` (4,)."""
         return replace(self, values=nn.Parameter(self.values.detach()[:count].clone()), kept=kept)
 
 
 def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M, 3) -> (M, C)
-    """Shares of ``count`` control points (k-means of the positions) in each Gaussian, as wide as they are apart."""
+    """Weights of at most ``count`` control points (k-means of the positions) in each Gaussian: normal in the distance,
+    with the points' mean nearest-neighbour distance as standard deviation; rows sum to 1."""
     points = positions.detach().cpu().double().numpy()
     centres, labels = kmeans2(points, min(count, len(points)), seed=0, minit="points")
     centres = centres[np.bincount(labels, minlength=len(centres)) > 0]
@@ -60,7 +66,8 @@ def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M,
 
 
 def new_fields(gaussians: Gaussians, movable: torch.Tensor | None, zdim: int, box: int, seed: int) -> SmoothFields:
-    """Fields of small noise, one a latent dimension; where ``movable`` (M,) is false, nothing moves or changes."""
+    """Random fields of FIRST_SIZE units, one for each latent dimension; where ``movable`` (M,) is False, nothing moves
+    or changes. ``box`` in pixels."""
     device = gaussians.positions.device
     points = min(MOST_POINTS, max(8, len(gaussians) // GAUSSIANS_PER_POINT))
     weights = control_weights(gaussians.positions, points)
@@ -76,6 +83,7 @@ def new_fields(gaussians: Gaussians, movable: torch.Tensor | None, zdim: int, bo
 def deform(
     gaussians: Gaussians, fields: torch.Tensor, z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (K, M, 4), (B, K)
-    """Positions (B, M, 3) and densities (B, M) of Gaussians at latents ``z``."""
+    """Positions (B, M, 3), world units, and densities (B, M) of Gaussians at latents ``z``: raw values plus z times the
+    fields."""
     change = torch.einsum("bk,kmd->bmd", z, fields)
     return gaussians.positions + change[..., :3], nn.functional.softplus(gaussians.raw_density + change[..., 3])

@@ -1,4 +1,4 @@
-"""Networks taught by regression: the decoder what the linear model knows, the encoder the latents of all particles."""
+"""Regression of the networks: the decoder on the linear model, the encoder on the latents of all particles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENCODER_EPOCHS, ENCODER_STEPS = 2, 400  # at least so many
 
 
 def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
-    """Regress the network's decoder on the linear model at the particles' latents: where its training starts."""
+    """Regress the network's decoder on the linear model's ``fields`` at the particles' latents, to start from them."""
     forward = trainer.forward
     target, unit = fields.all().detach(), fields.unit
     parameters = forward.decoder_parameters()
@@ -40,10 +40,11 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
 
 
 def teach_encoder(trainer: Trainer, log: JobLog) -> None:
-    """Regress the encoder on the latents (their likelihood under its posterior), so that it can encode new images.
+    """Regress the encoder on the latents, so that it can encode new images.
 
-    Where no latent is active it is told to say so. Images that hold no particle teach it nothing. It encodes single
-    images: of a particle of many, each by itself.
+    The loss is the expected negative log-likelihood of the latents under the encoder's posterior (nats, without its
+    constant). Where no latent is active the encoder's last layer is set to 0, which gives the prior. Images that hold
+    no particle are left out. Each image of a particle is encoded by itself.
     """
     encoder, problem, table = trainer.forward.network.encoder, trainer.problem, trainer.table
     if trainer.latents_sampled and not trainer.active.any():

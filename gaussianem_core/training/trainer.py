@@ -67,11 +67,11 @@ STATE_ENTRIES = (
     "gauge",
     "anchor",
 )
-"""What :meth:`Trainer.state` holds."""
+"""Names of the entries of :meth:`Trainer.state`."""
 
 
 def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -> ForwardModel:
-    """Network and Gaussians as a training of ``recipe`` starts with them."""
+    """The network and Gaussians that a training of ``recipe`` starts with."""
     return ForwardModel(
         problem.configuration,
         problem.gaussians,
@@ -87,9 +87,15 @@ def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -
 class Trainer:
     """One training: build it, then ``run_epoch`` until ``epoch`` reaches ``epochs``.
 
-    ``forward`` and ``noise`` are learnt in place. ``latents``, ``corrections``: where training starts from, for a
-    recipe that draws latents and nuisances from their posteriors. ``consensus``: the Gaussians that the prior is about;
-    those of the consensus map without it.
+    Parameters
+    ----------
+    forward, noise : learnt in place.
+    latents, corrections : to start from, for a recipe that draws latents and nuisances from their posteriors.
+    consensus : the Gaussians that the prior is about; None takes those of the consensus map.
+
+    Raises
+    ------
+    InputError : a particle has several images, and the recipe's latents are not "linear".
     """
 
     def __init__(
@@ -217,7 +223,8 @@ class Trainer:
         return Corrections(torch.zeros(count, nuisances.COUNT, device=device), samples, widths, junk)
 
     def set_latents(self, latents: Latents, corrections: Corrections) -> None:
-        """Train with these latents and nuisances from now on; densities are brought to a mean contrast of 1."""
+        """Train with these latents and nuisances from now on; densities and contrasts are scaled to a mean contrast of
+        1."""
         self.corrections = corrections
         if corrections.widths[nuisances.CONTRAST] > 0:
             factor = mean_contrast(corrections)
@@ -234,7 +241,7 @@ class Trainer:
 
     @property
     def refinements(self) -> set[int]:
-        """Epochs before which all latents are refined: they cut those with free latents into equal parts."""
+        """Numbers of the epochs before which all latents are refined: they divide those with free latents equally."""
         first = self.encoder_epochs if self.recipe.latents == "both" else 0
         parts = 1 + self.recipe.refinements
         return {first + (self.epochs - first) * part // parts for part in range(parts)} - {0}
@@ -242,14 +249,14 @@ class Trainer:
     # -- one step ----------------------------------------------------------------------------------------------
 
     def rate(self, name: str) -> torch.Tensor:
-        """The step's value of one of RATES."""
+        """The present step's value () of one of RATES."""
         return self.rates[RATES.index(name)]
 
     def losses(
         self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (B,), (B, D, D), (B, zdim), (B, zdim)
-        """Total loss, and its terms (see ``objective``), at latents ``z`` drawn from their posteriors; ``kl`` of
-        these."""
+        """The loss (), and its values in the order of TERMS, of ``images`` at latents ``z`` drawn from their posteriors
+        (see ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
         embedding, views = forward.embed(), self.epoch_views.rows(rows)
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
@@ -343,11 +350,12 @@ class Trainer:
         optimiser.step()
 
     def encoder_view(self, images: torch.Tensor) -> torch.Tensor:
-        """What the encoder sees: windowed images divided by the dataset's standard deviation."""
+        """Input of the encoder: images (B, D, D) times the window, divided by the dataset's standard deviation."""
         return images * self.window / self.problem.configuration.std
 
     def step(self, images: torch.Tensor | None) -> None:
-        """One update; on CUDA replays the captured graph once it stands."""
+        """One update. ``images``: (B, D, D), or None where the stack is on the device. On CUDA the step is captured as
+        a graph after CAPTURE_AFTER calls, and replayed from then on."""
         if images is not None:
             self.images.copy_(images, non_blocking=True)
         if self._graph is not None:
@@ -371,7 +379,10 @@ class Trainer:
     # -- epochs ------------------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
-        """Order of the particles and rates of the epoch; they depend on seed and epoch alone."""
+        """Prepare the present epoch: order of the images, rates, and the samples of latents and nuisances.
+
+        All depend on seed and epoch alone.
+        """
         epoch, recipe = self.epoch, self.recipe
         encode = recipe.latents == "encoder" or (recipe.latents == "both" and epoch < self.encoder_epochs)
         order = stream(self.options.seed, "order of training", epoch).permutation(self.problem.count)
@@ -403,7 +414,10 @@ class Trainer:
         self.forward.train()
 
     def run_epoch(self, log: JobLog) -> None:
-        """The current epoch from ``step_in_epoch`` on. Raises AbortRequested at a safe point."""
+        """Run the present epoch from ``step_in_epoch`` on, then update the noise.
+
+        Raises AbortRequested at a safe point if a stop was asked for, InputError if the loss is not finite.
+        """
         self.begin_epoch()
         ranks = self.ranks
         if self.step_in_epoch == 0:
@@ -432,7 +446,9 @@ class Trainer:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def report(self, log: JobLog, sums: np.ndarray, rate: float) -> None:
-        """Write the mean terms since the last report; stop here if asked to.
+        """Log the mean terms since the last report, and ask whether to stop.
+
+        ``sums`` (len(TERMS) + 1,): of the values of TERMS, then the number of steps; ``rate``: images a second.
 
         Raises InputError if the loss is not finite, AbortRequested if a stop was asked for.
         """
@@ -493,7 +509,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`, with more epochs if the options ask for them; latents that are free stay free.
+        """Continue from a :meth:`state`, with more epochs if the options ask for them; free latents stay free.
 
         Raises InputError if it belongs to other data or options, or has more epochs behind it than are asked for.
         """
@@ -555,7 +571,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
     def published_state(self) -> dict[str, Any]:
-        """``weights.N.pkl``: the published entries, and the refined Gaussians and the mask beside them."""
+        """Content of ``weights.N.pkl``: the published entries ``epoch`` and ``model_state_dict``, and the Gaussians,
+        the mask and the gauge."""
         forward = self.forward
         state = {name: tensor.detach().cpu() for name, tensor in forward.network.state_dict().items()}
         content: dict[str, Any] = {"epoch": self.epoch - 1, "model_state_dict": state}
@@ -570,7 +587,7 @@ class Trainer:
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:
-    """The encoder's soft round window (D, D), or ones where the configuration switches it off."""
+    """The encoder's soft round window (D, D), or ones where the configuration has no window."""
     if not configuration.window:
         return torch.ones(configuration.box, configuration.box, device=device)
     return torch.as_tensor(window_mask(configuration.box), dtype=torch.float32, device=device)
