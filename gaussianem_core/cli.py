@@ -113,7 +113,10 @@ def parse(model: type[JobOptions], arguments: list[str]) -> JobOptions:
 
 
 def run_job(options: JobOptions, command: list[str]) -> int:
-    """Run a job in its output directory with its events; messages go to the terminal. Returns the exit code."""
+    """Run a job in its output directory with its events; messages and errors go to the terminal. Returns the exit code.
+
+    Errors other than those of ``errors``, too little memory and a failing disk are raised.
+    """
     from gaussianem_core.job.events import EXIT_ABORTED, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_SUCCESS, OPTIONS, JobLog
     from gaussianem_core.job.input_paths import input_files
     from gaussianem_core.job.terminal import Terminal

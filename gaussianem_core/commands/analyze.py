@@ -329,7 +329,11 @@ def write_plots(
     summary: dict[str, Any],
     trust: report.Trust,
 ) -> None:
-    """Write the figures as plots/*.png and report them as artifacts."""
+    """Write the figures as plots/*.png and report them as artifacts.
+
+    ``scores`` (N, k), ``classes`` (N,) from 0, ``nearest`` (K,) as for :func:`write_classes`; ``umap`` (n, 2) and
+    ``umap_rows`` (n,) of :func:`embed`.
+    """
     folder = log.directory / "plots"
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")
     report_figures.classes(scores, components.ratios, classes, nearest, folder / "classes.png")

@@ -357,7 +357,10 @@ def check_scales(
     aberrations: Aberrations,
     log: JobLog,
 ) -> None:
-    """Warn where molecule or CTF rings have another size in the images than the pixel sizes give (``pixel`` in A)."""
+    """Warn where molecule or CTF rings have another size in the images than the pixel sizes give (``pixel`` in A).
+
+    ``projections`` (n, D, D//2+1): spectra of the map's projections.
+    """
     as_given = explained.gain(projections)
     gains = {s: explained.gain(sample.spectra(lambda positions, s=s: positions * s)) for s in OBJECT_SCALES}  # type: ignore[misc]
     scale = max(gains, key=lambda s: float(gains[s].sum()))

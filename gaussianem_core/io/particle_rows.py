@@ -87,7 +87,10 @@ def write_star_rows(
 
 
 def selection_mask(rows: npt.ArrayLike | None, n_rows: int, what: str) -> npt.NDArray[np.bool_]:
-    """Turn row numbers, a mask or None (all) into a mask (n_rows,); refuse what is empty or out of range."""
+    """Turn row numbers (n,), a mask (n_rows,) or None (all) into a mask (n_rows,); ``what`` names the source.
+
+    Raises InputError for an empty selection, rows out of range, or a mask of another length.
+    """
     if rows is None:
         return np.ones(n_rows, bool)
     chosen = np.asarray(rows)

@@ -153,8 +153,8 @@ def _reference(model: TrainedModel, state: np.ndarray | None) -> tuple[Tensor, T
 def write_domain_star(source: Path, target: Path, rows: np.ndarray | None, poses: DomainPoses) -> int:
     """Copy a particles file (STAR) with the domain's angles and origins in place of the particle's.
 
-    ``source``: the file that holds the poses that went into :func:`domain_poses`; ``rows``: numbers of its rows that
-    the poses belong to, None for all. All other columns, and rows, stay as they are. Returns the number of rows.
+    ``source``: the file that holds the poses that went into :func:`domain_poses`; ``rows`` (N,): numbers of its rows
+    that the poses belong to, None for all. All other columns stay as they are. Returns the number of rows written.
     Raises InputError for a file that cannot be read.
     """
     return write_corrected_star(source, target, rows, poses.rotations, poses.shift_angstrom, None)

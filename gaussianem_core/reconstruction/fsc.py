@@ -39,7 +39,7 @@ class HalfMapAgreement:
     pixel_size_angstrom: float
 
     def resolution(self, curve: Tensor, threshold: float = THRESHOLD) -> float:
-        """Resolution (A) at which a curve first falls below the threshold."""
+        """Resolution (A) at which a curve (D/2,) first falls below the threshold."""
         return resolution(curve, self.box, self.pixel_size_angstrom, threshold)
 
 

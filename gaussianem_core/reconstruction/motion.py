@@ -300,7 +300,7 @@ class DisplacementField(NamedTuple):
 
 
 def displacement_field(motions: RigidMotions, windows: Tensor, particle: int) -> DisplacementField:
-    """The field of one particle. Raises InputError for windows of another number of parts."""
+    """The field of one particle, by its row. Raises InputError unless ``windows`` (K, D, D, D) are of as many parts."""
     if len(windows) != len(motions.centres):
         raise InputError("windows", f"must be of {len(motions.centres)} parts", len(windows), "Make both of one cut.")
     return DisplacementField(windows, motions.rotations[particle], motions.translations[particle], motions.centres)

@@ -89,7 +89,10 @@ def particle_images(
     pixel_size_angstrom: float,
     white: bool,
 ) -> ParticleImages:
-    """Particles of a table, their images in a new box. Raises InputError for images that cannot fill it."""
+    """Particles of a table, their images in a new box (px) and pixel size; ``half`` (N,) is 1 or 2.
+
+    Raises InputError for images that cannot fill the box.
+    """
     parameters = ctf_parameters(table, aberrations, box, pixel_size_angstrom)
     return ParticleImages(
         CorrectedImages(ImageStack.from_table(table), aberrations, parameters, box, pixel_size_angstrom),

@@ -100,7 +100,7 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:  # (N,), (N,) bo
 
 
 def junk_figures(latents: dict[str, np.ndarray], truth: Truth) -> dict[str, float]:
-    """ROC of each column of the latents file that tells junk: ``signal_fit`` (low) and ``junk_...`` (high)."""
+    """ROC area of each array (N,) of the latents file that tells junk: ``signal_fit`` (low) and ``junk...`` (high)."""
     if truth.junk is None or not 0 < np.count_nonzero(truth.junk) < len(truth.junk):
         return {}
     found = {}

@@ -105,7 +105,7 @@ class Average:
 
 
 def averages_by_view(sources: Sources, rows: np.ndarray, views: int = 8, seed: int = 0) -> list[Average]:
-    """Averages of the images of ``rows`` in groups of viewing directions, each turned and shifted to its group's view.
+    """Averages of the images of ``rows`` (n,) by groups of viewing directions, each turned and shifted to the group's.
 
     CTF-weighted (sum of CTF x image over sum of CTF squared plus a constant). Groups are those of k-means of the
     directions; the largest comes first. Of a large selection ``AVERAGE_AT_MOST`` random images are taken. Raises
