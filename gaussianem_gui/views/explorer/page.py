@@ -29,7 +29,7 @@ from gaussianem_gui.views.toolkit.notices import Banner, EmptyState
 from gaussianem_gui.views.toolkit.palette_entry import PaletteEntry
 from gaussianem_gui.views.toolkit.widgets import Elided, button, column, icon_button, label, row, scrolled
 
-PANEL_SHARE = 0.44  # of the right half's height for the panels, until the user moves the border; the same for all tabs
+PANEL_SHARE = 0.46  # of the right half's height for the panels, until the user moves the border; the same for all tabs
 LEAST_PANEL = 44  # pixels high, with all tools of the 3D view unfolded in the smallest window
 OF_LATENTS = ("Trajectory", "Landscape", "Domains", "Trust")  # tabs that are about what varies
 OF_MODELS = ("Domains", "Mask")  # tabs that need a network of ours
