@@ -1,6 +1,6 @@
 """Maps of states, motion undone and poses of domains against the truth of a simulation.
 
-    reconstruction_states.py SIMULATE PREPROCESS TRAIN        the directories of three jobs, as accuracy.py --work leaves them
+    reconstruction_states.py SIMULATE PREPROCESS TRAIN     directories of three jobs, as accuracy.py --work leaves them
 
 Prints four tables and writes their figures with --json:
 
