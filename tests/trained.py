@@ -7,6 +7,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from gaussianem_core.imaging.pose import angles_from_rotations, random_rotations
 from gaussianem_core.io.checkpoint import save_checkpoint
@@ -92,10 +93,8 @@ def write_particles(
     tilts = max(len(dose), 1)
     rotations = random_rotations(len(z), generator)
     if dose:
-        angle = np.deg2rad(np.linspace(-60, 60, tilts))
-        zero, one = np.zeros(tilts), np.ones(tilts)
-        rows = [[np.cos(angle), zero, np.sin(angle)], [zero, one, zero], [-np.sin(angle), zero, np.cos(angle)]]
-        rotations = (np.array(rows).transpose(2, 0, 1) @ rotations[:, None]).reshape(-1, 3, 3)
+        stage = Rotation.from_euler("y", np.linspace(-60, 60, tilts)[:, None], degrees=True).as_matrix()
+        rotations = (stage @ rotations[:, None]).reshape(-1, 3, 3)
     count = len(rotations)
     shifts = generator.normal(0, 1, (count, 2))
     defocus = generator.uniform(6000, 16000, count)

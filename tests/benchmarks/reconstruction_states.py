@@ -192,7 +192,8 @@ def region_metrics(model: TrainedModel, point: np.ndarray, spread: np.ndarray, w
         return unit_metric((seen.flatten(1) @ seen.flatten(1).T).cpu().numpy(), spread)
 
     sized = torch.nn.functional.interpolate(windows[:, None], size=slopes.shape[1:], mode="trilinear")[:, 0]
-    return np.stack([metric(slopes * window.to(slopes)) + OVERALL_SHARE * metric(slopes) for window in sized])
+    whole = OVERALL_SHARE * metric(slopes)
+    return np.stack([metric(slopes * window.to(slopes)) + whole for window in sized])
 
 
 def nested_maps(data: Data, rows: np.ndarray, rings: Rings) -> list[list[Tensor]]:
