@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import column_names, read_particle_column
 from gaussianem_core.job.events import JobLog, refuse_existing
 from gaussianem_core.job.input_paths import resolve_input
+from gaussianem_core.model.configuration import load_configuration
 from gaussianem_core.model.detail import CONSENSUS_MAP, VOLUMES, missing_detail
 from gaussianem_core.model.gaussians import write_gaussians
 from gaussianem_core.model.trained_model import TrainedModel
@@ -42,6 +44,7 @@ from gaussianem_core.training import (
     noise_model,
     teaching,
 )
+from gaussianem_core.training.forward_model import render_first
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
 from gaussianem_core.training.recipe import Recipe, choose_recipe, without_components
 from gaussianem_core.training.trainer import STATE_ENTRIES, Trainer, new_forward_model
@@ -91,7 +94,10 @@ def run(options: TrainOptions, log: JobLog) -> None:
             stack_path = cleanup.enter_context(scratch_copy(stack_path, Path(options.scratch_dir), ranks.local_rank))
         recipe = choose_recipe(options)
         plan(recipe, options, log, out)
-        problem = load_problem(options, device, log, stack_path)
+        with ThreadPoolExecutor(1) as aside:
+            if device.type == "cuda":
+                aside.submit(load_kernels, options, device)  # what it finds at fault, load_problem or the fit report
+            problem = load_problem(options, device, log, stack_path)
         several = "" if problem.group.single else f" of {problem.group.count:,} particles,"
         log.message(
             f"{problem.count:,} images{several} of {problem.configuration.box} px, {len(problem.gaussians):,} "
@@ -110,6 +116,13 @@ def run(options: TrainOptions, log: JobLog) -> None:
                     log.message(f"training {half} of the data, {len(part.particles)} particles, on its own")
                     plan(recipe, options, log, folder, part=1 + number)
                     train(problem.subset(part.rows), recipe, options, log, folder, part)
+
+
+def load_kernels(options: TrainOptions, device: torch.device) -> None:
+    """Load the kernels that project the Gaussians of this training."""
+    configuration = load_configuration(resolve_input(options, "cfg"))
+    with torch.cuda.device(device):
+        render_first(configuration.box, configuration.scale_max, options.projector, device)
 
 
 def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:

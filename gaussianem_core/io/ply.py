@@ -28,7 +28,7 @@ def read_points(
     with open_file(path, argument, what, remedy) as file, refusing(path, argument, what, remedy):
         _check_length(file.read(_LONGEST_HEADER), os.fstat(file.fileno()).st_size)
         file.seek(0)
-        vertex = PlyData.read(file, mmap=False)["vertex"]
+        vertex = PlyData.read(file)["vertex"]  # mapped: else plyfile reads number by number
         present = [p.name for p in vertex.properties]
         wanted = [*names, *(name for name in optional if name in present)]
         return {name: np.array(vertex[name], dtype=np.float32) for name in wanted}

@@ -99,6 +99,18 @@ def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D
     return torch.fft.rfft2(images, norm="ortho")
 
 
+def render_first(box: int, sigma: float, backend: Projector, device: torch.device) -> None:
+    """Project one Gaussian, at most ``sigma`` wide (world units), into an image of ``box`` pixels, and transform it.
+
+    The first projection of a process loads the kernels, for which Triton reads all of its own library, half a gigabyte.
+    Done in a thread of its own, it overlaps with work that waits for the disk. Raises InputError as :func:`project`.
+    """
+    with torch.no_grad(), torch.device(device):
+        centre, one, shift = torch.zeros(1, 3), torch.ones(1), torch.zeros(1, 2)
+        image = project(centre, one, sigma * one, torch.eye(3)[None], shift, box, backend=backend, sigma_max=sigma)
+        spectrum(image)
+
+
 class ForwardModel(torch.nn.Module):
     """The learnt parameters, of the network and of the consensus Gaussians, and how they are projected.
 

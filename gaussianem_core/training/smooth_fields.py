@@ -59,10 +59,15 @@ def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M,
     centres, labels = kmeans2(points, min(count, len(points)), seed=0, minit="points")
     centres = centres[np.bincount(labels, minlength=len(centres)) > 0]
     spacing = neighbour_tree(centres).query(centres, k=2)[0][:, 1].mean() if len(centres) > 1 else 1.0
-    squared = ((points[:, None] - centres[None]) ** 2).sum(-1)
-    exponent = -0.5 * squared / spacing**2
-    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-    return torch.as_tensor(weights / weights.sum(axis=1, keepdims=True), dtype=torch.float32, device=positions.device)
+    # Axis by axis and in place: with many Gaussians most of the time goes to making room for arrays of this size.
+    x, y, z = ((points[:, None, axis] - centres[:, axis]) ** 2 for axis in range(3))
+    weights = x + y + z
+    weights *= -0.5
+    weights /= spacing**2
+    weights -= weights.max(axis=1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return torch.as_tensor(weights, dtype=torch.float32, device=positions.device)
 
 
 def new_fields(gaussians: Gaussians, movable: torch.Tensor | None, zdim: int, box: int, seed: int) -> SmoothFields:
