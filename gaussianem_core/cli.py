@@ -186,13 +186,20 @@ def load_job(options: JobOptions) -> ModuleType:
     """The module of the job with its libraries, loaded while the CUDA context of a job that takes a GPU is made."""
     from gaussianem_core.runtime.cuda_context import begin_context
 
+    name = f"gaussianem_core.commands.{options.job_type}"
+    if name in sys.modules:
+        return sys.modules[name]
     if getattr(options, "device", "cpu") != "cpu":
         begin_context(int(os.environ.get("LOCAL_RANK", "0")))
     collects = gc.isenabled()
-    gc.disable()  # all that is made here stays: searching it for garbage takes a seventh of the time
+    gc.collect()
+    # Libraries make half a million objects that stay. To search them for garbage again and again, now and later, takes
+    # half a second before a training's first step.
+    gc.disable()
     try:
-        return importlib.import_module(f"gaussianem_core.commands.{options.job_type}")
+        return importlib.import_module(name)
     finally:
+        gc.freeze()
         if collects:
             gc.enable()
 

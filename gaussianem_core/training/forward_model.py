@@ -100,15 +100,15 @@ def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D
 
 
 def render_first(box: int, sigma: float, backend: Projector, device: torch.device) -> None:
-    """Project one Gaussian, at most ``sigma`` wide (world units), into an image of ``box`` pixels, and transform it.
+    """Project one Gaussian of width ``sigma`` (world units) into an image of ``box`` pixels, and transform the image.
 
     The first projection of a process loads the kernels, for which Triton reads all of its own library, half a gigabyte.
-    Done in a thread of its own, it overlaps with work that waits for the disk. Raises InputError as :func:`project`.
+    In a thread of its own it overlaps with work that waits for the disk. Raises InputError as :func:`project`.
     """
-    with torch.no_grad(), torch.device(device):
-        centre, one, shift = torch.zeros(1, 3), torch.ones(1), torch.zeros(1, 2)
-        image = project(centre, one, sigma * one, torch.eye(3)[None], shift, box, backend=backend, sigma_max=sigma)
-        spectrum(image)
+    position, shift = torch.zeros(1, 3, device=device), torch.zeros(1, 2, device=device)
+    density, width = torch.ones(1, device=device), torch.full((1,), sigma, device=device)
+    rotation = torch.eye(3, device=device)[None]
+    spectrum(project(position, density, width, rotation, shift, box, backend=backend, sigma_max=sigma))
 
 
 class ForwardModel(torch.nn.Module):
