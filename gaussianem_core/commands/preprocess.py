@@ -79,8 +79,8 @@ CONSENSUS_BYTES = 2 << 30
 """Images held in memory for the sample and for the consensus fit, at most."""
 
 BLOCK_BYTES = 8 << 20
-"""Images (float32) that one thread reads, crops and writes at once. Of larger blocks malloc gives the memory back to the
-system each time, and the threads wait for its pages."""
+"""Images (float32) that one thread reads, crops and writes at once. The memory of larger blocks goes back to the system
+each time, and the threads wait for new pages."""
 
 OTHER_BYTES = 1024
 """Of a particle, beside its image: poses, CTF and its row in the STAR file."""
