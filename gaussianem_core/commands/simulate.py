@@ -169,7 +169,7 @@ def write_images(
     table, contrast = (
         torch.as_tensor(values, device=device) for values in (with_extra(truth, truth.ctf), truth.contrast)
     )
-    count = len(table)
+    count, precision = len(table), torch.float16 if options.float16 else torch.float32
     path = log.directory / "particles.mrcs"
     stack = StackWriter(path, count, options.box, options.apix, options.float16)
     with stack as writer, memory_errors("Use a smaller box"):
@@ -182,7 +182,7 @@ def write_images(
                 images = add_background(images * contrast[rows, None, None], truth.noise_power, options.gradient, noise)
                 if half_maps is not None:
                     half_maps.add(images, rows.cpu().numpy())
-                ready = images.cpu().numpy()
+                ready = images.to(precision).cpu().numpy()
                 if written is not None:
                     written.result()
                 written = disk.submit(writer.append, ready)

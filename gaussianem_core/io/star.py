@@ -369,16 +369,20 @@ def is_row(line: bytes) -> bool:
     return not (line.isspace() or line.startswith(b"#"))
 
 
+_PLAIN = re.compile(r"""[^\s"'#_;$]\S*""")
+"""Text that a STAR reader takes for one value without quotes."""
+
+
 def quote(value: object) -> str:
     """The text of one value as a STAR reader gets it back: quotes around blanks, ``""`` for an empty string.
 
     Raises InputError for line breaks, and for text that no quotes can hold.
     """
     text = repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+    if _PLAIN.fullmatch(text):
+        return text
     if "\n" in text or "\r" in text:
         raise InputError("STAR value", "must fit on one line", repr(text), "Remove the line break.")
-    if text and not re.search(r"\s", text) and text[0] not in "\"'#_;$":
-        return text
     if not re.search(r'"(\s|$)', text):
         return f'"{text}"'
     if not re.search(r"'(\s|$)", text):

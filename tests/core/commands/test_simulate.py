@@ -153,6 +153,17 @@ def test_same_seed_same_images(tmp_path: Path) -> None:
     assert (first / "particles.mrcs").read_bytes() != (other / "particles.mrcs").read_bytes()
 
 
+def test_half_precision_rounds_the_same_images(tmp_path: Path) -> None:
+    # 1,100 images: more than one batch on every device
+    stacks = [
+        simulated(tmp_path, particles=1100, box=16, float16=half, job_dir=str(tmp_path / f"half_{half}"))[1]
+        for half in (False, True)
+    ]
+    single, half = (ImageStack.from_file(folder / "particles.mrcs") for folder in stacks)
+    assert half.headers[0].dtype == np.float16
+    np.testing.assert_array_equal(half.read(), single.read().astype(np.float16))
+
+
 def test_models_of_gemmi(tmp_path: Path) -> None:
     structure = gemmi.Structure()
     for number in range(3):

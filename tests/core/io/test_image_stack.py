@@ -283,6 +283,20 @@ def test_written_stack_read_by_mrcfile(tmp_path: Path, float16: bool) -> None:
     assert ImageStack.from_file(path).pixel_size_angstrom[0] == pytest.approx(1.37)
 
 
+@pytest.mark.parametrize("float16", [False, True])
+def test_parts_in_any_order_give_one_file(tmp_path: Path, float16: bool) -> None:
+    """Header too: mean and deviation are summed in the order of the images, not in that of the parts."""
+    values = images_of(40, 6) * np.geomspace(1e-3, 1e3, 40, dtype=np.float32)[:, None, None]
+    generator = np.random.default_rng(0)
+    with StackWriter(tmp_path / "whole.mrcs", 40, 6, 1.37, float16=float16) as whole:
+        whole.append(values)
+    with StackWriter(tmp_path / "parts.mrcs", 40, 6, 1.37, float16=float16) as parts:
+        for rows in np.array_split(generator.permutation(40), 7):
+            parts.write(rows, values[rows].astype(parts.dtype))  # in the file's precision already
+    assert parts.std == whole.std
+    assert (tmp_path / "parts.mrcs").read_bytes() == (tmp_path / "whole.mrcs").read_bytes()
+
+
 def test_written_stack_is_valid_mrc2014(tmp_path: Path) -> None:
     with StackWriter(tmp_path / "out.mrcs", 3, 6, 1.37) as writer:
         writer.append(images_of(3, 6))
