@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import importlib
@@ -200,6 +201,7 @@ def load_job(options: JobOptions) -> ModuleType:
         return importlib.import_module(name)
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries count what is left over at the end
         if collects:
             gc.enable()
 
