@@ -277,9 +277,11 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_a_job_is_loaded_without_searching_for_garbage() -> None:
-    """Not while train's libraries load; afterwards as before, and none of them finds a leak at the end (triton would)."""
+    """Afterwards it is searched for as before, and at the end no library reports a leak (triton would)."""
     script = (
-        "import gc, importlib.util, sys\nif importlib.util.find_spec('triton'):\n    import triton\nfrom gaussianem_core.cli import load_job\nfrom gaussianem_core.options import TrainOptions\n"
+        "import gc, importlib.util, sys\n"
+        "if importlib.util.find_spec('triton'):\n    import triton\n"
+        "from gaussianem_core.cli import load_job\nfrom gaussianem_core.options import TrainOptions\n"
         "rounds = []\ngc.callbacks.append(lambda phase, info: rounds.append('torch' in sys.modules))\n"
         "job = load_job(TrainOptions(device='cpu'))\n"
         "print(any(rounds), gc.isenabled(), 'torch' in sys.modules, job.__name__)"
