@@ -4,11 +4,12 @@
     million.py --adk adk_tmd.npz --stages simulate preprocess --raw /dev/shm/million
     million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory host"
     million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory disk" --place disk
-    million.py --adk adk_tmd.npz --stages analyze
+    million.py --adk adk_tmd.npz --stages analyze reconstruct
 
-Each stage is a process of its own; later calls find what earlier ones left in --work. Host memory is the most that the
-process had resident (VmHWM); GPU memory is the most that ``nvidia-smi`` saw in use on the first GPU, looked at twice a
-second. Images a second are those of training's epochs, with their checkpoints, without what comes before and after.
+The last reconstructs one map of all images with their motion undone. Each stage is a process of its own; later calls
+find what earlier ones left in --work. Host memory is the most that the process had resident (VmHWM); GPU memory is the
+most that ``nvidia-smi`` saw in use on the first GPU, looked at twice a second. Images a second are those of training's
+epochs, with their checkpoints, without what comes before and after.
 
 A million images of box 128 take 33 GB in float16, and preprocess writes them once more: --raw puts the simulated ones
 elsewhere. The explorer with a million particles is measured by ``explorer.py``.
@@ -27,7 +28,7 @@ import threading
 import time
 from pathlib import Path
 
-STAGES = ("simulate", "preprocess", "train", "analyze")
+STAGES = ("simulate", "preprocess", "train", "analyze", "reconstruct")
 LOOK_SECONDS = 0.5
 
 
@@ -77,7 +78,8 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
         (p for p in train.glob("weights.*.pkl") if p.name.count(".") == 2), key=lambda p: int(p.name.split(".")[1])
     )
     files = ["--latent", str(weights.with_suffix(".output.pkl")), "--model_weight", str(weights)]
-    return [*program, "--source_dir", str(work / "pre"), *files, "--job_dir", str(work / "analyze"), "--overwrite"]
+    more = ["--poses", str(train / "particles.star"), "--undo_motion"] if stage == "reconstruct" else []
+    return [*program, "--source_dir", str(work / "pre"), *files, *more, "--job_dir", str(work / stage), "--overwrite"]
 
 
 def measured(words: list[str]) -> tuple[int, float, float, str]:

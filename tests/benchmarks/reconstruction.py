@@ -1,10 +1,11 @@
 """Speed and memory of reconstruction: rows of a table, to be run by hand, on a GPU or a CPU.
 
-    python tests/benchmarks/reconstruction.py                 # 100,000 particles of box 256, and motion undone at 128
+    python tests/benchmarks/reconstruction.py                 # 100,000 particles of box 256
     python tests/benchmarks/reconstruction.py --particles 2000 --box 64 --device cpu
 
 The images are noise: what is measured does not depend on what they show. A stack of 2,000 is written once and listed as
-often as it takes, so that the disk's cache serves the reading; the time to read 2,000 once is told apart.
+often as it takes, so that the disk's cache serves the reading; the time to read 2,000 once is told apart. Motion undone
+needs a trained model: see ``million.py``.
 """
 
 from __future__ import annotations
