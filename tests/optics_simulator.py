@@ -220,7 +220,8 @@ def write_dataset(
     for number, (optics, rows) in enumerate(groups, start=1):
         recorded = make_images(replace(optics, state="raw"), particles, xyz, weights, width, rows)
         noise = float(np.sqrt(recorded.var(axis=(1, 2)).mean() / snr))
-        clean.append(sign * make_images(optics, particles, xyz, weights, width, rows))
+        same = optics.state == "raw"
+        clean.append(sign * (recorded if same else make_images(optics, particles, xyz, weights, width, rows)))
         images = sign * make_images(optics, particles, xyz, weights, width, rows, noise, generator)
         with mrcfile.new(folder / f"group{number}.mrcs", overwrite=True) as file:
             file.set_data(images.astype(np.float32))

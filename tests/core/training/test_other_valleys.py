@@ -15,7 +15,7 @@ from gaussianem_core.job.events import NullLog
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
 from gaussianem_core.simulation.latent_scores import motion_values, neighbour_r2
-from gaussianem_core.training import nuisances
+from gaussianem_core.training import linear_fit, nuisances
 from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.joint_posterior import by_particle, quadratic
 from gaussianem_core.training.latent_posterior import flat
@@ -52,8 +52,10 @@ def test_nuisances_make_good_what_they_can() -> None:
             torch.testing.assert_close(energies[i, c], 0.5 * (matrix @ w - wanted).square().sum())
 
 
-def test_particles_in_the_wrong_valley_come_back(moving: Path, tmp_path: Path) -> None:
+def test_particles_in_the_wrong_valley_come_back(moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents that are exchanged among half of the particles say nothing of their motion, until others are tried."""
+    for name, few in {"EPOCHS": (4, 8), "POSE_PASSES": 1, "NULL_PASSES": 1, "ALONE_EPOCHS": (1, 1)}.items():
+        monkeypatch.setattr(linear_fit, name, few)  # a plain motion is found soon
     options = TrainOptions(source_dir=str(moving / "pre"), device="cpu", batch=20, epoch=2)
     log = NullLog(tmp_path)
     problem = load_problem(options, torch.device("cpu"), log, resolve_stack(options))
