@@ -12,7 +12,10 @@ WORKERS ?= 2
 # 3D tests need a screen with OpenGL: a virtual one, where xvfb is installed.
 SCREEN := xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"
 
-.PHONY: demo gui test lint unit test-gpu bench clean
+# Lint and the 3D tests run beside the other tests, which often wait for a process or a window.
+MAKEFLAGS += --jobs=3
+
+.PHONY: demo gui test lint unit offscreen display test-gpu bench clean
 
 $(BIN)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,10 +40,16 @@ lint: $(BIN)/.test-tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(BIN)/.test-tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not display"
-	if command -v xvfb-run >/dev/null; then QT_QPA_PLATFORM=xcb $(SCREEN) $(BIN)/python -m pytest -m display tests/gui; \
+# Each worker takes neighbouring tests, which share what a module's fixtures made, and then some of a slower worker's.
+offscreen: $(BIN)/.test-tools
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not display"
+
+display: $(BIN)/.test-tools
+	if command -v xvfb-run >/dev/null; then \
+	OMP_NUM_THREADS=1 QT_QPA_PLATFORM=xcb $(SCREEN) $(BIN)/python -m pytest -m display tests/gui; \
 	else echo "xvfb-run is not installed: the 3D tests were left out"; fi
+
+unit: offscreen display
 
 test: lint unit
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import NETWORK, simulate, write_molecule
+from small_data import NETWORK, hasten, simulate, write_molecule
 
 from gaussianem_core import __version__
 from gaussianem_core.cli import COMMANDS, main, parse, visible_gpus
@@ -69,7 +69,8 @@ def words(line: str) -> list[str]:
 @pytest.mark.slow
 def test_the_manuals_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    simulate(tmp_path / "project", box=16, particles=400, snr=2.0, frames=9)  # enough for something to be found
+    hasten(monkeypatch)
+    simulate(tmp_path / "project", box=16, particles=100, snr=2.0, frames=9)
     assert main([*words(PREPROCESS), *NETWORK]) == 0
     prepared = tmp_path / "project" / "prepared"
     assert json.loads((prepared / "cfg.json").read_text())["cfg"]["nDetector"] == [12, 12]

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_data import NETWORK, preprocess, simulate
+from small_data import NETWORK, hasten, preprocess, simulate
 from trained import write_model
 
 from gaussianem_core.cli import main
 from gaussianem_core.io.mrc import read_map, write_map
 from gaussianem_core.job.events import CONTROL_FILES, EVENTS, OPTIONS, read_events
 from gaussianem_core.options import JOB_OPTIONS, LATENTS_OF_RECIPE
-from gaussianem_core.training import linear_fit, teaching
 from gaussianem_core.training.recipe import RECIPES
 
 NOT_RESULTS = {EVENTS, OPTIONS, *CONTROL_FILES, "options.json", "report.html"}  # the page names its folder
@@ -289,15 +288,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("options")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # How long the stages before and after the training take is no option's: as little as possible of them.
-        for module, values in (
-            (teaching, {"ENCODER_EPOCHS": 1, "ENCODER_STEPS": 1, "DECODER_STEPS": 20}),
-            (linear_fit, {"EPOCHS": (2, 2), "POSE_PASSES": 1, "NULL_PASSES": 1, "ALONE_EPOCHS": (1, 1)}),
-            # So little shows no motion, and without one the options of decoder and classes could change nothing.
-            (linear_fit, {"ODDS": 1e-300, "ERRORS": -1e9}),
-        ):
-            for name, value in values.items():
-                patch.setattr(module, name, value)
+        hasten(patch)  # how long these stages take is no option's
         simulate(folder, box=16, snr=20, frames=2)
         assert preprocess(folder, folder / "pre") == 0
         assert run("train", folder, "train") == 0

@@ -16,9 +16,10 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import small_data
 import torch
 from plyfile import PlyData
-from small_data import preprocess, simulate
+from small_data import hasten, preprocess, simulate
 
 from gaussianem_core.cli import main
 from gaussianem_core.errors import InputError
@@ -162,17 +163,24 @@ def one_epoch(two_states: Path) -> Path:
     return two_states / "one_epoch"
 
 
-def test_resume_equals_uninterrupted(two_states: Path) -> None:
+def test_resume_equals_uninterrupted(two_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
     assert run_train(two_states, "whole", "--epoch", "3") == 0
     assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0") == 0
     whole = load_checkpoint(two_states / "whole" / "weights.2.pkl")["model_state_dict"]
     parts = load_checkpoint(two_states / "parts" / "weights.2.pkl")["model_state_dict"]
     assert all(torch.equal(whole[name], parts[name]) for name in whole), "one seed, one result"
 
+    program = (
+        "import sys, pytest, small_data; from gaussianem_core.cli import main\n"
+        "with pytest.MonkeyPatch.context() as patch:\n"
+        "    small_data.hasten(patch)\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+    )
     arguments = [
         sys.executable,
-        "-m",
-        "gaussianem_core",
+        "-c",
+        program,
         "train",
         "-s",
         str(two_states / "pre"),
@@ -187,7 +195,8 @@ def test_resume_equals_uninterrupted(two_states: Path) -> None:
         "--epoch",
         "3",
     ]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "PYTHONPATH": str(Path(small_data.__file__).parent)}
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment) as process:
         log = two_states / "cut" / "events.jsonl"
         deadline = time.time() + 120
         while time.time() < deadline and '"train"' not in (log.read_text() if log.exists() else ""):
@@ -205,6 +214,7 @@ def test_resume_equals_uninterrupted(two_states: Path) -> None:
 def test_stopped_while_latents_are_refined_goes_on_as_if_it_had_not(
     two_states: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hasten(monkeypatch)
     given = ("--epoch", "4", "--seed", "3", "--latents", "both")
     assert run_train(two_states, "straight", *given) == 0
     encode_all, refine = latent_refinement.encode_all, latent_refinement.refine
@@ -226,7 +236,10 @@ def test_stopped_while_latents_are_refined_goes_on_as_if_it_had_not(
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-4, atol=1e-5)
 
 
-def test_more_epochs_and_fewer(two_states: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_epochs_and_fewer(
+    two_states: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
     out = two_states / "longer"
     assert run_train(two_states, "longer", "--epoch", "3") == 0
     assert run_train(two_states, "longer", "--epoch", "1", "--resume") == 2
@@ -274,7 +287,10 @@ def test_published_recipe_runs(two_states: Path) -> None:
     assert "detail" not in load_checkpoint(two_states / "recipe" / "weights.2.pkl")
 
 
-def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothing(two_states: Path) -> None:
+def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothing(
+    two_states: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch)
     assert run_train(two_states, "detailed", "--epoch", "2", "--half_sets") == 0
     out, pre = two_states / "detailed", two_states / "pre"
     z = load_latents(out / "weights.1.output.pkl")["z_mu"]
@@ -290,7 +306,7 @@ def test_volumes_have_the_consensus_map_as_their_mean_but_half_sets_share_nothin
 
 
 def test_corrections_go_into_particles_star_and_beside_the_latents(
-    two_states: Path, one_epoch: Path, capsys: pytest.CaptureFixture[str]
+    two_states: Path, one_epoch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Poses of this simulation are exact: what is held, or not found wrong, stays to the last digit."""
     latents = load_latents(one_epoch / "weights.0.output.pkl")
@@ -299,6 +315,7 @@ def test_corrections_go_into_particles_star_and_beside_the_latents(
     assert abs(latents["contrast"].mean() - 1) < 0.05 and (latents["junk_probability"] < 0.5).all()
     events, _ = read_events(one_epoch / "events.jsonl")
     assert "corrections" in {e["stage"] for e in events if e["type"] == "metric"}
+    hasten(monkeypatch)
     held = ("--hold_rotations", "--hold_shifts", "--hold_contrast", "--hold_defocus")
     assert run_train(two_states, "held", "--epoch", "1", *held) == 0
     assert (two_states / "held" / "particles.star").read_bytes() == (two_states / "pre" / "particles.star").read_bytes()
@@ -352,7 +369,8 @@ def test_one_shape_and_a_blank_image(
         assert found["junk_probability"].argmax() == 5 and found["junk_probability"][5] > 0.99
 
 
-def test_mask_keeps_gaussians_still(two_states: Path) -> None:
+def test_mask_keeps_gaussians_still(two_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch)
     pre = two_states / "pre"
     configuration = load_configuration(pre / "cfg.json")
     gaussians = load_gaussians(pre / "point_cloud.ply", configuration.scale_min, configuration.scale_max)

@@ -17,6 +17,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWidget
 
 from gaussianem_core.io.mrc import write_map
+from gaussianem_gui.demo.run import DEMO
 from gaussianem_gui.views.plots import canvas_starter as starter_room
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.viewer import Viewer
@@ -202,13 +203,19 @@ def test_a_failure_of_napari_leaves_slices(viewer, qtbot, volumes, monkeypatch) 
 def test_a_new_user_comes_from_the_first_window_to_a_volume(window, qtbot, tmp_path: Path, monkeypatch) -> None:
     """The demo with the real engine: clicks and keys alone, from an empty directory to a volume in 3D.
 
-    The pictures of the README are made by it too: GAUSSIANEM_SCREENSHOTS names a directory for them,
-    GAUSSIANEM_DEMO_PROJECT one for the project, GAUSSIANEM_DEMO_EPOCHS and GAUSSIANEM_DEMO_POINTS the length of the
-    training and of the curve in the picture.
+    Its molecule is seen in fewer and smaller images than the demo's, to be quick: test_demo runs the whole of it.
+
+    The pictures of the README are made by it too, in the demo's size: GAUSSIANEM_SCREENSHOTS names a directory for
+    them, GAUSSIANEM_DEMO_PROJECT one for the project, GAUSSIANEM_DEMO_EPOCHS and GAUSSIANEM_DEMO_POINTS the length of
+    the training and of the curve in the picture.
     """
     monkeypatch.delenv("GAUSSIANEM_ENGINE", raising=False)
     shots = Path(os.environ.get("GAUSSIANEM_SCREENSHOTS", str(tmp_path / "screenshots")))
     shots.mkdir(exist_ok=True, parents=True)
+    if "GAUSSIANEM_SCREENSHOTS" not in os.environ:
+        for name, value in {"particles": 200, "box": 24, "apix": 17.0}.items():
+            monkeypatch.setitem(DEMO.steps[0].values, name, value)
+        monkeypatch.setitem(DEMO.steps[1].values, "qdim", 32)
     place = os.environ.get("GAUSSIANEM_DEMO_PROJECT", str(tmp_path / "demo"))
     points = int(os.environ.get("GAUSSIANEM_DEMO_POINTS", "3"))
 
