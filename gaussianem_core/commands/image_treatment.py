@@ -15,7 +15,16 @@ import torch
 
 from gaussianem_core.imaging.aberrations import FLOOR, WORDS, Aberrations, State
 from gaussianem_core.imaging.correction import contrast
-from gaussianem_core.imaging.image_evidence import LEAST_IMAGES, SURE, Explanation, explain, explanations, margin
+from gaussianem_core.imaging.ctf import COLUMNS
+from gaussianem_core.imaging.image_evidence import (
+    LEAST_IMAGES,
+    SURE,
+    Explanation,
+    Products,
+    explain,
+    explanations,
+    margin,
+)
 from gaussianem_core.imaging.projection import Projector, project
 from gaussianem_core.io.corrected_images import CorrectedImages, ctf_parameters
 from gaussianem_core.io.image_stack import ImageStack
@@ -138,11 +147,11 @@ def decide(
         aberrations = _turned(aberrations, turned, sample_for, images_for, log)
     sample = sample_for(aberrations)
     spectra, transfers = images_for(aberrations)
-    projections = sample.spectra()
+    products = Products.of(sample.spectra(), spectra)
     states, floors = claimed.state[claimed.group], claimed.floor[claimed.group]
     signs = np.ones(len(table))
     for rows_of_set, asked in judged:
-        found = explanations(projections[asked], spectra[asked], transfers[asked])
+        found = explanations(products.rows(torch.from_numpy(asked)), transfers[asked])
         said = State(int(states[rows_of_set[0]]))
         best = _state(found, said, white, len(rows_of_set) < len(table), log)
         states[rows_of_set] = best.state
@@ -152,11 +161,12 @@ def decide(
     signs = signs if is_white else -signs
     aberrations = with_states(aberrations, states, np.where(floors > 0, np.maximum(floors, FLOOR), 0.0))
     aberrations = replace(aberrations, scale=aberrations.scale * signs)  # where a part has the other contrast
-    spectra = spectra * torch.from_numpy(signs[rows]).to(spectra.real)[:, None, None]
-    explained = _Explained(spectra, transfers, states[rows], 1 if is_white else -1)
-    mirror, middle = find_mirror(sample, projections, explained, box, log)
+    turn = torch.from_numpy(signs[rows]).to(spectra.real)[:, None, None]
+    explained = _Explained(spectra * turn, transfers, states[rows], 1 if is_white else -1)
+    products = products._replace(cross=products.cross * turn)
+    mirror, middle = find_mirror(sample, products, explained, box, log)
     if not mirror:
-        check_scales(sample, projections, explained, pixel, table, aberrations, log)
+        check_scales(sample, products, explained, pixel, table, aberrations, log)
     return Treatment(aberrations, is_white, mirror, middle)
 
 
@@ -280,7 +290,7 @@ def _turned(
     def gain(tried: Aberrations) -> torch.Tensor:
         spectra, transfers = images_for(tried)
         # images differ between the meanings, so what the projections explain of each is compared, not the likelihood
-        return explanations(sample_for(tried).spectra(), spectra, transfers)[0].gain
+        return explanations(Products.of(sample_for(tried).spectra(), spectra), transfers)[0].gain
 
     as_said = gain(aberrations)
     for words, tried in others:
@@ -306,31 +316,36 @@ class _Explained:
     states: npt.NDArray[np.int8]
     sign: int
 
-    def gain(self, projections: torch.Tensor, transfers: torch.Tensor | None = None) -> torch.Tensor:  # (n,)
-        """What projections explain of each image, in nats."""
-        transfers = self.transfers if transfers is None else transfers
-        total = torch.zeros(len(projections), device=projections.device)
-        for state in np.unique(self.states):
-            own = torch.from_numpy(np.flatnonzero(self.states == state)).to(projections.device)
+    def gain(self, projections: torch.Tensor) -> torch.Tensor:  # (n, D, D//2+1) -> (n,)
+        """What projections (spectra) explain of each image, in nats."""
+        return self.gain_of(Products.of(projections, self.spectra), self.transfers)
+
+    def gain_of(self, products: Products, transfers: torch.Tensor) -> torch.Tensor:  # (n,)
+        """What projections explain of each image through these CTFs, in nats; ``products``: of both."""
+        total = torch.zeros(len(transfers), device=transfers.device)
+        states = np.unique(self.states)
+        for state in states:
+            all_alike = len(states) == 1  # then nothing is copied
+            own = slice(None) if all_alike else torch.from_numpy(np.flatnonzero(self.states == state))
             leak = 0.01 if state == State.PREMULTIPLIED else 0.0
-            parts = (projections[own], self.spectra[own], transfers[own])
-            total[own] = next(e for e in explain(*parts, State(int(state)), leak) if e.sign == self.sign).gain
+            found = explain(products.rows(own), transfers[own], State(int(state)), leak)
+            total[own] = next(e for e in found if e.sign == self.sign).gain
         return total
 
 
 def find_mirror(
-    sample: Sample, projections: torch.Tensor, explained: _Explained, box: int, log: JobLog
+    sample: Sample, products: Products, explained: _Explained, box: int, log: JobLog
 ) -> tuple[tuple[int, ...], bool]:
     """Axes (x, y, z) along which the map must be reversed to fit the poses, and whether about the middle of the box.
 
-    ``projections`` (n, D, D//2+1): of the map as it is. No axes where no mirrored map fits better by more than SURE
-    standard errors.
+    ``products``: of the images and the projections of the map as it is. No axes where no mirrored map fits better by
+    more than SURE standard errors.
     """
-    as_given = explained.gain(projections)
+    as_given = explained.gain_of(products, explained.transfers)
     best: tuple[int, ...] = ()
     middle, most = False, as_given
     for axes in MIRRORS:
-        sign = torch.ones(3, device=projections.device)
+        sign = torch.ones(3, device=as_given.device)
         sign[list(axes)] = -1.0
         for beside in (False, True):
             shift = (sign < 0) * (2.0 / box if beside else 0.0)
@@ -350,7 +365,7 @@ def find_mirror(
 
 def check_scales(
     sample: Sample,
-    projections: torch.Tensor,
+    products: Products,
     explained: _Explained,
     pixel: float,
     table: ParticleTable,
@@ -359,9 +374,9 @@ def check_scales(
 ) -> None:
     """Warn where molecule or CTF rings have another size in the images than the pixel sizes give (``pixel`` in A).
 
-    ``projections`` (n, D, D//2+1): spectra of the map's projections.
+    ``products``: of the images and the map's projections.
     """
-    as_given = explained.gain(projections)
+    as_given = explained.gain_of(products, explained.transfers)
     gains = {s: explained.gain(sample.spectra(lambda positions, s=s: positions * s)) for s in OBJECT_SCALES}  # type: ignore[misc]
     scale = max(gains, key=lambda s: float(gains[s].sum()))
     if (sure := margin(gains[scale], as_given)) > SURE:
@@ -370,13 +385,12 @@ def check_scales(
             f"than in the map ({sure:.0f} standard errors): check the pixel sizes of both",
             "warning",
         )
-    device = projections.device
+    claimed = ctf_parameters(table, replace(aberrations, floor=0 * aberrations.floor), sample.box, pixel)
+    parameters = torch.from_numpy(claimed[sample.rows]).to(as_given.device)
     rings = {}
     for s in CTF_SCALES:
-        parameters = ctf_parameters(table, replace(aberrations, floor=0 * aberrations.floor), sample.box, pixel * s)
-        rings[s] = explained.gain(
-            projections, contrast(torch.from_numpy(parameters[sample.rows]).to(device), sample.box)
-        )
+        parameters[:, COLUMNS.index("pixel size")] = pixel * s
+        rings[s] = explained.gain_of(products, contrast(parameters, sample.box))
     scale = max(rings, key=lambda s: float(rings[s].sum()))
     if (sure := margin(rings[scale], as_given)) > SURE:
         log.message(

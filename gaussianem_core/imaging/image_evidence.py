@@ -49,35 +49,61 @@ class Explanation(NamedTuple):
         return float(self.log_likelihood.double().sum())
 
 
+class Products(NamedTuple):
+    """What the fits need of n images Y and projections F, whatever the transfer between them.
+
+    cross : (n, D, D//2+1) Re(Y F*). projected : (n, D, D//2+1) |F|^2. own : (n, D, D//2+1) |Y|^2.
+    """
+
+    cross: torch.Tensor
+    projected: torch.Tensor
+    own: torch.Tensor
+
+    @classmethod
+    def of(cls, projections: torch.Tensor, images: torch.Tensor) -> Products:
+        """The products of spectra (n, D, D//2+1) of projections (density positive) and of the images."""
+        f, y = projections, images
+        cross = torch.addcmul(f.real * y.real, f.imag, y.imag)
+        # not abs().square(), whose root costs more than all else here
+        projected, own = (torch.addcmul(z.real.square(), z.imag, z.imag) for z in (f, y))
+        return cls(cross, projected, own)
+
+    def rows(self, index: torch.Tensor | slice) -> Products:
+        """The products of some of the images."""
+        return Products(*(values[index] for values in self))
+
+
 def explain(
-    projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor, state: State, leak: float = 0.0
+    products: Products, contrast: torch.Tensor, state: State, leak: float = 0.0
 ) -> tuple[Explanation, Explanation]:
     """The fits with both signs of the protein, the likelier first, for one state of the images.
 
     Parameters
     ----------
-    projections, images : (n, D, D//2+1) spectra of projections (density positive) and of the images.
+    products : of n images and their projections.
     contrast : (n, D, D//2+1) CTF, sin chi.
     """
-    transfer = {State.FLIPPED: contrast.abs(), State.CORRECTED: torch.ones_like(contrast)}.get(state, contrast)
-    colour = torch.ones_like(contrast)
+    one = torch.ones_like(contrast[:1])
+    transfer = {State.FLIPPED: contrast.abs(), State.CORRECTED: one}.get(state, contrast)
+    colour = one
     if state is State.PREMULTIPLIED:
         transfer = contrast.square()
         colour = transfer * (1 - leak) + leak
-    sums = _Sums.of(projections * transfer, images, colour)
+    sums = _Sums.of(products, transfer, colour)
     plain = [sums.fit(state, sign, leak) for sign in (1, -1)]
-    ratio = sums.signal_to_noise(max(plain, key=lambda e: e.total).sign, _by_shell(projections.abs().square()))
-    ratio = torch.nn.functional.pad(ratio, (1, 1))[shells(images.shape[-2], str(images.device))]
-    sums = _Sums.of(projections * transfer, images, colour + ratio * transfer.square())
+    power = _by_shell(products.projected.sum(0, keepdim=True))[0]
+    ratio = sums.signal_to_noise(max(plain, key=lambda e: e.total).sign, power)
+    ratio = torch.nn.functional.pad(ratio, (1, 1))[shells(contrast.shape[-2], str(contrast.device))]
+    sums = _Sums.of(products, transfer, colour + ratio * transfer.square())
     better = [max(first, sums.fit(state, first.sign, leak), key=lambda e: e.total) for first in plain]
     better.sort(key=lambda e: -e.total)
     return better[0], better[1]
 
 
-def explanations(projections: torch.Tensor, images: torch.Tensor, contrast: torch.Tensor) -> list[Explanation]:
+def explanations(products: Products, contrast: torch.Tensor) -> list[Explanation]:
     """The fits of all states, signs and LEAKS, the likeliest first; arguments as for :func:`explain`."""
     tried = [(state, leak) for state in State for leak in (LEAKS if state is State.PREMULTIPLIED else (0.0,))]
-    found = [one for state, leak in tried for one in explain(projections, images, contrast, state, leak)]
+    found = [one for state, leak in tried for one in explain(products, contrast, state, leak)]
     return sorted(found, key=lambda e: -e.total)
 
 
@@ -96,7 +122,7 @@ def margin(first: torch.Tensor, second: torch.Tensor) -> float:  # (n,), (n,)
 
 class _Sums(NamedTuple):
     """Sums over the shells of n images (n, S), weighted by 1 / colour: of model and image, of both squared; and of the
-    colour's logarithm. ``size`` (S,) components a shell."""
+    colour's logarithm, (1, S) where it is one for all. ``size`` (S,) components a shell."""
 
     cross: torch.Tensor
     power: torch.Tensor
@@ -105,13 +131,14 @@ class _Sums(NamedTuple):
     size: torch.Tensor
 
     @classmethod
-    def of(cls, model: torch.Tensor, images: torch.Tensor, colour: torch.Tensor) -> _Sums:
+    def of(cls, products: Products, transfer: torch.Tensor, colour: torch.Tensor) -> _Sums:
+        weighted = transfer / colour
         return cls(
-            _by_shell((images * model.conj()).real / colour),
-            _by_shell(model.abs().square() / colour),
-            _by_shell(images.abs().square() / colour),
+            _by_shell(products.cross * weighted),
+            _by_shell(products.projected * (weighted * transfer)),
+            _by_shell(products.own / colour),
             _by_shell(colour.log()),
-            shell_sizes(images.shape[-2], images.device)[1:-1],
+            shell_sizes(colour.shape[-2], colour.device)[1:-1],
         )
 
     def amplitude(self, sign: int) -> torch.Tensor:  # (S,)
@@ -129,9 +156,9 @@ class _Sums(NamedTuple):
         gain = (self.own - residual) / null
         return Explanation(state, sign, leak, -0.5 * values.sum(1), 0.5 * gain.sum(1))
 
-    def signal_to_noise(self, sign: int, projected: torch.Tensor) -> torch.Tensor:  # (n, S) -> (S,)
+    def signal_to_noise(self, sign: int, projected: torch.Tensor) -> torch.Tensor:  # (S,) -> (S,)
         """Power of the projections at the fitted amplitude, before the transfer, over the noise's."""
-        return self.amplitude(sign).square() * projected.sum(0) / self.residual(sign).sum(0).clamp_min(1e-30)
+        return self.amplitude(sign).square() * projected / self.residual(sign).sum(0).clamp_min(1e-30)
 
 
 def _by_shell(values: torch.Tensor) -> torch.Tensor:  # (n, D, D//2+1) -> (n, D//2-1)

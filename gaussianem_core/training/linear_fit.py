@@ -1,11 +1,12 @@
 """Fit of the linear model, and choice of its components by held-out particles.
 
-A tenth of the particles or more (``linear_model.held_share``) is held out and never shapes the fields. The evidence of
+A tenth of the particles or more (``linear_model.held_share``) is held out and shapes no field. The evidence of
 their images with 1, 2, ... components, nuisances and latents integrated out, tells how many components are real: the
 others would follow the noise, and are left out. With these components the images must also be more likely than under
 the best model without components. Motion is tested in the same way: at low resolution a domain that is absent looks
 much like one that is elsewhere, and no image shows what a wrong displacement does to the details. So where changes of
-density alone make the held-out images as likely, nothing moves.
+density alone make the held-out images as likely, nothing moves. Once all is chosen, few particles shape the fields
+together, those held out too: a quarter of them is too much to lose.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import ForwardModel
 from gaussianem_core.training.joint_posterior import Quadratic
 from gaussianem_core.training.junk import PIECE_WIDTHS, Junk, find_regions
-from gaussianem_core.training.linear_model import COUNT, Model, Setting, State, Visit, regauge, set_rate, visit
+from gaussianem_core.training.linear_model import (
+    COUNT,
+    HELD_OUT,
+    Model,
+    Setting,
+    State,
+    Visit,
+    regauge,
+    set_rate,
+    visit,
+)
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.problem import Problem, mean_per_unit
 from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
@@ -35,6 +46,7 @@ NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the othe
 ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
 LEAST_ASKED = 3  # held-out particles, below which nothing can be significant
 ALONE_STEPS, ALONE_EPOCHS, ALONE_RATE = 200, (2, 4), 0.2  # steps of a fit with these; its rate as a share of RATE
+ALL_RATE, ALL_EPOCHS = 0.5, (4, 12)  # as a share of RATE, and passes, where those held out come in
 ALONE_IMAGES, LEAST_ALONE = 8000, 1000  # that are asked about it: images, and particles at least
 
 
@@ -128,6 +140,8 @@ def fit(
     kept, moves = model.copy(count, fields.kept), True
     if count:
         kept, found, moves = choose_motion(setting, kept, found)
+    if count and setting.share_aside > HELD_OUT:
+        found = from_all(setting, kept, found)
     return LinearFit(
         kept, found.measured.first(COUNT + count), found.widths, found.junk, found.state.noise_power, moves
     )
@@ -216,6 +230,22 @@ def choose_motion(setting: Setting, both: Model, found: Visit) -> tuple[Model, V
             last = visit(setting, model, state, everyone, epoch, 2, of, stage="motion or composition")
             state = last.state
     return model, last, False
+
+
+def from_all(setting: Setting, model: Model, found: Visit) -> Visit:
+    """Go on with a chosen ``model`` (changed in place) and its last pass ``found``, held-out particles included.
+
+    Returns the last pass. Raises AbortRequested.
+    """
+    whole, everyone = replace(setting, keep_aside=False), np.arange(setting.particles)
+    state = found.state._replace(z=found.state.z[:, : len(model.fields.values)])
+    epochs, optimiser = setting.passes(setting.particles, STEPS, ALL_EPOCHS), model.optimiser(ALL_RATE * RATE)
+    for epoch in range(epochs):
+        set_rate(optimiser, ALL_RATE * falling_rate(epoch, epochs))
+        found = visit(whole, model, state, everyone, epoch, epochs + 1, optimiser, stage="all particles")
+        # Widths are held: poses would take the steps of the fields for errors, of 0.5 degrees where all are exact.
+        state = regauge(whole, model, found.state._replace(widths=state.widths))
+    return visit(whole, model, state, everyone, epochs, epochs + 1, None, stage="all particles")
 
 
 def falling_rate(epoch: int, epochs: int) -> float:

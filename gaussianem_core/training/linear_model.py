@@ -63,7 +63,7 @@ MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam
 @dataclass(frozen=True)
 class Setting:
     """Inputs of every pass: ``seed`` of the streams of random numbers; ``weigh_junk``: whether junk images are found,
-    and count less; ``forward``: number of latents, box and projector."""
+    and count less; ``forward``: number of latents, box and projector; ``keep_aside``: whether to hold particles out."""
 
     problem: Problem
     forward: ForwardModel
@@ -71,6 +71,7 @@ class Setting:
     weigh_junk: bool
     log: JobLog
     ranks: Ranks = field(default_factory=distributed)
+    keep_aside: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -94,9 +95,13 @@ class Setting:
     def held_out(self) -> torch.Tensor:  # (N,) bool
         """Images of held-out particles, which do not shape the fields: all rows of an observation, or none."""
         unit = self.problem.unit
-        units = int(unit.max()) + 1
-        chosen = stream(self.seed, "held out").random(units)[unit]
-        return torch.from_numpy(chosen < held_share(units)).to(self.device)
+        chosen = stream(self.seed, "held out").random(int(unit.max()) + 1)[unit]
+        return torch.from_numpy(chosen < self.share_aside).to(self.device)
+
+    @property
+    def share_aside(self) -> float:
+        """Share of the observations that is held out."""
+        return held_share(int(self.problem.unit.max()) + 1) if self.keep_aside else 0.0
 
     def passes(self, particles: int, steps: int, limits: tuple[int, int]) -> int:
         """Number of passes over ``particles`` that make ``steps`` steps of the fields, within ``limits``."""

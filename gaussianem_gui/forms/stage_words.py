@@ -11,6 +11,7 @@ STAGES = {
     "load images": "Load the images",
     "linear model": "Find what varies",
     "motion or composition": "Motion, or parts that come and go?",
+    "all particles": "Find what varies, from all particles",
     "teach the decoder": "Teach the network what was found",
     "encode": "Place the particles",
     "without components": "Fit a model in which nothing varies",

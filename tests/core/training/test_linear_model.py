@@ -74,8 +74,10 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with JobLog(tmp_path / "log", ["test"], "0") as log:
         options, problem, recipe, forward, noise = make_setting(moving, log)
         before = noise.power.clone()
+        gaps = follow_from_all(monkeypatch)
         linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
         assert torch.equal(noise.power, before), "what was found is returned, nothing given is changed"
+        assert gaps[1] < gaps[0], "once all is chosen, particles that were held out shape the fields too"
         used = linear.count
         active = torch.arange(forward.zdim) < used
         latents, found = joint_posterior.estimate(
@@ -100,6 +102,25 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
             wanted = torch.einsum("bk,kmd->bmd", mean[:100, :used], linear.model.fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
         assert error < 0.2
+
+
+def follow_from_all(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How much more likely the others' images are than those held out (nats each), before and after all shape."""
+    gaps: list[float] = []
+    run = linear_fit.from_all
+
+    def gap(setting: linear_model.Setting, found: linear_model.Visit) -> float:
+        held = setting.held_out
+        return float(found.evidence[~held].mean() - found.evidence[held].mean())
+
+    def followed(setting: linear_model.Setting, model: linear_model.Model, found: linear_model.Visit) -> object:
+        gaps.append(gap(setting, found))
+        after = run(setting, model, found)
+        gaps.append(gap(setting, after))
+        return after
+
+    monkeypatch.setattr(linear_fit, "from_all", followed)
+    return gaps
 
 
 @pytest.mark.parametrize(
