@@ -18,7 +18,7 @@ QUIET_MILLISECONDS = 1500  # after the first window, before the libraries of 3D 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line: directory of the project, theme, version."""
     found = argparse.ArgumentParser(prog="gaussianem-gui", description="The GaussianEM desktop application.")
     found.add_argument("project", nargs="?", default="", help="directory of a GaussianEM or RELION project")
     found.add_argument("--theme", choices=["dark", "light", "system"], help="colours for this run")
@@ -27,7 +27,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Open the window, run until it is closed, return the exit code."""
+    """Open the window and run until it is closed; returns the exit code, 2 where PySide6 or a display is missing.
+
+    ``argv``: the arguments after the program's name, those of the process if None.
+    """
     arguments = parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     distrust_working_directory()
     try:

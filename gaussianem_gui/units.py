@@ -6,7 +6,8 @@ import time
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration: "42 s", "3 min 20 s", "5 h 12 min", "3 d 4 h"; a dash for None."""
+    """A duration in seconds as text: "42 s", "3 min 20 s", "12 min", "5 h 12 min", "3 d 4 h"; a dash for None or
+    NaN."""
     if seconds is None or seconds != seconds:
         return "–"
     whole = round(max(seconds, 0))
@@ -20,7 +21,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def bytes_text(size: float) -> str:
-    """A size: "512 B", "3.4 MB", "1.2 TB" (powers of 1000, as disks are sold)."""
+    """A size in bytes as text: "512 B", "3.4 MB", "1.2 TB" (powers of 1000, as disks are sold)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
@@ -29,7 +30,8 @@ def bytes_text(size: float) -> str:
 
 
 def ago_text(when: float, now: float | None = None) -> str:
-    """How long ago a time (Unix seconds) was: "just now", "5 min ago", "3 h ago", or the date."""
+    """How long before ``now`` a time was (both Unix seconds; now if None): "just now", "5 min ago", "3 h ago"; from a
+    day on the local date."""
     gone = (time.time() if now is None else now) - when
     if gone < 60:
         return "just now"

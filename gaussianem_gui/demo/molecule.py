@@ -20,15 +20,16 @@ FRAMES = 25
 
 
 def molecule() -> dict[str, np.ndarray]:
-    """The arrays of the file: points at rest, weights, parts and their axes."""
+    """The arrays of ``spliceosome.npz`` by name, as the module says: points at rest (A, 3) in Angstrom, weights, parts,
+    and their axes and hinges."""
     file = resources.files("gaussianem_resources") / "demo" / "spliceosome.npz"
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
         return dict(content)
 
 
 def motion(frames: int = FRAMES) -> dict[str, np.ndarray]:
-    """What ``simulate --model`` reads: ``xyz`` (F, A, 3) in Angstrom from one end of the swing to the other, the
-    weights, the parts, and the angle of each by frame (``head_degrees``, ``arm_degrees``)."""
+    """What ``simulate --model`` reads: ``xyz`` (F, A, 3) in Angstrom from one end of the swing to the other, ``weight``
+    (A,), each part as a mask (A,), and its angle by frame in degrees (F,) (``head_degrees``, ``arm_degrees``)."""
     still = molecule()
     xyz = np.repeat(still["xyz"][None].astype(np.float64), frames, axis=0)
     degrees = np.linspace(-SWING_DEGREES, SWING_DEGREES, frames)
@@ -43,7 +44,7 @@ def motion(frames: int = FRAMES) -> dict[str, np.ndarray]:
 
 
 def write_molecule(path: Path) -> int:
-    """Write the motion as .npz; the number of points."""
+    """Write the motion to ``path`` (.npz) and return the number of points A."""
     content = motion()
     np.savez_compressed(path, **content)  # type: ignore[arg-type]
     return len(content["weight"])

@@ -72,7 +72,8 @@ DEMO = Workflow(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo in a directory; 0 if the truth was recovered, 1 if not, 2 for bad input."""
+    """Run the demo in a directory; 0 if the truth was recovered, 1 if not or if a job did not succeed, 2 for bad input,
+    130 after Ctrl+C (the jobs go on)."""
     parser = argparse.ArgumentParser(
         prog="gaussianem demo",
         description="Simulate the moving spliceosome and recover its motions: under five minutes on two CPU cores.",
@@ -89,7 +90,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(directory: Path) -> int:
-    """Make the project, run the workflow, print and draw what came out."""
+    """Make the project, run the workflow, print and draw what came out; 0 if every score reaches RECOVERED, else 1.
+
+    Raises InputError if the directory holds a project already or cannot be written.
+    """
     began = time.monotonic()
     project = Project.create(directory)
     remember_project(project.root)
@@ -132,9 +136,11 @@ Look at
 
 
 def scores(evaluated: dict[str, Any]) -> dict[str, float]:
-    """What Evaluate found against the truth: R2 of the angles, area under the ROC of the arm's presence and of junk.
+    """What Evaluate found against the truth: R2 of the angles ("head", "arm"), area under the ROC of the arm's presence
+    ("arm there") and of junk ("junk").
 
-    A figure that could not be had, as where no latent dimension is real, counts as nothing learned.
+    A figure that could not be had, as where no latent dimension is real, counts as nothing learned: 0, or 0.5 for a
+    ROC.
     """
     motions, junk = evaluated.get("motion_r2", {}), evaluated.get("junk_roc", {})
     return {
@@ -145,7 +151,8 @@ def scores(evaluated: dict[str, Any]) -> dict[str, float]:
 
 
 def reconstruct(project: Project, jobs: dict[str, Job]) -> Job:
-    """Ask for maps of the first and the last class, from the images of the particles around their centres."""
+    """Start a Reconstruct job of two states, the particles around the centres of the first and the last class; returns
+    it without waiting. ``jobs`` are those of the demo by type."""
     sources = find_sources(project, jobs["train"].name)
     centres = np.loadtxt(jobs["analyze"].directory / "kmeans" / "z.txt", ndmin=2)
     values = state_values(project, sources, centres[[0, -1]], row_count(sources.model()[1].parent / STAR))
@@ -155,7 +162,7 @@ def reconstruct(project: Project, jobs: dict[str, Job]) -> Job:
 
 
 def state_lines(job: Job) -> str:
-    """What the half maps of the two states say, a line each."""
+    """A line for each state of a Reconstruct job: its particles, and the resolution of its half maps in Angstrom."""
     entries = json.loads((job.directory / "results.json").read_text())["states"]
     lines = []
     for number, entry in enumerate(entries, start=1):
@@ -200,7 +207,8 @@ def _progress(info: JobInfo) -> str:
 
 
 def draw(project: Project, jobs: dict[str, Job], found: dict[str, float], path: Path) -> None:
-    """Latents coloured by the head's true angle, angles found against true ones, and volumes along the first component.
+    """Write the demo's figure to ``path`` (PNG): latents coloured by the head's true angle, angles found against true
+    ones in degrees, and volumes along the first component. ``found``: the scores, named in the legend.
 
     An angle is read from a particle's latents as Evaluate does: the mean of its nearest others'.
     """

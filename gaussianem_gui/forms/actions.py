@@ -14,7 +14,8 @@ Rule = Callable[[JobInfo | None, Project | None], str]
 
 @dataclass(frozen=True)
 class Action:
-    """``text`` for a menu ("…" asks more first), ``tip`` one sentence, ``rule`` gives "" or why it is not possible."""
+    """Something to do: ``text`` for a menu ("…" asks more first), ``tip`` one sentence, ``menu`` "Job" or "Job/Mark",
+    ``rule`` gives why it is not possible now, "" if it is."""
 
     id: str
     text: str

@@ -66,7 +66,8 @@ BEFORE = {
 
 @dataclass(frozen=True)
 class NextStep:
-    """A suggestion: ``kind`` is job (a new job of ``job_type``), results, log, continue, clone or parameters."""
+    """A suggestion: ``title`` as its button says it, ``why`` in a sentence; ``kind`` is job (a new job of
+    ``job_type``), results, report, explore, log, continue or clone."""
 
     kind: str
     title: str
@@ -75,18 +76,18 @@ class NextStep:
 
 
 def purpose(job_type: str) -> str:
-    """What a job type makes of what, in a line."""
+    """What a job type makes of what, in a line: the first of its options' documentation."""
     return (JOB_OPTIONS[job_type].__doc__ or "").strip().split("\n")[0].replace("->", "→")
 
 
 def picture(job_type: str) -> str:
-    """Icon of a job type."""
+    """Name of a job type's icon."""
     return PICTURES.get(job_type, "job-other")
 
 
 def next_steps(job_type: str, state: State, following: list[str], has_latents: bool = False) -> list[NextStep]:
-    """Next steps after a job of ``job_type`` in ``state``; ``following`` are job types its outputs can feed,
-    ``has_latents`` whether they are latents, of which Import may have another program's."""
+    """At most three next steps after a job of ``job_type`` in ``state``, the likeliest first. ``following`` are job
+    types its outputs can feed, ``has_latents`` whether they are latents, of which Import may have another program's."""
     if state is State.FAILED:
         return [
             NextStep("log", "Read the error", "The end of the log says what went wrong."),

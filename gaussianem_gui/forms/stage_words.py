@@ -59,14 +59,14 @@ _MESSAGES = (
 
 
 def stage_words(stage: str) -> str:
-    """A stage as the window calls it."""
+    """A stage as the window calls it; one that is not known, with a capital."""
     if (pc := re.fullmatch(r"trajectory pc(\d+)", stage)) is not None:
         return f"Decode along PC {pc[1]}"
     return STAGES.get(stage, stage[:1].upper() + stage[1:])
 
 
 def message_words(text: str) -> str:
-    """A message without the jargon of estimation."""
+    """A message of the engine in plain words; one that is not known as it is, with Å for an A after a number."""
     for pattern, words in _MESSAGES:
         if (found := re.fullmatch(pattern, text)) is not None:
             return words.format(**found.groupdict())

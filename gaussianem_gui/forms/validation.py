@@ -66,7 +66,8 @@ def field_label(name: str) -> str:
 
 
 def field_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:
-    """Error of each field whose value breaks a rule of ``model``; {} when all is well."""
+    """By field, what is wrong with a value that breaks a rule of ``model`` (WHOLE: a rule of no single field); {} if
+    nothing."""
     try:
         model.model_validate(values)
     except ValidationError as error:
@@ -109,7 +110,7 @@ def _words(kind: str, message: str, context: dict[str, Any]) -> str:
 
 
 def required_errors(model: type[JobOptions], values: dict[str, Any]) -> dict[str, str]:
-    """Fields without which the job cannot run and that are empty."""
+    """Fields that are empty and without which the job cannot run, each with "Needed"."""
     return {
         name: "Needed"
         for name, info in model.model_fields.items()
@@ -125,7 +126,8 @@ def stand_ins(model: type[JobOptions], names: Iterable[str]) -> dict[str, Any]:
 def path_errors(
     model: type[JobOptions], values: dict[str, Any], root: Path, expected: frozenset[str] = frozenset()
 ) -> dict[str, str]:
-    """Inputs that do not exist and that no job is ``expected`` to write (project-relative paths).
+    """By field, what is wrong with a file or folder that does not exist and that no job is ``expected`` to write (paths
+    from the project's directory, ``root``).
 
     Looks at the disk: call from a worker thread.
     """
@@ -188,12 +190,14 @@ def sweep_alias(base: str, changes: dict[str, Any]) -> str:
 
 
 def plain_values(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` as numbers and words rather than text as typed; those equal to the default are left out."""
+    """``values`` as numbers and words rather than text as typed; those equal to the default are left out. KeyError for
+    a name that is no option."""
     return {n: value for n, value in typed(model, values).items() if value != model.model_fields[n].default}
 
 
 def typed(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` as numbers and words rather than text as typed; what is not valid stays as it is."""
+    """``values`` as numbers and words rather than text as typed; what is not valid stays as it is. KeyError for a name
+    that is no option."""
     found = dict(values)
     for name, value in values.items():
         info = model.model_fields[name]

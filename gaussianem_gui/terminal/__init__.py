@@ -1,0 +1,1 @@
+"""Projects and jobs in a terminal: ``gaussianem project`` and ``gaussianem job``."""

@@ -41,7 +41,8 @@ NEWEST = 200  # finished jobs that a list reads for times and reasons
 
 
 def parse_values(model: type[JobOptions], words: Sequence[str], project: Project, prog: str) -> dict[str, Any]:
-    """Options given on the command line, of the right type. Raises InputError; --help prints them and exits."""
+    """The options of ``model`` that stand in ``words``, with its types; files named from the current directory become
+    paths from the project. Raises InputError; --help prints the options and exits."""
     given = without_blanks(model, OptionParser(prog, model, ("job_dir", "output")).given(words))
     for name, value in given.items():
         if value is not None and is_path_field(model, name) and "source_dir" not in given:
@@ -52,7 +53,8 @@ def parse_values(model: type[JobOptions], words: Sequence[str], project: Project
 
 
 def typed(model: type[JobOptions], given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with the types of ``model``; required options may still be missing. Raises InputError."""
+    """``given`` with the types of ``model``, as JSON holds them; required options may still be missing. Raises
+    InputError."""
     blank: dict[str, Any] = {
         name: ["-"] if str(field.annotation).startswith("list") else "-"
         for name, field in model.model_fields.items()
@@ -79,7 +81,7 @@ def _project_path(project: Project, word: str) -> str:
 
 
 def row(info: JobInfo) -> dict[str, Any]:
-    """A job as ``--json`` prints it."""
+    """A job as ``--json`` prints it: ``started`` and ``ended`` in Unix seconds, ``fraction`` from 0 to 1."""
     status = info.status
     return {
         "name": info.name,
@@ -102,7 +104,7 @@ def row(info: JobInfo) -> dict[str, Any]:
 
 
 def say(*words: object, end: str = "\n", error: bool = False, flush: bool = False) -> None:
-    """Print; what comes from files cannot steer the terminal."""
+    """Print words; control characters, which could steer the terminal, are made visible first."""
     print(printable(" ".join(map(str, words))), end=end, file=sys.stderr if error else sys.stdout, flush=flush)
 
 
@@ -166,7 +168,8 @@ def _project_parser() -> argparse.ArgumentParser:
 
 
 def project_main(argv: list[str] | None = None) -> int:
-    """``gaussianem project COMMAND``; returns the exit code."""
+    """``gaussianem project COMMAND``; returns the exit code: 0, 1 where disk or machine refused, 2 for bad input, 4
+    where a wait timed out, 130 after Ctrl+C."""
     return _guarded("project", lambda: _project_command(_project_parser().parse_args(argv)))
 
 
@@ -384,7 +387,8 @@ _TAKES_OPTIONS = ("new", "run", "submit", "check", "continue", "clone")
 
 
 def job_main(argv: list[str] | None = None) -> int:
-    """``gaussianem job COMMAND``; returns the exit code."""
+    """``gaussianem job COMMAND``; returns the exit code: 0, 1 for a failed or lost job or where disk or machine
+    refused, 2 for bad input, 3 for an aborted job, 4 where a wait timed out, 130 after Ctrl+C."""
     words = list(sys.argv[1:] if argv is None else argv)
 
     def go() -> int:

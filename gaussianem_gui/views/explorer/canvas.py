@@ -1,6 +1,6 @@
 """The drawing area of an explorer plot, and what the mouse does there.
 
-Left button: what the chosen tool does. Wheel: zoom. Right or middle button: move.
+Left button: what the chosen tool does. Wheel: zoom. Middle button: move. Right button, dragged: stretch each axis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CLOSE_PIXELS = 12  # a polygon ends with a click this near to its first corner
 
 
 class Canvas(pg.PlotWidget):
-    """A plot that says where the mouse clicked, dragged or drew."""
+    """A plot that says where the mouse clicked, dragged or drew, in the plot's units."""
 
     placed = Signal(float, float, bool)  # decode tool: place, True when the button was released
     anchored = Signal(float, float)
@@ -40,18 +40,19 @@ class Canvas(pg.PlotWidget):
         self.viewport().installEventFilter(self)
 
     def set_tool(self, tool: str) -> None:
-        """decode, lasso, polygon, rectangle, anchor or pan."""
+        """Choose what the left button does: decode, lasso, polygon, rectangle, anchor or pan. A shape begun is given
+        up."""
         self.tool = tool
         self._abandon()
         shape = {"pan": Qt.CursorShape.OpenHandCursor, "decode": Qt.CursorShape.PointingHandCursor}
         self.viewport().setCursor(shape.get(tool, Qt.CursorShape.CrossCursor))
 
     def place(self, position: QPointF) -> QPointF:
-        """A position on the widget in the plot's units."""
+        """The place in the plot's units of a position on the widget (pixels)."""
         return self.getPlotItem().vb.mapSceneToView(self.mapToScene(position.toPoint()))
 
     def position(self, x: float, y: float) -> QPointF:
-        """A place of the plot on the widget, in pixels."""
+        """The position on the widget (pixels) of a place in the plot's units."""
         return QPointF(self.mapFromScene(self.getPlotItem().vb.mapViewToScene(QPointF(x, y))))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

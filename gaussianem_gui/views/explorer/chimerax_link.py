@@ -28,13 +28,14 @@ class ChimeraXLink(QObject):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def set_on(self, on: bool) -> None:
-        """Follow or not; at once with what is shown."""
+        """Turn the link on or off; on, it shows at once what the 3D view shows."""
         self.on = on
         if on:
             self.send()
 
     def send(self) -> None:
-        """Show the picture of the 3D view in ChimeraX, where this is on."""
+        """Show the picture of the 3D view in ChimeraX, contoured at SIGMAS of the consensus map; nothing while the link
+        is off."""
         picture, model = self.session.picture, self.session.consensus
         if not self.on or picture is None or picture.volume is None or model is None:
             return
@@ -52,7 +53,7 @@ class ChimeraXLink(QObject):
         )
 
     def shut_down(self) -> None:
-        """Leave no file behind."""
+        """Turn the link off and delete the files that ChimeraX was handed."""
         self.on = False
         if self._folder is not None:
             self._folder.cleanup()

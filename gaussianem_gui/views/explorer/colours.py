@@ -18,7 +18,8 @@ SHADES = 256
 
 @dataclass
 class Colouring:
-    """How points are coloured: ``column`` or None (one colour), range of a continuous one."""
+    """How points are coloured: by ``column``, or with None all alike, and by their number where a plot counts them;
+    ``low`` and ``high``, in the column's unit, are the ends of the ramp of a continuous one."""
 
     column: Column | None = None
     low: float = 0.0
@@ -26,7 +27,7 @@ class Colouring:
 
     @classmethod
     def of(cls, column: Column | None) -> Colouring:
-        """With the range of the middle 98 % of the values."""
+        """The colouring by a column; the ramp of a continuous one spans the middle 98 % of its values."""
         if column is None or column.classes:
             return cls(column)
         values = column.values[np.isfinite(column.values)]
@@ -51,7 +52,7 @@ class ColourLegend(QWidget):
         theme.changed.connect(self.update)
 
     def set_colouring(self, colouring: Colouring) -> None:
-        """Explain other colours; without a column there is nothing to explain."""
+        """Show what another colouring means; hidden where it has no column."""
         self._colouring = colouring
         column = colouring.column
         self.setVisible(column is not None)
@@ -112,7 +113,8 @@ class ColourLegend(QWidget):
         return places
 
     def place(self, code: int) -> QPointF:
-        """Where a class stands, as it was painted last."""
+        """Centre of a class's entry (pixels of the widget), as it was painted last. IndexError for a class without
+        room."""
         return self._places[code].center()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -128,6 +130,6 @@ def _short(value: float) -> str:
 
 
 def value_colours() -> np.ndarray:  # (SHADES, 3) uint8
-    """The ramp of continuous quantities in the present theme."""
+    """The ramp of continuous quantities in the present theme, from low to high."""
     name = "viridis" if theme.name == "dark" else "cividis"
     return np.asarray(pg.colormap.get(name).getLookupTable(0.0, 1.0, SHADES))[:, :3]

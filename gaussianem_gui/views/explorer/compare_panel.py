@@ -28,7 +28,7 @@ STRETCHED, TURNED = "Stretched to fit", "Turned only"
 
 
 class ComparePanel(Panel):
-    """Chooses the other job and shows it."""
+    """Chooses another job, plots its latents aligned with this one's, and lists the options in which the two differ."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
@@ -116,7 +116,7 @@ class ComparePanel(Panel):
             self.plot.set_mask(self.session.selections.mask)
 
     def start(self) -> None:
-        """Read and align in a worker."""
+        """Read the chosen job's latents and align them with this one's, in a worker."""
         session, name = self.session, self.job.currentData()
         model, sources, table = session.model, session.sources, session.table
         if model is None or sources is None or table is None or not name:
@@ -173,7 +173,7 @@ class ComparePanel(Panel):
         self.session.select(self.plot.inside(kind, outline), step)
 
     def save(self) -> None:
-        """The aligned latents as a figure."""
+        """Ask for a file and write the plot of the aligned latents as a figure."""
         path = ask_figure(self, "comparison.pdf")
         if path is not None and self.found is not None:
             points, column_ = self.plot.points, self.session.colouring.column

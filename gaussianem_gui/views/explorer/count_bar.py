@@ -23,14 +23,14 @@ class CountBar(QWidget):
         self.setAccessibleName("Particles per frame")
 
     def set_counts(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
-        """Show other counts."""
+        """Show how many particles are nearest to each of P frames, and which of these hardly any particle is near."""
         self.counts, self.unpopulated, self.frame = counts, unpopulated, 0
         tip = f"{int(counts.sum()):,} particles along the path; red: hardly any particle is near"
         self.setToolTip(tip if len(counts) else "")
         self.update()
 
     def set_frame(self, index: int) -> None:
-        """Mark a frame."""
+        """Mark a frame, counted from 0."""
         self.frame = index
         self.update()
 

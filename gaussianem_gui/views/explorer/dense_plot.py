@@ -17,7 +17,12 @@ STAMP = 2  # radius in pixels of points drawn one by one from a large table
 def shaded(
     cells: np.ndarray, bins: tuple[int, int], counts: np.ndarray, column: Column | None, colouring: Colouring
 ) -> np.ndarray:  # (n,) -> (w, h, 4) uint8
-    """Counts as brightness; the colour is a ramp, or that of ``column``, whose values are the cells' points'."""
+    """A picture (w, h, 4) uint8, RGBA, of points counted in cells; w and h are the ``bins`` along x and y.
+
+    ``cells`` (n,): the flat cell of each point, ``bin_points``; ``counts`` (w, h): points per cell, as brightness on a
+    logarithmic scale. ``column`` holds the values of these n points: a cell gets the colour of its commonest class or
+    of its mean value on the ramp. Without a column the ramp shows the counts.
+    """
     strength = np.log1p(counts)
     strength /= max(float(strength.max()), 1e-9)
     picture = np.zeros((*bins, 4), np.uint8)
@@ -39,19 +44,20 @@ def shaded(
 
 
 def class_tints(count: int) -> np.ndarray:  # (count, 3) uint8
-    """The theme's colours of so many classes."""
+    """The theme's colours of classes 0 to ``count`` - 1; they repeat after the tenth."""
     tints = [QColor(theme.series(i)) for i in range(count)]
     return np.array([[c.red(), c.green(), c.blue()] for c in tints], np.uint8)
 
 
 def ramp_index(values: np.ndarray, colouring: Colouring) -> np.ndarray:
-    """Where values lie on the ramp of colours."""
+    """Row of ``value_colours`` for each value, in the shape of ``values``; 0 for NaN."""
     share = (values - colouring.low) / (colouring.high - colouring.low)
     return np.clip(np.nan_to_num(share) * (SHADES - 1), 0, SHADES - 1).astype(np.int64)
 
 
 def stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colours: np.ndarray) -> None:
-    """Draw discs of radius STAMP at flat cells into (w, h, 4); colours (n, 3) or (1, 3)."""
+    """Draw discs at the flat cells (n,) into ``picture`` (w, h, 4), in place; colours (n, 3) or (1, 3) uint8. Their
+    radius is STAMP pixels, 1 from 8,000 points on."""
     flat = picture.reshape(-1, 4)
     x, y = np.divmod(cells, bins[1])
     rgba = np.concatenate([colours, np.full((len(colours), 1), 235, np.uint8)], axis=1)
@@ -65,13 +71,14 @@ def stamp(picture: np.ndarray, cells: np.ndarray, bins: tuple[int, int], colours
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts between evenly spaced edges; several times faster than searching for each value."""
+    """Counts (B,) of values (n,) between B + 1 evenly spaced edges; what lies beyond counts in the first or last bin.
+    Several times faster than searching for each value."""
     cells = ((values - edges[0]) * ((len(edges) - 1) / (edges[-1] - edges[0]))).astype(np.int32)
     return np.bincount(np.clip(cells, 0, len(edges) - 2), minlength=len(edges) - 1)
 
 
 def bars(values: np.ndarray, edges: np.ndarray, tint: QColor, *, upright: bool) -> pg.BarGraphItem:
-    """A histogram of values (n,) between evenly spaced edges, its bars upright or lying."""
+    """A histogram of values (n,) between evenly spaced edges, its bars upright or lying, in one colour."""
     counts, centres, width = histogram(values, edges), 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
     if upright:
         return pg.BarGraphItem(x=centres, height=counts, width=width, brush=tint, pen=None)

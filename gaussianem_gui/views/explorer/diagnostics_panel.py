@@ -20,7 +20,7 @@ LEVELS = {"fine": "success", "look": "info", "warning": "warning"}
 
 
 class TrustPanel(Panel):
-    """Badges in words."""
+    """The checks of the latent space as banners, made in a worker when a job is opened."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
@@ -56,7 +56,7 @@ class TrustPanel(Panel):
 
 
 def judge(table: ParticleColumns, sources: Sources) -> list[tuple[str, str]]:
-    """(kind of banner, sentence) for each check that can be made."""
+    """(kind of banner: success, info or warning; sentence) for each check that can be made; for a worker."""
     found: list[tuple[str, str]] = []
     trust = TrustFigures()
     if sources.analysis is not None and (sources.analysis / "summary.json").is_file():

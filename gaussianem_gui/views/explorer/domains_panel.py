@@ -27,7 +27,8 @@ REACH_ANGSTROM, EDGE_ANGSTROM = 6.0, 8.0
 
 
 class DomainsPanel(Panel):
-    """Decodes conformations over the dataset, finds domains, saves them."""
+    """Decodes conformations over all particles, the selection or the path, finds rigid domains, and saves them as
+    masks."""
 
     def __init__(self, session: ExplorerSession, viewer: LiveViewer) -> None:
         super().__init__(session)
@@ -75,7 +76,8 @@ class DomainsPanel(Panel):
         self.save.setEnabled(False)
 
     def start(self) -> None:
-        """Decode conformations spread over the particles."""
+        """Decode the conformations in which domains are sought: the path's, or CONFORMATIONS spread over the
+        particles."""
         session = self.session
         if session.table is None:
             return
@@ -145,7 +147,8 @@ class DomainsPanel(Panel):
         self.viewer.show_domains(found.labels)
 
     def save_job(self) -> None:
-        """A Mask job with a mask for each domain."""
+        """Write a Mask job with an MRC mask and a 0/1 array (N,) of its Gaussians for each domain; the grid is that of
+        the consensus map, or the model's where that map is not there."""
         session, found = self.session, self.found
         model, sources = session.consensus, session.sources
         if found is None or session.model is None or model is None or sources is None:
@@ -196,7 +199,8 @@ class DomainsPanel(Panel):
 
 
 def spread(z: np.ndarray, count: int, seed: int = 0) -> np.ndarray:  # (N, zdim) -> (count, zdim)
-    """Latents that cover the particles evenly: class middles where particles are, never empty space."""
+    """At most ``count`` latents that cover the particles: centres of k-means clusters, those without a particle left
+    out. Of more than 20,000 particles a random part is used."""
     from scipy.cluster.vq import kmeans2
 
     generator = np.random.default_rng(seed)

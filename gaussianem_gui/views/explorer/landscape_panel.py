@@ -100,7 +100,7 @@ class LandscapePanel(Panel):
         self.save.setEnabled(False)
 
     def start(self) -> None:
-        """Estimate in a worker."""
+        """Estimate the landscape of the chosen components and its stable states, in a worker."""
         table = self.session.table
         if table is None:
             return
@@ -188,7 +188,7 @@ class LandscapePanel(Panel):
         self.plot.enableAutoRange()
 
     def members(self, number: int) -> np.ndarray:  # -> (N,) bool
-        """Particles that lie in the basin of state ``number``."""
+        """True for particles that lie in the basin of state ``number``, counted from 0."""
         assert self.result is not None and self.basins is not None
         scores = self.measured
         cells = []
@@ -211,7 +211,7 @@ class LandscapePanel(Panel):
         self.session.show_latent(table.z[near].mean(axis=0).astype(np.float64))
 
     def start_profile(self) -> None:
-        """The profile along the trajectory's path."""
+        """Estimate the energy-like profile along the session's path, in a worker."""
         table, path = self.session.table, self.session.path.copy()
         if table is None:
             return
@@ -239,7 +239,7 @@ class LandscapePanel(Panel):
         self._draw()
 
     def save_figure(self) -> None:
-        """The landscape or profile as a figure."""
+        """Ask for a file and write the landscape, or the profile if that is shown, as a figure."""
         path = ask_figure(self, "landscape.pdf")
         if path is None:
             return

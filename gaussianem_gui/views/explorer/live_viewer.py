@@ -32,7 +32,10 @@ CLICK = ("Click in a plot", "The molecule at that place appears here.")
 
 
 class LiveViewer(Viewer):
-    """Shows what it is handed; reads no files of its own."""
+    """The explorer's 3D view of the decoded volumes and Gaussians that it is handed; it reads no files of the job.
+
+    Positions of Gaussians are (N, 3) x, y, z in world units, [-1, 1] across the box, as the decoder gives them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,14 +92,14 @@ class LiveViewer(Viewer):
         self.note.setVisible(not self._silent)
 
     def hide_controls(self) -> None:
-        """A second view obeys the controls of the first."""
+        """Hide the controls and silence the warnings: for a second view, which obeys the controls of the first."""
         for part in (self.bar, self.tools, self.note):
             part.hide()
         self.colour_bar.setFixedHeight(0)  # the bar of the first explains both
         self._silent = True
 
     def colour_like(self, other: LiveViewer) -> None:
-        """The colours of another view, by the same scale."""
+        """Take over the colours of another view, on the same scale."""
         by_map, kind = other.colour_by.currentData() == "map", other.colour_by.currentIndex()
         if (
             kind == self.colour_by.currentIndex()
@@ -118,13 +121,13 @@ class LiveViewer(Viewer):
     # --- what to show ----------------------------------------------------------------------------------------------
 
     def set_model(self, model: Consensus) -> None:
-        """The model whose pictures come; shows its consensus."""
+        """Take up the model whose pictures come, and show its consensus."""
         self.model = model
         self._group = "decoded"  # every picture of one model has one level
         self.show_decoded(model.volume, model.positions, model.densities, "consensus")
 
     def forget(self) -> None:
-        """Nothing of the model that was shown."""
+        """Let go of the model and of everything that is drawn of it."""
         self._background.cancel_all()
         self.model = self.positions = self.densities = self.domains = self.segments = self.marked = None
         self._farthest = 0.0
@@ -143,7 +146,8 @@ class LiveViewer(Viewer):
     def show_decoded(
         self, values: np.ndarray | None, positions: np.ndarray | None, densities: np.ndarray | None, name: str
     ) -> None:
-        """Show a volume and its Gaussians."""
+        """Show a volume (d, d, d) and its Gaussians, positions (N, 3) in world units and densities (N,); what is None
+        stays as it is. A volume larger than ``longest`` is averaged down."""
         assert self.model is not None
         if positions is not None and densities is not None:
             self.set_gaussians(positions, densities)
@@ -155,7 +159,7 @@ class LiveViewer(Viewer):
             self.show_picture(picture_of(values, self.model, f"decoded/{self._count}"), name)
 
     def show_picture(self, picture: Picture, name: str, ready: Prepared | None = None) -> None:
-        """Show a volume that is in memory, with its surface if that was prepared before."""
+        """Show a volume that is in memory; ``ready`` is its surface if that was worked out before."""
         self._paths, self._names = [picture.path], [name]
         for kept in (self._cache, self.surfaces.kept):  # each has a name of its own and is not asked for again
             kept.clear()
@@ -167,7 +171,8 @@ class LiveViewer(Viewer):
         self._load_current()
 
     def set_gaussians(self, positions: np.ndarray, densities: np.ndarray) -> None:  # (N, 3) x, y, z; (N,)
-        """Gaussians to draw, and to colour the surface by, with the next picture."""
+        """Take up Gaussians, positions in world units: they are drawn, and colour the surface, with the next
+        picture."""
         self.positions, self.densities = positions, densities
         sigmas = self.model.sigmas if self.model is not None and len(self.model.sigmas) == len(positions) else None
         self._gaussians = GaussianPoints(np.ascontiguousarray(positions[:, ::-1]), densities, sigmas)
@@ -175,7 +180,8 @@ class LiveViewer(Viewer):
             self.set_paint(self.paint_of(positions, densities))
 
     def show_surface(self, key: str, mesh: Mesh | None, colour: str = "", opacity: float = 0.0) -> None:
-        """Lay a second surface over the picture; None removes it. ``key``: gain, loss, reference, mask."""
+        """Lay a second surface over the picture, with ``colour`` as "#rrggbb" and ``opacity`` from 0 to 1; None removes
+        it. ``key``: gain, loss, reference or mask."""
         if mesh is not None:
             self._extra[key] = (mesh, colour, opacity)
         elif self._extra.pop(key, None) is None:
@@ -192,7 +198,7 @@ class LiveViewer(Viewer):
         self._draw_model()
 
     def show_domains(self, domains: np.ndarray | None) -> None:
-        """Colour surface and Gaussians by rigid domain."""
+        """Colour surface and Gaussians by rigid domain, (N,) from 0 on; None colours all alike again."""
         self.domains = domains
         if domains is not None:
             self.points.setChecked(True)
@@ -233,7 +239,7 @@ class LiveViewer(Viewer):
     # --- colours ---------------------------------------------------------------------------------------------------
 
     def paint_of(self, positions: np.ndarray, densities: np.ndarray) -> Paint | None:  # (N, 3) x, y, z; (N,)
-        """What the menu says to colour by, of these Gaussians; None for one colour."""
+        """The colouring by what the menu says, of these Gaussians, positions in world units; None for one colour."""
         kind, values = self.colour_by.currentData(), self._quantity(positions, densities)
         if values is None or self.model is None:
             return None
@@ -304,6 +310,7 @@ class LiveViewer(Viewer):
         return _pixels(image), None
 
     def reset_view(self) -> None:
+        """Centre and fit what is shown, and take the view's size as the one that this zoom fits."""
         super().reset_view()
         self._room = self._shorter_side()
 
@@ -324,7 +331,7 @@ class LiveViewer(Viewer):
         self._room = now
 
     def camera(self) -> Any:
-        """napari's camera, None before the canvas is there."""
+        """napari's camera; None before the canvas is there."""
         return self.canvas.model.scene.camera if self.canvas.model is not None else None
 
     # --- drawing ---------------------------------------------------------------------------------------------------

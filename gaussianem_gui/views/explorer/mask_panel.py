@@ -33,7 +33,8 @@ PROTEIN_ANGSTROM3_PER_DALTON = 1.21  # Harpaz, Gerstein and Chothia, Structure 2
 
 
 class MaskPanel(Panel):
-    """Sliders at the left, shapes at the right; the preview follows."""
+    """Sliders of level, dilation and soft edge, a shape, and a choice of Gaussians; the mask that they make is
+    previewed in 3D."""
 
     def __init__(self, session: ExplorerSession, viewer: LiveViewer) -> None:
         super().__init__(session)
@@ -225,7 +226,8 @@ class MaskPanel(Panel):
         self._later()
 
     def recipe(self) -> MaskRecipe:
-        """What the controls say."""
+        """The mask that the controls describe: level in the map's units, lengths in Angstrom. A map must have been
+        read."""
         assert self.volume is not None
         top = float(self.volume.values.max())
         shapes: tuple[Shape, ...] = ()
@@ -313,7 +315,7 @@ class MaskPanel(Panel):
         self._later()
 
     def save_job(self) -> None:
-        """Make the mask at full size and save it."""
+        """Make the mask on the grid of the map and write it as a Mask job, in a worker."""
         volume, model, path, other = self.volume, self.session.model, self.path, self._other
         if volume is None or model is None:
             return

@@ -1,4 +1,4 @@
-"""The latent explorer: linked plots of all particles at the left, the molecule in 3D at the right, and beside it what
+"""The latent explorer: linked plots of all particles at the left, the molecule in 3D at the right, and below it what
 can be done with a selection or a path. Decoding runs in a process of its own; the window never waits for it."""
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Explorer(QWidget):
     # --- building --------------------------------------------------------------------------------------------------
 
     def parts(self) -> Iterator[None]:
-        """Build what is to be seen, a part at each step: the window lives between them. Needed before all else."""
+        """Build the page, a part at each step, so that the window can do other work between them. To be run to its end
+        before anything else is called."""
         session = self.session
         self.grid = PlotGrid(session)
         yield
@@ -176,7 +177,7 @@ class Explorer(QWidget):
     # --- the job ---------------------------------------------------------------------------------------------------
 
     def open(self, model: ProjectModel, name: str) -> None:
-        """Show a Train, Analyze or Decode job."""
+        """Show a Train, Analyze or Decode job, or an Import job with latents."""
         if self.session.job == name and self.session.model is model:
             return
         self.title.setText("Explore")
@@ -271,7 +272,7 @@ class Explorer(QWidget):
         ]
 
     def panel(self) -> Panel:
-        """The panel in front."""
+        """The panel whose tab is in front."""
         return list(self.panels.values())[self.tabs.currentIndex()]
 
     def show_panel(self, panel: Panel) -> None:

@@ -1,4 +1,4 @@
-"""What the panels beside the 3D view have in common."""
+"""What the panels below the 3D view have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from gaussianem_gui.views.toolkit.tasks import Background
 
 
 class Panel(QWidget):
-    """A tab of the explorer: it follows the session's signals."""
+    """A tab of the explorer that follows the session's signals; ``background`` runs its work, which is dropped when the
+    job is left."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__()
@@ -19,14 +20,14 @@ class Panel(QWidget):
         session.closed.connect(self._close)
 
     def opened(self) -> None:
-        """A job's particles are there."""
+        """Called when the particles of a job have been read."""
 
     def _close(self) -> None:
         self.background.cancel_all()
         self.closed()
 
     def closed(self) -> None:
-        """The job is left: forget everything that was of it."""
+        """Called when the job is left: forget everything that was of it."""
 
     def shown(self) -> None:
-        """The tab came to the front, or a job was opened while it was there."""
+        """Called when the tab comes to the front, or a job is opened while it is there."""

@@ -40,7 +40,8 @@ class Tiles(QWidget):
         theme.changed.connect(self.update)
 
     def set_images(self, images: np.ndarray, titles: list[str], *, fit: bool = False) -> None:  # (n, D, D)
-        """Show other images; ``fit`` makes them smaller until all have room."""
+        """Show other images with a title each; ``fit`` makes them smaller, down to LEAST_TILE pixels, until all have
+        room."""
         self._tile = TILE
         while fit and len(images) > self.capacity() and self._tile > LEAST_TILE:
             self._tile -= 2
@@ -49,7 +50,7 @@ class Tiles(QWidget):
         self.update()
 
     def capacity(self) -> int:
-        """How many images fit."""
+        """How many images of the present size have room."""
         return max(1, self._columns() * max(1, (self.height() + 2) // (self._tile + CAPTION)))
 
     def _columns(self) -> int:
@@ -86,7 +87,8 @@ class Tiles(QWidget):
 
 
 class ParticlesPanel(Panel):
-    """A montage of the selection (or of the particles around the one clicked)."""
+    """A montage of the images of the selection or of the particles around the one clicked, or their averages by
+    view."""
 
     def __init__(self, session: ExplorerSession) -> None:
         super().__init__(session)
@@ -183,7 +185,8 @@ class ParticlesPanel(Panel):
         self._again()
 
     def rows(self) -> np.ndarray:
-        """The particles to show, in order."""
+        """Rows (n,) in the table of the particles to show, in the chosen order; those around the one clicked, nearest
+        first, are at most NEAR."""
         table, density = self.session.table, self.session.density
         if table is None:
             return np.zeros(0, np.int64)
@@ -248,7 +251,7 @@ class ParticlesPanel(Panel):
             self.session.show_latent(table.z[row_].astype(np.float64), row_)
 
     def save(self) -> None:
-        """The montage as a figure."""
+        """Ask for a file and write the montage that is shown as a figure."""
         images, titles = self._shown
         if not len(images):
             return

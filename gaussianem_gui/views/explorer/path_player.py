@@ -75,7 +75,7 @@ class PathPlayer(QWidget):
         self._enable()
 
     def forget(self) -> None:
-        """No frames."""
+        """Stop, and drop all frames and what still comes of them."""
         self.stop()
         self._background.cancel_all()
         self._number = -1
@@ -88,7 +88,7 @@ class PathPlayer(QWidget):
         self._enable()
 
     def start(self, counts: np.ndarray, unpopulated: np.ndarray) -> None:  # (P,), (P,) bool
-        """Decode the session's path."""
+        """Decode the session's path of P latents; ``counts`` and ``unpopulated`` are shown below the slider."""
         self.forget()
         self.counts.set_counts(counts, unpopulated)
         self.slider.setRange(0, len(self.session.path) - 1)
@@ -182,7 +182,8 @@ class PathPlayer(QWidget):
             self.slider.setValue(following)
 
     def show_frame(self, index: int) -> None:
-        """Show one frame in 3D and mark it in the plots."""
+        """Show a frame, counted from 0, in 3D and mark it in the plots; before it is decoded it is marked below the
+        slider alone."""
         self.counts.set_frame(index)
         if index not in self.pictures:
             return
@@ -196,7 +197,8 @@ class PathPlayer(QWidget):
         del self.shown_at[:-500]
 
     def record(self, target: Path) -> None:
-        """Draw every frame and write an MP4 or GIF in a worker."""
+        """Draw every frame that is decoded and write them as a movie, in a worker; the ending of ``target`` (.mp4 or
+        .gif) says which."""
         self.stop()
         pictures: list[Frame] = []
         order = sorted(self.frames)

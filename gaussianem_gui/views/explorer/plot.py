@@ -136,7 +136,7 @@ class ExplorerPlot(QWidget):
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def set_axes(self, names: dict[str, list[str]], x: str, y: str) -> None:
-        """Fill the menus of the axes."""
+        """Fill the menus of the axes with column names by group, and choose ``x`` and ``y`` in them."""
         for box, chosen in ((self.x_menu, x), (self.y_menu, y)):
             box.blockSignals(True)
             box.clear()
@@ -149,7 +149,7 @@ class ExplorerPlot(QWidget):
             box.blockSignals(False)
 
     def fix_axes(self, title: str) -> None:
-        """A title in place of the menus."""
+        """Show a title in place of the menus."""
         for box in (self.x_menu, self.y_menu):
             box.hide()
         self._times.hide()
@@ -158,7 +158,8 @@ class ExplorerPlot(QWidget):
         self._head.setStretch(self._head.indexOf(self._title), 1)
 
     def set_points(self, points: np.ndarray, x: str, y: str) -> None:  # (N, 2)
-        """Show other columns."""
+        """Show the values of columns ``x`` and ``y`` of all particles; one that is not finite has no place in the
+        plot."""
         self.points, self.x_name, self.y_name = np.ascontiguousarray(points, np.float32), x, y
         self.x_menu.setCurrentText(x)
         self.y_menu.setCurrentText(y)
@@ -176,21 +177,21 @@ class ExplorerPlot(QWidget):
         self.redraw()
 
     def set_mask(self, mask: np.ndarray | None) -> None:  # (N,) bool
-        """Show a selection."""
+        """Show which particles are selected; None for no selection."""
         self._mask = mask if mask is not None and mask.any() else None
         self._draw_selection()
         self._draw_histograms()
 
     def set_marker(self, place: np.ndarray | None) -> None:  # (2,)
-        """Ring the latent that is shown in 3D."""
+        """Ring the place of the latent that is shown in 3D; None removes the ring."""
         self._marker.setData(*_one(place))
 
     def set_other(self, place: np.ndarray | None) -> None:  # (2,)
-        """Mark the state that is kept for comparison."""
+        """Mark the place of the latent that is kept for comparison; None removes the mark."""
         self._other.setData(*_one(place))
 
     def set_way(self, way: np.ndarray | None, anchors: np.ndarray | None) -> None:  # (P, 2), (A, 2)
-        """Draw a path and its anchors."""
+        """Draw a path and its anchors; None removes them."""
         self._way.setData(*(way.T if way is not None and len(way) else ([], [])))
         self._anchors.setData(*(anchors.T if anchors is not None and len(anchors) else ([], [])))
 
@@ -199,11 +200,13 @@ class ExplorerPlot(QWidget):
         return len(self.points) > DENSE_FROM
 
     def nearest(self, x: float, y: float) -> int:
-        """Row of the particle nearest to a place, -1 if there is none."""
+        """Row of the particle nearest to a place in the plot's units, distances in units of the axes' ranges; -1 if
+        there is none."""
         return self._nearest.find(x, y) if self._nearest is not None else -1
 
     def inside(self, kind: str, outline: np.ndarray) -> np.ndarray:  # -> (N,) bool
-        """The particles in a shape, all of them looked at."""
+        """True for the particles in a shape, all of them looked at. ``outline`` (V, 2) in the plot's units: two corners
+        of a "rectangle", else the corners of a polygon."""
         if kind == "rectangle":
             return inside_rectangle(self.points, outline[0], outline[1])
         return inside_polygon(self.points, outline)
@@ -258,7 +261,8 @@ class ExplorerPlot(QWidget):
         return np.array([x0, y0]), np.array([x1, y1]), bins
 
     def redraw_image(self) -> None:
-        """Count the points in each cell of what is visible, and draw the counts (or the points, if few are visible)."""
+        """Count the points in each cell of what is visible, and draw the counts (or the points, if few are visible).
+        Nothing where the points are drawn one by one."""
         if not self.dense():
             return
         low, high, bins = self._grid()

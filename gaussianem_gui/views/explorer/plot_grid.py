@@ -236,7 +236,7 @@ class PlotGrid(QWidget):
         return [(names[place % len(names)], names[(place + 1) % len(names)]) for place in range(4)]
 
     def set_tool(self, tool: str) -> None:
-        """What the left mouse button does."""
+        """Choose what the left mouse button does in all plots, by its name in TOOLS. KeyError for another."""
         self.tool = tool
         self.tool_buttons[tool].setChecked(True)
         for plot in self.plots:
@@ -244,7 +244,7 @@ class PlotGrid(QWidget):
         self.toolChosen.emit(tool)
 
     def set_plots(self, count: int) -> None:
-        """Show one, two or four plots."""
+        """Show one, two or four plots; one for any other number. The number is remembered."""
         count = count if count in (1, 2, 4) else 1
         self.layouts[count].setChecked(True)
         QSettings().setValue("explorer/plots", count)
@@ -280,7 +280,7 @@ class PlotGrid(QWidget):
             self._background.run(f"axes-{id(plot)}", lambda: table.plane(x, y), done, self.session.say_error)
 
     def fill_colours(self) -> None:
-        """The menu of columns that can colour the points."""
+        """Fill the menu of columns that can colour the points."""
         assert self.session.table is not None
         self.colour.clear()
         self.colour.addItem("Density", "")
@@ -290,7 +290,7 @@ class PlotGrid(QWidget):
                 self.colour.addItem(name, name)
 
     def colour_by(self, name: str) -> None:
-        """Colour the points by a column."""
+        """Colour the points of all plots by the column of that name."""
         self.colour.setCurrentText(name)
         self._recolour()
 
@@ -358,7 +358,8 @@ class PlotGrid(QWidget):
     # --- the mouse -------------------------------------------------------------------------------------------------
 
     def click(self, plot: ExplorerPlot, x: float, y: float) -> None:
-        """Show what a place of a plot stands for."""
+        """Show in 3D what a place of a plot (in its units) stands for: the nearest particle, or the latent that the
+        menu says."""
         found = plot.nearest(x, y) if self.session.table is not None else -1
         if found >= 0:
             particle = self.place_kind.currentData() == "nearest"

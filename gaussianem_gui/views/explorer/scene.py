@@ -266,7 +266,7 @@ class Scene(QFrame):
     # --- a second state --------------------------------------------------------------------------------------------
 
     def keep_state(self) -> None:
-        """Keep what is shown in a second view, with linked cameras; again lets go of it."""
+        """Keep what is shown in a second view with linked cameras; called again, let go of it."""
         session = self.session
         if session.kept is not None:
             self._fold_second()
@@ -346,7 +346,7 @@ class Scene(QFrame):
     # --- a map or model laid over ----------------------------------------------------------------------------------
 
     def ask_reference(self) -> None:
-        """Ask for a map or model and lay it over the picture; again removes it."""
+        """Ask for a map or atomic model and lay it over the picture; called again, take it away."""
         if self.viewer.segments is not None or self.viewer.has_surface("reference"):
             self.hide_reference()
             return

@@ -13,8 +13,9 @@ REST_MILLISECONDS = 150  # without a change of the selection before its mean is 
 
 
 class SelectionMean(QObject):
-    """While ``on``, a change of the selection shows its mean; ``varied`` comes with the root mean square distance in A
-    of the Gaussians from their places in the mean, weighted by density."""
+    """While ``on``, a change of the selection shows the mean of its latents. ``varied`` comes with the root mean square
+    distance in A of the Gaussians from their mean places, weighted by density, over up to SAMPLE of the selected
+    particles."""
 
     varied = Signal(float)
 
@@ -33,7 +34,7 @@ class SelectionMean(QObject):
         session.decoded.connect(self._take)
 
     def set_on(self, on: bool) -> None:
-        """Follow the selection or not."""
+        """Follow the selection or not; on, its mean is shown at once."""
         self.on = on
         if on:
             self.show()
@@ -45,7 +46,8 @@ class SelectionMean(QObject):
             self._rest.stop()
 
     def show(self) -> None:
-        """Show the mean of what is selected."""
+        """Show the mean latent of the selected particles; nothing where none is selected or no latent dimension
+        varies."""
         session, table = self.session, self.session.table
         if table is None or not table.varies or not session.selections.selected:
             return

@@ -31,7 +31,8 @@ LEAST_LIST = 44  # pixels of height
 
 
 class ExportDialog(QDialog):
-    """What will be written, with counts and path, before it is written."""
+    """Says what will be written, with counts and path, before it is written; asks for the name and whether to write the
+    rest."""
 
     def __init__(self, parent: QWidget, name: str, count: int, total: int, source: str, target: str) -> None:
         super().__init__(parent)
@@ -184,7 +185,7 @@ class SelectionsPanel(Panel):
         return str(item.data(Qt.ItemDataRole.UserRole)) if item is not None else ""
 
     def keep(self) -> None:
-        """Save the current selection under the name in the field."""
+        """Save the current selection under the name in the field; asks before one of that name is replaced."""
         book = self.session.selections
         name = self.name.text().strip()
         if any(s.name == name for s in book.named) and not notices.ask(
@@ -201,12 +202,12 @@ class SelectionsPanel(Panel):
         self.list.setCurrentRow(self.list.count() - 1)
 
     def use(self) -> None:
-        """Take the chosen named selection, combined as the mode says."""
+        """Combine the chosen named selection with the current one, as the mode says."""
         if self._chosen():
             self.session.use_selection(self._chosen())
 
     def remove(self) -> None:
-        """Forget the chosen named selection."""
+        """Remove the chosen named selection from the list, after a question."""
         name = self._chosen()
         if name and notices.ask(
             self, "Forget this selection?", f"“{name}” is removed from the list.", "Forget", danger=True
@@ -265,7 +266,7 @@ class SelectionsPanel(Panel):
     # --- export ----------------------------------------------------------------------------------------------------
 
     def ask_export(self) -> None:
-        """Show what will be written, then write it in a worker."""
+        """Show what will be written, then write the selected particles as a Select job, in a worker."""
         session = self.session
         book, sources = session.selections, session.sources
         if sources is None or session.model is None or not book.selected:

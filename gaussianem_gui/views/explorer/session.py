@@ -94,11 +94,12 @@ class ExplorerSession(QObject):
 
     @property
     def root(self) -> Path:
-        """The project's directory."""
+        """The project's directory; the current one where no project is open."""
         return self.model.root if self.model is not None else Path.cwd()
 
     def open(self, model: ProjectModel, name: str) -> None:
-        """Show a Train, Analyze or Decode job, as soon as its files are read."""
+        """Show a Train, Analyze or Decode job, or an Import job with latents, as soon as its files are read;
+        ``notOpened`` comes where they cannot be."""
         self.close()
         self.model = model
         project = model.project
@@ -128,7 +129,7 @@ class ExplorerSession(QObject):
         self.densityReady.emit()
 
     def close(self) -> None:
-        """Let go of the job."""
+        """Let go of the job and end its worker."""
         self._background.cancel_all()
         self._end_decoder()
         self._empty()
@@ -198,10 +199,11 @@ class ExplorerSession(QObject):
             self._closing.run(f"close-{id(decoder)}", lambda: (decoder.close(), bridge)[0], lambda _r: None)
 
     def request(self, z: np.ndarray, *, channel: str, longest: int = 0, volumes: bool = True) -> int:
-        """Ask for a picture of each latent, z (zdim,) or (P, zdim); its number, -1 where no job is open.
+        """Ask for a picture of each latent, z (zdim,) or (P, zdim); returns the request's number, -1 where no job is
+        open or it has no network that decodes.
 
-        Answers come in ``decoded``; a worker that had stopped is started again. ``longest``: voxels a side, 0 for
-        the model's own. Earlier requests of the channel are dropped.
+        Answers come in ``decoded``; a worker that had stopped is started again. ``longest``: voxels a side, 0 for the
+        model's own. ``volumes`` False: Gaussians alone. Earlier requests of the channel are dropped.
         """
         if self._decoder is None and self.sources is not None:
             self._start_decoder(self.sources)
@@ -217,13 +219,13 @@ class ExplorerSession(QObject):
         self.pictureWanted.emit()
 
     def show_frame(self, index: int, picture: Decoded) -> None:
-        """A frame of the path is shown, already decoded."""
+        """Take up frame ``index`` of the path, counted from 0, as what is shown; ``picture`` is it decoded."""
         self.latent, self.particle, self.frame, self.picture = self.path[index], -1, index, picture
         self.mean_of = 0
         self.latentChanged.emit()
 
     def pick_particle(self, row: int, z: np.ndarray | None = None) -> None:
-        """A particle was clicked: show it, or the latent ``z`` (zdim,) for which the click stands."""
+        """Show the particle of ``row``, which was clicked, or the latent ``z`` (zdim,) for which the click stands."""
         assert self.table is not None
         if z is None:
             self.show_latent(self.table.z[row].astype(np.float64), row)
@@ -264,19 +266,20 @@ class ExplorerSession(QObject):
     # --- the path --------------------------------------------------------------------------------------------------
 
     def set_anchors(self, anchors: list[np.ndarray]) -> None:  # each (zdim,)
-        """Places through which a path is to go."""
+        """Set the latents through which a path is to go."""
         self.anchors = anchors
         self.pathChanged.emit()
 
     def set_path(self, path: np.ndarray) -> None:  # (P, zdim)
-        """The path that is decoded and played."""
+        """Set the path that is decoded and played."""
         self.path = path
         self.pathChanged.emit()
 
     # --- selections ------------------------------------------------------------------------------------------------
 
     def select(self, mask: np.ndarray, step: dict[str, Any], mode: str = "") -> None:  # (N,) bool
-        """Combine particles with the selection; ``step`` says how they were chosen."""
+        """Combine particles with the selection by ``mode`` (replace, add, subtract, intersect; "" for the session's);
+        ``step`` says how they were chosen."""
         self.selections.apply(mask, mode or self.mode, {"job": self.job, "time": time.time(), **step})
         self.selectionChanged.emit()
 
@@ -286,12 +289,12 @@ class ExplorerSession(QObject):
             self.selectionChanged.emit()
 
     def redo(self) -> None:
-        """Do it again."""
+        """Redo the change of the selection that was undone last."""
         if self.selections.redo():
             self.selectionChanged.emit()
 
     def invert(self) -> None:
-        """Select the others."""
+        """Select exactly the particles that are not selected."""
         if self.table is not None:
             self.selections.invert()
             self.selectionChanged.emit()
@@ -302,7 +305,8 @@ class ExplorerSession(QObject):
         self.selectionChanged.emit()
 
     def keep_selection(self, name: str) -> None:
-        """Save the selection under a name. Raises InputError."""
+        """Save the selection under a name, replacing one of that name. Raises InputError for an empty name or
+        selection."""
         self.selections.keep(name)
         if self.selections.problem:
             self.noted.emit("warning", "Selections", self.selections.problem)
@@ -310,24 +314,25 @@ class ExplorerSession(QObject):
         self.selectionChanged.emit()
 
     def use_selection(self, name: str) -> None:
-        """Combine a named selection with the current one, as the mode says."""
+        """Combine a named selection with the current one, as the mode says. Raises InputError if there is none of that
+        name."""
         self.selections.use(name, self.mode)
         self.selectionChanged.emit()
 
     def remove_selection(self, name: str) -> None:
-        """Forget a named selection."""
+        """Delete a named selection. Raises InputError if there is none of that name."""
         self.selections.remove(name)
         self.namedChanged.emit()
 
     # --- small -----------------------------------------------------------------------------------------------------
 
     def set_colouring(self, colouring: Colouring) -> None:
-        """Colour the particles of all plots."""
+        """Colour the particles of all plots by another column."""
         self.colouring = colouring
         self.colouringChanged.emit()
 
     def write_figure(self, write: Callable[[], Path]) -> None:
-        """Write a figure in a worker and say where it is."""
+        """Run ``write``, which writes a figure and returns its file, in a worker and say where it is."""
         self._background.run(
             f"figure-{time.monotonic_ns()}",
             write,
@@ -336,7 +341,7 @@ class ExplorerSession(QObject):
         )
 
     def say_error(self, error: Exception) -> None:
-        """Tell what went wrong."""
+        """Tell the user in ``noted`` what went wrong."""
         self.noted.emit("danger", "That did not work", words_of(error))
 
 

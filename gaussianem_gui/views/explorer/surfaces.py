@@ -14,8 +14,8 @@ from gaussianem_gui.views.plots.surfaces import Mesh
 
 
 def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
-    """A decoded volume (d, d, d) as the viewer takes it; its sigma is the consensus map's, so that one contour level
-    means the same in every picture."""
+    """A decoded volume (d, d, d) as the viewer takes it; its mean and sigma are the consensus map's, so that one
+    contour level means the same in every picture."""
     binning = model.box // values.shape[0]
     return Picture(
         Path(name),
@@ -29,9 +29,10 @@ def picture_of(values: np.ndarray, model: Consensus, name: str) -> Picture:
 
 
 def difference_surfaces(before: np.ndarray, now: np.ndarray, model: Consensus) -> tuple[list[Mesh], float]:
-    """Where ``now`` is more, and where it is less, than ``before``, and the level in sigma; volumes (d, d, d).
+    """Where ``now`` is more, and where it is less, than ``before``, and the level in sigma of the consensus map;
+    volumes (d, d, d).
 
-    No surfaces where the grids do not divide: one may be the quick picture, the other the fine one that follows.
+    No surfaces and 0 where the grids do not divide: one may be the quick picture, the other the fine one that follows.
     """
     try:
         return difference_meshes(picture_of(before, model, "before"), picture_of(now, model, "now"))

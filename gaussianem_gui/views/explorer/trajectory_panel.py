@@ -109,19 +109,19 @@ class TrajectoryPanel(Panel):
         self.export.setEnabled(bool(len(self.session.path)))
 
     def add_anchor(self, z: np.ndarray) -> None:  # (zdim,)
-        """A place to go through."""
+        """Add a latent through which the path is to go, and choose a kind of path that has such points."""
         if self.kind.currentData() not in BY_HAND:
             self.kind.setCurrentIndex(self.kind.findData("anchors"))
         self.session.set_anchors([*self.session.anchors, np.asarray(z, np.float64)])
         self._kind_changed()
 
     def clear_anchors(self) -> None:
-        """No places."""
+        """Remove all latents through which the path was to go."""
         self.session.set_anchors([])
         self._kind_changed()
 
     def start(self) -> None:
-        """Work out the path and decode it, without stopping the window."""
+        """Work out the path of the chosen kind in a worker, then decode it."""
         session, table, density = self.session, self.session.table, self.session.density
         if table is None:
             return
@@ -157,7 +157,8 @@ class TrajectoryPanel(Panel):
     # --- export ----------------------------------------------------------------------------------------------------
 
     def export_volumes(self) -> None:
-        """A Trajectory job: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that plays them."""
+        """Write a Trajectory job, in a worker: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that
+        plays them."""
         session, path = self.session, self.session.path.copy()
         sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
@@ -174,7 +175,7 @@ class TrajectoryPanel(Panel):
         model.do("Write the trajectory", lambda project: export_series(project, sources, path, level, note), written)
 
     def morph(self) -> None:
-        """A Morph job of the path: its form with the latents filled in."""
+        """Write the path's latents as a Trajectory job and ask for the form of a Morph job that reads them."""
         session, path = self.session, self.session.path.copy()
         sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:
@@ -186,7 +187,7 @@ class TrajectoryPanel(Panel):
         )
 
     def ask_movie(self) -> None:
-        """Ask for a file and record what the 3D view shows."""
+        """Ask for a file and record the frames as the 3D view shows them."""
         if not self.player.frames:
             return
         chosen, _ = QFileDialog.getSaveFileName(self, "Save a movie", "trajectory.mp4", "Movie (*.mp4 *.gif)")
@@ -194,7 +195,7 @@ class TrajectoryPanel(Panel):
             self.player.record(Path(chosen))
 
     def save_counts(self) -> None:
-        """The particles per frame as a figure."""
+        """Ask for a file and write the particles per frame as a figure."""
         path = ask_figure(self, "particles_per_frame.pdf")
         if path is not None:
             counts, empty = self.player.counts.counts, self.player.counts.unpopulated

@@ -1,0 +1,1 @@
+"""Plots, images and volumes: curves, scatters, slices, and the 3D view."""

@@ -1,0 +1,1 @@
+"""What all views are built from: theme, widgets, notices, and work off the window's thread."""
