@@ -31,7 +31,7 @@ PATIENCE = 3  # looks that may fail one after the other before it is told: netwo
 
 
 def state_word(info: JobInfo) -> str:
-    """A job's state as the theme names it."""
+    """A job's state as a key of the theme's STATES: a waiting one is queued, one that was asked to stop is stopping."""
     state = info.status.state
     if state is State.SCHEDULED:
         return "queued" if info.status.detail else "scheduled"
@@ -48,7 +48,8 @@ def job_label(info: JobInfo) -> str:
 
 @dataclass
 class Load:
-    """What the machine is doing: GPUs, CPU share (0..1), memory (bytes used, total), disk (bytes free, total)."""
+    """What the machine is doing: GPUs, CPU share (0 to 1), memory (bytes used, total), disk (bytes free, total; 0, 0 if
+    unknown)."""
 
     gpus: list[Any] = field(default_factory=list)
     cpu: float = 0.0
@@ -56,12 +57,13 @@ class Load:
     disk: tuple[int, int] = (0, 0)
 
     def machine(self) -> Machine:
-        """For the checks before submission."""
+        """The machine as the checks before submission take it."""
         return Machine.of(self.gpus)
 
 
 class ProjectModel(QObject):
-    """State of the open project. ``watcher`` polls what views show."""
+    """State of the open project, followed by looking at its files. ``watcher`` polls the reports and logs that views
+    show."""
 
     jobsChanged = Signal()
     loadChanged = Signal()
@@ -110,7 +112,7 @@ class ProjectModel(QObject):
         return self.project.root
 
     def close(self) -> None:
-        """Stop to look; jobs go on."""
+        """Stop looking; jobs go on."""
         for timer in (self._timer, self._machine_timer, self._sizes_timer):
             timer.stop()
         for history in self._histories.values():
@@ -167,7 +169,7 @@ class ProjectModel(QObject):
             self.failed.emit("Read the jobs", error)
 
     def info(self, name: str) -> JobInfo | None:
-        """The row of one job in the last snapshot."""
+        """The row of one job in the last snapshot; None if it is not there."""
         return next((info for info in self.jobs if info.name == name), None)
 
     def gone(self, name: str) -> bool:
@@ -203,7 +205,7 @@ class ProjectModel(QObject):
         return [child for child, parents in self.links.items() if name in parents]
 
     def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
+        """Number of jobs in each state that any has."""
         found: dict[State, int] = {}
         for info in self.jobs:
             found[info.status.state] = found.get(info.status.state, 0) + 1
@@ -227,7 +229,7 @@ class ProjectModel(QObject):
         self.loadChanged.emit()
 
     def refresh_sizes(self) -> None:
-        """Measure the disk use of every job (slow; in a worker)."""
+        """Measure the disk use of every job in bytes (slow; in a worker); ``sizesChanged`` comes then."""
         if self._background.busy("sizes"):
             return
         names = [info.name for info in self.jobs if not info.missing]
@@ -251,7 +253,8 @@ class ProjectModel(QObject):
         on_done: Callable[[Result], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
-        """Run ``function(project)`` in a worker, then look at the jobs again; errors go to ``failed`` with ``what``.
+        """Run ``function(project)`` in a worker, one at a time, then look at the jobs again. An error goes to
+        ``on_error`` and, with ``what``, to ``failed``.
 
         A view that may be deleted meanwhile wraps its ``on_done`` and ``on_error`` in ``tasks.while_alive``.
         """

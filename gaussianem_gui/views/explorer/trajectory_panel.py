@@ -157,8 +157,8 @@ class TrajectoryPanel(Panel):
     # --- export ----------------------------------------------------------------------------------------------------
 
     def export_volumes(self) -> None:
-        """Write a Trajectory job, in a worker: MRC series at the full box, Gaussians, z.txt and a ChimeraX script that
-        plays them."""
+        """Write a Trajectory job, in a worker: MRC series at the full box, z.txt, and a ChimeraX script that plays the
+        series."""
         session, path = self.session, self.session.path.copy()
         sources, model, level = session.sources, session.model, self.viewer.contour()
         if not len(path) or model is None or sources is None:

@@ -1,6 +1,7 @@
 """The napari canvas: surfaces, a projection, points and vectors by name, the camera, a scale bar, a grid of maps.
 
-Layers stay once they are there, hidden: some drivers crash where one is removed.
+Layers stay once they are there, hidden: some drivers crash where one is removed. Only the Gaussians' layer gives way to
+a new one where their number changes. Places are z, y, x in A from the box's centre.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LOADING = threading.Lock()
 
 
 def import_napari() -> None:
-    """The slow part of loading napari, in a worker; widgets are made on the window's thread afterwards. One worker at a
+    """Load the slow part of napari, in a worker; widgets are made on the window's thread afterwards. One worker at a
     time: a registry of units that another is still filling knows no angstrom."""
     os.environ.setdefault("NAPARI_CONFIG", str(program_file().with_name("napari.yaml")))
     with _LOADING:
@@ -57,7 +58,7 @@ class Canvas3D(QWidget):
         self._dragged: QPointF | None = None
 
     def start(self) -> None:
-        """Make the canvas. napari may fail in ways of its own."""
+        """Make the canvas. What napari raises is not caught here."""
         from napari.components import ViewerModel
         from napari.qt import QtViewer
 
@@ -81,7 +82,7 @@ class Canvas3D(QWidget):
         self.model = self.view = None
 
     def restyle(self) -> None:
-        """The theme's colours."""
+        """Take the theme's colours."""
         if self.model is None:
             return
         self.model.theme = theme.name
@@ -93,7 +94,7 @@ class Canvas3D(QWidget):
     # --- layers ----------------------------------------------------------------------------------------------------
 
     def layer(self, name: str) -> Any:
-        """A layer of napari's, None if there is none of that name."""
+        """napari's layer of that name, None if there is none."""
         if self.model is None:
             return None
         return next((layer for layer in self.model.layers if layer.name == name), None)
@@ -103,7 +104,7 @@ class Canvas3D(QWidget):
         return [] if self.model is None else [layer.name for layer in self.model.layers if layer.visible]
 
     def hide_layers(self, *names: str) -> None:
-        """Hide these layers, all of them without a name."""
+        """Hide the layers of these names, or all of them where no name is given."""
         for layer in self.model.layers if self.model is not None else ():
             if not names or layer.name in names:
                 layer.visible = False
@@ -131,7 +132,7 @@ class Canvas3D(QWidget):
         self.draw_ready_made()
 
     def surface_node(self) -> Any:
-        """vispy's mesh of the main surface."""
+        """vispy's mesh of the main surface. KeyError before a surface was drawn."""
         return self.view.canvas.layer_to_visual[self.layer("surface")].node
 
     def draw_ready_made(self, _event: object = None) -> None:
@@ -161,7 +162,7 @@ class Canvas3D(QWidget):
         return layer
 
     def show_extra(self, name: str, mesh: Mesh | None, colour: str = "", opacity: float = 1.0) -> None:
-        """Another surface of one colour; None or an empty one hides it."""
+        """Draw another surface in one colour ("#rrggbb"), ``opacity`` from 0 to 1; None or an empty one hides it."""
         layer = self.layer(name)
         if mesh is None or not len(mesh[1]):
             if layer is not None:
@@ -182,7 +183,9 @@ class Canvas3D(QWidget):
         layer.blending = "translucent_no_depth" if through else "opaque" if opacity > 0.99 else "translucent"
 
     def show_projection(self, values: np.ndarray, voxel: float, offset: float, limits: tuple[float, float]) -> None:
-        """A volume (D, D, D) as its greatest values along the view."""
+        """Draw a volume (D, D, D) z, y, x as its greatest values along the view. ``voxel`` (A) and ``offset``, the
+        place of the first voxel's centre (A from the box's centre), give its scale; ``limits`` are the values drawn
+        darkest and brightest."""
         self.hide_layers("surface")
         layer = self.layer("projection")
         if layer is None:
@@ -204,7 +207,7 @@ class Canvas3D(QWidget):
     def show_points(
         self, positions: np.ndarray, size: float | np.ndarray, colours: np.ndarray
     ) -> None:  # (N, 3) A, z, y, x; diameters in A; (N, 4)
-        """Gaussians as soft spheres."""
+        """Draw Gaussians as spheres in their colours (RGBA from 0 to 1)."""
         layer = self.layer("gaussians")
         if layer is None or len(layer.data) != len(positions):
             if layer is not None:
@@ -225,7 +228,8 @@ class Canvas3D(QWidget):
         layer.face_color = colours
 
     def show_vectors(self, name: str, data: np.ndarray | None, style: str, colour: str, width: float) -> None:
-        """Lines or arrows, data (S, 2, 3): where they begin and how far they go; None hides them."""
+        """Draw lines or arrows (``style``: line or arrow), data (S, 2, 3): where they begin, and how far they go, z, y,
+        x in A, ``width`` A wide; None hides them."""
         layer = self.layer(name)
         if data is None:
             if layer is not None:
@@ -238,13 +242,14 @@ class Canvas3D(QWidget):
             )
 
     def let_see(self, *, inside: bool) -> None:
-        """What lies inside the surface shows through it: it writes no depth while something is inside."""
+        """Let what lies inside the surface show through it, or not: the surface writes no depth while something is
+        ``inside``."""
         if (mesh := self.layer("surface")) is not None:
             mesh.opacity = 0.35 if inside else 1.0
             mesh.blending = "translucent_no_depth" if inside else "opaque"
 
     def set_grid(self, on: bool) -> None:
-        """Each visible layer in a view of its own, all under one camera, with its name."""
+        """Show each visible layer in a view of its own, all under one camera, with its name; or all in one view."""
         self.model.canvas.grid.enabled = on
         for layer in self.model.layers:
             layer.name_overlay.visible = on
@@ -257,14 +262,14 @@ class Canvas3D(QWidget):
     # --- the camera ------------------------------------------------------------------------------------------------
 
     def reset_view(self) -> None:
-        """Centre and fit what is shown."""
+        """Centre and fit what is shown, seen from ANGLES."""
         if self.model is not None and len(self.model.layers):
             self.model.reset_view()
             self.model.scene.camera.angles = ANGLES
             self.model.scene.camera.zoom *= ZOOM
 
     def towards(self) -> tuple[float, float, float]:
-        """Direction z, y, x from the molecule to the one who looks."""
+        """Unit vector z, y, x from the molecule to the one who looks."""
         if self.model is None:
             return 0.0, 0.0, 1.0
         way = -np.asarray(self.model.scene.camera.view_direction, float)
@@ -272,7 +277,7 @@ class Canvas3D(QWidget):
         return z, y, x
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """The middle button moves what is shown."""
+        """Move what is shown with the middle button, and tell in ``hovered`` where the pointer is over Gaussians."""
         if isinstance(event, QMouseEvent):
             kind, middle = event.type(), Qt.MouseButton.MiddleButton
             if kind == QEvent.Type.MouseMove and not event.buttons() and "gaussians" in self.names():
@@ -309,7 +314,7 @@ class Canvas3D(QWidget):
             camera.zoom /= scale
 
     def image(self) -> QImage:
-        """What is on the screen."""
+        """What is on the screen, with the scale bar."""
         shot = np.ascontiguousarray(self.view.screenshot(flash=False))
         return QImage(shot.data, shot.shape[1], shot.shape[0], 4 * shot.shape[1], QImage.Format.Format_RGBA8888).copy()
 

@@ -14,7 +14,8 @@ _FOUND: list[OpenGL] = []  # the answer of the probe, once per program run
 
 
 def know_opengl() -> None:
-    """Ask who draws 3D, for a worker: views that come later know it."""
+    """Ask the graphics driver who draws 3D, unless it was asked before; for a worker. Views that start later know the
+    answer."""
     if not _FOUND:
         _FOUND[:] = [probe()]
 
@@ -35,17 +36,19 @@ class CanvasStarter(QObject):
         self.failure = ""
 
     def no_3d(self) -> bool:
-        """True if there will never be a canvas."""
+        """True if it is known that there will never be a canvas."""
         return bool(self.failure) or (self.opengl is not None and not self.opengl.available)
 
     def longest(self) -> int:
-        """Voxels a side that a picture can have here."""
+        """Voxels a side that a picture may have: LONGEST in 3D, by who draws; LONGEST_SLICES where there is no 3D or
+        nobody knows yet."""
         if self.opengl is None or self.no_3d():
             return LONGEST_SLICES
         return LONGEST["software" if self.opengl.software else "hardware"]
 
     def start(self) -> bool:
-        """True if the canvas is there or never will be; else it is being made, and ``settled`` comes."""
+        """Start what the canvas still needs. True if it is there or never will be; else it is being made, and
+        ``settled`` comes."""
         if self.opengl is None and _FOUND:
             self.opengl = _FOUND[0]
         if self.opengl is None:

@@ -24,14 +24,14 @@ class ColourBar(QWidget):
         theme.changed.connect(self.update)
 
     def set_paint(self, paint: Paint | None) -> None:
-        """Explain other colours."""
+        """Show what another colouring means; None hides the bar."""
         self.paint = paint
         self.setVisible(paint is not None)
         self.setAccessibleName(f"Colours: {self.text()}")
         self.update()
 
     def text(self) -> str:
-        """What the colours mean, in words."""
+        """The quantity with its range and unit, or the numbers of its classes; "" without a colouring."""
         paint = self.paint
         if paint is None:
             return ""
@@ -40,7 +40,8 @@ class ColourBar(QWidget):
         return f"{paint.name} {paint.low:.3g} to {paint.high:.3g} {paint.unit}".strip()
 
     def below(self, picture: QImage, *, on_white: bool = False) -> QImage:
-        """A picture of the view with the bar below it, as wide as on the screen; the same picture without colours."""
+        """``picture`` of the view with the bar below it, at the picture's width; ``picture`` itself where nothing is
+        coloured."""
         if self.paint is None or not self.width():
             return picture
         ratio = picture.width() / self.width()

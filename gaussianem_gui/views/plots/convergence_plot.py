@@ -27,9 +27,10 @@ CURVES = (  # name, what it is, number of its colour
 
 @dataclass(frozen=True)
 class Settling:
-    """By epoch, NaN where there is none: ``changed``, how far the renderings of example particles are from those of the
-    epoch before, as a share of their contrast; ``moved``, the same of the fixed particles' latents, as a share of their
-    spread; ``agreement``, the correlation of the example images with their renderings."""
+    """By epoch, (E,) each, NaN where there is none: ``changed``, how far the renderings of example particles are
+    from those of the epoch before, as a share of their contrast; ``moved``, the same of the fixed particles'
+    latents, as a share of their spread; ``agreement``, the mean size of the correlation of the example images with
+    their renderings."""
 
     epochs: np.ndarray
     changed: np.ndarray
@@ -43,7 +44,8 @@ def read_probe(path: Path) -> dict[str, np.ndarray]:
 
 
 def settling(paths: list[Path]) -> Settling:
-    """What probes of several epochs, in order, say; those that cannot be read are left out."""
+    """What the latest MOST_PROBES probes, one an epoch and in order, say; those that cannot be read are left out. For a
+    worker."""
     epochs: list[float] = []
     curves: list[tuple[float, float, float]] = []
     before: dict[str, np.ndarray] = {}
@@ -85,7 +87,7 @@ def _agreement(probe: dict[str, np.ndarray]) -> float:
 
 
 class ConvergencePlot(QWidget):
-    """The two curves, and in words what the last epoch changed."""
+    """The three curves, and in words what the last epoch changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +127,7 @@ class ConvergencePlot(QWidget):
         self._draw()
 
     def words(self) -> str:
-        """What the last epoch changed, and the first."""
+        """What the last epoch changed, and the most that any did; until there are two epochs, what will be shown."""
         found = self.found
         if found is None or len(found.epochs) < 2:
             return "From the second epoch on: what an epoch still changes in example particles."

@@ -16,7 +16,8 @@ Direction = tuple[float, float, float]  # z, y, x
 
 
 class CutControl(QWidget):
-    """A menu and a slider; ``changed`` comes when the user moves them. ``towards``: direction to the one who looks."""
+    """A menu and a slider; ``changed`` comes when they are moved. ``towards``: gives the direction z, y, x to the one
+    who looks."""
 
     changed = Signal()
 
@@ -39,12 +40,13 @@ class CutControl(QWidget):
         self.kind.currentIndexChanged.connect(self._moved)
 
     def reset(self) -> None:
-        """No cut."""
+        """Take the cut away."""
         self.slider.setValue(0)
         self.kind.setCurrentIndex(0)
 
     def place(self, picture: Picture | None, level: float) -> None:
-        """Put the plane into what is above ``level`` of a picture."""
+        """Put ``plane`` at the slider's depth into what is above ``level`` (map's units) of a picture; None without a
+        picture or a cut."""
         share = self.slider.value() / 100
         self.plane = cut_at(picture, level, self._normal, share) if picture is not None else None
 

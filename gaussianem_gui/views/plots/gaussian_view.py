@@ -46,7 +46,8 @@ class GaussianView(ViewerFrame):
         self._shown()
 
     def half_angstrom(self) -> float:
-        """Length of the Gaussians' unit: half the box of the map that is shown, or of the one they were made for."""
+        """Length in Angstrom of the Gaussians' unit, half the box: of the map that is shown, else of the one they were
+        made for, UNKNOWN_HALF where that is not known."""
         if self.picture is not None:
             return self.picture.half_angstrom
         known = self._gaussians.half_angstrom if self._gaussians is not None else None
@@ -58,7 +59,7 @@ class GaussianView(ViewerFrame):
         QToolTip.showText(native.mapToGlobal(place.toPoint()), plain(text), native)
 
     def gaussian_at(self, x: float, y: float) -> int | None:
-        """The Gaussian at a place of the canvas (pixels), if there is one."""
+        """Row of the Gaussian at a place of the canvas (pixels), None if there is none."""
         layer, known = self.canvas.layer("gaussians"), self._gaussians
         if layer is None or not layer.visible or known is None:
             return None
@@ -66,7 +67,7 @@ class GaussianView(ViewerFrame):
         return number if number is not None and number < len(known.positions) else None
 
     def describe(self, x: float, y: float) -> str:
-        """What the Gaussian at a place of the canvas (pixels) is; nothing where there is none."""
+        """Number, place and width in Å of the Gaussian at a place of the canvas (pixels); "" where there is none."""
         number, known, half = self.gaussian_at(x, y), self._gaussians, self.half_angstrom()
         if number is None or known is None:
             return ""

@@ -1,4 +1,4 @@
-"""A picture file, scaled to the room there is."""
+"""An image file, scaled to the room there is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ImageView(QLabel):
         theme.changed.connect(self._retheme)
 
     def set_image(self, image: QImage, *, figure: bool = False) -> None:
-        """Show another image; a ``figure``, drawn dark on white, takes the theme's brightness."""
+        """Show another image; a ``figure``, drawn dark on white, is turned bright on dark in the dark theme."""
         self._image, self._figure = image, figure
         self._retheme()
 
@@ -67,7 +67,7 @@ def on_dark(image: QImage, ground: str) -> QImage:
 
 
 def read_image(path: Path) -> QImage:
-    """An image file; a null image if it is none. For a worker thread."""
+    """Read an image file, turned as it says; a null image if it cannot be read. For a worker thread."""
     reader = QImageReader(str(path))
     reader.setAutoTransform(True)
     return reader.read()

@@ -23,7 +23,7 @@ def on_screen(view: Any, layer: Any) -> np.ndarray:  # (N, 2) pixels of the canv
 
 
 def point_under(places: np.ndarray, x: float, y: float) -> int | None:  # (N, 2)
-    """The nearest point within reach of the pointer."""
+    """Row of the place nearest to the pointer at x, y (pixels); None if none is within REACH_PIXELS."""
     if not len(places):
         return None
     distance = np.hypot(places[:, 0] - x, places[:, 1] - y)
@@ -32,7 +32,8 @@ def point_under(places: np.ndarray, x: float, y: float) -> int | None:  # (N, 2)
 
 
 class Lasso3D(QWidget):
-    """Lies over the canvas while an outline is drawn with the left button; then says the outline, and goes."""
+    """Lies over the canvas while an outline is drawn; ``drawn`` comes with the outline, ``given_up`` where Esc was
+    pressed, and it hides."""
 
     drawn = Signal(object)  # (V, 2) pixels of the canvas
     given_up = Signal()
@@ -93,5 +94,5 @@ class Lasso3D(QWidget):
 
 
 def encircled(view: Any, layer: Any, outline: np.ndarray) -> np.ndarray:  # (V, 2) -> (N,) bool
-    """Which points of a layer are seen inside an outline, at any depth."""
+    """True for the points of a napari layer that are seen inside an outline (pixels of the canvas), at any depth."""
     return inside_polygon(on_screen(view, layer), outline)

@@ -21,7 +21,8 @@ MARGIN = 5  # pixels at the ends of the histogram
 
 
 class LevelHistogram(QWidget):
-    """How many voxels have each value, from the map's mean to its greatest; a mark at the level, which is dragged."""
+    """How many voxels have each value, on a logarithmic scale, from the map's mean to its greatest; a mark at the
+    level, which is dragged. ``moved`` comes with the level in the map's units."""
 
     moved = Signal(float)
 
@@ -49,7 +50,7 @@ class LevelHistogram(QWidget):
         self.update()
 
     def set_level(self, level: float) -> None:
-        """Move the mark."""
+        """Move the mark to a level in the map's units."""
         self.level = level
         self.setAccessibleDescription(f"{level:.4g} between {self.low:.4g} and {self.high:.4g}")
         self.update()
@@ -112,7 +113,8 @@ class LevelHistogram(QWidget):
 
 
 class LevelBar(QWidget):
-    """The histogram and two fields for the same level. ``levelChanged`` comes when the user changes it."""
+    """The histogram and two fields for the same level. ``levelChanged`` comes, in the map's units, when the user
+    changes it."""
 
     levelChanged = Signal(float)
 
@@ -140,13 +142,13 @@ class LevelBar(QWidget):
         self.setMinimumWidth(238)
 
     def set_picture(self, picture: Picture, level: float) -> None:
-        """Show another map, contoured at ``level``."""
+        """Show another map, contoured at ``level`` (map's units)."""
         self.picture = picture
         self.histogram.set_picture(picture)
         self.set_level(level)
 
     def set_level(self, level: float) -> None:
-        """Show another level."""
+        """Show another level (map's units); ``levelChanged`` does not come."""
         self.level = level
         self.histogram.set_level(level)
         if self.picture is not None:

@@ -30,7 +30,8 @@ class LaidOver:
 
 
 class MapList(QFrame):
-    """The list. ``changed`` comes with a map whose looks changed, ``added`` and ``removed`` with one that did."""
+    """The list of the maps laid over. ``changed`` comes with a map whose looks changed, ``added`` and ``removed`` with
+    one that was."""
 
     added = Signal(object)
     changed = Signal(object)
@@ -58,11 +59,12 @@ class MapList(QFrame):
         theme.changed.connect(self._fill)
 
     def offer(self, maps: list[tuple[str, Path]]) -> None:
-        """Maps (name, file) that the menu offers besides other files."""
+        """Set the maps (name, file) that the menu offers besides other files, MOST_OFFERED at most."""
         self._offered = maps[:MOST_OFFERED]
 
     def add(self, path: Path, name: str = "") -> LaidOver:
-        """Lay a map over, in the next colour."""
+        """Lay a map over, in the next colour; returns its entry. The file's name without ending stands in for no
+        ``name``."""
         made = LaidOver(path, name or path.stem, theme.series((len(self.maps) + 1) % 10))
         self.maps.append(made)
         self._fill()

@@ -23,14 +23,19 @@ DIFFERENCE_OPACITY = 0.75
 
 
 def difference_meshes(before: Picture, now: Picture) -> tuple[list[Mesh], float]:
-    """Where ``now`` is more, and where it is less, than ``before``; and the level in sigma of ``now``."""
+    """Where ``now`` is more, and where it is less, than ``before``; and the level in sigma of ``now``: the greater of
+    DIFFERENCE_SIGMAS and DIFFERENCE_SHARE of the greatest difference.
+
+    Raises InputError where the two are not of one box.
+    """
     change = difference(before, now)
     sigmas = max(DIFFERENCE_SIGMAS, DIFFERENCE_SHARE * change.top)
     return [surface(part, sigmas * change.sigma) for part in (change, replace(change, values=-change.values))], sigmas
 
 
 class MapsDrawn(QObject):
-    """``told`` says what the colours of a difference mean; ``failed`` comes with the error of a map not shown."""
+    """Draws what the list ``maps`` holds. ``told`` says what the colours of a difference mean; ``failed`` comes with
+    the error of a map not shown, ``drawn`` whenever the canvas shows something new."""
 
     told = Signal(str)
     failed = Signal(object)
@@ -69,7 +74,7 @@ class MapsDrawn(QObject):
             self._draw(laid)
 
     def clear(self) -> None:
-        """Forget all maps."""
+        """Forget all maps, and leave the grid."""
         self._background.cancel_all()
         self._maps.clear()
         self._pictures.clear()
@@ -140,7 +145,8 @@ class MapsDrawn(QObject):
     # --- grid ------------------------------------------------------------------------------------------------------
 
     def show_grid(self, paths: list[Path], names: list[str], level: float, longest: int) -> None:
-        """A series, each volume in a view of its own, all contoured at ``level``."""
+        """Show a series, each volume in a view of its own, all contoured at ``level`` (map's units), ``longest`` voxels
+        a side."""
         self._canvas.hide_layers()
         self._grid = [f"{name} " for name in names]  # a space keeps them apart from the maps laid over
         self._meshes = {}

@@ -1,4 +1,4 @@
-"""Particle images in a row or grid, each with its rendering below it."""
+"""Rows of particle images with a title each, such as images and their renderings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def grey_image(values: np.ndarray, low: float | None = None, high: float | None 
 
 
 class Montage(QWidget):
-    """Pairs of images: observed above, rendered below."""
+    """Rows of images, one below the other: observed above, rendered below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Montage(QWidget):
         self.update()
 
     def counts(self) -> list[int]:
-        """Images in each row."""
+        """Number of images in each row."""
         return [len(images) for images in self._rows]
 
     def sizeHint(self) -> QSize:

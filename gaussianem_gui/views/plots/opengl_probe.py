@@ -24,7 +24,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class OpenGL:
-    """What draws 3D here: ``renderer`` in the driver's words, or why there is none."""
+    """What draws 3D here: ``renderer`` and ``version`` in the driver's words, or ``reason``, why there is none."""
 
     available: bool
     renderer: str = ""
@@ -43,7 +43,8 @@ class OpenGL:
 
 
 def probe() -> OpenGL:
-    """Ask in another process; for a worker thread. Never raises."""
+    """Ask in another process, which has TIMEOUT_SECONDS; for a worker thread. A driver that crashes or does not answer
+    is no error: it gives an OpenGL that is not available, and why."""
     command = python("-m", "gaussianem_gui.views.plots.opengl_probe")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=dict(os.environ))
@@ -58,7 +59,7 @@ def probe() -> OpenGL:
 
 
 def main() -> int:
-    """Make a context and print what it says."""
+    """Make an OpenGL context and print what it says as JSON; returns 0."""
     from PySide6.QtGui import QGuiApplication, QOffscreenSurface, QOpenGLContext
 
     app = QGuiApplication([])

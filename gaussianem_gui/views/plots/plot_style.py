@@ -24,7 +24,8 @@ UNITS = {"angstrom": "Å", "degrees": "°", "pixels": "px", "seconds": "s"}  # b
 
 
 def quantity_name(name: str) -> str:
-    """Name of a reported quantity as a form would write it, with its unit."""
+    """Name of a reported quantity as a form would write it, with the unit that its last word names: "Resolution
+    (Å)"."""
     words, _, last = name.rpartition("_")
     if words and last in UNITS:
         return f"{words.replace('_', ' ').capitalize()} ({UNITS[last]})"
@@ -46,7 +47,7 @@ def style_plot(plot: pg.PlotWidget) -> None:
 
 
 def dot(colour: str, hollow: bool = False) -> QIcon:
-    """A round icon of one colour."""
+    """A round icon of one colour, filled or as a ring."""
     pixmap = QPixmap(20, 20)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)

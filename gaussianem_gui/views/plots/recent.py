@@ -27,13 +27,13 @@ class Recent(Generic[Key, Value]):
         return key in self._values
 
     def get(self, key: Key) -> Value | None:
-        """The value, which is used with that; None if it is not kept."""
+        """The value, which counts as used by that; None if it is not kept."""
         if (value := self._values.pop(key, None)) is not None:
             self._values[key] = value
         return value
 
     def keep(self, key: Key, value: Value) -> None:
-        """Keep a value, and let go of those that there is no room for then."""
+        """Keep a value in place of the one before, and let go of the longest unused until ``most_bytes`` suffice."""
         self._drop(key)
         self._values[key] = value
         self.bytes += self._bytes_of(value)

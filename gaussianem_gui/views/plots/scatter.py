@@ -1,6 +1,6 @@
-"""Latents as a scatter: points below 50,000, a density picture above; the nearest point to a click is found at once.
+"""Points as a scatter: one by one up to 50,000, a density picture above; the nearest point to a click is found at once.
 
-The explorer grows out of this widget: plots are linked by ``pointPicked`` and ``set_marker``.
+Results show latents with it, Progress those of fixed particles; the explorer has a plot of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def colour_map() -> pg.ColorMap:
 
 
 def density_image(points: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, QRectF]:
-    """Counts of (n, 2) points on a grid as log(1 + n), (bins, bins) by x, y, and the rectangle it covers."""
+    """Counts n of (N, 2) points on a grid as log(1 + n), (bins, bins) by x, y, and the rectangle that it covers, in the
+    points' units."""
     low, high = points.min(axis=0), points.max(axis=0)
     span = np.maximum(high - low, 1e-9)
     cells = np.minimum(((points - low) / span * bins).astype(np.int64), bins - 1)
@@ -39,7 +40,8 @@ def density_image(points: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, QRe
 
 
 class Scatter(QWidget):
-    """A scatter plot of (n, 2) points, coloured by class or value."""
+    """A scatter plot of (N, 2) points, coloured by class or value. ``pointPicked`` comes with the row of a point
+    clicked."""
 
     pointPicked = Signal(int)
 
@@ -74,14 +76,14 @@ class Scatter(QWidget):
         self._restyle()
 
     def set_points(self, points: np.ndarray, values: np.ndarray | None = None, *, classes: bool = False) -> None:
-        """Show (n, 2) points; ``values`` (n,) colour them, as class numbers or as a continuous quantity."""
+        """Show (N, 2) points; ``values`` (N,) colour them, as class numbers or as a continuous quantity."""
         self._points = np.asarray(points, dtype=float).reshape(-1, 2)
         self._colours, self._classes, self._tree = values, classes, None
         self._marker.setData([])
         self._draw()
 
     def count(self) -> int:
-        """Points shown."""
+        """Number of points."""
         return len(self._points)
 
     def dense(self) -> bool:
@@ -96,7 +98,8 @@ class Scatter(QWidget):
             self._marker.setData([])
 
     def nearest(self, x: float, y: float) -> int:
-        """Index of the point nearest to a place on the screen's scale, or -1."""
+        """Row of the point nearest to a place in the plot's units, distances in units of the points' ranges; -1 without
+        points."""
         if not len(self._points):
             return -1
         if self._tree is None:

@@ -37,7 +37,7 @@ class SeriesBar(QFrame):
         self.frame.valueChanged.connect(self.changed.emit)
 
     def set_count(self, count: int, start: int = 0) -> None:
-        """A series of so many volumes; ``changed`` does not come."""
+        """Stand for a series of so many volumes, at number ``start`` from 0; ``changed`` does not come."""
         self.stop()
         self.count = count
         self.frame.blockSignals(True)

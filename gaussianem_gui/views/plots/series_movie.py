@@ -32,7 +32,8 @@ class SeriesMovie(QObject):
         viewer.drawn.connect(self._drawn)
 
     def record(self, target: Path) -> None:
-        """Draw every volume, to and fro, and write an MP4 or GIF in a worker."""
+        """Draw every volume, to and fro, and write an MP4 or GIF in a worker. Nothing while one is being recorded, for
+        fewer than two volumes, or where 3D is not in front."""
         viewer = self._viewer
         if self._target is not None or viewer.series.count < 2 or not viewer.is_3d():
             return

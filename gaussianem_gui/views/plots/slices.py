@@ -90,7 +90,7 @@ class Slices(QWidget):
         return pane
 
     def set_picture(self, picture: Picture | None) -> None:
-        """Show another volume; the planes stay where they are if the box is the same."""
+        """Show another volume, None for nothing; the planes stay where they are if the box is the same."""
         same = picture is not None and self._picture is not None and picture.values.shape == self._picture.values.shape
         if picture is not self._picture:
             self._limits.clear()
@@ -107,16 +107,16 @@ class Slices(QWidget):
                 plot.getPlotItem().autoRange()
 
     def shown(self, plane: int) -> np.ndarray | None:
-        """The picture of plane 0 (XY), 1 (XZ) or 2 (YZ)."""
+        """The picture of plane 0 (XY), 1 (XZ) or 2 (YZ), two axes of the volume's (Z, Y, X); None if there is none."""
         return self._images[plane].image
 
     def crosshair(self) -> tuple[int, int, int]:
-        """Voxel z, y, x where the planes meet."""
+        """Voxel z, y, x, from 0, where the planes meet."""
         z, y, x = (slider.value() for slider in self.sliders)
         return z, y, x
 
     def levels(self) -> tuple[float, float]:
-        """The values drawn black and white, the same in all planes."""
+        """The values drawn black and white, the same in all planes, in the map's units."""
         kind = self.kind.currentText()
         if kind not in self._limits and self._picture is not None:
             values = self._picture.values
@@ -161,7 +161,8 @@ class Slices(QWidget):
         self.look_at(plane, place.x(), place.y())
 
     def look_at(self, plane: int, x: float, y: float) -> None:
-        """Move the other two planes to a place of this one, in its voxels."""
+        """Move the other two planes to a place of this one: ``x`` and ``y`` in voxels along its horizontal and
+        vertical."""
         for axis, place in zip(ACROSS[plane], (x, y)):
             self.sliders[axis].setValue(int(np.floor(place)))
 

@@ -21,8 +21,8 @@ SIDE = 104  # pixels of an image
 
 
 def read_some(path: Path, first: int, smooth: int) -> tuple[np.ndarray, int]:
-    """Up to SHOWN images (n, D, D) from number ``first`` on, averaged over ``smooth`` pixels a side, and how many there
-    are: of a stack, or of the particles that a .star or .cs file names. Raises InputError."""
+    """Up to SHOWN images (n, D, D) float32 from number ``first``, counted from 0, averaged over ``smooth`` pixels a
+    side, and how many there are: of a stack, or of the particles that a .star or .cs file names. Raises InputError."""
     if path.suffix.lower() in (".star", ".cs"):
         stack = ImageStack.from_table(read_particles(path, require_pose=False, require_ctf=False))
     else:

@@ -32,7 +32,7 @@ class SurfaceMaker(QObject):
         self.kept.keep((picture.path, look), ready)
 
     def ask(self, picture: Picture, look: Look) -> None:
-        """Want the surface of a picture."""
+        """Want the surface of a picture: ``made`` comes at once if it is kept, else when it has been worked out."""
         ready = self.kept.get((picture.path, look))
         self._awaited = None
         if ready is not None:
@@ -47,7 +47,7 @@ class SurfaceMaker(QObject):
         return self._background.busy("mesh")
 
     def forget(self) -> None:
-        """Drop everything."""
+        """Drop all surfaces, and what is being worked out."""
         self._background.cancel_all()
         self._awaited = None
         self.kept.clear()

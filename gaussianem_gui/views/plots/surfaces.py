@@ -19,7 +19,8 @@ STEPS = 64  # of a ramp in napari's colours
 
 @dataclass(frozen=True)
 class Prepared:
-    """A surface, its place in the range of colours at each vertex (V,), and what the canvas is handed."""
+    """A surface, the place of each of its V vertices in the range of colours, ``values`` (V,) from 0 to 1, and what the
+    canvas is handed."""
 
     mesh: Mesh
     values: np.ndarray
@@ -32,7 +33,8 @@ class Prepared:
 
 
 def prepare(picture: Picture, look: Look, most_faces: int = 0) -> Prepared:
-    """The surface of a picture, ready to draw; for a worker. Beyond ``most_faces`` (0: any number) a coarser one."""
+    """The surface of a picture, ready to draw; for a worker. Where it has more than ``most_faces`` (0: any number), it
+    is made of the volume averaged by two, if that has 32 voxels a side or more."""
     vertices, faces = surface(picture, look.level, look.cut)
     if most_faces and len(faces) > most_faces and picture.values.shape[0] >= 32:
         values = binned(picture.values, 2)
@@ -45,7 +47,7 @@ def prepare(picture: Picture, look: Look, most_faces: int = 0) -> Prepared:
 
 
 def ready_made(mesh: Mesh, shades: np.ndarray) -> Prepared:
-    """A mesh with its normals: the canvas only has to draw it."""
+    """A mesh with colours (V,) from 0 to 1 and its normals: the canvas only has to draw it."""
     from vispy.geometry import MeshData
 
     vertices, faces = mesh
@@ -83,7 +85,7 @@ def class_colours(classes: int) -> np.ndarray:  # -> (classes + 1, 4)
 
 
 def ramp_colours() -> np.ndarray:  # (SHADES, 4)
-    """The ramp of a quantity in 3D: never the background's colour."""
+    """The ramp of a quantity in 3D, RGBA from 0 to 1, without the end that looks like the background."""
     ends = (0.25, 1.0) if theme.name == "dark" else (0.0, 0.85)
     table = np.asarray(colour_map().getLookupTable(*ends, SHADES))[:, :3] / 255.0
     return np.column_stack([table, np.ones(SHADES)])
@@ -111,7 +113,8 @@ def surface_colours(paint: Paint | None = None) -> Any:
 
 
 def shade(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:  # (N,) -> (N, 4)
-    """A colour for each value; the ramp spans the middle of them unless told."""
+    """A colour, RGBA from 0 to 1, for each value; the ramp spans the percentiles MIDDLE of them unless ``low`` and
+    ``high`` are told."""
     if low is None or high is None:
         low, high = np.percentile(values, MIDDLE) if len(values) else (0.0, 1.0)
     index = np.clip((values - low) / max(high - low, 1e-9) * (SHADES - 1), 0, SHADES - 1).astype(int)

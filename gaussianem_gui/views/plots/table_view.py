@@ -73,7 +73,7 @@ class TableView(QWidget):
         self.setLayout(layout)
 
     def show_file(self, path: Path) -> None:
-        """Show the tables of a file; the longest is in front."""
+        """Show the tables of a file, read in a worker; the longest is in front."""
         self.text.setText("Reading …")
         self._background.run("tables", lambda: read_tables(path), self._take, self._failed)
 

@@ -79,11 +79,11 @@ class Viewer(GaussianView):
         self._load_current()
 
     def offer_maps(self, maps: list[tuple[str, Path]]) -> None:
-        """Maps (name, file) that can be laid over with a click."""
+        """Set the maps (name, file) that can be laid over with a click."""
         self.map_list.offer(maps)
 
     def show_gaussians(self, path: Path | None, *, alone: bool = False) -> None:
-        """Offer Gaussians as points; ``alone`` shows them without a volume."""
+        """Offer the Gaussians of a .ply file as points, None for none; ``alone`` shows them without a volume."""
         self._gaussians_path, self._gaussians = path, None
         if alone:
             self._leave_grid()
@@ -121,22 +121,22 @@ class Viewer(GaussianView):
         return self.level.level
 
     def sigmas(self) -> float:
-        """Contour level in sigma above the mean."""
+        """Contour level in sigma above the mean; DEFAULT_CONTOUR without a map."""
         return self.picture.sigmas(self.contour()) if self.picture is not None else DEFAULT_CONTOUR
 
     def set_contour(self, level: float) -> None:
-        """Contour what is looked at there."""
+        """Contour what is looked at, and all of its series, at ``level`` in the map's units."""
         self._levels[self._group] = level
         self.level.set_level(level)
         self._place_cut()
         self._draw()
 
     def look(self) -> Look:
-        """How surfaces are made now."""
+        """How surfaces are to be made now: level, cut and colouring."""
         return Look(self.contour(), self.cuts.plane, self.paint)
 
     def set_paint(self, paint: Paint | None) -> None:
-        """Colour the surface by a quantity, None by none."""
+        """Colour the surface by a quantity, None for one colour; seen when it is drawn next."""
         self.paint = paint
         self.colour_bar.set_paint(paint)
 
@@ -233,7 +233,7 @@ class Viewer(GaussianView):
             self._draw()
 
     def choose_colour(self, place: int) -> None:
-        """Choose an entry of the menu of colours, as the user would."""
+        """Choose entry ``place`` of the menu of colours, as the user would."""
         self.colour_by.setCurrentIndex(place)
         self.colour_by.activated.emit(place)
 
@@ -267,7 +267,7 @@ class Viewer(GaussianView):
         self._draw()
 
     def colour_by_map(self, path: Path) -> None:
-        """Colour the surface by the values of a map, such as one of local resolution."""
+        """Colour the surface by the values of an MRC map, such as one of local resolution, read in a worker."""
         picture, level = self.picture, self.contour()
         if picture is None:
             return

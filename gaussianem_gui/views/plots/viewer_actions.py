@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def viewer_actions(viewer: Viewer) -> list[PaletteEntry]:
-    """Every control of a view, in the words of its menu or tooltip."""
+    """The controls of a view that need no value, in the words of their menus or tooltips."""
     where = "3D view"
     found = [
         PaletteEntry("Show all of the molecule", "Reset the view in 3D", "fit", viewer.reset_view),

@@ -29,7 +29,7 @@ from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, icon_but
 
 
 class ViewerFrame(QWidget):
-    """The canvas and its controls; what they do is the viewer's."""
+    """The canvas and its controls; what they do is the viewer's. ``drawn`` comes when something new is shown."""
 
     drawn = Signal()
 
@@ -141,7 +141,7 @@ class ViewerFrame(QWidget):
         return self.canvas.names()
 
     def longest(self) -> int:
-        """Voxels a side that a picture can have here."""
+        """Voxels a side that a picture may have here."""
         return self.starter.longest()
 
     def _start_3d(self) -> bool:
@@ -194,7 +194,7 @@ class ViewerFrame(QWidget):
         self.canvas.reset_view()
 
     def picture_of_view(self) -> QImage:
-        """What is on the screen, with what its colours mean."""
+        """What is on the screen, with what its colours mean below it in 3D."""
         return (
             self.colour_bar.below(self.canvas.image()) if self.is_3d() else self.stack.currentWidget().grab().toImage()
         )
