@@ -26,7 +26,8 @@ def differences(values: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 class Compare(QWidget):
-    """Curves and differences of some jobs."""
+    """Curves and differences of some jobs. ``opened`` comes with a job that is double-clicked, ``closed`` when the user
+    is done."""
 
     opened = Signal(str)
     closed = Signal()
@@ -62,7 +63,7 @@ class Compare(QWidget):
         theme.changed.connect(self._again)
 
     def set_jobs(self, model: ProjectModel, names: list[str]) -> None:
-        """Compare these jobs."""
+        """Compare the jobs of these names; those compared before are followed no longer."""
         for name in self.names:
             if self._model is not None:
                 self._model.release(name)
@@ -87,7 +88,7 @@ class Compare(QWidget):
         self._states = None
 
     def refresh(self) -> None:
-        """Follow the jobs; call from a timer."""
+        """Redraw what has changed in the jobs; call from a timer."""
         if self._model is None:
             return
         self.plot.refresh()

@@ -21,7 +21,7 @@ from gaussianem_gui.views.toolkit.widgets import column, icon_button, label, res
 
 @dataclass(frozen=True)
 class OfferedFile:
-    """Something that can fill a path: shown as ``label``, worth ``path``."""
+    """A file that can fill a path: shown as ``label``, worth ``path`` (from the project's directory)."""
 
     path: str
     label: str
@@ -29,7 +29,8 @@ class OfferedFile:
 
 @dataclass
 class Context:
-    """What editors need to know about the project: where paths start, what earlier jobs made, which GPUs there are."""
+    """What editors need to know about the project: where paths start, what earlier jobs made by kind, which GPUs there
+    are (index and text)."""
 
     root: Path
     choices: Callable[[str], list[OfferedFile]]
@@ -53,22 +54,22 @@ class Editor(QWidget):
     can_sweep = False
 
     def value(self) -> Any:
-        """The value entered."""
+        """The value entered, as pydantic is given it. NotImplementedError in the base."""
         raise NotImplementedError
 
     def set_value(self, value: Any) -> None:
-        """Show ``value``."""
+        """Show ``value``, None for an empty editor. NotImplementedError in the base."""
         raise NotImplementedError
 
     def set_invalid(self, invalid: bool) -> None:
-        """Mark the editor."""
+        """Mark the editor as holding an error, or not."""
 
     def sweep(self) -> list[Any] | None:
-        """Several values, when the user asked for a sweep."""
+        """The values of a sweep; None while one value is asked for."""
         return None
 
     def set_sweeping(self, on: bool) -> None:
-        """Take several values instead of one."""
+        """Take several values instead of one, or one again."""
 
     def focus(self) -> None:
         """Give the keyboard to the editor."""
@@ -205,7 +206,8 @@ class ChoiceEditor(Editor):
 
 
 class PathEditor(Editor):
-    """A file or directory: typed, picked from the disk, or taken from an earlier job."""
+    """A file or directory: typed, picked from the disk, dropped, or taken from an earlier job; with ``several`` a list
+    of them."""
 
     def __init__(self, name: str, info: FieldInfo, extra: dict[str, Any], context: Context, *, several: bool) -> None:
         super().__init__()
@@ -329,7 +331,7 @@ class GpuEditor(Editor):
 
 
 def project_path(path: str, root: Path) -> str:
-    """``path`` relative to the project if it lies inside it, else absolute."""
+    """``path`` relative to the project if it lies inside it, links resolved; else as it was given."""
     try:
         return str(Path(path).resolve().relative_to(root.resolve()))
     except ValueError:

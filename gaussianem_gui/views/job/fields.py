@@ -32,7 +32,7 @@ def sentence(text: str) -> str:
 
 
 def bounds_text(info: FieldInfo) -> str:
-    """The allowed range in words, or ""."""
+    """The allowed range of a number in words, such as "at least 1, less than 9"; "" if there is none."""
     parts = []
     for item in info.metadata:
         for attribute, word in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
@@ -43,7 +43,7 @@ def bounds_text(info: FieldInfo) -> str:
 
 
 def make_editor(model: type[BaseModel], name: str, context: Context) -> Editor:
-    """The editor that fits option ``name``."""
+    """The editor that fits option ``name`` of ``model``. KeyError if there is none of that name."""
     info, extra = model.model_fields[name], hints(model, name)
     kind, optional = base_type(info.annotation)
     if extra["widget"] == "gpu":
@@ -59,7 +59,8 @@ def make_editor(model: type[BaseModel], name: str, context: Context) -> Editor:
 
 
 class FieldRow(QWidget):
-    """An option in a form: name and help at the left, editor and error at the right."""
+    """An option in a form: name and help at the left, editor and error at the right. ``changed`` comes with the
+    option's name."""
 
     changed = Signal(str)
 
@@ -111,7 +112,7 @@ class FieldRow(QWidget):
         self.editor.focus()
 
     def show_error(self, text: str) -> None:
-        """Show ``text`` under the editor, or nothing."""
+        """Show ``text`` under the editor and mark it; "" takes both away."""
         self.error.setText(text)
         self.error.setVisible(bool(text))
         self.editor.set_invalid(bool(text))

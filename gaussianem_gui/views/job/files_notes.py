@@ -1,4 +1,4 @@
-"""The Files and Notes tabs."""
+"""The Files and Notes tabs of a job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAVE_PAUSE = 900  # milliseconds after the last key before the notes are kept
 
 @dataclass(frozen=True)
 class JobFile:
-    """A file or folder of a job: path relative to the job, bytes, time of change (Unix seconds)."""
+    """A file or folder of a job: path relative to the job, size in bytes, time of its last change (Unix seconds)."""
 
     path: str
     size: int
@@ -105,7 +105,7 @@ class Files(QWidget):
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the directory again."""
+        """Look at the directory again, in a worker."""
         directory = self._directory
         if directory is not None:
             self._background.run("files", lambda: entries(directory), self._take)
@@ -247,7 +247,7 @@ class Notes(QWidget):
         self._pause.start()
 
     def keep(self) -> None:
-        """Write what was typed."""
+        """Write what was typed into note.txt, in a worker; nothing where it is the same or the project is read-only."""
         self._pause.stop()
         text, name = self.edit.toPlainText(), self._name
         if self._model is None or not name or text == self._kept or self.edit.isReadOnly():

@@ -1,4 +1,5 @@
-"""The jobs as a flow graph: who reads whose files. Drawn by the longest path from the sources."""
+"""The jobs as a flow graph: who reads whose files. A job's layer is the longest way to it from a job that reads
+nothing."""
 
 from __future__ import annotations
 
@@ -39,9 +40,10 @@ SMALLEST, LARGEST = 0.2, 3.0
 
 
 def layers(links: dict[str, list[str]], numbers: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Place of each job as (layer, position): a job lies below everything it reads from, children near their parents.
+    """Place of each job as (layer, position), from 0: a job lies below everything it reads from, children near their
+    parents.
 
-    ``links`` maps a job to its parents; a parent that is not in it is left out.
+    ``links`` maps a job to its parents, ``numbers`` to its number; a parent that is not in ``links`` is left out.
     """
     depth: dict[str, int] = {}
     for name in sorted(links, key=lambda n: numbers[n]):  # a job can only read from jobs with smaller numbers
@@ -92,7 +94,7 @@ class JobNode(QGraphicsObject):
         self._hover = False
 
     def update_info(self, info: JobInfo, current: bool) -> None:
-        """Show a newer state."""
+        """Take up a newer state, and whether this is the job that the pane shows."""
         if info != self.info or current != self.current:
             self.info, self.current = info, current
             self.update()
@@ -145,7 +147,8 @@ class JobNode(QGraphicsObject):
 
 
 class FlowGraph(QGraphicsView):
-    """The graph; a click opens a job, the wheel with Ctrl zooms, a drag moves, arrow keys walk along edges."""
+    """The graph. A click opens a job, the wheel with Ctrl zooms, a drag moves; Up and Down walk along edges, Left and
+    Right within a layer."""
 
     opened = Signal(str)
     menuRequested = Signal(object)
@@ -169,7 +172,7 @@ class FlowGraph(QGraphicsView):
         theme.changed.connect(self._restyle)
 
     def set_model(self, model: ProjectModel | None) -> None:
-        """Show another project."""
+        """Show the jobs of another project; none with None."""
         self._model, self._shape = model, None
         self.refresh()
 
@@ -246,14 +249,15 @@ class FlowGraph(QGraphicsView):
             self.menuRequested.emit(event.globalPos())
 
     def zoom(self, factor: float) -> None:
-        """Larger or smaller, within what can be read."""
+        """Enlarge by ``factor``, within SMALLEST and LARGEST of the size as drawn; ``zoomed`` comes with the new
+        size."""
         now = self.transform().m11()
         wanted = min(max(now * factor, SMALLEST), LARGEST)
         self.scale(wanted / now, wanted / now)
         self.zoomed.emit(wanted)
 
     def fit(self) -> None:
-        """All of it, no larger than it is drawn."""
+        """Show all of the graph, no larger than it is drawn."""
         room, whole = self.viewport().rect(), self.sceneRect()
         share = min(room.width() / max(whole.width(), 1.0), room.height() / max(whole.height(), 1.0), 1.0)
         self.zoom(share / self.transform().m11())

@@ -19,7 +19,8 @@ TYPING_PAUSE = 180  # milliseconds before the disk is asked whether a path exist
 
 
 class OptionForm(QWidget):
-    """Editors for every option of ``model`` that the user decides."""
+    """Editors for every option of ``model`` that the user decides. ``changed`` comes with each edit and each new
+    error."""
 
     changed = Signal()
 
@@ -96,11 +97,11 @@ class OptionForm(QWidget):
         return widget
 
     def values(self) -> dict[str, Any]:
-        """What is entered, as pydantic takes it."""
+        """By option, what is entered, as pydantic takes it."""
         return {name: item.editor.value() for name, item in self.rows.items()}
 
     def set_values(self, values: dict[str, Any]) -> None:
-        """Show ``values``; options not in it get their defaults."""
+        """Show ``values``; options not in it get their defaults. Nothing counts as changed by the user then."""
         self._loading = True
         for name, item in self.rows.items():
             info = self.model.model_fields[name]
@@ -116,7 +117,7 @@ class OptionForm(QWidget):
         self._validate()
 
     def update_values(self, values: dict[str, Any], *, keep_typed: bool = False) -> None:
-        """Change some values and keep the rest; with ``keep_typed`` also those that the user has changed already."""
+        """Show some values and keep the rest; with ``keep_typed`` those that the user has changed are kept, too."""
         self._loading = True
         for name, value in values.items():
             item = self.rows.get(name)
@@ -132,16 +133,16 @@ class OptionForm(QWidget):
         return any(item.touched for item in self.rows.values())
 
     def sweeps(self) -> dict[str, list[Any]]:
-        """Options with several values."""
+        """The values of each option for which several are asked."""
         found = {name: item.editor.sweep() for name, item in self.rows.items()}
         return {name: values for name, values in found.items() if values is not None}
 
     def errors(self) -> dict[str, str]:
-        """Every error now, by field ("" for one of the whole)."""
+        """By field, what is wrong now ("": with the whole). Files that were not found are in :meth:`path_errors`."""
         return dict(self._errors)
 
     def require(self) -> None:
-        """Show what is missing too: the user wants to run."""
+        """Show from now on what is missing as well: the user wants to run."""
         self._show_required = True
         self._show_errors()
 
@@ -158,14 +159,14 @@ class OptionForm(QWidget):
         item.editor.focus()
 
     def set_read_only(self, read_only: bool) -> None:
-        """Show the values of a job that has run."""
+        """Let nothing be changed, as for a job that has run, or let it be changed again."""
         for item in self.rows.values():
             item.editor.setEnabled(not read_only)
             if hasattr(item, "sweep_button"):
                 item.sweep_button.setVisible(not read_only)
 
     def check(self) -> None:
-        """Look again, at the disk too."""
+        """Validate the values again, and look soon whether the files are there."""
         self._validate()
 
     def _edited(self, name: str) -> None:
@@ -205,7 +206,7 @@ class OptionForm(QWidget):
         return self._pause.isActive() or self._background.busy("paths")
 
     def path_errors(self) -> dict[str, str]:
-        """Inputs that were not found at the last look."""
+        """By field, what was wrong with a file or folder at the last look."""
         return dict(self._path_errors)
 
     def _show_errors(self) -> None:
@@ -232,7 +233,8 @@ class OptionForm(QWidget):
 
 
 def form_row(title: str, editor: QWidget, help_text: str = "") -> QWidget:
-    """A row like those of the form for an editor that is no option (in settings, say)."""
+    """A row like those of the form for an editor of no option (in settings, say); gives the editor ``title`` as
+    accessible name."""
     widget = QWidget()
     left = column(label(title, "label"), spacing=2)
     if help_text:

@@ -33,7 +33,8 @@ INFO, STATE, FRACTION, SUBTITLE, GROUP = (Qt.ItemDataRole.UserRole + n for n in 
 
 
 def subtitle(info: JobInfo, size: int | None = None) -> str:
-    """The second line of a row: what it is doing, or when it ended."""
+    """The second line of a row: what the job is doing, why it waits or failed, or when it ended, how long it took, and
+    ``size`` in bytes."""
     status = info.status
     if info.missing:
         return "its directory is gone"
@@ -73,7 +74,7 @@ class JobTreeModel(QAbstractItemModel):
         self._sizes: dict[str, int] = {}
 
     def set_jobs(self, jobs: list[JobInfo], sizes: dict[str, int]) -> None:
-        """Show ``jobs``, newest first."""
+        """Show ``jobs``, newest first, with their disk use in bytes by name."""
         self._jobs, self._sizes = jobs, sizes
         groups: dict[str, list[JobInfo]] = {}
         for info in sorted(jobs, key=lambda j: -j.number):
@@ -91,13 +92,13 @@ class JobTreeModel(QAbstractItemModel):
             self.endResetModel()
 
     def set_by_type(self, by_type: bool) -> None:
-        """Group by type, or one list by time."""
+        """Group the jobs by type, or show one list by time."""
         self.by_type = by_type
         self._groups = []
         self.set_jobs(self._jobs, self._sizes)
 
     def find(self, name: str) -> QModelIndex:
-        """Index of a job, or an invalid one."""
+        """Index of the job of that name, an invalid one if it is not there."""
         for place, (_, members) in enumerate(self._groups):
             for number, info in enumerate(members):
                 if info.name == name:
@@ -150,7 +151,7 @@ class JobTreeModel(QAbstractItemModel):
 
 
 class JobFilter(QSortFilterProxyModel):
-    """Rows whose name, alias, type or state holds the words typed."""
+    """Lets through jobs whose name, alias, type and state hold all words typed."""
 
     def __init__(self, model: JobTreeModel) -> None:
         super().__init__()
@@ -253,7 +254,7 @@ class JobDelegate(QStyledItemDelegate):
 
 
 class JobList(QTreeView):
-    """The list. Enter or a click opens a job, several may be selected, a context menu offers the actions."""
+    """The list. A click or the arrow keys open a job, several may be selected, a context menu offers the actions."""
 
     opened = Signal(str)
     menuRequested = Signal(object)  # global position
@@ -287,7 +288,7 @@ class JobList(QTreeView):
         theme.changed.connect(self.viewport().update)
 
     def set_model(self, model: ProjectModel | None) -> None:
-        """Show another project's jobs."""
+        """Show the jobs of another project; none with None."""
         self._model = model
         self.thumbnails.set_project(model.project if model is not None else None)
         self.refresh()
@@ -315,7 +316,8 @@ class JobList(QTreeView):
         return [i.data(INFO).name for i in self.selectionModel().selectedIndexes() if isinstance(i.data(INFO), JobInfo)]
 
     def select(self, name: str, also: list[str] | None = None) -> None:
-        """Make ``name`` the current job, without opening it."""
+        """Make ``name`` the current job and select it, and ``also`` others, without opening it. Nothing is selected if
+        it is not shown."""
         before, self._setting = self._setting, True
         index = self.filter.mapFromSource(self.tree.find(name))
         flags = self.selectionModel().SelectionFlag

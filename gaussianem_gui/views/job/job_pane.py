@@ -157,7 +157,7 @@ class JobPane(QWidget):
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def show_new(self, model: ProjectModel, job_type: str, values: dict[str, Any], inputs_from: list[str]) -> None:
-        """The form of a new job."""
+        """Show the form of a new job, filled with ``values`` and with the files of the jobs ``inputs_from``."""
         self._leave()
         self.model, self.name, self.draft = model, "", job_type
         self._form_later(partial(self._new_form, model, job_type, values, inputs_from))
@@ -173,7 +173,8 @@ class JobPane(QWidget):
         self._restyle()
 
     def show_job(self, model: ProjectModel, info: JobInfo, tab: str = "") -> None:
-        """A job of the project; the tab stays unless ``tab`` names another, or the job asks for one."""
+        """Show a job of the project; the tab stays unless ``tab`` names another. Where no job was shown before, it is
+        the tab that suits the job's state."""
         if self.name == info.name and self.model is model and self.parameters_fit(info):
             if tab:
                 self.show_tab(tab)
@@ -249,7 +250,7 @@ class JobPane(QWidget):
         return EmptyState("external", f"{info.title} belongs to another program", text)
 
     def reload_parameters(self) -> None:
-        """Show the form anew, after it was changed or a continue was given up."""
+        """Read the job's options and build its form anew, after it was changed or a continue was given up."""
         info = self.info()
         if info is not None and self.model is not None and info.has_options:
             self._read_form(self.model, info)
@@ -261,7 +262,7 @@ class JobPane(QWidget):
         model.ask("values", lambda p: (info.name, p.job(info.name).values()), self._take_values)
 
     def info(self) -> JobInfo | None:
-        """The job shown, as it was at the last look."""
+        """The job shown, as it was at the last look; None for a new one."""
         return self.model.info(self.name) if self.model is not None and self.name else None
 
     def tab(self) -> str:
@@ -269,7 +270,7 @@ class JobPane(QWidget):
         return TABS[self.tabs.currentIndex()]
 
     def show_tab(self, name: str) -> None:
-        """Bring a tab to the front."""
+        """Bring a tab to the front. ValueError for a name that is not in TABS."""
         self.tabs.setCurrentIndex(TABS.index(name))
 
     def _show_volume(self, path: Path, kind: str) -> None:
@@ -322,7 +323,7 @@ class JobPane(QWidget):
     # --- live ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Follow the job; call from a timer. Only the tab in front is redrawn."""
+        """Follow the job; call from a timer. Beside the header only the tab in front is redrawn."""
         info = self.info()
         if info is None or self.model is None:
             return

@@ -1,4 +1,4 @@
-"""The dock at the left: new job, filter, and the jobs as a list or a flow."""
+"""The dock of jobs at the left."""
 
 from __future__ import annotations
 

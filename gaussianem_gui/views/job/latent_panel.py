@@ -1,4 +1,4 @@
-"""Latents of all particles as a scatter of two components, as the Results tab shows them."""
+"""The latents in the Results tab: two columns of a latents file as a scatter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gaussianem_gui.views.toolkit.widgets import column, label, row
 
 
 class LatentPanel(QWidget):
-    """Latents of all particles as a scatter of two components."""
+    """Latents of all particles as a scatter of two columns, such as principal components; says which particle was
+    clicked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class LatentPanel(QWidget):
         self.scatter.pointPicked.connect(self._say)
 
     def set_table(self, columns: dict[str, np.ndarray], classes: np.ndarray | None) -> None:
-        """Show (N,) columns; ``classes`` (N,) colour the points."""
+        """Show columns (N,) by name; ``classes`` (N,), from 0, colour the points."""
         self._columns, self._values = columns, classes
         for combo, place in ((self.x_axis, 0), (self.y_axis, 1)):
             combo.blockSignals(True)
@@ -65,8 +66,9 @@ class LatentPanel(QWidget):
 
 
 def latent_columns(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Columns to plot, and classes if there are any, from a latents file (.pkl, or .npz/.npy); none where no
-    latent dimension tells the particles apart. Raises InputError."""
+    """By name, columns (N,) to plot, and classes (N,) if there are any, from a latents file (.pkl, .npz, .npy):
+    principal components, then the dimensions; no column where no latent dimension tells the particles apart. Raises
+    InputError."""
     classes = None
     try:
         if path.suffix == ".pkl":

@@ -72,7 +72,7 @@ class LogText(QAbstractScrollArea):
         return True
 
     def line_count(self) -> int:
-        """Lines of the log."""
+        """Number of lines of the log."""
         return len(self._log) if self._log is not None else 0
 
     def visible_lines(self) -> list[str]:
@@ -87,7 +87,8 @@ class LogText(QAbstractScrollArea):
         self._set_follow(True)
 
     def set_matches(self, needle: str, lines: list[int]) -> None:
-        """Mark ``needle`` in the text and make ``lines`` the places of next and previous."""
+        """Mark ``needle`` (in small letters) in the text, and make ``lines``, numbers from 0 in order, the places of
+        next and previous."""
         self._needle, self._matches, self._current = needle, lines, -1
         self.viewport().update()
 
@@ -108,7 +109,7 @@ class LogText(QAbstractScrollArea):
         return self._current + 1
 
     def copy(self) -> None:
-        """Put the selected lines on the clipboard."""
+        """Put the selected lines on the clipboard, at most 200,000."""
         if self._selection is not None and self._log is not None:
             first, last = sorted(self._selection)
             QGuiApplication.clipboard().setText("\n".join(self._log.lines(first, min(last - first + 1, 200_000))))
@@ -291,7 +292,7 @@ class LogView(QWidget):
         self._switch()
 
     def refresh(self) -> bool:
-        """Take up what is new; call from a timer."""
+        """Show what is new, True if the log in front has new lines; call from a timer."""
         error = self._logs.get("run.err")
         if error is not None:
             count = len(error)

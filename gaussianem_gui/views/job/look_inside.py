@@ -22,8 +22,8 @@ MOST_TEXT = 300_000  # bytes shown of a text file
 
 
 def kind_of(path: Path) -> str:
-    """volume, gaussians, stack, table, picture, report or text; "" for what cannot be shown here. Raises InputError
-    for an MRC file that is none."""
+    """What a file is by its name, and an MRC file by its header: volume, gaussians, stack, table, picture, report or
+    text; "" for what cannot be shown here. Raises InputError for an MRC file that is none."""
     suffix = path.suffix.lower()
     if suffix in (".mrc", ".map", ".mrcs"):
         header = read_header(path)
@@ -40,7 +40,8 @@ def kind_of(path: Path) -> str:
 
 
 class LookInside(QDialog):
-    """A file in a window beside the main one; ``look`` chooses how."""
+    """A file in a window beside the main one, shown by its ``kind``: stack, table, picture, report or text. KeyError
+    for another."""
 
     def __init__(self, parent: QWidget | None, path: Path, kind: str) -> None:
         super().__init__(parent)
@@ -95,7 +96,8 @@ class LookInside(QDialog):
 
 
 def read_text(path: Path) -> str:
-    """The beginning of a text file."""
+    """The first MOST_TEXT bytes of a text file, with "…" where there is more. Raises InputError for one that cannot be
+    read."""
     try:
         with path.open("rb") as file:
             found = file.read(MOST_TEXT + 1)

@@ -19,7 +19,8 @@ ICONS |= {"stack": "image", "particles": "image", "gaussians": "points", "latent
 
 
 class MadeList(QFrame):
-    """The files that a job has reported, with what they are; hidden while there are none."""
+    """The files that a job has reported, with what they are; hidden while there are none. ``chosen`` comes with one
+    that is clicked."""
 
     chosen = Signal(object)  # Path
 
@@ -42,7 +43,7 @@ class MadeList(QFrame):
         theme.changed.connect(lambda: self.show_made([], Path()))
 
     def show_made(self, artifacts: list[dict[str, Any]], directory: Path) -> None:
-        """Show these; nothing is redrawn while they stay."""
+        """List artifacts (kind, label, and path from ``directory``); nothing is redrawn while they are the same."""
         lines = [(str(a["kind"]), str(a.get("label") or a["path"]), str(a["path"])) for a in artifacts]
         if (lines, directory) == self._shown:
             return

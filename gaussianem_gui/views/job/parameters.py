@@ -36,7 +36,7 @@ CHECK_PAUSE = 350  # milliseconds after the last change before the checks run ag
 
 
 class Parameters(QWidget):
-    """The form of a new job, or of one in the project."""
+    """The form of a new job, or of one in the project, with checks, command and buttons beside it."""
 
     cloneRequested = Signal(str)
     firstRequested = Signal(str)  # the job type that has to run before this one
@@ -105,14 +105,15 @@ class Parameters(QWidget):
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def start_new(self, values: dict[str, Any], inputs_from: list[str]) -> None:
-        """Prefill the form of a new job: presets, then inputs of other jobs, then ``values``."""
+        """Fill the form of a new job: presets, then inputs of other jobs, then ``values``; the later wins."""
         presets = self.model.settings.defaults(self.job_type)
         self.form.set_values({**presets, **values})
         if inputs_from:
             self._fill_from(inputs_from, {**presets, **values})
 
     def show_job(self, info: JobInfo, values: dict[str, Any]) -> None:
-        """Show the options of a job in the project; they can be changed while it has not run."""
+        """Show the options of a job in the project; they can be changed while it has not run. What the user has typed
+        already stays."""
         self.info = info
         if self.form.dirty():  # typed before the values were read
             self.form.update_values(values, keep_typed=True)
@@ -158,7 +159,7 @@ class Parameters(QWidget):
         return "resume" in self.options.model_fields
 
     def start_continue(self) -> None:
-        """Let the user change options of a finished job and run it on."""
+        """Let the user change options of a finished job and run it again in its directory."""
         assert self.info is not None
         self.continuing = True
         clear(self._banner)
@@ -242,15 +243,15 @@ class Parameters(QWidget):
         self._pause.start()
 
     def values(self) -> dict[str, Any]:
-        """What the form holds."""
+        """By option, what the form holds."""
         return self.form.values()
 
     def variants(self) -> list[dict[str, Any]]:
-        """One set of values for each job that would be made."""
+        """One set of values for each job that would be made: several in a sweep."""
         return validation.expand(self.values(), self.form.sweeps())
 
     def job_dir(self) -> str:
-        """Directory of the job, or the one that a new job would get."""
+        """Directory, from the project, of the job, or the one that a new job would get."""
         if self.info is not None:
             return self.info.name.rstrip("/")
         return f"{folder_of(self.job_type)}/job{self.model.counter:03d}"
@@ -327,7 +328,8 @@ class Parameters(QWidget):
     # --- submit ----------------------------------------------------------------------------------------------------
 
     def submit(self, *, run: bool) -> None:
-        """Make the job or jobs and, if asked, run them. Shows what is wrong instead if anything is."""
+        """Make the job or jobs, or change the one shown, and with ``run`` start them. Shows what is wrong instead if
+        anything is; asks before results are written over."""
         self.form.require()
         errors = {name: text for name, text in self.form.errors().items() if run or text != "Needed"}
         if run and not errors:

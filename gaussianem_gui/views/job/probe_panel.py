@@ -20,7 +20,8 @@ ROOM_FOR_BOTH = 430  # pixels of height from which latents and images are shown 
 
 
 def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  # (K, zdim) -> (K, 2)
-    """Latents along the first two principal components of ``of`` (or of themselves), with a fixed sign."""
+    """Latents along the first two principal components of ``of`` (or of themselves), about its mean and with a fixed
+    sign; 0 for a second of one dimension."""
     reference = z if of is None or of.shape[1] != z.shape[1] else of
     centre = reference.mean(axis=0)
     if z.shape[1] == 1:
@@ -31,7 +32,7 @@ def principal_axes(z: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:  
 
 
 class ProbePanel(QWidget):
-    """Latents of the probe particles by epoch, and images beside their renderings."""
+    """Latents of the probe particles by epoch, and their images beside the renderings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +87,8 @@ class ProbePanel(QWidget):
         self.epoch.setText("")
 
     def set_probes(self, artifacts: list[dict[str, Any]], directory: Path) -> None:
-        """Offer these probe files; the last is shown unless the user looks at an earlier one."""
+        """Offer these probe files (paths from ``directory``); the last is shown unless the user looks at an earlier
+        one."""
         probes = [(str(a.get("label") or a["path"]), directory / str(a["path"])) for a in artifacts]
         state = (probes, artifacts[-1].get("t") if artifacts else None)
         if state == self._seen:

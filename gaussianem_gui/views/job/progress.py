@@ -158,7 +158,7 @@ class Progress(QWidget):
         self.clear_overlay.setVisible(bool(self._overlaid))
 
     def followed(self) -> list[str]:
-        """Jobs whose events this view needs."""
+        """Names of the jobs whose reports this view needs."""
         return [*([self._info.name] if self._info is not None else []), *self._overlaid]
 
     def _fill_overlay(self) -> None:

@@ -59,7 +59,7 @@ FOLDERS = {"kmeans": "Classes"}  # folders of volumes by what is in them
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to show: a file, or several volumes of one folder."""
+    """One thing to show, of a ``kind`` of SECTIONS: a file or folder, or several volumes with their names."""
 
     kind: str
     title: str
@@ -69,7 +69,8 @@ class Item:
 
 
 def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[Item]]:
-    """Artifacts by section, volumes of one folder as one series in natural order."""
+    """Artifacts, paths from ``directory``, by section; more than two volumes of one folder are a series in natural
+    order."""
     found: dict[str, list[Item]] = {}
     for section, kinds, _ in SECTIONS:
         mine = [a for a in artifacts if a.get("kind") in kinds]
@@ -95,7 +96,8 @@ def items(artifacts: list[dict[str, Any]], directory: Path) -> dict[str, list[It
 
 
 def artifacts_of(outputs: list[Choice], job: str) -> list[dict[str, Any]]:
-    """A job's outputs as artifacts that can be shown; numbered volumes are one series."""
+    """A job's outputs as artifacts that can be shown, paths from its directory; more than two volumes that differ by a
+    number alone are one series."""
     volumes = [c.path.removeprefix(job) for c in outputs if c.kind in ("map", "volume")]
     stems = {re.sub(r"\d+(?=\.\w+$)", "", path) for path in volumes}
     found: list[dict[str, Any]] = [
@@ -116,7 +118,7 @@ def _item(artifact: dict[str, Any], directory: Path) -> Item:
 
 
 class Results(QWidget):
-    """List of results and the view of the one chosen."""
+    """The list of results and the view of the one chosen."""
 
     shown = Signal(str)  # kind of what is shown now
 
@@ -192,7 +194,7 @@ class Results(QWidget):
         self.refresh()
 
     def refresh(self) -> bool:
-        """Take up new artifacts; True if there were any."""
+        """Show new artifacts; True if there were any."""
         if self.history is None:
             return False
         artifacts = self.history.artifacts_of(*(kind for _, kinds, _ in SECTIONS for kind in kinds)) or self._outputs

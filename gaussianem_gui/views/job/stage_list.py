@@ -16,7 +16,8 @@ ICONS = {"done": ("check", "success"), "now": ("play", "accent"), "later": ("clo
 
 
 def stages_of(history: History, finished: bool) -> list[tuple[str, str, str]]:
-    """(words, "done", "now" or "later", how much of it) of each stage of the job's plan, in order."""
+    """(words; "done", "now" or "later"; how much of it in %, while it is now) of each stage of the job's plan, in
+    order. Neighbours of the same words are one."""
     reached = [history.progress_by_stage.get(stage) for stage in history.plan]
     last = max((place for place, progress in enumerate(reached) if progress), default=-1)
     found: list[tuple[str, str, str]] = []
@@ -46,7 +47,7 @@ class StageList(QWidget):
         theme.changed.connect(lambda: self.show_stages([]))
 
     def show_stages(self, stages: list[tuple[str, str, str]]) -> None:
-        """Show these; nothing is redrawn while they stay."""
+        """Show stages as ``stages_of`` gives them; nothing is redrawn while they are the same."""
         if stages == self.shown:
             return
         self.shown = stages

@@ -24,7 +24,7 @@ class StepsBar(QFrame):
         self.setLayout(self._row)
 
     def show_steps(self, steps: list[NextStep], *, first_is_next: bool) -> None:
-        """Offer these, the first in the colour of what comes next if ``first_is_next``."""
+        """Offer these steps, the first in the colour of what comes next if ``first_is_next``."""
         clear(self._row)
         self.setVisible(bool(steps))
         if not steps:

@@ -23,7 +23,7 @@ LEVELS = {
 
 
 class SubmitPanel(QWidget):
-    """Checks, command line and buttons."""
+    """Checks, command line and buttons. ``fieldRequested`` comes with the option of a check that is clicked."""
 
     runRequested = Signal()
     saveRequested = Signal()
@@ -107,12 +107,12 @@ class SubmitPanel(QWidget):
         self._root = ""
 
     def say(self, text: str) -> None:
-        """A sentence below the buttons, or none."""
+        """Show a sentence below the buttons; "" for none."""
         self.note.setText(text)
         self.note.setVisible(bool(text))
 
     def show_checks(self, checks: list[Check]) -> None:
-        """List the checks, worst first."""
+        """List the checks, worst first and what is only told last."""
         order = ["error", "warning", "ok", "info"]
         checks = sorted(checks, key=lambda c: order.index(c.level))
         if checks == self.checks and self._checks.count():
@@ -135,7 +135,7 @@ class SubmitPanel(QWidget):
             self._checks.addLayout(line)
 
     def show_command(self, text: str, root: str) -> None:
-        """Show the command line; ``root`` is where it is to be run."""
+        """Show the command line; ``root`` is the directory where it is to be run, "" if the text is no command."""
         self._root = root
         if self.command.toPlainText() != text:
             self.command.setPlainText(text)

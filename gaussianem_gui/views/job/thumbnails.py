@@ -38,7 +38,8 @@ class Thumbnails(QObject):
             self._waiting.clear()
 
     def of(self, info: JobInfo, ratio: float = 1.0) -> QPixmap | None:
-        """The picture of a finished job in the theme's colours; it is made if it is not there yet."""
+        """The picture of a job that succeeded in the theme's colours, SIDE pixels a side on a screen of device pixel
+        ratio ``ratio``; None while there is none, and then it is made."""
         if self._project is None or info.status.state is not State.SUCCEEDED or info.missing:
             return None
         key = (info.name, info.status.ended or 0.0)

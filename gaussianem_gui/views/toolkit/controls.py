@@ -73,7 +73,7 @@ class Badge(QWidget):
 
 
 class Switch(QAbstractButton):
-    """A sliding on/off switch."""
+    """A sliding on/off switch; ``name`` is its accessible name."""
 
     def __init__(self, name: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -119,7 +119,7 @@ class Switch(QAbstractButton):
 
 
 class Section(QWidget):
-    """A heading that folds what is below it."""
+    """A heading that folds what is below it. ``toggled`` comes with whether it is unfolded."""
 
     toggled = Signal(bool)
 
@@ -239,7 +239,8 @@ def together(*items: QWidget, spacing: int = 5) -> QWidget:
 
 
 class Value(QFrame):
-    """A number with its name above it, as in a row of figures over a plot."""
+    """A value with its name above it, as in a row of figures over a plot; ``elided``: shortened where there is no
+    room."""
 
     def __init__(self, name: str, value: str = "–", *, elided: bool = False) -> None:
         super().__init__()

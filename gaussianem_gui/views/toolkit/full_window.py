@@ -33,7 +33,7 @@ class FullWindow(QObject):
         return bool(self._hidden)
 
     def toggle(self) -> None:
-        """Give the view the whole window, or give it back."""
+        """Hide everything beside the view, or show again what was hidden for it."""
         hidden, self._hidden = self._hidden, []
         if hidden:
             for widget in hidden:

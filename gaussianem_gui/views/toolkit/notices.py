@@ -34,7 +34,8 @@ TOAST_MARGIN = 104  # pixels to the window's lower edge: the status bar and the 
 
 
 class Banner(QFrame):
-    """A coloured strip with an icon, a sentence and an optional button: for warnings that stay."""
+    """A coloured strip with an icon, a sentence and an optional button, for what stays; ``kind``: warning, danger,
+    success or info."""
 
     def __init__(self, kind: str, text: str, action: str = "", on_action: Callable[[], object] | None = None) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class EmptyState(QWidget):
         theme.changed.connect(self._refresh)
 
     def set_text(self, heading: str, text: str) -> None:
-        """Change what it says."""
+        """Show another heading and sentence."""
         self.heading.setText(heading)
         self.text.setText(text)
         self.text.ensurePolished()
@@ -104,7 +105,7 @@ class EmptyState(QWidget):
 
 
 class Toast(QFrame):
-    """A message in the window's corner that goes away by itself."""
+    """A message in the window's corner that goes away after so many seconds; ``kind`` as of :class:`Banner`."""
 
     clicked = Signal()
     closed = Signal()
@@ -207,7 +208,8 @@ class ToastStack(QWidget):
 
 
 def ask(parent: QWidget | None, title: str, text: str, yes: str, *, danger: bool = False, details: str = "") -> bool:
-    """Ask a question with ``yes`` or Cancel as the answers; the dialog names what will happen."""
+    """Ask a question with ``yes`` or Cancel as the answers; True for yes. The dialog names what will happen; with
+    ``danger`` Enter cancels."""
     from PySide6.QtWidgets import QDialog
 
     dialog = QDialog(parent)

@@ -10,7 +10,8 @@ from PySide6.QtWidgets import QLineEdit
 
 
 class NumberField(QLineEdit):
-    """A field for one number with its unit behind it, kept between bounds; Up and Down change it."""
+    """A field for one number with its unit behind it, kept between bounds; Up and Down change it by 1. ``width`` in
+    pixels."""
 
     valueChanged = Signal(float)
 
@@ -25,7 +26,7 @@ class NumberField(QLineEdit):
         self._show()
 
     def value(self) -> float:
-        """The number."""
+        """The number, in the field's unit."""
         return self._value
 
     def setValue(self, value: float) -> None:

@@ -126,11 +126,11 @@ class Theme(QObject):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def colour(self, name: str) -> str:
-        """Colour ``name`` as #rrggbb."""
+        """Colour ``name`` of the palette as #rrggbb. KeyError if there is none of that name."""
         return (DARK if self.name == "dark" else LIGHT)[name]
 
     def series(self, index: int) -> str:
-        """Colour of curve or class ``index``."""
+        """Colour of curve or class ``index`` as #rrggbb; they repeat."""
         colours = SERIES[self.name]
         return colours[index % len(colours)]
 
@@ -159,7 +159,7 @@ class Theme(QObject):
         return render_icon(name, tint, size)
 
     def state(self, state: str) -> tuple[QIcon, str, str]:
-        """Icon, colour (#rrggbb) and word of a job state."""
+        """Icon, colour (#rrggbb) and word of a job state; those of "unknown" for another."""
         name, colour, word = STATES.get(state, STATES["unknown"])
         return self.icon(name, colour), self.colour(colour), word
 
@@ -175,7 +175,7 @@ def ui_font() -> QFont:
 
 
 def mono_font(points: float = 9.5) -> QFont:
-    """Fixed-width font for logs and command lines."""
+    """Fixed-width font for logs and command lines, of so many points."""
     font = QFont(_first_installed(tuple(MONO_FONTS)))
     font.setStyleHint(QFont.StyleHint.Monospace)
     font.setPointSizeF(points)
@@ -200,7 +200,8 @@ def _svg(name: str) -> str:
 
 
 def render_icon(name: str, colour: str, size: int, gap: int = 0) -> QPixmap:
-    """Draw icon ``name`` with every currentColor replaced by ``colour``; crisp on high-density screens."""
+    """Draw icon ``name`` with every currentColor replaced by ``colour`` (#rrggbb), ``size`` pixels a side, ``gap`` free
+    beside it; crisp on high-density screens."""
     ratio = max((screen.devicePixelRatio() for screen in QGuiApplication.screens()), default=1.0)
     pixmap = QPixmap(round((size + gap) * ratio), round(size * ratio))
     pixmap.fill(Qt.GlobalColor.transparent)
@@ -223,7 +224,7 @@ def _icon(name: str, colour: str, disabled: str, gap: int) -> QIcon:
 
 
 def logo(size: int = 64) -> QPixmap:
-    """The program's mark."""
+    """The program's mark, ``size`` pixels a side."""
     return render_icon("logo", "#000000", size)
 
 

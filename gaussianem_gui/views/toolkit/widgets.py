@@ -102,7 +102,7 @@ def icon_button(
 
 
 def tool_button(icon: str, text: str, tip: str) -> QToolButton:
-    """A button of a tool bar that stays pressed; ``text`` stands below the icon."""
+    """A button of a tool bar that stays pressed; ``text``, if any, stands below the icon."""
     item = icon_button(icon, tip, checkable=True)
     if text:
         item.setText(text)
@@ -183,7 +183,7 @@ def frame(role: str = "card") -> QFrame:
 
 
 def line() -> QFrame:
-    """A hairline."""
+    """A thin line between parts of a view."""
     return frame("line")
 
 

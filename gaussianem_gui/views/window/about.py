@@ -45,7 +45,7 @@ def versions(opengl: OpenGL | None) -> str:
 
 
 def about(parent: QWidget | None, opengl: OpenGL | None) -> Dialog:
-    """Who this is, and what it runs on."""
+    """The dialog with the program's name and versions, not yet shown."""
     dialog = Dialog(parent, "About GaussianEM", 520)
     mark = QLabel()
     mark.setPixmap(logo(56))

@@ -18,7 +18,7 @@ MENUS = ("Project", "Job", "View", "Help")
 
 
 def always() -> str:
-    """The reason of what is always possible: none."""
+    """The reason of a command that is always possible: ""."""
     return ""
 
 
@@ -45,7 +45,7 @@ class Command:
         return cls(action.id, action.text, action.shortcut, action.tip, action.menu, icon, run, reason, parted)
 
     def entry(self) -> PaletteEntry:
-        """The command in the palette."""
+        """The command as an entry of the palette, with why it is not possible now."""
         return PaletteEntry(self.text, self.tip, self.icon, self.run, self.shortcut, self.reason())
 
 
@@ -93,7 +93,7 @@ class Commands(QObject):
             self.menus[command.menu].addAction(self.actions[command.id])
 
     def trigger(self, identifier: str) -> None:
-        """Do a command by its id, or say why it is not possible now."""
+        """Do a command by its id, or say why it is not possible now. KeyError for an unknown id."""
         command = self._by_id[identifier]
         if reason := command.reason():
             self._refused(command, reason)

@@ -19,7 +19,8 @@ from gaussianem_gui.views.window.errors import Guard, explain
 
 
 class WindowContext(QObject):
-    """Shared by the window and its commands. ``model`` is None while no project is open."""
+    """What the window and its commands share: project, settings, and the widgets that show jobs. ``model`` is None
+    while no project is open."""
 
     jobWanted = Signal(str, str)  # show this job, and this tab of it
     awaited = Signal(str, str)  # the same, as soon as the list has it
@@ -42,12 +43,13 @@ class WindowContext(QObject):
         return self.middle.currentWidget() is self.pane and bool(self.pane.draft)
 
     def chosen(self) -> list[str]:
-        """Jobs that an action concerns: the selection if it holds the job shown, else that job."""
+        """Jobs that an action concerns: the selection in the list if it holds the job shown or none is shown, else that
+        job."""
         selected, shown = self.jobs.list.selected(), self.job_shown()
         return selected if shown in selected or not shown else [shown]
 
     def current(self) -> JobInfo | None:
-        """The first of the chosen jobs."""
+        """The first of the chosen jobs; None if there is none."""
         names = self.chosen()
         return self.model.info(names[0]) if names and self.model is not None else None
 
@@ -63,7 +65,7 @@ class WindowContext(QObject):
         return "" if self.model is not None else "open a project first"
 
     def show_problem(self, what: str, error: object) -> None:
-        """Say what went wrong and how to mend it."""
+        """Say what went wrong while doing ``what`` and how to mend it; for a held lock, ask whether to break it."""
         assert isinstance(error, BaseException)
         if isinstance(error, LockHeld) and self.model is not None:
             holder = error.holder

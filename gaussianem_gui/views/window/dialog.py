@@ -32,14 +32,15 @@ class Dialog(QDialog):
         self.background = Background(self)
 
     def add_close(self, text: str = "Close") -> None:
-        """A button that closes."""
+        """Add a button that closes the dialog, the one that Enter presses."""
         close = button(text, "primary", "", self.accept, name="close")
         close.setDefault(True)
         self.buttons.addWidget(close)
 
 
 def ask_text(parent: QWidget, title: str, text: str, value: str, yes: str) -> str | None:
-    """Ask for one line of text; None if the user cancels."""
+    """Ask for one line of text, ``value`` offered and ``yes`` on the button; without blanks around it, None if the user
+    cancels."""
     dialog = Dialog(parent, title, 420)
     edit = QLineEdit(value)
     edit.setAccessibleName(title)

@@ -61,7 +61,8 @@ class ErrorDialog(QDialog):
 
 
 class Guard(QObject):
-    """Takes the place of Python's exception hooks. ``caught`` counts; the same error is shown once while it is open."""
+    """Takes the place of Python's exception hooks. ``caught`` counts what was caught; the same error is shown once
+    while its dialog is open."""
 
     happened = Signal(str, str)  # message, traceback
 
@@ -83,7 +84,7 @@ class Guard(QObject):
         )
 
     def remove(self) -> None:
-        """Give the hooks back."""
+        """Put back the hooks that were there before."""
         sys.excepthook = self._before
         threading.excepthook = self._before_thread
 

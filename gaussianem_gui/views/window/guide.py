@@ -16,7 +16,8 @@ from gaussianem_gui.views.toolkit.widgets import column
 
 
 def guide_pages() -> list[tuple[str, str]]:
-    """(title, Markdown) of every page of the guide, in order."""
+    """(title, Markdown) of every page of the guide, in the order of the files' names; the title is a page's first
+    line."""
     folder = resources.files("gaussianem_resources") / "guide"
     pages = []
     for file in sorted((f for f in folder.iterdir() if f.name.endswith(".md")), key=lambda f: f.name):

@@ -35,7 +35,7 @@ class JobActions:
         self.context = context
 
     def commands(self) -> list[Command]:
-        """All of them, in the order of the menu."""
+        """The commands of all actions, in the order of the menu."""
         runs: dict[str, tuple[str, Callable[[], object]]] = {
             "run": ("play", self.run),
             "submit": ("queue", self.submit),
@@ -106,13 +106,13 @@ class JobActions:
         )
 
     def go_on(self) -> None:
-        """The form of a job that is to be run again in its directory."""
+        """Show the form of a job that is to be run again in its directory."""
         self.context.jobWanted.emit(self._info.name, "Parameters")
         if self.context.pane.parameters is not None:
             self.context.pane.parameters.start_continue()
 
     def abort(self) -> None:
-        """Stop the jobs, or take them out of the queue."""
+        """Stop the jobs, after a question; take them out of the queue if the first of them does not run yet."""
         info, names = self._info, self.context.chosen()
         if info.status.state is not State.RUNNING:
             self.unrequest()
@@ -130,7 +130,7 @@ class JobActions:
         self._each("Take the job out of the queue", runner.unrequest)
 
     def clone(self) -> None:
-        """The form of a new job with the same options."""
+        """Show the form of a new job with the same options."""
         info = self._info
 
         def show(values: dict[str, Any] | None) -> None:
@@ -143,7 +143,7 @@ class JobActions:
     # --- names, notes, files ---------------------------------------------------------------------------------------
 
     def ask_alias(self) -> None:
-        """Ask for another name."""
+        """Ask for another alias of the job, and give it."""
         info = self._info
         text = ask_text(
             self.context.window,
@@ -156,17 +156,17 @@ class JobActions:
             self.rename(info.name, text)
 
     def rename(self, name: str, alias: str) -> None:
-        """Give a job another name."""
+        """Give a job another alias, its blanks as "_"; "" takes the alias away."""
         if self.context.model is not None:
             self._model.do("Rename the job", lambda p: p.set_alias(name, alias.replace(" ", "_")))
 
     def edit_note(self) -> None:
-        """Put the cursor into the job's notes."""
+        """Show the job's notes and put the cursor there."""
         self.context.jobWanted.emit(self._info.name, "Notes")
         self.context.pane.notes.edit.setFocus()
 
     def copy_command(self) -> None:
-        """Copy what does the same in a terminal."""
+        """Copy the command that does the same in a terminal, with the change to the project's directory."""
         name, root = self._info.name, self._model.root
 
         def show(words: list[str] | None) -> None:
@@ -181,13 +181,14 @@ class JobActions:
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._model.root / self._info.name)))
 
     def mark(self, state: State) -> None:
-        """Treat the jobs as being in that state."""
+        """Treat the jobs as being in ``state`` from now on."""
         self._each("Mark the job", lambda p, name: p.mark(name, state))
 
     # --- away with it ----------------------------------------------------------------------------------------------
 
     def clean_up(self, *, harsh: bool) -> None:
-        """Move what is superseded to the trash, after it was listed."""
+        """Move what is superseded to the trash, after it was listed in a question; ``harsh`` the particle stacks,
+        too."""
         names = self.context.chosen()
 
         def confirm(found: list[str] | None) -> None:
@@ -210,7 +211,7 @@ class JobActions:
         )
 
     def delete(self) -> None:
-        """Move the jobs, and those made from them, to the trash."""
+        """Move the jobs, and those made from them, to the trash, after a question."""
         names = self.context.chosen()
         dependents = sorted({d for n in names for d in self._dependents(n)} - set(names))
         which = job_label(self._info) if len(names) == 1 else f"{len(names)} jobs"

@@ -13,7 +13,7 @@ from gaussianem_gui.views.toolkit.widgets import Elided, clear, column, label, r
 
 
 class Meter(QWidget):
-    """A thin bar; red when nearly full."""
+    """A thin bar filled to ``share`` (0 to 1); red above ``alarm``."""
 
     def __init__(self, share: float, *, alarm: float = 0.95) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class MachinePanel(QWidget):
         self.setMinimumHeight(84)
 
     def show_load(self, load: Load) -> None:
-        """Show the newest figures."""
+        """Show the newest figures of the machine."""
         self.area.setUpdatesEnabled(False)  # new lines are there with the next event: no empty panel until then
         QTimer.singleShot(0, self, lambda: self.area.setUpdatesEnabled(True))
         clear(self._lines)

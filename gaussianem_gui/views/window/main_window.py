@@ -45,7 +45,7 @@ LAYOUT_VERSION = 1
 
 
 class MainWindow(QMainWindow):
-    """Everything. ``open_project`` is where it begins."""
+    """The main window; it builds docks, pages and commands, and opens and closes projects (``open_project``)."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class MainWindow(QMainWindow):
 
     @property
     def model(self) -> ProjectModel | None:
-        """The open project."""
+        """The open project, None if there is none."""
         return self.context.model
 
     @property
     def settings(self) -> Settings:
-        """Of the open project, or of the program."""
+        """Settings of the project opened last, or of the program before one was opened."""
         return self.context.settings
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class MainWindow(QMainWindow):
         self.pages.flow.graph.set_model(None)
 
     def close_project(self) -> None:
-        """Back to the first window."""
+        """Close the project and show the first window; jobs go on."""
         self._leave_project()
         self._show_project_state()
 
@@ -334,7 +334,7 @@ class MainWindow(QMainWindow):
     # --- commands --------------------------------------------------------------------------------------------------
 
     def chosen(self) -> list[str]:
-        """Jobs that an action concerns."""
+        """Names of the jobs that an action concerns."""
         return self.context.chosen()
 
     def trigger(self, identifier: str) -> None:
@@ -350,7 +350,8 @@ class MainWindow(QMainWindow):
         self.popup.popup(place)
 
     def palette_entries(self) -> list[PaletteEntry]:
-        """Everything that the command palette can jump to."""
+        """Everything that the command palette offers: jobs, what the page in front can do, commands, recent
+        projects."""
         found = [*job_entries(self.context, self.pages), *self.pages.actions()]
         found += [command.entry() for command in self.commands]
         for path in recent_projects():
@@ -359,19 +360,19 @@ class MainWindow(QMainWindow):
         return found
 
     def show_palette(self) -> None:
-        """The command palette."""
+        """Open the command palette."""
         self._palette = Palette(self, self.palette_entries())
         self._palette.show()
 
     # --- view ------------------------------------------------------------------------------------------------------
 
     def toggle_by_type(self) -> None:
-        """Group the list by type, or not."""
+        """Group the list of jobs by type, or show it by time."""
         self.jobs.list.tree.set_by_type(not self.jobs.list.tree.by_type)
         self.jobs.list.expandAll()
 
     def find_job(self) -> None:
-        """The keyboard to the filter of the list (or of the log, when that is in front)."""
+        """Give the keyboard to the filter of the list (or of the log, when that is in front)."""
         if self.middle.currentWidget() is self.pane and self.pane.tab() == "Log":
             self.pane.log.search.setFocus()
             self.pane.log.search.selectAll()
@@ -381,23 +382,23 @@ class MainWindow(QMainWindow):
         self.jobs.filter.selectAll()
 
     def toggle_theme(self) -> None:
-        """Dark to light and back."""
+        """Switch from dark to light or back, and keep the choice."""
         theme.apply("light" if theme.name == "dark" else "dark")
         self.settings.set("theme", theme.choice)
 
     def reset_layout(self) -> None:
-        """All panels where they were at first."""
+        """Put all panels where they were at first."""
         self.restoreState(self._default_state, LAYOUT_VERSION)
         for dock in (self.jobs_dock, self.machine_dock):
             dock.setVisible(self.model is not None)
 
     def show_guide(self) -> None:
-        """The guide beside the window."""
+        """Open the guide in a window beside this one."""
         self._guide = Guide(self)
         self._guide.show()
 
     def show_about(self) -> None:
-        """Versions and the OpenGL renderer (asked first, in a process of its own)."""
+        """Show versions and the OpenGL renderer, which is asked first, in a process of its own."""
         self._background.run("opengl", probe, lambda found: about(self, found).exec())
 
     # --- begin and end ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class News(QObject):
         self._tray: QSystemTrayIcon | None = None
 
     def job_ended(self, info: JobInfo) -> None:
-        """A job has ended; one that succeeded as part of a sweep is told with the sweep."""
+        """Tell that a job has ended; one that succeeded as part of a sweep is told with the sweep."""
         if info.name in self.sweeps and info.status.state is State.SUCCEEDED:
             return
         context = self.context

@@ -60,7 +60,7 @@ class Pages(QObject):
             jobs.opened.connect(self.open_job)
 
     def show_home(self) -> None:
-        """The project's overview."""
+        """Show the project's overview."""
         if self.context.model is not None:
             self.context.jobs.list.clearSelection()
             self.context.jobs.flow.set_current("")
@@ -68,7 +68,7 @@ class Pages(QObject):
             self.context.middle.setCurrentWidget(self.home)
 
     def open_job(self, name: str, tab: str = "") -> None:
-        """Show a job."""
+        """Show a job, in ``tab`` if that is named; nothing if there is none of that name."""
         info = self.context.model.info(name) if self.context.model is not None else None
         if info is None or self.context.model is None:
             return
@@ -81,8 +81,8 @@ class Pages(QObject):
     def new_job(
         self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None
     ) -> None:
-        """The form of a new job; without a type the overview, where one is chosen. Without ``inputs_from`` the files
-        of the newest job that fits fill it; with an empty list none do."""
+        """Show the form of a new job; without a type the overview, where one is chosen. Without ``inputs_from`` the
+        files of the newest job that fits fill it; with an empty list none do."""
         if self.context.model is None:
             return
         if not job_type:
@@ -125,7 +125,8 @@ class Pages(QObject):
         )
 
     def open_explorer(self, name: str) -> None:
-        """Show the latent explorer on a Train, Analyze or Decode job; it is built when first asked for."""
+        """Show the latent explorer on a Train, Analyze or Decode job, or an Import job with latents; it is built when
+        first asked for."""
         if self.context.model is None:
             return
         self._to_explore = name
@@ -173,14 +174,14 @@ class Pages(QObject):
         self.context.jobs.flow.set_current(self._to_explore)
 
     def show_flow(self) -> None:
-        """The flow of jobs as a page, all of it in view."""
+        """Show the flow of jobs as a page, all of it in view."""
         if self.context.model is not None:
             self.context.middle.setCurrentWidget(self.flow)
             self.flow.graph.set_current(self.context.job_shown())
             self.flow.graph.fit()
 
     def compare_selected(self) -> None:
-        """Compare the selected jobs."""
+        """Compare the jobs selected in the list; says how to select where there are fewer than two."""
         names = self.context.jobs.list.selected()
         if len(names) < 2:
             text = "Hold Ctrl and click jobs in the list, then compare them."
@@ -189,7 +190,7 @@ class Pages(QObject):
         self.show_comparison(names)
 
     def show_comparison(self, names: list[str]) -> None:
-        """Compare these jobs."""
+        """Compare the jobs of these names, trainings first."""
         if self.context.model is not None:
             infos = [info for name in names if (info := self.context.model.info(name)) is not None]
             infos.sort(key=lambda info: info.job_type != "train")  # those that have curves first
@@ -197,6 +198,7 @@ class Pages(QObject):
             self.context.middle.setCurrentWidget(self.compare)
 
     def take_step(self, step: NextStep) -> None:
+        """Do the next step that the user chose for the job shown."""
         if step.kind == "job":
             self.new_job(step.job_type, {}, [self.context.pane.name] if self.context.pane.name else None)
         elif step.kind == "results":
@@ -213,7 +215,8 @@ class Pages(QObject):
             self.actionWanted.emit(step.kind)
 
     def open_report(self, name: str) -> None:
-        """Show an analysis's report.html in the browser; of an older analysis it is made first."""
+        """Show an analysis's report.html in the browser; where there is none, as of an older analysis, it is made
+        first."""
         if self.context.model is None:
             return
         directory = self.context.model.root / name
@@ -253,7 +256,7 @@ class Pages(QObject):
         self._background.run("libraries", _import_slow, lambda _r: None, lambda _e: None)  # tried again when needed
 
     def leave_project(self) -> None:
-        """Let go of the project's jobs."""
+        """Keep the notes of the job shown, and let go of the project's jobs."""
         self.context.pane.notes.keep()
         self.context.pane.name = ""
         if self.explorer is not None:

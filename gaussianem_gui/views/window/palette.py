@@ -26,7 +26,8 @@ Index = QModelIndex | QPersistentModelIndex
 
 
 def score(words: str, text: str) -> int:
-    """How well ``text`` fits the letters typed: 0 not at all; whole words, beginnings and nearness count more."""
+    """How well ``text`` fits the letters typed, 0 for not at all: words found in one piece, near its beginning and at
+    the start of a word, count most; letters in their order with few between them count less."""
     words, text = words.lower().strip(), text.lower()
     if not words:
         return 1

@@ -15,7 +15,8 @@ from gaussianem_gui.views.window.pages import Pages
 
 
 def job_entries(context: WindowContext, pages: Pages) -> list[PaletteEntry]:
-    """The latest job first; none without a project."""
+    """An entry for each job, the newest first, each type of a new one, and each tab of the job shown; none without a
+    project."""
     if context.model is None:
         return []
     found: list[PaletteEntry] = []

@@ -34,7 +34,8 @@ DEMO_TEXT = (
 
 
 class ProjectActions(QObject):
-    """Acts on the window's project. A project that is to be shown comes in ``chosen``."""
+    """Acts on the window's project. The directory of a project that is to be shown comes in ``chosen``; a demo is made
+    between ``demoBegins`` and ``demoEnds``."""
 
     chosen = Signal(object)  # Path
     demoBegins = Signal()
@@ -46,7 +47,7 @@ class ProjectActions(QObject):
         self._background = Background(self)
 
     def commands(self) -> list[Command]:
-        """All of them, in the order of the menu."""
+        """The commands of all actions, in the order of the menu."""
         new_form = self.context.formWanted.emit
         runs: dict[str, tuple[str, Callable[[], object]]] = {
             "new_project": ("folder-plus", self.ask_new),
@@ -71,7 +72,8 @@ class ProjectActions(QObject):
         return self.context.model.root.parent if self.context.model is not None else Path.home()
 
     def ask_open(self) -> None:
-        """Ask for a directory and open it; offer to make a project where there is none."""
+        """Ask for a directory and open the project in it; offer to rebuild one whose list of jobs is gone, or to make
+        one."""
         path = pick_directory(self.context.window, "Open a RELION or GaussianEM project", self._start())
         if path is None:
             return
@@ -95,7 +97,7 @@ class ProjectActions(QObject):
                 self._create(path)
 
     def ask_new(self) -> None:
-        """Ask for a directory and make a project in it."""
+        """Ask for a directory and make a project in it; one that is there already is opened."""
         title = "Choose or make an empty directory for the project"
         path = pick_directory(self.context.window, title, self._start())
         if path is not None:
@@ -110,7 +112,7 @@ class ProjectActions(QObject):
         self.chosen.emit(path)
 
     def ask_demo(self) -> None:
-        """Ask where, make the demo project in the background, open it."""
+        """Ask for a directory, make the demo project in it in the background, and open it."""
         start = str(Path.home() / "gaussianem-demo")
         where = ask_text(self.context.window, "Make a demo project", DEMO_TEXT, start, "Make it")
         if where:
@@ -142,7 +144,7 @@ class ProjectActions(QObject):
     # --- workflows -------------------------------------------------------------------------------------------------
 
     def show_workflow(self) -> None:
-        """Start several jobs that follow each other."""
+        """Show the dialog that starts several jobs that follow each other."""
         if self.context.model is not None:
             WorkflowDialog(self.context.window, self.context.model, self._workflow_started).exec()
 
@@ -152,7 +154,7 @@ class ProjectActions(QObject):
         self.context.toasts.show_toast("success", f"{len(names)} jobs started", text)
 
     def save_workflow(self) -> None:
-        """Keep what the selected jobs did as a workflow file."""
+        """Ask for a file and keep what the chosen jobs did as a workflow."""
         context, names = self.context, self.context.chosen()
         if context.model is None or not names:
             context.toasts.show_toast("info", "Select jobs first", "Those that belong together, in the list.")
@@ -170,12 +172,12 @@ class ProjectActions(QObject):
     # --- order -----------------------------------------------------------------------------------------------------
 
     def show_trash(self) -> None:
-        """Deleted jobs."""
+        """Show the deleted jobs."""
         if self.context.model is not None:
             TrashDialog(self.context.window, self.context.model).exec()
 
     def empty_trash(self) -> None:
-        """Delete what is in the trash for good."""
+        """Delete what is in the trash for good, after a question."""
         context = self.context
         text = "All deleted jobs go for good. This cannot be undone."
         if context.model is not None and notices.ask(
@@ -188,16 +190,16 @@ class ProjectActions(QObject):
             )
 
     def show_leftovers(self) -> None:
-        """Processes that ended jobs have left behind."""
+        """Show the processes that ended jobs have left behind."""
         if self.context.model is not None:
             LeftoversDialog(self.context.window, self.context.model).exec()
 
     def show_settings(self) -> None:
-        """Settings of the program, the project, the cluster."""
+        """Show the settings of all projects, this one, and the cluster."""
         self._settings().exec()
 
     def show_cluster(self) -> None:
-        """How jobs are submitted to the cluster."""
+        """Show how jobs are submitted to the cluster."""
         dialog = self._settings()
         dialog.show_cluster()
         dialog.exec()
@@ -206,7 +208,7 @@ class ProjectActions(QObject):
         return SettingsDialog(self.context.window, self.context.settings, self.context.model, theme.apply)
 
     def repair(self) -> None:
-        """Mend what a crash or a full disk has left."""
+        """Mend what a crash or a full disk has left, in a worker, and say what was done."""
         if self.context.model is not None:
             self.context.model.do("Repair the project", repair.repair, self._repaired)
 
@@ -215,7 +217,7 @@ class ProjectActions(QObject):
         self.context.toasts.show_toast("success", title, "\n".join(sentences[:6]), 15)
 
     def break_lock(self) -> None:
-        """Remove a lock that was left behind."""
+        """Remove a lock that was left behind, after a question."""
         if self.context.model is None:
             return
         holder = self.context.model.project.lock_holder()

@@ -71,7 +71,7 @@ class ProjectBar(QToolBar):
         theme.changed.connect(self._restyle)
 
     def show_project(self, root: Path | None) -> None:
-        """Name the open project."""
+        """Name the open project; None for no project."""
         self._root = root
         self.project.setText(root.name if root is not None else "GaussianEM")
         self.path.setText(short_path(root) if root is not None else "no project open")
@@ -97,7 +97,7 @@ class ProjectBar(QToolBar):
 
 
 def short_path(path: Path) -> str:
-    """A path with the home directory as ~, shortened in the middle."""
+    """A path with the home directory as ~, its middle left out from LONGEST_PATH letters on."""
     text, home = str(path), str(Path.home())
     text = "~" + text[len(home) :] if text.startswith(home + "/") else text
     return text if len(text) < LONGEST_PATH else f"{text[:20]} … {text[-24:]}"

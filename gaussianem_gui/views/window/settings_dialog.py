@@ -26,7 +26,8 @@ from gaussianem_gui.views.window.dialog import Dialog
 
 
 class SettingsDialog(Dialog):
-    """Settings in layers: for all projects, for this project, and how its jobs are submitted to a cluster."""
+    """Settings in layers: for all projects and, where one is open, for this project and how its jobs are submitted to a
+    cluster. ``on_theme`` is called with a theme that is chosen."""
 
     def __init__(
         self, parent: QWidget, settings: Settings, model: ProjectModel | None, on_theme: Callable[[str], None]

@@ -26,7 +26,7 @@ class Sweeps(QObject):
         self._key = ""
 
     def open(self, root: Path) -> None:
-        """Read those of a project."""
+        """Read the sweeps of the project in ``root`` that had not ended."""
         self._key = f"sweeps/{settings_key(root)}"
         stored = QSettings().value(self._key, [])
         lists = stored if isinstance(stored, list | tuple) else []
@@ -34,7 +34,7 @@ class Sweeps(QObject):
         self._members = set().union(*self.running)
 
     def add(self, names: list[str]) -> None:
-        """Jobs that were just submitted together."""
+        """Take up jobs that were just submitted together."""
         self.running.append(set(names))
         self._members |= set(names)
         self._keep()
@@ -43,7 +43,8 @@ class Sweeps(QObject):
         return name in self._members
 
     def look(self, model: ProjectModel) -> None:
-        """Tell of those that have ended."""
+        """Tell in ``ended`` of each sweep of which every job has ended or is gone, if two or more are left to
+        compare."""
         for sweep in list(self.running):
             found = [info for name in sweep if (info := model.info(name)) is not None]
             ended = [info.name for info in found if info.status.state.finished]

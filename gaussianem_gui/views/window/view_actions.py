@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ViewAction:
-    """``parted``: a line stands above it in the menu. ``always``: possible without a project."""
+    """An action of the window. ``parted``: a line stands above it in the menu. ``always``: possible without a
+    project."""
 
     id: str
     text: str

@@ -100,7 +100,7 @@ def molecule_picture() -> QLabel:
 
 
 class Welcome(QWidget):
-    """The first window."""
+    """The first window: demo, open, new, and recent projects, or how the work goes where there are none."""
 
     demoRequested = Signal()
     openRequested = Signal()
@@ -173,7 +173,7 @@ class Welcome(QWidget):
         self.setLayout(layout)
 
     def set_recent(self, projects: list[Path]) -> None:
-        """List projects opened before."""
+        """List projects opened before, the first six."""
         clear(self._recent)
         self._recent_box.setVisible(bool(projects))
         self._way.setVisible(not projects)
@@ -247,7 +247,7 @@ class Home(QWidget):
         self.setLayout(layout)
 
     def refresh(self, model: ProjectModel) -> None:
-        """Say what the project holds and what comes next."""
+        """Show what the project holds and what comes next."""
         self.heading.setText(model.root.name)
         count = len(model.jobs)
         running = sum(1 for info in model.jobs if info.status.state.value == "Running")
