@@ -1,0 +1,1 @@
+"""A project as files, without Qt: RELION's graph, jobs, inputs, locks, trash, repair and settings."""

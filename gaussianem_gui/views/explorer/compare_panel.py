@@ -98,7 +98,7 @@ class ComparePanel(Panel):
         self.background.run("jobs", with_latents, self._offer, self.session.say_error)
 
     def _offer(self, jobs: list[JobInfo]) -> None:
-        """Trainings that have written a model and latents."""
+        """Offer the jobs that have latents: trainings that have written a model, and imports."""
         chosen = self.job.currentData()
         self.job.clear()
         for info in jobs:

@@ -1,4 +1,4 @@
-"""The question where to write a figure."""
+"""Asks where to write a figure."""
 
 from __future__ import annotations
 

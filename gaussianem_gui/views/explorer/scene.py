@@ -392,7 +392,7 @@ class Scene(QFrame):
     # --- figures ---------------------------------------------------------------------------------------------------
 
     def save_view(self) -> None:
-        """Ask for a file and write the 3D view on white with a scale bar."""
+        """Ask for a file and write the 3D view on white with a scale bar, or the slices where they are shown."""
         path = ask_figure(self, "view.png")
         if path is not None:
             self.write_view(path)

@@ -152,7 +152,7 @@ class ExplorerSession(QObject):
 
     @property
     def decoder(self) -> DecoderClient | None:
-        """The worker, None where it stopped."""
+        """The worker that decodes; None where it stopped or the job has no network."""
         return self._decoder
 
     def _start_decoder(self, sources: Sources) -> None:

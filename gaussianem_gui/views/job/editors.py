@@ -137,7 +137,7 @@ class TextEditor(Editor):
 
 
 class SwitchEditor(Editor):
-    """Yes or no."""
+    """A switch for yes or no."""
 
     def __init__(self, name: str, info: FieldInfo) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class SwitchEditor(Editor):
 
 
 class ChoiceEditor(Editor):
-    """One of a few words; several of them in a sweep."""
+    """A menu of a few words; several of them, typed and separated by commas, in a sweep."""
 
     can_sweep = True
 

@@ -105,7 +105,8 @@ class Parameters(QWidget):
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     def start_new(self, values: dict[str, Any], inputs_from: list[str]) -> None:
-        """Fill the form of a new job: presets, then inputs of other jobs, then ``values``; the later wins."""
+        """Fill the form of a new job with the presets and, over them, ``values``; inputs that neither names come from
+        the jobs ``inputs_from``."""
         presets = self.model.settings.defaults(self.job_type)
         self.form.set_values({**presets, **values})
         if inputs_from:

@@ -146,7 +146,7 @@ class Progress(QWidget):
         self._drawn, self._message_count = None, -1
 
     def overlay_jobs(self, names: list[str]) -> None:
-        """Lay the curves of other jobs over this one's."""
+        """Lay the curves of the jobs of these names over this one's, in place of those laid over before."""
         assert self._model is not None and self._info is not None and self.history is not None
         self._overlaid = [n for n in names if n != self._info.name]
         jobs = [(job_label(self._info), self.history)]

@@ -282,7 +282,7 @@ class Results(QWidget):
             self.show_item(item)
 
     def show_file(self, path: Path, kind: str) -> None:
-        """Show a file that need not be one of the results."""
+        """Show a file, of a ``kind`` of SECTIONS, that need not be one of the results."""
         if not self.choose(lambda item: item.kind != "volume_series" and path in item.paths):
             self.split.show()
             self.empty.hide()

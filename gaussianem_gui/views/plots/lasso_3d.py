@@ -57,7 +57,7 @@ class Lasso3D(QWidget):
         self.setFocus()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Keep the canvas's size."""
+        """Follow the canvas's size."""
         if event.type() == QEvent.Type.Resize and watched is self.parentWidget():
             self.setGeometry(self.parentWidget().rect())
         return super().eventFilter(watched, event)

@@ -179,7 +179,7 @@ class MapsDrawn(QObject):
             self._canvas.reset_view()
 
     def leave_grid(self) -> None:
-        """Back to one view."""
+        """Take the series of the grid away and go back to one view."""
         for layer in self._grid:
             self._background.cancel(layer)
         if self._canvas.model is not None and self._grid:

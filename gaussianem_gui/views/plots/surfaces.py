@@ -80,7 +80,7 @@ def rgb(colour: str) -> list[float]:
 
 
 def class_colours(classes: int) -> np.ndarray:  # -> (classes + 1, 4)
-    """The theme's colours of classes, and grey for none."""
+    """The theme's colours of classes from 0, and last grey for none; RGBA from 0 to 1."""
     return np.array([*([*rgb(theme.series(code % 10)), 1.0] for code in range(classes)), NO_CLASS])
 
 

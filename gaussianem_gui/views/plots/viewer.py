@@ -69,7 +69,8 @@ class Viewer(GaussianView):
     # --- what to show ----------------------------------------------------------------------------------------------
 
     def show_volumes(self, paths: list[Path], names: list[str] | None = None, *, start: int = 0) -> None:
-        """Show one volume, or a series with a slider and a play button."""
+        """Show one volume, or a series with a slider and a play button, number ``start`` (from 0) first. ``names``:
+        what the volumes are called, their files' names without ending if None."""
         self._leave_grid()
         self._paths, self._names = paths, names or [path.stem for path in paths]
         self._fresh, self._group = True, tuple(paths)
