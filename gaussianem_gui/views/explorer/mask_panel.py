@@ -69,7 +69,7 @@ class MaskPanel(Panel):
         for key, text in (("keep", "keep inside"), ("cut", "cut away"), ("add", "add")):
             self.action.addItem(text, key)
         self.centre = [self._number(axis, -2000, 2000) for axis in "xyz"]
-        self.extent = [self._number(text, 1, 2000, 40) for text in ("size x", "size y", "size z")]
+        self.extent = [self._number(text, 1, 2000, 40) for text in ("half length x", "half length y", "half length z")]
         for box in (self.shape, self.action):
             box.currentIndexChanged.connect(self._shape_changed)
         self._words = [label("at", "muted"), label("size", "muted")]
@@ -250,6 +250,7 @@ class MaskPanel(Panel):
             field.setVisible(bool(kind))
         for field in self.extent[1:]:
             field.setVisible(kind == "box")
+        self._words[1].setText("half lengths" if kind == "box" else "radius")
         self._later()
 
     def _later(self) -> None:

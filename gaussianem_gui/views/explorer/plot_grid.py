@@ -36,7 +36,7 @@ TOOLS = (
     ("polygon", "tool-polygon", "Polygon", "Click corners to select; double click or Enter closes"),
     ("rectangle", "tool-rectangle", "Box", "Drag a rectangle to select"),
     ("anchor", "tool-path", "Path", "Click places for a trajectory through them"),
-    ("pan", "tool-pan", "Move", "Drag to move the plot (with every tool: right button moves, wheel zooms)"),
+    ("pan", "tool-pan", "Move", "Drag to move the plot (always: middle button moves, right stretches, wheel zooms)"),
 )
 MODES = (
     ("replace", "set-new", "New selection"),

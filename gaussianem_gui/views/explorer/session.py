@@ -44,7 +44,6 @@ class ExplorerSession(QObject):
     closed = Signal()
     notOpened = Signal(str)  # why the job cannot be explored
     modelReady = Signal()  # consensus is there: the worker decodes
-    densityReady = Signal()
     selectionChanged = Signal()
     namedChanged = Signal()  # the named selections
     latentChanged = Signal()  # the latent in 3D, or the one that is kept
@@ -126,7 +125,6 @@ class ExplorerSession(QObject):
 
     def _take_density(self, density: LatentDensity) -> None:
         self.density = density
-        self.densityReady.emit()
 
     def close(self) -> None:
         """Let go of the job and end its worker."""

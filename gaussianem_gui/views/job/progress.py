@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QComboBox, QLabel, QProgressBar, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from gaussianem_gui.execution.history import History
@@ -46,8 +46,6 @@ def has_curves(info: JobInfo) -> bool:
 
 class Progress(QWidget):
     """A job while it runs, and how it went afterwards."""
-
-    compareRequested = Signal()
 
     def __init__(self) -> None:
         super().__init__()

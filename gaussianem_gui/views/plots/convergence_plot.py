@@ -49,7 +49,7 @@ def settling(paths: list[Path]) -> Settling:
     epochs: list[float] = []
     curves: list[tuple[float, float, float]] = []
     before: dict[str, np.ndarray] = {}
-    for number, path in enumerate(paths[-MOST_PROBES:], start=1):
+    for number, path in enumerate(paths[-MOST_PROBES:], start=max(len(paths) - MOST_PROBES, 0) + 1):
         try:
             probe = read_probe(path)
         except InputError:

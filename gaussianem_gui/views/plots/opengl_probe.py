@@ -1,6 +1,6 @@
 """Asks the graphics driver who it is, in a process of its own: a driver that crashes takes only this process along.
 
-Run as ``python -m gaussianem_gui.views.plots.opengl_probe``; prints one line of JSON.
+Run as ``python -m gaussianem_gui.views.plots.opengl_probe``; prints one line, ANSWER and JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gaussianem_core.runtime.interpreter import python
 
 SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software", "swiftshader", "gdi generic", "swr")
 TIMEOUT_SECONDS = 40
+ANSWER = "OpenGL: "
 REMEDIES = {
     "none": "3D needs OpenGL. On a remote computer use a desktop with OpenGL (VirtualGL, TurboVNC, NoMachine or an X "
     "server with GLX); slices work without it.",
@@ -50,12 +51,12 @@ def probe() -> OpenGL:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=dict(os.environ))
     except (OSError, subprocess.TimeoutExpired) as error:
         return OpenGL(False, reason=f"the graphics driver did not answer ({type(error).__name__})")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]  # drivers print lines of their own
     if done.returncode < 0:
         return OpenGL(False, reason=f"the graphics driver crashed (signal {-done.returncode})")
     if not lines:
         return OpenGL(False, reason=(done.stderr.strip().splitlines() or ["no answer from the graphics driver"])[-1])
-    return OpenGL(**json.loads(lines[-1]))
+    return OpenGL(**json.loads(lines[-1].removeprefix(ANSWER)))
 
 
 def main() -> int:
@@ -74,7 +75,7 @@ def main() -> int:
             context.doneCurrent()
         else:
             answer["reason"] = "an OpenGL context was made but could not be used"
-    print(json.dumps(answer))
+    print(ANSWER + json.dumps(answer))
     return 0
 
 

@@ -100,14 +100,15 @@ class Scatter(QWidget):
     def nearest(self, x: float, y: float) -> int:
         """Row of the point nearest to a place in the plot's units, distances in units of the points' ranges; -1 without
         points."""
-        if not len(self._points):
+        good = np.flatnonzero(np.isfinite(self._points).all(axis=1))
+        if not len(good):
             return -1
         if self._tree is None:
             from scipy.spatial import cKDTree
 
-            self._scale = np.maximum(np.ptp(self._points, axis=0), 1e-9)
-            self._tree = cKDTree(self._points / self._scale)
-        return int(self._tree.query(np.array([x, y]) / self._scale)[1])
+            self._scale = np.maximum(np.ptp(self._points[good], axis=0), 1e-9)
+            self._tree = cKDTree(self._points[good] / self._scale)
+        return int(good[self._tree.query(np.array([x, y]) / self._scale)[1]])
 
     def _draw(self) -> None:
         good = np.isfinite(self._points).all(axis=1)

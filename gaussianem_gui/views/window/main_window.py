@@ -235,6 +235,7 @@ class MainWindow(QMainWindow):
         model.close()
         model.deleteLater()
         self.context.model = None
+        self.context.settings = Settings()  # without the closed project's layer
         self.jobs.list.set_model(None)
         self.jobs.flow.set_model(None)
         self.pages.flow.graph.set_model(None)

@@ -202,7 +202,6 @@ class Home(QWidget):
     """An open project with no job chosen: what there is, and every kind of job to start."""
 
     newJobRequested = Signal(str)
-    importRequested = Signal()
     workflowRequested = Signal()
     exploreRequested = Signal()
 

@@ -272,6 +272,11 @@ def test_many_points_become_a_density_and_a_click_finds_the_nearest(themed, qtbo
     scaled = points / np.ptp(points, axis=0)
     wanted = np.argmin(((scaled - np.array([10.0, 0.2]) / np.ptp(points, axis=0)) ** 2).sum(axis=1))
     assert scatter.nearest(10.0, 0.2) == wanted
+    scatter.set_points(np.concatenate([[[np.nan, 0.0]], points]))
+    assert scatter.nearest(10.0, 0.2) == wanted + 1, "a point that has no place is not clicked"
+    scatter.set_points(np.full((3, 2), np.nan))
+    assert scatter.nearest(10.0, 0.2) == -1
+    scatter.set_points(points)
     counts, box = density_image(points)
     assert np.expm1(counts).sum() == pytest.approx(len(points))
     assert box.width() == pytest.approx(np.ptp(points[:, 0]))

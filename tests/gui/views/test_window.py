@@ -148,7 +148,9 @@ def test_the_first_window_leads_to_a_project(window, qtbot, tmp_path: Path, monk
     assert window.model.root == tmp_path / "fresh" and Project.is_project(tmp_path / "fresh")
     assert window.middle.currentWidget() is window.pages.home and window.jobs_dock.isVisible()
     assert "Preprocess" in window.pages.home.next_button.text()
+    assert window.context.settings.root == tmp_path / "fresh"
     window.close_project()
+    assert window.context.settings.root is None, "what is set then is not the closed project's"
     assert window.middle.currentWidget() is window.pages.welcome and recent_projects() == [tmp_path / "fresh"]
     qtbot.mouseClick(window.pages.welcome._recent.itemAt(0).widget(), Qt.MouseButton.LeftButton)
     assert window.model is not None
