@@ -213,7 +213,7 @@ class PathPlayer(QWidget):
                 self._background.run(
                     "movie",
                     lambda: export_movie(target, pictures, rate, swing),
-                    lambda path: self.session.noted.emit("success", "Movie saved", str(path)),
+                    lambda path: self._saved(path, len(pictures)),
                     self.session.say_error,
                 )
                 return
@@ -225,3 +225,12 @@ class PathPlayer(QWidget):
             QTimer.singleShot(0, self, step)
 
         step()
+
+    def _saved(self, path: Path, frames: int) -> None:
+        whole = self.slider.maximum() + 1
+        self.told.emit(f"{frames} frames in {path.name}")
+        if frames < whole:
+            text = f"{path}: {frames} of {whole} frames; the others were not decoded yet"
+            self.session.noted.emit("warning", "Part of a movie saved", text)
+        else:
+            self.session.noted.emit("success", "Movie saved", str(path))
