@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
@@ -11,16 +12,18 @@ from gaussianem_gui.explorer.chimerax_live import ChimeraX
 from gaussianem_gui.views.explorer.session import ExplorerSession
 from gaussianem_gui.views.toolkit.tasks import Background
 
-SIGMAS = 3.0
-
 
 class ChimeraXLink(QObject):
-    """While ``on``, ChimeraX shows each picture that is decoded for the 3D view. A failure turns it off."""
+    """While ``on``, ChimeraX shows each picture that is decoded for the 3D view. A failure turns it off.
+
+    ``contour``: gives the 3D view's contour level, in the map's units.
+    """
 
     turnedOff = Signal()
 
-    def __init__(self, session: ExplorerSession) -> None:
+    def __init__(self, session: ExplorerSession, contour: Callable[[], float]) -> None:
         super().__init__(session)
+        self.contour = contour
         self.session = session
         self.chimerax = ChimeraX()
         self.on = False
@@ -34,8 +37,7 @@ class ChimeraXLink(QObject):
             self.send()
 
     def send(self) -> None:
-        """Show the picture of the 3D view in ChimeraX, contoured at SIGMAS of the consensus map; nothing while the link
-        is off."""
+        """Show the picture of the 3D view in ChimeraX, contoured as there; nothing while the link is off."""
         picture, model = self.session.picture, self.session.consensus
         if not self.on or picture is None or picture.volume is None or model is None:
             return
@@ -43,8 +45,7 @@ class ChimeraXLink(QObject):
             self._folder = tempfile.TemporaryDirectory(prefix="gaussianem-chimerax-")
         volume, folder = picture.volume, Path(self._folder.name)
         pixel = model.pixel_size_angstrom * model.box / volume.shape[0]
-        contour = model.mean + SIGMAS * model.sigma  # of the consensus map: one for every picture
-        origin = model.origin_angstrom
+        contour, origin = self.contour(), model.origin_angstrom
         self._background.run(
             "chimerax",
             lambda: self.chimerax.follow(volume, pixel, origin, contour, folder),

@@ -68,7 +68,7 @@ class Scene(QFrame):
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MILLISECONDS)
         self._rest.timeout.connect(self._refine)
-        self.link = ChimeraXLink(session)
+        self.link = ChimeraXLink(session, lambda: self.viewer.contour())
         self.mean = SelectionMean(session)
         self.mean.set_on(bool(int(str(QSettings().value("explorer/follow", 1)))))
         self.mean.varied.connect(self._say_variation)

@@ -51,6 +51,8 @@ def test_what_is_clicked_is_shown_in_chimerax_while_its_button_is_down(window, t
         session.show_latent(session.table.z[0].astype(float), 0)
         qtbot.waitUntil(lambda: session.picture is not None, timeout=LONG)
         assert not heard, "it is not asked for"
+        level = session.consensus.mean + 2.2 * session.consensus.sigma
+        explorer.scene.viewer.set_contour(level)
         qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
         qtbot.waitUntil(lambda: len(heard) == 3, timeout=LONG)
         written = Path(heard[1].split('"')[1])
@@ -60,6 +62,7 @@ def test_what_is_clicked_is_shown_in_chimerax_while_its_button_is_down(window, t
         session.show_latent(session.table.z[1].astype(float), 1)
         qtbot.waitUntil(lambda: len(heard) == 6, timeout=LONG)
         assert session.picture is not first
+        assert all(f"level {level:.6g} " in heard[i] for i in (2, 5)), "contoured as in the 3D view"
         qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
     told: list[str] = []
     session.noted.connect(lambda _kind, _title, text: told.append(text))
