@@ -47,7 +47,8 @@ class ComparePanel(Panel):
         self.text = label(PURPOSE, "hint", wrap=True)
         self.plot = ExplorerPlot()
         self.plot.set_histograms(False)
-        self.plot.fix_axes("The other, onto this one")
+        self._name_plot()
+        self.map.currentIndexChanged.connect(self._name_plot)
         self.plot.canvas.shaped.connect(self._shaped)
         self.plot.save.clicked.connect(self.save)
         self.table = QTableWidget(0, 3)
@@ -158,12 +159,14 @@ class ComparePanel(Panel):
             for number, text in enumerate((key.replace("_", " "), *map(str, values))):
                 self.table.setItem(place, number, QTableWidgetItem(text))
 
+    def _name_plot(self) -> None:
+        turned = self.map.currentText() == TURNED
+        self.plot.fix_axes(f"The other, {'turned' if turned else 'stretched'} onto this one")
+
     def _draw(self) -> None:
         if self.found is None:
             return
-        turned = self.map.currentText() == TURNED
-        self.plot.fix_axes(f"The other, {'turned' if turned else 'stretched'} onto this one")
-        scores = self.found.turned if turned else self.found.scores
+        scores = self.found.turned if self.map.currentText() == TURNED else self.found.scores
         columns = [scores[:, 0], scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(scores))]
         self.plot.set_points(np.stack(columns, axis=1), "PC 1", "PC 2")
         self.plot.set_colouring(self.session.colouring)

@@ -201,7 +201,7 @@ class Scene(QFrame):
             self._finer = self.session.request(self.session.latent, channel="live", longest=self.longest())
 
     def _take_decoded(self, answer: Decoded) -> None:
-        if answer.channel != "live":
+        if answer.channel != "live" or self.viewer.model is None:  # the job was left while this was on its way
             return
         self.session.picture = answer
         self._undrawn = True

@@ -625,6 +625,18 @@ def test_a_path_says_what_it_lacks_and_where_it_leaves_the_particles(explored, q
     assert explorer.scene.trust.full_text().startswith("Denser than around")
 
 
+def test_a_picture_that_comes_after_its_job_was_left_is_dropped(explored, qtbot):
+    _, explorer, _ = explored
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    explorer.session.show_latent(explorer.session.table.z[0].astype(float), 0)
+    qtbot.waitUntil(lambda: explorer.session.picture is not None, timeout=60_000)
+    late = explorer.session.picture
+    explorer.session.close()
+    explorer.session.picture = None
+    explorer.session.decoded.emit(late)
+    assert explorer.session.picture is None
+
+
 def test_slices_are_written_as_a_figure(explored, qtbot, tmp_path):
     _, explorer, _ = explored
     qtbot.waitUntil(
