@@ -47,7 +47,10 @@ def hasten(patch: pytest.MonkeyPatch) -> None:
     are. So little shows no motion, and without one there would be no latents: each component counts as real."""
     for module, values in (
         (teaching, {"ENCODER_EPOCHS": 1, "ENCODER_STEPS": 1, "DECODER_STEPS": 20}),
-        (linear_fit, {"EPOCHS": (2, 2), "POSE_PASSES": 1, "NULL_PASSES": 1, "ALONE_EPOCHS": (1, 1)}),
+        (
+            linear_fit,
+            {"EPOCHS": (2, 2), "POSE_PASSES": 1, "NULL_PASSES": 1, "ALONE_EPOCHS": (1, 1), "ALL_EPOCHS": (1, 1)},
+        ),
         (linear_fit, {"ODDS": 1e-300, "ERRORS": -1e9}),
     ):
         for name, value in values.items():

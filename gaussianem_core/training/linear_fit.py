@@ -1,12 +1,12 @@
 """Fit of the linear model, and choice of its components by held-out particles.
 
-A tenth of the particles or more (``linear_model.held_share``) is held out and shapes no field. The evidence of
+A tenth of the particles or more (``linear_model.held_share``) is held out while all is chosen. The evidence of
 their images with 1, 2, ... components, nuisances and latents integrated out, tells how many components are real: the
 others would follow the noise, and are left out. With these components the images must also be more likely than under
 the best model without components. Motion is tested in the same way: at low resolution a domain that is absent looks
 much like one that is elsewhere, and no image shows what a wrong displacement does to the details. So where changes of
-density alone make the held-out images as likely, nothing moves. Once all is chosen, few particles shape the fields
-together, those held out too: a quarter of them is too much to lose.
+density alone make the held-out images as likely, nothing moves. After the choice those held out shape the fields too,
+where they are more than a tenth: a quarter is too much to lose.
 """
 
 from __future__ import annotations

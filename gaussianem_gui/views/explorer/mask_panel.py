@@ -251,6 +251,7 @@ class MaskPanel(Panel):
         for field in self.extent[1:]:
             field.setVisible(kind == "box")
         self._words[1].setText("half lengths" if kind == "box" else "radius")
+        self.extent[0].setAccessibleName(f"{'half length x' if kind == 'box' else 'radius'} of the shape")
         self._later()
 
     def _later(self) -> None:
