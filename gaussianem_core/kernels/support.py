@@ -25,6 +25,14 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def triton_runs(device: torch.device) -> bool:
+    """Whether kernels with matrix products of bfloat16 or TF32 run on a device: CUDA from capability 8.0 on, or
+    Triton's interpreter."""
+    if not triton_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else triton_interpreted()
+
+
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
     """Number of multiprocessors of a CUDA device; 2 for Triton's interpreter on the CPU."""

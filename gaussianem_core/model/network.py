@@ -18,7 +18,8 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
+from gaussianem_core.kernels.support import triton_runs
+from gaussianem_core.model.pair_decoder import FUSED_WIDTHS, decode_pairs, fused_available
 
 
 def mlp(sizes: list[int], normalised: bool = False) -> nn.Sequential:
@@ -111,9 +112,26 @@ class Network(nn.Module):
         self.d_scaling = mlp([feature_dim, feature_dim, 1])  # published checkpoints hold it; it is never used
         self.d_xyz = mlp([feature_dim, feature_dim, 3])
 
-    def embed(self, gaussians: Gaussians) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
-        """Embedding of the consensus Gaussians, computed once a step."""
-        return self.gaussian_embedding(gaussians.features)
+    def embed(
+        self, gaussians: Gaussians, precision: str = "float32"
+    ) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
+        """Embedding of the consensus Gaussians, computed once a step, without a gradient to them.
+
+        ``precision``: "float32", else products may round their operands to TF32 (fused kernels on CUDA).
+        """
+        features = gaussians.features.detach()
+        *between, norm = self.gaussian_embedding
+        layers = [layer for layer in between if isinstance(layer, nn.Linear)]
+        if precision == "float32" or not encoder_fuses(features, layers):
+            return self.gaussian_embedding(features)
+        from gaussianem_core.kernels.gaussian_encoder_triton import FusedEncoder
+
+        first, *inner, last = layers
+        ends = (first.weight, first.bias, last.weight, last.bias)
+        rest = [*(layer.weight for layer in inner), *(layer.bias for layer in inner)]
+        assert isinstance(norm, nn.LayerNorm)
+        save = torch.is_grad_enabled() and norm.weight.requires_grad
+        return FusedEncoder.apply(save, features, norm.eps, norm.weight, norm.bias, *ends, *rest)
 
     def first_layer(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pre-activations of the decoder's first layer: latent part with the bias (B, k), Gaussian part (N, k)."""
@@ -184,6 +202,14 @@ class Network(nn.Module):
             displacement = displacement * movable[:, None]
         densities = nn.functional.softplus(gaussians.raw_density + density_change)
         return Deformed(gaussians.positions + displacement, densities, displacement, density_change)
+
+
+def encoder_fuses(features: torch.Tensor, layers: list[nn.Linear]) -> bool:  # (N, 5)
+    """Whether the Gaussian encoder's fused kernels can run: CUDA with TF32 (or Triton's interpreter), float32, hidden
+    layers of a width in FUSED_WIDTHS, and an embedding of a power of two from 16 to 128."""
+    width, dim = layers[-1].in_features, layers[-1].out_features
+    sizes = len(layers) > 2 and width in FUSED_WIDTHS and dim in (16, 32, 64, 128)
+    return sizes and features.dtype == torch.float32 and triton_runs(features.device)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

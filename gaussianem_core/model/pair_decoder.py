@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaussianem_core.kernels.support import triton_available, triton_interpreted
+from gaussianem_core.kernels.support import triton_runs
 
 FUSED_WIDTHS = (32, 64, 128)  # hidden widths k whose weight gradients fit in registers
 
@@ -90,9 +90,4 @@ def fused_available(z_part: Tensor, head_weight: Tensor, hidden_layers: int) -> 
     of two of at least 64, and a hidden layer or more. ``head_weight``: (2F, k)."""
     heads, width = head_weight.shape
     sizes = width in FUSED_WIDTHS and hidden_layers >= 1 and heads >= 64 and heads & (heads - 1) == 0
-    device = z_part.device
-    if not sizes or not triton_available() or z_part.dtype == torch.float64:
-        return False
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return triton_interpreted()
+    return sizes and z_part.dtype != torch.float64 and triton_runs(z_part.device)

@@ -37,6 +37,31 @@ def choose_device(wanted: str, index: int = 0, threads: int = 0, tf32: bool = Tr
     return torch.device("cuda", index)
 
 
+class Aside:
+    """Work beside what the current CUDA stream does, for operations too small to fill a GPU: they enter with ``with``,
+    after what was begun before, and what needs their results comes after :meth:`join`. Elsewhere nothing changes.
+
+    Their gradients run beside others in the same way. In a CUDA graph they become a branch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._inside = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            self._inside.enter_context(torch.cuda.stream(self._stream))
+
+    def __exit__(self, *error: object) -> None:
+        self._inside.close()
+
+    def join(self) -> None:
+        """Let what comes next in the current stream wait for all that was begun here."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that train together; alone it is rank 0 of 1."""

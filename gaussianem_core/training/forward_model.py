@@ -167,10 +167,7 @@ class ForwardModel(torch.nn.Module):
 
     def embed(self) -> torch.Tensor:
         """Embedding (M, E) of the consensus Gaussians, without a gradient to their parameters."""
-        g = self.gaussians
-        return self.network.embed(
-            Gaussians(g.positions.detach(), g.raw_density.detach(), g.raw_scale.detach(), *self.bounds)
-        )
+        return self.network.embed(self.gaussians, self.precision)
 
     def decoder_parameters(self) -> list[torch.nn.Parameter]:
         """Learnt parameters of the network's decoder: without the image encoder, the scale head (kept for published

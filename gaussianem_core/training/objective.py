@@ -11,6 +11,7 @@ and projection, and the neighbour terms of the paper.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -126,7 +127,18 @@ def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
 
 def weighted_sum(terms: Terms, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss (), and the unweighted values (len(TERMS),) in the order of TERMS, loss first, without gradients."""
-    total = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=device))
-    zero = torch.zeros((), device=device)
+    fixed = {name: (weight, value) for name, (weight, value) in terms.items() if not isinstance(weight, torch.Tensor)}
+    weights = constants(tuple(weight for weight, _ in fixed.values()), device)
+    total = (torch.stack([value for _, value in fixed.values()]) * weights).sum()
+    for weight, value in terms.values():
+        if isinstance(weight, torch.Tensor):
+            total = total + weight * value
+    zero = constants((0.0,), device)[0]
     values = [total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])]
     return total, torch.stack([value.detach() for value in values])
+
+
+@functools.cache
+def constants(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """``values`` as a tensor (n,) that is made once: a step that is captured cannot ask the host for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -41,6 +41,7 @@ BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
+ADAM_PIECE = 8192  # numbers that one block of threads updates
 STATE_ENTRIES = (
     "epoch",
     "step_in_epoch",
@@ -294,8 +295,8 @@ class Trainer:
         """One update from the buffers alone, without host synchronisation: what a CUDA graph replays."""
         ranks, zdim = self.ranks, self.forward.zdim
         mine = slice(ranks.rank * self.batch, (ranks.rank + 1) * self.batch)
-        self.rates.copy_(self.schedule[self.position][0])
-        all_rows = self.order[self.position][0]
+        torch.index_select(self.schedule, 0, self.position, out=self.rates[None])
+        all_rows = self.order.index_select(0, self.position)[0]
         rows = all_rows[mine]
         stack = self.problem.feed.stack
         images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
@@ -347,7 +348,7 @@ class Trainer:
                 group["lr"].copy_(self.rate(group["rate"]))
             else:
                 group["lr"] = float(self.rate(group["rate"]))
-        optimiser.step()
+        adam_step(optimiser)
 
     def encoder_view(self, images: torch.Tensor) -> torch.Tensor:
         """Input of the encoder: images (B, D, D) times the window, divided by the dataset's standard deviation."""
@@ -584,6 +585,42 @@ class Trainer:
         if forward.gauge is not None:
             content["gauge"] = {name: tensor.cpu() for name, tensor in forward.gauge._asdict().items()}
         return content
+
+
+def adam_step(optimiser: torch.optim.AdamW) -> None:
+    """One step of a fused AdamW, as ``optimiser.step()`` makes it, in a fraction of the time on CUDA.
+
+    There torch takes 65,536 numbers to a block of threads, and a network of some matrices keeps but a few
+    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    if not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):  # the first step makes the state
+        optimiser.step()
+        return
+    for group in optimiser.param_groups:
+        states = [optimiser.state[p] for p in group["params"]]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        lists: list[list[torch.Tensor]] = [[], [], [], [], []]
+        for p, state in zip(group["params"], states):
+            pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, state["exp_avg"], state["exp_avg_sq"])]
+            for values, more in zip(lists, (*pieces, [state["step"]] * len(pieces[0]))):
+                values.extend(more)
+        values, gradients, first, second, steps = lists
+        torch._fused_adamw_(
+            values,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:

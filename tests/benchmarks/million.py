@@ -2,7 +2,8 @@
 
     million.py --adk adk_tmd.npz --particles 2000 --box 64                     tried on a CPU
     million.py --adk adk_tmd.npz --stages simulate preprocess --raw /dev/shm/million
-    million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory host"
+    million.py --adk adk_tmd.npz --stages train --gpus 4
+    million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory host" --place host
     million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory disk" --place disk
     million.py --adk adk_tmd.npz --stages analyze reconstruct
 
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("/tmp/million"))
     parser.add_argument("--raw", type=Path, help="folder of the simulated images (by default in --work)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--gpus", type=int, default=1, help="of training")
     parser.add_argument("--place", default="train", help="name of the training's folder")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--options", nargs="*", default=[], help='more for a stage: train="--epoch 2"')
@@ -73,6 +75,9 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
         size = ["--downsample_size", str(given.box), "--float16", "--overwrite"]
         return [*program, "--source_dir", str(raw), *files, "--job_dir", str(work / "pre"), *size]
     if stage == "train":
+        if given.gpus > 1:
+            spread = f"-m torch.distributed.run --standalone --nproc_per_node {given.gpus} -m gaussianem_core train"
+            program = [sys.executable, *spread.split()]
         return [*program, "--source_dir", str(work / "pre"), "--job_dir", str(train), "--overwrite"]
     weights = max(
         (p for p in train.glob("weights.*.pkl") if p.name.count(".") == 2), key=lambda p: int(p.name.split(".")[1])
