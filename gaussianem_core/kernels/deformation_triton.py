@@ -1,6 +1,6 @@
-"""The Triton kernels of `model.deformation` and of the terms of neighbours in `training.regularisers`.
+"""The Triton kernels of `model.deformation`, and of rigidity and composition in `training.regularisers`.
 
-Both work on all images of a batch at once. A change is (.., 4): of raw density, then of x, y, z.
+A change of a Gaussian is four numbers: of raw density, then of x, y, z in world units.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class FusedDeform(torch.autograd.Function):
         displacement, density_change = new(rows, count, 3), new(rows, count)
         outputs = (positions, densities, displacement, density_change)
         grid = (triton.cdiv(count, _DEFORM["GAUSSIANS"]), rows)
-        _deform[grid](base, raw_density, change, *outputs, count, images, **_DEFORM)
+        if change.numel():
+            _deform[grid](base, raw_density, change, *outputs, count, images, **_DEFORM)
         positions, densities, displacement, density_change = (output[:images] for output in outputs)
         ctx.save_for_backward(raw_density, density_change)
         ctx.centre = centre
@@ -192,7 +193,7 @@ def _neighbours(
     distance,
     weight,
     drawn,  # (p,) or None: all
-    gradient,  # (B, N, 4), added to: contiguous for the sake of the atomics
+    gradient,  # (B, N, 4), added to; where a Gaussian's four values lie together, one atomic adds them
     values,  # (2,), added to: rigidity, composition
     count,
     pairs,
@@ -276,7 +277,8 @@ class FusedNeighbours(torch.autograd.Function):
         inputs = [t.contiguous() for t in (displacement, density_change, first, second, distance, weight)]
         share = 1 / max(1, images * pairs)
         grid = (triton.cdiv(pairs, _NEIGHBOURS["PAIRS"]), images)
-        _neighbours[grid](*inputs, drawn, gradient, values, count, pairs, share, width, **_NEIGHBOURS)
+        if images * pairs:
+            _neighbours[grid](*inputs, drawn, gradient, values, count, pairs, share, width, **_NEIGHBOURS)
         ctx.save_for_backward(gradient.view(images, count, 4))
         return values[0], values[1]
 
