@@ -7,8 +7,9 @@ import torch
 
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gaussians import Gaussians, inverse_softplus
-from gaussianem_core.model.network import Deformed, build_network
+from gaussianem_core.model.network import build_network
 from gaussianem_core.model.trained_model import TrainedModel
 
 BOX, PIXEL = 32, 4.0

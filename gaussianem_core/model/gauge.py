@@ -9,6 +9,7 @@ Gaussians would follow a large moving domain.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,21 @@ class Gauge(NamedTuple):
         common factor."""
         moved = displacement - (self.rigid(displacement) @ self.motion.T).unflatten(-1, (-1, 3))
         return moved, density - (density @ self.level)[..., None] * self.factor
+
+    def remove_from_change(self, change: torch.Tensor) -> torch.Tensor:  # (B, M, 4)
+        """:meth:`remove` of changes of raw density and of position side by side, by two products of matrices."""
+        fit, motion = _side_by_side(self)
+        flat = change.flatten(1)
+        return torch.addmm(flat, flat @ fit, motion).view_as(change)
+
+
+@functools.lru_cache(maxsize=1)  # the steps of a training ask for the same gauge
+def _side_by_side(gauge: Gauge) -> tuple[torch.Tensor, torch.Tensor]:  # -> (M * 4, 7), (7, M * 4)
+    """``fit`` and ``level``, and minus ``motion`` and ``factor``, for changes of raw density, x, y, z side by side."""
+    fit, motion = (t.new_zeros(len(gauge.weight), 4, 7) for t in (gauge.fit, gauge.motion))
+    fit[:, 1:, :6], fit[:, 0, 6] = gauge.fit.T.unflatten(0, (-1, 3)), gauge.level
+    motion[:, 1:, :6], motion[:, 0, 6] = gauge.motion.unflatten(0, (-1, 3)), gauge.factor
+    return fit.flatten(0, 1), -motion.flatten(0, 1).T.contiguous()
 
 
 def make_gauge(gaussians: Gaussians, weight: torch.Tensor) -> Gauge:  # (M,)

@@ -16,6 +16,7 @@ from torch import nn
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.deformation import Deformed, deform_gaussians, split_change
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.kernels.support import triton_runs
@@ -68,16 +69,6 @@ class PairDecoder(NamedTuple):
     def fuses(self) -> bool:
         """Whether the fused kernels run on the weights' device; they do not keep the widest activations."""
         return fused_available(self.head_weight, self.head_weight, len(self.hidden))
-
-
-class Deformed(NamedTuple):
-    """Gaussians at B latents: positions and displacement (B, N, 3) in world units, densities and change of raw density
-    (B, N)."""
-
-    positions: torch.Tensor
-    densities: torch.Tensor
-    displacement: torch.Tensor
-    density_change: torch.Tensor
 
 
 class Network(nn.Module):
@@ -157,6 +148,13 @@ class Network(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change of raw density (B, N) and of position (B, N, 3; world units) for latents (B, zdim), embedding (N, E).
 
+        ``precision``: see :meth:`change`.
+        """
+        return split_change(self.change(z, embedding, precision))
+
+    def change(self, z: torch.Tensor, embedding: torch.Tensor, precision: str) -> torch.Tensor:  # -> (B, N, 4)
+        """Change of raw density, then of x, y, z (world units), for latents (B, zdim) and embedding (N, E).
+
         ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
         CUDA), "bfloat16" or "float32".
         """
@@ -165,16 +163,13 @@ class Network(nn.Module):
         weights, biases = [weight for weight, _ in w.hidden], [bias for _, bias in w.hidden]
         heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
         if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
-            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
-        elif w.fuses:
-            change = decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
-        else:
-            low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]
-            count = len(weights)
-            hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]
-            change = decode_pairs(low[0], low[1], *hidden, *rest, fused=False).float()
-        density, position = change.split([1, 3], dim=-1)  # one copy in the backward pass, where slices take three
-        return density[..., 0], position
+            return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
+        if w.fuses:
+            return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
+        low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]
+        count = len(weights)
+        hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]
+        return decode_pairs(low[0], low[1], *hidden, *rest, fused=False).float()
 
     def deform(
         self,
@@ -184,6 +179,7 @@ class Network(nn.Module):
         movable: torch.Tensor | None = None,
         precision: str = "float32",
         gauge: Gauge | None = None,
+        centre: bool = False,
     ) -> Deformed:
         """The Gaussians at latents ``z`` (B, zdim).
 
@@ -191,17 +187,13 @@ class Network(nn.Module):
         ----------
         gaussians : the N consensus Gaussians. embedding : (N, E) of :meth:`embed`.
         movable : (N,) bool, None for all; the others stay as in the consensus.
-        precision : see :meth:`decode`.
+        precision : see :meth:`change`.
         gauge : removes rigid motion and a common factor of the densities.
+        centre : whether the Gaussians at the centre of the latent space are wanted too.
         """
-        density_change, displacement = self.decode(z, embedding, precision)
-        if gauge is not None:
-            displacement, density_change = gauge.remove(displacement, density_change)
-        if movable is not None:
-            density_change = density_change * movable
-            displacement = displacement * movable[:, None]
-        densities = nn.functional.softplus(gaussians.raw_density + density_change)
-        return Deformed(gaussians.positions + displacement, densities, displacement, density_change)
+        if centre:
+            z = torch.cat([z, torch.zeros_like(z[:1])])
+        return deform_gaussians(gaussians, self.change(z, embedding, precision), movable, gauge, centre)
 
 
 def encoder_fuses(features: torch.Tensor, layers: list[nn.Linear]) -> bool:  # (N, 5)

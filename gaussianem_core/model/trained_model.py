@@ -19,9 +19,10 @@ from gaussianem_core.io.checkpoint import load_checkpoint
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.job.input_paths import resolve_input
 from gaussianem_core.model.configuration import Configuration, load_configuration
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, load_gaussians, load_mask
-from gaussianem_core.model.network import Deformed, Network, load_network
+from gaussianem_core.model.network import Network, load_network
 from gaussianem_core.options import (
     AnalyzeOptions,
     DecodeOptions,

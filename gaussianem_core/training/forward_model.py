@@ -14,9 +14,10 @@ import torch
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.projection import Projector, project
 from gaussianem_core.model.configuration import Configuration
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.model.network import Deformed, Network, build_network
+from gaussianem_core.model.network import Network, build_network
 from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
@@ -120,7 +121,7 @@ class ForwardModel(torch.nn.Module):
     gaussians : the M consensus Gaussians to start from; their device is the model's.
     movable : (M,) bool, or None where every Gaussian may move and change.
     backend : of the projector, see ``imaging.projection.project``.
-    precision : of the decoder, see ``Network.decode``.
+    precision : of the decoder, see ``Network.change``.
     head_scale : factor of the network's initial output layers; a small one starts from the consensus.
     learn_gaussians : whether the consensus Gaussians are learnt too.
     seed : of the network's initial weights.
@@ -194,9 +195,12 @@ class ForwardModel(torch.nn.Module):
             for name in ("positions", "raw_density", "raw_scale"):
                 getattr(self, name).copy_(getattr(gaussians, name))
 
-    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:  # (B, zdim), (M, E)
-        """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`."""
-        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision, self.gauge)
+    def deform(self, z: torch.Tensor, embedding: torch.Tensor, centre: bool = False) -> Deformed:  # (B, zdim), (M, E)
+        """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`.
+
+        ``centre``: whether those at the centre of the latent space are wanted too.
+        """
+        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision, self.gauge, centre)
 
     def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
         """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES, image_likelihood
-from gaussianem_core.model.network import Deformed
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, spectrum
 from gaussianem_core.training.recipe import Recipe
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
     images, projections : (B, D, D), the latter before the CTF, in ``views``.
     deformed : the M Gaussians at the images' latents. embedding : (M, E). pairs : neighbours among the Gaussians.
+    drawn : (p,), indices of the pairs that count in this step, None for all.
     kl : (B, zdim) of free or encoded latents in nats, else None. beta : (), its weight.
     contrast, weight : (B,), factor of each image's signal and weight of its squared error, where nuisances are sampled.
     """
@@ -55,6 +56,7 @@ class Batch(NamedTuple):
     deformed: Deformed
     embedding: torch.Tensor
     pairs: regularisers.NeighbourPairs
+    drawn: torch.Tensor | None
     kl: torch.Tensor | None
     beta: torch.Tensor
     contrast: torch.Tensor | None = None
@@ -65,15 +67,14 @@ def default_terms(
     batch: Batch,
     recipe: Recipe,
     shell_weight: torch.Tensor,
-    centre: torch.Tensor | None,
     anchor: regularisers.Anchor,
     particles: int,
 ) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
     """Terms of the default objective, the residual's power by shell (D//2+1,), and the number to divide it by.
 
-    ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``centre`` (M, 5): features of the Gaussians at the
-    centre of the latent space, None without the anchor. ``particles``: number of rows of the dataset, among which a
-    prior in nats is shared.
+    ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``anchor``: prior of the Gaussians at the centre of
+    the latent space, where the batch has them. ``particles``: number of rows of the dataset, among which a prior in
+    nats is shared.
     """
     pixels = batch.images.shape[-1] ** 2
     projections, images, scale_prior = batch.projections, batch.images, recipe.scale_prior
@@ -89,14 +90,14 @@ def default_terms(
         terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)
     terms |= neighbour_terms(batch, recipe)
     each = len(batch.embedding) / (particles * pixels)  # from nats a Gaussian to the loss's unit
-    if recipe.w_rigidity:
-        term = regularisers.rigidity_term(batch.deformed.displacement, batch.pairs)
-        terms["rigidity"] = (recipe.w_rigidity, each * term)
-    if recipe.w_composition:
-        term = regularisers.composition_term(batch.deformed.density_change, batch.pairs)
-        terms["composition"] = (recipe.w_composition, each * term)
-    if centre is not None:
-        terms["anchor"] = (recipe.anchor, regularisers.anchor_term(centre, anchor) / (particles * pixels))
+    if recipe.w_rigidity or recipe.w_composition:
+        changes = (batch.deformed.displacement, batch.deformed.density_change)
+        rigidity, composition = regularisers.rigidity_and_composition(*changes, batch.pairs, batch.drawn)
+        terms["rigidity"] = (recipe.w_rigidity, each * rigidity)
+        terms["composition"] = (recipe.w_composition, each * composition)
+    if batch.deformed.centre is not None:
+        term = regularisers.anchor_term(batch.deformed.centre.features, anchor)
+        terms["anchor"] = (recipe.anchor, term / (particles * pixels))
     return terms, found.residual, counted
 
 
@@ -113,15 +114,17 @@ def published_terms(batch: Batch, recipe: Recipe) -> Terms:
 def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
     """The published terms of neighbouring Gaussians (He et al., arXiv 2512.21599, Methods) that have a weight."""
     terms: Terms = {}
+    if not (recipe.w_embedding or recipe.w_distance or recipe.w_direction or recipe.w_spacing):
+        return terms
+    pairs = batch.pairs.subset(batch.drawn)
     if recipe.w_embedding:
-        terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(batch.embedding, batch.pairs))
+        terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(batch.embedding, pairs))
     if recipe.w_distance:
-        terms["distance"] = (recipe.w_distance, regularisers.distance_term(batch.deformed.positions, batch.pairs))
+        terms["distance"] = (recipe.w_distance, regularisers.distance_term(batch.deformed.positions, pairs))
     if recipe.w_direction:
-        term = regularisers.direction_term(batch.deformed.displacement, batch.pairs)
-        terms["direction"] = (recipe.w_direction, term)
+        terms["direction"] = (recipe.w_direction, regularisers.direction_term(batch.deformed.displacement, pairs))
     if recipe.w_spacing:
-        terms["spacing"] = (recipe.w_spacing, regularisers.spacing_term(batch.deformed.positions, batch.pairs))
+        terms["spacing"] = (recipe.w_spacing, regularisers.spacing_term(batch.deformed.positions, pairs))
     return terms
 
 

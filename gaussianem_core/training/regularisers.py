@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gaussianem_core.kernels.support import triton_available
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
@@ -38,8 +39,10 @@ class NeighbourPairs(NamedTuple):
     close: torch.Tensor
     mean_distance: float
 
-    def subset(self, chosen: torch.Tensor) -> NeighbourPairs:
-        """The pairs with indices ``chosen`` (p,)."""
+    def subset(self, chosen: torch.Tensor | None) -> NeighbourPairs:
+        """The pairs with indices ``chosen`` (p,), None for all."""
+        if chosen is None:
+            return self
         first, second, distance, weight, close = (value[chosen] for value in self[:5])
         return NeighbourPairs(first, second, distance, weight, close, self.mean_distance)
 
@@ -86,6 +89,39 @@ def spacing_term(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor
     units. ``positions``: (B, N, 3)."""
     deviation = (pair_distances(positions, pairs) - pairs.mean_distance).abs() * pairs.close
     return deviation.sum() / (pairs.close.sum() * positions.shape[0]).clamp_min(1)
+
+
+def rigidity_and_composition(
+    displacement: torch.Tensor,
+    density_change: torch.Tensor,
+    pairs: NeighbourPairs,
+    drawn: torch.Tensor | None = None,
+    fused: bool | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`rigidity_term` of ``displacement`` (B, N, 3) and :func:`composition_term` of ``density_change`` (B, N).
+
+    ``drawn``: indices (p,) of the pairs that count, None for all. ``fused``: whether to take the Triton kernels
+    (``kernels.deformation_triton``), in float32; None: on CUDA.
+    """
+    if fused is None:
+        fused = displacement.is_cuda and triton_available() and displacement.dtype == torch.float32
+    if not fused:
+        return rigidity_and_composition_reference(displacement, density_change, pairs, drawn)
+    from gaussianem_core.kernels.deformation_triton import FusedNeighbours
+
+    rigidity, composition = FusedNeighbours.apply(displacement, density_change, *pairs[:4], drawn, COMPOSITION_WIDTH)
+    return rigidity, composition
+
+
+def rigidity_and_composition_reference(
+    displacement: torch.Tensor,
+    density_change: torch.Tensor,
+    pairs: NeighbourPairs,
+    drawn: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`rigidity_and_composition` in plain torch, the definition; parameters as there."""
+    pairs = pairs.subset(drawn)
+    return rigidity_term(displacement, pairs), composition_term(density_change, pairs)
 
 
 def rigidity_term(displacement: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:

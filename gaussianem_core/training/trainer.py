@@ -21,7 +21,6 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, scale_densities
-from gaussianem_core.model.network import Deformed
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import distributed
 from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
@@ -262,27 +261,19 @@ class Trainer:
         embedding, views = forward.embed(), self.epoch_views.rows(rows)
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
-        every = forward.deform(torch.cat([z, torch.zeros_like(z[:1])]) if recipe.anchor else z, embedding)
-        deformed = Deformed(*(value[: len(z)] for value in every))
+        deformed = forward.deform(z, embedding, centre=recipe.anchor > 0)
         projections = forward.project(deformed.positions, deformed.densities, views)
-        pairs = self.pairs
+        pairs, drawn = self.pairs, None
         if 0 < recipe.pairs < len(pairs.first):
-            pairs = pairs.subset(torch.randint(len(pairs.first), (recipe.pairs,), device=self.device))
-        batch = objective.Batch(images, projections, views, deformed, embedding, pairs, kl, self.rate("beta"))
+            drawn = torch.randint(len(pairs.first), (recipe.pairs,), device=self.device)
+        batch = objective.Batch(images, projections, views, deformed, embedding, pairs, drawn, kl, self.rate("beta"))
         if self.latents_sampled:
             batch = batch._replace(contrast=self.epoch_contrast[rows], weight=self.image_weight[rows])
         if recipe.likelihood == "l1":
             terms = objective.published_terms(batch, recipe)
         else:
-            centre = None
-            if recipe.anchor:
-                g = forward.gaussians
-                middle = g.raw_density + every.density_change[-1]
-                centre = replace(g, positions=every.positions[-1], raw_density=middle).features
             weight = self.noise.shell_weight(self.rate("band"))
-            terms, residual, count = objective.default_terms(
-                batch, recipe, weight, centre, self.anchor, self.problem.count
-            )
+            terms, residual, count = objective.default_terms(batch, recipe, weight, self.anchor, self.problem.count)
             self.residual_power += residual
             self.residual_count += count
         if self.bank is not None:

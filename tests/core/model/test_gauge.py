@@ -35,6 +35,16 @@ def test_a_rigid_motion_and_a_common_factor_are_removed() -> None:
     torch.testing.assert_close(gauge.remove(moved, changed)[0], moved, atol=1e-6, rtol=0.0)
 
 
+def test_two_products_remove_the_same_from_changes_side_by_side() -> None:
+    gaussians, _ = molecule()
+    generator = torch.Generator().manual_seed(2)
+    gauge = make_gauge(gaussians, torch.rand(400, generator=generator) + 0.1)
+    change = torch.randn(3, 400, 4, generator=generator)
+    moved, changed = gauge.remove(change[..., 1:], change[..., 0])
+    found = gauge.remove_from_change(change)
+    torch.testing.assert_close(found, torch.cat([changed[..., None], moved], dim=-1), atol=1e-5, rtol=1e-5)
+
+
 def test_a_moving_third_does_not_move_the_rest() -> None:
     """The domain turns by 20 degrees and more about its hinge, in two components; the mean of all would follow it."""
     gaussians, domain = molecule()

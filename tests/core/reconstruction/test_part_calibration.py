@@ -12,7 +12,7 @@ from swinging import ARM, BOX, DEGREES, PIXEL, SwingingModel, random_views, swin
 
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.fourier import fourier_crop
-from gaussianem_core.model.network import Deformed
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.reconstruction.motion import find_parts
 from gaussianem_core.reconstruction.part_calibration import ImageBatch, calibrate, rotation_vector
 from gaussianem_core.reconstruction.rigid_motion import particle_motions
