@@ -184,8 +184,9 @@ def _weight_gradients(
 class FusedEncoder(torch.autograd.Function):
     """The Gaussian encoder through the kernels: features (N, 5) -> embedding (N, E), float32.
 
-    Arguments: whether a backward pass may follow, features (no gradient), the layer norm's epsilon, gain (E,) and shift (E,), the first layer's weight
-    (k, 5) and bias (k,), the last one's (E, k) and (E,), then the L weights (k, k) and L biases (k,) between.
+    Arguments: whether a backward pass may follow, features (no gradient), the layer norm's epsilon, gain (E,) and shift
+    (E,), the first layer's weight (k, 5) and bias (k,), the last one's (E, k) and (E,), then the L weights (k, k) and
+    L biases (k,) between.
     """
 
     @staticmethod

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from gaussianem_core.errors import InputError
+from gaussianem_core.kernels.support import triton_runs
 from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.deformation import Deformed, deform_gaussians, split_change
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.kernels.support import triton_runs
 from gaussianem_core.model.pair_decoder import FUSED_WIDTHS, decode_pairs, fused_available
 
 
@@ -103,9 +103,7 @@ class Network(nn.Module):
         self.d_scaling = mlp([feature_dim, feature_dim, 1])  # published checkpoints hold it; it is never used
         self.d_xyz = mlp([feature_dim, feature_dim, 3])
 
-    def embed(
-        self, gaussians: Gaussians, precision: str = "float32"
-    ) -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
+    def embed(self, gaussians: Gaussians, precision: str = "float32") -> torch.Tensor:  # -> (N, gaussian_embedding_dim)
         """Embedding of the consensus Gaussians, computed once a step, without a gradient to them.
 
         ``precision``: "float32", else products may round their operands to TF32 (fused kernels on CUDA).
@@ -152,14 +150,16 @@ class Network(nn.Module):
         """
         return split_change(self.change(z, embedding, precision))
 
-    def change(self, z: torch.Tensor, embedding: torch.Tensor, precision: str) -> torch.Tensor:  # -> (B, N, 4)
+    def change(
+        self, z: torch.Tensor, embedding: torch.Tensor, precision: str, decoder: PairDecoder | None = None
+    ) -> torch.Tensor:  # -> (B, N, 4)
         """Change of raw density, then of x, y, z (world units), for latents (B, zdim) and embedding (N, E).
 
         ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
-        CUDA), "bfloat16" or "float32".
+        CUDA), "bfloat16" or "float32". ``decoder``: :meth:`pair_decoder`, where it has been formed already.
         """
         of_z, of_gaussian = self.first_layer(z, embedding)
-        w = self.pair_decoder()
+        w = decoder or self.pair_decoder()
         weights, biases = [weight for weight, _ in w.hidden], [bias for _, bias in w.hidden]
         heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
         if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
@@ -180,6 +180,7 @@ class Network(nn.Module):
         precision: str = "float32",
         gauge: Gauge | None = None,
         centre: bool = False,
+        decoder: PairDecoder | None = None,
     ) -> Deformed:
         """The Gaussians at latents ``z`` (B, zdim).
 
@@ -190,10 +191,11 @@ class Network(nn.Module):
         precision : see :meth:`change`.
         gauge : removes rigid motion and a common factor of the densities.
         centre : whether the Gaussians at the centre of the latent space are wanted too.
+        decoder : :meth:`pair_decoder`, where it has been formed already.
         """
         if centre:
             z = torch.cat([z, torch.zeros_like(z[:1])])
-        return deform_gaussians(gaussians, self.change(z, embedding, precision), movable, gauge, centre)
+        return deform_gaussians(gaussians, self.change(z, embedding, precision, decoder), movable, gauge, centre)
 
 
 def encoder_fuses(features: torch.Tensor, layers: list[nn.Linear]) -> bool:  # (N, 5)

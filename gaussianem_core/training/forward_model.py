@@ -17,7 +17,7 @@ from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.model.network import Network, build_network
+from gaussianem_core.model.network import Network, PairDecoder, build_network
 from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
@@ -195,12 +195,16 @@ class ForwardModel(torch.nn.Module):
             for name in ("positions", "raw_density", "raw_scale"):
                 getattr(self, name).copy_(getattr(gaussians, name))
 
-    def deform(self, z: torch.Tensor, embedding: torch.Tensor, centre: bool = False) -> Deformed:  # (B, zdim), (M, E)
+    def deform(
+        self, z: torch.Tensor, embedding: torch.Tensor, centre: bool = False, decoder: PairDecoder | None = None
+    ) -> Deformed:  # (B, zdim), (M, E)
         """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`.
 
-        ``centre``: whether those at the centre of the latent space are wanted too.
+        ``centre``: whether those at the centre of the latent space are wanted too. ``decoder``: the network's
+        ``pair_decoder()``, where it has been formed already.
         """
-        return self.network.deform(self.gaussians, z, embedding, self.movable, self.precision, self.gauge, centre)
+        how = (self.movable, self.precision, self.gauge, centre, decoder)
+        return self.network.deform(self.gaussians, z, embedding, *how)
 
     def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
         """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF."""

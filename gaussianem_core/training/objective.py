@@ -43,88 +43,110 @@ Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]
 class Batch(NamedTuple):
     """B images and the model's projections of them.
 
-    images, projections : (B, D, D), the latter before the CTF, in ``views``.
-    deformed : the M Gaussians at the images' latents. embedding : (M, E). pairs : neighbours among the Gaussians.
-    drawn : (p,), indices of the pairs that count in this step, None for all.
+    observed : what is compared: spectra of the images (B, D, D//2+1), times the root of the weight, or in the published
+        objective the images (B, D, D).
+    projections : (B, D, D), before the CTF, in ``views``.
     kl : (B, zdim) of free or encoded latents in nats, else None. beta : (), its weight.
     contrast, weight : (B,), factor of each image's signal and weight of its squared error, where nuisances are sampled.
     """
 
-    images: torch.Tensor
+    observed: torch.Tensor
     projections: torch.Tensor
     views: Views
-    deformed: Deformed
-    embedding: torch.Tensor
-    pairs: regularisers.NeighbourPairs
-    drawn: torch.Tensor | None
     kl: torch.Tensor | None
     beta: torch.Tensor
     contrast: torch.Tensor | None = None
     weight: torch.Tensor | None = None
 
 
-def default_terms(
-    batch: Batch,
-    recipe: Recipe,
-    shell_weight: torch.Tensor,
-    anchor: regularisers.Anchor,
-    particles: int,
-) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
-    """Terms of the default objective, the residual's power by shell (D//2+1,), and the number to divide it by.
+class Changes(NamedTuple):
+    """What the priors are about: the M Gaussians ``deformed`` to the latents of B images, their ``embedding`` (M, E),
+    the ``pairs`` of neighbours among them, and of these the ones that count in this step: ``drawn`` (p,), indices, or
+    None for all."""
 
-    ``shell_weight`` (D//2+1,): inverse noise power of each shell. ``anchor``: prior of the Gaussians at the centre of
-    the latent space, where the batch has them. ``particles``: number of rows of the dataset, among which a prior in
-    nats is shared.
+    deformed: Deformed
+    embedding: torch.Tensor
+    pairs: regularisers.NeighbourPairs
+    drawn: torch.Tensor | None
+
+
+def observe(
+    images: torch.Tensor, weight: torch.Tensor | None, recipe: Recipe
+) -> torch.Tensor:  # (B, D, D), (B,) -> Batch.observed
+    """What is compared of the images, see :class:`Batch`."""
+    if recipe.likelihood == "l1":
+        return images
+    return spectrum(images if weight is None else images * weight.sqrt()[:, None, None])
+
+
+def data_terms(
+    batch: Batch, recipe: Recipe, shell_weight: torch.Tensor
+) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
+    """Likelihood of the images and KL term of the default objective, the residual's power by shell (D//2+1,), and the
+    number to divide it by.
+
+    ``shell_weight`` (D//2+1,): inverse noise power of each shell.
     """
-    pixels = batch.images.shape[-1] ** 2
-    projections, images, scale_prior = batch.projections, batch.images, recipe.scale_prior
-    counted = torch.ones((), device=images.device)
+    pixels = batch.projections.shape[-1] ** 2
+    projections, scale_prior = batch.projections, recipe.scale_prior
+    counted = torch.ones((), device=projections.device)
     if batch.contrast is not None and batch.weight is not None:
-        root = batch.weight.sqrt()[:, None, None]
         # Squared errors count by the weight; so does the residual, which the noise is measured from.
-        projections, images = projections * (root * batch.contrast[:, None, None]), images * root
+        projections = projections * (batch.weight.sqrt() * batch.contrast)[:, None, None]
         counted, scale_prior = batch.weight[:RESIDUAL_IMAGES].mean(), 0.0
-    found = image_likelihood(spectrum(projections), spectrum(images), batch.views.ctf, shell_weight, scale_prior)
+    found = image_likelihood(spectrum(projections), batch.observed, batch.views.ctf, shell_weight, scale_prior)
     terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
     if batch.kl is not None:
         terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)
-    terms |= neighbour_terms(batch, recipe)
-    each = len(batch.embedding) / (particles * pixels)  # from nats a Gaussian to the loss's unit
-    if recipe.w_rigidity or recipe.w_composition:
-        changes = (batch.deformed.displacement, batch.deformed.density_change)
-        rigidity, composition = regularisers.rigidity_and_composition(*changes, batch.pairs, batch.drawn)
-        terms["rigidity"] = (recipe.w_rigidity, each * rigidity)
-        terms["composition"] = (recipe.w_composition, each * composition)
-    if batch.deformed.centre is not None:
-        term = regularisers.anchor_term(batch.deformed.centre.features, anchor)
-        terms["anchor"] = (recipe.anchor, term / (particles * pixels))
     return terms, found.residual, counted
 
 
-def published_terms(batch: Batch, recipe: Recipe) -> Terms:
-    """Terms of the published objective (He et al., arXiv 2512.21599, Methods)."""
-    box = batch.images.shape[-1]
+def prior_terms(changes: Changes, recipe: Recipe, anchor: regularisers.Anchor, nats: int) -> Terms:
+    """Terms of the priors of the default objective.
+
+    ``anchor``: prior of the Gaussians at the centre of the latent space, where they are among the changes. ``nats``:
+    what a prior in nats is divided by, the number of particles, among which it is shared, times that of pixels.
+    """
+    terms = neighbour_terms(changes, recipe)
+    deformed = changes.deformed
+    each = len(changes.embedding) / nats
+    if recipe.w_rigidity or recipe.w_composition:
+        rigidity, composition = regularisers.rigidity_and_composition(
+            deformed.displacement, deformed.density_change, changes.pairs, changes.drawn
+        )
+        terms["rigidity"] = (recipe.w_rigidity, each * rigidity)
+        terms["composition"] = (recipe.w_composition, each * composition)
+    if deformed.centre is not None:
+        term = regularisers.anchor_term(deformed.centre.features, anchor)
+        terms["anchor"] = (recipe.anchor, term / nats)
+    return terms
+
+
+def published_terms(batch: Batch) -> Terms:
+    """Difference of images and projections, and KL term, of the published objective (He et al., arXiv 2512.21599,
+    Methods)."""
+    box = batch.projections.shape[-1]
     filtered = torch.fft.irfft2(spectrum(batch.projections) * batch.views.transfer(box), s=(box, box), norm="ortho")
-    terms: Terms = {"data": (1.0, (filtered - batch.images).abs().mean())}
+    terms: Terms = {"data": (1.0, (filtered - batch.observed).abs().mean())}
     if batch.kl is not None:
         terms["kl"] = (batch.beta, batch.kl.mean())
-    return terms | neighbour_terms(batch, recipe)
+    return terms
 
 
-def neighbour_terms(batch: Batch, recipe: Recipe) -> Terms:
+def neighbour_terms(changes: Changes, recipe: Recipe) -> Terms:
     """The published terms of neighbouring Gaussians (He et al., arXiv 2512.21599, Methods) that have a weight."""
     terms: Terms = {}
     if not (recipe.w_embedding or recipe.w_distance or recipe.w_direction or recipe.w_spacing):
         return terms
-    pairs = batch.pairs.subset(batch.drawn)
+    pairs = changes.pairs.subset(changes.drawn)
     if recipe.w_embedding:
-        terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(batch.embedding, pairs))
+        terms["embedding"] = (recipe.w_embedding, regularisers.embedding_term(changes.embedding, pairs))
     if recipe.w_distance:
-        terms["distance"] = (recipe.w_distance, regularisers.distance_term(batch.deformed.positions, pairs))
+        terms["distance"] = (recipe.w_distance, regularisers.distance_term(changes.deformed.positions, pairs))
     if recipe.w_direction:
-        terms["direction"] = (recipe.w_direction, regularisers.direction_term(batch.deformed.displacement, pairs))
+        terms["direction"] = (recipe.w_direction, regularisers.direction_term(changes.deformed.displacement, pairs))
     if recipe.w_spacing:
-        terms["spacing"] = (recipe.w_spacing, regularisers.spacing_term(batch.deformed.positions, pairs))
+        terms["spacing"] = (recipe.w_spacing, regularisers.spacing_term(changes.deformed.positions, pairs))
     return terms
 
 

@@ -22,7 +22,7 @@ from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.runtime.device import distributed
+from gaussianem_core.runtime.device import Aside, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
 from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
@@ -145,6 +145,8 @@ class Trainer:
         self.epoch, self.step_in_epoch = 0, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager = 0
+        # What a step computes beside the rest: the decoder's weights, what it knows of the images, and the priors.
+        self.beside = (Aside(self.device), Aside(self.device), Aside(self.device))
         self._make_optimisers()
         self._make_buffers()
         self.corrections = corrections or self._no_corrections()
@@ -258,24 +260,38 @@ class Trainer:
         """The loss (), and its values in the order of TERMS, of ``images`` at latents ``z`` drawn from their posteriors
         (see ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
-        embedding, views = forward.embed(), self.epoch_views.rows(rows)
+        weights, before, priors = self.beside
+        with weights:
+            decoder = forward.network.pair_decoder()
+        with before:
+            views = self.epoch_views.rows(rows)
+            contrast, weight = (
+                (self.epoch_contrast[rows], self.image_weight[rows]) if self.latents_sampled else (None, None)
+            )
+            observed = objective.observe(images, weight, recipe)
+        embedding = forward.embed()
+        weights.join()
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
-        deformed = forward.deform(z, embedding, centre=recipe.anchor > 0)
+        deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
+        with priors:
+            pairs, drawn = self.pairs, None
+            if 0 < recipe.pairs < len(pairs.first):
+                drawn = torch.randint(len(pairs.first), (recipe.pairs,), device=self.device)
+            changes = objective.Changes(deformed, embedding, pairs, drawn)
+            nats = self.problem.count * self.box**2
+            terms = objective.prior_terms(changes, recipe, self.anchor, nats)
+        before.join()
         projections = forward.project(deformed.positions, deformed.densities, views)
-        pairs, drawn = self.pairs, None
-        if 0 < recipe.pairs < len(pairs.first):
-            drawn = torch.randint(len(pairs.first), (recipe.pairs,), device=self.device)
-        batch = objective.Batch(images, projections, views, deformed, embedding, pairs, drawn, kl, self.rate("beta"))
-        if self.latents_sampled:
-            batch = batch._replace(contrast=self.epoch_contrast[rows], weight=self.image_weight[rows])
+        batch = objective.Batch(observed, projections, views, kl, self.rate("beta"), contrast, weight)
         if recipe.likelihood == "l1":
-            terms = objective.published_terms(batch, recipe)
+            terms |= objective.published_terms(batch)
         else:
-            weight = self.noise.shell_weight(self.rate("band"))
-            terms, residual, count = objective.default_terms(batch, recipe, weight, self.anchor, self.problem.count)
+            told, residual, count = objective.data_terms(batch, recipe, self.noise.shell_weight(self.rate("band")))
+            terms |= told
             self.residual_power += residual
             self.residual_count += count
+        priors.join()
         if self.bank is not None:
             late = float(self.epoch >= 2)
             terms["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))

@@ -69,9 +69,7 @@ def test_kernels_in_the_interpreter_equal_plain_torch(shape: tuple[int, int, int
 def test_triton_kernels_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreter_equal"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [*command, str(Path(__file__))], env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([*command, str(Path(__file__))], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(SHAPES)} passed" in done.stdout
 
