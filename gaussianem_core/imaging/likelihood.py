@@ -12,6 +12,7 @@ prior is N(1, 1/t). The gradient treats a as fixed, which by its optimality (t =
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -32,54 +33,68 @@ class Likelihood(NamedTuple):
 
 
 def image_likelihood(
-    projection: torch.Tensor,
+    projections: torch.Tensor,
     image: torch.Tensor,
     parameters: torch.Tensor,
     shell_weight: torch.Tensor,
     scale_prior: float,
+    factors: torch.Tensor | None = None,
     fused: bool | None = None,
 ) -> Likelihood:
-    """Negative log-likelihood of images; differentiable with respect to ``projection``.
+    """Negative log-likelihood of images; differentiable with respect to ``projections``.
 
     Parameters
     ----------
-    projection, image : (B, D, D//2+1) orthonormal ``rfft2`` of projections (before the CTF) and of images.
+    projections : (B, D, D), before the CTF.
+    image : (B, D, D//2+1) orthonormal ``rfft2`` of the images.
     parameters : (B, 9 or more) CTF parameters, see ``ctf``.
     shell_weight : (D//2+1,) inverse noise power of each shell; 0 leaves a shell out.
     scale_prior : width of the prior of the images' scales around 1; 0 keeps them at 1.
+    factors : (B,), by which the projections are multiplied first; None for 1.
     fused : whether to take the Triton kernels, which know the plain CTF alone; None: on CUDA, where parameters have 9
         columns.
     """
     if fused is None:  # the kernels make the plain CTF alone
-        fused = projection.is_cuda and triton_available() and parameters.shape[-1] == len(COLUMNS)
+        fused = projections.is_cuda and triton_available() and parameters.shape[-1] == len(COLUMNS)
     if fused:
         from gaussianem_core.kernels.likelihood_triton import FusedLikelihood
 
-        counted = min(RESIDUAL_IMAGES, len(image))
-        data, power = FusedLikelihood.apply(projection, image, parameters, shell_weight, scale_prior, counted)
-        return Likelihood(data, power / (counted * shell_sizes(projection.shape[-2], projection.device)))
-    return image_likelihood_reference(projection, image, parameters, shell_weight, scale_prior)
+        box, counted = projections.shape[-1], min(RESIDUAL_IMAGES, len(image))
+        factors = torch.ones(len(image), device=image.device) if factors is None else factors
+        shares = residual_shares(box, counted, image.device)
+        given = (projections, image, parameters, shell_weight, factors, scale_prior, shares, counted)
+        return Likelihood(*FusedLikelihood.apply(*given))
+    return image_likelihood_reference(projections, image, parameters, shell_weight, scale_prior, factors)
+
+
+@functools.lru_cache(maxsize=16)
+def residual_shares(box: int, counted: int, device: torch.device) -> torch.Tensor:  # (D//2+1,)
+    """1 / number of components of each shell in ``counted`` images."""
+    return 1 / (counted * shell_sizes(box, device))
 
 
 def image_likelihood_reference(
-    projection: torch.Tensor,
+    projections: torch.Tensor,
     image: torch.Tensor,
     parameters: torch.Tensor,
     shell_weight: torch.Tensor,
     scale_prior: float,
+    factors: torch.Tensor | None = None,
 ) -> Likelihood:
     """:func:`image_likelihood` in plain torch, the definition; parameters as there."""
-    box = projection.shape[-2]
-    index = shells(box, projection.device)
-    multiplicity = half_plane_weight(box, projection.device)
+    box = projections.shape[-2]
+    index = shells(box, projections.device)
+    multiplicity = half_plane_weight(box, projections.device)
     weight = shell_weight[index] * multiplicity
-    model = projection * ctf(parameters, box)
+    if factors is not None:
+        projections = projections * factors[:, None, None]
+    model = torch.fft.rfft2(projections, norm="ortho") * ctf(parameters, box)
     if scale_prior:
         model = model * image_scale(model.detach(), image, weight, scale_prior)[:, None, None]
     with torch.no_grad():
         power = (model - image)[:RESIDUAL_IMAGES].abs().square().mean(0) * multiplicity
         residual = torch.zeros_like(shell_weight).index_add_(0, index.flatten(), power.flatten())
-    return Likelihood(squared_error(model, image, weight), residual / shell_sizes(box, projection.device))
+    return Likelihood(squared_error(model, image, weight), residual / shell_sizes(box, projections.device))
 
 
 def image_scale(

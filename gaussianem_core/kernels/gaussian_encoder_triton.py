@@ -14,8 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS = 32  # Gaussians of a tile
-_SPLITS = 16  # programs that share the sum over the Gaussians in the gradient of a layer's weights
+_ENCODE = {"ROWS": 32, "num_warps": 8}  # Gaussians of a tile
+_ROW_GRADIENTS = {"ROWS": 32, "num_warps": 8}
+_WEIGHT_GRADIENTS = {"ROWS": 32, "PARTS": 2, "STAGES": 3, "num_warps": 4}  # PARTS: programs for a layer's columns
+_SPLITS = 22  # programs that share the sum over the Gaussians in the gradient of a layer's weights
 COUNTS = ["count"]
 """Arguments whose values compile no kernel of their own: another number of Gaussians would."""
 
@@ -135,29 +137,36 @@ def _weight_gradients(
     DIM: tl.constexpr,
     LAYERS: tl.constexpr,
     ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    layer = tl.program_id(0)
+    # Programs: PARTS for each hidden layer, one for the last, one for the first.
+    COLUMNS: tl.constexpr = WIDTH // PARTS
+    layer = tl.program_id(0) // PARTS
     k = tl.arange(0, WIDTH)
     o = tl.arange(0, DIM)
     i = tl.arange(0, 16)
     begin, step = tl.program_id(1) * ROWS, tl.num_programs(1) * ROWS
     if layer < LAYERS:
-        total = tl.zeros((WIDTH, WIDTH), tl.float32)
+        c = tl.program_id(0) % PARTS * COLUMNS + tl.arange(0, COLUMNS)
+        total = tl.zeros((WIDTH, COLUMNS), tl.float32)
         bias = tl.zeros((WIDTH,), tl.float32)
-        for start in range(begin, count, step):
+        for start in tl.range(begin, count, step, num_stages=STAGES):
             n = start + tl.arange(0, ROWS)
-            rows, inside = n[:, None] * WIDTH + k[None, :], n[:, None] < count
-            d = tl.load(gradients + (layer + 1) * count * WIDTH + rows, mask=inside, other=0.0)
-            h = tl.load(hidden + layer * count * WIDTH + rows, mask=inside, other=0.0)
+            inside = n[:, None] < count
+            row = n[:, None] * WIDTH
+            d = tl.load(gradients + (layer + 1) * count * WIDTH + row + k[None, :], mask=inside, other=0.0)
+            h = tl.load(hidden + layer * count * WIDTH + row + c[None, :], mask=inside, other=0.0)
             total = tl.dot(tl.trans(d), h, total)
             bias += tl.sum(d, 0)
-        place = layer * WIDTH * WIDTH + k[:, None] * WIDTH + k[None, :]
+        place = layer * WIDTH * WIDTH + k[:, None] * WIDTH + c[None, :]
         tl.atomic_add(d_weights + place, total, sem="relaxed")
-        tl.atomic_add(d_biases + layer * WIDTH + k, bias, sem="relaxed")
-    elif layer == LAYERS:
+        if tl.program_id(0) % PARTS == 0:
+            tl.atomic_add(d_biases + layer * WIDTH + k, bias, sem="relaxed")
+    elif tl.program_id(0) == LAYERS * PARTS:
         last = tl.zeros((DIM, WIDTH), tl.float32)
         last_bias = tl.zeros((DIM,), tl.float32)
-        for start in range(begin, count, step):
+        for start in tl.range(begin, count, step, num_stages=STAGES):
             n = start + tl.arange(0, ROWS)
             inside = n[:, None] < count
             d_y = tl.load(last_gradients + n[:, None] * DIM + o[None, :], mask=inside, other=0.0)
@@ -169,7 +178,7 @@ def _weight_gradients(
     else:
         first = tl.zeros((WIDTH, 16), tl.float32)
         first_bias = tl.zeros((WIDTH,), tl.float32)
-        for start in range(begin, count, step):
+        for start in tl.range(begin, count, step, num_stages=STAGES):
             n = start + tl.arange(0, ROWS)
             inside = n[:, None] < count
             d_0 = tl.load(gradients + n[:, None] * WIDTH + k[None, :], mask=inside, other=0.0)
@@ -209,10 +218,10 @@ class FusedEncoder(torch.autograd.Function):
         features, new = features.contiguous(), features.new_empty
         saved = (new(layers + 1, count, width), new(count, dim), new(count)) if save else (new(0), new(0), new(0))
         out = new(count, dim)
-        sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers, "ROWS": _ROWS}
+        sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers}
         parameters = (first_weight, first_bias, weights, biases, last_weight, last_bias, gain, shift)
-        _encode[(triton.cdiv(count, _ROWS),)](
-            features, *parameters, out, *saved, count, epsilon, INPUTS=inputs, SAVE=save, num_warps=4, **sizes
+        _encode[(triton.cdiv(count, _ENCODE["ROWS"]),)](
+            features, *parameters, out, *saved, count, epsilon, INPUTS=inputs, SAVE=save, **sizes, **_ENCODE
         )
         ctx.save_for_backward(features, gain, weights, last_weight, *saved)
         return out
@@ -230,13 +239,13 @@ class FusedEncoder(torch.autograd.Function):
             part.view(shape) for part, shape in zip(parts, shapes)
         )
         gradients, last_gradients = torch.empty_like(hidden), torch.empty_like(normal)
-        sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers, "ROWS": _ROWS}
+        sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers}
         made = (gradients, last_gradients)
         rows = (d_out.contiguous(), weights, last_weight, gain, hidden, normal, roots, *made, d_gain, d_shift)
-        _row_gradients[(triton.cdiv(count, _ROWS),)](*rows, count, num_warps=4, **sizes)
+        _row_gradients[(triton.cdiv(count, _ROW_GRADIENTS["ROWS"]),)](*rows, count, **sizes, **_ROW_GRADIENTS)
         sums = (d_first, d_first_bias, d_weights, d_biases, d_last, d_last_bias)
-        _weight_gradients[(layers + 2, _SPLITS)](
-            features, hidden, *made, *sums, count, INPUTS=inputs, num_warps=8, **sizes
+        _weight_gradients[(layers * _WEIGHT_GRADIENTS["PARTS"] + 2, _SPLITS)](
+            features, hidden, *made, *sums, count, INPUTS=inputs, **sizes, **_WEIGHT_GRADIENTS
         )
         ends = (d_gain, d_shift, d_first, d_first_bias, d_last, d_last_bias)
         return None, None, None, *ends, *d_weights.unbind(), *d_biases.unbind()

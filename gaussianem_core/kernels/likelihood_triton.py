@@ -1,4 +1,5 @@
-"""The Triton kernels of `imaging.likelihood`: two passes over the spectra, with the CTF computed in each."""
+"""The Triton kernels of `imaging.likelihood`: one pass over the spectra, and one before it where the images' scales are
+free, with the CTF computed in each."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = {"BLOCK": 1024, "num_warps": 4}
+_COPIES = 16  # of the residual's sums
 _PI = tl.constexpr(3.141592653589793)
 
 
@@ -41,21 +43,21 @@ def _component(parameters, shell_weight, batch, offset, box, half):  # -> ctf, w
 
 
 @triton.jit
-def _sums(projection, image, parameters, shell_weight, sums, box, half, BLOCK: tl.constexpr):
-    """Per image: sum w Re(m conj y), sum w |m|^2, sum w |y|^2, for the model m = ctf * projection."""
+def _sums(projection, image, parameters, shell_weight, factors, sums, box, half, BLOCK: tl.constexpr):
+    """Per image: sum w Re(m conj y), sum w |m|^2, for the model m = factor * ctf * projection."""
     batch = tl.program_id(0)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < box * half
     place = (batch.to(tl.int64) * box * half + offset) * 2
     transfer, weight, multiplicity, _ = _component(parameters, shell_weight, batch, offset, box, half)
+    transfer = transfer * tl.load(factors + batch)
     weight = tl.where(inside, weight * multiplicity, 0.0)
     f_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
     f_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
     y_re = tl.load(image + place, mask=inside, other=0.0)
     y_im = tl.load(image + place + 1, mask=inside, other=0.0)
-    tl.atomic_add(sums + batch * 3, tl.sum(weight * (f_re * y_re + f_im * y_im)), sem="relaxed")
-    tl.atomic_add(sums + batch * 3 + 1, tl.sum(weight * (f_re * f_re + f_im * f_im)), sem="relaxed")
-    tl.atomic_add(sums + batch * 3 + 2, tl.sum(weight * (y_re * y_re + y_im * y_im)), sem="relaxed")
+    tl.atomic_add(sums + batch * 2, tl.sum(weight * (f_re * y_re + f_im * y_im)), sem="relaxed")
+    tl.atomic_add(sums + batch * 2 + 1, tl.sum(weight * (f_re * f_re + f_im * f_im)), sem="relaxed")
 
 
 @triton.jit
@@ -64,69 +66,88 @@ def _gradient(
     image,
     parameters,
     shell_weight,
-    scales,
+    factors,
+    shares,
     gradient,
-    residual,
+    data,  # (B,), added to
+    residual,  # (COPIES, half), added to
     box,
     half,
     counted,
+    COPIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """dData/dProjection = w a ctf (a m - y) (times the multiplicity), and the residual's power by shell."""
+    """With r = factor * ctf * projection - image: the data term sum w |r|^2 / 2, the spectrum w ctf factor r, whose
+    inverse transform is the gradient, and the residual's power by shell, |r|^2 times ``shares`` (half,).
+
+    Programs add the residual to several copies: the shells are few, and additions to one address wait for each other.
+    """
     batch = tl.program_id(0)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < box * half
     place = (batch.to(tl.int64) * box * half + offset) * 2
     transfer, weight, multiplicity, shell = _component(parameters, shell_weight, batch, offset, box, half)
-    transfer = transfer * tl.load(scales + batch)
+    transfer = transfer * tl.load(factors + batch)
     r_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
     r_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
     r_re -= tl.load(image + place, mask=inside, other=0.0)
     r_im -= tl.load(image + place + 1, mask=inside, other=0.0)
-    factor = transfer * weight * multiplicity
-    tl.store(gradient + place, factor * r_re, mask=inside)
-    tl.store(gradient + place + 1, factor * r_im, mask=inside)
+    tl.store(gradient + place, transfer * weight * r_re, mask=inside)
+    tl.store(gradient + place + 1, transfer * weight * r_im, mask=inside)
+    power = tl.where(inside, multiplicity * (r_re * r_re + r_im * r_im), 0.0)
+    tl.atomic_add(data + batch, 0.5 * tl.sum(weight * power), sem="relaxed")
     if batch < counted:
-        tl.atomic_add(residual + shell, multiplicity * (r_re * r_re + r_im * r_im), mask=inside, sem="relaxed")
+        target = residual + (batch + counted * tl.program_id(1)) % COPIES * half + shell
+        tl.atomic_add(target, power * tl.load(shares + shell), mask=inside, sem="relaxed")
 
 
 class FusedLikelihood(torch.autograd.Function):
     """`imaging.likelihood.image_likelihood` on Triton; the gradient is computed in the forward pass with the residual.
 
-    Arguments: projection and image (B, D, D//2+1) complex, parameters (B, 9), shell_weight (D//2+1,), width of the
-    prior of the scales (0: none), and ``counted``. Returns the data term (B,) in nats, and the residual's power
-    (D//2+1,) summed over each shell of the first ``counted`` images.
+    Arguments: projections (B, D, D), image (B, D, D//2+1) complex, parameters (B, 9), shell_weight (D//2+1,), factors
+    (B,) of the projections, width of the prior of the scales (0: none), shares (D//2+1,), by which the residual's power
+    is multiplied, and ``counted``. Returns the data term (B,) in nats, and the residual's power (D//2+1,) summed over
+    each shell of the first ``counted`` images, times the shares.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        projection: Tensor,
+        projections: Tensor,
         image: Tensor,
         parameters: Tensor,
         shell_weight: Tensor,
+        factors: Tensor,
         scale_prior: float,
+        shares: Tensor,
         counted: int,
     ) -> tuple[Tensor, Tensor]:
-        """Data term (B,) and summed residual power (D//2+1,); the latter is not differentiable."""
-        batch, box, half = projection.shape
-        f, y = (torch.view_as_real(t.resolve_conj().contiguous()) for t in (projection, image))
+        """Data term (B,) and residual power (D//2+1,); the latter is not differentiable."""
+        batch, box, half = image.shape
+        f = torch.view_as_real(torch.fft.rfft2(projections))
+        y = torch.view_as_real(image.resolve_conj().contiguous())
         p, w = parameters.float().contiguous(), shell_weight.contiguous()
-        sums = torch.zeros(batch, 3, device=f.device)
+        factors = factors / box  # of the orthonormal transform
         grid = (batch, triton.cdiv(box * half, _BLOCK["BLOCK"]))
-        _sums[grid](f, y, p, w, sums, box, half, **_BLOCK)
-        cross, power, own = sums.unbind(1)
-        precision = scale_prior**-2 if scale_prior else 0.0
-        scale = (cross + precision) / (power + precision) if scale_prior else torch.ones_like(cross)
+        if scale_prior:
+            sums = torch.zeros(batch, 2, device=f.device)
+            _sums[grid](f, y, p, w, factors, sums, box, half, **_BLOCK)
+            cross, power = sums.unbind(1)
+            factors = factors * (cross + scale_prior**-2) / (power + scale_prior**-2)
         gradient = torch.empty_like(f)
-        residual = torch.zeros_like(w)
-        _gradient[grid](f, y, p, w, scale, gradient, residual, box, half, counted, **_BLOCK)
-        ctx.save_for_backward(gradient)
+        zeros = torch.zeros(batch + _COPIES * half, device=f.device)
+        data, residual = zeros.split([batch, _COPIES * half])
+        _gradient[grid](
+            f, y, p, w, factors, shares, gradient, data, residual, box, half, counted, COPIES=_COPIES, **_BLOCK
+        )
+        slope = torch.fft.irfft2(torch.view_as_complex(gradient), s=(box, box), norm="forward")
+        ctx.save_for_backward(slope)
+        residual = residual.view(_COPIES, half).sum(0)
         ctx.mark_non_differentiable(residual)
-        return 0.5 * (scale * scale * power - 2 * scale * cross + own), residual
+        return data, residual
 
     @staticmethod
     def backward(ctx: Any, grad_data: Tensor, grad_residual: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradient with respect to ``projection`` (B, D, D//2+1) alone."""
-        (gradient,) = ctx.saved_tensors
-        return torch.view_as_complex(gradient * grad_data[:, None, None, None]), None, None, None, None, None
+        """Gradient with respect to the projections (B, D, D) alone."""
+        (slope,) = ctx.saved_tensors
+        return slope * grad_data[:, None, None], *[None] * 7

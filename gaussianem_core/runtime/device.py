@@ -38,19 +38,25 @@ def choose_device(wanted: str, index: int = 0, threads: int = 0, tf32: bool = Tr
 
 
 class Aside:
-    """Work beside what the current CUDA stream does, for operations too small to fill a GPU: they enter with ``with``,
-    after what was begun before, and what needs their results comes after :meth:`join`. Elsewhere nothing changes.
+    """A CUDA stream for work beside the current one's, of operations too small to fill a GPU. In a CUDA graph it becomes
+    a branch. Elsewhere than on CUDA nothing changes.
 
-    Their gradients run beside others in the same way. In a CUDA graph they become a branch.
+    What is done in ``with aside:`` comes after what was begun in the current stream before the last :meth:`fork`; what
+    the current stream does after :meth:`join` comes after that. Gradients run in the streams of their operations.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._inside = contextlib.ExitStack()
 
-    def __enter__(self) -> None:
+    def fork(self) -> Aside:
+        """Let what comes next here wait for all that was begun in the current stream; returns itself."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        return self
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
             self._inside.enter_context(torch.cuda.stream(self._stream))
 
     def __exit__(self, *error: object) -> None:

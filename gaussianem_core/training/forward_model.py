@@ -52,16 +52,17 @@ def project_gaussians(
     views: Views,
     box: int,
     backend: Projector,
+    sigmas: torch.Tensor | None = None,
 ) -> torch.Tensor:  # (B, D, D)
     """Projections, before the CTF, of Gaussians with the widths of ``gaussians`` and other positions and densities.
 
-    ``positions``: (M, 3) for all views or (B, M, 3), in world units; ``densities``: (M,) or (B, M). Raises InputError
-    for a ``backend`` that cannot run here (see ``imaging.projection.project``).
+    ``positions``: (M, 3) for all views or (B, M, 3), in world units; ``densities``: (M,) or (B, M); ``sigmas``: the
+    widths (M,) in world units, where they have been formed already. Raises InputError for a ``backend`` that cannot run here (see ``imaging.projection.project``).
     """
     return project(
         positions,
         densities,
-        gaussians.sigmas,
+        gaussians.sigmas if sigmas is None else sigmas,
         views.rotations,
         views.shifts,
         box,
@@ -206,9 +207,14 @@ class ForwardModel(torch.nn.Module):
         how = (self.movable, self.precision, self.gauge, centre, decoder)
         return self.network.deform(self.gaussians, z, embedding, *how)
 
-    def project(self, positions: torch.Tensor, densities: torch.Tensor, views: Views) -> torch.Tensor:  # (B, D, D)
-        """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF."""
-        return project_gaussians(self.gaussians, positions, densities, views, self.box, self.backend)
+    def project(
+        self, positions: torch.Tensor, densities: torch.Tensor, views: Views, sigmas: torch.Tensor | None = None
+    ) -> torch.Tensor:  # (B, D, D)
+        """Projections of Gaussians, shared (M, 3) or one set a view (B, M, 3), before the CTF.
+
+        ``sigmas``: their widths (M,) in world units, where they have been formed already.
+        """
+        return project_gaussians(self.gaussians, positions, densities, views, self.box, self.backend, sigmas)
 
     def render(
         self, z: torch.Tensor, views: Views, embedding: torch.Tensor

@@ -88,13 +88,13 @@ def data_terms(
     ``shell_weight`` (D//2+1,): inverse noise power of each shell.
     """
     pixels = batch.projections.shape[-1] ** 2
-    projections, scale_prior = batch.projections, recipe.scale_prior
-    counted = torch.ones((), device=projections.device)
+    scale_prior, factors = recipe.scale_prior, batch.contrast
+    counted = constants((1.0,), batch.observed.device)[0]
     if batch.contrast is not None and batch.weight is not None:
         # Squared errors count by the weight; so does the residual, which the noise is measured from.
-        projections = projections * (batch.weight.sqrt() * batch.contrast)[:, None, None]
-        counted, scale_prior = batch.weight[:RESIDUAL_IMAGES].mean(), 0.0
-    found = image_likelihood(spectrum(projections), batch.observed, batch.views.ctf, shell_weight, scale_prior)
+        factors, scale_prior = batch.weight.sqrt() * batch.contrast, 0.0
+        counted = batch.weight[:RESIDUAL_IMAGES].mean()
+    found = image_likelihood(batch.projections, batch.observed, batch.views.ctf, shell_weight, scale_prior, factors)
     terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
     if batch.kl is not None:
         terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
-ADAM_PIECE = 8192  # numbers that one block of threads updates
+ADAM_PIECE, ADAM_MOST = 8192, 1 << 21  # numbers that a block of threads updates, and of which pieces are worth it
 STATE_ENTRIES = (
     "epoch",
     "step_in_epoch",
@@ -82,6 +82,18 @@ def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -
         learn_gaussians=recipe.lr_density > 0,
         seed=options.seed,
     )
+
+
+class Seen(NamedTuple):
+    """What a step knows of B images before it renders: their ``views``, what is ``observed`` of them (see
+    ``objective.Batch``), factor of the signal and weight of the squared error (B,) where nuisances are sampled, and the
+    inverse noise power of each shell (D//2+1,)."""
+
+    views: Views
+    observed: torch.Tensor
+    contrast: torch.Tensor | None
+    weight: torch.Tensor | None
+    shell_weight: torch.Tensor
 
 
 class Trainer:
@@ -254,43 +266,49 @@ class Trainer:
         """The present step's value () of one of RATES."""
         return self.rates[RATES.index(name)]
 
+    def see(self, rows: torch.Tensor, images: torch.Tensor) -> Seen:  # (B,), (B, D, D)
+        """What a step knows of the images ``rows`` before it renders."""
+        views, contrast, weight = self.epoch_views.rows(rows), None, None
+        if self.latents_sampled:
+            contrast, weight = self.epoch_contrast[rows], self.image_weight[rows]
+        shell_weight = self.noise.shell_weight(self.rate("band"))
+        return Seen(views, objective.observe(images, weight, self.recipe), contrast, weight, shell_weight)
+
     def losses(
-        self, rows: torch.Tensor, images: torch.Tensor, z: torch.Tensor, kl: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # (B,), (B, D, D), (B, zdim), (B, zdim)
-        """The loss (), and its values in the order of TERMS, of ``images`` at latents ``z`` drawn from their posteriors
-        (see ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
+        self, seen: Seen, z: torch.Tensor, kl: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # B images, (B, zdim), (B, zdim)
+        """The loss (), and its values in the order of TERMS, of images at latents ``z`` drawn from their posteriors (see
+        ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
         weights, before, priors = self.beside
-        with weights:
-            decoder = forward.network.pair_decoder()
-        with before:
-            views = self.epoch_views.rows(rows)
-            contrast, weight = (
-                (self.epoch_contrast[rows], self.image_weight[rows]) if self.latents_sampled else (None, None)
-            )
-            observed = objective.observe(images, weight, recipe)
+        with weights.fork():
+            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas
         embedding = forward.embed()
         weights.join()
+        before.join()  # where the images were looked at
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
         deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
+        priors.fork()
+        projections = forward.project(deformed.positions, deformed.densities, seen.views, sigmas)
+        batch = objective.Batch(
+            seen.observed, projections, seen.views, kl, self.rate("beta"), seen.contrast, seen.weight
+        )
+        if recipe.likelihood == "l1":
+            terms = objective.published_terms(batch)
+        else:
+            terms, residual, count = objective.data_terms(batch, recipe, seen.shell_weight)
+            with before.fork():
+                self.residual_power += residual
+                self.residual_count += count
+        # Last, so that their gradients come first, while those of the projections are waited for.
         with priors:
             pairs, drawn = self.pairs, None
             if 0 < recipe.pairs < len(pairs.first):
                 drawn = torch.randint(len(pairs.first), (recipe.pairs,), device=self.device)
             changes = objective.Changes(deformed, embedding, pairs, drawn)
             nats = self.problem.count * self.box**2
-            terms = objective.prior_terms(changes, recipe, self.anchor, nats)
-        before.join()
-        projections = forward.project(deformed.positions, deformed.densities, views)
-        batch = objective.Batch(observed, projections, views, kl, self.rate("beta"), contrast, weight)
-        if recipe.likelihood == "l1":
-            terms |= objective.published_terms(batch)
-        else:
-            told, residual, count = objective.data_terms(batch, recipe, self.noise.shell_weight(self.rate("band")))
-            terms |= told
-            self.residual_power += residual
-            self.residual_count += count
+            terms |= objective.prior_terms(changes, recipe, self.anchor, nats)
         priors.join()
         if self.bank is not None:
             late = float(self.epoch >= 2)
@@ -302,26 +320,32 @@ class Trainer:
         """One update from the buffers alone, without host synchronisation: what a CUDA graph replays."""
         ranks, zdim = self.ranks, self.forward.zdim
         mine = slice(ranks.rank * self.batch, (ranks.rank + 1) * self.batch)
-        torch.index_select(self.schedule, 0, self.position, out=self.rates[None])
-        all_rows = self.order.index_select(0, self.position)[0]
-        rows = all_rows[mine]
-        stack = self.problem.feed.stack
-        images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
+        before = self.beside[1]
+        with before.fork():
+            torch.index_select(self.schedule, 0, self.position, out=self.rates[None])
+            all_rows = self.order.index_select(0, self.position)[0]
+            rows = all_rows[mine]
+            stack = self.problem.feed.stack
+            images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
+            seen = self.see(rows, images)
+            z = self.epoch_latents[self.problem.group.particle[rows]] if self.latents_sampled else None
+        if z is None:
+            before.join()
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.
             encoded = torch.cat(self.forward.network.encoder(self.encoder_view(ranks.gather(images))), dim=1)
             self.table.values.index_copy_(0, all_rows, encoded.detach())
         parameters = [p for p, _ in self.learnt]
-        if self.latents_sampled:
-            total, terms = self.losses(rows, images, self.epoch_latents[self.problem.group.particle[rows]])
+        if z is not None:
+            total, terms = self.losses(seen, z)
             gradients = list(torch.autograd.grad(total, parameters)) if parameters else []
         else:
             noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
             leaf = self.table.values[rows].detach().requires_grad_()
             mean, log_variance = leaf.split(zdim, dim=1)
-            z = mean + noise * (0.5 * log_variance).exp()
-            total, terms = self.losses(rows, images, z, regularisers.kl_divergence(mean, log_variance))
+            drawn = mean + noise * (0.5 * log_variance).exp()
+            total, terms = self.losses(seen, drawn, regularisers.kl_divergence(mean, log_variance))
             *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
         if ranks.world > 1 and self.gradient.numel():
             if not self.latents_sampled:
@@ -348,6 +372,7 @@ class Trainer:
         self.sums[:-1] += terms
         self.sums[-1] += 1
         self.position += 1
+        before.join()
 
     def _apply(self, optimiser: torch.optim.AdamW) -> None:
         for group in optimiser.param_groups:
@@ -598,10 +623,12 @@ def adam_step(optimiser: torch.optim.AdamW) -> None:
     """One step of a fused AdamW, as ``optimiser.step()`` makes it, in a fraction of the time on CUDA.
 
     There torch takes 65,536 numbers to a block of threads, and a network of some matrices keeps but a few
-    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE.
+    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE, where they are not so many that they
+    fill a GPU anyway. The first step is always ``optimiser``'s own, which makes the state.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    if not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):  # the first step makes the state
+    many = sum(p.numel() for p in parameters) > ADAM_MOST
+    if many or not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):
         optimiser.step()
         return
     for group in optimiser.param_groups:

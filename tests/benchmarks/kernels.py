@@ -146,13 +146,13 @@ def decoder_row(images: int, count: int, fused: bool, device: torch.device) -> R
 
 
 def likelihood_row(images: int, box: int, fused: bool, device: torch.device) -> Row:
-    projection, image = torch.randn(2, images, box, box // 2 + 1, dtype=torch.complex64, device=device)
-    projection.requires_grad_()
+    projection = torch.randn(images, box, box, device=device, requires_grad=True)
+    image = torch.randn(images, box, box // 2 + 1, dtype=torch.complex64, device=device)
     optics = torch.tensor([box, 1.5, 15000, 15200, 30, 300, 2.7, 0.1, 0], device=device).repeat(images, 1)
     weight = torch.ones(box // 2 + 1, device=device)
 
     def run() -> Tensor:
-        return image_likelihood(projection, image, optics, weight, 0.2, fused=fused).data
+        return image_likelihood(projection, image, optics, weight, 0.2, None, fused).data
 
     name = f"likelihood {'fused' if fused else 'plain'} B={images} box={box}"
     return timed(name, run, [projection], 0, 16 * projection.numel())

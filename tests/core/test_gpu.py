@@ -68,7 +68,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(
         trainer.rates.copy_(trainer.schedule[0])
         rows = torch.arange(20, device=device)
         z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(device)
-        total, terms = trainer.losses(rows, problem.feed.get(rows) + away.to(device), z, z.square())
+        total, terms = trainer.losses(trainer.see(rows, problem.feed.get(rows) + away.to(device)), z, z.square())
         gradients = torch.autograd.grad(total, [p for p, _ in trainer.learnt])
         found.append([total.detach().cpu(), terms.cpu(), *(g.cpu() for g in gradients)])
     for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared

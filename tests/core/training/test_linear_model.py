@@ -211,7 +211,7 @@ def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> No
     with torch.no_grad():
         for head in (trainer.forward.network.d_density, trainer.forward.network.d_xyz):
             head[-1].weight.mul_(100)  # a new network changes next to nothing
-        terms = [trainer.losses(rows, images, z)[1] for z in (zeros, zeros + 3)]
+        terms = [trainer.losses(trainer.see(rows, images), z)[1] for z in (zeros, zeros + 3)]
     assert terms[0][TERMS.index("data")] != terms[1][TERMS.index("data")]
     assert terms[0][anchor] == pytest.approx(float(terms[1][anchor]), rel=1e-4) and terms[0][anchor] > 0
 

@@ -76,7 +76,7 @@ def test_an_epoch_renders_at_the_sampled_poses_and_junk_pulls_at_nothing(moving:
 
         def pull(pictures: torch.Tensor) -> list[torch.Tensor]:
             torch.manual_seed(0)  # the same neighbour pairs
-            return list(torch.autograd.grad(trainer.losses(rows, pictures, z)[0], parameters))
+            return list(torch.autograd.grad(trainer.losses(trainer.see(rows, pictures), z)[0], parameters))
 
         trainer.image_weight[3] = 0.0
         before = pull(images)
