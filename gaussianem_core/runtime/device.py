@@ -38,8 +38,8 @@ def choose_device(wanted: str, index: int = 0, threads: int = 0, tf32: bool = Tr
 
 
 class Aside:
-    """A CUDA stream for work beside the current one's, of operations too small to fill a GPU. In a CUDA graph it becomes
-    a branch. Elsewhere than on CUDA nothing changes.
+    """A CUDA stream for work beside the current one's, of operations too small to fill a GPU. In a CUDA graph it
+    becomes a branch. Elsewhere than on CUDA nothing changes.
 
     What is done in ``with aside:`` comes after what was begun in the current stream before the last :meth:`fork`; what
     the current stream does after :meth:`join` comes after that. Gradients run in the streams of their operations.

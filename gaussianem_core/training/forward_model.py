@@ -57,7 +57,8 @@ def project_gaussians(
     """Projections, before the CTF, of Gaussians with the widths of ``gaussians`` and other positions and densities.
 
     ``positions``: (M, 3) for all views or (B, M, 3), in world units; ``densities``: (M,) or (B, M); ``sigmas``: the
-    widths (M,) in world units, where they have been formed already. Raises InputError for a ``backend`` that cannot run here (see ``imaging.projection.project``).
+    widths (M,) in world units, where they have been formed already. Raises InputError for a ``backend`` that cannot run
+    here (see ``imaging.projection.project``).
     """
     return project(
         positions,

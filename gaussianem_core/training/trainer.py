@@ -7,7 +7,9 @@ in one buffer, and all then make the same update.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -277,8 +279,8 @@ class Trainer:
     def losses(
         self, seen: Seen, z: torch.Tensor, kl: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:  # B images, (B, zdim), (B, zdim)
-        """The loss (), and its values in the order of TERMS, of images at latents ``z`` drawn from their posteriors (see
-        ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
+        """The loss (), and its values in the order of TERMS, of images at latents ``z`` drawn from their posteriors
+        (see ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
         weights, before, priors = self.beside
         with weights.fork():
@@ -380,7 +382,7 @@ class Trainer:
                 group["lr"].copy_(self.rate(group["rate"]))
             else:
                 group["lr"] = float(self.rate(group["rate"]))
-        adam_step(optimiser)
+        adam_step(optimiser, self.beside)
 
     def encoder_view(self, images: torch.Tensor) -> torch.Tensor:
         """Input of the encoder: images (B, D, D) times the window, divided by the dataset's standard deviation."""
@@ -619,42 +621,41 @@ class Trainer:
         return content
 
 
-def adam_step(optimiser: torch.optim.AdamW) -> None:
+def adam_step(optimiser: torch.optim.AdamW, beside: Sequence[Aside] = ()) -> None:
     """One step of a fused AdamW, as ``optimiser.step()`` makes it, in a fraction of the time on CUDA.
 
     There torch takes 65,536 numbers to a block of threads, and a network of some matrices keeps but a few
     multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE, where they are not so many that they
-    fill a GPU anyway. The first step is always ``optimiser``'s own, which makes the state.
+    fill a GPU anyway. The first step is always ``optimiser``'s own, which makes the state. ``beside``: where its groups
+    after the first may run.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     many = sum(p.numel() for p in parameters) > ADAM_MOST
     if many or not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):
         optimiser.step()
         return
-    for group in optimiser.param_groups:
-        states = [optimiser.state[p] for p in group["params"]]
-        torch._foreach_add_([state["step"] for state in states], 1)
-        lists: list[list[torch.Tensor]] = [[], [], [], [], []]
-        for p, state in zip(group["params"], states):
-            pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, state["exp_avg"], state["exp_avg_sq"])]
-            for values, more in zip(lists, (*pieces, [state["step"]] * len(pieces[0]))):
-                values.extend(more)
-        values, gradients, first, second, steps = lists
-        torch._fused_adamw_(
-            values,
-            gradients,
-            first,
-            second,
-            [],
-            steps,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+    first, *others = optimiser.param_groups
+    for number, group in enumerate(others):
+        with beside[number % len(beside)].fork() if beside else contextlib.nullcontext():
+            adam_group_step(group, optimiser.state)
+    adam_group_step(first, optimiser.state)
+    for aside in beside:
+        aside.join()
+
+
+def adam_group_step(group: dict[str, Any], state: Mapping[torch.Tensor, Any]) -> None:
+    """:func:`adam_step` of one group of parameters."""
+    states = [state[p] for p in group["params"]]
+    torch._foreach_add_([each["step"] for each in states], 1)
+    values: list[list[torch.Tensor]] = [[], [], [], [], []]
+    for p, each in zip(group["params"], states):
+        pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, each["exp_avg"], each["exp_avg_sq"])]
+        for total, more in zip(values, (*pieces, [each["step"]] * len(pieces[0]))):
+            total.extend(more)
+    *lists, steps = values
+    beta1, beta2 = group["betas"]
+    rates = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
+    torch._fused_adamw_(*lists, [], steps, **rates, eps=group["eps"], amsgrad=False, maximize=False)
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:
