@@ -2,7 +2,8 @@
 
 One kernel takes a tile of Gaussians through all layers; in the backward pass one takes their gradients back through the
 layers, and one makes the gradients of all weights. Every layer by itself would be a launch, or three, that is over
-before it fills the GPU. Products round their operands to TF32 (10 bits), sums are in float32.
+before it fills the GPU. Products of the forward pass round their operands to TF32 (10 bits), those of the backward pass
+to bfloat16, in which the activations are kept; sums are in float32.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ENCODE = {"ROWS": 32, "num_warps": 8}  # Gaussians of a tile
-_ROW_GRADIENTS = {"ROWS": 32, "num_warps": 8}
-_WEIGHT_GRADIENTS = {"ROWS": 32, "PARTS": 2, "STAGES": 3, "num_warps": 4}  # PARTS: programs for a layer's columns
-_SPLITS = 22  # programs that share the sum over the Gaussians in the gradient of a layer's weights
+from gaussianem_core.kernels.support import triton_interpreted
+
+_ENCODE = {"ROWS": 64, "num_warps": 4}  # Gaussians of a tile
+_ROW_GRADIENTS = {"ROWS": 64, "num_warps": 4}
+_WEIGHT_GRADIENTS = {"ROWS": 64, "PARTS": 1, "STAGES": 3, "num_warps": 8}  # PARTS: programs for a layer's columns
+_SPLITS = 24  # programs that share the sum over the Gaussians in the gradient of a layer's weights
 COUNTS = ["count"]
 """Arguments whose values compile no kernel of their own: another number of Gaussians would."""
 
@@ -107,7 +110,9 @@ def _row_gradients(
     d *= tl.load(gain + o)[None, :]
     d = root[:, None] * (d - (tl.sum(d, 1) / DIM)[:, None] - y * (tl.sum(d * y, 1) / DIM)[:, None])
     tl.store(last_gradients + place, d, mask=inside)
-    d_h = tl.dot(d, tl.load(last_weight + o[:, None] * WIDTH + k[None, :]))
+    kind = hidden.dtype.element_ty
+    weight = tl.load(last_weight + o[:, None] * WIDTH + k[None, :])
+    d_h = tl.dot(d.to(kind), weight.to(kind))
     rows = n[:, None] * WIDTH + k[None, :]
     for step in tl.static_range(LAYERS + 1):
         layer = LAYERS - step
@@ -116,7 +121,7 @@ def _row_gradients(
         tl.store(gradients + layer * count * WIDTH + rows, d_a, mask=inside)
         if step < LAYERS:
             weight = tl.load(weights + (layer - 1) * WIDTH * WIDTH + k[:, None] * WIDTH + k[None, :])
-            d_h = tl.dot(d_a, weight)
+            d_h = tl.dot(d_a.to(kind), weight.to(kind))
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -158,7 +163,7 @@ def _weight_gradients(
             d = tl.load(gradients + (layer + 1) * count * WIDTH + row + k[None, :], mask=inside, other=0.0)
             h = tl.load(hidden + layer * count * WIDTH + row + c[None, :], mask=inside, other=0.0)
             total = tl.dot(tl.trans(d), h, total)
-            bias += tl.sum(d, 0)
+            bias += tl.sum(d.to(tl.float32), 0)
         place = layer * WIDTH * WIDTH + k[:, None] * WIDTH + c[None, :]
         tl.atomic_add(d_weights + place, total, sem="relaxed")
         if tl.program_id(0) % PARTS == 0:
@@ -172,7 +177,7 @@ def _weight_gradients(
             d_y = tl.load(last_gradients + n[:, None] * DIM + o[None, :], mask=inside, other=0.0)
             h_L = tl.load(hidden + LAYERS * count * WIDTH + n[:, None] * WIDTH + k[None, :], mask=inside, other=0.0)
             last = tl.dot(tl.trans(d_y), h_L, last)
-            last_bias += tl.sum(d_y, 0)
+            last_bias += tl.sum(d_y.to(tl.float32), 0)
         tl.atomic_add(d_last_weight + o[:, None] * WIDTH + k[None, :], last, sem="relaxed")
         tl.atomic_add(d_last_bias + o, last_bias, sem="relaxed")
     else:
@@ -183,8 +188,8 @@ def _weight_gradients(
             inside = n[:, None] < count
             d_0 = tl.load(gradients + n[:, None] * WIDTH + k[None, :], mask=inside, other=0.0)
             x = tl.load(features + n[:, None] * INPUTS + i[None, :], mask=inside & (i[None, :] < INPUTS), other=0.0)
-            first = tl.dot(tl.trans(d_0), x, first)
-            first_bias += tl.sum(d_0, 0)
+            first = tl.dot(tl.trans(d_0), x.to(d_0.dtype), first)
+            first_bias += tl.sum(d_0.to(tl.float32), 0)
         target = d_first_weight + k[:, None] * INPUTS + i[None, :]
         tl.atomic_add(target, first, mask=(k[:, None] >= 0) & (i[None, :] < INPUTS), sem="relaxed")
         tl.atomic_add(d_first_bias + k, first_bias, sem="relaxed")
@@ -216,7 +221,9 @@ class FusedEncoder(torch.autograd.Function):
         layers, (count, inputs), (dim, width) = len(between) // 2, features.shape, last_weight.shape
         weights, biases = torch.stack(between[:layers]), torch.stack(between[layers:])
         features, new = features.contiguous(), features.new_empty
-        saved = (new(layers + 1, count, width), new(count, dim), new(count)) if save else (new(0), new(0), new(0))
+        kind = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
+        rows = count if save else 0
+        saved = (new(layers + 1, rows, width, dtype=kind), new(rows, dim), new(rows))
         out = new(count, dim)
         sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers}
         parameters = (first_weight, first_bias, weights, biases, last_weight, last_bias, gain, shift)
@@ -238,7 +245,7 @@ class FusedEncoder(torch.autograd.Function):
         d_gain, d_shift, d_first, d_first_bias, d_last, d_last_bias, d_weights, d_biases = (
             part.view(shape) for part, shape in zip(parts, shapes)
         )
-        gradients, last_gradients = torch.empty_like(hidden), torch.empty_like(normal)
+        gradients, last_gradients = torch.empty_like(hidden), hidden.new_empty(count, dim)
         sizes = {"WIDTH": width, "DIM": dim, "LAYERS": layers}
         made = (gradients, last_gradients)
         rows = (d_out.contiguous(), weights, last_weight, gain, hidden, normal, roots, *made, d_gain, d_shift)

@@ -14,7 +14,7 @@ input's, which the first layer's pass adds up into the parts' gradients. In mult
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -377,14 +377,51 @@ def _layer_gradients(
         tl.atomic_add(d_biases + (LAYER - 1) * WIDTH + k, tl.sum(sum_bias, 1) / 16, sem="relaxed")
 
 
+class Rounded(NamedTuple):
+    """The weights as the kernels take them, stacked by layer, rounded where a matrix unit reads them: hidden weights
+    (L, k, k) and biases (L, k), head weight (2F, k) and bias (2F,), output weight (4, 2F)."""
+
+    hidden_weights: Tensor
+    hidden_biases: Tensor
+    head_weight: Tensor
+    head_bias: Tensor
+    out_weight: Tensor
+
+
+def operand_type() -> torch.dtype:
+    """What matrix units read: bfloat16, or float32 in the interpreter, which has no bfloat16."""
+    return torch.float32 if triton_interpreted() else torch.bfloat16
+
+
+@torch.no_grad()
+def rounded_weights(
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    head_weight: Tensor,
+    head_bias: Tensor,
+    out_weight: Tensor,
+) -> Rounded:
+    """The weights of `model.pair_decoder.decode_pairs`, as there, as the kernels take them."""
+    operand = operand_type()
+    return Rounded(
+        torch.stack(list(hidden_weights)).to(operand),
+        torch.stack(list(hidden_biases)).float(),
+        head_weight.to(operand).contiguous(),
+        head_bias.float().contiguous(),
+        out_weight.to(operand).contiguous(),
+    )
+
+
 class FusedDecoder(torch.autograd.Function):
     """`model.pair_decoder.decode_pairs` through the kernels, (B, N, 4) float32; arguments as there, with the hidden
-    weights, then the hidden biases last. `save`: whether a backward pass may follow."""
+    weights, then the hidden biases last. `save`: whether a backward pass may follow. `rounded`: the weights as the
+    kernels take them, where they have been formed already."""
 
     @staticmethod
     def forward(
         ctx: Any,
         save: bool,
+        rounded: Rounded | None,
         z_part: Tensor,
         gaussian_part: Tensor,
         head_weight: Tensor,
@@ -395,17 +432,9 @@ class FusedDecoder(torch.autograd.Function):
     ) -> Tensor:
         """Decoded pairs (B, N, 4), see the class."""
         layers = len(hidden) // 2
-        operand = torch.float32 if triton_interpreted() else torch.bfloat16  # the interpreter has no bfloat16
-        # bfloat16 for what a matrix unit reads; float32 for what is added.
-        weights = (
-            z_part.float().contiguous(),
-            gaussian_part.to(operand).contiguous(),
-            torch.stack(hidden[:layers]).to(operand),
-            torch.stack(hidden[layers:]).float(),
-            head_weight.to(operand).contiguous(),
-            head_bias.float().contiguous(),
-            out_weight.to(operand).contiguous(),
-        )
+        if rounded is None:
+            rounded = rounded_weights(hidden[:layers], hidden[layers:], head_weight, head_bias, out_weight)
+        weights = (z_part.float().contiguous(), gaussian_part.to(operand_type()).contiguous(), *rounded)
         out, activations = launch_forward(*weights, out_bias.float(), save=save)
         ctx.save_for_backward(*weights, activations)
         ctx.dtypes = [t.dtype for t in (z_part, gaussian_part, head_weight, head_bias, out_weight, out_bias)]
@@ -417,7 +446,7 @@ class FusedDecoder(torch.autograd.Function):
         """Gradients of all tensors from that of the pairs (B, N, 4), in the tensors' own precision."""
         results = launch_backward(ctx.saved_tensors, d_out.float().contiguous())
         grads = (*results[:6], *results[6].unbind(), *results[7].unbind())
-        return None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
+        return None, None, *(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
 def launch_forward(

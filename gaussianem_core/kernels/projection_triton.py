@@ -220,10 +220,12 @@ class _Project(torch.autograd.Function):
         box: int,
         window: int,
     ) -> Tensor:
-        tensors = [t.float().contiguous() for t in (positions, densities, sigmas, rotations, shifts)]
+        given = (positions, densities, sigmas, rotations, shifts)
+        tensors = [(t[:1] if t.stride(0) == 0 else t).float().contiguous() for t in given]  # one row, where expanded
         images = rotations.new_zeros(rotations.shape[0], box, box, dtype=torch.float32)
         ctx.save_for_backward(*tensors)
         ctx.box, ctx.window = box, window
+        ctx.shapes = [t.shape for t in (positions, densities, sigmas, shifts)]
         ctx.dtypes = [t.dtype for t in (positions, densities, sigmas, shifts)]
         if images.numel() and positions.numel():
             if dense_is_faster(box, window):
@@ -244,10 +246,8 @@ class _Project(torch.autograd.Function):
             constants = {"WINDOW": ctx.window, "SHIFTS": ctx.needs_input_grad[4], **_GATHER}
             _launch(_gather, tensors, outputs, ctx.box, **constants)
         gradients = [
-            _sum_to(gradient, tensor).to(dtype)
-            for gradient, tensor, dtype in zip(
-                (d_positions, d_densities, d_sigmas, d_shifts), (*tensors[:3], tensors[4]), ctx.dtypes
-            )
+            _sum_to(gradient, shape).to(dtype)
+            for gradient, shape, dtype in zip((d_positions, d_densities, d_sigmas, d_shifts), ctx.shapes, ctx.dtypes)
         ]
         return (*gradients[:3], None, gradients[3], None, None)
 
@@ -326,8 +326,8 @@ def _strides(tensors: list[Tensor]) -> list[int]:
     return [t.stride(0) if t.ndim == n and t.shape[0] > 1 else 0 for t, n in zip(tensors, (3, 2, 2))]
 
 
-def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:
+def _sum_to(gradient: Tensor, shape: torch.Size) -> Tensor:
     """Sum a gradient per image into the shape of an argument that images share."""
-    if gradient.ndim > like.ndim:
+    if gradient.ndim > len(shape):
         return gradient.sum(0)
-    return gradient.sum(0, keepdim=True) if like.shape[0] == 1 < gradient.shape[0] else gradient
+    return gradient.sum(0, keepdim=True) if shape[0] == 1 < gradient.shape[0] else gradient

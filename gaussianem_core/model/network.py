@@ -57,6 +57,7 @@ class PairDecoder(NamedTuple):
     hidden : [(k, k) weight, (k,) bias] for each layer after the first.
     head : (2F, k) and (2F,), density and position heads' first layers times the feature layer.
     out : (4, 2F) and (4,), block-diagonal: density change, then x, y, z.
+    rounded : the same as the fused kernels take them, where they run.
     """
 
     hidden: Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -64,6 +65,7 @@ class PairDecoder(NamedTuple):
     head_bias: torch.Tensor
     out_weight: torch.Tensor
     out_bias: torch.Tensor
+    rounded: Sequence[torch.Tensor] | None = None
 
     @property
     def fuses(self) -> bool:
@@ -139,7 +141,13 @@ class Network(nn.Module):
         out = torch.block_diag(*[head[1].weight for head in heads])
         out_bias = torch.cat([head[1].bias for head in heads])
         hidden = [(layer.weight, layer.bias) for layer in linear[1:-1]]
-        return PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
+        decoder = PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
+        if not decoder.fuses:
+            return decoder
+        from gaussianem_core.kernels.pair_decoder_triton import rounded_weights
+
+        weights, biases = [weight for weight, _ in hidden], [bias for _, bias in hidden]
+        return decoder._replace(rounded=rounded_weights(weights, biases, decoder.head_weight, head_bias, out))
 
     def decode(
         self, z: torch.Tensor, embedding: torch.Tensor, precision: str = "float32"
@@ -165,7 +173,7 @@ class Network(nn.Module):
         if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
             return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
         if w.fuses:
-            return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True)
+            return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True, rounded=w.rounded)
         low = [tensor.bfloat16() for tensor in (of_z, of_gaussian, *weights, *biases, *heads)]
         count = len(weights)
         hidden, rest = (low[2 : 2 + count], low[2 + count : 2 + 2 * count]), low[2 + 2 * count :]

@@ -36,6 +36,7 @@ def decode_pairs(
     out_bias: Tensor,  # (4,)
     *,
     fused: bool | None = None,
+    rounded: Sequence[Tensor] | None = None,
 ) -> Tensor:  # (B, N, 4)
     """Decode every pair of a latent and a Gaussian.
 
@@ -48,6 +49,8 @@ def decode_pairs(
     out_weight, out_bias : (4, 2F), (4,); rows: density change, x, y, z change.
     fused : None takes the Triton kernels on CUDA where the sizes allow (k and 2F powers of two), else
         plain torch. False: plain torch. True: the kernels, also for the interpreter's tests.
+    rounded : the weights as the kernels take them (`kernels.pair_decoder_triton.rounded_weights`), where they have been
+        formed already.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def decode_pairs(
 
     tensors = (z_part, gaussian_part, *weights, *hidden_weights, *hidden_biases)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return FusedDecoder.apply(save, *tensors)
+    return FusedDecoder.apply(save, rounded, *tensors)
 
 
 def decode_pairs_reference(

@@ -40,23 +40,22 @@ TERMS = (
 Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]
 
 
-class Batch(NamedTuple):
-    """B images and the model's projections of them.
+class Seen(NamedTuple):
+    """What a step knows of B images before it renders.
 
-    observed : what is compared: spectra of the images (B, D, D//2+1), times the root of the weight, or in the published
-        objective the images (B, D, D).
-    projections : (B, D, D), before the CTF, in ``views``.
-    kl : (B, zdim) of free or encoded latents in nats, else None. beta : (), its weight.
-    contrast, weight : (B,), factor of each image's signal and weight of its squared error, where nuisances are sampled.
+    observed : what is compared: spectra of the images (B, D, D//2+1), times the root of their weight, or in the
+        published objective the images (B, D, D).
+    views : how they are seen.
+    factors : (B,), of the projections: contrast times the root of the weight, where nuisances are sampled, else None.
+    counted : (), mean weight of the images that the residual is measured from.
+    shell_weight : (D//2+1,), inverse noise power of each shell.
     """
 
     observed: torch.Tensor
-    projections: torch.Tensor
     views: Views
-    kl: torch.Tensor | None
-    beta: torch.Tensor
-    contrast: torch.Tensor | None = None
-    weight: torch.Tensor | None = None
+    factors: torch.Tensor | None
+    counted: torch.Tensor
+    shell_weight: torch.Tensor
 
 
 class Changes(NamedTuple):
@@ -71,34 +70,41 @@ class Changes(NamedTuple):
 
 
 def observe(
-    images: torch.Tensor, weight: torch.Tensor | None, recipe: Recipe
-) -> torch.Tensor:  # (B, D, D), (B,) -> Batch.observed
-    """What is compared of the images, see :class:`Batch`."""
+    images: torch.Tensor,
+    views: Views,
+    contrast: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    shell_weight: torch.Tensor,
+    recipe: Recipe,
+) -> Seen:
+    """What is known of ``images`` (B, D, D) with ``contrast`` and ``weight`` (B,), factor of each image's signal and
+    weight of its squared error, where nuisances are sampled."""
+    counted = constants((1.0,), images.device)[0]
     if recipe.likelihood == "l1":
-        return images
-    return spectrum(images if weight is None else images * weight.sqrt()[:, None, None])
+        return Seen(images, views, None, counted, shell_weight)
+    if contrast is None or weight is None:
+        return Seen(spectrum(images), views, None, counted, shell_weight)
+    # Squared errors count by the weight; so does the residual, which the noise is measured from.
+    root = weight.sqrt()
+    observed = spectrum(images * root[:, None, None])
+    return Seen(observed, views, root * contrast, weight[:RESIDUAL_IMAGES].mean(), shell_weight)
 
 
 def data_terms(
-    batch: Batch, recipe: Recipe, shell_weight: torch.Tensor
-) -> tuple[Terms, torch.Tensor, torch.Tensor]:  # and (D//2+1,), ()
-    """Likelihood of the images and KL term of the default objective, the residual's power by shell (D//2+1,), and the
-    number to divide it by.
+    seen: Seen, projections: torch.Tensor, kl: torch.Tensor | None, beta: torch.Tensor, recipe: Recipe
+) -> tuple[Terms, torch.Tensor]:  # and (D//2+1,)
+    """Likelihood of the images and KL term of the default objective, and the residual's power by shell (D//2+1,).
 
-    ``shell_weight`` (D//2+1,): inverse noise power of each shell.
+    ``projections``: (B, D, D), before the CTF. ``kl``: (B, zdim) of free or encoded latents in nats, else None, and its
+    weight ``beta`` ().
     """
-    pixels = batch.projections.shape[-1] ** 2
-    scale_prior, factors = recipe.scale_prior, batch.contrast
-    counted = constants((1.0,), batch.observed.device)[0]
-    if batch.contrast is not None and batch.weight is not None:
-        # Squared errors count by the weight; so does the residual, which the noise is measured from.
-        factors, scale_prior = batch.weight.sqrt() * batch.contrast, 0.0
-        counted = batch.weight[:RESIDUAL_IMAGES].mean()
-    found = image_likelihood(batch.projections, batch.observed, batch.views.ctf, shell_weight, scale_prior, factors)
+    pixels, scale_prior = projections.shape[-1] ** 2, recipe.scale_prior if seen.factors is None else 0.0
+    given = (projections, seen.observed, seen.views.ctf, seen.shell_weight, scale_prior, seen.factors)
+    found = image_likelihood(*given)
     terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
-    if batch.kl is not None:
-        terms["kl"] = (batch.beta, batch.kl.sum(1).mean() / pixels)
-    return terms, found.residual, counted
+    if kl is not None:
+        terms["kl"] = (beta, kl.sum(1).mean() / pixels)
+    return terms, found.residual
 
 
 def prior_terms(changes: Changes, recipe: Recipe, anchor: regularisers.Anchor, nats: int) -> Terms:
@@ -122,14 +128,14 @@ def prior_terms(changes: Changes, recipe: Recipe, anchor: regularisers.Anchor, n
     return terms
 
 
-def published_terms(batch: Batch) -> Terms:
+def published_terms(seen: Seen, projections: torch.Tensor, kl: torch.Tensor | None, beta: torch.Tensor) -> Terms:
     """Difference of images and projections, and KL term, of the published objective (He et al., arXiv 2512.21599,
-    Methods)."""
-    box = batch.projections.shape[-1]
-    filtered = torch.fft.irfft2(spectrum(batch.projections) * batch.views.transfer(box), s=(box, box), norm="ortho")
-    terms: Terms = {"data": (1.0, (filtered - batch.observed).abs().mean())}
-    if batch.kl is not None:
-        terms["kl"] = (batch.beta, batch.kl.mean())
+    Methods); arguments as for :func:`data_terms`."""
+    box = projections.shape[-1]
+    filtered = torch.fft.irfft2(spectrum(projections) * seen.views.transfer(box), s=(box, box), norm="ortho")
+    terms: Terms = {"data": (1.0, (filtered - seen.observed).abs().mean())}
+    if kl is not None:
+        terms["kl"] = (beta, kl.mean())
     return terms
 
 
@@ -150,17 +156,26 @@ def neighbour_terms(changes: Changes, recipe: Recipe) -> Terms:
     return terms
 
 
-def weighted_sum(terms: Terms, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss (), and the unweighted values (len(TERMS),) in the order of TERMS, loss first, without gradients."""
-    fixed = {name: (weight, value) for name, (weight, value) in terms.items() if not isinstance(weight, torch.Tensor)}
-    weights = constants(tuple(weight for weight, _ in fixed.values()), device)
-    total = (torch.stack([value for _, value in fixed.values()]) * weights).sum()
-    for weight, value in terms.values():
-        if isinstance(weight, torch.Tensor):
-            total = total + weight * value
+def weights(terms: Terms, device: torch.device) -> list[torch.Tensor]:
+    """The terms' weights, () each, as tensors."""
+    given = (weight for weight, _ in terms.values())
+    return [weight if isinstance(weight, torch.Tensor) else constants((weight,), device)[0] for weight in given]
+
+
+def gradients(terms: Terms, parameters: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Gradients of the loss, the weighted sum of the terms. The sum itself is not waited for."""
+    learnt = {name: term for name, term in terms.items() if term[1].requires_grad}
+    if not parameters:
+        return []
+    return list(torch.autograd.grad([value for _, value in learnt.values()], parameters, weights(learnt, device)))
+
+
+@torch.no_grad()
+def values(terms: Terms, device: torch.device) -> torch.Tensor:  # (len(TERMS),)
+    """The unweighted values in the order of TERMS, the loss first."""
+    total = (torch.stack([value for _, value in terms.values()]) * torch.stack(weights(terms, device))).sum()
     zero = constants((0.0,), device)[0]
-    values = [total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])]
-    return total, torch.stack([value.detach() for value in values])
+    return torch.stack([total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])])
 
 
 @functools.cache

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
-ADAM_PIECE, ADAM_MOST = 8192, 1 << 21  # numbers that a block of threads updates, and of which pieces are worth it
+ADAM_PIECE, ADAM_PIECES = 4096, 32  # numbers that a block of threads updates, and how many blocks at a time
+ADAM_MOST = 1 << 21  # numbers, above which they are so many that they fill a GPU anyway
 STATE_ENTRIES = (
     "epoch",
     "step_in_epoch",
@@ -84,18 +85,6 @@ def new_forward_model(problem: Problem, recipe: Recipe, options: TrainOptions) -
         learn_gaussians=recipe.lr_density > 0,
         seed=options.seed,
     )
-
-
-class Seen(NamedTuple):
-    """What a step knows of B images before it renders: their ``views``, what is ``observed`` of them (see
-    ``objective.Batch``), factor of the signal and weight of the squared error (B,) where nuisances are sampled, and the
-    inverse noise power of each shell (D//2+1,)."""
-
-    views: Views
-    observed: torch.Tensor
-    contrast: torch.Tensor | None
-    weight: torch.Tensor | None
-    shell_weight: torch.Tensor
 
 
 class Trainer:
@@ -268,41 +257,38 @@ class Trainer:
         """The present step's value () of one of RATES."""
         return self.rates[RATES.index(name)]
 
-    def see(self, rows: torch.Tensor, images: torch.Tensor) -> Seen:  # (B,), (B, D, D)
+    def see(self, rows: torch.Tensor, images: torch.Tensor) -> objective.Seen:  # (B,), (B, D, D)
         """What a step knows of the images ``rows`` before it renders."""
         views, contrast, weight = self.epoch_views.rows(rows), None, None
         if self.latents_sampled:
             contrast, weight = self.epoch_contrast[rows], self.image_weight[rows]
         shell_weight = self.noise.shell_weight(self.rate("band"))
-        return Seen(views, objective.observe(images, weight, self.recipe), contrast, weight, shell_weight)
+        return objective.observe(images, views, contrast, weight, shell_weight, self.recipe)
 
     def losses(
-        self, seen: Seen, z: torch.Tensor, kl: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # B images, (B, zdim), (B, zdim)
-        """The loss (), and its values in the order of TERMS, of images at latents ``z`` drawn from their posteriors
-        (see ``objective``); ``kl``: divergences of these posteriors from the prior, nats."""
+        self, seen: objective.Seen, z: torch.Tensor, kl: torch.Tensor | None = None
+    ) -> objective.Terms:  # B images, (B, zdim), (B, zdim)
+        """The terms of the loss of images at latents ``z`` drawn from their posteriors (see ``objective``); ``kl``:
+        divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
         weights, before, priors = self.beside
         with weights.fork():
-            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas
+            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(z), -1)
         embedding = forward.embed()
         weights.join()
         before.join()  # where the images were looked at
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
         deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
-        priors.fork()
         projections = forward.project(deformed.positions, deformed.densities, seen.views, sigmas)
-        batch = objective.Batch(
-            seen.observed, projections, seen.views, kl, self.rate("beta"), seen.contrast, seen.weight
-        )
+        priors.fork()
         if recipe.likelihood == "l1":
-            terms = objective.published_terms(batch)
+            terms = objective.published_terms(seen, projections, kl, self.rate("beta"))
         else:
-            terms, residual, count = objective.data_terms(batch, recipe, seen.shell_weight)
+            terms, residual = objective.data_terms(seen, projections, kl, self.rate("beta"), recipe)
             with before.fork():
                 self.residual_power += residual
-                self.residual_count += count
+                self.residual_count += seen.counted
         # Last, so that their gradients come first, while those of the projections are waited for.
         with priors:
             pairs, drawn = self.pairs, None
@@ -316,7 +302,7 @@ class Trainer:
             late = float(self.epoch >= 2)
             terms["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
             self.bank.copy_(torch.cat([self.bank[len(z) :], z.detach()]))
-        return objective.weighted_sum(terms, self.device)
+        return terms
 
     def _step(self, gathered: bool) -> None:
         """One update from the buffers alone, without host synchronisation: what a CUDA graph replays."""
@@ -340,17 +326,20 @@ class Trainer:
             self.table.values.index_copy_(0, all_rows, encoded.detach())
         parameters = [p for p, _ in self.learnt]
         if z is not None:
-            total, terms = self.losses(seen, z)
-            gradients = list(torch.autograd.grad(total, parameters)) if parameters else []
+            terms, latent = self.losses(seen, z), []
         else:
             noise = torch.randn(ranks.world * self.batch, zdim, device=self.device)[mine]
-            leaf = self.table.values[rows].detach().requires_grad_()
-            mean, log_variance = leaf.split(zdim, dim=1)
+            latent = [self.table.values[rows].detach().requires_grad_()]
+            mean, log_variance = latent[0].split(zdim, dim=1)
             drawn = mean + noise * (0.5 * log_variance).exp()
-            total, terms = self.losses(seen, drawn, regularisers.kl_divergence(mean, log_variance))
-            *gradients, latent_gradient = torch.autograd.grad(total, [*parameters, leaf])
+            terms = self.losses(seen, drawn, regularisers.kl_divergence(mean, log_variance))
+        with before.fork():
+            self.sums[:-1] += objective.values(terms, self.device)
+            self.sums[-1] += 1
+        gradients = objective.gradients(terms, [*parameters, *latent], self.device)
+        latent_gradient = gradients.pop() if latent else None
         if ranks.world > 1 and self.gradient.numel():
-            if not self.latents_sampled:
+            if latent_gradient is not None:
                 self.latent_gradient.zero_()
                 self.latent_gradient[mine] = latent_gradient
             torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
@@ -369,10 +358,8 @@ class Trainer:
         if self.encode_now:
             assert self.encoder_optimiser is not None
             self._apply(self.encoder_optimiser)
-        elif not self.latents_sampled:
+        elif latent_gradient is not None:
             self.table.step(all_rows, latent_gradient, self.rate("latent"))
-        self.sums[:-1] += terms
-        self.sums[-1] += 1
         self.position += 1
         before.join()
 
@@ -625,37 +612,41 @@ def adam_step(optimiser: torch.optim.AdamW, beside: Sequence[Aside] = ()) -> Non
     """One step of a fused AdamW, as ``optimiser.step()`` makes it, in a fraction of the time on CUDA.
 
     There torch takes 65,536 numbers to a block of threads, and a network of some matrices keeps but a few
-    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE, where they are not so many that they
-    fill a GPU anyway. The first step is always ``optimiser``'s own, which makes the state. ``beside``: where its groups
-    after the first may run.
+    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE, unless there are more than ADAM_MOST.
+    The first step is always ``optimiser``'s own, which makes the state. ``beside``: where parts of it may run.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     many = sum(p.numel() for p in parameters) > ADAM_MOST
     if many or not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):
         optimiser.step()
         return
-    first, *others = optimiser.param_groups
-    for number, group in enumerate(others):
-        with beside[number % len(beside)].fork() if beside else contextlib.nullcontext():
-            adam_group_step(group, optimiser.state)
-    adam_group_step(first, optimiser.state)
+    torch._foreach_add_([optimiser.state[p]["step"] for p in parameters], 1)
+    parts = [(group, part) for group in optimiser.param_groups for part in adam_parts(group, optimiser.state)]
+    for aside in beside:
+        aside.fork()
+    for number, (group, part) in enumerate(parts):
+        turn = number % (1 + len(beside))
+        with beside[turn - 1] if turn else contextlib.nullcontext():
+            beta1, beta2 = group["betas"]
+            rates = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
+            given: Any = {**rates, "eps": group["eps"], "amsgrad": False, "maximize": False}
+            p, gradient, first, second, steps = part
+            torch._fused_adamw_(p, gradient, first, second, [], steps, **given)
     for aside in beside:
         aside.join()
 
 
-def adam_group_step(group: dict[str, Any], state: Mapping[torch.Tensor, Any]) -> None:
-    """:func:`adam_step` of one group of parameters."""
-    states = [state[p] for p in group["params"]]
-    torch._foreach_add_([each["step"] for each in states], 1)
-    values: list[list[torch.Tensor]] = [[], [], [], [], []]
-    for p, each in zip(group["params"], states):
-        pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, each["exp_avg"], each["exp_avg_sq"])]
-        for total, more in zip(values, (*pieces, [each["step"]] * len(pieces[0]))):
-            total.extend(more)
-    *lists, steps = values
-    beta1, beta2 = group["betas"]
-    rates = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
-    torch._fused_adamw_(*lists, [], steps, **rates, eps=group["eps"], amsgrad=False, maximize=False)
+def adam_parts(group: dict[str, Any], state: Mapping[torch.Tensor, Any]) -> Iterator[list[list[torch.Tensor]]]:
+    """Pieces of values, gradients, first and second moments, and their numbers of steps, of the parameters of a group:
+    ADAM_PIECES of each at a time, as many as torch takes in one launch."""
+    lists: list[list[torch.Tensor]] = [[], [], [], [], []]
+    for p in group["params"]:
+        moments = (state[p]["exp_avg"], state[p]["exp_avg_sq"])
+        pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, *moments)]
+        for values, more in zip(lists, (*pieces, [state[p]["step"]] * len(pieces[0]))):
+            values.extend(more)
+    for begin in range(0, len(lists[0]), ADAM_PIECES):
+        yield [values[begin : begin + ADAM_PIECES] for values in lists]
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:

@@ -82,17 +82,15 @@ def test_triton_kernels_in_the_interpreter() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_kernels_on_the_gpu_are_as_exact_as_plain_torch_in_tf32(
-    shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+def test_kernels_on_the_gpu_equal_plain_torch_within_rounding(shape: tuple[int, int, int, int]) -> None:
     network, gaussians, weight = made(*shape)
     exact = values_and_gradients(network, gaussians, weight, "float32")
-    network, low = network.float().to("cuda"), single(gaussians).to("cuda")
-    plain, fast = (values_and_gradients(network, low, weight, precision) for precision in ("float32", "auto"))
-    # A relu within rounding of its kink may switch, which the gradients feel most.
-    for value, tf32, reference in zip(fast, plain, exact):
-        assert (value - reference).norm() < 2 * (tf32 - reference).norm() + 2e-3 * reference.norm()
+    fast = values_and_gradients(network.float().to("cuda"), single(gaussians).to("cuda"), weight, "auto")
+    assert (fast[0] - exact[0]).norm() < 5e-3 * exact[0].norm()  # TF32 keeps 10 bits, 1e-3, in each layer
+    for value, reference in zip(fast[1:], exact[1:]):
+        # Gradients keep 8 bits, and a relu within rounding of its kink may switch, which turns them a little.
+        along = (value * reference).sum() / (value.norm() * reference.norm())
+        assert along > 0.997 and abs(value.norm() / reference.norm() - 1) < 0.03
 
 
 def test_a_gradient_of_the_gaussians_is_left_out() -> None:

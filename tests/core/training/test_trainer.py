@@ -9,7 +9,7 @@ import torch
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gauge import make_gauge
 from gaussianem_core.options import TrainOptions
-from gaussianem_core.training import noise_model, nuisances
+from gaussianem_core.training import noise_model, nuisances, objective
 from gaussianem_core.training.corrections import Corrections
 from gaussianem_core.training.junk import Junk
 from gaussianem_core.training.mixture_prior import SAMPLES, Latents, standard_normal
@@ -76,7 +76,7 @@ def test_an_epoch_renders_at_the_sampled_poses_and_junk_pulls_at_nothing(moving:
 
         def pull(pictures: torch.Tensor) -> list[torch.Tensor]:
             torch.manual_seed(0)  # the same neighbour pairs
-            return list(torch.autograd.grad(trainer.losses(trainer.see(rows, pictures), z)[0], parameters))
+            return objective.gradients(trainer.losses(trainer.see(rows, pictures), z), parameters, trainer.device)
 
         trainer.image_weight[3] = 0.0
         before = pull(images)
