@@ -25,8 +25,8 @@ RESIDUAL_IMAGES = 4  # of each batch: over an epoch they are enough to measure t
 
 
 class Likelihood(NamedTuple):
-    """``data`` (B,) in nats; ``residual`` (D//2+1,), mean power of a C F - Y by shell over the first RESIDUAL_IMAGES
-    images."""
+    """``data`` (B,) in nats; ``residual`` (C, D//2+1), whose sum over C is the mean power of a C F - Y by shell over
+    the first RESIDUAL_IMAGES images."""
 
     data: torch.Tensor
     residual: torch.Tensor
@@ -94,7 +94,7 @@ def image_likelihood_reference(
     with torch.no_grad():
         power = (model - image)[:RESIDUAL_IMAGES].abs().square().mean(0) * multiplicity
         residual = torch.zeros_like(shell_weight).index_add_(0, index.flatten(), power.flatten())
-    return Likelihood(squared_error(model, image, weight), residual / shell_sizes(box, projections.device))
+    return Likelihood(squared_error(model, image, weight), (residual / shell_sizes(box, projections.device))[None])
 
 
 def image_scale(

@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 _DEFORM = {"GAUSSIANS": 128, "num_warps": 4}
-_GRADIENTS = {"GAUSSIANS": 16, "IMAGES": 32, "num_warps": 4}  # images of a tile: their sum stays in one program
-_NEIGHBOURS = {"PAIRS": 128, "num_warps": 4}
+_GRADIENTS = {"GAUSSIANS": 64, "IMAGES": 8, "num_warps": 4}  # images of a tile: their sum stays in one program
+_NEIGHBOURS = {"PAIRS": 128, "IMAGES": 4, "num_warps": 4}  # images of a program, whose values it sums
 _SCALE = {"GAUSSIANS": 256, "num_warps": 4}
 COUNTS = ["count", "images", "pairs"]
 """Arguments whose values compile no kernel of their own: another number of Gaussians would."""
@@ -199,31 +199,37 @@ def _neighbours(
     pairs,
     share,
     width,
+    images,
     PAIRS: tl.constexpr,
+    IMAGES: tl.constexpr,
 ):
-    image = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
-    inside = p < pairs
+    own = p < pairs
     if drawn is not None:
-        p = tl.load(drawn + p, mask=inside, other=0)
-    inside, p = inside[:, None], p[:, None]
+        p = tl.load(drawn + p, mask=own, other=0)
+    own, p = own[:, None], p[:, None]
     column = tl.arange(0, 4)[None, :]
-    here = image * count + tl.load(first + p, mask=inside, other=0)
-    there = image * count + tl.load(second + p, mask=inside, other=0)
-    difference = _change(displacement, density_change, here, column, inside)
-    difference -= _change(displacement, density_change, there, column, inside)
-    factor = tl.load(weight + p, mask=inside, other=0.0) * share
-    length = tl.load(distance + p, mask=inside, other=1.0)
+    left, right = tl.load(first + p, mask=own, other=0), tl.load(second + p, mask=own, other=0)
+    factor = tl.load(weight + p, mask=own, other=0.0) * share
+    length = tl.load(distance + p, mask=own, other=1.0)
     stiffness = factor / (length * length)
-    scaled = difference / width
-    squared = scaled * scaled
-    u = 1.0 + squared  # log(1 + s) for a small s is s log(u) / (u - 1), u = 1 + s rounded
-    logarithm = tl.where(u == 1.0, squared, tl.log(u) * (squared / tl.where(u == 1.0, 1.0, u - 1.0)))
-    value = tl.where(column == 0, factor * logarithm, stiffness * difference * difference)
-    slope = 2 * tl.where(column == 0, factor * scaled / (u * width), stiffness * difference)
-    tl.atomic_add(gradient + here * 4 + column, slope, mask=inside, sem="relaxed")
-    tl.atomic_add(gradient + there * 4 + column, -slope, mask=inside, sem="relaxed")
-    tl.atomic_add(values + (tl.arange(0, 4) == 0).to(tl.int32), tl.sum(value, 0), sem="relaxed")
+    total = tl.zeros((PAIRS, 4), tl.float32)
+    # Additions to one address wait for each other: a program adds up the values of several images first.
+    for step in tl.static_range(IMAGES):
+        image = (tl.program_id(1) * IMAGES + step).to(tl.int64)
+        inside = own & (p * 0 + image < images)
+        here, there = image * count + left, image * count + right
+        difference = _change(displacement, density_change, here, column, inside)
+        difference -= _change(displacement, density_change, there, column, inside)
+        scaled = difference / width
+        squared = scaled * scaled
+        u = 1.0 + squared  # log(1 + s) for a small s is s log(u) / (u - 1), u = 1 + s rounded
+        logarithm = tl.where(u == 1.0, squared, tl.log(u) * (squared / tl.where(u == 1.0, 1.0, u - 1.0)))
+        total += tl.where(column == 0, factor * logarithm, stiffness * difference * difference)
+        slope = 2 * tl.where(column == 0, factor * scaled / (u * width), stiffness * difference)
+        tl.atomic_add(gradient + here * 4 + column, slope, mask=inside, sem="relaxed")
+        tl.atomic_add(gradient + there * 4 + column, -slope, mask=inside, sem="relaxed")
+    tl.atomic_add(values + (tl.arange(0, 4) == 0).to(tl.int32), tl.sum(total, 0), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -276,9 +282,9 @@ class FusedNeighbours(torch.autograd.Function):
         gradient, values = zeros[:-2], zeros[-2:]
         inputs = [t.contiguous() for t in (displacement, density_change, first, second, distance, weight)]
         share = 1 / max(1, images * pairs)
-        grid = (triton.cdiv(pairs, _NEIGHBOURS["PAIRS"]), images)
+        grid = (triton.cdiv(pairs, _NEIGHBOURS["PAIRS"]), triton.cdiv(images, _NEIGHBOURS["IMAGES"]))
         if images * pairs:
-            _neighbours[grid](*inputs, drawn, gradient, values, count, pairs, share, width, **_NEIGHBOURS)
+            _neighbours[grid](*inputs, drawn, gradient, values, count, pairs, share, width, images, **_NEIGHBOURS)
         ctx.save_for_backward(gradient.view(images, count, 4))
         return values[0], values[1]
 

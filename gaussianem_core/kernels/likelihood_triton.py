@@ -50,7 +50,7 @@ def _sums(projection, image, parameters, shell_weight, factors, sums, box, half,
     inside = offset < box * half
     place = (batch.to(tl.int64) * box * half + offset) * 2
     transfer, weight, multiplicity, _ = _component(parameters, shell_weight, batch, offset, box, half)
-    transfer = transfer * tl.load(factors + batch)
+    transfer = transfer * (tl.load(factors + batch) / box)  # of the orthonormal transform
     weight = tl.where(inside, weight * multiplicity, 0.0)
     f_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
     f_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
@@ -87,7 +87,7 @@ def _gradient(
     inside = offset < box * half
     place = (batch.to(tl.int64) * box * half + offset) * 2
     transfer, weight, multiplicity, shell = _component(parameters, shell_weight, batch, offset, box, half)
-    transfer = transfer * tl.load(factors + batch)
+    transfer = transfer * (tl.load(factors + batch) / box)  # of the orthonormal transform
     r_re = tl.load(projection + place, mask=inside, other=0.0) * transfer
     r_im = tl.load(projection + place + 1, mask=inside, other=0.0) * transfer
     r_re -= tl.load(image + place, mask=inside, other=0.0)
@@ -106,8 +106,8 @@ class FusedLikelihood(torch.autograd.Function):
 
     Arguments: projections (B, D, D), image (B, D, D//2+1) complex, parameters (B, 9), shell_weight (D//2+1,), factors
     (B,) of the projections, width of the prior of the scales (0: none), shares (D//2+1,), by which the residual's power
-    is multiplied, and ``counted``. Returns the data term (B,) in nats, and the residual's power (D//2+1,) summed over
-    each shell of the first ``counted`` images, times the shares.
+    is multiplied, and ``counted``. Returns the data term (B,) in nats, and parts (C, D//2+1) of the residual's power
+    summed over each shell of the first ``counted`` images, times the shares.
     """
 
     @staticmethod
@@ -122,18 +122,17 @@ class FusedLikelihood(torch.autograd.Function):
         shares: Tensor,
         counted: int,
     ) -> tuple[Tensor, Tensor]:
-        """Data term (B,) and residual power (D//2+1,); the latter is not differentiable."""
+        """Data term (B,) and parts of the residual's power (C, D//2+1); the latter are not differentiable."""
         batch, box, half = image.shape
         f = torch.view_as_real(torch.fft.rfft2(projections))
         y = torch.view_as_real(image.resolve_conj().contiguous())
         p, w = parameters.float().contiguous(), shell_weight.contiguous()
-        factors = factors / box  # of the orthonormal transform
         grid = (batch, triton.cdiv(box * half, _BLOCK["BLOCK"]))
         if scale_prior:
             sums = torch.zeros(batch, 2, device=f.device)
             _sums[grid](f, y, p, w, factors, sums, box, half, **_BLOCK)
             cross, power = sums.unbind(1)
-            factors = factors * (cross + scale_prior**-2) / (power + scale_prior**-2)
+            factors = factors * ((cross + scale_prior**-2) / (power + scale_prior**-2))
         gradient = torch.empty_like(f)
         zeros = torch.zeros(batch + _COPIES * half, device=f.device)
         data, residual = zeros.split([batch, _COPIES * half])
@@ -142,7 +141,7 @@ class FusedLikelihood(torch.autograd.Function):
         )
         slope = torch.fft.irfft2(torch.view_as_complex(gradient), s=(box, box), norm="forward")
         ctx.save_for_backward(slope)
-        residual = residual.view(_COPIES, half).sum(0)
+        residual = residual.view(_COPIES, half)
         ctx.mark_non_differentiable(residual)
         return data, residual
 

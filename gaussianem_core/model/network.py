@@ -198,11 +198,9 @@ class Network(nn.Module):
         movable : (N,) bool, None for all; the others stay as in the consensus.
         precision : see :meth:`change`.
         gauge : removes rigid motion and a common factor of the densities.
-        centre : whether the Gaussians at the centre of the latent space are wanted too.
+        centre : whether ``z`` is (B + 1, zdim), the last row the centre of the latent space.
         decoder : :meth:`pair_decoder`, where it has been formed already.
         """
-        if centre:
-            z = torch.cat([z, torch.zeros_like(z[:1])])
         return deform_gaussians(gaussians, self.change(z, embedding, precision, decoder), movable, gauge, centre)
 
 

@@ -202,8 +202,8 @@ class ForwardModel(torch.nn.Module):
     ) -> Deformed:  # (B, zdim), (M, E)
         """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`.
 
-        ``centre``: whether those at the centre of the latent space are wanted too. ``decoder``: the network's
-        ``pair_decoder()``, where it has been formed already.
+        ``centre``: whether ``z`` is (B + 1, zdim), the last row the centre of the latent space. ``decoder``: the
+        network's ``pair_decoder()``, where it has been formed already.
         """
         how = (self.movable, self.precision, self.gauge, centre, decoder)
         return self.network.deform(self.gaussians, z, embedding, *how)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES, image_likelihood
+from gaussianem_core.imaging.likelihood import image_likelihood
 from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.training import regularisers
 from gaussianem_core.training.forward_model import Views, spectrum
@@ -70,30 +70,19 @@ class Changes(NamedTuple):
 
 
 def observe(
-    images: torch.Tensor,
-    views: Views,
-    contrast: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    shell_weight: torch.Tensor,
-    recipe: Recipe,
-) -> Seen:
-    """What is known of ``images`` (B, D, D) with ``contrast`` and ``weight`` (B,), factor of each image's signal and
-    weight of its squared error, where nuisances are sampled."""
-    counted = constants((1.0,), images.device)[0]
-    if recipe.likelihood == "l1":
-        return Seen(images, views, None, counted, shell_weight)
-    if contrast is None or weight is None:
-        return Seen(spectrum(images), views, None, counted, shell_weight)
-    # Squared errors count by the weight; so does the residual, which the noise is measured from.
-    root = weight.sqrt()
-    observed = spectrum(images * root[:, None, None])
-    return Seen(observed, views, root * contrast, weight[:RESIDUAL_IMAGES].mean(), shell_weight)
+    images: torch.Tensor, root: torch.Tensor | None, likelihood: str
+) -> torch.Tensor:  # (B, D, D), (B,) -> Seen.observed
+    """What is compared of the images, whose squared errors count by the square of ``root``."""
+    if likelihood == "l1":
+        return images
+    return spectrum(images if root is None else images * root[:, None, None])
 
 
 def data_terms(
     seen: Seen, projections: torch.Tensor, kl: torch.Tensor | None, beta: torch.Tensor, recipe: Recipe
-) -> tuple[Terms, torch.Tensor]:  # and (D//2+1,)
-    """Likelihood of the images and KL term of the default objective, and the residual's power by shell (D//2+1,).
+) -> tuple[Terms, torch.Tensor]:  # and (C, D//2+1)
+    """Likelihood of the images and KL term of the default objective, and the residual's power by shell (C, D//2+1),
+    which is the sum over C.
 
     ``projections``: (B, D, D), before the CTF. ``kl``: (B, zdim) of free or encoded latents in nats, else None, and its
     weight ``beta`` ().
@@ -101,7 +90,7 @@ def data_terms(
     pixels, scale_prior = projections.shape[-1] ** 2, recipe.scale_prior if seen.factors is None else 0.0
     given = (projections, seen.observed, seen.views.ctf, seen.shell_weight, scale_prior, seen.factors)
     found = image_likelihood(*given)
-    terms: Terms = {"data": (1.0, found.data.mean() / pixels)}
+    terms: Terms = {"data": (1 / (len(projections) * pixels), found.data)}
     if kl is not None:
         terms["kl"] = (beta, kl.sum(1).mean() / pixels)
     return terms, found.residual
@@ -167,15 +156,20 @@ def gradients(terms: Terms, parameters: list[torch.Tensor], device: torch.device
     learnt = {name: term for name, term in terms.items() if term[1].requires_grad}
     if not parameters:
         return []
-    return list(torch.autograd.grad([value for _, value in learnt.values()], parameters, weights(learnt, device)))
+    of = [value for _, value in learnt.values()]
+    slopes = [weight.expand_as(value) for weight, value in zip(weights(learnt, device), of)]
+    return list(torch.autograd.grad(of, parameters, slopes))
 
 
 @torch.no_grad()
 def values(terms: Terms, device: torch.device) -> torch.Tensor:  # (len(TERMS),)
-    """The unweighted values in the order of TERMS, the loss first."""
-    total = (torch.stack([value for _, value in terms.values()]) * torch.stack(weights(terms, device))).sum()
-    zero = constants((0.0,), device)[0]
-    return torch.stack([total, *(terms.get(name, (0.0, zero))[1] for name in TERMS[1:])])
+    """The values in the order of TERMS, the loss first: the others without their weights, but those of single images as
+    their weighted sum."""
+    one, zero = constants((1.0,), device)[0], constants((0.0,), device)[0]
+    each = {name: weight * value.sum() if value.ndim else value for name, (weight, value) in terms.items()}
+    left = [one if value.ndim else weight for weight, (_, value) in zip(weights(terms, device), terms.values())]
+    total = (torch.stack(list(each.values())) * torch.stack(left)).sum()
+    return torch.stack([total, *(each.get(name, zero) for name in TERMS[1:])])
 
 
 @functools.cache

@@ -18,6 +18,7 @@ import torch
 
 from gaussianem_core.errors import AbortRequested, InputError
 from gaussianem_core.imaging.fourier import shell_sizes
+from gaussianem_core.imaging.likelihood import RESIDUAL_IMAGES
 from gaussianem_core.imaging.window import window_mask
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
@@ -36,6 +37,7 @@ from gaussianem_core.training.objective import TERMS
 from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.recipe import Recipe, automatic_epochs
 from gaussianem_core.training.schedule import RATES, ramp
+from gaussianem_core.training.step_table import StepTable
 
 LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with posterior width 0.5
 BANK = 6400  # latents that the latent neighbour term looks at (published)
@@ -150,6 +152,8 @@ class Trainer:
         self._eager = 0
         # What a step computes beside the rest: the decoder's weights, what it knows of the images, and the priors.
         self.beside = (Aside(self.device), Aside(self.device), Aside(self.device))
+        if self.device.type == "cuda" and hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # these streams are joined
         self._make_optimisers()
         self._make_buffers()
         self.corrections = corrections or self._no_corrections()
@@ -202,7 +206,6 @@ class Trainer:
         self.residual_count = torch.zeros((), device=device)
         rows = self.batch * self.ranks.world
         self.order = torch.zeros(self.steps_per_epoch, rows, dtype=torch.long, device=device)
-        self.schedule = torch.zeros(self.steps_per_epoch, len(RATES), device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.images = torch.zeros(self.batch, box, box, device=device)
         self.sums = torch.zeros(len(TERMS) + 1, device=device)
@@ -217,6 +220,10 @@ class Trainer:
         self.epoch_views = Views(*(value.clone() for value in views)) if self.latents_sampled else views
         self.epoch_contrast = torch.ones(self.problem.count if self.latents_sampled else 0, device=device)
         self.image_weight = torch.ones_like(self.epoch_contrast)
+        own = torch.zeros(self.batch, dtype=torch.long, device=device)
+        shapes = {name: tuple(value.shape) for name, value in self.entries(own).items()}
+        shapes |= {"rates": (len(RATES),), "shell_weight": tuple(self.noise.power.shape), "counted": ()}
+        self.steps = StepTable(self.steps_per_epoch, shapes, device)
 
     def _no_corrections(self) -> Corrections:
         """Everything as it is given, and no junk."""
@@ -257,23 +264,49 @@ class Trainer:
         """The present step's value () of one of RATES."""
         return self.rates[RATES.index(name)]
 
-    def see(self, rows: torch.Tensor, images: torch.Tensor) -> objective.Seen:  # (B,), (B, D, D)
-        """What a step knows of the images ``rows`` before it renders."""
-        views, contrast, weight = self.epoch_views.rows(rows), None, None
+    def entries(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:  # (..., B)
+        """What a step takes of each of its images ``rows``, (..., B, *) by name: fields of Views, and where latents and
+        nuisances are sampled, the factor of the image's signal, the root of the weight of its squared error, and its
+        particle's latent, with an anchor that of the centre of the latent space after the last one's."""
+        found = {name: value[rows] for name, value in self.epoch_views._asdict().items()}
         if self.latents_sampled:
-            contrast, weight = self.epoch_contrast[rows], self.image_weight[rows]
+            root = self.image_weight[rows].sqrt()
+            z = self.epoch_latents[self.problem.group.particle[rows]]
+            z = torch.nn.functional.pad(z, (0, 0, 0, int(self.recipe.anchor > 0)))
+            found |= {"root": root, "factors": self.epoch_contrast[rows] * root, "z": z}
+        return found
+
+    def see(
+        self, images: torch.Tensor, entries: dict[str, torch.Tensor], shell_weight: torch.Tensor, counted: torch.Tensor
+    ) -> objective.Seen:
+        """What a step knows of ``images`` (B, D, D) before it renders, from their :meth:`entries`, the inverse noise
+        power (D//2+1,), and the mean weight () of those that the residual is measured from."""
+        views = Views(*(entries[name] for name in Views._fields))
+        root, factors = entries.get("root"), entries.get("factors")
+        observed = objective.observe(images, root, self.recipe.likelihood)
+        return objective.Seen(observed, views, factors, counted, shell_weight)
+
+    def look(self, rows: torch.Tensor, images: torch.Tensor) -> objective.Seen:  # (B,), (B, D, D)
+        """:meth:`see` of any ``rows``, at the present rates."""
         shell_weight = self.noise.shell_weight(self.rate("band"))
-        return objective.observe(images, views, contrast, weight, shell_weight, self.recipe)
+        return self.see(images, self.entries(rows), shell_weight, self.counted(rows))
+
+    def counted(self, rows: torch.Tensor) -> torch.Tensor:  # (..., B) -> (...)
+        """Mean weight of the images that the residual is measured from, the first of each batch ``rows``."""
+        first = rows[..., :RESIDUAL_IMAGES]
+        return self.image_weight[first].mean(-1) if self.latents_sampled else torch.ones_like(first[..., 0]).float()
 
     def losses(
         self, seen: objective.Seen, z: torch.Tensor, kl: torch.Tensor | None = None
     ) -> objective.Terms:  # B images, (B, zdim), (B, zdim)
-        """The terms of the loss of images at latents ``z`` drawn from their posteriors (see ``objective``); ``kl``:
-        divergences of these posteriors from the prior, nats."""
+        """The terms of the loss of images at latents ``z`` drawn from their posteriors (see ``objective``), or (B + 1,
+        zdim), the last one 0; ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
+        if recipe.anchor and len(z) == len(seen.observed):
+            z = torch.cat([z, torch.zeros_like(z[:1])])
         weights, before, priors = self.beside
         with weights.fork():
-            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(z), -1)
+            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(seen.observed), -1)
         embedding = forward.embed()
         weights.join()
         before.join()  # where the images were looked at
@@ -287,7 +320,7 @@ class Trainer:
         else:
             terms, residual = objective.data_terms(seen, projections, kl, self.rate("beta"), recipe)
             with before.fork():
-                self.residual_power += residual
+                self.residual_power += residual.sum(0)
                 self.residual_count += seen.counted
         # Last, so that their gradients come first, while those of the projections are waited for.
         with priors:
@@ -310,13 +343,13 @@ class Trainer:
         mine = slice(ranks.rank * self.batch, (ranks.rank + 1) * self.batch)
         before = self.beside[1]
         with before.fork():
-            torch.index_select(self.schedule, 0, self.position, out=self.rates[None])
+            row = self.steps.row(self.position)
+            self.rates.copy_(row["rates"])
             all_rows = self.order.index_select(0, self.position)[0]
             rows = all_rows[mine]
             stack = self.problem.feed.stack
             images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
-            seen = self.see(rows, images)
-            z = self.epoch_latents[self.problem.group.particle[rows]] if self.latents_sampled else None
+            seen, z = self.see(images, row, row["shell_weight"], row["counted"]), row.get("z")
         if z is None:
             before.join()
         if self.encode_now:
@@ -422,7 +455,7 @@ class Trainer:
             "beta": recipe.beta * ramp(done, recipe.beta_start, 1.0, recipe.beta_full),
             "band": ramp(done, recipe.band_start, 0.5 + 4 / self.box, recipe.band_full),
         }
-        self.schedule.copy_(torch.stack([columns[name] for name in RATES], dim=1))
+        rates = torch.stack([columns[name] for name in RATES], dim=1).to(self.device, torch.float32)
         if self.latents_sampled:
             number = epoch % len(self.samples)
             q = self.corrections.samples[number]
@@ -430,6 +463,12 @@ class Trainer:
             for value, now in zip(self.epoch_views, nuisances.corrected(self.problem.views, q)):
                 value.copy_(now)
             self.epoch_contrast.copy_(1 + q[:, nuisances.CONTRAST])
+        mine = self.order[:, self.ranks.rank * self.batch : (self.ranks.rank + 1) * self.batch]
+        for name, value in self.entries(mine).items():
+            self.steps.set(name, value)
+        self.steps.set("rates", rates)
+        self.steps.set("shell_weight", self.noise.shell_weight(rates[:, RATES.index("band"), None]))
+        self.steps.set("counted", self.counted(mine))
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0
@@ -625,7 +664,7 @@ def adam_step(optimiser: torch.optim.AdamW, beside: Sequence[Aside] = ()) -> Non
     for aside in beside:
         aside.fork()
     for number, (group, part) in enumerate(parts):
-        turn = number % (1 + len(beside))
+        turn = min(number, len(beside))  # the last, of few numbers each, share a stream
         with beside[turn - 1] if turn else contextlib.nullcontext():
             beta1, beta2 = group["betas"]
             rates = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}

@@ -65,10 +65,10 @@ def test_loss_and_gradients_are_those_of_the_cpu(
         noise = noise_model.estimate(problem.feed, device, options.seed)
         trainer = Trainer(problem, chosen, options, new_forward_model(problem, chosen, options), noise)
         trainer.begin_epoch()
-        trainer.rates.copy_(trainer.schedule[0])
+        trainer.rates.copy_(trainer.steps.row(trainer.position)["rates"])
         rows = torch.arange(20, device=device)
         z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(device)
-        terms = trainer.losses(trainer.see(rows, problem.feed.get(rows) + away.to(device)), z, z.square())
+        terms = trainer.losses(trainer.look(rows, problem.feed.get(rows) + away.to(device)), z, z.square())
         gradients = objective.gradients(terms, [p for p, _ in trainer.learnt], device)
         found.append([objective.values(terms, device).cpu(), *(g.cpu() for g in gradients)])
     for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared

@@ -210,8 +210,8 @@ def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> No
     with torch.no_grad():
         for head in (trainer.forward.network.d_density, trainer.forward.network.d_xyz):
             head[-1].weight.mul_(100)  # a new network changes next to nothing
-        terms = [trainer.losses(trainer.see(rows, images), z) for z in (zeros, zeros + 3)]
-    data, anchor = ([float(found[name][1]) for found in terms] for name in ("data", "anchor"))
+        terms = [trainer.losses(trainer.look(rows, images), z) for z in (zeros, zeros + 3)]
+    data, anchor = ([float(found[name][1].sum()) for found in terms] for name in ("data", "anchor"))
     assert data[0] != data[1]
     assert anchor[0] == pytest.approx(anchor[1], rel=1e-4) and anchor[0] > 0
 
