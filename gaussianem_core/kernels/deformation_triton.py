@@ -15,6 +15,7 @@ from torch import Tensor
 _DEFORM = {"GAUSSIANS": 128, "num_warps": 4}
 _GRADIENTS = {"GAUSSIANS": 64, "IMAGES": 8, "num_warps": 4}  # images of a tile: their sum stays in one program
 _NEIGHBOURS = {"PAIRS": 128, "IMAGES": 4, "num_warps": 4}  # images of a program, whose values it sums
+_ANCHOR = {"GAUSSIANS": 128, "num_warps": 4}
 _SCALE = {"GAUSSIANS": 256, "num_warps": 4}
 COUNTS = ["count", "images", "pairs"]
 """Arguments whose values compile no kernel of their own: another number of Gaussians would."""
@@ -252,6 +253,87 @@ def _scale(
         for axis in tl.static_range(3):
             by_position = tl.load(gradient + row * 4 + 1 + axis, mask=inside, other=0.0)
             tl.store(d_displacement + row * 3 + axis, by_position * tl.load(d_rigidity), mask=inside)
+
+
+@triton.jit
+def _feature(positions, raw_density, raw_scale, n, inside, number: tl.constexpr):  # -> (GAUSSIANS,)
+    """One of the five features of Gaussians n: raw density, raw scale, x, y, z."""
+    if number == 0:
+        x = tl.load(raw_density + n, mask=inside, other=0.0)
+    elif number == 1:
+        x = tl.load(raw_scale + n, mask=inside, other=0.0)
+    else:
+        x = tl.load(positions + n * 3 + (number - 2), mask=inside, other=0.0)
+    return x
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def _anchor(positions, raw_density, raw_scale, middle, width, value, count, GAUSSIANS: tl.constexpr):
+    n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
+    inside = n < count
+    total = tl.zeros((GAUSSIANS,), tl.float32)
+    for number in tl.static_range(5):
+        x = _feature(positions, raw_density, raw_scale, n, inside, number)
+        x = (x - tl.load(middle + n * 5 + number, mask=inside, other=0.0)) / tl.load(width + number)
+        total += tl.where(inside, x * x, 0.0)
+    tl.atomic_add(value, 0.5 * tl.sum(total, 0), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def _anchor_gradients(
+    positions,
+    raw_density,
+    raw_scale,
+    middle,
+    width,
+    d_value,
+    d_positions,
+    d_raw_density,
+    d_raw_scale,
+    count,
+    GAUSSIANS: tl.constexpr,
+):
+    n = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
+    inside = n < count
+    for number in tl.static_range(5):
+        x = _feature(positions, raw_density, raw_scale, n, inside, number)
+        w = tl.load(width + number)
+        x = (x - tl.load(middle + n * 5 + number, mask=inside, other=0.0)) / (w * w) * tl.load(d_value)
+        if number == 0:
+            tl.store(d_raw_density + n, x, mask=inside)
+        elif number == 1:
+            tl.store(d_raw_scale + n, x, mask=inside)
+        else:
+            tl.store(d_positions + n * 3 + (number - 2), x, mask=inside)
+
+
+class FusedAnchor(torch.autograd.Function):
+    """`training.regularisers.anchor_term` on Triton, one kernel each way.
+
+    Arguments: positions (M, 3), raw density and raw scale (M,) of the Gaussians, middle (M, 5) and width (5,) of the
+    prior. Returns the term ().
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, raw_density: Tensor, raw_scale: Tensor, middle: Tensor, width: Tensor
+    ) -> Tensor:
+        """Minus the logarithm of the prior, nats."""
+        inputs = [t.contiguous() for t in (positions, raw_density, raw_scale, middle, width)]
+        value, count = positions.new_zeros(()), len(positions)
+        _anchor[(triton.cdiv(count, _ANCHOR["GAUSSIANS"]),)](*inputs, value, count, **_ANCHOR)
+        ctx.save_for_backward(*inputs)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients with respect to the Gaussians."""
+        inputs = ctx.saved_tensors
+        gradients = [torch.empty_like(t) for t in inputs[:3]]
+        count = len(inputs[0])
+        grid = (triton.cdiv(count, _ANCHOR["GAUSSIANS"]),)
+        _anchor_gradients[grid](*inputs, d_value, *gradients, count, **_ANCHOR)
+        return *gradients, None, None
 
 
 class FusedNeighbours(torch.autograd.Function):

@@ -306,7 +306,7 @@ def fit(
             if published:
                 loss = torch.fft.irfft2(model - image, s=(data.box, data.box), norm="ortho").abs().mean()
             else:
-                prior = variance * regularisers.anchor_term(fitted.features, anchor) / len(train)
+                prior = variance * regularisers.anchor_term(fitted, anchor) / len(train)
                 loss = (likelihood.squared_error(model, image, weight).mean() + prior) / data.box**2
             optimiser.zero_grad()
             loss.backward()

@@ -252,7 +252,7 @@ def visit(
                 made = made * (1 + q[:, nuisances.CONTRAST])[:, None, None]
                 error = (likelihood.squared_error(made, image, weight) * train[rows]).mean()
                 prior = 0.5 * (model.fields.values / WIDTH).square().sum()
-                prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians.features, anchor)
+                prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians, anchor)
                 optimiser.zero_grad()
                 (error + prior / problem.count).backward()
                 for learnt in optimiser.param_groups:

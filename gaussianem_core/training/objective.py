@@ -112,7 +112,7 @@ def prior_terms(changes: Changes, recipe: Recipe, anchor: regularisers.Anchor, n
         terms["rigidity"] = (recipe.w_rigidity, each * rigidity)
         terms["composition"] = (recipe.w_composition, each * composition)
     if deformed.centre is not None:
-        term = regularisers.anchor_term(deformed.centre.features, anchor)
+        term = regularisers.anchor_term(deformed.centre, anchor)
         terms["anchor"] = (recipe.anchor, term / nats)
     return terms
 

@@ -159,13 +159,19 @@ def find_anchor(first: Gaussians) -> Anchor:
     return Anchor(first.features.detach(), width)
 
 
-def anchor_term(features: torch.Tensor, anchor: Anchor) -> torch.Tensor:  # (M, 5)
-    """Minus the logarithm of the prior, in nats and without its constant.
+def anchor_term(gaussians: Gaussians, anchor: Anchor, fused: bool | None = None) -> torch.Tensor:
+    """Minus the logarithm of the prior of ``gaussians``, in nats and without its constant.
 
     The consensus map holds more than these images show, above all at high resolution: where they say little, its
-    Gaussians stay as they are.
+    Gaussians stay as they are. ``fused``: whether to take the Triton kernels, in float32; None: on CUDA.
     """
-    return 0.5 * ((features - anchor.middle) / anchor.width).square().sum()
+    if fused is None:
+        fused = gaussians.positions.is_cuda and triton_available() and gaussians.positions.dtype == torch.float32
+    if not fused:
+        return 0.5 * ((gaussians.features - anchor.middle) / anchor.width).square().sum()
+    from gaussianem_core.kernels.deformation_triton import FusedAnchor
+
+    return FusedAnchor.apply(gaussians.positions, gaussians.raw_density, gaussians.raw_scale, *anchor)
 
 
 def pair_distances(positions: torch.Tensor, pairs: NeighbourPairs) -> torch.Tensor:  # (B, N, 3) -> (B, P)

@@ -144,7 +144,9 @@ class Trainer:
         )
         self.population: mixture_prior.Population | None = None
         self.active = torch.ones(forward.zdim, dtype=torch.bool, device=self.device)  # the others stay at the prior
-        self.pairs = regularisers.find_pairs(problem.gaussians.positions)
+        pairs = regularisers.find_pairs(problem.gaussians.positions)
+        order = stream(options.seed, "neighbour pairs").permutation(len(pairs.first))
+        self.pairs = pairs.subset(torch.from_numpy(order).to(self.device))
         self.anchor = regularisers.find_anchor(consensus or problem.gaussians)
         self.window = encoder_window(problem.configuration, self.device)
         self.epoch, self.step_in_epoch = 0, 0
@@ -207,6 +209,8 @@ class Trainer:
         rows = self.batch * self.ranks.world
         self.order = torch.zeros(self.steps_per_epoch, rows, dtype=torch.long, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
+        drawn = self.recipe.pairs if self.recipe.pairs < len(self.pairs.first) else 0
+        self.pair_numbers = torch.arange(drawn, device=device)  # of the epoch's first step
         self.images = torch.zeros(self.batch, box, box, device=device)
         self.sums = torch.zeros(len(TERMS) + 1, device=device)
         particles = self.problem.group.count
@@ -305,7 +309,10 @@ class Trainer:
         if recipe.anchor and len(z) == len(seen.observed):
             z = torch.cat([z, torch.zeros_like(z[:1])])
         weights, before, priors = self.beside
+        drawn = None
         with weights.fork():
+            if len(self.pair_numbers):  # in turn, so that a step that is captured draws no random numbers
+                drawn = torch.add(self.pair_numbers, self.position, alpha=recipe.pairs) % len(self.pairs.first)
             decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(seen.observed), -1)
         embedding = forward.embed()
         weights.join()
@@ -324,10 +331,7 @@ class Trainer:
                 self.residual_count += seen.counted
         # Last, so that their gradients come first, while those of the projections are waited for.
         with priors:
-            pairs, drawn = self.pairs, None
-            if 0 < recipe.pairs < len(pairs.first):
-                drawn = torch.randint(len(pairs.first), (recipe.pairs,), device=self.device)
-            changes = objective.Changes(deformed, embedding, pairs, drawn)
+            changes = objective.Changes(deformed, embedding, self.pairs, drawn)
             nats = self.problem.count * self.box**2
             terms |= objective.prior_terms(changes, recipe, self.anchor, nats)
         priors.join()
@@ -381,7 +385,7 @@ class Trainer:
             gradients, latent_gradient = [shared for _, shared in self.learnt], self.latent_gradient
         for p, gradient in zip(parameters, gradients):
             # The fused optimiser on CUDA wants its parameter's strides; parts of a larger gradient have others.
-            p.grad = gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+            p.grad = gradient.contiguous().as_strided(p.size(), p.stride())
         if self.encode_now:
             found = torch.autograd.grad(encoded, self.encoder_parameters, latent_gradient)
             for p, gradient in zip(self.encoder_parameters, found):
@@ -463,6 +467,8 @@ class Trainer:
             for value, now in zip(self.epoch_views, nuisances.corrected(self.problem.views, q)):
                 value.copy_(now)
             self.epoch_contrast.copy_(1 + q[:, nuisances.CONTRAST])
+        drawn = len(self.pair_numbers)
+        torch.arange(drawn, out=self.pair_numbers).add_(epoch * self.steps_per_epoch * drawn)
         mine = self.order[:, self.ranks.rank * self.batch : (self.ranks.rank + 1) * self.batch]
         for name, value in self.entries(mine).items():
             self.steps.set(name, value)

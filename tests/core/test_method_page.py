@@ -59,7 +59,7 @@ def test_the_pages_numbers_are_the_codes() -> None:
         f"{r.w_composition:g} · M / (N D²)",
         f"{r.anchor:g} / (N D²)",
         f"/ {regularisers.COMPOSITION_WIDTH:g}²",
-        f"{r.pairs:,} of them are drawn a step",
+        f"{r.pairs:,} of them count in a step",
         f"widths are {regularisers.ANCHOR_DENSITY:g} of the mean density, {regularisers.ANCHOR_SCALE:g} in raw width",
         f"to {mixture_prior.MOST} at the most",
         f"at most {MOST_EPOCHS} passes",

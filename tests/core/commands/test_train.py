@@ -544,7 +544,7 @@ def test_the_anchor_is_a_normal_prior_about_the_consensus(two_states: Path) -> N
     configuration = load_configuration(two_states / "pre" / "cfg.json")
     first = load_gaussians(two_states / "pre" / "point_cloud.ply", configuration.scale_min, configuration.scale_max)
     anchor = regularisers.find_anchor(first)
-    assert float(regularisers.anchor_term(first.features, anchor)) == 0.0
+    assert float(regularisers.anchor_term(first, anchor)) == 0.0
     # One width in each of the five parameters of every Gaussian is 5/2 nats a Gaussian.
     one = replace(
         first,
@@ -552,7 +552,7 @@ def test_the_anchor_is_a_normal_prior_about_the_consensus(two_states: Path) -> N
         raw_density=first.raw_density + regularisers.ANCHOR_DENSITY * first.densities.mean(),
         raw_scale=first.raw_scale - regularisers.ANCHOR_SCALE,
     )
-    assert float(regularisers.anchor_term(one.features, anchor)) == pytest.approx(2.5 * len(first), rel=1e-3)
+    assert float(regularisers.anchor_term(one, anchor)) == pytest.approx(2.5 * len(first), rel=1e-3)
 
 
 def test_log_refuses_unwritable(tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ from torch import Tensor
 from gaussianem_core.model.deformation import deform_gaussians
 from gaussianem_core.model.gauge import Gauge, make_gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.training.regularisers import NeighbourPairs, find_pairs, rigidity_and_composition
+from gaussianem_core.training.regularisers import (
+    Anchor,
+    NeighbourPairs,
+    anchor_term,
+    find_pairs,
+    rigidity_and_composition,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEFORMED = ("positions", "densities", "displacement", "density_change", "centre positions", "centre density")
@@ -142,7 +148,7 @@ def test_triton_kernels_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", *options, str(Path(__file__))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(CASES) + 1 + len(NEIGHBOURS)} passed" in done.stdout
+    assert f"{len(CASES) + 2 + len(NEIGHBOURS)} passed" in done.stdout
 
 
 @pytest.mark.gpu
@@ -173,3 +179,31 @@ def test_the_mean_term_of_one_stretched_pair() -> None:
     rigidity, composition = rigidity_and_composition(displacement, torch.tensor([[0.0, 0.1]]), pairs)
     assert float(rigidity) == pytest.approx(0.01 * float(pairs.weight[0]), rel=1e-5)
     assert float(composition) == pytest.approx(float(torch.log(torch.tensor(2.0)) * pairs.weight[0]), rel=1e-5)
+
+
+def compare_anchor(device: str) -> None:
+    gaussians = random_gaussians(300)
+    middle, width = torch.randn(300, 5, dtype=torch.float64), torch.rand(5, dtype=torch.float64) + 0.1
+
+    def found(device: str, dtype: torch.dtype, fused: bool) -> list[Tensor]:
+        anchor = Anchor(middle.to(device, dtype), width.to(device, dtype))
+
+        def run(positions: Tensor, raw_density: Tensor, raw_scale: Tensor) -> Sequence[Tensor]:
+            g = replace(gaussians, positions=positions, raw_density=raw_density, raw_scale=raw_scale)
+            return [anchor_term(g, anchor, fused=fused)]
+
+        inputs = (gaussians.positions, gaussians.raw_density, gaussians.raw_scale)
+        return values_and_gradients(run, [value.to(device, dtype) for value in inputs], [torch.tensor(1.7)])
+
+    assert_equal(found(device, torch.float32, True), found("cpu", torch.float64, False))
+
+
+@in_the_interpreter
+def test_the_anchor_in_the_interpreter_equals_plain_torch() -> None:
+    compare_anchor("cpu")
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_the_anchor_on_the_gpu_equals_plain_torch() -> None:
+    compare_anchor("cuda")
