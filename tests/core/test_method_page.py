@@ -49,6 +49,7 @@ def test_the_pages_numbers_are_the_codes() -> None:
         f"prior about 1 of width {r.scale_prior:g}",
         f"at most {smooth_fields.MOST_POINTS} control points (one for {smooth_fields.GAUSSIANS_PER_POINT} Gaussians)",
         f"{linear_fit.EPOCHS[0]} to {linear_fit.EPOCHS[1]} passes",
+        f"of more than {linear_fit.MOST:,} as",
         f"odds of {linear_fit.ODDS:,.0f} to 1",
         f"their mean is {linear_fit.ERRORS:g} standard errors above 0",
         f"at least {linear_model.LEAST_HELD} up to a quarter",

@@ -11,6 +11,7 @@ from small_data import preprocess, simulate
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.options import TrainOptions
+from gaussianem_core.runtime.streams import stream
 from gaussianem_core.simulation import pose_scores
 from gaussianem_core.simulation.ground_truth import Truth, load_truth
 from gaussianem_core.simulation.latent_scores import roc_area
@@ -101,6 +102,34 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
             wanted = torch.einsum("bk,kmd->bmd", mean[:100, :used], linear.model.fields.all())
         error = (position - wanted[..., :3]).square().sum() / wanted[..., :3].square().sum()
         assert error < 0.2
+
+
+def test_of_many_particles_some_shape_the_model_and_all_are_measured(
+    moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = load_truth(moving / "sim" / "truth.npz")
+    assert truth.state is not None
+    monkeypatch.setattr(linear_fit, "MOST", 400)
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        options, problem, recipe, forward, noise = make_setting(moving, log)
+        seen: list[int] = []
+        fit_to_all = linear_fit.fit_to_all
+        monkeypatch.setattr(
+            linear_fit, "fit_to_all", lambda some, *rest: seen.append(some.count) or fit_to_all(some, *rest)
+        )
+        linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
+        active = torch.arange(forward.zdim) < linear.count
+        latents, found = joint_posterior.estimate(
+            linear.measured, linear.widths, linear.junk, active, problem.group, 0, 0, log
+        )
+    assert seen == [400] and problem.count == 600
+    z, chosen = latents.values.chunk(2, dim=1)[0].numpy(), np.zeros(600, bool)
+    chosen[stream(options.seed, "particles of the linear model").permutation(600)[:400]] = True
+    # A particle that did not shape the model is measured as well as one that did.
+    assert explained(z, truth.state) > 0.9 and explained(z[~chosen], truth.state[~chosen]) > 0.88
+    degrees, pixels = pose_error(nuisances.corrected(problem.views, found.mean), truth)
+    assert degrees < 0.4 and pixels < 0.03
+    assert (found.junk.probability > 0.5).sum() <= 3
 
 
 def follow_from_all(monkeypatch: pytest.MonkeyPatch) -> list[float]:
