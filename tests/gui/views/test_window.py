@@ -546,6 +546,26 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
     )
 
 
+def test_enter_in_the_list_opens_the_job_and_gives_it_the_keyboard(opened, qtbot) -> None:
+    names = [opened.model.project.new_job("train", {}).name for _ in range(2)]
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
+    jobs = opened.jobs.list
+    jobs.select(names[0])
+    jobs.setFocus()
+    qtbot.keyClick(jobs, Qt.Key.Key_Up)
+    assert opened.pane.name == names[1] and opened.focusWidget() is jobs, "the arrow keys go on through the list"
+    opened.pages.show_home()
+    assert opened.focusWidget() is jobs and jobs.selected() == []
+    qtbot.keyClick(jobs, Qt.Key.Key_Return)
+    assert opened.middle.currentWidget() is opened.pane and opened.pane.name == names[1]
+    assert jobs.selected() == [names[1]] and opened.focusWidget() is opened.pane.tabs.tabBar()
+    jobs.setFocus()
+    jobs.selectAll()
+    qtbot.keyClick(jobs, Qt.Key.Key_Enter)  # of the keys for numbers
+    assert opened.pane.name == names[1] and set(jobs.selected()) == set(names), "several stay selected"
+    assert opened.focusWidget() is opened.pane.tabs.tabBar()
+
+
 def test_an_exception_in_a_view_is_told_and_ends_nothing(opened, qtbot, monkeypatch) -> None:
     opened.guard.install()
     try:
