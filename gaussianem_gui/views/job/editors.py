@@ -111,7 +111,7 @@ class TextEditor(Editor):
         text = text.strip()
         if self._several:
             return text.replace(";", " ").split()
-        return None if self._number and not text and self._optional else text
+        return None if self._number and self._optional and text in ("", "None") else text
 
     def value(self) -> Any:
         return self.sweep()[0] if self._sweeping and self.sweep() else self._parse(self.edit.text())  # type: ignore[index]
