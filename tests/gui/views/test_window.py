@@ -326,6 +326,12 @@ def test_a_sweep_makes_a_job_a_value_and_opens_their_comparison(opened, qtbot, e
     assert [opened.model.info(n).alias for n in opened.pages.compare.names] == ["batch_4", "batch_8", "batch_16"]
     qtbot.waitUntil(lambda: opened.pages.compare._differences == {"batch": [4, 8, 16]}, timeout=LONG)
     qtbot.waitUntil(lambda: len(opened.pages.compare.plot._curves) >= 3, timeout=LONG)
+    assert not [toast for toast in opened.toasts._toasts if "job002" in toast.accessibleName()], "told with the sweep"
+    engine(hold=True)
+    runner.continue_job(opened.model.project, "Train/job002/", {"epoch": 4}, runner.Launch())
+    qtbot.waitUntil(lambda: opened.model.info("Train/job002/").status.state is State.RUNNING, timeout=LONG)
+    engine()
+    told(opened, qtbot, "batch_4 (job002) succeeded")  # by itself: its sweep has ended
     opened.close_project()
     assert opened.news.sweeps.running == []
 
@@ -344,6 +350,21 @@ def test_a_sweep_is_not_given_up_before_the_list_has_its_jobs(opened, qtbot) -> 
     opened.model.project.mark(names[1], State.FAILED)
     qtbot.waitUntil(lambda: not opened.news.sweeps.running, timeout=LONG)
     assert opened.model.gone(names[0]) and opened.pane.draft == "simulate", "nothing is left to compare"
+
+
+def test_a_job_that_is_deleted_leaves_its_sweep(opened, qtbot) -> None:
+    project, sweeps = opened.model.project, opened.news.sweeps
+    names = [project.new_job("train", {}).name for _ in range(3)]
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 3, timeout=LONG)
+    opened._submitted(names, True)
+    trash.delete(project, names[0])
+    qtbot.waitUntil(lambda: sweeps.running == [set(names[1:])], timeout=LONG)
+    assert [name in sweeps for name in names] == [False, True, True]
+    trash.delete(project, names[1])
+    qtbot.waitUntil(lambda: sweeps.running == [], timeout=LONG)
+    assert names[2] not in sweeps, "the one that is left tells its own end"
+    sweeps.open(project.root)
+    assert sweeps.running == [], "the end of the program changes nothing"
 
 
 def test_a_sweep_that_ends_does_not_cover_a_form(opened, qtbot) -> None:
