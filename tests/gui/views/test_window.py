@@ -352,6 +352,19 @@ def test_a_sweep_is_not_given_up_before_the_list_has_its_jobs(opened, qtbot) -> 
     assert opened.model.gone(names[0]) and opened.pane.draft == "simulate", "nothing is left to compare"
 
 
+def test_a_sweep_that_is_saved_for_later_is_not_said_to_run(opened, qtbot, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
+    opened.pages.new_job("train", {}, [])
+    form = opened.pane.parameters.form
+    form.rows["batch"].sweep_button.click()
+    form.rows["batch"].editor.edit.setText("4, 8")
+    opened.pane.parameters.submit(run=False)
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
+    qtbot.waitUntil(lambda: bool(shown), timeout=LONG)
+    assert [title for title, _ in shown] == ["2 jobs saved for later"]
+    assert {info.status.detail for info in opened.model.jobs} == {""}, "none of them waits to run"
+
+
 def test_a_job_that_is_deleted_leaves_its_sweep(opened, qtbot) -> None:
     project, sweeps = opened.model.project, opened.news.sweeps
     names = [project.new_job("train", {}).name for _ in range(3)]
