@@ -600,6 +600,28 @@ def test_enter_in_the_list_opens_the_job_and_gives_it_the_keyboard(opened, qtbot
     assert opened.focusWidget() is opened.pane.tabs.tabBar()
 
 
+def test_what_cannot_be_read_for_an_action_is_told(opened, qtbot, monkeypatch) -> None:
+    job = opened.model.project.new_job("preprocess", {})
+    qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
+    opened.pages.open_job(job.name)
+    shown = notes(opened, monkeypatch)
+
+    def said(words: str) -> bool:
+        dialogs = [dialog for dialog in opened.findChildren(ErrorDialog) if words in dialog.message.text()]
+        for dialog in dialogs:
+            dialog.close()
+        return bool(dialogs)
+
+    opened.trigger("command")
+    qtbot.waitUntil(lambda: said("option star_file"), timeout=LONG)
+    opened.job_actions.clean_up(harsh=False)
+    qtbot.waitUntil(lambda: said("must have succeeded"), timeout=LONG)
+    (job.directory / "options.json").write_text("{")
+    opened.trigger("clone")
+    qtbot.waitUntil(lambda: said("Clone the job"), timeout=LONG)
+    assert opened.pane.draft == "" and shown == []
+
+
 def test_an_exception_in_a_view_is_told_and_ends_nothing(opened, qtbot, monkeypatch) -> None:
     opened.guard.install()
     try:
