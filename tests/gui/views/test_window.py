@@ -19,7 +19,7 @@ from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.gpus import Gpu
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from gaussianem_gui.project import trash
-from gaussianem_gui.project.job import State
+from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import Project, recent_projects
 from gaussianem_gui.views.job.job_pane import TABS
 from gaussianem_gui.views.toolkit import notices
@@ -529,6 +529,34 @@ def test_notes_are_kept_as_one_types(opened, qtbot) -> None:
     opened.pages.open_job(job.name, "Notes")
     notes.reload()
     qtbot.waitUntil(lambda: "from the runner" in notes.edit.toPlainText(), timeout=LONG)
+
+
+def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monkeypatch) -> None:
+    job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
+    job.add_note("made by hand")
+    qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
+    gate, read = threading.Event(), Job.note
+    monkeypatch.setattr(Job, "note", lambda self: read(self) if gate.wait(60) else "")
+    notes = opened.pane.notes
+    opened.pages.open_job(job.name, "Notes")
+    qtbot.keyClicks(notes.edit, "too early")
+    assert notes.edit.toPlainText() == "", "it would take the place of what is there"
+    gate.set()
+    qtbot.waitUntil(lambda: "made by hand" in notes.edit.toPlainText(), timeout=LONG)
+
+    def full(*_a: object) -> None:
+        raise OSError(28, "No space left on device", "note.txt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "set_note", full)
+        notes.edit.moveCursor(notes.edit.textCursor().MoveOperation.End)
+        qtbot.keyClicks(notes.edit, "and mine")
+        qtbot.waitUntil(lambda: notes.state.text() == "not kept", timeout=LONG)
+        opened.findChildren(ErrorDialog)[0].close()
+    notes.keep()
+    qtbot.waitUntil(lambda: job.note().endswith("and mine"), timeout=LONG)
+    assert "made by hand" in job.note()
+    qtbot.waitUntil(lambda: notes.state.text() == "kept", timeout=LONG)
 
 
 def test_files_of_a_job_are_listed(opened, qtbot) -> None:
