@@ -74,6 +74,14 @@ def test_values_of_a_finished_job_come_back_whole(make) -> None:
     assert validation.complete(JOB_OPTIONS["train"], form.values(), "T") == JOB_OPTIONS["train"](**values, job_dir="T")
 
 
+@pytest.mark.parametrize("value", [0.8234567, 1e-4, 1.0, 0.1, 1.23456789012e-7])
+def test_a_number_of_many_digits_comes_back_whole(make, value: float) -> None:
+    form = make("preprocess")
+    form.set_values({"apix": value})
+    text = form.values()["apix"]
+    assert float(text) == value and len(text) <= len(str(value)), "nor are there more digits than were given"
+
+
 def test_an_error_is_shown_at_the_field_as_one_types(make, qtbot) -> None:
     form = make("train")
     row = form.rows["batch"]
