@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from gaussianem_core.options import JobOptions, command_line, hints
+from gaussianem_core.job.command_line import without_blanks
+from gaussianem_core.options import JobOptions, command_line, explain, hints
 
 HIDDEN = ("job_dir", "output", "overwrite", "resume")  # the job system decides these
 WHOLE = ""  # key of an error that concerns no single field
@@ -190,18 +190,24 @@ def sweep_alias(base: str, changes: dict[str, Any]) -> str:
 
 
 def plain_values(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` as numbers and words rather than text as typed; those equal to the default are left out. KeyError for
-    a name that is no option."""
+    """``values`` as numbers and words rather than text as typed; those equal to the default are left out. Raises as
+    :func:`typed`."""
     return {n: value for n, value in typed(model, values).items() if value != model.model_fields[n].default}
 
 
 def typed(model: type[JobOptions], values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` as numbers and words rather than text as typed; what is not valid stays as it is. KeyError for a name
-    that is no option."""
-    found = dict(values)
-    for name, value in values.items():
-        info = model.model_fields[name]
-        with contextlib.suppress(ValidationError):
-            kind: Any = Annotated[info.annotation, name, *info.metadata]  # type: ignore[valid-type]
-            found[name] = TypeAdapter(kind).validate_python(value)
-    return found
+    """``values`` as JSON holds them: numbers, yes or no, and words rather than text as typed. "" and "None" leave an
+    option unset that is no text.
+
+    Required options may still be missing or empty, and rules between options are asked when the job is complete.
+    Raises InputError for the first value that its option does not allow, and for a name that is no option.
+    """
+    plain = without_blanks(model, values)
+    blank = stand_ins(model, required_errors(model, plain))
+    try:
+        model.model_validate({**plain, **blank})
+    except ValidationError as error:
+        if error.errors()[0]["loc"]:  # a rule of one option: those between options are asked after them
+            raise explain(error) from None
+    kinds: dict[str, Any] = {name: model.model_fields[name].annotation for name in plain if name not in blank}
+    return plain | {name: TypeAdapter(kind).validate_python(plain[name]) for name, kind in kinds.items()}

@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
 from gaussianem_core.errors import InputError, ResourceError, printable
-from gaussianem_core.job.command_line import OptionParser, add_options, without_blanks
+from gaussianem_core.job.command_line import OptionParser, add_options
 from gaussianem_core.options import JOB_OPTIONS, JobOptions, explain
 from gaussianem_core.runtime.plain_files import open_regular
 from gaussianem_gui.execution import cluster, estimates, runner, workflow
@@ -43,30 +43,19 @@ NEWEST = 200  # finished jobs that a list reads for times and reasons
 def parse_values(model: type[JobOptions], words: Sequence[str], project: Project, prog: str) -> dict[str, Any]:
     """The options of ``model`` that stand in ``words``, with its types; files named from the current directory become
     paths from the project. Raises InputError; --help prints the options and exits."""
-    given = without_blanks(model, OptionParser(prog, model, ("job_dir", "output")).given(words))
+    given = OptionParser(prog, model, ("job_dir", "output")).given(words)
     for name, value in given.items():
         if value is not None and is_path_field(model, name) and "source_dir" not in given:
             given[name] = (
                 [_project_path(project, v) for v in value] if isinstance(value, list) else _project_path(project, value)
             )
-    return typed(model, given)
+    return validation.typed(model, given)
 
 
-def typed(model: type[JobOptions], given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with the types of ``model``, as JSON holds them; required options may still be missing. Raises
-    InputError."""
-    blank: dict[str, Any] = {
-        name: ["-"] if str(field.annotation).startswith("list") else "-"
-        for name, field in model.model_fields.items()
-        if field.is_required() and name not in given
-    }
-    try:
-        return {k: v for k, v in model(**{**blank, **given}).model_dump(mode="json").items() if k in given}
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # a rule between options: the job's own check says so when it is complete
-            return given
-        raise explain(error) from None
+def _value(model: type[JobOptions], option: str, text: str) -> Any:
+    """What stands behind ``--set OPTION=`` as the option's value; for a list of files it is one. Raises InputError."""
+    several = get_origin(model.model_fields[option].annotation) is list
+    return validation.typed(model, {option: [text] if several else text})[option]
 
 
 def _project_path(project: Project, word: str) -> str:
@@ -233,7 +222,7 @@ def _settings_command(project: Project, given: argparse.Namespace) -> int:
         if "=" in word and option and option in (JOB_OPTIONS[job_type].model_fields if job_type in JOB_OPTIONS else ()):
             kept = ((settings.program if given.all_projects else settings.project).get("defaults") or {}).get(job_type)
             values = {k: v for k, v in (kept or {}).items() if k != option}
-            preset = typed(JOB_OPTIONS[job_type], {option: text}) if text else {}
+            preset = {option: _value(JOB_OPTIONS[job_type], option, text)} if text else {}
             settings.set_defaults(job_type, values | preset, layer)
         elif "=" in word and name in SHIPPED and name != "defaults":
             settings.set(name, _like(name, text) if text else None, "program" if name in PROGRAM_ONLY else layer)
@@ -715,10 +704,7 @@ def _workflow(project: Project, given: argparse.Namespace, rest: list[str]) -> i
             steps = ", ".join(s.id for s in chosen.steps)
             raise InputError("--set", "must be STEP.OPTION=VALUE", word, f"Steps: {steps}.")
         model = JOB_OPTIONS[step.job_type]
-        given_value: Any = _project_path(project, value) if is_path_field(model, option) else value
-        if str(model.model_fields[option].annotation).startswith("list"):
-            given_value = [given_value]
-        values[key] = typed(model, {option: given_value})[option]
+        values[key] = _value(model, option, _project_path(project, value) if is_path_field(model, option) else value)
     launch = runner.Launch("cluster" if given.submit else "local")
     for job in workflow.start(project, chosen, values, inputs=given.inputs_from, launch=launch):
         say(job.name)

@@ -111,7 +111,7 @@ class TextEditor(Editor):
         text = text.strip()
         if self._several:
             return text.replace(";", " ").split()
-        return None if self._number and not text and self._optional else text
+        return None if self._number and self._optional and text in ("", "None") else text
 
     def value(self) -> Any:
         return self.sweep()[0] if self._sweeping and self.sweep() else self._parse(self.edit.text())  # type: ignore[index]
@@ -119,7 +119,8 @@ class TextEditor(Editor):
     def set_value(self, value: Any) -> None:
         if isinstance(value, list):
             value = "; ".join(map(str, value))
-        self.edit.setText("" if value is None else (f"{value:g}" if isinstance(value, float) else str(value)))
+        # all digits that a decimal number keeps as a float: what is shown is what runs
+        self.edit.setText("" if value is None else (f"{value:.15g}" if isinstance(value, float) else str(value)))
 
     def set_invalid(self, invalid: bool) -> None:
         restyle(self.edit, invalid=invalid)

@@ -211,7 +211,7 @@ class Notes(QWidget):
         """Show another job's notes; what was typed for the one before is kept first."""
         self.keep()
         self._model, self._name = model, info.name
-        self.edit.setReadOnly(model.project.read_only)
+        self.edit.setReadOnly(True)  # until they are there: what is typed before would take their place in the file
         self._show("")
         self._read()
 
@@ -230,9 +230,10 @@ class Notes(QWidget):
         self.reload()
 
     def _take(self, found: tuple[str, str] | None) -> None:
-        if found is None or found[0] != self._name or self._pause.isActive():
+        if self._model is None or found is None or found[0] != self._name or self._pause.isActive():
             return
         self._show(found[1])
+        self.edit.setReadOnly(self._model.project.read_only)
 
     def _show(self, text: str) -> None:
         self._kept = text
@@ -247,10 +248,22 @@ class Notes(QWidget):
         self._pause.start()
 
     def keep(self) -> None:
-        """Write what was typed into note.txt, in a worker; nothing where it is the same or the project is read-only."""
+        """Write what was typed into note.txt, in a worker; nothing where it is the same or the project is read-only.
+        What could not be written is tried again with the next call."""
         self._pause.stop()
         text, name = self.edit.toPlainText(), self._name
         if self._model is None or not name or text == self._kept or self.edit.isReadOnly():
             return
-        self._kept = text
-        self._model.do("Keep the notes", lambda p: p.job(name).set_note(text), lambda _r: self.state.setText("kept"))
+        before, self._kept = self._kept, text
+
+        def told(kept: str, words: str) -> None:
+            if (name, text) == (self._name, self._kept):
+                self._kept = kept
+                self.state.setText(words)
+
+        self._model.do(
+            "Keep the notes",
+            lambda p: p.job(name).set_note(text),
+            lambda _r: told(text, "kept"),
+            lambda _e: told(before, "not kept"),
+        )

@@ -16,7 +16,7 @@ from PySide6.QtCore import (
     Qt,
     Signal,
 )
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPalette
 from PySide6.QtWidgets import QAbstractItemView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTreeView
 
 from gaussianem_gui.forms.next_steps import picture
@@ -254,9 +254,11 @@ class JobDelegate(QStyledItemDelegate):
 
 
 class JobList(QTreeView):
-    """The list. A click or the arrow keys open a job, several may be selected, a context menu offers the actions."""
+    """The list. A click or the arrow keys open a job and leave the keyboard here, Enter goes into it; several may be
+    selected, a context menu offers the actions."""
 
     opened = Signal(str)
+    enterPressed = Signal(str)  # the job is to be opened, and to get the keyboard
     menuRequested = Signal(object)  # global position
 
     def __init__(self) -> None:
@@ -334,6 +336,15 @@ class JobList(QTreeView):
         info = index.data(INFO)
         if isinstance(info, JobInfo) and not self._setting:
             self.opened.emit(info.name)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        name = self.current_job()
+        if event.key() not in (Qt.Key.Key_Return, Qt.Key.Key_Enter) or not name:
+            super().keyPressEvent(event)
+            return
+        if name not in self.selected():  # the overview, say, takes the selection away and leaves the current row
+            self.select(name)
+        self.enterPressed.emit(name)
 
     def _menu(self, place: QPoint) -> None:
         if isinstance(self.indexAt(place).data(INFO), JobInfo):

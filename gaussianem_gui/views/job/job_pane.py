@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QLabel, QLineEdit, QTabWidget, QWidget
 
 from gaussianem_core.options import JOB_OPTIONS
@@ -272,6 +272,10 @@ class JobPane(QWidget):
     def show_tab(self, name: str) -> None:
         """Bring a tab to the front. ValueError for a name that is not in TABS."""
         self.tabs.setCurrentIndex(TABS.index(name))
+
+    def take_keyboard(self) -> None:
+        """Give the keyboard to the tabs: the arrow keys go through them, Tab goes on to what the one in front holds."""
+        self.tabs.tabBar().setFocus(Qt.FocusReason.TabFocusReason)
 
     def _show_volume(self, path: Path, kind: str) -> None:
         """A file of the Files tab that is a volume, or Gaussians: in the 3D view of the results."""

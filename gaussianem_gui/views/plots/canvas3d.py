@@ -1,7 +1,7 @@
 """The napari canvas: surfaces, a projection, points and vectors by name, the camera, a scale bar, a grid of maps.
 
-Layers stay once they are there, hidden: some drivers crash where one is removed. Only the Gaussians' layer gives way to
-a new one where their number changes. Places are z, y, x in A from the box's centre.
+Layers stay once they are there, hidden: some drivers crash where one is removed. Places are z, y, x in A from the box's
+centre.
 """
 
 from __future__ import annotations
@@ -209,9 +209,7 @@ class Canvas3D(QWidget):
     ) -> None:  # (N, 3) A, z, y, x; diameters in A; (N, 4)
         """Draw Gaussians as spheres in their colours (RGBA from 0 to 1)."""
         layer = self.layer("gaussians")
-        if layer is None or len(layer.data) != len(positions):
-            if layer is not None:
-                self.model.layers.remove(layer)
+        if layer is None:
             self.model.add_points(
                 positions,
                 name="gaussians",
@@ -224,7 +222,7 @@ class Canvas3D(QWidget):
             )
             return
         layer.data, layer.visible = positions, True
-        layer.size = size  # after the data, which would set it anew
+        layer.size = size  # after the data, which keep the sizes and colours of as many points as there were
         layer.face_color = colours
 
     def show_vectors(self, name: str, data: np.ndarray | None, style: str, colour: str, width: float) -> None:

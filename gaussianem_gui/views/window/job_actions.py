@@ -133,12 +133,11 @@ class JobActions:
         """Show the form of a new job with the same options."""
         info = self._info
 
-        def show(values: dict[str, Any] | None) -> None:
-            if values is not None:
-                kept = {k: v for k, v in values.items() if k not in ("job_dir", "resume")}
-                self.context.formWanted.emit(info.job_type, kept, [])
+        def show(values: dict[str, Any]) -> None:
+            kept = {k: v for k, v in values.items() if k not in ("job_dir", "resume")}
+            self.context.formWanted.emit(info.job_type, kept, [])
 
-        self._model.ask("clone", lambda p: p.job(info.name).values(), show)
+        self._model.do("Clone the job", lambda p: p.job(info.name).values(), show)
 
     # --- names, notes, files ---------------------------------------------------------------------------------------
 
@@ -169,12 +168,11 @@ class JobActions:
         """Copy the command that does the same in a terminal, with the change to the project's directory."""
         name, root = self._info.name, self._model.root
 
-        def show(words: list[str] | None) -> None:
-            if words:
-                QGuiApplication.clipboard().setText(f"cd {shlex.quote(str(root))} && {shlex.join(words)}")
-                self.context.toasts.show_toast("success", "Command copied", "Paste it into a terminal.")
+        def show(words: list[str]) -> None:
+            QGuiApplication.clipboard().setText(f"cd {shlex.quote(str(root))} && {shlex.join(words)}")
+            self.context.toasts.show_toast("success", "Command copied", "Paste it into a terminal.")
 
-        self._model.ask("command", lambda p: command_line(p.job(name).options()), show)
+        self._model.do("Copy the command", lambda p: command_line(p.job(name).options()), show)
 
     def open_folder(self) -> None:
         """Show the job's files in the desktop's file manager."""
@@ -191,7 +189,7 @@ class JobActions:
         too."""
         names = self.context.chosen()
 
-        def confirm(found: list[str] | None) -> None:
+        def confirm(found: list[str]) -> None:
             if not found:
                 text = "There are no superseded files in this job."
                 self.context.toasts.show_toast("info", "Nothing to clean up", text)
@@ -206,8 +204,8 @@ class JobActions:
             ):
                 self._each("Clean up", lambda p, name: trash.cleanup(p, name, harsh=harsh))
 
-        self._model.ask(
-            "cleanup", lambda p: [f for n in names for f in trash.cleanup(p, n, harsh=harsh, dry_run=True)], confirm
+        self._model.do(
+            "Clean up", lambda p: [f for n in names for f in trash.cleanup(p, n, harsh=harsh, dry_run=True)], confirm
         )
 
     def delete(self) -> None:

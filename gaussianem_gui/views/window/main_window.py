@@ -322,8 +322,9 @@ class MainWindow(QMainWindow):
         tab = "Progress" if run else "Parameters"
         if len(names) > 1:
             self.news.sweeps.add(names)
+            title = f"{len(names)} jobs {'submitted' if run else 'saved for later'}"
             text = "Their comparison opens when all have ended."
-            self.toasts.show_toast("success", f"{len(names)} jobs submitted", text)
+            self.toasts.show_toast("success", title, text if run else f"Run them from the list. {text}")
         elif self.pane.name == names[0]:
             self.pane.reload_parameters()
             self.pane.show_tab(tab)

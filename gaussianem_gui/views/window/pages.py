@@ -58,6 +58,7 @@ class Pages(QObject):
         self.flow.closed.connect(self.show_home)
         for jobs in (context.jobs.list, context.jobs.flow, self.flow.graph):
             jobs.opened.connect(self.open_job)
+        context.jobs.list.enterPressed.connect(self._enter_job)
 
     def show_home(self) -> None:
         """Show the project's overview."""
@@ -77,6 +78,10 @@ class Pages(QObject):
         if self.context.jobs.list.current_job() != name:
             self.context.jobs.list.select(name)
         self.context.jobs.flow.set_current(name)
+
+    def _enter_job(self, name: str) -> None:
+        self.open_job(name)
+        self.context.pane.take_keyboard()
 
     def new_job(
         self, job_type: str = "", values: dict[str, Any] | None = None, inputs_from: list[str] | None = None

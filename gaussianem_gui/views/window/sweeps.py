@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, QSettings, Signal
 
+from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.views.project_model import ProjectModel
 
 
@@ -15,7 +16,8 @@ def settings_key(path: Path) -> str:
 
 
 class Sweeps(QObject):
-    """Sets of job names of the open project that have not all ended; kept over the end of the program."""
+    """Sets of job names of the open project that have not all ended; kept over the end of the program. A job is "in" it
+    while its end is told with its sweep's."""
 
     ended = Signal(list)  # names of the jobs, sorted
 
@@ -43,17 +45,23 @@ class Sweeps(QObject):
         return name in self._members
 
     def look(self, model: ProjectModel) -> None:
-        """Tell in ``ended`` of each sweep of which every job has ended or is gone, if two or more are left to
-        compare."""
-        for sweep in list(self.running):
-            found = [info for name in sweep if (info := model.info(name)) is not None]
-            ended = [info.name for info in found if info.status.state.finished]
-            if len(ended) + sum(model.gone(name) for name in sweep) < len(sweep):
-                continue
-            self.running.remove(sweep)
+        """Tell in ``ended`` of each sweep of which every job has ended, and forget it; jobs that were deleted leave
+        their sweep, and one job alone is none."""
+        before = [set(names) for names in self.running]
+        for sweep in self.running:
+            sweep -= {name for name in sweep if model.gone(name)}
+        self.running = [sweep for sweep in self.running if len(sweep) > 1]
+        self._members = set().union(*self.running)  # also of those that end now: the news of their last jobs follow
+        ended = [sweep for sweep in self.running if all(_finished(model.info(name)) for name in sweep)]
+        self.running = [sweep for sweep in self.running if sweep not in ended]
+        if self.running != before:
             self._keep()
-            if len(ended) > 1:
-                self.ended.emit(sorted(ended))
+        for sweep in ended:
+            self.ended.emit(sorted(sweep))
 
     def _keep(self) -> None:
         QSettings().setValue(self._key, [sorted(s) for s in self.running])
+
+
+def _finished(info: JobInfo | None) -> bool:
+    return info is not None and info.status.state.finished

@@ -188,6 +188,16 @@ def test_every_option_of_every_type_can_be_given(project: Project) -> None:
                 assert list(values) == [name], job_type
 
 
+def test_numbers_are_numbers_while_options_that_others_need_are_missing(project: Project) -> None:
+    """A rule between options, as that decode needs z or particle_indices, is asked when the job is complete."""
+    for job_type, words, values in (
+        ("decode", ["--box", "64"], {"box": 64}),
+        ("train", ["--epoch", "5", "--beta", "0.5", "--resume"], {"epoch": 5, "beta": 0.5, "resume": True}),
+        ("train", ["--lr", "None"], {"lr": None}),
+    ):
+        assert commands.parse_values(JOB_OPTIONS[job_type], words, project, "test") == values
+
+
 def test_actions_say_why_not(project: Project) -> None:
     job = project.new_job("simulate", {"model": "m"})
     info = project.info(job)
@@ -253,6 +263,10 @@ def test_settings_are_the_same_in_the_terminal_and_in_the_application(project: P
     kept = Settings(root, root / ".config/gaussianem/settings.json")
     assert kept.layer("where") == "project" and kept.layer("notify") == "program"
     assert kept.defaults("train") == {"batch": 64}
+    gaussianem(root, "project", "settings", "--set", "train.lr=None", "decode.box=64", "import.files=a, b.mrc")
+    kept = Settings(root, root / ".config/gaussianem/settings.json")
+    assert kept.defaults("train") == {"batch": 64, "lr": None} and kept.defaults("decode") == {"box": 64}
+    assert kept.defaults("import") == {"files": ["a, b.mrc"]}
     gaussianem(root, "project", "settings", "--set", "where=")
     lines = [line.split() for line in gaussianem(root, "project", "settings").splitlines()]
     assert ["where", "local", "shipped"] in lines and ["train.batch", "64"] in lines

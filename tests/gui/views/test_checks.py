@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gaussianem_core.errors import InputError
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.options import JOB_OPTIONS, DecodeOptions, PreprocessOptions, TrainOptions, command_line
 from gaussianem_gui.execution import estimates
@@ -63,6 +64,25 @@ def test_the_command_shown_is_the_command_of_the_options() -> None:
     text = validation.command_text(options)
     assert text == "gaussianem train --job_dir Train/job004 --mask 'my mask.npy' --batch 64"
     assert command_line(options)[-1] == "64"
+
+
+def test_what_is_typed_becomes_a_value_by_the_rules_of_its_option() -> None:
+    given = {"batch": "64", "lr": "1e-3", "beta": "0.5", "epoch": "", "mask": "None", "resume": "yes"}
+    values = {"batch": 64, "lr": 1e-3, "beta": 0.5, "epoch": None, "mask": "None", "resume": True}
+    assert validation.typed(TrainOptions, given) == values, "beta has no use here, which is said when the job is made"
+    assert validation.typed(PreprocessOptions, {"star_file": "", "passthrough": []}) == {
+        "star_file": "",
+        "passthrough": [],
+    }, "what is missing may still come"
+    for model, name, text in (
+        (TrainOptions, "lr", "inf"),
+        (TrainOptions, "batch", "many"),
+        (PreprocessOptions, "downsample_size", "17"),
+        (PreprocessOptions, "map_thres", "low"),
+        (TrainOptions, "colour", "red"),
+    ):
+        with pytest.raises(InputError, match=f"option {name}.*{text}"):
+            validation.typed(model, {name: text})
 
 
 def _stack(path: Path, count: int, box: int) -> None:

@@ -19,6 +19,7 @@ from PySide6.QtWidgets import QApplication, QDialog, QLineEdit, QPushButton, QWi
 from gaussianem_core.io.mrc import write_map
 from gaussianem_gui.demo.run import DEMO
 from gaussianem_gui.views.plots import canvas_starter as starter_room
+from gaussianem_gui.views.plots.lasso_3d import on_screen
 from gaussianem_gui.views.plots.opengl_probe import OpenGL, probe
 from gaussianem_gui.views.plots.viewer import Viewer
 from gaussianem_gui.views.toolkit.theme import theme
@@ -156,6 +157,25 @@ def test_a_surface_is_solid_again_after_gaussians_were_shown(viewer, qtbot, volu
     qtbot.waitUntil(lambda: viewer.layers() == ["surface"], timeout=LONG)
     layer = viewer.canvas.layer("surface")
     assert layer.opacity == 1.0 and str(layer.blending) == "opaque"
+
+
+def test_more_or_fewer_gaussians_keep_their_layer(viewer, qtbot, volumes) -> None:
+    viewer.show_gaussians(volumes[0].with_name("g.ply"), alone=True)
+    qtbot.waitUntil(lambda: viewer.layers() == ["gaussians"], timeout=LOAD)
+    canvas = viewer.canvas
+    layer, random = canvas.layer("gaussians"), np.random.default_rng(1)
+    layer.selected_data = set(range(150, 200))
+    for count in (20, 300, 1, 200):
+        places = random.normal(size=(count, 3)) * 20
+        sizes, colours = random.uniform(1, 4, count), random.random((count, 4))
+        canvas.show_points(places, sizes, colours)
+        assert canvas.layer("gaussians") is layer and viewer.layers() == ["gaussians"]
+        assert np.allclose(layer.data, places) and np.allclose(layer.size, sizes)
+        assert np.allclose(layer.face_color, colours)
+        assert len(on_screen(canvas.view, layer)) == count
+        assert coloured(canvas.image()) > 0
+        canvas.show_points(places, 3.0, colours)
+        assert np.allclose(layer.size, 3.0)
 
 
 def test_gaussians_projection_and_slices(viewer, qtbot, volumes) -> None:

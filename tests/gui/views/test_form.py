@@ -10,8 +10,11 @@ from conftest import LONG, cut_off
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton
 
+from gaussianem_core.errors import InputError
 from gaussianem_core.options import JOB_OPTIONS, command_line, hints
 from gaussianem_gui.forms import validation
+from gaussianem_gui.project.project import Project
+from gaussianem_gui.terminal.commands import parse_values
 from gaussianem_gui.views.job import editors, fields
 from gaussianem_gui.views.job.editors import Context, OfferedFile
 from gaussianem_gui.views.job.form import OptionForm
@@ -71,6 +74,14 @@ def test_values_of_a_finished_job_come_back_whole(make) -> None:
     assert validation.complete(JOB_OPTIONS["train"], form.values(), "T") == JOB_OPTIONS["train"](**values, job_dir="T")
 
 
+@pytest.mark.parametrize("value", [0.8234567, 1e-4, 1.0, 0.1, 1.23456789012e-7])
+def test_a_number_of_many_digits_comes_back_whole(make, value: float) -> None:
+    form = make("preprocess")
+    form.set_values({"apix": value})
+    text = form.values()["apix"]
+    assert float(text) == value and len(text) <= len(str(value)), "nor are there more digits than were given"
+
+
 def test_an_error_is_shown_at_the_field_as_one_types(make, qtbot) -> None:
     form = make("train")
     row = form.rows["batch"]
@@ -83,6 +94,21 @@ def test_an_error_is_shown_at_the_field_as_one_types(make, qtbot) -> None:
     row.editor.edit.clear()
     qtbot.keyClicks(row.editor.edit, "12")
     assert not row.error.isVisible() and form.errors() == {}
+
+
+@pytest.mark.parametrize("text", ["", "None", "8", "8.0", "many", "-1", "inf", "yes"])
+def test_form_and_terminal_take_the_same_words(make, tmp_path: Path, text: str) -> None:
+    model, form = JOB_OPTIONS["train"], make("train")
+    for name in ("epoch", "lr", "batch"):
+        form.set_values({})
+        form.rows[name].editor.edit.setText(text)
+        entered = {name: form.values()[name]}
+        try:
+            there = parse_values(model, [f"--{name}={text}"], Project.create(tmp_path / name), "test")
+        except InputError:
+            assert name in form.errors(), name
+        else:
+            assert form.errors() == {} and validation.typed(model, entered) == there, name
 
 
 def test_what_is_missing_is_said_when_one_wants_to_run(make) -> None:

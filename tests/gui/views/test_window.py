@@ -19,7 +19,7 @@ from gaussianem_gui.execution import runner, workflow
 from gaussianem_gui.execution.gpus import Gpu
 from gaussianem_gui.forms.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from gaussianem_gui.project import trash
-from gaussianem_gui.project.job import State
+from gaussianem_gui.project.job import Job, State
 from gaussianem_gui.project.project import Project, recent_projects
 from gaussianem_gui.views.job.job_pane import TABS
 from gaussianem_gui.views.toolkit import notices
@@ -326,6 +326,12 @@ def test_a_sweep_makes_a_job_a_value_and_opens_their_comparison(opened, qtbot, e
     assert [opened.model.info(n).alias for n in opened.pages.compare.names] == ["batch_4", "batch_8", "batch_16"]
     qtbot.waitUntil(lambda: opened.pages.compare._differences == {"batch": [4, 8, 16]}, timeout=LONG)
     qtbot.waitUntil(lambda: len(opened.pages.compare.plot._curves) >= 3, timeout=LONG)
+    assert not [toast for toast in opened.toasts._toasts if "job002" in toast.accessibleName()], "told with the sweep"
+    engine(hold=True)
+    runner.continue_job(opened.model.project, "Train/job002/", {"epoch": 4}, runner.Launch())
+    qtbot.waitUntil(lambda: opened.model.info("Train/job002/").status.state is State.RUNNING, timeout=LONG)
+    engine()
+    told(opened, qtbot, "batch_4 (job002) succeeded")  # by itself: its sweep has ended
     opened.close_project()
     assert opened.news.sweeps.running == []
 
@@ -344,6 +350,34 @@ def test_a_sweep_is_not_given_up_before_the_list_has_its_jobs(opened, qtbot) -> 
     opened.model.project.mark(names[1], State.FAILED)
     qtbot.waitUntil(lambda: not opened.news.sweeps.running, timeout=LONG)
     assert opened.model.gone(names[0]) and opened.pane.draft == "simulate", "nothing is left to compare"
+
+
+def test_a_sweep_that_is_saved_for_later_is_not_said_to_run(opened, qtbot, monkeypatch) -> None:
+    shown = notes(opened, monkeypatch)
+    opened.pages.new_job("train", {}, [])
+    form = opened.pane.parameters.form
+    form.rows["batch"].sweep_button.click()
+    form.rows["batch"].editor.edit.setText("4, 8")
+    opened.pane.parameters.submit(run=False)
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
+    qtbot.waitUntil(lambda: bool(shown), timeout=LONG)
+    assert [title for title, _ in shown] == ["2 jobs saved for later"]
+    assert {info.status.detail for info in opened.model.jobs} == {""}, "none of them waits to run"
+
+
+def test_a_job_that_is_deleted_leaves_its_sweep(opened, qtbot) -> None:
+    project, sweeps = opened.model.project, opened.news.sweeps
+    names = [project.new_job("train", {}).name for _ in range(3)]
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 3, timeout=LONG)
+    opened._submitted(names, True)
+    trash.delete(project, names[0])
+    qtbot.waitUntil(lambda: sweeps.running == [set(names[1:])], timeout=LONG)
+    assert [name in sweeps for name in names] == [False, True, True]
+    trash.delete(project, names[1])
+    qtbot.waitUntil(lambda: sweeps.running == [], timeout=LONG)
+    assert names[2] not in sweeps, "the one that is left tells its own end"
+    sweeps.open(project.root)
+    assert sweeps.running == [], "the end of the program changes nothing"
 
 
 def test_a_sweep_that_ends_does_not_cover_a_form(opened, qtbot) -> None:
@@ -497,6 +531,34 @@ def test_notes_are_kept_as_one_types(opened, qtbot) -> None:
     qtbot.waitUntil(lambda: "from the runner" in notes.edit.toPlainText(), timeout=LONG)
 
 
+def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monkeypatch) -> None:
+    job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
+    job.add_note("made by hand")
+    qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
+    gate, read = threading.Event(), Job.note
+    monkeypatch.setattr(Job, "note", lambda self: read(self) if gate.wait(60) else "")
+    notes = opened.pane.notes
+    opened.pages.open_job(job.name, "Notes")
+    qtbot.keyClicks(notes.edit, "too early")
+    assert notes.edit.toPlainText() == "", "it would take the place of what is there"
+    gate.set()
+    qtbot.waitUntil(lambda: "made by hand" in notes.edit.toPlainText(), timeout=LONG)
+
+    def full(*_a: object) -> None:
+        raise OSError(28, "No space left on device", "note.txt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "set_note", full)
+        notes.edit.moveCursor(notes.edit.textCursor().MoveOperation.End)
+        qtbot.keyClicks(notes.edit, "and mine")
+        qtbot.waitUntil(lambda: notes.state.text() == "not kept", timeout=LONG)
+        opened.findChildren(ErrorDialog)[0].close()
+    notes.keep()
+    qtbot.waitUntil(lambda: job.note().endswith("and mine"), timeout=LONG)
+    assert "made by hand" in job.note()
+    qtbot.waitUntil(lambda: notes.state.text() == "kept", timeout=LONG)
+
+
 def test_files_of_a_job_are_listed(opened, qtbot) -> None:
     preprocessed(opened, qtbot)
     opened.pages.open_job("Preprocess/job001/", "Files")
@@ -544,6 +606,48 @@ def test_the_flow_graph_and_the_list_show_the_same_jobs(opened, qtbot) -> None:
         opened.jobs.list.filter.rowCount() == 1
         and opened.jobs.list.tree.rowCount(opened.jobs.list.tree.index(0, 0)) == 2
     )
+
+
+def test_enter_in_the_list_opens_the_job_and_gives_it_the_keyboard(opened, qtbot) -> None:
+    names = [opened.model.project.new_job("train", {}).name for _ in range(2)]
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 2, timeout=LONG)
+    jobs = opened.jobs.list
+    jobs.select(names[0])
+    jobs.setFocus()
+    qtbot.keyClick(jobs, Qt.Key.Key_Up)
+    assert opened.pane.name == names[1] and opened.focusWidget() is jobs, "the arrow keys go on through the list"
+    opened.pages.show_home()
+    assert opened.focusWidget() is jobs and jobs.selected() == []
+    qtbot.keyClick(jobs, Qt.Key.Key_Return)
+    assert opened.middle.currentWidget() is opened.pane and opened.pane.name == names[1]
+    assert jobs.selected() == [names[1]] and opened.focusWidget() is opened.pane.tabs.tabBar()
+    jobs.setFocus()
+    jobs.selectAll()
+    qtbot.keyClick(jobs, Qt.Key.Key_Enter)  # of the keys for numbers
+    assert opened.pane.name == names[1] and set(jobs.selected()) == set(names), "several stay selected"
+    assert opened.focusWidget() is opened.pane.tabs.tabBar()
+
+
+def test_what_cannot_be_read_for_an_action_is_told(opened, qtbot, monkeypatch) -> None:
+    job = opened.model.project.new_job("preprocess", {})
+    qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
+    opened.pages.open_job(job.name)
+    shown = notes(opened, monkeypatch)
+
+    def said(words: str) -> bool:
+        dialogs = [dialog for dialog in opened.findChildren(ErrorDialog) if words in dialog.message.text()]
+        for dialog in dialogs:
+            dialog.close()
+        return bool(dialogs)
+
+    opened.trigger("command")
+    qtbot.waitUntil(lambda: said("option star_file"), timeout=LONG)
+    opened.job_actions.clean_up(harsh=False)
+    qtbot.waitUntil(lambda: said("must have succeeded"), timeout=LONG)
+    (job.directory / "options.json").write_text("{")
+    opened.trigger("clone")
+    qtbot.waitUntil(lambda: said("Clone the job"), timeout=LONG)
+    assert opened.pane.draft == "" and shown == []
 
 
 def test_an_exception_in_a_view_is_told_and_ends_nothing(opened, qtbot, monkeypatch) -> None:
