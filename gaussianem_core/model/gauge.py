@@ -56,7 +56,7 @@ class Gauge(NamedTuple):
         return torch.addmm(flat, flat @ fit, motion).view_as(change)
 
 
-@functools.lru_cache(maxsize=1)  # the steps of a training ask for the same gauge
+@functools.cache  # for as long as the program runs: a captured step of a training goes on reading them
 def _side_by_side(gauge: Gauge) -> tuple[torch.Tensor, torch.Tensor]:  # -> (M * 4, 7), (7, M * 4)
     """``fit`` and ``level``, and minus ``motion`` and ``factor``, for changes of raw density, x, y, z side by side."""
     fit, motion = (t.new_zeros(len(gauge.weight), 4, 7) for t in (gauge.fit, gauge.motion))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 import torch.distributed
@@ -43,16 +44,23 @@ class Aside:
 
     What is done in ``with aside:`` comes after what was begun in the current stream before the last :meth:`fork`; what
     the current stream does after :meth:`join` comes after that. Gradients run in the streams of their operations.
+    Tensors that cross are named: else their memory, once they are dropped, would be given to others while the stream
+    that they were not made in still reads them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._inside = contextlib.ExitStack()
 
-    def fork(self) -> Aside:
-        """Let what comes next here wait for all that was begun in the current stream; returns itself."""
+    def fork(self, *used: Any) -> Aside:
+        """Let what comes next here wait for all that was begun in the current stream; returns itself.
+
+        ``used``: what was made elsewhere and is used here, tensors in tuples and lists.
+        """
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            for tensor in _tensors(used):
+                tensor.record_stream(self._stream)
         return self
 
     def __enter__(self) -> None:
@@ -62,10 +70,28 @@ class Aside:
     def __exit__(self, *error: object) -> None:
         self._inside.close()
 
-    def join(self) -> None:
-        """Let what comes next in the current stream wait for all that was begun here."""
+    def join(self, *made: Any) -> None:
+        """Let what comes next in the current stream wait for all that was begun here.
+
+        ``made``: what was made here and is used there, tensors in tuples and lists.
+        """
         if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+            current = torch.cuda.current_stream(self._stream.device)
+            current.wait_stream(self._stream)
+            for tensor in _tensors(made):
+                tensor.record_stream(current)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tuples and lists, and in the fields of a dataclass."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _tensors(getattr(value, each.name))
 
 
 @dataclass(frozen=True)

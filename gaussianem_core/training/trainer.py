@@ -315,18 +315,18 @@ class Trainer:
                 drawn = torch.add(self.pair_numbers, self.position, alpha=recipe.pairs) % len(self.pairs.first)
             decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(seen.observed), -1)
         embedding = forward.embed()
-        weights.join()
-        before.join()  # where the images were looked at
+        weights.join(decoder, sigmas)
+        before.join(seen, z)  # where the images were looked at
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
         deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
         projections = forward.project(deformed.positions, deformed.densities, seen.views, sigmas)
-        priors.fork()
+        priors.fork(deformed, embedding, drawn)
         if recipe.likelihood == "l1":
             terms = objective.published_terms(seen, projections, kl, self.rate("beta"))
         else:
             terms, residual = objective.data_terms(seen, projections, kl, self.rate("beta"), recipe)
-            with before.fork():
+            with before.fork(residual):
                 self.residual_power += residual.sum(0)
                 self.residual_count += seen.counted
         # Last, so that their gradients come first, while those of the projections are waited for.
@@ -334,7 +334,7 @@ class Trainer:
             changes = objective.Changes(deformed, embedding, self.pairs, drawn)
             nats = self.problem.count * self.box**2
             terms |= objective.prior_terms(changes, recipe, self.anchor, nats)
-        priors.join()
+        priors.join(list(terms.values()))
         if self.bank is not None:
             late = float(self.epoch >= 2)
             terms["latent"] = (recipe.w_latent * late, regularisers.latent_neighbour_term(z, self.bank.clone()))
@@ -355,7 +355,7 @@ class Trainer:
             images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
             seen, z = self.see(images, row, row["shell_weight"], row["counted"]), row.get("z")
         if z is None:
-            before.join()
+            before.join(images, all_rows)
         if self.encode_now:
             # Every process encodes the whole batch: batch norm then sees what one process would see, and instead of
             # the encoder's many gradients only those of the latents have to be shared.
@@ -370,7 +370,7 @@ class Trainer:
             mean, log_variance = latent[0].split(zdim, dim=1)
             drawn = mean + noise * (0.5 * log_variance).exp()
             terms = self.losses(seen, drawn, regularisers.kl_divergence(mean, log_variance))
-        with before.fork():
+        with before.fork(list(terms.values())):
             self.sums[:-1] += objective.values(terms, self.device)
             self.sums[-1] += 1
         gradients = objective.gradients(terms, [*parameters, *latent], self.device)
