@@ -382,7 +382,8 @@ class Trainer:
             torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
             ranks.sum_(self.gradient)
             self.gradient /= ranks.world
-            gradients, latent_gradient = [shared for _, shared in self.learnt], self.latent_gradient
+            gradients = [shared for _, shared in self.learnt]
+            latent_gradient = None if latent_gradient is None else self.latent_gradient
         for p, gradient in zip(parameters, gradients):
             # The fused optimiser on CUDA wants its parameter's strides; parts of a larger gradient have others.
             p.grad = gradient.contiguous().as_strided(p.size(), p.stride())
