@@ -311,17 +311,20 @@ class Trainer:
         weights, before, priors = self.beside
         drawn = None
         with weights.fork():
+            decoder = forward.network.pair_decoder()
+        with priors.fork():
+            sigmas = forward.gaussians.sigmas.expand(len(seen.observed), -1)
             if len(self.pair_numbers):  # in turn, so that a step that is captured draws no random numbers
                 drawn = torch.add(self.pair_numbers, self.position, alpha=recipe.pairs) % len(self.pairs.first)
-            decoder, sigmas = forward.network.pair_decoder(), forward.gaussians.sigmas.expand(len(seen.observed), -1)
         embedding = forward.embed()
-        weights.join(decoder, sigmas)
+        weights.join(decoder)
         before.join(seen, z)  # where the images were looked at
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
         deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
+        priors.join(sigmas)
         projections = forward.project(deformed.positions, deformed.densities, seen.views, sigmas)
-        priors.fork(deformed, embedding, drawn)
+        priors.fork(deformed, embedding)
         if recipe.likelihood == "l1":
             terms = objective.published_terms(seen, projections, kl, self.rate("beta"))
         else:
@@ -423,8 +426,8 @@ class Trainer:
         elif self.device.type != "cuda":
             self._step(images is not None)
         else:
-            # Capture wants its warm-up on a side stream.
-            stream = torch.cuda.Stream(self.device)
+            # Capture wants its warm-up on a side stream; what runs beside it (see Aside) must not hold it up.
+            stream = torch.cuda.Stream(self.device, priority=-1)
             stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(stream):
                 self._step(images is not None)
@@ -432,7 +435,7 @@ class Trainer:
             self._eager += 1
             if self._eager >= CAPTURE_AFTER:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, stream=stream):
                     self._step(images is not None)
                 self._graph = graph
 

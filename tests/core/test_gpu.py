@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from gaussianem_core.cli import main
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.job.events import NullLog
+from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
 from gaussianem_core.simulation.latent_scores import latent_error
 from gaussianem_core.training import mixture_prior, noise_model, objective
 from gaussianem_core.training.problem import load_problem, resolve_stack
 from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.training.trainer import Trainer, adam_step, new_forward_model
+from gaussianem_core.training.trainer import CAPTURE_AFTER, Trainer, adam_step, new_forward_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,6 +75,40 @@ def test_loss_and_gradients_are_those_of_the_cpu(
         found.append([objective.values(terms, device).cpu(), *(g.cpu() for g in gradients)])
     for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared
         assert float((cuda - cpu).norm()) <= 2e-3 * float(cpu.norm())
+
+
+def test_a_captured_step_finds_the_gradients_of_an_eager_one(moving: Path, tmp_path: Path) -> None:
+    """Its branches share memory: none may take what another still reads. Sizes are those of a real molecule."""
+    device = torch.device("cuda")
+    options = TrainOptions(source_dir=str(moving / "pre"), device="cuda", batch=20)
+    problem = load_problem(options, device, NullLog(tmp_path), resolve_stack(options))
+    generator = torch.Generator().manual_seed(0)
+    places = (0.3 * torch.randn(19_000, 3, generator=generator)).clamp(-0.7, 0.7).to(device)
+    raw, bounds = torch.zeros(len(places), device=device), (problem.gaussians.scale_min, problem.gaussians.scale_max)
+    problem.gaussians = Gaussians(places, raw - 2, raw.clone(), *bounds)
+    problem.configuration = replace(problem.configuration, network={})
+    recipe = choose_recipe(options)
+    noise = noise_model.estimate(problem.feed, device, options.seed)
+    trainer = Trainer(problem, recipe, options, new_forward_model(problem, recipe, options), noise)
+    trainer.begin_epoch()
+    parameters = [p for p, _ in trainer.learnt]
+    for number in range(12):
+        kept = [p.detach().clone() for p in parameters]
+        trainer.step(None)
+        if number < CAPTURE_AFTER:
+            continue
+        captured = [p.grad.clone() for p in parameters if p.grad is not None]
+        with torch.no_grad():
+            for p, value in zip(parameters, kept):
+                p.copy_(value)
+        row = trainer.steps.row(trainer.position - 1)
+        rows = trainer.order[trainer.position - 1][0]
+        seen = trainer.see(problem.feed.get(rows), row, row["shell_weight"], row["counted"])
+        trainer.position -= 1  # which pairs count
+        eager = objective.gradients(trainer.losses(seen, row["z"]), parameters, device)
+        trainer.position += 1
+        for found, expected in zip(captured, eager, strict=True):
+            assert float((found - expected).norm()) <= 1e-2 * float(expected.norm()), number
 
 
 @pytest.mark.parametrize("more", [[], ["--latents", "both"], ["--recipe", "published"], ["--projector", "reference"]])

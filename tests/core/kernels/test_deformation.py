@@ -160,7 +160,8 @@ def test_deformation_on_the_gpu_equals_plain_torch(case: tuple[int, int, bool, t
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_deformation_with_gauge_and_mask_on_the_gpu_equals_plain_torch() -> None:
+def test_deformation_with_gauge_and_mask_on_the_gpu_equals_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     compare_deformation("cuda", *CASES[0], gauge=True)
 
 
