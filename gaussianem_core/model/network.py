@@ -73,6 +73,15 @@ class PairDecoder(NamedTuple):
         return fused_available(self.head_weight, self.head_weight, len(self.hidden))
 
 
+class Prepared(NamedTuple):
+    """What the decoder reads for B latents and N Gaussians: both parts of the first layer, (B, k) and (N, k), and the
+    weights of the rest."""
+
+    latents: torch.Tensor
+    gaussians: torch.Tensor
+    decoder: PairDecoder
+
+
 class Network(nn.Module):
     """Image encoder, Gaussian encoder and decoder. ``forward`` is not used: training calls the parts.
 
@@ -124,12 +133,12 @@ class Network(nn.Module):
         save = torch.is_grad_enabled() and norm.weight.requires_grad
         return FusedEncoder.apply(save, features, norm.eps, norm.weight, norm.bias, *ends, *rest)
 
-    def first_layer(self, z: torch.Tensor, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations of the decoder's first layer: latent part with the bias (B, k), Gaussian part (N, k)."""
+    def first_layer(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # -> (k, zdim), (k, E), (k,)
+        """The decoder's first layer in two: weights of the latents and of the embedding, and the bias."""
         first = self.feature_decoder[0]
         assert isinstance(first, nn.Linear)
-        of_z, of_gaussian = first.weight.split([self.zdim, embedding.shape[1]], dim=1)
-        return nn.functional.linear(z, of_z, first.bias), nn.functional.linear(embedding, of_gaussian)
+        of_z, of_gaussian = first.weight.split([self.zdim, first.in_features - self.zdim], dim=1)
+        return of_z, of_gaussian, first.bias
 
     def pair_decoder(self) -> PairDecoder:
         """Weights of the pair computation, formed from the parameters; differentiable."""
@@ -156,21 +165,24 @@ class Network(nn.Module):
 
         ``precision``: see :meth:`change`.
         """
-        return split_change(self.change(z, embedding, precision))
+        return split_change(self.change(self.prepare(z, embedding), precision))
 
-    def change(
-        self, z: torch.Tensor, embedding: torch.Tensor, precision: str, decoder: PairDecoder | None = None
-    ) -> torch.Tensor:  # -> (B, N, 4)
-        """Change of raw density, then of x, y, z (world units), for latents (B, zdim) and embedding (N, E).
+    def prepare(self, z: torch.Tensor, embedding: torch.Tensor) -> Prepared:  # (B, zdim), (N, E)
+        """What :meth:`change` takes."""
+        of_z, of_gaussian, bias = self.first_layer()
+        linear = nn.functional.linear
+        return Prepared(linear(z, of_z, bias), linear(embedding, of_gaussian), self.pair_decoder())
+
+    def change(self, prepared: Prepared, precision: str) -> torch.Tensor:  # -> (B, N, 4)
+        """Change of raw density, then of x, y, z (world units), of every Gaussian at every latent.
 
         ``precision``: "auto" takes bfloat16 operands with float32 sums where the processor has them (fused kernels on
-        CUDA), "bfloat16" or "float32". ``decoder``: :meth:`pair_decoder`, where it has been formed already.
+        CUDA), "bfloat16" or "float32".
         """
-        of_z, of_gaussian = self.first_layer(z, embedding)
-        w = decoder or self.pair_decoder()
+        of_z, of_gaussian, w = prepared
         weights, biases = [weight for weight, _ in w.hidden], [bias for _, bias in w.hidden]
         heads = (w.head_weight, w.head_bias, w.out_weight, w.out_bias)
-        if precision == "float32" or (precision == "auto" and not fast_bfloat16(z.device)):
+        if precision == "float32" or (precision == "auto" and not fast_bfloat16(of_z.device)):
             return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=False)
         if w.fuses:
             return decode_pairs(of_z, of_gaussian, weights, biases, *heads, fused=True, rounded=w.rounded)
@@ -182,26 +194,23 @@ class Network(nn.Module):
     def deform(
         self,
         gaussians: Gaussians,
-        z: torch.Tensor,
-        embedding: torch.Tensor,
+        prepared: Prepared,
         movable: torch.Tensor | None = None,
         precision: str = "float32",
         gauge: Gauge | None = None,
         centre: bool = False,
-        decoder: PairDecoder | None = None,
     ) -> Deformed:
-        """The Gaussians at latents ``z`` (B, zdim).
+        """The Gaussians at B latents.
 
         Parameters
         ----------
-        gaussians : the N consensus Gaussians. embedding : (N, E) of :meth:`embed`.
+        gaussians : the N consensus Gaussians. prepared : of :meth:`prepare`, for the latents and their embedding.
         movable : (N,) bool, None for all; the others stay as in the consensus.
         precision : see :meth:`change`.
         gauge : removes rigid motion and a common factor of the densities.
-        centre : whether ``z`` is (B + 1, zdim), the last row the centre of the latent space.
-        decoder : :meth:`pair_decoder`, where it has been formed already.
+        centre : whether there is one latent more, the centre of the latent space.
         """
-        return deform_gaussians(gaussians, self.change(z, embedding, precision, decoder), movable, gauge, centre)
+        return deform_gaussians(gaussians, self.change(prepared, precision), movable, gauge, centre)
 
 
 def encoder_fuses(features: torch.Tensor, layers: list[nn.Linear]) -> bool:  # (N, 5)

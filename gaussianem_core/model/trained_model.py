@@ -68,7 +68,8 @@ class TrainedModel:
     def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:  # (B, zdim)
         """The Gaussians at latents ``z``, in full precision, on the model's device."""
         latents = torch.as_tensor(np.asarray(z), dtype=torch.float32, device=self.device)
-        return self.network.deform(self.gaussians, latents, self.embedding, self.movable, "float32", self.gauge)
+        prepared = self.network.prepare(latents, self.embedding)
+        return self.network.deform(self.gaussians, prepared, self.movable, "float32", self.gauge)
 
     def chunks(self, z: np.ndarray) -> Iterator[tuple[slice, Deformed]]:
         """Yield rows of ``z`` (B, zdim) and their Gaussians, as :meth:`deform`, in parts that fit the memory."""

@@ -17,7 +17,7 @@ from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
-from gaussianem_core.model.network import Network, PairDecoder, build_network
+from gaussianem_core.model.network import Network, Prepared, build_network
 from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
@@ -197,16 +197,14 @@ class ForwardModel(torch.nn.Module):
             for name in ("positions", "raw_density", "raw_scale"):
                 getattr(self, name).copy_(getattr(gaussians, name))
 
-    def deform(
-        self, z: torch.Tensor, embedding: torch.Tensor, centre: bool = False, decoder: PairDecoder | None = None
-    ) -> Deformed:  # (B, zdim), (M, E)
-        """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`.
+    def deform(self, z: torch.Tensor, embedding: torch.Tensor) -> Deformed:  # (B, zdim), (M, E)
+        """The Gaussians at latents ``z``, given the ``embedding`` of :meth:`embed`."""
+        return self.deform_prepared(self.network.prepare(z, embedding))
 
-        ``centre``: whether ``z`` is (B + 1, zdim), the last row the centre of the latent space. ``decoder``: the
-        network's ``pair_decoder()``, where it has been formed already.
-        """
-        how = (self.movable, self.precision, self.gauge, centre, decoder)
-        return self.network.deform(self.gaussians, z, embedding, *how)
+    def deform_prepared(self, prepared: Prepared, centre: bool = False) -> Deformed:
+        """:meth:`deform` of what is ``prepared``; ``centre``: whether there is one latent more, the centre of the
+        latent space."""
+        return self.network.deform(self.gaussians, prepared, self.movable, self.precision, self.gauge, centre)
 
     def project(
         self, positions: torch.Tensor, densities: torch.Tensor, views: Views, sigmas: torch.Tensor | None = None

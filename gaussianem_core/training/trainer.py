@@ -24,6 +24,7 @@ from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.configuration import Configuration
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians, scale_densities
+from gaussianem_core.model.network import Prepared
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import Aside, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
@@ -309,20 +310,23 @@ class Trainer:
         if recipe.anchor and len(z) == len(seen.observed):
             z = torch.cat([z, torch.zeros_like(z[:1])])
         weights, before, priors = self.beside
-        drawn = None
+        drawn, (of_z, of_gaussian, bias) = None, forward.network.first_layer()
         with weights.fork():
             decoder = forward.network.pair_decoder()
+        with before.fork(z):
+            of_z = torch.nn.functional.linear(z, of_z, bias)
         with priors.fork():
             sigmas = forward.gaussians.sigmas.expand(len(seen.observed), -1)
             if len(self.pair_numbers):  # in turn, so that a step that is captured draws no random numbers
                 drawn = torch.add(self.pair_numbers, self.position, alpha=recipe.pairs) % len(self.pairs.first)
         embedding = forward.embed()
+        of_gaussian = torch.nn.functional.linear(embedding, of_gaussian)
         weights.join(decoder)
-        before.join(seen, z)  # where the images were looked at
+        priors.join(sigmas)
+        before.join(seen, of_z)  # where the images were looked at
         # The anchor holds the structure at the centre of the latent space, one row more. The batch's mean in its place
         # would vary with the latents, and its gradient would drown what the images say about the motion.
-        deformed = forward.deform(z, embedding, centre=recipe.anchor > 0, decoder=decoder)
-        priors.join(sigmas)
+        deformed = forward.deform_prepared(Prepared(of_z, of_gaussian, decoder), centre=recipe.anchor > 0)
         projections = forward.project(deformed.positions, deformed.densities, seen.views, sigmas)
         priors.fork(deformed, embedding)
         if recipe.likelihood == "l1":
@@ -376,6 +380,7 @@ class Trainer:
         with before.fork(list(terms.values())):
             self.sums[:-1] += objective.values(terms, self.device)
             self.sums[-1] += 1
+            self.position += 1
         gradients = objective.gradients(terms, [*parameters, *latent], self.device)
         latent_gradient = gradients.pop() if latent else None
         if ranks.world > 1 and self.gradient.numel():
@@ -401,7 +406,6 @@ class Trainer:
             self._apply(self.encoder_optimiser)
         elif latent_gradient is not None:
             self.table.step(all_rows, latent_gradient, self.rate("latent"))
-        self.position += 1
         before.join()
 
     def _apply(self, optimiser: torch.optim.AdamW) -> None:
