@@ -1,15 +1,14 @@
 """The state of a training and one step of it: optimisers, latents, schedule, and the graph that a step is captured in.
 
 A step takes everything from buffers on the device and never asks the host, so that on CUDA it is captured once and
-replayed as one CUDA graph. Several processes train alike: each takes its part of every batch, gradients are summed
-in one buffer, and all then make the same update.
+replayed as one CUDA graph. What is small and waits for nothing runs in branches of it (``runtime.device.Aside``).
+Several processes train alike: each takes its part of every batch, gradients are summed in one buffer, and all then make
+the same update.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import Aside, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
+from gaussianem_core.training.adam import adam_step
 from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.forward_model import ForwardModel, Views
 from gaussianem_core.training.junk import Junk
@@ -45,8 +45,6 @@ BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
 REPORT_SECONDS = 0.5
-ADAM_PIECE, ADAM_PIECES = 4096, 32  # numbers that a block of threads updates, and how many blocks at a time
-ADAM_MOST = 1 << 21  # numbers, above which they are so many that they fill a GPU anyway
 STATE_ENTRIES = (
     "epoch",
     "step_in_epoch",
@@ -659,47 +657,6 @@ class Trainer:
         if forward.gauge is not None:
             content["gauge"] = {name: tensor.cpu() for name, tensor in forward.gauge._asdict().items()}
         return content
-
-
-def adam_step(optimiser: torch.optim.AdamW, beside: Sequence[Aside] = ()) -> None:
-    """One step of a fused AdamW, as ``optimiser.step()`` makes it, in a fraction of the time on CUDA.
-
-    There torch takes 65,536 numbers to a block of threads, and a network of some matrices keeps but a few
-    multiprocessors busy: so it is given its parameters in pieces of ADAM_PIECE, unless there are more than ADAM_MOST.
-    The first step is always ``optimiser``'s own, which makes the state. ``beside``: where parts of it may run.
-    """
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    many = sum(p.numel() for p in parameters) > ADAM_MOST
-    if many or not parameters[0].is_cuda or any(not optimiser.state[p] for p in parameters):
-        optimiser.step()
-        return
-    torch._foreach_add_([optimiser.state[p]["step"] for p in parameters], 1)
-    parts = [(group, part) for group in optimiser.param_groups for part in adam_parts(group, optimiser.state)]
-    for aside in beside:
-        aside.fork()
-    for number, (group, part) in enumerate(parts):
-        turn = min(number, len(beside))  # the last, of few numbers each, share a stream
-        with beside[turn - 1] if turn else contextlib.nullcontext():
-            beta1, beta2 = group["betas"]
-            rates = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "weight_decay": group["weight_decay"]}
-            given: Any = {**rates, "eps": group["eps"], "amsgrad": False, "maximize": False}
-            p, gradient, first, second, steps = part
-            torch._fused_adamw_(p, gradient, first, second, [], steps, **given)
-    for aside in beside:
-        aside.join()
-
-
-def adam_parts(group: dict[str, Any], state: Mapping[torch.Tensor, Any]) -> Iterator[list[list[torch.Tensor]]]:
-    """Pieces of values, gradients, first and second moments, and their numbers of steps, of the parameters of a group:
-    ADAM_PIECES of each at a time, as many as torch takes in one launch."""
-    lists: list[list[torch.Tensor]] = [[], [], [], [], []]
-    for p in group["params"]:
-        moments = (state[p]["exp_avg"], state[p]["exp_avg_sq"])
-        pieces = [t.detach().view(-1).split(ADAM_PIECE) for t in (p, p.grad, *moments)]
-        for values, more in zip(lists, (*pieces, [state[p]["step"]] * len(pieces[0]))):
-            values.extend(more)
-    for begin in range(0, len(lists[0]), ADAM_PIECES):
-        yield [values[begin : begin + ADAM_PIECES] for values in lists]
 
 
 def encoder_window(configuration: Configuration, device: torch.device) -> torch.Tensor:

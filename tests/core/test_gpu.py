@@ -18,9 +18,10 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
 from gaussianem_core.simulation.latent_scores import latent_error
 from gaussianem_core.training import mixture_prior, noise_model, objective
+from gaussianem_core.training.adam import adam_step
 from gaussianem_core.training.problem import load_problem, resolve_stack
 from gaussianem_core.training.recipe import choose_recipe
-from gaussianem_core.training.trainer import CAPTURE_AFTER, Trainer, adam_step, new_forward_model
+from gaussianem_core.training.trainer import CAPTURE_AFTER, Trainer, new_forward_model
 
 pytestmark = [
     pytest.mark.gpu,
