@@ -296,7 +296,7 @@ def test_a_killed_job_and_its_killed_overseer_are_lost(project: Project) -> None
     members = processes_of(job.directory)[str(job.directory)]
     overseer = int(job.processes()[0]["pid"])
     os.kill(overseer, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(overseer)] if psutil.pid_exists(overseer) else [], 5)
+    until(lambda: ended(overseer))
     assert state(project, job) is State.RUNNING  # the program itself still lives
     assert [m.pid for m in members if m.pid != overseer]
     for member in members:
@@ -310,6 +310,14 @@ def test_a_killed_job_and_its_killed_overseer_are_lost(project: Project) -> None
     assert runner.wait(project, job, 60) is State.SUCCEEDED
 
 
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only to be asked how it ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_zombies_are_found_and_only_they_can_be_killed(project: Project) -> None:
     job = add(project, "sleep:60")
     runner.request(project, job)
@@ -317,7 +325,7 @@ def test_zombies_are_found_and_only_they_can_be_killed(project: Project) -> None
     assert runner.zombies(project) == []
     overseer = int(job.processes()[0]["pid"])
     os.kill(overseer, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(overseer) or psutil.Process(overseer).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: ended(overseer))
     project.job(job.name).clear_control_files()
     (job.directory / "RELION_JOB_EXIT_FAILURE").touch()  # the job is over, its process is not
     found = runner.zombies(project)
