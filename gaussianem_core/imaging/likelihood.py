@@ -67,7 +67,7 @@ def image_likelihood(
     return image_likelihood_reference(projections, image, parameters, shell_weight, scale_prior, factors)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # for as long as the program runs: a captured step of a training goes on reading them
 def residual_shares(box: int, counted: int, device: torch.device) -> torch.Tensor:  # (D//2+1,)
     """1 / number of components of each shell in ``counted`` images."""
     return 1 / (counted * shell_sizes(box, device))

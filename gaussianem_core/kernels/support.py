@@ -25,6 +25,11 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def triton_takes(tensor: torch.Tensor) -> bool:
+    """Whether kernels of float32 arithmetic are taken for a tensor where nothing else is asked for: float32 on CUDA."""
+    return tensor.is_cuda and triton_available() and tensor.dtype == torch.float32
+
+
 def triton_runs(device: torch.device) -> bool:
     """Whether kernels with matrix products of bfloat16 or TF32 run on a device: CUDA from capability 8.0 on, or
     Triton's interpreter."""

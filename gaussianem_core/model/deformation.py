@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import softplus
 
-from gaussianem_core.kernels.support import triton_available
+from gaussianem_core.kernels.support import triton_takes
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 
@@ -56,7 +56,7 @@ def deform_gaussians(
     fused : whether to take the Triton kernels, in float32; None: on CUDA.
     """
     if fused is None:
-        fused = change.is_cuda and triton_available() and change.dtype == torch.float32
+        fused = triton_takes(change)
     if not fused:
         return deform_gaussians_reference(gaussians, change, movable, gauge, centre)
     from gaussianem_core.kernels.deformation_triton import FusedDeform

@@ -8,8 +8,8 @@ much like one that is elsewhere, and no image shows what a wrong displacement do
 density alone make the held-out images as likely, nothing moves. After the choice those held out shape the fields too,
 where they are more than a tenth: a quarter is too much to lose.
 
-Of more than MOST particles so many, drawn at random, shape the model, and all are measured with it: fields so smooth
-gain nothing from more.
+Of more than MOST particles so many, drawn at random, shape the model, and all are measured with it, which spares most
+of the passes over the others.
 """
 
 from __future__ import annotations
@@ -102,16 +102,15 @@ def fit(
     ------
     AbortRequested : a stop was asked for.
     """
-    unit = problem.unit
+    setting, unit = Setting(problem, forward, seed, weigh_junk, log), problem.unit
     units = int(unit.max()) + 1
     if units <= MOST:
-        return fit_to_all(problem, forward, noise, held, weigh_junk, seed, log)
+        return fit_to_all(setting, noise, held)
     chosen = np.zeros(units, bool)
     chosen[stream(seed, "particles of the linear model").permutation(units)[:MOST]] = True
     log.message(f"{MOST:,} of {units:,} particles shape the linear model")
-    some = problem.subset(np.flatnonzero(chosen[unit]))
-    found = fit_to_all(some, forward, noise, held, weigh_junk, seed, log)
-    return measure_all(found, Setting(problem, forward, seed, weigh_junk, log))
+    some = replace(setting, problem=problem.subset(np.flatnonzero(chosen[unit])))
+    return measure_all(fit_to_all(some, noise, held), setting)
 
 
 def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
@@ -150,19 +149,11 @@ def first_state(problem: Problem, count: int, widths: torch.Tensor, noise_power:
     )
 
 
-def fit_to_all(
-    problem: Problem,
-    forward: ForwardModel,
-    noise: NoiseModel,
-    held: Collection[str],
-    weigh_junk: bool,
-    seed: int,
-    log: JobLog,
-) -> LinearFit:
-    """:func:`fit` to all particles of a problem, however many."""
-    setting = Setting(problem, forward, seed, weigh_junk, log)
+def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> LinearFit:
+    """:func:`fit` to all particles of a setting, however many."""
+    problem, forward, log = setting.problem, setting.forward, setting.log
     device, everyone = problem.device, np.arange(setting.particles)
-    fields = new_fields(problem.gaussians, problem.movable, forward.zdim, forward.box, seed)
+    fields = new_fields(problem.gaussians, problem.movable, forward.zdim, forward.box, setting.seed)
     model = Model(fields, problem.gaussians, problem.gaussians).copy(forward.zdim, fields.kept)
     epochs = setting.passes(setting.particles, STEPS, EPOCHS)
     passes = POSE_PASSES + epochs + 1
@@ -182,7 +173,7 @@ def fit_to_all(
         found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser)
         state = regauge(setting, model, found.state)
     state = principal_axes(model, state)
-    regions = find_regions(model.gaussians.positions) if weigh_junk else None
+    regions = find_regions(model.gaussians.positions) if setting.weigh_junk else None
     found = visit(setting, model, state, everyone, passes - 1, passes, None, regions=regions)
     count, gain = real_components(setting, model, found)
     if count:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gaussianem_core.kernels.support import triton_available
+from gaussianem_core.kernels.support import triton_takes
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.runtime.neighbours import neighbour_tree
 
@@ -104,7 +104,7 @@ def rigidity_and_composition(
     (``kernels.deformation_triton``), in float32; None: on CUDA.
     """
     if fused is None:
-        fused = displacement.is_cuda and triton_available() and displacement.dtype == torch.float32
+        fused = triton_takes(displacement)
     if not fused:
         return rigidity_and_composition_reference(displacement, density_change, pairs, drawn)
     from gaussianem_core.kernels.deformation_triton import FusedNeighbours
@@ -166,7 +166,7 @@ def anchor_term(gaussians: Gaussians, anchor: Anchor, fused: bool | None = None)
     Gaussians stay as they are. ``fused``: whether to take the Triton kernels, in float32; None: on CUDA.
     """
     if fused is None:
-        fused = gaussians.positions.is_cuda and triton_available() and gaussians.positions.dtype == torch.float32
+        fused = triton_takes(gaussians.positions)
     if not fused:
         return 0.5 * ((gaussians.features - anchor.middle) / anchor.width).square().sum()
     from gaussianem_core.kernels.deformation_triton import FusedAnchor

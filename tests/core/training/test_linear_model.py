@@ -115,7 +115,7 @@ def test_of_many_particles_some_shape_the_model_and_all_are_measured(
         seen: list[int] = []
         fit_to_all = linear_fit.fit_to_all
         monkeypatch.setattr(
-            linear_fit, "fit_to_all", lambda some, *rest: seen.append(some.count) or fit_to_all(some, *rest)
+            linear_fit, "fit_to_all", lambda some, *rest: seen.append(some.problem.count) or fit_to_all(some, *rest)
         )
         linear = linear_fit.fit(problem, forward, noise, recipe.held, recipe.weigh_junk, options.seed, log)
         active = torch.arange(forward.zdim) < linear.count
