@@ -57,7 +57,7 @@ class PairDecoder(NamedTuple):
     hidden : [(k, k) weight, (k,) bias] for each layer after the first.
     head : (2F, k) and (2F,), density and position heads' first layers times the feature layer.
     out : (4, 2F) and (4,), block-diagonal: density change, then x, y, z.
-    rounded : the same as the fused kernels take them, where they run.
+    rounded : the same as the fused kernels take them, where they have been formed.
     """
 
     hidden: Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -140,8 +140,12 @@ class Network(nn.Module):
         of_z, of_gaussian = first.weight.split([self.zdim, first.in_features - self.zdim], dim=1)
         return of_z, of_gaussian, first.bias
 
-    def pair_decoder(self) -> PairDecoder:
-        """Weights of the pair computation, formed from the parameters; differentiable."""
+    def pair_decoder(self, precision: str = "float32") -> PairDecoder:
+        """Weights of the pair computation, formed from the parameters; differentiable.
+
+        ``precision`` of :meth:`change`: unless it is "float32", they are rounded too, where the fused kernels run. Else
+        :meth:`change` rounds them.
+        """
         linear = [layer for layer in self.feature_decoder if isinstance(layer, nn.Linear)]
         feature = linear[-1]
         heads = [[layer for layer in head if isinstance(layer, nn.Linear)] for head in (self.d_density, self.d_xyz)]
@@ -151,7 +155,7 @@ class Network(nn.Module):
         out_bias = torch.cat([head[1].bias for head in heads])
         hidden = [(layer.weight, layer.bias) for layer in linear[1:-1]]
         decoder = PairDecoder(hidden, first @ feature.weight, head_bias, out, out_bias)
-        if not decoder.fuses:
+        if precision == "float32" or not decoder.fuses:
             return decoder
         from gaussianem_core.kernels.pair_decoder_triton import rounded_weights
 

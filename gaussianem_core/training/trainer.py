@@ -225,7 +225,7 @@ class Trainer:
         self.image_weight = torch.ones_like(self.epoch_contrast)
         own = torch.zeros(self.batch, dtype=torch.long, device=device)
         shapes = {name: tuple(value.shape) for name, value in self.entries(own).items()}
-        shapes |= {"rates": (len(RATES),), "shell_weight": tuple(self.noise.power.shape), "counted": ()}
+        shapes |= {"rates": (len(RATES),), "shell_weight": tuple(self.noise.power.shape)}
         self.steps = StepTable(self.steps_per_epoch, shapes, device)
 
     def _no_corrections(self) -> Corrections:
@@ -268,49 +268,40 @@ class Trainer:
         return self.rates[RATES.index(name)]
 
     def entries(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:  # (..., B)
-        """What a step takes of each of its images ``rows``, (..., B, *) by name: fields of Views, and where latents and
-        nuisances are sampled, the factor of the image's signal, the root of the weight of its squared error, and its
-        particle's latent, with an anchor that of the centre of the latent space after the last one's."""
+        """What a step takes of its images ``rows``, by name.
+
+        (..., B, *): fields of Views, and where latents and nuisances are sampled, the factor of each image's signal,
+        the root of the weight of its squared error, and its particle's latent, with an anchor that of the centre of
+        the latent space after the last one's. (...): ``counted``, mean weight of the first ones, which the residual
+        is measured from.
+        """
         found = {name: value[rows] for name, value in self.epoch_views._asdict().items()}
-        if self.latents_sampled:
-            root = self.image_weight[rows].sqrt()
-            z = self.epoch_latents[self.problem.group.particle[rows]]
-            z = torch.nn.functional.pad(z, (0, 0, 0, int(self.recipe.anchor > 0)))
-            found |= {"root": root, "factors": self.epoch_contrast[rows] * root, "z": z}
-        return found
+        if not self.latents_sampled:
+            return found | {"counted": torch.ones(rows.shape[:-1], device=self.device)}
+        weight = self.image_weight[rows]
+        root = weight.sqrt()
+        z = self.epoch_latents[self.problem.group.particle[rows]]
+        z = torch.nn.functional.pad(z, (0, 0, 0, int(self.recipe.anchor > 0)))
+        counted = weight[..., :RESIDUAL_IMAGES].mean(-1)
+        return found | {"root": root, "factors": self.epoch_contrast[rows] * root, "z": z, "counted": counted}
 
-    def see(
-        self, images: torch.Tensor, entries: dict[str, torch.Tensor], shell_weight: torch.Tensor, counted: torch.Tensor
-    ) -> objective.Seen:
-        """What a step knows of ``images`` (B, D, D) before it renders, from their :meth:`entries`, the inverse noise
-        power (D//2+1,), and the mean weight () of those that the residual is measured from."""
-        views = Views(*(entries[name] for name in Views._fields))
-        root, factors = entries.get("root"), entries.get("factors")
-        observed = objective.observe(images, root, self.recipe.likelihood)
-        return objective.Seen(observed, views, factors, counted, shell_weight)
-
-    def look(self, rows: torch.Tensor, images: torch.Tensor) -> objective.Seen:  # (B,), (B, D, D)
-        """:meth:`see` of any ``rows``, at the present rates."""
-        shell_weight = self.noise.shell_weight(self.rate("band"))
-        return self.see(images, self.entries(rows), shell_weight, self.counted(rows))
-
-    def counted(self, rows: torch.Tensor) -> torch.Tensor:  # (..., B) -> (...)
-        """Mean weight of the images that the residual is measured from, the first of each batch ``rows``."""
-        first = rows[..., :RESIDUAL_IMAGES]
-        return self.image_weight[first].mean(-1) if self.latents_sampled else torch.ones_like(first[..., 0]).float()
+    def see(self, images: torch.Tensor, row: dict[str, torch.Tensor]) -> objective.Seen:  # (B, D, D)
+        """What a step knows of ``images`` before it renders, from its ``row``: their :meth:`entries`, and
+        ``shell_weight`` (D//2+1,), the inverse noise power."""
+        views = Views(*(row[name] for name in Views._fields))
+        observed = objective.observe(images, row.get("root"), self.recipe.likelihood)
+        return objective.Seen(observed, views, row.get("factors"), row["counted"], row["shell_weight"])
 
     def losses(
         self, seen: objective.Seen, z: torch.Tensor, kl: torch.Tensor | None = None
     ) -> objective.Terms:  # B images, (B, zdim), (B, zdim)
-        """The terms of the loss of images at latents ``z`` drawn from their posteriors (see ``objective``), or (B + 1,
-        zdim), the last one 0; ``kl``: divergences of these posteriors from the prior, nats."""
+        """The terms of the loss of images at latents ``z`` drawn from their posteriors (see ``objective``), with an
+        anchor (B + 1, zdim), the last one 0; ``kl``: divergences of these posteriors from the prior, nats."""
         recipe, forward = self.recipe, self.forward
-        if recipe.anchor and len(z) == len(seen.observed):
-            z = torch.cat([z, torch.zeros_like(z[:1])])
         weights, before, priors = self.beside
         drawn, (of_z, of_gaussian, bias) = None, forward.network.first_layer()
         with weights.fork():
-            decoder = forward.network.pair_decoder()
+            decoder = forward.network.pair_decoder(forward.precision)
         with before.fork(z):
             of_z = torch.nn.functional.linear(z, of_z, bias)
         with priors.fork():
@@ -358,7 +349,7 @@ class Trainer:
             rows = all_rows[mine]
             stack = self.problem.feed.stack
             images = self.images if gathered or stack is None else stack[self.problem.feed.places(rows)].float()
-            seen, z = self.see(images, row, row["shell_weight"], row["counted"]), row.get("z")
+            seen, z = self.see(images, row), row.get("z")
         if z is None:
             before.join(images, all_rows)
         if self.encode_now:
@@ -480,7 +471,6 @@ class Trainer:
             self.steps.set(name, value)
         self.steps.set("rates", rates)
         self.steps.set("shell_weight", self.noise.shell_weight(rates[:, RATES.index("band"), None]))
-        self.steps.set("counted", self.counted(mine))
         if encode != self.encode_now or (self.bank is not None and epoch == 2):
             # What a captured graph does is fixed: the latents' source, and the latent term's weight.
             self.encode_now, self._graph, self._eager = encode, None, 0

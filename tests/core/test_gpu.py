@@ -71,7 +71,10 @@ def test_loss_and_gradients_are_those_of_the_cpu(
         trainer.rates.copy_(trainer.steps.row(trainer.position)["rates"])
         rows = torch.arange(20, device=device)
         z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).to(device)
-        terms = trainer.losses(trainer.look(rows, problem.feed.get(rows) + away.to(device)), z, z.square())
+        latents = torch.nn.functional.pad(z, (0, 0, 0, int(chosen.anchor > 0)))
+        row = trainer.entries(rows) | {"shell_weight": noise.shell_weight(trainer.rate("band"))}
+        seen = trainer.see(problem.feed.get(rows) + away.to(device), row)
+        terms = trainer.losses(seen, latents, z.square())
         gradients = objective.gradients(terms, [p for p, _ in trainer.learnt], device)
         found.append([objective.values(terms, device).cpu(), *(g.cpu() for g in gradients)])
     for cpu, cuda in zip(*found):  # single gradients are sums of many that cancel: their sizes together are compared
@@ -104,7 +107,7 @@ def test_a_captured_step_finds_the_gradients_of_an_eager_one(moving: Path, tmp_p
                 p.copy_(value)
         row = trainer.steps.row(trainer.position - 1)
         rows = trainer.order[trainer.position - 1][0]
-        seen = trainer.see(problem.feed.get(rows), row, row["shell_weight"], row["counted"])
+        seen = trainer.see(problem.feed.get(rows), row)
         trainer.position -= 1  # which pairs count
         eager = objective.gradients(trainer.losses(seen, row["z"]), parameters, device)
         trainer.position += 1

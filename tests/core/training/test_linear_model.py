@@ -235,11 +235,13 @@ def test_the_anchor_does_not_see_the_latents(moving: Path, tmp_path: Path) -> No
     with JobLog(tmp_path / "log", ["test"], "0") as log:
         trainer = make_trainer(moving, log)
     rows = torch.arange(20)
-    images, zeros = trainer.problem.feed.get(rows), torch.zeros(20, 4)
+    row = trainer.entries(rows) | {"shell_weight": trainer.noise.shell_weight(1.0)}
+    seen, zeros = trainer.see(trainer.problem.feed.get(rows), row), torch.zeros(21, 4)
+    moved = torch.cat([zeros[:20] + 3, zeros[20:]])  # the centre's latent stays 0
     with torch.no_grad():
         for head in (trainer.forward.network.d_density, trainer.forward.network.d_xyz):
             head[-1].weight.mul_(100)  # a new network changes next to nothing
-        terms = [trainer.losses(trainer.look(rows, images), z) for z in (zeros, zeros + 3)]
+        terms = [trainer.losses(seen, z) for z in (zeros, moved)]
     data, anchor = ([float(found[name][1].sum()) for found in terms] for name in ("data", "anchor"))
     assert data[0] != data[1]
     assert anchor[0] == pytest.approx(anchor[1], rel=1e-4) and anchor[0] > 0

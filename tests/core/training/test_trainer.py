@@ -71,12 +71,12 @@ def test_an_epoch_renders_at_the_sampled_poses_and_junk_pulls_at_nothing(moving:
         assert all(torch.equal(a, b) for a, b in zip(trainer.epoch_views, wanted))
         trainer.rates.copy_(trainer.steps.row(trainer.position)["rates"])
         rows = torch.arange(10)
-        images, z = trainer.problem.feed.get(rows), trainer.epoch_latents[rows]
+        images, shell_weight = trainer.problem.feed.get(rows), trainer.noise.shell_weight(trainer.rate("band"))
         parameters = [p for p, _ in trainer.learnt]
 
         def pull(pictures: torch.Tensor) -> list[torch.Tensor]:
-            torch.manual_seed(0)  # the same neighbour pairs
-            return objective.gradients(trainer.losses(trainer.look(rows, pictures), z), parameters, trainer.device)
+            row = trainer.entries(rows) | {"shell_weight": shell_weight}
+            return objective.gradients(trainer.losses(trainer.see(pictures, row), row["z"]), parameters, trainer.device)
 
         trainer.image_weight[3] = 0.0
         before = pull(images)
