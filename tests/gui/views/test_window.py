@@ -86,6 +86,8 @@ def running(window, qtbot, engine, seconds: float) -> str:
     window.pane.parameters.form.rows["device"].editor.set_value("cpu")
     fake_sizes(window, qtbot)
     submit(window, qtbot)
+    # It is made beside the window: until then another new job would take its number.
+    qtbot.waitUntil(lambda: window.model.info("Train/job002/") is not None, timeout=LONG)
     return "Train/job002/"
 
 
