@@ -479,7 +479,7 @@ class Trainer:
     def run_epoch(self, log: JobLog) -> None:
         """Run the present epoch from ``step_in_epoch`` on, then update the noise.
 
-        Raises AbortRequested at a safe point if a stop was asked for, InputError if the loss is not finite.
+        Raises AbortRequested at a safe point if a stop was asked for, InputError if the loss or a weight is not finite.
         """
         self.begin_epoch()
         ranks = self.ranks
@@ -513,16 +513,15 @@ class Trainer:
 
         ``sums`` (len(TERMS) + 1,): of the values of TERMS, then the number of steps; ``rate``: images a second.
 
-        Raises InputError if the loss is not finite, AbortRequested if a stop was asked for.
+        Raises InputError if the loss or a weight is not finite, AbortRequested if a stop was asked for.
         """
         means = {name: value / max(sums[-1], 1) for name, value in zip(TERMS, sums[:-1])}
-        if not np.isfinite(means["loss"]):
-            raise InputError(
-                "training",
-                "must keep a finite loss",
-                means["loss"],
-                "Lower --lr, or check the images and CTF for outliers.",
-            )
+        # The relu of a kernel makes 0 of NaN, so that weights may be lost while the loss stays finite.
+        weights = float(torch.nn.utils.get_total_norm(list(self.forward.parameters())))
+        for value, rule in ((means["loss"], "must keep a finite loss"), (weights, "must keep finite weights")):
+            if not np.isfinite(value):
+                remedy = "Lower --lr, or check the images and CTF for outliers."
+                raise InputError("training", rule, value, remedy)
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch
         shown = {name: value for name, value in means.items() if value != 0.0}
         if self.recipe.likelihood == "squared":

@@ -103,6 +103,9 @@ def job_type_of(type_label: str) -> str:
     return type_label[len(LABEL) :].split(".")[0] if type_label.startswith(LABEL) else ""
 
 
+NOTE_BYTES = 1_000_000  # of note.txt where it may be changed
+
+
 def tail(path: Path, offset: int = 0, limit: int = 1_000_000) -> tuple[str, int]:
     """Text of a growing file from byte ``offset`` (at most the last ``limit`` bytes), and the offset to go on from.
 
@@ -368,13 +371,39 @@ class Job:
         return derive_status(self)
 
     def note(self) -> str:
-        """The user's and the program's notes (note.txt)."""
+        """The user's and the program's notes (note.txt), as far as they can be shown."""
         return tail(self.directory / NOTE)[0]
 
-    def set_note(self, text: str) -> None:
-        """Replace note.txt. Raises InputError where the directory is gone, OSError."""
+    def note_to_edit(self) -> str:
+        """The whole of note.txt as it stands there, "" without one: what is made of it may take its place.
+
+        Raises InputError where the file cannot be read, is no UTF-8 text, or has more than NOTE_BYTES.
+        """
+        try:
+            with open_regular(self.directory / NOTE) as file:
+                data = file.read(NOTE_BYTES + 1)
+            if len(data) > NOTE_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), NOTE)
+            return data.decode()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            rule, remedy = "must be readable UTF-8 text of at most 1 MB", f"It stays as it is ({error})."
+            raise InputError(NOTE, rule, self.name, remedy) from error
+
+    def change_note(self, before: str, after: str) -> str:
+        """Replace note.txt, which was read as ``before``, by ``after``; what was added to it since stays at its end.
+
+        Returns what stands there now. Raises InputError where the directory is gone or the file was changed otherwise
+        meanwhile, and as ``note_to_edit``; OSError.
+        """
         self.check_directory()
-        files.write_atomically(self.file(NOTE), text)
+        now = self.note_to_edit()
+        if not now.startswith(before):
+            raise InputError(NOTE, "must be as it was read", self.name, "Copy what you typed, and open the notes anew.")
+        whole = after + now[len(before) :]
+        files.write_atomically(self.file(NOTE), whole)
+        return whole
 
     def add_note(self, text: str) -> None:
         """Append a dated block to note.txt. Raises InputError where the directory is gone, OSError; the file is then

@@ -113,6 +113,7 @@ class MaskPanel(Panel):
         self.path = Path()
         self._small: Volume | None = None
         self._other: tuple[str, Path, np.ndarray] | None = None
+        self._told = ""
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(PREVIEW_MILLISECONDS)
@@ -257,7 +258,7 @@ class MaskPanel(Panel):
     def _later(self) -> None:
         if not hasattr(self, "_timer") or self.volume is None:
             return
-        recipe = self.recipe()
+        recipe, self._told = self.recipe(), ""
         self.values["level"].setText(f"{recipe.level:.3g}")
         self.values["dilate"].setText(f"{recipe.dilate_angstrom:.1f} Å")
         self.values["edge"].setText(f"{recipe.edge_angstrom:.1f} Å")
@@ -281,7 +282,7 @@ class MaskPanel(Panel):
             cubic_angstrom = float(mask.sum()) * small.pixel_size_angstrom**3
             return surface(picture, MASK_SURFACE), cubic_angstrom
 
-        self.background.run("preview", work, self._show_preview, lambda e: self.text.setText(str(e)))
+        self.background.run("preview", work, self._show_preview, lambda e: self.text.setText(self._told or str(e)))
 
     def _box(self) -> int:
         assert self.volume is not None
@@ -291,7 +292,8 @@ class MaskPanel(Panel):
         mesh, cubic_angstrom = found
         mass = cubic_angstrom / PROTEIN_ANGSTROM3_PER_DALTON / 1000
         part = f"{self.chosen.sum():,} of {len(self.chosen):,} Gaussians: " if self.chosen is not None else ""
-        self.text.setText(f"{part}{cubic_angstrom / 1000:,.0f} nm³ inside (about {mass:,.0f} kDa of protein)")
+        inside = f"{part}{cubic_angstrom / 1000:,.0f} nm³ inside (about {mass:,.0f} kDa of protein)"
+        self.text.setText(self._told or inside)
         if self.isVisible():
             self.viewer.show_surface("mask", mesh, theme.colour("info"), 0.35)
 
@@ -324,7 +326,7 @@ class MaskPanel(Panel):
         recipe, places = self.recipe(), self._places()
         chosen = f", the part nearest to {len(recipe.gaussians)} Gaussians" if recipe.gaussians else ""
         words = f"{replace(recipe, gaussians=())}{chosen}"
-        self.text.setText("Making the mask …")
+        self._tell("Making the mask …")
 
         def work(project: Project) -> Job:
             mask = make_mask(volume, recipe, places)
@@ -332,8 +334,13 @@ class MaskPanel(Panel):
                 mask = np.asarray(COMBINE[other[0]](mask, other[2]), np.float32)
             return save_mask(project, mask, volume, path, recipe, note=words)
 
-        model.do("Save the mask", work, self._saved)
+        model.do("Save the mask", work, self._saved, lambda _e: self._tell("Not saved"))
+
+    def _tell(self, words: str) -> None:
+        """Say how saving goes, until a control is moved: a preview that comes later does not take its place."""
+        self._told = words
+        self.text.setText(words)
 
     def _saved(self, job: Job) -> None:
-        self.text.setText(f"Saved: {job.name}mask.mrc")
+        self._tell(f"Saved: {job.name}mask.mrc")
         self.session.noted.emit("success", f"{job.name} written", f"{job.name}mask.mrc can be chosen as a mask now.")

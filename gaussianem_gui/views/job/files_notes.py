@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, QUrl, Signal
-from PySide6.QtGui import QDesktopServices, QGuiApplication, QShowEvent
+from PySide6.QtGui import QDesktopServices, QGuiApplication, QShowEvent, QTextCursor
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPlainTextEdit, QTreeWidget, QTreeWidgetItem, QWidget
 
+from gaussianem_core.errors import InputError
 from gaussianem_gui.explorer.chimerax_live import ChimeraX
+from gaussianem_gui.project.job import Job
 from gaussianem_gui.project.project import JobInfo
 from gaussianem_gui.units import ago_text, bytes_text
 from gaussianem_gui.views.job.look_inside import LookInside, kind_of
@@ -223,17 +225,20 @@ class Notes(QWidget):
     def _read(self) -> None:
         name = self._name
         if self._model is not None:
-            self._model.ask("note", lambda p: (name, p.job(name).note()), self._take)
+            self._model.ask("note", lambda p: (name, *_note(p.job(name))), self._take)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.reload()
 
-    def _take(self, found: tuple[str, str] | None) -> None:
+    def _take(self, found: tuple[str, str, str] | None) -> None:
         if self._model is None or found is None or found[0] != self._name or self._pause.isActive():
             return
-        self._show(found[1])
-        self.edit.setReadOnly(self._model.project.read_only)
+        _, text, why = found
+        self._show(text)
+        self.edit.setReadOnly(bool(why) or self._model.project.read_only)
+        self.state.setText(why and "cannot be changed here")
+        self.state.setToolTip(why)
 
     def _show(self, text: str) -> None:
         self._kept = text
@@ -256,14 +261,33 @@ class Notes(QWidget):
             return
         before, self._kept = self._kept, text
 
-        def told(kept: str, words: str) -> None:
-            if (name, text) == (self._name, self._kept):
-                self._kept = kept
-                self.state.setText(words)
+        def kept(whole: str) -> None:
+            if (name, text) != (self._name, self._kept):
+                return
+            self.state.setText("kept")
+            if self.edit.toPlainText() == text:  # else what a run added meanwhile is still at the end next time
+                self._kept = whole
+                cursor, end = self.edit.textCursor(), QTextCursor(self.edit.document())
+                anchor, place = cursor.anchor(), cursor.position()
+                end.movePosition(QTextCursor.MoveOperation.End)
+                self.edit.blockSignals(True)
+                end.insertText(whole[len(text) :])
+                cursor.setPosition(anchor)
+                cursor.setPosition(place, QTextCursor.MoveMode.KeepAnchor)
+                self.edit.setTextCursor(cursor)
+                self.edit.blockSignals(False)
 
-        self._model.do(
-            "Keep the notes",
-            lambda p: p.job(name).set_note(text),
-            lambda _r: told(text, "kept"),
-            lambda _e: told(before, "not kept"),
-        )
+        def not_kept(_error: Exception) -> None:
+            if (name, text) == (self._name, self._kept):
+                self._kept = before
+                self.state.setText("not kept")
+
+        self._model.do("Keep the notes", lambda p: p.job(name).change_note(before, text), kept, not_kept)
+
+
+def _note(job: Job) -> tuple[str, str]:
+    """The notes of a job, and why they are only shown ("" where they may be changed)."""
+    try:
+        return job.note_to_edit(), ""
+    except InputError as error:
+        return job.note(), str(error)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
+from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gauge import make_gauge
 from gaussianem_core.options import TrainOptions
@@ -100,3 +103,18 @@ def test_densities_are_brought_to_a_mean_contrast_of_one(moving: Path, tmp_path:
     torch.testing.assert_close(trainer.forward.gaussians.densities, before * factor)
     contrast = 1 + trainer.corrections.mean[:, nuisances.CONTRAST]
     torch.testing.assert_close((real * contrast).sum() / real.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("lost", ["loss", "weights"])
+def test_what_is_not_finite_ends_the_training(moving: Path, tmp_path: Path, lost: str) -> None:
+    """Weights too: a relu that makes 0 of NaN keeps the loss finite."""
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        trainer = make_trainer(moving, log, known=False)
+        sums = trainer.sums.double().numpy() + 1.0
+        trainer.report(log, sums, rate=1.0)
+        if lost == "loss":
+            sums[0] = np.inf
+        else:
+            next(iter(trainer.forward.parameters())).data.view(-1)[3] = torch.nan
+        with pytest.raises(InputError, match=f"finite {lost}"):
+            trainer.report(log, sums, rate=1.0)

@@ -229,13 +229,29 @@ def test_tail_follows_a_growing_file_and_keeps_letters_whole(tmp_path: Path) -> 
 
 
 def test_notes_and_size(job: Job) -> None:
-    job.set_note("mine\n")
+    assert job.change_note(job.note(), "mine\n") == job.note() == "mine\n"
     job.add_note("added")
     assert job.note().startswith("mine\n ++++ ") and "added" in job.note()
     before = job.size_bytes()
     (job.directory / "big").write_bytes(b"x" * 1000)
     (job.directory / "link").symlink_to("big")
     assert job.size_bytes() - before in range(1000, 1010)
+
+
+def test_a_note_is_changed_only_where_nothing_of_it_is_lost(job: Job) -> None:
+    (job.directory / "note.txt").unlink(missing_ok=True)
+    assert job.note_to_edit() == "" and job.change_note("", "mine\n") == "mine\n"
+    job.add_note("by a run")
+    added = job.note()[len("mine\n") :]
+    assert job.change_note("mine\n", "mine, longer\n") == "mine, longer\n" + added == job.note()
+    with pytest.raises(InputError, match="as it was read"):
+        job.change_note("what stood there once", "x")
+    for data in (b"caf\xe9\n", b"x" * 1_000_001):
+        (job.directory / "note.txt").write_bytes(data)
+        for act in (job.note_to_edit, lambda: job.change_note(job.note(), "x")):
+            with pytest.raises(InputError, match="must be readable UTF-8"):
+                act()
+        assert (job.directory / "note.txt").read_bytes() == data
 
 
 def test_options_are_checked_by_name_when_written(job: Job) -> None:

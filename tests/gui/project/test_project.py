@@ -420,7 +420,7 @@ def test_links_out_of_the_project_are_not_followed(project: Project, tmp_path: P
         lambda j: project.set_alias(j, "name"),
         lambda j: project.mark(j, State.FAILED),
         lambda j: j.add_note("x"),
-        lambda j: j.set_note("x"),
+        lambda j: j.change_note("", "x"),
     ):
         with pytest.raises(InputError, match="inside the project"):
             act(job)

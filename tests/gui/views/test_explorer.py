@@ -509,8 +509,17 @@ def test_every_panel_works_on_the_model(explored, qtbot):
     mask = explorer.panels["Mask"]
     explorer.show_panel(mask)
     qtbot.waitUntil(lambda: mask.volume is not None, timeout=60_000)
-    qtbot.mouseClick(mask.save, LEFT)
-    qtbot.waitUntil(lambda: "Saved" in mask.text.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "inside" in mask.text.text(), timeout=60_000)
+    drawn: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask.viewer, "show_surface", lambda name, *_a: drawn.append(name))
+        qtbot.mouseClick(mask.save, LEFT)
+        qtbot.waitUntil(lambda: "Saved" in mask.text.text(), timeout=60_000)
+        mask._preview()  # its timer, on a busy machine: one that comes late does not hide that the mask was saved
+        qtbot.waitUntil(lambda: "mask" in drawn, timeout=60_000)
+        assert "Saved" in mask.text.text()
+    mask.dilate.setValue(mask.dilate.value() + 2)
+    qtbot.waitUntil(lambda: "inside" in mask.text.text(), timeout=60_000)
     from gaussianem_core.io.mrc import read_map
 
     made = sorted((window.model.root / "Mask").iterdir())[0]

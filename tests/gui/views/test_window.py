@@ -537,8 +537,8 @@ def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monk
     job = opened.model.project.new_job("simulate", {"model": "m.pdb"})
     job.add_note("made by hand")
     qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
-    gate, read = threading.Event(), Job.note
-    monkeypatch.setattr(Job, "note", lambda self: read(self) if gate.wait(60) else "")
+    gate, read = threading.Event(), Job.note_to_edit
+    monkeypatch.setattr(Job, "note_to_edit", lambda self: read(self) if gate.wait(60) else "")
     notes = opened.pane.notes
     opened.pages.open_job(job.name, "Notes")
     qtbot.keyClicks(notes.edit, "too early")
@@ -550,7 +550,7 @@ def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monk
         raise OSError(28, "No space left on device", "note.txt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "set_note", full)
+        patch.setattr(Job, "change_note", full)
         notes.edit.moveCursor(notes.edit.textCursor().MoveOperation.End)
         qtbot.keyClicks(notes.edit, "and mine")
         qtbot.waitUntil(lambda: notes.state.text() == "not kept", timeout=LONG)
@@ -558,7 +558,19 @@ def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monk
     notes.keep()
     qtbot.waitUntil(lambda: job.note().endswith("and mine"), timeout=LONG)
     assert "made by hand" in job.note()
-    qtbot.waitUntil(lambda: notes.state.text() == "kept", timeout=LONG)
+    qtbot.waitUntil(lambda: notes.state.text() in ("kept", ""), timeout=LONG)
+    qtbot.keyClicks(notes.edit, " while it starts")
+    job.add_note("from the runner")
+    qtbot.waitUntil(lambda: "from the runner" in notes.edit.toPlainText(), timeout=LONG)
+    assert "mine while it starts" in job.note() and notes.edit.toPlainText() == job.note()
+    qtbot.keyClicks(notes.edit, ", and after")
+    qtbot.waitUntil(lambda: "starts, and after" in job.note(), timeout=LONG)
+    assert "from the runner" in job.note()
+
+    (job.directory / "note.txt").write_bytes(b"caf\xe9")
+    notes.set_job(opened.model, opened.model.info(job.name))
+    qtbot.waitUntil(lambda: "caf" in notes.edit.toPlainText(), timeout=LONG)
+    assert notes.edit.isReadOnly() and notes.state.text() == "cannot be changed here"
 
 
 def test_files_of_a_job_are_listed(opened, qtbot) -> None:
