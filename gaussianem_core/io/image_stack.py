@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from types import TracebackType
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _OPEN_FILES = 64
+_PARTS = 512  # of memory that one call fills; Linux takes 1,024
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,10 @@ class ImageStack:
             for i in np.argsort(-counts, kind="stable")
         ]
 
-    def read(self, rows: npt.ArrayLike | slice | None = None) -> Images:  # -> (n, D, D)
+    def read(self, rows: npt.ArrayLike | slice | None = None, *, half: bool = False) -> Images:  # -> (n, D, D)
         """Read images in the order of ``rows`` (numbers, slice or mask; None: all), as float32.
+
+        With ``half`` as float16 where they are stored so, which spares the conversion: most of the time of reading.
 
         Raises
         ------
@@ -165,19 +169,20 @@ class ImageStack:
         if len(boxes) > 1:
             raise InputError("images", "must have one box to be read together", boxes.tolist(), "Read group by group.")
         box = int(boxes[0]) if len(boxes) else 0
-        images = np.empty((len(chosen), box, box), np.float32)
         stacks, numbers = self.stack_index[chosen], self.image_index[chosen]
-        order = np.lexsort((numbers, stacks))
-        # a run: places on disk that follow each other (or repeat) in one file
-        step = np.diff(numbers[order])
-        breaks = np.flatnonzero((np.diff(stacks[order]) != 0) | (step > 1)) + 1
-        for run in np.split(order, breaks) if len(order) else []:
-            first, last = int(numbers[run[0]]), int(numbers[run[-1]])
-            block = self._read_run(int(stacks[run[0]]), first, last - first + 1)
-            if len(block) == len(run) == run[-1] - run[0] + 1 and (np.diff(run) == 1).all():
-                images[run[0] : run[-1] + 1] = block  # the common case, copied once
-            else:
-                images[run] = block[numbers[run] - first]
+        stored = {self.headers[stack].dtype.newbyteorder("=") for stack in np.unique(stacks)}
+        images = np.empty((len(chosen), box, box), np.float16 if half and stored == {np.dtype("f2")} else np.float32)
+        whole = images.reshape(-1).view(np.uint8).data
+        for stack, runs in _runs(stacks, numbers):
+            header = self.headers[stack]
+            with self._opened(stack) as descriptor:
+                for first, places in runs:
+                    if header.dtype == images.dtype:
+                        _fill(descriptor, header, first, _parts(whole, header.section_bytes, places))
+                    else:
+                        buffer = np.empty((len(places), *header.shape[1:]), header.dtype)
+                        _fill(descriptor, header, first, [buffer.reshape(-1).view(np.uint8).data])
+                        images[places] = buffer
         self._refuse_infinite(images, chosen)
         return images
 
@@ -214,32 +219,16 @@ class ImageStack:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read_run(self, stack: int, first: int, count: int) -> npt.NDArray[np.generic]:
-        header = self.headers[stack]
-        size = header.section_bytes
-        buffer = np.empty(count * size, np.uint8)
-        view, start = buffer.data, header.offset + first * size
-        with self._opened(stack) as descriptor:
-            done = 0
-            while done < len(buffer):
-                got = os.preadv(descriptor, [view[done : done + (1 << 30)]], start + done)
-                if got <= 0:
-                    raise InputError(
-                        str(header.path),
-                        f"must hold {header.shape[0]} images",
-                        f"only {start + done:,} bytes",
-                        "The file was cut off while it was read.",
-                    )
-                done += got
-        return buffer.view(header.dtype).reshape(count, header.shape[1], header.shape[2])
-
     def _opened(self, stack: int) -> _OpenFile:
         return _OpenFile(self, stack)
 
     def _refuse_infinite(self, images: Images, rows: npt.NDArray[np.int64]) -> None:
-        # A sum is finite only when all its terms are; one that is not (it may just have overflowed) is looked into.
-        with np.errstate(invalid="ignore", over="ignore"):
-            suspects = np.flatnonzero(~np.isfinite(images.sum(axis=(1, 2))))
+        if images.dtype == np.float16:  # the exponent of what is not finite has all its bits
+            suspects = np.flatnonzero((images.view(np.uint16) & 0x7FFF).max(axis=(1, 2), initial=0) >= 0x7C00)
+        else:
+            # A sum is finite only when all its terms are; one that is not (it may just have overflowed) is looked into.
+            with np.errstate(invalid="ignore", over="ignore"):
+                suspects = np.flatnonzero(~np.isfinite(images.sum(axis=(1, 2))))
         bad = rows[[i for i in suspects if not np.isfinite(images[i]).all()]]
         if len(bad):
             shown = ", ".join(f"{row + 1} ({self.image_index[row] + 1}@{self._header(row).path})" for row in bad[:5])
@@ -249,6 +238,45 @@ class ImageStack:
                 f"NaN or infinite pixels in row {shown}" + (f" and {len(bad) - 5} more" if len(bad) > 5 else ""),
                 "Remove these particles or extract them again.",
             )
+
+
+def _runs(
+    stacks: npt.NDArray[np.integer], numbers: npt.NDArray[np.integer]
+) -> Iterator[tuple[int, Iterator[tuple[int, npt.NDArray[np.integer]]]]]:
+    """Images that follow each other on disk, as (first number, places in ``numbers`` (n,)), file by file."""
+    order = np.lexsort((numbers, stacks))
+    stacks, numbers = stacks[order], numbers[order]
+    breaks = np.flatnonzero((np.diff(stacks) != 0) | (np.diff(numbers) != 1)) + 1
+    bounds = [0, *breaks.tolist(), len(order)] if len(order) else []
+    for stack, runs in groupby(pairwise(bounds), key=lambda bound: int(stacks[bound[0]])):
+        yield stack, ((int(numbers[begin]), order[begin:end]) for begin, end in runs)
+
+
+def _parts(whole: memoryview, size: int, places: npt.NDArray[np.integer]) -> list[memoryview]:
+    """Pieces of ``size`` bytes of ``whole`` at ``places`` (n,); one where these follow each other."""
+    begin, count = int(places[0]), len(places)
+    if count == 1 or (places[-1] - begin == count - 1 and (np.diff(places) == 1).all()):
+        return [whole[begin * size : (begin + count) * size]]
+    return [whole[place * size : (place + 1) * size] for place in places.tolist()]
+
+
+def _fill(descriptor: int, header: MrcHeader, first: int, parts: list[memoryview]) -> None:
+    """Read what follows in a file from image ``first`` on into ``parts``, one after the other."""
+    start = header.offset + first * header.section_bytes
+    while parts:
+        got = os.preadv(descriptor, parts[:_PARTS], start)
+        if got <= 0:
+            raise InputError(
+                str(header.path),
+                f"must hold {header.shape[0]} images",
+                f"only {start:,} bytes",
+                "The file was cut off while it was read.",
+            )
+        start += got
+        while parts and got >= len(parts[0]):
+            got -= len(parts.pop(0))
+        if got:
+            parts[0] = parts[0][got:]
 
 
 class _OpenFile:

@@ -35,7 +35,7 @@ LARGEST = 6e4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Reader = Callable[[np.ndarray], np.ndarray]
-"""Rows (n,) -> images (n, D, D) float32."""
+"""Rows (n,) -> images (n, D, D), float32 or float16."""
 
 
 class ImageFeed:
@@ -103,10 +103,20 @@ class ImageFeed:
 
     def _load(self, rows: np.ndarray) -> int:
         assert self.stack is not None
-        images = torch.from_numpy(self._read(rows) * np.float32(self.sign))
-        # A broken image may be brighter than float16 can be.
-        self.stack[int(rows[0]) : int(rows[-1]) + 1] = images.clamp_(-LARGEST, LARGEST).to(self.stack.dtype)
+        self.stack[int(rows[0]) : int(rows[-1]) + 1] = self._signed(rows)
         return len(rows)
+
+    def _signed(self, places: np.ndarray) -> torch.Tensor:  # (n,) -> (n, D, D)
+        """Images read from the stack, in the type that they come in.
+
+        By NumPy: each reader is one thread, while operations of torch would start threads of their own in each.
+        """
+        images = self._read(places)
+        if self.sign != 1:
+            images = images * images.dtype.type(self.sign)
+        if images.dtype != np.float16:  # a broken image may be brighter than float16 can be
+            images = np.clip(images, -LARGEST, LARGEST)
+        return torch.from_numpy(images)
 
     def subset(self, rows: np.ndarray) -> ImageFeed:
         """A feed of the images of ``rows`` (n,) alone, kept in the same place."""
@@ -134,8 +144,7 @@ class ImageFeed:
             return self.stack[index].to(self.device, torch.float32)
         places = self._places(np.asarray(torch.as_tensor(rows).cpu()))
         parts = np.array_split(places, min(READERS, max(1, len(places))))
-        images = np.concatenate(list(self._in_order(self._read, parts, READERS))) * np.float32(self.sign)
-        return torch.from_numpy(images).to(self.device)
+        return torch.cat(list(self._in_order(self._signed, parts, READERS))).to(self.device).float()
 
     def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Yield rows (B,) and their images (B, D, D), both on the device.
@@ -157,10 +166,8 @@ class ImageFeed:
         """Read into pinned memory, where there is a GPU, READ_AHEAD batches before they are needed."""
 
         def read(rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
-            if self.stack is not None:
-                images = self.stack[torch.from_numpy(np.ascontiguousarray(self._places(rows)))]
-            else:
-                images = torch.from_numpy(self._read(self._places(rows)) * np.float32(self.sign))
+            places = self._places(rows)
+            images = self._signed(places) if self.stack is None else _taken(self.stack, places)
             return rows, images.pin_memory() if self.device.type == "cuda" else images
 
         largest = 4 * self.box**2 * max(map(len, chunks), default=1)
@@ -191,3 +198,7 @@ class ImageFeed:
             self._waits(times * PATIENCE_SECONDS)
         self.waited += time.monotonic() - begin
         return future.result()
+
+
+def _taken(stack: torch.Tensor, places: np.ndarray) -> torch.Tensor:  # (N, D, D), (n,) -> (n, D, D)
+    return torch.from_numpy(np.take(stack.numpy(), places, axis=0))

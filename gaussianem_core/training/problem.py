@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
     # Box and pixel size of older files are those before downsampling: the physical length is what counts.
     parameters[:, 1] *= parameters[:, 0] / box
     feed = ImageFeed(
-        stack.read,
+        partial(stack.read, half=device.type == "cuda"),
         len(stack),
         box,
         -1.0 if configuration.invert_contrast else 1.0,

@@ -59,9 +59,11 @@ def test_modes_and_byte_orders(tmp_path: Path, dtype: str, big_endian: bool) -> 
         path.write_bytes(header.tobytes() + swapped.tobytes())
         with mrcfile.open(path) as file:  # the authority agrees that this is such a file
             np.testing.assert_array_equal(file.data, values)
-    images = ImageStack.from_file(path).read()
-    assert images.dtype == np.float32
-    np.testing.assert_array_equal(images, values.astype(np.float32))
+    stack = ImageStack.from_file(path)
+    for half in (False, True):
+        images = stack.read(half=half)
+        assert images.dtype == ("float16" if half and dtype == "float16" else "float32")
+        np.testing.assert_array_equal(images, values.astype(np.float32))
 
 
 def test_imod_unsigned_bytes(tmp_path: Path) -> None:
@@ -150,13 +152,15 @@ def test_groups_of_box_and_pixel_size(tmp_path: Path) -> None:
         images.read([0, 3])
 
 
-def test_nan_images_are_named(tmp_path: Path) -> None:
-    values = images_of(6)
-    values[2, 1, 1], values[4, 0, 0] = np.nan, -np.inf
-    (tmp_path / "a.mrcs").write_bytes(new_header(values.shape, "f4", 1.0, is_stack=True) + values.tobytes())
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_nan_images_are_named(tmp_path: Path, dtype: str) -> None:
+    values = images_of(6).astype(dtype)
+    values[2, 1, 1], values[4, 0, 0], values[0, 3, 3] = np.nan, -np.inf, np.finfo(dtype).max
+    (tmp_path / "a.mrcs").write_bytes(new_header(values.shape, dtype, 1.0, is_stack=True) + values.tobytes())
     images = ImageStack.from_file(tmp_path / "a.mrcs")
-    with pytest.raises(InputError, match=r"row 3 \(3@.*a.mrcs\), 5 \(5@"):
-        images.read()
+    for half in (False, True):
+        with pytest.raises(InputError, match=r"row 3 \(3@.*a.mrcs\), 5 \(5@"):
+            images.read(half=half)
     with pytest.raises(InputError, match="row 5"):
         list(images.iter_batches(2, [0, 1, 4], workers=1))
     huge = np.full((1, 8, 8), 3e38, np.float32)  # finite, though its sum overflows float32

@@ -17,6 +17,7 @@ from gaussianem_core.training import image_feed
 from gaussianem_core.training.image_feed import ImageFeed
 
 IMAGES = np.random.default_rng(0).normal(size=(50, 8, 8)).astype(np.float32)
+HALVES = IMAGES.astype(np.float16).astype(np.float32)
 CPU = torch.device("cpu")
 
 
@@ -29,13 +30,16 @@ def make(place: str, reader: Callable[[np.ndarray], np.ndarray] = read, free: in
 
 
 @pytest.mark.parametrize("place", ["host", "disk"])
-def test_batches_cover_the_order_with_the_sign(place: str) -> None:
-    feed = make(place)
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_batches_cover_the_order_with_the_sign(place: str, stored: str) -> None:
+    feed = make(place, lambda rows: HALVES[rows].astype(stored))
     order = np.random.default_rng(1).permutation(50)
     seen = []
     for rows, images in feed.batches(order, 8):
         found = feed.get(rows) if images is None else images
-        np.testing.assert_array_equal(found.numpy(), -IMAGES[rows.numpy()])
+        assert found.dtype == torch.float32
+        np.testing.assert_array_equal(found.numpy(), -HALVES[rows.numpy()])
+        np.testing.assert_array_equal(feed.get(rows[:3]).numpy(), -HALVES[rows[:3].numpy()])
         seen.append(rows.numpy())
     np.testing.assert_array_equal(np.concatenate(seen), order[:48])  # the rest makes no whole batch
 
@@ -46,6 +50,13 @@ def test_subset_renumbers_rows(place: str) -> None:
     part = make(place).subset(rows)
     np.testing.assert_array_equal(part.get(np.array([2, 0])).numpy(), -IMAGES[[41, 3]])
     assert part.count == 3
+
+
+@pytest.mark.parametrize("place", ["host", "disk"])
+def test_what_float16_cannot_hold_is_clipped_alike_everywhere(place: str) -> None:
+    broken = IMAGES.copy()
+    broken[4, 2, 2] = 1e9
+    np.testing.assert_array_equal(make(place, lambda rows: broken[rows]).get(np.array([4])), -broken[4:5].clip(max=6e4))
 
 
 def test_auto_goes_to_disk_when_memory_is_short() -> None:
