@@ -151,6 +151,7 @@ class FlowGraph(QGraphicsView):
     Right within a layer."""
 
     opened = Signal(str)
+    enterPressed = Signal(str)  # the job is to be opened, and to get the keyboard
     menuRequested = Signal(object)
     zoomed = Signal(float)
 
@@ -292,7 +293,9 @@ class FlowGraph(QGraphicsView):
                 found = sorted(beside, key=lambda n: abs(self.nodes[n].x() - here.x()))
             if found and found[0] in self.nodes:
                 self.opened.emit(found[0])
-        elif self.nodes and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Down) and not self._current:
+        elif self._current in self.nodes and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.enterPressed.emit(self._current)
+        elif self.nodes and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Down):
             self.opened.emit(next(iter(self.nodes)))
         else:
             super().keyPressEvent(event)

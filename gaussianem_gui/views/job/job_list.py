@@ -313,6 +313,15 @@ class JobList(QTreeView):
         info = self.currentIndex().data(INFO)
         return info.name if isinstance(info, JobInfo) else ""
 
+    def first_job(self) -> str:
+        """Name of the first job that is shown, or ""."""
+        index = self.filter.index(0, 0)
+        while index.isValid():
+            if isinstance(info := index.data(INFO), JobInfo):
+                return info.name
+            index = self.indexBelow(index)
+        return ""
+
     def selected(self) -> list[str]:
         """Names of the selected jobs."""
         return [i.data(INFO).name for i in self.selectionModel().selectedIndexes() if isinstance(i.data(INFO), JobInfo)]

@@ -23,6 +23,7 @@ class JobsPanel(QWidget):
         self.page_button.hide()
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("Find a job")
+        self.filter.setToolTip("Enter opens the first job found")
         self.filter.setAccessibleName("Find a job")
         self.filter.setClearButtonEnabled(True)
         self.filter.setObjectName("jobFilter")
@@ -46,8 +47,13 @@ class JobsPanel(QWidget):
         self.setMinimumWidth(250)
         self.filter.textChanged.connect(self.list.filter.set_text)
         self.filter.textChanged.connect(lambda _t: self.list.expandAll())
+        self.filter.returnPressed.connect(self._open_first)
         self.flow_button.toggled.connect(lambda on: self.stack.setCurrentIndex(int(on)))
         self.flow_button.toggled.connect(self.page_button.setVisible)
+
+    def _open_first(self) -> None:
+        if (name := self.list.first_job()) and self.filter.text():
+            self.list.enterPressed.emit(name)
 
     def sizeHint(self) -> QSize:
         return QSize(288, 500)

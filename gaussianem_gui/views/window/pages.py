@@ -58,7 +58,7 @@ class Pages(QObject):
         self.flow.closed.connect(self.show_home)
         for jobs in (context.jobs.list, context.jobs.flow, self.flow.graph):
             jobs.opened.connect(self.open_job)
-        context.jobs.list.enterPressed.connect(self._enter_job)
+            jobs.enterPressed.connect(self._enter_job)
 
     def show_home(self) -> None:
         """Show the project's overview."""

@@ -642,6 +642,29 @@ def test_enter_in_the_list_opens_the_job_and_gives_it_the_keyboard(opened, qtbot
     assert opened.focusWidget() is opened.pane.tabs.tabBar()
 
 
+def test_enter_in_the_search_field_opens_what_was_found_and_in_the_flow_goes_into_the_job(opened, qtbot) -> None:
+    made = [opened.model.project.new_job(kind, {}).name for kind in ("preprocess", "train", "preprocess")]
+    qtbot.waitUntil(lambda: len(opened.model.jobs) == 3, timeout=LONG)
+    search, tabs = opened.jobs.filter, opened.pane.tabs.tabBar()
+    opened.pages.show_home()
+    search.setFocus()
+    qtbot.keyClick(search, Qt.Key.Key_Return)
+    assert opened.middle.currentWidget() is opened.pages.home, "nothing is searched for"
+    qtbot.keyClicks(search, "train")
+    qtbot.keyClick(search, Qt.Key.Key_Return)
+    assert opened.pane.name == made[1] and opened.jobs.list.selected() == [made[1]] and opened.focusWidget() is tabs
+    search.setText("no such job")
+    search.setFocus()
+    qtbot.keyClick(search, Qt.Key.Key_Return)
+    assert opened.pane.name == made[1] and opened.focusWidget() is search
+    search.clear()
+    opened.jobs.flow_button.setChecked(True)
+    flow = opened.jobs.flow
+    flow.setFocus()
+    qtbot.keyClick(flow, Qt.Key.Key_Return)
+    assert opened.pane.name == made[1] and opened.focusWidget() is tabs
+
+
 def test_what_cannot_be_read_for_an_action_is_told(opened, qtbot, monkeypatch) -> None:
     job = opened.model.project.new_job("preprocess", {})
     qtbot.waitUntil(lambda: opened.model.info(job.name) is not None, timeout=LONG)
