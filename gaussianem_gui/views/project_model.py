@@ -19,7 +19,7 @@ from gaussianem_gui.execution import runner
 from gaussianem_gui.execution.estimates import Machine
 from gaussianem_gui.execution.history import History, Watcher
 from gaussianem_gui.execution.logfile import LogFile
-from gaussianem_gui.project.job import State
+from gaussianem_gui.project.job import State, Status
 from gaussianem_gui.project.project import JobInfo, Project
 from gaussianem_gui.project.settings import Settings
 from gaussianem_gui.views.toolkit.tasks import Background, Result
@@ -83,7 +83,7 @@ class ProjectModel(QObject):
         self.counter = 1  # number that the next job gets
         self.load = Load()
         self.sizes: dict[str, int] = {}
-        self._states: dict[str, State] = {}
+        self._statuses: dict[str, Status] = {}
         self._histories: dict[str, History] = {}
         self._logs: dict[str, dict[str, LogFile]] = {}
         self._lock = threading.Lock()  # one writer of the project at a time
@@ -141,7 +141,7 @@ class ProjectModel(QObject):
         self.expected, self._failed_looks = expected, 0
         ended = [info for info in jobs if self._has_ended(info)]
         self.counter = counter
-        self._states = {info.name: info.status.state for info in jobs}
+        self._statuses = {info.name: info.status for info in jobs}
         if not self.loaded:
             QTimer.singleShot(300, self, self.refresh_sizes)
         changed = jobs != self.jobs or links != self.links or not self.loaded
@@ -157,11 +157,14 @@ class ProjectModel(QObject):
             self.refresh_sizes()
 
     def _has_ended(self, info: JobInfo) -> bool:
-        """True if the job has ended since the last look; one made and ended in between is new by its number."""
-        if not info.status.state.finished or not info.status.started:
+        """True if the job has ended since the last look; one made and ended in between is new by its number, and one
+        that was run again and ended by the time of its start."""
+        status, before = info.status, self._statuses.get(info.name)
+        if not status.state.finished or not status.started:
             return False
-        before = self._states.get(info.name)
-        return not before.finished if before is not None else self.loaded and info.number >= self.counter
+        if before is None:
+            return self.loaded and info.number >= self.counter
+        return not before.state.finished or status.started > (before.started or 0.0)
 
     def _not_read(self, error: Exception) -> None:
         self._failed_looks += 1

@@ -458,6 +458,10 @@ def test_a_job_made_and_ended_between_two_looks_is_told(opened, qtbot) -> None:
     model.refresh()
     qtbot.waitUntil(lambda: not model._background.busy("jobs"), timeout=LONG)
     assert ended == [job.name], "told once"
+    runner.continue_job(model.project, job.name, {})
+    qtbot.waitUntil(lambda: job.status().state is State.SUCCEEDED, timeout=LONG)
+    model.refresh()
+    qtbot.waitUntil(lambda: ended == [job.name] * 2, timeout=LONG)  # run again and ended, with the same word
 
 
 def test_jobs_are_renamed_marked_deleted_and_restored(opened, qtbot, monkeypatch) -> None:
