@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,17 +72,20 @@ def write_star_rows(
             raise InputError(f"column {name}", "must be a new name without blanks", name, "Choose another name.")
         if len(values) != table.n_rows:
             raise InputError(f"column {name}", f"must hold {table.n_rows} values", len(values), "One per particle.")
-    places = {name: table.columns.index(name) for name in added if name in table}
-    renewed = {places[name]: values for name, values in added.items() if name in places}
-    added = {name: values for name, values in added.items() if name not in places}
-    suffixes = _row_values(added, np.flatnonzero(keep)) if added else None
+    kept = np.flatnonzero(keep)
+    present = sorted(
+        ((table.columns.index(name), values) for name, values in added.items() if name in table), key=itemgetter(0)
+    )
+    places, renewed = [place for place, _ in present], _row_texts([values for _, values in present], kept)
+    added = {name: values for name, values in added.items() if name not in table}
+    suffixes = map(b" ".join, _row_texts(list(added.values()), kept)) if added else None
     with open_star(source) as file, atomic_write(target) as out:
         _copy_bytes(file, out, table.header_end)
         if added:
             out.write(_header_lines(table, added, ends_line=_ends_line(file, table.header_end)))
         if table.is_loop:
             _copy_bytes(file, out, table.rows_start - table.header_end)
-            _copy_rows(file, out, keep, suffixes, renewed)
+            _copy_rows(file, out, keep, suffixes, places, renewed)
         shutil.copyfileobj(file, out, 1 << 20)
     return int(keep.sum())
 
@@ -129,19 +133,37 @@ def write_star(
                 raise InputError(f"table data_{name}", "must have columns of one length", sorted(lengths), "Even them.")
             head = [f"_{column} #{i + 1}\n" for i, column in enumerate(columns)]
             out.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n{''.join(head)}".encode())
-            for row in _row_values(columns, np.arange(lengths.pop())):
-                out.write(row + b"\n")
+            for values in _row_texts(list(columns.values()), np.arange(lengths.pop())):
+                out.write(b" ".join(values) + b"\n")
             out.write(b"\n")
 
 
-def _row_values(
-    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]], rows: npt.NDArray[np.integer]
-) -> Iterator[bytes]:
-    """The columns' values in each of ``rows``, with blanks between."""
+def _row_texts(
+    columns: Sequence[Sequence[object] | npt.NDArray[np.generic]], rows: npt.NDArray[np.integer]
+) -> Iterator[tuple[bytes, ...]]:
+    """The columns' values in each of ``rows``."""
     for begin in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[begin : begin + CHUNK_ROWS]
-        chosen = [v[chunk] if isinstance(v, np.ndarray) else [v[row] for row in chunk] for v in columns.values()]
-        yield from map(b" ".join, zip(*map(texts, chosen)))
+        chosen = [v[chunk] if isinstance(v, np.ndarray) else [v[row] for row in chunk] for v in columns]
+        yield from zip(*map(texts, chosen))
+
+
+_BLANKS = re.compile(rb"(\s+)")
+
+
+def _replaced(line: bytes, places: Sequence[int], values: Sequence[bytes]) -> bytes:
+    """A row with other ``values`` at ``places`` (ascending); all else stays as it is."""
+    if not (b'"' in line or b"'" in line or b"#" in line):  # else a value may hold blanks, or be none
+        pieces = _BLANKS.split(line)  # value, blanks, value ...; the first is empty where the line begins with blanks
+        first = 0 if pieces[0] else 2
+        if first + 2 * places[-1] < len(pieces):
+            for place, value in zip(places, values):
+                pieces[first + 2 * place] = value
+            return b"".join(pieces)
+    for place, value in zip(reversed(places), reversed(values)):  # places before it stay where they were
+        begin, end = value_span(line, place)
+        line = line[:begin] + value + line[end:]
+    return line
 
 
 def _header_lines(
@@ -164,8 +186,11 @@ def _copy_rows(
     out: BinaryIO,
     keep: npt.NDArray[np.bool_],
     suffixes: Iterator[bytes] | None,
-    renewed: Mapping[int, Sequence[object] | npt.NDArray[np.generic]],
+    places: Sequence[int],
+    renewed: Iterator[tuple[bytes, ...]],
 ) -> None:
+    """Copy the rows to ``keep`` with new values at ``places`` and ``suffixes``, both of the kept rows in their
+    order."""
     row = 0
     last = b"\n"
     while row < len(keep):
@@ -176,9 +201,8 @@ def _copy_rows(
             row += 1
             if not keep[row - 1]:
                 continue
-            for place in sorted(renewed, reverse=True):  # from the end: places before it stay where they were
-                begin, end = value_span(line, place)
-                line = line[:begin] + quote(renewed[place][row - 1]).encode("utf-8", "surrogateescape") + line[end:]
+            if places:
+                line = _replaced(line, places, next(renewed))
             if suffixes is not None:
                 end = values_end(line)
                 line = line[:end] + b" " + next(suffixes) + (line[end:] or b"\n")
@@ -255,7 +279,8 @@ def write_star_copies(
     """
     source, target = Path(source), Path(target)
     table = find_particle_table(scan_star(source))
-    places = sorted(((table.columns.index(name), values) for name, values in columns.items()), key=lambda p: -p[0])
+    present = sorted(((table.columns.index(name), values) for name, values in columns.items()), key=itemgetter(0))
+    places, renewed = [place for place, _ in present], _row_texts([v for _, v in present], np.arange(len(rows)))
     ends = np.searchsorted(rows, np.arange(table.n_rows), side="right")
     with open_star(source) as file, atomic_write(target) as out:
         _copy_bytes(file, out, table.rows_start)
@@ -268,12 +293,8 @@ def write_star_copies(
                 out.write(line)
                 continue
             line = line if line.endswith(b"\n") else line + b"\n"
-            for own in range(copy, int(ends[row])):
-                changed = line
-                for place, values in places:  # from the end: places before it stay where they were
-                    begin, end = value_span(changed, place)
-                    changed = changed[:begin] + quote(values[own]).encode() + changed[end:]
-                out.write(changed)
+            for _ in range(copy, int(ends[row])):
+                out.write(_replaced(line, places, next(renewed)) if places else line)
             row, copy = row + 1, int(ends[row])
         shutil.copyfileobj(file, out, 1 << 20)
     return copy

@@ -555,6 +555,20 @@ def test_renewed_columns(data: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_renewed_rows_keep_their_blanks_and_ends(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.star", tmp_path / "out.star"
+    rows = ["1@a.mrcs  1.5\t10  ", "   2@a.mrcs 2.5   20\r", "it's 3.5 30", "\t4@a.mrcs 4.5 40"]
+    source.write_bytes(("data_\n\nloop_\n_rlnImageName\n_a\n_b\n" + "\n".join(rows)).encode())
+    new = {"b": np.array([0.1, 0.25, 1e-7, -4]), "a": np.arange(4), "c": ["p", "q", "r", "s t"]}
+    assert write_star_rows(source, target, [3, 1, 2], new, renew=True) == 3
+    assert target.read_bytes().splitlines(keepends=True)[6:] == [
+        b"_c\n",
+        b"   2@a.mrcs 1   0.25 q\r\n",
+        b"it's 2 1e-07 r\n",
+        b'\t4@a.mrcs 3 -4.0 "s t"\n',
+    ]
+
+
 def test_appending_is_refused(data: Path, tmp_path: Path) -> None:
     table = read_particles(data / "star/relion2.star", find_stacks=False)
     target = tmp_path / "out.star"
