@@ -65,6 +65,7 @@ class DomainsPanel(Panel):
         self._frames: dict[int, np.ndarray] = {}
         self.save.setEnabled(False)
         session.decoded.connect(self._take_decoded)
+        session.unanswered.connect(self._unanswered)
 
     def closed(self) -> None:
         self.found, self._number, self._frames = None, -1, {}
@@ -92,6 +93,17 @@ class DomainsPanel(Panel):
         self.go.setEnabled(False)
         self.status.setText("Decoding …")
         self._number = session.request(chosen, channel="motion", volumes=False)
+        if self._number < 0:
+            self._not_decoded()
+
+    def _unanswered(self, number: int) -> None:
+        if self._number >= 0 and number in (-1, self._number):
+            self._number = -1
+            self._not_decoded()
+
+    def _not_decoded(self) -> None:
+        self.go.setEnabled(True)
+        self.status.setText("Not decoded")
 
     def _take_decoded(self, answer: Decoded) -> None:
         model = self.session.consensus
@@ -101,6 +113,7 @@ class DomainsPanel(Panel):
         self.status.setText(f"{len(self._frames)} of {answer.count} conformations")
         if len(self._frames) < answer.count:
             return
+        self._number = -1
         count = int(self.count.currentData())
         frames = np.stack([self._frames[i] for i in sorted(self._frames)])
         self.status.setText("Finding domains …")

@@ -71,6 +71,7 @@ class PathPlayer(QWidget):
         self._timer.setInterval(1000 // SPEEDS[2])
         self._timer.timeout.connect(self._next)
         session.decoded.connect(self._take_decoded)
+        session.unanswered.connect(self._unanswered)
         session.pictureWanted.connect(self.stop)
         self._enable()
 
@@ -93,7 +94,12 @@ class PathPlayer(QWidget):
         self.counts.set_counts(counts, unpopulated)
         self.slider.setRange(0, len(self.session.path) - 1)
         self._number = self.session.request(self.session.path, channel="series", longest=self.viewer.longest())
-        self.told.emit("Decoding …")
+        self.told.emit("Decoding …" if self._number >= 0 else "Not decoded")
+
+    def _unanswered(self, number: int) -> None:
+        if self._number >= 0 and number in (-1, self._number) and len(self.frames) <= self.slider.maximum():
+            self._number = -1
+            self.told.emit(f"Decoding stopped after {len(self.frames)} of {self.slider.maximum() + 1} frames")
 
     def _take_decoded(self, answer: Decoded) -> None:
         model = self.session.consensus

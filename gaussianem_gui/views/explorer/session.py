@@ -49,6 +49,7 @@ class ExplorerSession(QObject):
     latentChanged = Signal()  # the latent in 3D, or the one that is kept
     pictureWanted = Signal()  # the latent in 3D is to be decoded
     decoded = Signal(object)  # Decoded, of any channel
+    unanswered = Signal(int)  # number of a request that gets no answer any more; -1: none does
     particlePicked = Signal(int)  # row
     pathChanged = Signal()  # the path or its anchors
     colouringChanged = Signal()
@@ -161,7 +162,7 @@ class ExplorerSession(QObject):
         bridge.ready.connect(self._take_model, Qt.ConnectionType.QueuedConnection)
         bridge.decoded.connect(self._take_decoded, Qt.ConnectionType.QueuedConnection)
         bridge.failed.connect(self._decoder_failed, Qt.ConnectionType.QueuedConnection)
-        bridge.refused.connect(lambda _n, text: self.said.emit(text), Qt.ConnectionType.QueuedConnection)
+        bridge.refused.connect(self._refused, Qt.ConnectionType.QueuedConnection)
         self._bridge = bridge
         decoder = DecoderClient(
             Callbacks(bridge.ready.emit, bridge.decoded.emit, bridge.failed.emit, bridge.refused.emit)
@@ -183,9 +184,15 @@ class ExplorerSession(QObject):
         if self._current():
             self.decoded.emit(answer)
 
+    def _refused(self, number: int, text: str) -> None:
+        if self._current():
+            self.said.emit(text)
+            self.unanswered.emit(number)
+
     def _decoder_failed(self, text: str) -> None:
         if self._current():
             self._end_decoder()
+            self.unanswered.emit(-1)
             self.said.emit("The decoder stopped. Click in a plot to start it again.")
             self.noted.emit("danger", "The decoder stopped", text)
 

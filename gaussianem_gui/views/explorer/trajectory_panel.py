@@ -12,6 +12,7 @@ from gaussianem_gui.explorer import figures, path_kinds
 from gaussianem_gui.explorer.movies import export_series
 from gaussianem_gui.explorer.path_kinds import BY_COMPONENT, BY_HAND, KINDS, TIPS
 from gaussianem_gui.project.job import Job
+from gaussianem_gui.project.project import Project
 from gaussianem_gui.views.explorer.figure_file import ask_figure
 from gaussianem_gui.views.explorer.live_viewer import LiveViewer
 from gaussianem_gui.views.explorer.panel import Panel
@@ -172,7 +173,10 @@ class TrajectoryPanel(Panel):
             text = f"{len(path)} volumes and play.cxc, which ChimeraX opens and plays."
             session.noted.emit("success", f"{job.name} written", text)
 
-        model.do("Write the trajectory", lambda project: export_series(project, sources, path, level, note), written)
+        def write(project: Project) -> Job:
+            return export_series(project, sources, path, level, note)
+
+        model.do("Write the trajectory", write, written, lambda _e: self.text.setText("Not written"))
 
     def morph(self) -> None:
         """Write the path's latents as a Trajectory job and ask for the form of a Morph job that reads them."""

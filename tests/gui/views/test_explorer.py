@@ -671,8 +671,19 @@ def test_a_worker_that_dies_is_said_and_started_again_by_the_next_click(explored
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     said: list[str] = []
     explorer.session.noted.connect(lambda _kind, title, _text: said.append(title))
-    psutil.Process(explorer.session.decoder.pid).kill()
+    worker = psutil.Process(explorer.session.decoder.pid)
+    worker.suspend()
+    domains, path = explorer.panels["Domains"], explorer.panels["Trajectory"]
+    explorer.show_panel(domains)
+    qtbot.mouseClick(domains.go, LEFT)
+    assert not domains.go.isEnabled() and domains.status.text() == "Decoding …"
+    explorer.session.set_path(explorer.session.table.z[:5].astype(float))
+    path.player.start(np.zeros(5, int), np.zeros(5, bool))
+    assert path.text.text() == "Decoding …"
+    worker.kill()
     qtbot.waitUntil(lambda: said == ["The decoder stopped"], timeout=60_000)
+    assert domains.go.isEnabled() and domains.status.text() == "Not decoded"
+    assert path.text.text() == "Decoding stopped after 0 of 5 frames"
     assert explorer.session.decoder is None and "Click in a plot" in explorer.scene.status.full_text()
     with qtbot.waitSignal(explorer.scene.decodedShown, timeout=120_000):
         explorer.session.show_latent(explorer.session.table.z[3].astype(float))
