@@ -212,10 +212,12 @@ def fit(measured: Measured, seed: int) -> tuple[Population, float]:
     """The population of the measured particles, and its gain over a standard normal in nats a held-out particle.
 
     The number of Gaussians is doubled, up to MOST, while the held-out particles' mean log-evidence grows by SIGNIFICANT
-    standard errors or more; up to TRIED Gaussians are tried in any case.
+    standard errors or more; up to TRIED Gaussians are tried in any case. Of no particles it is a standard normal.
     """
     count, latents = measured.linear.shape
     device = measured.linear.device
+    if not count:
+        return standard_normal(latents, device), 0.0
     chosen = torch.from_numpy(stream(seed, "held out of the mixture").permutation(count)[:SAMPLE]).to(device)
     aside = max(1, int(HELD_OUT * len(chosen)))
     held, used = measured.rows(chosen[:aside]), measured.rows(chosen[aside:])

@@ -125,3 +125,9 @@ def test_one_normal_population_is_found_as_one() -> None:
     people, gain = mixture_prior.fit(measured, 0)
     assert len(people.share) == 1 and abs(gain) < 0.02
     np.testing.assert_allclose(people.covariance[0], np.eye(2), atol=0.12)
+
+
+def test_of_no_particle_the_population_is_the_prior() -> None:
+    """Where every image is junk, say: the report tells, and nothing breaks before."""
+    found, gain = mixture_prior.fit(Measured(torch.zeros(0, 3), torch.zeros(0, 3, 3)), 0)
+    assert gain == 0 and torch.equal(found.mean, torch.zeros(1, 3)) and torch.equal(found.covariance[0], torch.eye(3))
