@@ -128,6 +128,10 @@ class ExplorerPlot(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(15)
         self._timer.timeout.connect(self.redraw_image)
+        self._together = QTimer(self)
+        self._together.setSingleShot(True)
+        self._together.setInterval(0)
+        self._together.timeout.connect(self._paint_together)
         self.canvas.getPlotItem().vb.sigRangeChanged.connect(lambda *_a: self._range_changed())
         self.canvas.resized.connect(self._range_changed)
         theme.changed.connect(self.restyle)
@@ -226,7 +230,18 @@ class ExplorerPlot(QWidget):
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
+    def _paint_together(self) -> None:
+        for plot in (self.canvas, self.top, self.side):
+            plot.scene().prepareForPaint()  # what pyqtgraph else works out while it paints, to paint again
+        for plot in (self.canvas, self.top, self.side):
+            plot.viewport().setUpdatesEnabled(True)
+
     def _range_changed(self) -> None:
+        # The three plots are painted as one: each would have the whole window put together again, twice.
+        for plot in (self.canvas, self.top, self.side):
+            plot.viewport().setUpdatesEnabled(False)
+        if not self._together.isActive():
+            self._together.start()
         if self.dense() and not self._timer.isActive():
             self._timer.start()
 

@@ -35,6 +35,8 @@ def quantity_name(name: str) -> str:
 def style_plot(plot: pg.PlotWidget) -> None:
     """Give a plot the theme's colours; call again after a change of theme."""
     plot.setBackground(theme.colour("plot"))
+    # Nothing shows through: what lies behind need not be painted again with every frame.
+    plot.viewport().setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
     item = plot.getPlotItem()
     for side in ("left", "bottom"):
         axis = item.getAxis(side)

@@ -10,8 +10,8 @@ import exploring
 import numpy as np
 import psutil
 import pytest
-from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, Qt
-from PySide6.QtGui import QMouseEvent
+from PySide6.QtCore import QEvent, QObject, QPoint, QPointF, QRect, Qt
+from PySide6.QtGui import QMouseEvent, QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from gaussianem_core.io.particle_table import column_names, read_particle_column
@@ -936,3 +936,38 @@ def test_neither_pictures_nor_surfaces_of_former_clicks_are_kept(explored, qtbot
 def related(one, other) -> bool:
     """True if one widget is a part of the other."""
     return one.isAncestorOf(other) or other.isAncestorOf(one)
+
+
+def test_a_turn_of_the_wheel_paints_the_plot_once(explored, qtbot):
+    """Where 3D is drawn by the processor each painting has it put the whole window together again."""
+    _, explorer, _ = explored
+    plot = explorer.grid.plots[0]
+    views = [part.viewport() for part in (plot.canvas, plot.top, plot.side)]
+    painted: list[QObject] = []  # in their order
+
+    class Watch(QObject):
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+            if event.type() == QEvent.Type.Paint:
+                painted.append(watched)
+            return False
+
+    watch = Watch()
+    qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
+    for view in views:
+        view.installEventFilter(watch)
+    painted.append(plot)
+    while painted:  # until it is at rest
+        painted.clear()
+        qtbot.wait(500)
+    before, middle = plot.canvas.getPlotItem().vb.viewRange(), QPointF(views[0].rect().center())
+    keys, buttons = Qt.KeyboardModifier.NoModifier, Qt.MouseButton.NoButton
+    everywhere = QPointF(views[0].mapToGlobal(middle.toPoint()))
+    turn = QWheelEvent(middle, everywhere, QPoint(), QPoint(0, 120), buttons, keys, Qt.ScrollPhase.NoScrollPhase, False)
+    QApplication.sendEvent(views[0], turn)
+    qtbot.waitUntil(lambda: set(painted) == set(views), timeout=60_000)
+    qtbot.wait(300)
+    assert painted.count(views[0]) == 1
+    (low, high), _ = plot.canvas.getPlotItem().vb.viewRange()
+    assert high - low < np.ptp(before[0]) and all(view.updatesEnabled() for view in views)
+    for view in views:
+        view.removeEventFilter(watch)
