@@ -236,7 +236,7 @@ class Scene(QFrame):
             words = [f"Mean of {self.session.mean_of:,} selected", *([self._variation] if self._variation else [])]
         if particle >= 0 and table.labels is not None:
             words.append(f"class {table.labels[particle] + 1}")
-        if model is not None and answer.positions is not None:
+        if model is not None and answer.positions is not None and table.varies:
             moved = np.linalg.norm(answer.positions - model.positions, axis=1)
             words.append(f"moves up to {np.percentile(moved, 99) * model.half_angstrom:.1f} Å")
         self.status.setText(self._meaning or " · ".join(words))

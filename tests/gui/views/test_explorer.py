@@ -164,6 +164,10 @@ def test_where_nothing_varies_the_explorer_says_so_and_has_no_latent_axes(window
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     explorer.session.select(second, {"shape": "test"})  # particles can still be chosen
     assert explorer.export.isEnabled()
+    with qtbot.waitSignal(explorer.scene.decodedShown, timeout=120_000):
+        explorer.session.pick_particle(3)
+    said = explorer.scene.status.full_text()
+    assert "Particle 4" in said and "moves" not in said, "none moves"
 
 
 def test_lasso_the_second_state_and_take_its_original_rows_back(explored, qtbot):
