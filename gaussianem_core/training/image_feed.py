@@ -162,6 +162,11 @@ class ImageFeed:
             return
         yield from self._ahead(chunks)
 
+    def images(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """As :meth:`chunks`, with the images wherever they are kept: gathered, or read ahead while others are used."""
+        for rows, images in self.chunks(chunks):
+            yield rows, self.get(rows) if images is None else images
+
     def _ahead(self, chunks: list[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Read into pinned memory, where there is a GPU, READ_AHEAD batches before they are needed."""
 

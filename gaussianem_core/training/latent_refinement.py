@@ -60,13 +60,12 @@ def encode_all(trainer: Trainer, log: JobLog, batch: int = 1024) -> torch.Tensor
     trainer.forward.eval()
     ranks, count = trainer.ranks, trainer.problem.count
     values = torch.zeros_like(trainer.table.values)
-    for rows in torch.arange(ranks.rank, count, ranks.world).split(batch):
-        images = trainer.problem.feed.get(rows)
+    mine, done = np.arange(ranks.rank, count, ranks.world), 0
+    for rows, images in trainer.problem.feed.images([mine[piece] for piece in parts(len(mine), batch)]):
         mean, log_variance = trainer.forward.network.encoder(trainer.encoder_view(images))
-        values[rows.to(trainer.device)] = torch.cat(
-            [mean, log_variance.clamp(*latent_posterior.LOG_VARIANCE_RANGE)], dim=1
-        )
-        log.progress("encode", min(len(rows) * ranks.world + int(rows[0]), count), count)
+        values[rows] = torch.cat([mean, log_variance.clamp(*latent_posterior.LOG_VARIANCE_RANGE)], dim=1)
+        done += len(rows)
+        log.progress("encode", min(done * ranks.world, count), count)
     return ranks.sum_(values)
 
 
@@ -121,9 +120,10 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     found = torch.zeros(problem.count, sum(columns), device=device)
     done = 0
     each = max(1, forward.renders_at_once() // (len(active) + 2 + nuisances.COUNT))
-    for particles in members.batches(np.arange(ranks.rank, group.count, ranks.world), each):
-        rows = torch.from_numpy(members.rows(particles)).to(device)
-        image, q, z = spectrum(problem.feed.get(rows)), corrections.mean[rows], means[rows]
+    batches = members.batches(np.arange(ranks.rank, group.count, ranks.world), each)
+    seen = problem.feed.images([members.rows(particles) for particles in batches])
+    for particles, (rows, images) in zip(batches, seen):
+        image, q, z = spectrum(images), corrections.mean[rows], means[rows]
         views = nuisances.corrected(problem.views.rows(rows), q)
         deformed = forward.deform((z[:, None] + offsets).flatten(0, 1), embedding)
         projected = spectrum(forward.project(deformed.positions, deformed.densities, views.repeat(len(offsets))))
@@ -201,8 +201,9 @@ def climb(trainer: Trainer, log: JobLog, iterations: int, candidates: int, prior
     def energy(model: torch.Tensor, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return likelihood.squared_error(model, image, weight) - assumed.log_density(z.view(-1, zdim)[:, active])
 
-    for block in torch.arange(ranks.rank, problem.count, ranks.world, device=device).split(many):
-        images, block_views = spectrum(problem.feed.get(block)), problem.views.rows(block)
+    mine = np.arange(ranks.rank, problem.count, ranks.world)
+    for block, seen in problem.feed.images([mine[piece] for piece in parts(len(mine), many)]):
+        images, block_views = spectrum(seen), problem.views.rows(block)
         transfers = block_views.transfer(trainer.box)
         start = start_mean[block]
         if len(tried):

@@ -330,11 +330,10 @@ def batches(setting: Setting, order: np.ndarray, batch: int) -> Iterator[Batch]:
     step = batch * ranks.world
     padded = np.resize(order, -(-len(order) // step) * step)
     mine = padded.reshape(-1, ranks.world, batch)[:, ranks.rank]
-    for number, (rows, images) in enumerate(feed.chunks([members.rows(particles) for particles in mine])):
+    for number, (rows, images) in enumerate(feed.images([members.rows(particles) for particles in mine])):
         sizes = members.sizes(mine[number])
         begin = number * step + ranks.rank * batch
         fresh = int(sizes[: int(np.clip(len(order) - begin, 0, batch))].sum())
-        images = feed.get(rows) if images is None else images
         yield Batch(min((number + 1) * step, len(order)), rows, images, fresh, placed(sizes, setting.device))
 
 

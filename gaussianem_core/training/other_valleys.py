@@ -53,11 +53,11 @@ def better_starts(
     best = torch.full((problem.count, 1 + nuisances.COUNT), -1.0, device=device)
     best[:, 1:] = corrections.mean
     found, done = torch.zeros_like(best), 0
-    for particles in members.batches(
-        np.arange(ranks.rank, group.count, ranks.world),
-        max(1, forward.renders_at_once() // (2 + nuisances.COUNT + 2 * TOGETHER)),
-    ):
-        rows, here = (torch.from_numpy(i).to(device) for i in (members.rows(particles), particles))
+    each = max(1, forward.renders_at_once() // (2 + nuisances.COUNT + 2 * TOGETHER))
+    batches = members.batches(np.arange(ranks.rank, group.count, ranks.world), each)
+    seen = problem.feed.images([members.rows(particles) for particles in batches])
+    for particles, (rows, images) in zip(batches, seen):
+        here = torch.from_numpy(particles).to(device)
         together, q = placed(members.sizes(particles), device), corrections.mean[rows]
         views = nuisances.corrected(problem.views.rows(rows), q)
         deformed = forward.deform(together.images(means[here]), embedding)
@@ -68,9 +68,7 @@ def better_starts(
         transfer = views.transfer(trainer.box)
         by_q = nuisances.derivatives(projected, deep, views, contrast, transfer) * widths[:, None, None]
         v = nuisances.in_widths(q, widths)
-        profile = Profile.of(
-            spectrum(problem.feed.get(rows)), transfer * contrast[:, None, None], root, flat(by_q * root), v
-        )
+        profile = Profile.of(spectrum(images), transfer * contrast[:, None, None], root, flat(by_q * root), v)
         whole = ~broken[rows]  # no model says anything of the others: they neither choose nor follow
         least = together.total(profile.energies(projected[:, None])[0][:, 0].where(whole, 0.0)) - own_prior[here]
         for numbers in torch.arange(len(tried), device=device).split(TOGETHER):

@@ -66,8 +66,7 @@ def teach_encoder(trainer: Trainer, log: JobLog) -> None:
         epochs = max(ENCODER_EPOCHS, -(-ENCODER_STEPS // each))
         for epoch in range(epochs):
             order = stream(trainer.options.seed, "teach encoder", epoch).permutation(known)
-            for rows, images in problem.feed.batches(order, batch):
-                images = problem.feed.get(rows) if images is None else images
+            for rows, images in problem.feed.images(np.split(order[: each * batch], each)):
                 mean, log_variance = encoder(trainer.encoder_view(images))
                 log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
                 target = table.values[problem.group.particle[rows]]

@@ -134,3 +134,11 @@ def test_scratch_copy_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
     with pytest.raises(ResourceError, match="6,000 bytes are needed"), scratch_copy(source, scratch):
         pass
+
+
+@pytest.mark.parametrize("place", ["host", "disk"])
+def test_images_come_wherever_they_are_kept(place: str) -> None:
+    chunks = [np.array([3, 1]), np.array([49]), np.arange(10)]
+    for chunk, (rows, images) in zip(chunks, make(place).images(chunks), strict=True):
+        assert rows.tolist() == chunk.tolist() and images.dtype == torch.float32
+        np.testing.assert_array_equal(images.numpy(), -IMAGES[chunk])
