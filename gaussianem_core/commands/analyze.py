@@ -114,7 +114,9 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     write_atomically(out / "report.md", report.report(summary, trust))
     log.artifact("summary", "summary.json", "figures of the analysis")
     log.artifact("report", html_report.write_html_report(out), "the analysis in one page, for any browser")
-    log.message(f"{len(z)} particles, {options.nclass} classes, {n_components} trajectories; contour level {level:.4g}")
+    log.message(
+        f"{len(z):,} particles, {options.nclass} classes, {n_components} trajectories; contour level {level:.4g}"
+    )
     for sentence in trust.sentences:
         log.message(sentence)
 
@@ -157,7 +159,7 @@ def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarr
     rows = np.arange(len(z))
     if len(z) > UMAP_SAMPLE:
         rows = np.sort(np.random.default_rng(options.seed).choice(len(z), UMAP_SAMPLE, replace=False))
-        log.message(f"UMAP shows {UMAP_SAMPLE} of {len(z)} particles.")
+        log.message(f"UMAP shows {UMAP_SAMPLE:,} of {len(z):,} particles.")
     log.progress("UMAP", 0, 1, "maps")
     plane = latent_space.umap_plane(z[rows], options.seed)
     log.progress("UMAP", 1, 1, "maps")
@@ -206,7 +208,7 @@ def write_classes(
             "volume": f"kmeans/{volume.name}",
             "gaussians": f"kmeans/{gaussians.name}",
         }
-        log.artifact("volume", volume, f"class {i + 1} ({counts[i]} particles)", level=level)
+        log.artifact("volume", volume, f"class {i + 1} ({counts[i]:,} particles)", level=level)
         if star is not None and counts[i]:
             target = directory / f"class_{volume.stem[4:]}.star"
             write_chosen_particles(star, target, classes == i, particle)

@@ -134,7 +134,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     what = "particles" if table.particle is None else "images"
     log.message(
         f"{len(table)} {what} of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
-        f"contour level {level:.4g} of the consensus map gives {len(gaussians)} Gaussians, {spacing:.3g} voxels apart"
+        f"contour level {level:.4g} of the consensus map gives {len(gaussians):,} Gaussians, {spacing:.3g} voxels apart"
     )
     rotations = rotations_from_angles(table.angles_deg)
     treatment = decide(
@@ -290,13 +290,13 @@ def read_table(options: PreprocessOptions, log: JobLog) -> tuple[ParticleTable, 
                 "Leave it out: the rows are taken as they are.",
             )
         log.message(
-            f"{len(table)} rows show {count} images in several poses: they are symmetry-expanded, and taken so; what "
-            "counts particles counts images"
+            f"{len(table):,} rows show {count:,} images in several poses: they are symmetry-expanded, and taken so; "
+            "what counts particles counts images"
         )
         return table, image
     if len(operators) == 1:
         return table, np.arange(len(table))
-    log.message(f"symmetry {options.symmetry}: {len(operators)} rows for each of {len(table)} images")
+    log.message(f"symmetry {options.symmetry}: {len(operators)} rows for each of {len(table):,} images")
     return expand(table, operators), np.repeat(np.arange(len(table)), len(operators))
 
 
@@ -314,7 +314,7 @@ def tell_tilts(particle: np.ndarray, options: PreprocessOptions, log: JobLog) ->
             "Expand the particles in RELION (relion_particle_symmetry_expand), and give the file that it writes.",
         )
     each = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-    log.message(f"{len(sizes)} particles with {each} images each: a latent for each particle")
+    log.message(f"{len(sizes):,} particles with {each} images each: a latent for each particle")
 
 
 def given_constants(options: PreprocessOptions) -> dict[str, float]:
@@ -361,7 +361,7 @@ def reference_sampling(
         )
     if len(groups) > 1:
         sizes = ", ".join(
-            f"{g.box_size} px at {g.pixel_size_angstrom:.4g} A ({len(g.rows)} particles)" for g in groups[:4]
+            f"{g.box_size} px at {g.pixel_size_angstrom:.4g} A ({len(g.rows):,} particles)" for g in groups[:4]
         )
         log.message(f"images of {len(groups)} boxes or pixel sizes: {sizes}; all come to the map's, {pixel:.4g} A")
     return box, pixel, volume

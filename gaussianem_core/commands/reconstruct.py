@@ -179,7 +179,8 @@ class Work:
         """Warn of ``count`` images that were left out as broken."""
         if count:
             self.log.message(
-                f"{count} images whose noise is far from the others' are not used: broken, or not normalised", "warning"
+                f"{count:,} images whose noise is far from the others' are not used: broken, or not normalised",
+                "warning",
             )
 
 
@@ -400,7 +401,7 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
     absent = int((poses.occupancy < 0.5).sum())
     log.message(
         f"poses of the domain of {int((labels == 0).sum())} Gaussians, which move rigidly to "
-        f"{poses.misfit_angstrom:.2f} A; {absent} of {len(table)} particles lack it"
+        f"{poses.misfit_angstrom:.2f} A; {absent:,} of {len(table):,} particles lack it"
     )
     if options.subtract:
         subtract_domain(work, latents, model, labels)
@@ -543,7 +544,7 @@ def tell(
     """Report what is reconstructed, and how the images are normalised first; ``weights`` (N,)."""
     used, half = (weights > 0)[particles.first], particles.half[particles.first]
     counts = [int(np.count_nonzero(used & (half == value))) for value in (1, 2)]
-    words = f"{counts[0] + counts[1]} of {len(used)} particles" if not used.all() else f"{len(used)} particles"
+    words = f"{counts[0] + counts[1]:,} of {len(used):,} particles" if not used.all() else f"{len(used):,} particles"
     if len(used) < len(weights):
         words += f", {np.count_nonzero(weights)} tilt images"
     symmetry = "" if options.symmetry.upper() == "C1" else f", symmetry {options.symmetry}"

@@ -101,7 +101,7 @@ def run(options: SimulateOptions, log: JobLog) -> None:
     factor = signal_scale(truth, transfer, options.snr, device, options.projector)
     truth = scale_densities(truth, factor)
     log.message(
-        f"{options.particles} particles of box {options.box}, {len(trajectory.positions_angstrom)} frames of "
+        f"{options.particles:,} particles of box {options.box}, {len(trajectory.positions_angstrom)} frames of "
         f"{len(trajectory.weights)} points, SNR {options.snr:g} (signal variance over the whole image)"
     )
     if options.tilts:

@@ -77,9 +77,12 @@ def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.bincount(np.clip(cells, 0, len(edges) - 2), minlength=len(edges) - 1)
 
 
-def bars(values: np.ndarray, edges: np.ndarray, tint: QColor, *, upright: bool) -> pg.BarGraphItem:
-    """A histogram of values (n,) between evenly spaced edges, its bars upright or lying, in one colour."""
-    counts, centres, width = histogram(values, edges), 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
-    if upright:
-        return pg.BarGraphItem(x=centres, height=counts, width=width, brush=tint, pen=None)
-    return pg.BarGraphItem(x0=0, y=centres, width=counts, height=width, brush=tint, pen=None)
+def bars(values: np.ndarray, edges: np.ndarray, tint: QColor, *, upright: bool) -> pg.PlotCurveItem:
+    """A histogram of values (n,) between evenly spaced edges, its bars upright or lying, in one colour.
+
+    One outline: between bars that are drawn each by itself, rounding to pixels leaves gaps.
+    """
+    heights = np.concatenate([[0], np.repeat(histogram(values, edges), 2), [0]]).astype(float)
+    places = np.repeat(edges.astype(float), 2)
+    x, y = (places, heights) if upright else (heights, places)
+    return pg.PlotCurveItem(x=x, y=y, fillLevel="enclosed", brush=tint, pen=None)

@@ -11,10 +11,12 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pyqtgraph as pg
 import pytest
 from conftest import LONG
 from PySide6.QtCore import QObject, QPoint, Qt, QThreadPool, Signal
 from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QApplication
 
 from gaussianem_core.analysis.figures import figure
 from gaussianem_core.io.mrc import write_map
@@ -24,6 +26,7 @@ from gaussianem_core.model.configuration import load_configuration
 from gaussianem_gui.execution.history import History
 from gaussianem_gui.execution.logfile import LogFile
 from gaussianem_gui.explorer.volumes import cut_at, load_gaussians, load_volume, series, surface
+from gaussianem_gui.views.explorer.dense_plot import bars
 from gaussianem_gui.views.job import results
 from gaussianem_gui.views.job.compare import differences
 from gaussianem_gui.views.job.flow_graph import direct, layers
@@ -544,3 +547,24 @@ def test_the_3d_view_waits_for_another_worker_that_loads_its_units() -> None:
         first.join()
     finally:
         registry.set(before)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_flat_histogram_has_neither_gaps_nor_seams(themed, qtbot, upright: bool) -> None:
+    values = np.random.default_rng(0).uniform(0.8, 2.5, 200_000).astype(np.float32)
+    edges = np.linspace(float(values.min()), float(values.max()), 81)
+    plot = pg.PlotWidget()
+    qtbot.addWidget(plot)
+    plot.setBackground("#000000")
+    for axis in ("left", "bottom"):
+        plot.hideAxis(axis)
+    plot.addItem(bars(values, edges, QColor(255, 255, 255, 150), upright=upright))
+    plot.show()
+    for length in range(401, 601, 17):
+        plot.resize(*((length, 38) if upright else (38, length)))
+        QApplication.processEvents()
+        image = plot.grab().toImage()
+        place = 8 if not upright else image.height() - 8
+        line = [image.pixelColor(*((n, place) if upright else (place, n))).red() for n in range(length)]
+        shown = np.flatnonzero(line)
+        assert len(shown) > 0.8 * length and set(np.asarray(line)[shown[0] + 1 : shown[-1]].tolist()) == {150}, length
