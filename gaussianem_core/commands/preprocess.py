@@ -133,7 +133,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     gaussians, level, spacing = place(volume.values)
     what = "particles" if table.particle is None else "images"
     log.message(
-        f"{len(table)} {what} of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
+        f"{len(table):,} {what} of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
         f"contour level {level:.4g} of the consensus map gives {len(gaussians):,} Gaussians, {spacing:.3g} voxels apart"
     )
     rotations = rotations_from_angles(table.angles_deg)

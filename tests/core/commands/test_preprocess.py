@@ -110,7 +110,7 @@ def test_written_files(source: Path, tmp_path: Path) -> None:
     artifacts = {e["kind"]: e for e in events if e["type"] == "artifact"}
     assert artifacts["preprocessed"]["info"] == {"particles": COUNT, "gaussians": len(gaussians), "box": 24}
     text = " ".join(e["text"] for e in events if e["type"] == "message")
-    assert f"gives {len(gaussians)} Gaussians" in text and "FSC 0.5 at" in text
+    assert f"gives {len(gaussians):,} Gaussians" in text and "FSC 0.5 at" in text
     assert events[0]["type"] == "start" and events[-1]["status"] == "succeeded"
     done = [e["done"] for e in events if e["type"] == "progress" and e["stage"] == "crop images"]
     assert done[-1] == COUNT and done == sorted(done)
