@@ -54,6 +54,7 @@ class Progress(QWidget):
         self._model: ProjectModel | None = None
         self._info: JobInfo | None = None
         self._drawn: object = None
+        self._offered: list[tuple[str, str]] | None = None  # titles and names of the jobs to lay over
         self._message_count: object = -1
 
         names = ("Stage", "Done", "Time left", "Elapsed", "Epoch", "Images/s", "GPU")
@@ -160,13 +161,21 @@ class Progress(QWidget):
         return [*([self._info.name] if self._info is not None else []), *self._overlaid]
 
     def _fill_overlay(self) -> None:
+        """Offer the jobs whose curves may be laid over these, as they are now; never under an open list."""
         assert self._model is not None and self._info is not None
+        offered = [
+            (job_label(info), info.name)
+            for info in reversed(self._model.jobs)
+            if info.job_type == self._info.job_type and info.name != self._info.name and has_curves(info)
+        ]
+        if offered == self._offered or self.overlay.view().isVisible():
+            return
+        self._offered = offered
         self.overlay.clear()
         self.overlay.addItem("Lay over …", "")
-        for info in reversed(self._model.jobs):
-            if info.job_type == self._info.job_type and info.name != self._info.name and has_curves(info):
-                self.overlay.addItem(job_label(info), info.name)
-        self.overlay.setEnabled(self.overlay.count() > 1)
+        for title, name in offered:
+            self.overlay.addItem(title, name)
+        self.overlay.setEnabled(bool(offered))
 
     def _overlay_chosen(self) -> None:
         name = self.overlay.currentData()
@@ -184,6 +193,7 @@ class Progress(QWidget):
             return False
         info = self._model.info(info.name) or info
         self._info = info
+        self._fill_overlay()
         self._figures(history, info)
         drawn = self.plot.refresh()
         state = (history.version, info.status)
