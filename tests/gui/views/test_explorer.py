@@ -959,10 +959,11 @@ def test_a_turn_of_the_wheel_paints_the_plot_once(explored, qtbot):
     qtbot.waitUntil(lambda: explorer.session.consensus is not None, timeout=120_000)
     for view in views:
         view.installEventFilter(watch)
-    painted.append(plot)
-    while painted:  # until it is at rest
+    for _ in range(60):  # until it is at rest
         painted.clear()
         qtbot.wait(500)
+        if not painted:
+            break
     before, middle = plot.canvas.getPlotItem().vb.viewRange(), QPointF(views[0].rect().center())
     keys, buttons = Qt.KeyboardModifier.NoModifier, Qt.MouseButton.NoButton
     everywhere = QPointF(views[0].mapToGlobal(middle.toPoint()))
