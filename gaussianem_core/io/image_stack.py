@@ -170,8 +170,8 @@ class ImageStack:
             raise InputError("images", "must have one box to be read together", boxes.tolist(), "Read group by group.")
         box = int(boxes[0]) if len(boxes) else 0
         stacks, numbers = self.stack_index[chosen], self.image_index[chosen]
-        stored = {self.headers[stack].dtype.newbyteorder("=") for stack in np.unique(stacks)}
-        images = np.empty((len(chosen), box, box), np.float16 if half and stored == {np.dtype("f2")} else np.float32)
+        half = half and all(self.headers[i].dtype.newbyteorder("=") == np.float16 for i in np.unique(stacks))
+        images = np.empty((len(chosen), box, box), np.float16 if half else np.float32)
         whole = images.reshape(-1).view(np.uint8).data
         for stack, runs in _runs(stacks, numbers):
             header = self.headers[stack]

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,10 +72,7 @@ def write_star_rows(
         if len(values) != table.n_rows:
             raise InputError(f"column {name}", f"must hold {table.n_rows} values", len(values), "One per particle.")
     kept = np.flatnonzero(keep)
-    present = sorted(
-        ((table.columns.index(name), values) for name, values in added.items() if name in table), key=itemgetter(0)
-    )
-    places, renewed = [place for place, _ in present], _row_texts([values for _, values in present], kept)
+    places, renewed = _renewals(table, {name: values for name, values in added.items() if name in table}, kept)
     added = {name: values for name, values in added.items() if name not in table}
     suffixes = map(b" ".join, _row_texts(list(added.values()), kept)) if added else None
     with open_star(source) as file, atomic_write(target) as out:
@@ -146,6 +142,16 @@ def _row_texts(
         chunk = rows[begin : begin + CHUNK_ROWS]
         chosen = [v[chunk] if isinstance(v, np.ndarray) else [v[row] for row in chunk] for v in columns]
         yield from zip(*map(texts, chosen))
+
+
+def _renewals(
+    table: StarTable,
+    columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]],
+    rows: npt.NDArray[np.integer],
+) -> tuple[list[int], Iterator[tuple[bytes, ...]]]:
+    """Places of the table's ``columns``, ascending, and their values in each of ``rows``."""
+    present = sorted((table.columns.index(name), name) for name in columns)
+    return [place for place, _ in present], _row_texts([columns[name] for _, name in present], rows)
 
 
 _BLANKS = re.compile(rb"(\s+)")
@@ -279,8 +285,7 @@ def write_star_copies(
     """
     source, target = Path(source), Path(target)
     table = find_particle_table(scan_star(source))
-    present = sorted(((table.columns.index(name), values) for name, values in columns.items()), key=itemgetter(0))
-    places, renewed = [place for place, _ in present], _row_texts([v for _, v in present], np.arange(len(rows)))
+    places, renewed = _renewals(table, columns, np.arange(len(rows)))
     ends = np.searchsorted(rows, np.arange(table.n_rows), side="right")
     with open_star(source) as file, atomic_write(target) as out:
         _copy_bytes(file, out, table.rows_start)

@@ -1,5 +1,4 @@
-"""The Triton kernels of `model.deformation`, and of rigidity, composition and anchor in
-`training.regularisers`.
+"""The Triton kernels of `model.deformation`, and of rigidity, composition and anchor in `training.regularisers`.
 
 A change of a Gaussian is four numbers: of raw density, then of x, y, z in world units.
 """

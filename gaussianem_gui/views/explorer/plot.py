@@ -77,6 +77,7 @@ class ExplorerPlot(QWidget):
         )
         head.setLayout(self._head)
         self.top, self.side = pg.PlotWidget(), pg.PlotWidget()
+        self._plots = (self.canvas, self.top, self.side)
         for plot in (self.top, self.side):
             plot.setFrameShape(QFrame.Shape.NoFrame)
             plot.setMenuEnabled(False)
@@ -231,14 +232,14 @@ class ExplorerPlot(QWidget):
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     def _paint_together(self) -> None:
-        for plot in (self.canvas, self.top, self.side):
+        for plot in self._plots:
             plot.scene().prepareForPaint()  # what pyqtgraph else works out while it paints, to paint again
-        for plot in (self.canvas, self.top, self.side):
+        for plot in self._plots:
             plot.viewport().setUpdatesEnabled(True)
 
     def _range_changed(self) -> None:
         # The three plots are painted as one: each would have the whole window put together again, twice.
-        for plot in (self.canvas, self.top, self.side):
+        for plot in self._plots:
             plot.viewport().setUpdatesEnabled(False)
         if not self._together.isActive():
             self._together.start()
@@ -400,7 +401,7 @@ class ExplorerPlot(QWidget):
             self.redraw()
 
     def _restyle(self) -> None:
-        for plot in (self.canvas, self.top, self.side):
+        for plot in self._plots:
             style_plot(plot)
         for plot in (self.top, self.side):
             plot.showGrid(x=False, y=False)

@@ -138,7 +138,6 @@ class Progress(QWidget):
         self._restart()
         self.probe.clear()
         self.plot.set_jobs([(job_label(info), self.history)])
-        self._fill_overlay()
         self.refresh()
 
     def _restart(self) -> None:

@@ -132,7 +132,7 @@ def test_each_job_gets_gpus_of_its_own(project: Project, monkeypatch: pytest.Mon
     assert set(reservations()) == {0, 1}
     assert cpu.record()["gpus"] == [] and double.status().detail == "waits for 2 free GPUs"
     assert state(project, absent) is State.FAILED and "GPUs of this machine" in absent.status().detail
-    until(lambda: bool(processes_of(single[0].directory)))
+    until(lambda: single[0].status().state is State.RUNNING and bool(processes_of(single[0].directory)))
     child = processes_of(single[0].directory)[str(single[0].directory)][-1]
     assert child.environ()["CUDA_VISIBLE_DEVICES"] == str(single[0].record()["gpus"][0])
     assert child.environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

@@ -562,7 +562,7 @@ def test_notes_that_come_late_or_cannot_be_kept_are_not_lost(opened, qtbot, monk
     notes.keep()
     qtbot.waitUntil(lambda: job.note().endswith("and mine"), timeout=LONG)
     assert "made by hand" in job.note()
-    qtbot.waitUntil(lambda: notes.state.text() in ("kept", ""), timeout=LONG)
+    qtbot.waitUntil(lambda: notes.state.text() == "kept", timeout=LONG)
     qtbot.keyClicks(notes.edit, " while it starts")
     job.add_note("from the runner")
     qtbot.waitUntil(lambda: "from the runner" in notes.edit.toPlainText(), timeout=LONG)
