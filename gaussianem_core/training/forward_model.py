@@ -6,7 +6,6 @@ times its CTF C. Everything that renders during training comes here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,9 @@ from gaussianem_core.model.network import Network, Prepared, build_network
 from gaussianem_core.runtime.streams import torch_seed
 
 MOST_BYTES = {"cuda": 3 << 30, "cpu": 1 << 28}
-"""Memory (bytes) of one batch of projections outside the training steps, by device type."""
+"""Memory (bytes) of one batch of projections outside the training steps, by device type, ..."""
+GPU_SHARE = 1 / 12
+"""... and on a large GPU this share of its memory: the more images at once, the less it waits for the host."""
 
 
 class Views(NamedTuple):
@@ -85,15 +86,10 @@ def project_pieces(
 
     ``regions``: indices of the Gaussians of each of R regions; other arguments as for :func:`project_gaussians`.
     """
-    parts = []
+    sigmas, parts = gaussians.sigmas, []
     for members in regions:
-        g = replace(
-            gaussians,
-            positions=gaussians.positions[members],
-            raw_density=gaussians.raw_density[members],
-            raw_scale=gaussians.raw_scale[members],
-        )
-        parts.append(project_gaussians(g, positions[:, members], densities[:, members], views, box, backend))
+        p, d = positions[:, members], densities[:, members]
+        parts.append(project_gaussians(gaussians, p, d, views, box, backend, sigmas[members]))
     return torch.stack(parts, dim=1)
 
 
@@ -223,14 +219,18 @@ class ForwardModel(torch.nn.Module):
         return self.project(deformed.positions, deformed.densities, views)
 
     def renders_at_once(self, decoded: bool = True) -> int:
-        """Number of projections that fit into MOST_BYTES: for each three spectra, its Gaussians and the projector's
-        buffers, and, where they are ``decoded`` without the fused kernels, the decoder's widest layer."""
+        """Number of projections that fit into memory (MOST_BYTES): for each three spectra, its Gaussians, buffers of
+        the projector, and, where they are ``decoded`` without the fused kernels, the decoder's widest layer."""
         gaussians = len(self.positions)
         bytes_each = 8 * 3 * self.box * (self.box // 2 + 1) + 4 * 12 * gaussians
         decoder = self.network.pair_decoder()
         if decoded and not decoder.fuses:
             bytes_each += 8 * gaussians * len(decoder.head_weight)
-        return max(1, MOST_BYTES[self.positions.device.type] // bytes_each)
+        device = self.positions.device
+        most = MOST_BYTES[device.type]
+        if device.type == "cuda":
+            most = max(most, int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory))
+        return max(1, most // bytes_each)
 
 
 def last_layer(head: torch.nn.Sequential) -> torch.nn.Linear:

@@ -37,6 +37,8 @@ class Grouping:
     @property
     def sizes(self) -> torch.Tensor:  # (P,)
         """Number of images of each particle."""
+        if self.single:  # a count would make the host wait for the GPU
+            return torch.ones_like(self.particle)
         return torch.bincount(self.particle, minlength=self.count)
 
     @property
@@ -112,5 +114,7 @@ class Members:
 
 def placed(sizes: Numbers, device: torch.device) -> Grouping:
     """The grouping of a batch of whole particles, one after the other, with ``sizes`` (p,) images."""
+    if (sizes == 1).all():  # made on the device, which need not wait for the host
+        return Grouping(torch.arange(len(sizes), device=device), len(sizes), True)
     particle = np.repeat(np.arange(len(sizes)), sizes)
-    return Grouping(torch.from_numpy(particle).to(device), len(sizes), bool((sizes == 1).all()))
+    return Grouping(torch.from_numpy(particle).to(device), len(sizes), False)

@@ -23,8 +23,9 @@ READERS = 16
 READ_AHEAD, AHEAD_BYTES = 16, 1 << 29
 """Most batches that are read ahead, and most bytes that they may take; two are read ahead in any case."""
 
-LOADED_PIXELS = 1 << 24
-"""Pixels that a thread loads at once."""
+LOADED_PIXELS = 1 << 22
+"""Pixels that a thread loads at once: a few MB, for which the allocator keeps its memory. More is new memory each time,
+whose pages the system zeroes one by one, and for that the threads wait for each other."""
 
 PATIENCE_SECONDS = 5.0
 """Seconds without an image after which ``waits`` is called, and called again."""

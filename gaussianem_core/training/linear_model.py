@@ -87,9 +87,22 @@ class Setting:
     def batch(self) -> int:
         """Particles of a step on each process: in total a hundredth of all images, within BATCH images and memory."""
         world, count = self.ranks.world, self.problem.count
-        fits = self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 2 + COUNT)
-        images = min(int(np.clip(count // 100, *BATCH)) // world, fits, count // world)
-        return max(1, min(images * self.particles // count, self.particles // world))
+        return self.whole(min(int(np.clip(count // 100, *BATCH)) // world, self.fits))
+
+    @property
+    def most(self) -> int:
+        """Particles on each process at once where no step is made: as many as fit into memory."""
+        return self.whole(self.fits)
+
+    @property
+    def fits(self) -> int:
+        """Images that fit into memory at once."""
+        return self.forward.renders_at_once(decoded=False) // (self.forward.zdim + 2 + COUNT)
+
+    def whole(self, images: int) -> int:
+        """Particles that have so many ``images`` on average, at least one and at most a process's share."""
+        images = min(images, self.problem.count // self.ranks.world)
+        return max(1, min(images * self.particles // self.problem.count, self.particles // self.ranks.world))
 
     @property
     def held_out(self) -> torch.Tensor:  # (N,) bool
@@ -218,7 +231,7 @@ def visit(
     AbortRequested : a stop was asked for.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
-    count, batch = len(model.fields.values), setting.batch
+    count, batch = len(model.fields.values), setting.most if optimiser is None else setting.batch
     size = COUNT + count
     torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
     order = stream(setting.seed, "order of the linear model", epoch).permutation(some)

@@ -50,15 +50,14 @@ def better_starts(
     embedding, widths, root = forward.embed(), corrections.widths, trainer.noise.weight().sqrt()
     shared = forward.deform(tried, embedding)
     own_prior, tried_prior = (population.log_density(z[:, trainer.active]) for z in (means, tried))
-    best = torch.full((problem.count, 1 + nuisances.COUNT), -1.0, device=device)
-    best[:, 1:] = corrections.mean
-    found, done = torch.zeros_like(best), 0
+    found, done = torch.zeros(problem.count, 1 + nuisances.COUNT, device=device), 0
     each = max(1, forward.renders_at_once() // (2 + nuisances.COUNT + 2 * TOGETHER))
     batches = members.batches(np.arange(ranks.rank, group.count, ranks.world), each)
     seen = problem.feed.images([members.rows(particles) for particles in batches])
+    # Nothing below makes the host wait for the GPU.
     for particles, (rows, images) in zip(batches, seen):
-        here = torch.from_numpy(particles).to(device)
         together, q = placed(members.sizes(particles), device), corrections.mean[rows]
+        here = group.particle[rows[together.first]]
         views = nuisances.corrected(problem.views.rows(rows), q)
         deformed = forward.deform(together.images(means[here]), embedding)
         projected = spectrum(forward.project(deformed.positions, deformed.densities, views))
@@ -71,18 +70,21 @@ def better_starts(
         profile = Profile.of(spectrum(images), transfer * contrast[:, None, None], root, flat(by_q * root), v)
         whole = ~broken[rows]  # no model says anything of the others: they neither choose nor follow
         least = together.total(profile.energies(projected[:, None])[0][:, 0].where(whole, 0.0)) - own_prior[here]
-        for numbers in torch.arange(len(tried), device=device).split(TOGETHER):
+        chosen, follows = rows.new_full(rows.shape, -1), q
+        for begin in range(0, len(tried), TOGETHER):
+            numbers = range(begin, min(begin + TOGETHER, len(tried)))
             if device.type == "cpu":  # a batch takes long there
                 log.check_abort()
-            others = [forward.project(shared.positions[n], shared.densities[n], views) for n in numbers.tolist()]
+            others = [forward.project(shared.positions[n], shared.densities[n], views) for n in numbers]
             energies, v = profile.energies(spectrum(torch.stack(others, dim=1)))
-            now, place = (together.total(energies.where(whole[:, None], 0.0)) - tried_prior[numbers]).min(dim=1)
+            energies = together.total(energies.where(whole[:, None], 0.0)) - tried_prior[begin : begin + len(numbers)]
+            now, place = energies.min(dim=1)
             better, place = together.images(now < least), together.images(place)
             least = torch.minimum(now, least)
-            best[rows[better], 0] = numbers[place][better].float()
-            follow = better & whole
-            best[rows[follow], 1:] = v[torch.arange(len(rows), device=device), place][follow] * widths
-        found[rows] = best[rows]
+            chosen = torch.where(better, begin + place, chosen)
+            suits = v.gather(1, place[:, None, None].expand(-1, 1, nuisances.COUNT))[:, 0] * widths
+            follows = torch.where((better & whole)[:, None], suits, follows)
+        found[rows] = torch.cat([chosen[:, None].float(), follows], dim=1)
         done += len(rows)
         log.progress("other valleys", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:

@@ -34,7 +34,7 @@ class Profile:
     ) -> Profile:
         """The profile from images, transfer, root of the weight and derivatives at ``v``; shapes as the fields'."""
         eye = torch.eye(v.shape[1], device=v.device)
-        return cls(image, transfer, root, jacobian, v, torch.linalg.inv(jacobian @ jacobian.mT + eye))
+        return cls(image, transfer, root, jacobian, v, torch.linalg.inv_ex(jacobian @ jacobian.mT + eye)[0])
 
     def energies(
         self, projected: torch.Tensor

@@ -96,6 +96,13 @@ def test_reading_in_any_order(tmp_path: Path) -> None:
             np.testing.assert_array_equal(images.read(rows), truth[np.asarray(rows, int) if len(rows) < 1 else rows])
         np.testing.assert_array_equal(images.read(slice(2, 9, 3)), truth[2:9:3])
         assert images.read([]).shape == (0, 8, 8)
+        np.testing.assert_array_equal(images.read(np.array([2, 21], np.uint8)), truth[[2, 21]])
+        np.testing.assert_array_equal(images.read([-1, 3]), truth[[-1, 3]])
+        for beyond in ([len(truth)], [0, -len(truth) - 1]):
+            with pytest.raises(IndexError, match="below 30"):
+                images.read(beyond)
+        with pytest.raises(TypeError):
+            images.read([0.5])
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

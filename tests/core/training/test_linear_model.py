@@ -104,6 +104,27 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert error < 0.2
 
 
+def test_measuring_does_not_depend_on_how_many_images_are_seen_at_once(
+    moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        _, problem, _, forward, noise = make_setting(moving, log)
+        setting = linear_model.Setting(problem, forward, 0, True, log)
+        fields = smooth_fields.new_fields(problem.gaussians, None, 2, forward.box, 0)
+        model = linear_model.Model(fields, problem.gaussians, problem.gaussians).copy(2, fields.kept)
+        state = linear_fit.first_state(problem, 2, nuisances.first_widths((), problem.device), noise.power)
+        everyone = np.arange(setting.particles)
+        found = []
+        for images in (7, 100_000):
+            monkeypatch.setattr(linear_model.Setting, "fits", images)
+            assert setting.most == min(images, 600)
+            found.append(linear_model.visit(setting, model, state, everyone, 0, 1, None))
+    few, many = found
+    torch.testing.assert_close(few.state.q, many.state.q, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(few.state.z, many.state.z, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(few.state.noise_power, many.state.noise_power, rtol=1e-4, atol=1e-6)
+
+
 def test_of_many_particles_some_shape_the_model_and_all_are_measured(
     moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
