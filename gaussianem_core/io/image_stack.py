@@ -206,7 +206,7 @@ class ImageStack:
         rows : row numbers of one box (None: all).
         workers : reading threads; 0 reads in the caller's thread. At most ``workers + 1`` batches are in memory.
         """
-        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        chosen = self._numbers(rows)
         parts = [chosen[start : start + batch] for start in range(0, len(chosen), batch)]
         if workers <= 0:
             for part in parts:

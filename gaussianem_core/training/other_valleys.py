@@ -54,7 +54,7 @@ def better_starts(
     each = max(1, forward.renders_at_once() // (2 + nuisances.COUNT + 2 * TOGETHER))
     batches = members.batches(np.arange(ranks.rank, group.count, ranks.world), each)
     seen = problem.feed.images([members.rows(particles) for particles in batches])
-    # Nothing below makes the host wait for the GPU.
+    # Where each particle has one image, nothing below makes the host wait for the GPU.
     for particles, (rows, images) in zip(batches, seen):
         together, q = placed(members.sizes(particles), device), corrections.mean[rows]
         here = group.particle[rows[together.first]]
@@ -72,12 +72,12 @@ def better_starts(
         least = together.total(profile.energies(projected[:, None])[0][:, 0].where(whole, 0.0)) - own_prior[here]
         chosen, follows = rows.new_full(rows.shape, -1), q
         for begin in range(0, len(tried), TOGETHER):
-            numbers = range(begin, min(begin + TOGETHER, len(tried)))
+            part = slice(begin, begin + TOGETHER)
             if device.type == "cpu":  # a batch takes long there
                 log.check_abort()
-            others = [forward.project(shared.positions[n], shared.densities[n], views) for n in numbers]
+            others = [forward.project(*other, views) for other in zip(shared.positions[part], shared.densities[part])]
             energies, v = profile.energies(spectrum(torch.stack(others, dim=1)))
-            energies = together.total(energies.where(whole[:, None], 0.0)) - tried_prior[begin : begin + len(numbers)]
+            energies = together.total(energies.where(whole[:, None], 0.0)) - tried_prior[part]
             now, place = energies.min(dim=1)
             better, place = together.images(now < least), together.images(place)
             least = torch.minimum(now, least)
