@@ -10,6 +10,7 @@ the image encoder.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,7 @@ def run(options: TrainOptions, log: JobLog) -> None:
         plan(recipe, options, log, out)
         with ThreadPoolExecutor(1) as aside:
             if device.type == "cuda":
-                aside.submit(load_kernels, options, device)  # what it finds at fault, load_problem or the fit report
+                aside.submit(load_ahead, options, device)  # what it finds at fault, load_problem or the fit report
             problem = load_problem(options, device, log, stack_path)
         several = "" if problem.group.single else f" of {problem.group.count:,} particles,"
         log.message(
@@ -118,11 +119,15 @@ def run(options: TrainOptions, log: JobLog) -> None:
                     train(problem.subset(part.rows), recipe, options, log, folder, part)
 
 
-def load_kernels(options: TrainOptions, device: torch.device) -> None:
-    """Load the kernels that project the Gaussians of this training."""
+def load_ahead(options: TrainOptions, device: torch.device) -> None:
+    """Load what the first steps of this training need: kernels that project, those of spectra, and parts of SciPy."""
     configuration = load_configuration(resolve_input(options, "cfg"))
     with torch.cuda.device(device):
-        render_first(configuration.box, configuration.scale_max, options.projector, device)
+        image = render_first(configuration.box, configuration.scale_max, options.projector, device)
+        noise = torch.ones(configuration.box // 2 + 1, device=device)
+        noise_model.NoiseModel(noise, configuration.box).by_shell(image)
+    for part in ("cluster.vq", "spatial"):
+        importlib.import_module(f"scipy.{part}")
 
 
 def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
+import scipy
 
 from gaussianem_core.errors import InputError
 
@@ -46,7 +46,9 @@ def symmetry_operators(name: str) -> npt.NDArray[np.float64]:  # -> (n, 3, 3)
             "--symmetry", "must be a point group of rotations", name, "Give C1, C2, ..., D2, ..., T, O, I (I1 to I4)."
         )
     turns = [
-        Rotation.from_rotvec(2 * np.pi / fold * np.asarray(axis) / np.linalg.norm(axis)).as_matrix()
+        scipy.spatial.transform.Rotation.from_rotvec(
+            2 * np.pi / fold * np.asarray(axis) / np.linalg.norm(axis)
+        ).as_matrix()
         for fold, axis in generators
     ]
     found = [np.eye(3)]

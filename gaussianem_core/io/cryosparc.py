@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
+import scipy
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import Aberrations
@@ -156,7 +156,7 @@ def field_text(values: npt.NDArray[np.generic]) -> tuple[list[str], npt.NDArray[
 
 def pose_to_angles(pose: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:  # (N, 3) -> (N, 3)
     """cryoSPARC axis-angle vectors (radians) -> RELION's rot, tilt, psi in degrees."""
-    rotations = Rotation.from_rotvec(np.asarray(pose, np.float64)).as_matrix().reshape(-1, 3, 3)
+    rotations = scipy.spatial.transform.Rotation.from_rotvec(np.asarray(pose, np.float64)).as_matrix().reshape(-1, 3, 3)
     return angles_from_rotations(rotations.swapaxes(-1, -2))
 
 

@@ -8,8 +8,8 @@ left out. It is the same for all states: it changes no difference between two of
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, shell_index, shell_sum
 
@@ -32,8 +32,8 @@ def soft_mask(
 
     ``growth``, ``edge``: shares of the box.
     """
-    smooth = gaussian_filter(volume.cpu().numpy(), 1.5)
-    distance = distance_transform_edt(smooth <= MASK_LEVEL * smooth.max()) / len(smooth)
+    smooth = scipy.ndimage.gaussian_filter(volume.cpu().numpy(), 1.5)
+    distance = scipy.ndimage.distance_transform_edt(smooth <= MASK_LEVEL * smooth.max()) / len(smooth)
     beyond = np.clip((distance - growth) / edge, 0, 1)
     return torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)).to(volume.device)
 

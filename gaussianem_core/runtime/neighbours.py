@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+import scipy
 
 
-def neighbour_tree(points: npt.ArrayLike, *, balanced: bool = True) -> cKDTree:  # (N, dims)
+def neighbour_tree(points: npt.ArrayLike, *, balanced: bool = True) -> scipy.spatial.cKDTree:  # (N, dims)
     """The k-d tree of ``points``.
 
     ``balanced`` False builds faster, for many points that are queried rarely.
     """
     with denormals_kept():
-        return cKDTree(points, balanced_tree=balanced, compact_nodes=balanced)
+        return scipy.spatial.cKDTree(points, balanced_tree=balanced, compact_nodes=balanced)
 
 
 @contextlib.contextmanager

@@ -98,8 +98,10 @@ def spectrum(images: torch.Tensor) -> torch.Tensor:  # (..., D, D) -> (..., D, D
     return torch.fft.rfft2(images, norm="ortho")
 
 
-def render_first(box: int, sigma: float, backend: Projector, device: torch.device) -> None:
-    """Project one Gaussian of width ``sigma`` (world units) into an image of ``box`` pixels, and transform the image.
+def render_first(
+    box: int, sigma: float, backend: Projector, device: torch.device
+) -> torch.Tensor:  # (1, box, box//2+1)
+    """Project one Gaussian of width ``sigma`` (world units) into an image of ``box`` pixels; its spectrum.
 
     The first projection of a process loads the kernels, for which Triton reads all of its own library, half a gigabyte.
     In a thread of its own it overlaps with work that waits for the disk. Raises InputError as :func:`project`.
@@ -107,7 +109,7 @@ def render_first(box: int, sigma: float, backend: Projector, device: torch.devic
     position, shift = torch.zeros(1, 3, device=device), torch.zeros(1, 2, device=device)
     density, width = torch.ones(1, device=device), torch.full((1,), sigma, device=device)
     rotation = torch.eye(3, device=device)[None]
-    spectrum(project(position, density, width, rotation, shift, box, backend=backend, sigma_max=sigma))
+    return spectrum(project(position, density, width, rotation, shift, box, backend=backend, sigma_max=sigma))
 
 
 class ForwardModel(torch.nn.Module):

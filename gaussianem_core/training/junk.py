@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import scipy
 import torch
-from scipy.cluster.vq import kmeans2
 
 from gaussianem_core.training.grouping import Grouping
 
@@ -61,7 +61,7 @@ def find_regions(positions: torch.Tensor) -> list[torch.Tensor]:  # (M, 3)
     count = min(PIECES, len(positions) // GAUSSIANS_EACH)
     if count < 2:
         return []
-    labels = kmeans2(positions.detach().cpu().double().numpy(), count, seed=0, minit="++")[1]
+    labels = scipy.cluster.vq.kmeans2(positions.detach().cpu().double().numpy(), count, seed=0, minit="++")[1]
     found = [torch.from_numpy(labels == number).nonzero()[:, 0] for number in range(count)]
     return [members.to(positions.device) for members in found if len(members)]
 

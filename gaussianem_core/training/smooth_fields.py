@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import nn
 
 from gaussianem_core.model.gauge import Gauge
@@ -56,7 +56,7 @@ def control_weights(positions: torch.Tensor, count: int) -> torch.Tensor:  # (M,
     """Weights of at most ``count`` control points (k-means of the positions) in each Gaussian: normal in the distance,
     with the points' mean nearest-neighbour distance as standard deviation; rows sum to 1."""
     points = positions.detach().cpu().double().numpy()
-    centres, labels = kmeans2(points, min(count, len(points)), seed=0, minit="points")
+    centres, labels = scipy.cluster.vq.kmeans2(points, min(count, len(points)), seed=0, minit="points")
     centres = centres[np.bincount(labels, minlength=len(centres)) > 0]
     spacing = neighbour_tree(centres).query(centres, k=2)[0][:, 1].mean() if len(centres) > 1 else 1.0
     # Axis by axis and in place: with many Gaussians most of the time goes to making room for arrays of this size.
