@@ -313,6 +313,7 @@ def motion_undone(work: Work, latents: Latents, model: TrainedModel, state: npt.
         work.found,
         work.options.projector,
         work.options.seed,
+        lambda done, total: work.log.progress("motions", done, total, "particles"),
         work.report(int(np.count_nonzero(work.weights))),
     )
     work.tell_left_out(undone.left_out)

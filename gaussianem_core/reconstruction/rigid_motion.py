@@ -11,6 +11,7 @@ itself is seen in the pose (A R, s') of :func:`part_poses`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,12 @@ def fit_motions(reference: Tensor, moved: Tensor, weights: Tensor) -> tuple[Tens
 
 @torch.no_grad()
 def particle_motions(
-    model: TrainedModel, z: np.ndarray, weights: Tensor, reference: Tensor, densities: Tensor
+    model: TrainedModel,
+    z: np.ndarray,
+    weights: Tensor,
+    reference: Tensor,
+    densities: Tensor,
+    report: Callable[[int], None] = lambda done: None,
 ) -> RigidMotions:  # (N, zdim), (K, M), (M, 3), (M,)
     """Motions of parts from the reference to each particle's own state.
 
@@ -105,16 +111,18 @@ def particle_motions(
     ----------
     z : latents of the particles. weights : of the Gaussians in each part (see :func:`part_weights`).
     reference, densities : Gaussians at the chosen state, world units, on the model's device.
+    report : called with the number of particles done so far.
 
     Returns
     -------
     Motions on the model's device; memory grows with particles by 13 numbers a part alone.
     """
     parts = []
-    for _, deformed in model.chunks(z):
+    for rows, deformed in model.chunks(z):
         *motion, misfit = fit_motions(reference, deformed.positions, weights)
         parts.append((motion[0], motion[1], deformed.densities @ weights.T, misfit))
         centres = motion[2]
+        report(rows.stop)
     rotations, translations, mass, misfits = (torch.cat(several) for several in zip(*parts))
     here = weights @ densities
     whole = torch.maximum(here, mass.sort(0).values[int(WHOLE * (len(mass) - 1))])

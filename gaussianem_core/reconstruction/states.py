@@ -220,6 +220,7 @@ def undo_motion(
     found: Background,
     backend: Projector,
     seed: int,
+    report_motions: Callable[[int, int], None],
     report: Callable[[int], None],
 ) -> MotionUndone:
     """All particles brought to one state: the latent ``state`` (zdim,), or the consensus. See `motion`.
@@ -229,6 +230,8 @@ def undo_motion(
     weights : (N,) of each row. latents : of all particles, by ``model``.
     half_models : of half sets 1 and 2, for the motion of their own particles to the consensus; with none, ``model``
         gives the motion of all. The cut into parts is ``model``'s in either case.
+    report_motions : called with the number of particles, of those of one network, whose motion is known so far, and
+        of all.
     report : called with the number of images read so far.
     """
     box, device = particles.box, model.device
@@ -244,7 +247,9 @@ def undo_motion(
         place = np.full(len(latents.mean), -1)
         place[rows] = np.arange(len(rows))
         place = place[particles.particle]
-        motions = particle_motions(by, own.mean, parts.weights, rest, mass)
+        motions = particle_motions(
+            by, own.mean, parts.weights, rest, mass, lambda done: report_motions(done, len(own.mean))
+        )
         sample = calibration_images(particles, weights, place, found, device, seed)
         right = calibrate(by, own.mean, own.variance, parts.labels, parts.weights, rest, motions, sample, seed)
         blur = position_uncertainty(by, own.mean, own.variance, parts.weights, seed) * (box / 2)

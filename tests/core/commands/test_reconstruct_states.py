@@ -133,6 +133,8 @@ def test_half_sets_with_models_of_their_own(place: Path, tmp_path: Path) -> None
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["motion_undone"]["half_sets_independent"]
     assert "saw no other particles" in (tmp_path / "out" / "report.md").read_text()
+    told = [e for e in read_events(tmp_path / "out" / EVENTS)[0] if e.get("stage") == "motions"]
+    assert [e["done"] for e in told if e["done"] == e["total"]] == [COUNT // 2] * 2  # of each network's own particles
     consensus = model_of(place).consensus_volume()
     assert score(volume(tmp_path / "out" / "map_unsharpened.mrc"), consensus) > 0.5
 
