@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from gaussianem_core.cli import main
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.io.mrc import read_map
-from gaussianem_core.job.events import NullLog
+from gaussianem_core.job.events import EVENTS, NullLog
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
@@ -137,6 +139,19 @@ def test_every_command(moving: Path, tmp_path: Path, more: list[str]) -> None:
     assert main([*decode, "--job_dir", str(tmp_path / "decode")]) == 0
     maps = sorted((tmp_path / "decode").rglob("*.mrc"))
     assert maps and all(np.isfinite(read_map(path).values).all() for path in maps)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_two_gpus_recover_the_motion(moving: Path, tmp_path: Path) -> None:
+    """As the application starts them: a process a GPU, gradients and populations summed by NCCL."""
+    command = [sys.executable, "-m", "gaussianem_core", "train", "-s", str(moving / "pre"), "--batch", "10"]
+    command += ["--job_dir", str(tmp_path), "--epoch", "3", "--gpus", "0,1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 x cuda:0" in (tmp_path / EVENTS).read_text()
+    z, truth = load_latents(tmp_path / "weights.2.output.pkl")["z_mu"], load_truth(moving / "sim" / "truth.npz")
+    assert z.shape == (600, 4) and truth.state is not None
+    assert latent_error(z, truth.state, False, np.random.default_rng(0)) < 0.5
 
 
 def test_population_is_that_of_the_cpu() -> None:
