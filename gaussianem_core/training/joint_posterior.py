@@ -19,7 +19,7 @@ from gaussianem_core.training.grouping import Grouping
 from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
-from gaussianem_core.training.noise_model import NoiseModel, shell_mean
+from gaussianem_core.training.noise_model import LEAST_WEIGHT, NoiseModel, shell_mean
 from gaussianem_core.training.nuisances import COUNT, ROTATION, SHIFT
 
 
@@ -303,7 +303,8 @@ def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, 
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)
-    """Expected residual power of each image in each of S shells over the posterior; 0 where ``weight`` is 0.
+    """Expected residual power of each image in each of S shells over the posterior; 0 where ``weight`` is no larger
+    than LEAST_WEIGHT.
 
     The sum of the squared residual at the posterior mean and of the model's variance.
     """
@@ -311,5 +312,5 @@ def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> t
     squared = e.residual.square() + varied.square().sum(1)
     box = noise.box
     squared = squared.unflatten(-1, (box, box // 2 + 1, 2)).sum(-1)
-    back = torch.where(weight > 0, noise.multiplicity / weight.clamp_min(1e-30), 0.0)
+    back = torch.where(weight > LEAST_WEIGHT, noise.multiplicity / weight.clamp_min(LEAST_WEIGHT), 0.0)
     return shell_mean(squared * back)

@@ -304,9 +304,11 @@ def visit(
         verdict = junk.Junk(probability, evidence, found_junk.share)
     share = seen * (1 - probability)
     residual = torch.where(share[:, None] > 0, residual, 0.0)
-    measured_noise = NoiseModel(noise.power.clone(), forward.box)
-    measured_noise.update((share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6))
     counted = share > 0
+    power = (share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6)
+    measured_noise = noise.copy()
+    if counted.any():  # shells that the band leaves out were not measured, and keep the noise that they had
+        measured_noise.update(torch.where(noise.left_out(band), noise.power, power))
     told = joined(measured, other_images(measured.without(faulty), problem.group))
     widths = nuisances.fit_widths(told.linear[counted], told.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.

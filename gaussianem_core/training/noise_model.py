@@ -16,6 +16,9 @@ SAMPLE = 1024
 LEAST_POWER = 1e-3
 """Least noise power of a shell, as a share of the mean over shells."""
 
+LEAST_WEIGHT = 1e-30
+"""Weight of a component below which rounding leaves nothing of what it measured."""
+
 
 class NoiseModel:
     """Noise whose power depends on the shell alone: ``power`` (D//2+1,), of a component of the orthonormal transform.
@@ -44,6 +47,10 @@ class NoiseModel:
         """1 / noise power of each shell, 0 for the mean value, with a soft edge at ``band`` (cycles per pixel)."""
         by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.power
         return by_shell * (self.frequency > 0)
+
+    def left_out(self, band: torch.Tensor | float) -> torch.Tensor:  # -> (D//2+1,) bool
+        """Shells so far beyond ``band`` that they weigh nothing; the first, of the mean value, is none of them."""
+        return (self.shell_weight(band) <= LEAST_WEIGHT) & (self.frequency > 0)
 
     def weight(self, band: torch.Tensor | float = 1.0) -> torch.Tensor:  # (D, D//2+1)
         """1 / noise power times multiplicity of every component, see :meth:`shell_weight`."""

@@ -140,8 +140,10 @@ def fit_widths(
     (7,); ``share`` (N,): weight of each image. The images' log-evidence as a function of theta, the logarithm of a
     squared width, has the slope 1/2 sum (m^2 + s^2 - 1), with the posterior means m and variances s^2 in units of the
     width, and about the curvature 1/2 sum (1 - s^2)^2. Fisher's scoring with these reaches the maximum, or LEAST, in a
-    few steps, where expectation maximisation stalls near 0. A width of 0 stays 0.
+    few steps, where expectation maximisation stalls near 0. A width of 0 stays 0, and without images all stay.
     """
+    if not len(share):
+        return widths
     step = max(1, len(share) // SCORING_PARTICLES)
     linear, information = (t[::step].double() for t in (linear, information))
     share = share[::step].double()

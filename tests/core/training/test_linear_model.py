@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from gaussianem_core.training import (
     teaching,
 )
 from gaussianem_core.training.forward_model import ForwardModel, Views
+from gaussianem_core.training.image_feed import ImageFeed
 from gaussianem_core.training.linear_fit import LinearFit
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.problem import Problem, load_problem, resolve_stack
@@ -123,6 +125,27 @@ def test_measuring_does_not_depend_on_how_many_images_are_seen_at_once(
     torch.testing.assert_close(few.state.q, many.state.q, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(few.state.z, many.state.z, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(few.state.noise_power, many.state.noise_power, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_of_shells_beyond_the_band_stays_as_it_was(moving: Path, tmp_path: Path) -> None:
+    """Of large images the first pass sees the lower shells alone. What it leaves out is not noiseless for the next."""
+    box, count = 128, 24
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        options, problem, recipe, _, _ = make_setting(moving, log)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(count, box, box, generator=generator)
+        feed = ImageFeed(lambda rows: images[rows].numpy(), count, box, 1.0, problem.device, "host", 1 << 30)
+        few = problem.subset(np.arange(count))
+        large = replace(few, configuration=replace(few.configuration, box=box), feed=feed)
+        forward = new_forward_model(large, recipe, options)
+        noise = noise_model.estimate(feed, problem.device, 0)
+        setting = linear_model.Setting(large, forward, 0, True, log)
+        fields = smooth_fields.new_fields(large.gaussians, None, 2, box, 0)
+        model = linear_model.Model(fields, large.gaussians, large.gaussians).copy(0, fields.kept)
+        state = linear_fit.first_state(large, 0, nuisances.first_widths((), problem.device), noise.power)
+        for number, band in enumerate((0.05, 1.0)):
+            state = linear_model.visit(setting, model, state, np.arange(count), number, 2, None, band=band).state
+            assert float((state.noise_power[2:] / noise.power[2:] - 1).abs().max()) < 0.2, band
 
 
 def test_of_many_particles_some_shape_the_model_and_all_are_measured(

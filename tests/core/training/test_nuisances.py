@@ -95,6 +95,8 @@ def test_widths_are_those_of_the_errors_and_fall_to_nothing_without() -> None:
     assert float(found[6]) == pytest.approx(nuisances.LEAST[4])
     linear, information = measurements(draws * 0, first, 2000.0)
     found = nuisances.fit_widths(linear, information, first, torch.ones(5000))
+    none = nuisances.fit_widths(linear[:0], information[:0], first, torch.ones(0))
+    assert torch.equal(none, first)
     # What chance leaves is a small part of the 0.022 that each image is uncertain by.
     assert (found[:6] < 0.006).all()
 
