@@ -27,6 +27,7 @@ STAGES = {
     "UMAP": "Draw the UMAP",
     "class volumes": "Decode the classes",
     "half sets": "Compare the half sets",
+    "motions": "Work out how each particle has moved",
     "images": "Put the images together",
     "states": "Put the images of each state together",
     "subtract": "Subtract from the images",
