@@ -120,14 +120,17 @@ def run(options: TrainOptions, log: JobLog) -> None:
 
 
 def load_ahead(options: TrainOptions, device: torch.device) -> None:
-    """Load what the first steps of this training need: kernels that project, those of spectra, and parts of SciPy."""
+    """Load what the first steps of this training need: kernels that project, those of spectra, and parts of SciPy.
+
+    The training's modules write ``scipy.spatial.cKDTree`` in full, so that these parts load here and not at the start.
+    """
     configuration = load_configuration(resolve_input(options, "cfg"))
     with torch.cuda.device(device):
         image = render_first(configuration.box, configuration.scale_max, options.projector, device)
         noise = torch.ones(configuration.box // 2 + 1, device=device)
         noise_model.NoiseModel(noise, configuration.box).by_shell(image)
-    for part in ("cluster.vq", "spatial"):
-        importlib.import_module(f"scipy.{part}")
+    for name in ("scipy.cluster.vq", "scipy.spatial"):
+        importlib.import_module(name)
 
 
 def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: int = 0) -> None:

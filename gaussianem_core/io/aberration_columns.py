@@ -118,7 +118,7 @@ def cryosparc_aberrations(
 
 def _groups(rows: Numbers) -> tuple[Numbers, npt.NDArray[np.int32]]:  # (N, K) -> (G, K), (N,)
     if len(rows) and (rows == rows[0]).all():  # as most are, and sorting a million rows takes seconds
-        return rows[:1], np.zeros(len(rows), np.int32)
+        return rows[:1].copy(), np.zeros(len(rows), np.int32)
     unique, group = np.unique(rows, axis=0, return_inverse=True, equal_nan=False)
     return unique, group.reshape(-1).astype(np.int32)
 

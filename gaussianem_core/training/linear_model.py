@@ -303,8 +303,8 @@ def visit(
         evidence = torch.zeros_like(probability).masked_scatter(visited, found_junk.evidence)
         verdict = junk.Junk(probability, evidence, found_junk.share)
     share = seen * (1 - probability)
-    residual = torch.where(share[:, None] > 0, residual, 0.0)
     counted = share > 0
+    residual = torch.where(counted[:, None], residual, 0.0)
     power = (share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6)
     measured_noise = noise.copy()
     if counted.any():  # shells that the band leaves out were not measured, and keep the noise that they had
