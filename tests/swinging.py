@@ -45,7 +45,7 @@ def swung(positions: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:  # (M
 class SwingingModel(TrainedModel):
     """Its Gaussians move as told, exactly, where a network would come near it."""
 
-    def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:  # (B, 2)
+    def deform(self, z: np.ndarray | torch.Tensor, precision: str = "float32") -> Deformed:  # (B, 2)
         latents = torch.as_tensor(np.asarray(z), dtype=torch.float32)
         positions = swung(self.gaussians.positions, DEGREES * latents[:, 0])
         change = torch.zeros(positions.shape[:2])

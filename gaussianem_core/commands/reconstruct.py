@@ -32,7 +32,7 @@ from gaussianem_core.model.trained_model import TrainedModel, check_latents, loa
 from gaussianem_core.options import ReconstructOptions
 from gaussianem_core.reconstruction.deposition import write_deposition
 from gaussianem_core.reconstruction.domain_poses import (
-    calibrated,
+    domain_motions,
     domain_poses,
     inside_mask,
     subtract_rest,
@@ -384,16 +384,23 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
             f"{table.source}, which has a row for all images of a particle",
             "Leave it out.",
         )
-    latents = Latents(latents.mean[work.particles.particle], latents.variance[work.particles.particle])
+    particle = work.particles.particle
     mask = read_map(resolve_input(options, "domain_poses")).values
     labels = inside_mask(model, mask)
     parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
-    calibration = None
+    sample = None
     if (parts == 1).sum() >= LEAST_GAUSSIANS:
-        everyone = np.arange(len(work.particles))
-        sample = calibration_images(work.particles, work.weights, everyone, work.found, work.device, options.seed)
-        calibration = calibrated(model, latents.mean, latents.variance, parts, sample)
-    poses = domain_poses(model, latents.mean, work.particles.rotations, parts, 0, calibration=calibration)
+        sample = calibration_images(work.particles, work.weights, particle, work.found, work.device, options.seed)
+    else:
+        parts = labels  # too little is left for a motion of its own
+    motions = domain_motions(
+        model,
+        latents,
+        parts,
+        sample,
+        report=lambda done: log.progress("motions", done, len(latents.mean), "particles"),
+    )
+    poses = domain_poses(model, motions.rows(torch.from_numpy(particle)), work.particles.rotations, 0)
     source = optional_input(options, "poses") or table.source
     written = write_domain_star(source, log.directory / DOMAIN_STAR, None, poses)
     write_domain_mask(model, labels, 0, log.directory / DOMAIN_MASK, work.sampling.map_box)
@@ -427,7 +434,14 @@ def subtract_domain(work: Work, latents: Latents, model: TrainedModel, labels: n
                 torch.from_numpy(a[rows]).to(work.device, torch.float32)
                 for a in (particles.rotations, particles.shifts, particles.parameters)
             ]
-            yield sign * images.to(work.device), latents.mean[rows], tensors[0], tensors[1], tensors[2], None
+            yield (
+                sign * images.to(work.device),
+                latents.mean[particles.particle[rows]],
+                tensors[0],
+                tensors[1],
+                tensors[2],
+                None,
+            )
 
     with StackWriter(
         log.directory / SUBTRACTED, len(particles), particles.box, particles.pixel_size_angstrom

@@ -24,8 +24,9 @@ from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.corrected_particles import write_corrected_star
 from gaussianem_core.io.mrc import write_map
 from gaussianem_core.model.trained_model import TrainedModel
-from gaussianem_core.reconstruction.part_calibration import Calibration, ImageBatch, calibrate
-from gaussianem_core.reconstruction.rigid_motion import part_poses, part_weights, particle_motions
+from gaussianem_core.reconstruction.part_calibration import ImageBatch, calibrate
+from gaussianem_core.reconstruction.rigid_motion import RigidMotions, part_poses, part_weights, particle_motions
+from gaussianem_core.reconstruction.states import Latents
 
 MASK_REACH_ANGSTROM, MASK_EDGE_ANGSTROM = 8.0, 12.0
 """The mask is 1 within this reach of the domain's Gaussians, and falls to 0 over the edge."""
@@ -67,38 +68,19 @@ def inside_mask(model: TrainedModel, mask: np.ndarray, state: np.ndarray | None 
 
 
 def domain_poses(
-    model: TrainedModel,
-    z: np.ndarray,
-    rotations: np.ndarray,
-    labels: np.ndarray,
-    domain: int,
-    *,
-    state: np.ndarray | None = None,
-    recentre: bool = False,
-    calibration: Calibration | None = None,
+    model: TrainedModel, motions: RigidMotions, rotations: np.ndarray, domain: int, *, recentre: bool = False
 ) -> DomainPoses:
     """Each particle's pose of one domain.
 
     Parameters
     ----------
-    z : (N, zdim) latents. rotations : (N, 3, 3) the particles' poses that these latents belong to (the corrected ones,
-        where the training corrected them).
-    labels : (M,) domain of each Gaussian (`analysis.rigid_domains`, :func:`inside_mask`); ``domain``: which.
-    state : (zdim,) the reference in which mask and map show the domain; None is the consensus.
+    motions : of the domains in these N particles (:func:`domain_motions`); ``domain``: which of them.
+    rotations : (N, 3, 3) the particles' poses that their latents belong to (the corrected ones, where the training
+        corrected them).
     recentre : the reference is moved, by whole voxels, so that the domain's centre comes to the box's (RELION's
         ``--recenter_on_mask``); the origins then put it into the image's centre.
-    calibration : what the images say of these labels' motions (:func:`calibrated`), for the same ``state``.
-
-    Raises
-    ------
-    InputError : a domain of fewer than three Gaussians.
     """
     configuration = model.configuration
-    reference, densities = _reference(model, state)
-    weights = part_weights(labels, model.gaussians.densities, model.gaussians.sigmas)
-    motions = particle_motions(model, z, weights, reference, densities)
-    if calibration is not None:
-        motions = calibration.apply(motions)
     device, half = model.device, configuration.box / 2
     pose = torch.as_tensor(rotations, dtype=torch.float32, device=device)
     parts = part_poses(pose, torch.zeros(len(pose), 2, device=device), motions, configuration.box)
@@ -115,22 +97,25 @@ def domain_poses(
     )
 
 
-def calibrated(
+def domain_motions(
     model: TrainedModel,
-    z: np.ndarray,
-    variance: np.ndarray,
+    latents: Latents,
     labels: np.ndarray,
-    batches: Callable[[], Iterable[ImageBatch]],
+    batches: Callable[[], Iterable[ImageBatch]] | None = None,
+    *,
     state: np.ndarray | None = None,
-) -> Calibration:
-    """Calibration of the domains' motions by the images (see `part_calibration.calibrate`), for :func:`domain_poses`.
+    report: Callable[[int], None] = lambda done: None,
+) -> RigidMotions:
+    """Each particle's motions of the domains, put right by the images (see `part_calibration.calibrate`).
 
     Parameters
     ----------
-    z, variance : (N, zdim) mean and variance of the particles' latents.
-    labels : (M,) domain of each Gaussian, from 0; every Gaussian must be in one (where :func:`inside_mask` gives -1,
-        the rest of the molecule may be one).
-    batches : gives the images, anew at each call. state : as for :func:`domain_poses`.
+    latents : of N particles.
+    labels : (M,) domain of each Gaussian (`analysis.rigid_domains`, :func:`inside_mask`), from 0. To be put right,
+        every Gaussian must be in one (where :func:`inside_mask` gives -1, the rest of the molecule may be one).
+    batches : gives the images, anew at each call; with None the motions are the model's.
+    state : (zdim,) the reference in which mask and map show the domains; None is the consensus.
+    report : called with the number of particles done so far.
 
     Raises
     ------
@@ -138,8 +123,11 @@ def calibrated(
     """
     reference, densities = _reference(model, state)
     weights = part_weights(labels, model.gaussians.densities, model.gaussians.sigmas)
-    motions = particle_motions(model, z, weights, reference, densities)
-    return calibrate(model, z, variance, labels, weights, reference, motions, batches)
+    motions = particle_motions(model, latents.mean, weights, reference, densities, report)
+    if batches is None:
+        return motions
+    right = calibrate(model, latents.mean, latents.variance, labels, weights, reference, motions, batches)
+    return right.apply(motions)
 
 
 def _reference(model: TrainedModel, state: np.ndarray | None) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class RigidMotions(NamedTuple):
     misfit: Tensor
 
     def rows(self, chosen: Tensor | slice) -> RigidMotions:
-        """The motions of some particles."""
+        """The motions of some particles, by their numbers."""
         return self._replace(
             rotations=self.rotations[chosen],
             translations=self.translations[chosen],
@@ -118,7 +118,7 @@ def particle_motions(
     Motions on the model's device; memory grows with particles by 13 numbers a part alone.
     """
     parts = []
-    for rows, deformed in model.chunks(z):
+    for rows, deformed in model.chunks(z, quick=True):
         *motion, misfit = fit_motions(reference, deformed.positions, weights)
         parts.append((motion[0], motion[1], deformed.densities @ weights.T, misfit))
         centres = motion[2]

@@ -42,7 +42,7 @@ from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.model.detail import soft_mask
 from gaussianem_core.model.trained_model import TrainedModel, load_model
-from gaussianem_core.reconstruction.domain_poses import calibrated, domain_poses
+from gaussianem_core.reconstruction.domain_poses import domain_motions, domain_poses
 from gaussianem_core.reconstruction.latent_kernel import (
     Rings,
     combine_widths,
@@ -65,6 +65,7 @@ from gaussianem_core.reconstruction.motion import (
 )
 from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.rigid_motion import fit_motions, particle_motions
+from gaussianem_core.reconstruction.states import Latents
 from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, point_positions, true_volumes
 from gaussianem_core.simulation.pose_scores import common_displacement, common_rotation, rms
 
@@ -432,7 +433,9 @@ def domains_table(data: Data, seed: int) -> dict[str, Any]:
     points = point_positions(truth, np.array([0]))[0]
     found = find_parts(data.model, data.z[real], data.model.gaussians.positions, most=4, seed=seed)
     gaussians = data.model.gaussians.positions.cpu()
-    calibration = calibrated(data.model, data.z, data.variance, found.labels, images_for_calibration(data))
+    latents, images = Latents(data.z, data.variance), images_for_calibration(data)
+    of_model = domain_motions(data.model, latents, found.labels)
+    put_right = domain_motions(data.model, latents, found.labels, images)
     result = {}
     whole = np.arange(len(real))
     for number, name in enumerate(truth.motion_names.tolist()):
@@ -458,9 +461,9 @@ def domains_table(data: Data, seed: int) -> dict[str, Any]:
         counts = np.bincount(found.labels[close.numpy()], minlength=found.labels.max() + 1)
         sizes = np.bincount(found.labels)
         label = int((counts / sizes).argmax())
-        given = (data.model, data.z, data.rotations.cpu().numpy(), found.labels, label)
-        model_poses = domain_poses(*given).rotations[rows]
-        poses = domain_poses(*given, calibration=calibration)
+        given = (data.rotations.cpu().numpy(), label)
+        model_poses = domain_poses(data.model, of_model, *given).rotations[rows]
+        poses = domain_poses(data.model, put_right, *given)
         poses = poses._replace(rotations=poses.rotations[rows], shift_angstrom=poses.shift_angstrom[rows])
         line = {"share": float(counts[label] / sizes[label])}
         for when, rotations in (

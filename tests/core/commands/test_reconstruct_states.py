@@ -166,6 +166,24 @@ def test_poses_and_mask_of_a_domain_and_the_images_without_the_rest(place: Path,
     assert 0 < int((gaussians.round() >= BOX // 2 + 2).sum()) < len(gaussians)
     taken = images - left
     assert taken.std() > 0.1 * images.std() and left.std() < images.std()
+    told = [e for e in read_events(tmp_path / "out" / EVENTS)[0] if e.get("stage") == "motions"]
+    assert told and told[-1]["done"] == told[-1]["total"]
+
+
+def test_a_domain_that_leaves_only_two_gaussians_has_poses(place: Path, tmp_path: Path) -> None:
+    """The rest is too small for a motion of its own."""
+    model = model_of(place)
+    voxels = (model.gaussians.positions.flip(1) * (BOX / 2)).round().long().numpy() + BOX // 2  # z, y, x
+    names, counts = np.unique(voxels, axis=0, return_counts=True)
+    mask = np.ones((BOX,) * 3, np.float32)
+    mask[tuple(names[counts == 1][:2].T)] = 0
+    assert (mask[tuple(voxels.T)] == 0).sum() == 2
+    with mrcfile.new(tmp_path / "domain.mrc") as file:
+        file.set_data(mask)
+        file.voxel_size = PIXEL
+    words = ["--model_weight", "weights.0.pkl", "--domain_poses", str(tmp_path / "domain.mrc")]
+    assert reconstruct(place, tmp_path / "out", *words) == 0
+    assert (tmp_path / "out" / "domain_particles.star").is_file()
 
 
 @pytest.mark.parametrize(

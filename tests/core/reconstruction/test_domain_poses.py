@@ -16,6 +16,7 @@ from gaussianem_core.imaging.projection import project
 from gaussianem_core.io.mrc import read_map
 from gaussianem_core.io.particle_table import read_particles
 from gaussianem_core.reconstruction.domain_poses import (
+    domain_motions,
     domain_poses,
     inside_mask,
     subtract_rest,
@@ -23,6 +24,7 @@ from gaussianem_core.reconstruction.domain_poses import (
     write_domain_star,
 )
 from gaussianem_core.reconstruction.rigid_motion import fit_motions, part_weights
+from gaussianem_core.reconstruction.states import Latents
 
 LABELS = np.where(np.arange(250) < ARM, 0, 1)
 
@@ -32,6 +34,11 @@ def latents(count: int) -> np.ndarray:
     z = np.random.default_rng(5).uniform(-1, 1, (count, 2)).astype(np.float32)
     z[:, 1] = np.where(np.arange(count) % 4 == 3, -1, 1)
     return z
+
+
+def certain(z: np.ndarray) -> Latents:
+    """Latents that are known exactly."""
+    return Latents(z, np.zeros_like(z))
 
 
 def test_kabsch_finds_given_motions_and_never_a_reflection():
@@ -53,7 +60,8 @@ def test_kabsch_finds_given_motions_and_never_a_reflection():
 def test_the_domain_seen_in_its_own_pose_is_the_domain_in_the_particle(recentre):
     model = swinging_model()
     z, (rotations, shifts) = latents(12), random_views(12)
-    found = domain_poses(model, z, rotations.numpy(), LABELS, 1, recentre=recentre)
+    motions = domain_motions(model, certain(z), LABELS)
+    found = domain_poses(model, motions, rotations.numpy(), 1, recentre=recentre)
     turn = Rotation.from_euler("z", DEGREES * z[:, :1], degrees=True).as_matrix()
     assert np.allclose(found.rotations, rotations.double().numpy() @ turn, atol=1e-5)
     assert found.misfit_angstrom < 0.02
@@ -77,7 +85,8 @@ def test_angles_and_origins_of_the_file_are_the_domains(tmp_path):
     source.write_text(text)
     table, model = read_particles(source, find_stacks=False), swinging_model()
     z, rows = latents(len(table)), np.arange(3, len(table), 2)
-    poses = domain_poses(model, z[rows], rotations_from_angles(table.angles_deg[rows]), LABELS, 1)
+    motions = domain_motions(model, certain(z[rows]), LABELS)
+    poses = domain_poses(model, motions, rotations_from_angles(table.angles_deg[rows]), 1)
     assert write_domain_star(source, tmp_path / "arm.star", rows, poses) == len(rows)
     written = read_particles(tmp_path / "arm.star", find_stacks=False)
     assert np.allclose(rotations_from_angles(written.angles_deg), poses.rotations, atol=1e-6)
@@ -91,7 +100,8 @@ def test_the_mask_covers_the_domain_alone_and_moves_with_the_recentring(tmp_path
     stored = read_map(tmp_path / "mask.mrc")
     assert np.array_equal(stored.values, mask) and stored.pixel_size_angstrom == pytest.approx(PIXEL)
     assert (inside_mask(model, mask) == np.where(LABELS == 1, 0, -1)).mean() > 0.95
-    poses = domain_poses(model, latents(2), np.eye(3)[None].repeat(2, 0), LABELS, 1, recentre=True)
+    motions = domain_motions(model, certain(latents(2)), LABELS)
+    poses = domain_poses(model, motions, np.eye(3)[None].repeat(2, 0), 1, recentre=True)
     centred = write_domain_mask(model, LABELS, 1, tmp_path / "centred.mrc", BOX, recentre=poses)
     whole = (poses.centre_voxels - BOX // 2).astype(int)
     assert np.allclose(np.roll(mask, -whole[::-1], axis=(0, 1, 2)), centred, atol=1e-6)

@@ -22,7 +22,7 @@ from gaussianem_core.training.nuisances import rotation_matrix
 class SlowModel(SwingingModel):
     """Its arm turns by three quarters of what it should."""
 
-    def deform(self, z: np.ndarray | torch.Tensor) -> Deformed:
+    def deform(self, z: np.ndarray | torch.Tensor, precision: str = "float32") -> Deformed:
         return super().deform(np.asarray(z) * np.array([0.75, 1.0]))
 
 
