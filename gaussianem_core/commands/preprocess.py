@@ -129,12 +129,16 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         target_box=box,
         scale_min=bounds[0],
         scale_max=bounds[1],
+        pixel_size_angstrom=volume.pixel_size_angstrom,
     )
-    gaussians, level, spacing = place(volume.values)
+    gaussians, contour, spacing = place(volume.values)
     what = "particles" if table.particle is None else "images"
+    fine = contour.resolution_angstrom
+    smoothed = "" if fine is None else f", smoothed to {fine:.3g} A to see faint parts in its noise,"
     log.message(
         f"{len(table):,} {what} of {raw_box} px at {raw_pixel:.4g} A/px, written as {box} px at {pixel:.4g} A/px; "
-        f"contour level {level:.4g} of the consensus map gives {len(gaussians):,} Gaussians, {spacing:.3g} voxels apart"
+        f"contour level {contour.level:.4g} of the consensus map{smoothed} gives {len(gaussians):,} Gaussians, "
+        f"{spacing:.3g} voxels apart"
     )
     rotations = rotations_from_angles(table.angles_deg)
     treatment = decide(
@@ -152,7 +156,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
     )
     if treatment.mirror:
         volume = mirrored(volume, treatment)
-        gaussians, level, spacing = place(volume.values)
+        gaussians, contour, spacing = place(volume.values)
     aberrations = treatment.aberrations
     geometry = Geometry(
         rotations,
@@ -194,7 +198,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         write_gaussians(gaussians, stage / GAUSSIANS)
         write_map(stage / CONSENSUS_MAP, density.cpu().numpy(), pixel * box / len(density), map_origin(volume))
         network = {key: getattr(options, key) for key in NETWORK_KEYS}
-        extra = {"stack_scale": factor, "map_level": level, "origin_angstrom": map_origin(volume)}
+        extra = {"stack_scale": factor, "map_level": contour.level, "origin_angstrom": map_origin(volume)}
         extra |= {"given": given} if (given := given_constants(options)) else {}
         extra |= {"symmetry": options.symmetry} if len(symmetry_operators(options.symmetry)) > 1 else {}
         configuration = Configuration(box, pixel, *bounds, std, treatment.white, not options.no_window, network, extra)

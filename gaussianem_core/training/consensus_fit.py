@@ -4,6 +4,7 @@ stage)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from gaussianem_core.training.junk import broken
 SOLVENT_RADIUS = 0.9  # of half the box: outside it a consensus map shows solvent alone
 SOLVENT_SIGMAS = 5.0
 STRONG_PERCENTILE, STRONG_SHARE = 99.9, 0.1  # flexible parts are blurred to a fraction of the rigid core's density
+MOST_NOISE = 0.2
+"""Share of the strong density below which the noise's level loses no flexible part."""
+SMOOTHEST_ANGSTROM = 20.0
+"""Resolution at which the smoothest map has lost half its amplitude; more would blur the parts themselves."""
 FINE_BOX = 256  # largest box whose every voxel may have a Gaussian (the published manual's rule)
 HELD_OUT = 0.05
 PATIENCE = 3  # checks without improvement on the held-out images before the fit stops
@@ -37,18 +42,45 @@ MAP_STEPS, MAP_RATE, MAP_STEP = 200, 1e-2, 1e-3
 the Gaussians gather in clumps, and the terms of neighbours no longer describe the molecule's motion."""
 
 
-def automatic_level(density: np.ndarray) -> float:  # (D, D, D)
-    """Contour level of a map, in its own units, between solvent and the weakest density worth a Gaussian.
+class Contour(NamedTuple):
+    """A contour that holds the molecule: ``level``, in the map's own units, of the map ``density`` (D, D, D), which is
+    smoothed to ``resolution_angstrom`` (half of the amplitude is left there; None: as it was)."""
 
-    The larger of five standard deviations of the solvent (voxels outside the inscribed sphere) and a tenth of the
-    strong density (99.9th percentile): blurred, flexible parts stay in, noise stays out.
+    level: float
+    density: np.ndarray
+    resolution_angstrom: float | None = None
+
+
+def automatic_contour(density: np.ndarray, pixel_size_angstrom: float) -> Contour:  # (D, D, D)
+    """Contour between solvent and the weakest density worth a Gaussian.
+
+    The level is the larger of five standard deviations of the solvent (voxels outside the inscribed sphere) and a tenth
+    of the strong density (99.9th percentile): blurred, flexible parts stay in, noise stays out. In a map with fine
+    voxels the noise of a voxel may be as strong as a flexible part. The map is then smoothed, from 2.7 voxels by steps
+    of the square root of 2 up to 20 A, until the noise's level is below a fifth of the strong density.
     """
     box = density.shape[-1]
     axis = (np.arange(box) - box // 2) / (box / 2)
-    radius2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
-    solvent = density[radius2 > SOLVENT_RADIUS**2]
-    strong = float(np.percentile(density, STRONG_PERCENTILE))
-    return max(float(solvent.mean() + SOLVENT_SIGMAS * solvent.std()), STRONG_SHARE * strong)
+    outside = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 > SOLVENT_RADIUS**2
+
+    def levels(values: np.ndarray) -> tuple[float, float]:
+        solvent = values[outside]
+        noise = float(solvent.mean() + SOLVENT_SIGMAS * solvent.std())
+        return noise, float(np.percentile(values, STRONG_PERCENTILE))
+
+    noise, strong = levels(density)
+    found, resolution = Contour(max(noise, STRONG_SHARE * strong), density), 8 / 3 * pixel_size_angstrom
+    if noise <= MOST_NOISE * strong or resolution > SMOOTHEST_ANGSTROM:
+        return found
+    spectrum = torch.fft.rfftn(torch.from_numpy(density))
+    voxels = fourier.frequency_grid(box, 3) / pixel_size_angstrom
+    while noise > MOST_NOISE * strong and resolution <= SMOOTHEST_ANGSTROM:
+        fall = torch.exp(-np.log(2) * (voxels * resolution).square())
+        smooth = torch.fft.irfftn(spectrum * fall, s=density.shape).numpy()
+        noise, strong = levels(smooth)
+        found = Contour(max(noise, STRONG_SHARE * strong), smooth, resolution)
+        resolution *= 2**0.5
+    return found
 
 
 def sample_positions(
@@ -81,22 +113,23 @@ def place_gaussians(
     target_box: int,
     scale_min: float,
     scale_max: float,
-) -> tuple[Gaussians, float, float]:
+    pixel_size_angstrom: float,
+) -> tuple[Gaussians, Contour, float]:
     """Initial Gaussians above the contour level, with the map's own values as densities (unscaled).
 
     Parameters
     ----------
     density : (D, D, D) consensus map.
-    threshold : contour level in the map's units, or "auto".
+    threshold : contour level in the map's units, or "auto" (:func:`automatic_contour`).
     interval : grid spacing in voxels. None takes 1, or 2 above a box of 256 (the published manual's rule), but no less
         than the training pixel; at the automatic level the spacing grows until the cap is met.
     cap : largest number of Gaussians.
     target_box : box of the training images in pixels.
-    scale_min, scale_max : bounds of sigma in world units.
+    scale_min, scale_max : bounds of sigma in world units. pixel_size_angstrom : of the map's voxels.
 
     Returns
     -------
-    Gaussians, the level, the grid spacing in voxels.
+    Gaussians, the contour, the grid spacing in voxels.
 
     Raises
     ------
@@ -107,7 +140,8 @@ def place_gaussians(
         found = f"values from {density.min():.4g} to {density.max():.4g}"
         raise InputError("consensus_map", "must hold density", found, "Give the map of the refinement.")
     automatic = threshold == "auto"
-    level = automatic_level(density) if automatic else float(threshold)
+    contour = automatic_contour(density, pixel_size_angstrom) if automatic else Contour(float(threshold), density)
+    level, density = contour.level, contour.density
     box = density.shape[-1]
     spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
     positions, values = sample_positions(density, level, spacing)
@@ -130,7 +164,7 @@ def place_gaussians(
         )
     raw_scale = torch.zeros(len(positions))
     raw_density = inverse_softplus(torch.from_numpy(np.maximum(values, 1e-6)))
-    return Gaussians(torch.from_numpy(positions), raw_density, raw_scale, scale_min, scale_max), level, spacing
+    return Gaussians(torch.from_numpy(positions), raw_density, raw_scale, scale_min, scale_max), contour, spacing
 
 
 def level_for(density: np.ndarray, spacing: float, count: int) -> float:

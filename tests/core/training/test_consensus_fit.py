@@ -20,6 +20,7 @@ from gaussianem_core.training.forward_model import Views
 
 BOX, COUNT, POINTS = 24, 160, 40
 BOUNDS = (1.0 / BOX, 3.0 / BOX)
+PIXEL = 3.0
 
 
 def molecule() -> Gaussians:
@@ -61,8 +62,8 @@ def test_gaussians_sit_on_the_voxels() -> None:
     density = np.zeros((16, 16, 16), np.float32)
     density[5, 9, 12] = 2.0  # z, y, x
     density[8, 8, 8] = 1.0
-    gaussians, level, spacing = consensus_fit.place_gaussians(density, "0.5", 1, 100, 16, *BOUNDS)
-    assert level == 0.5 and spacing == 1
+    gaussians, contour, spacing = consensus_fit.place_gaussians(density, "0.5", 1, 100, 16, *BOUNDS, PIXEL)
+    assert contour.level == 0.5 and contour.density is density and spacing == 1
     placed = {tuple(p): float(d) for p, d in zip(gaussians.positions.tolist(), gaussians.densities)}
     # coordinate = (index - D//2) / (D/2), in the order x, y, z
     assert placed == {(0.5, 0.125, -0.375): pytest.approx(2), (0.0, 0.0, 0.0): pytest.approx(1)}
@@ -83,7 +84,7 @@ def test_gaussians_sit_on_the_voxels() -> None:
 def test_grid_spacing(box: int, target: int, interval: int | None, expected: float) -> None:
     density = np.zeros((box, box, box), np.float32)
     density[box // 2 - 6 : box // 2 + 7, box // 2 - 6 : box // 2 + 7, box // 2 - 6 : box // 2 + 7] = 1
-    gaussians, _, spacing = consensus_fit.place_gaussians(density, "0.5", interval, 10_000, target, *BOUNDS)
+    gaussians, _, spacing = consensus_fit.place_gaussians(density, "0.5", interval, 10_000, target, *BOUNDS, PIXEL)
     assert spacing == expected
     assert len(gaussians) == (2 * int(6 / expected) + 1) ** 3
     steps = np.diff(np.unique(gaussians.positions[:, 0].numpy())) * box / 2
@@ -92,15 +93,16 @@ def test_grid_spacing(box: int, target: int, interval: int | None, expected: flo
 
 def test_cap() -> None:
     density = blob_map(32)
-    gaussians, level, spacing = consensus_fit.place_gaussians(density, "auto", None, 200, 32, *BOUNDS)
+    gaussians, contour, spacing = consensus_fit.place_gaussians(density, "auto", None, 200, 32, *BOUNDS, PIXEL)
+    level = contour.level
     assert 100 < len(gaussians) <= 200 and spacing > 1
     # A spacing or a level that the user asked for is not changed behind his back.
     for threshold, interval in (("auto", 1), (str(level), None)):
         with pytest.raises(InputError, match=r"over the cap of 200.*Give a level from") as error:
-            consensus_fit.place_gaussians(density, threshold, interval, 200, 32, *BOUNDS)
+            consensus_fit.place_gaussians(density, threshold, interval, 200, 32, *BOUNDS, PIXEL)
         assert f"{100 * (density <= level).mean():.2f}th percentile" in str(error.value)
     with pytest.raises(InputError, match="no Gaussians"):
-        consensus_fit.place_gaussians(density, "5", None, 200, 32, *BOUNDS)
+        consensus_fit.place_gaussians(density, "5", None, 200, 32, *BOUNDS, PIXEL)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
@@ -109,7 +111,9 @@ def test_automatic_level_keeps_the_weak_arm_and_no_noise(noise: float) -> None:
     density = clean + gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), 1.0).astype(np.float32) * (
         noise / 0.15
     )  # the filter leaves 0.15 of the deviation
-    gaussians, level, _ = consensus_fit.place_gaussians(density, "auto", 1, 20_000, 48, *BOUNDS)
+    gaussians, contour, _ = consensus_fit.place_gaussians(density, "auto", 1, 20_000, 48, *BOUNDS, PIXEL)
+    level = contour.level
+    assert (contour.resolution_angstrom is None) == (noise < 0.05)
     index = (24 + gaussians.positions.numpy() * 24).round().astype(int)
     chosen = np.zeros(clean.shape, bool)
     chosen[index[:, 2], index[:, 1], index[:, 0]] = True
@@ -118,6 +122,21 @@ def test_automatic_level_keeps_the_weak_arm_and_no_noise(noise: float) -> None:
     assert chosen[clean > level + 5 * noise].all()
     solvent = clean < 0.5 * level - 0.01
     assert chosen[solvent].mean() < 1e-4
+
+
+@pytest.mark.parametrize("noise", [0.15, 0.4])
+def test_an_arm_fainter_than_the_noise_of_a_fine_voxel_gets_gaussians(noise: float) -> None:
+    """The solvent reaches 0.75 and 2 at five sigmas: more than the arm (a third) and the core (1)."""
+    clean = blob_map(96)
+    density = clean + noise * np.random.default_rng(0).normal(size=clean.shape).astype(np.float32)
+    gaussians, contour, _ = consensus_fit.place_gaussians(density, "auto", 1, 100_000, 96, *BOUNDS, 1.5)
+    assert contour.resolution_angstrom is not None and 4 <= contour.resolution_angstrom <= 20
+    assert contour.level < 0.3
+    index = (48 + gaussians.positions.numpy() * 48).round().astype(int)
+    chosen = np.zeros(clean.shape, bool)
+    chosen[index[:, 2], index[:, 1], index[:, 0]] = True
+    assert chosen[clean > 0.3].mean() > 0.99  # all of the arm's and the core's middle
+    assert chosen[clean < 0.01].mean() < 1e-3
 
 
 # ---- scaling and fitting -----------------------------------------------------------------------------------------
