@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def fit(
 def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
     """A fit to some particles, measured on all of a problem. Raises AbortRequested."""
     state = first_state(setting.problem, found.count, found.widths, found.noise_power)
-    everyone = np.arange(setting.particles)
+    everyone, last = np.arange(setting.particles), MEASURING_PASSES - 1
     regions = find_regions(found.model.gaussians.positions) if setting.weigh_junk else None
     for number in range(MEASURING_PASSES):
         seen = visit(
@@ -128,8 +129,8 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
             MEASURING_PASSES,
             None,
             stage="all particles",
-            band=1.0 if number else first_band(setting, found.widths),
-            regions=regions if number == MEASURING_PASSES - 1 else None,
+            **(first_look(setting, found.widths) if number == 0 else {"band": 1.0} if number == last else {}),
+            regions=regions if number == last else None,
         )
         state = seen.state._replace(widths=found.widths)  # they are those of the population, of which some are enough
     return replace(found, measured=seen.measured, junk=seen.junk, noise_power=state.noise_power)
@@ -161,10 +162,9 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
     state = first_state(problem, 0, widths, noise.power)
     without = model.copy(0, fields.kept)
     for number in range(POSE_PASSES):
-        band = first_band(setting, state.widths) if number == 0 else 1.0
-        state = regauge(
-            setting, without, visit(setting, without, state, everyone, number, passes, None, band=band).state
-        )
+        look = first_look(setting, state.widths) if number == 0 else {}
+        seen = visit(setting, without, state, everyone, number, passes, None, **look)
+        state = regauge(setting, without, seen.state)
     model = replace(without, fields=model.fields)
     state = state._replace(z=torch.zeros(problem.count, forward.zdim, device=device))
     optimiser = model.optimiser(RATE)
@@ -187,6 +187,9 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
         kept, found, moves = choose_motion(setting, kept, found)
     if count and setting.share_aside > HELD_OUT:
         found = from_all(setting, kept, found)
+    if setting.band < 1:
+        state = found.state._replace(z=found.state.z[:, :count])
+        found = visit(setting, kept, state, everyone, 0, 1, None, stage="all shells", band=1.0, regions=regions)
     return LinearFit(
         kept, found.measured.first(COUNT + count), found.widths, found.junk, found.state.noise_power, moves
     )
@@ -297,6 +300,13 @@ def falling_rate(epoch: int, epochs: int) -> float:
     """Rate of Adam in an epoch, falling from RATE to LAST_RATE * RATE along a cosine."""
     done = epoch / max(epochs - 1, 1)
     return RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def first_look(setting: Setting, widths: torch.Tensor) -> dict[str, Any]:
+    """Arguments of the first :func:`visit`, before poses are corrected: band, and no verdict about junk with less than
+    all shells."""
+    band = first_band(setting, widths)
+    return {"band": min(band, setting.band), "judge_junk": band >= 1}
 
 
 def first_band(setting: Setting, widths: torch.Tensor) -> float:

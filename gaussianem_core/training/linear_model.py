@@ -57,6 +57,10 @@ HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 400, 0.25  # share of the particles kept 
 DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
+SHELLS = 64
+"""Shells (wavelengths across the box) that shape the model. The derivatives by latents and poses hold for changes of a
+sixth of a wavelength, and motions are many pixels of a fine image: with all shells of a box of 384, the latents missed
+part of a known motion, and exact poses were corrected by 0.1 degrees to make up for it."""
 MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam's, as shares of the fields' rate
 
 
@@ -82,6 +86,11 @@ class Setting:
     def particles(self) -> int:
         """Number of particles."""
         return self.problem.group.count
+
+    @property
+    def band(self) -> float:
+        """Frequency (cycles/pixel) up to which images shape the model; 1 where they have no more than SHELLS shells."""
+        return 1.0 if self.forward.box <= 2 * SHELLS else SHELLS / self.forward.box
 
     @property
     def batch(self) -> int:
@@ -212,7 +221,8 @@ def visit(
     optimiser: torch.optim.Optimizer | None,
     *,
     stage: str = "linear model",
-    band: float = 1.0,
+    band: float | None = None,
+    judge_junk: bool = True,
     regions: list[torch.Tensor] | None = None,
 ) -> Visit:
     """One pass over particles: E and M steps, or E steps alone without an optimiser.
@@ -223,7 +233,8 @@ def visit(
     state : estimates before the pass.
     some : (P,) numbers of the particles.
     epoch, epochs : number of the pass, which names its random numbers, and of all passes, for the progress.
-    band : frequency (cycles/pixel) up to which images count.
+    band : frequency (cycles/pixel) up to which images count; None is that of the setting.
+    judge_junk : whether images may be found to be junk, where the setting weighs it; else only broken ones are.
     regions : see :func:`junk.find_regions`; with them, missing pieces are looked for.
 
     Raises
@@ -231,6 +242,7 @@ def visit(
     AbortRequested : a stop was asked for.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
+    band = setting.band if band is None else band
     count, batch = len(model.fields.values), setting.most if optimiser is None else setting.batch
     size = COUNT + count
     torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
@@ -287,7 +299,7 @@ def visit(
         now = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
         faulty = faulty.masked_scatter(visited, now)
     verdict = junk.Junk(state.junk, torch.zeros_like(state.junk), torch.zeros((), device=device))
-    if setting.weigh_junk and band < 1:
+    if setting.weigh_junk and not judge_junk:
         probability = torch.maximum(probability, (faulty & visited).float())
     elif setting.weigh_junk:
         found_junk = junk.find_junk(
@@ -298,6 +310,7 @@ def visit(
             shell_sizes(forward.box, device),
             pieces[visited],
             here,
+            noise.share(band),
         )
         probability = state.junk.masked_scatter(visited, found_junk.probability)
         evidence = torch.zeros_like(probability).masked_scatter(visited, found_junk.evidence)

@@ -43,10 +43,13 @@ class NoiseModel:
         """Set the spectrum to ``power``, each shell to at least LEAST_POWER of the mean."""
         self.power.copy_(power.clamp_min(LEAST_POWER * power[1:].mean()))
 
+    def share(self, band: torch.Tensor | float = 1.0) -> torch.Tensor:  # (D//2+1,)
+        """Share to which each shell counts, 0 for the mean value, with a soft edge at ``band`` (cycles per pixel)."""
+        return torch.sigmoid((band - self.frequency) / (0.5 / self.box)) * (self.frequency > 0)
+
     def shell_weight(self, band: torch.Tensor | float = 1.0) -> torch.Tensor:  # (D//2+1,)
-        """1 / noise power of each shell, 0 for the mean value, with a soft edge at ``band`` (cycles per pixel)."""
-        by_shell = torch.sigmoid((band - self.frequency) / (0.5 / self.box)) / self.power
-        return by_shell * (self.frequency > 0)
+        """1 / noise power of each shell times its :meth:`share`."""
+        return self.share(band) / self.power
 
     def left_out(self, band: torch.Tensor | float) -> torch.Tensor:  # -> (D//2+1,) bool
         """Shells so far beyond ``band`` that they weigh nothing; the first, of the mean value, is none of them."""
