@@ -214,6 +214,7 @@ class Expectation(NamedTuple):
     jacobian, residual : (B, 7 + K, P) and (B, P), whitened, the residual at the posterior mean.
     broken : (B,) bool.
     transfer, scaled : (B, D, D//2+1), the CTF, and the CTF times the contrast.
+    misfit : (B, D, D//2+1) complex, the model at v less the image.
     """
 
     measured: Quadratic
@@ -225,6 +226,7 @@ class Expectation(NamedTuple):
     broken: torch.Tensor
     transfer: torch.Tensor
     scaled: torch.Tensor
+    misfit: torch.Tensor
 
 
 def linearise(
@@ -258,13 +260,14 @@ def linearise(
     by_q = nuisances.derivatives(projected[:, 0], deep, views, contrast, transfer) * widths[:, None, None]
     by_z = (projected[:, 1:] - projected[:, :1]) * (scaled / difference)[:, None]
     jacobian = flat(torch.cat([by_q, by_z], dim=1) * root)
-    residual = flat((projected[:, 0] * scaled - image) * root)
+    misfit = projected[:, 0] * scaled - image
+    residual = flat(misfit * root)
     v = torch.cat([nuisances.in_widths(q, widths), z], dim=1)
     measured = quadratic(jacobian, residual, v)
     found = among_others(measured, group, broken)
     residual = residual + ((found.mean - v)[:, None] @ jacobian)[:, 0]
     after = v + limited(found.mean - v, widths, group)
-    return Expectation(measured, found, after, jacobian, residual, group, broken, transfer, scaled)
+    return Expectation(measured, found, after, jacobian, residual, group, broken, transfer, scaled, misfit)
 
 
 def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> Posterior:
@@ -303,14 +306,15 @@ def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, 
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)
-    """Expected residual power of each image in each of S shells over the posterior; 0 where ``weight`` is no larger
-    than LEAST_WEIGHT.
+    """Expected residual power of each image in each of S shells over the posterior.
 
-    The sum of the squared residual at the posterior mean and of the model's variance.
+    The sum of the squared residual at the posterior mean and of the model's variance; in shells whose ``weight``
+    (D, D//2+1) is no larger than LEAST_WEIGHT, of which the posterior knows nothing, the residual before it.
     """
     varied = e.posterior.spread.mT @ e.jacobian
     squared = e.residual.square() + varied.square().sum(1)
     box = noise.box
     squared = squared.unflatten(-1, (box, box // 2 + 1, 2)).sum(-1)
-    back = torch.where(weight > LEAST_WEIGHT, noise.multiplicity / weight.clamp_min(LEAST_WEIGHT), 0.0)
-    return shell_mean(squared * back)
+    back = noise.multiplicity / weight.clamp_min(LEAST_WEIGHT)
+    before = e.misfit.abs().square() * noise.multiplicity
+    return shell_mean(torch.where(weight > LEAST_WEIGHT, squared * back, before))

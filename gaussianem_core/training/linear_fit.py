@@ -39,7 +39,7 @@ from gaussianem_core.training.linear_model import (
     set_rate,
     visit,
 )
-from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.noise_model import NoiseModel, telling_band
 from gaussianem_core.training.problem import Problem, mean_per_unit
 from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
 
@@ -47,6 +47,7 @@ MOST = 100_000  # particles that shape the model
 MEASURING_PASSES = 3  # over all particles, where more are there
 RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share of it
 STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
+COARSE = 0.6  # of these passes, from the first, see no more shells than tell of latents: they must find the motion
 POSE_PASSES = 2  # with nuisances alone, before there are components
 NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the others are compared with
 ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
@@ -129,7 +130,7 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
             MEASURING_PASSES,
             None,
             stage="all particles",
-            **(first_look(setting, found.widths) if number == 0 else {"band": 1.0} if number == last else {}),
+            **(first_look(setting, found.widths) if number == 0 else {}),
             regions=regions if number == last else None,
         )
         state = seen.state._replace(widths=found.widths)  # they are those of the population, of which some are enough
@@ -170,7 +171,8 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
     optimiser = model.optimiser(RATE)
     for epoch in range(epochs):
         set_rate(optimiser, falling_rate(epoch, epochs))
-        found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser)
+        shaping = telling_band(forward.box) if epoch < COARSE * epochs else 1.0
+        found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser, shaping=shaping)
         state = regauge(setting, model, found.state)
     state = principal_axes(model, state)
     regions = find_regions(model.gaussians.positions) if setting.weigh_junk else None
@@ -187,9 +189,6 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
         kept, found, moves = choose_motion(setting, kept, found)
     if count and setting.share_aside > HELD_OUT:
         found = from_all(setting, kept, found)
-    if setting.band < 1:
-        state = found.state._replace(z=found.state.z[:, :count])
-        found = visit(setting, kept, state, everyone, 0, 1, None, stage="all shells", band=1.0, regions=regions)
     return LinearFit(
         kept, found.measured.first(COUNT + count), found.widths, found.junk, found.state.noise_power, moves
     )
@@ -303,10 +302,9 @@ def falling_rate(epoch: int, epochs: int) -> float:
 
 
 def first_look(setting: Setting, widths: torch.Tensor) -> dict[str, Any]:
-    """Arguments of the first :func:`visit`, before poses are corrected: band, and no verdict about junk with less than
-    all shells."""
+    """Arguments of the first :func:`visit`, before poses are corrected; by few shells no image is found to be junk."""
     band = first_band(setting, widths)
-    return {"band": min(band, setting.band), "judge_junk": band >= 1}
+    return {"most": band, "judge_junk": band >= 1}
 
 
 def first_band(setting: Setting, widths: torch.Tensor) -> float:

@@ -46,7 +46,7 @@ from gaussianem_core.training.joint_posterior import (
     other_images,
     residual_power,
 )
-from gaussianem_core.training.noise_model import NoiseModel
+from gaussianem_core.training.noise_model import NoiseModel, telling_band
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.smooth_fields import SmoothFields, deform
@@ -57,10 +57,6 @@ HELD_OUT, LEAST_HELD, MOST_HELD = 0.1, 400, 0.25  # share of the particles kept 
 DIFFERENCE = 0.3  # in z, by which derivatives are measured
 SAMPLES = 2  # steps of the fields each time that a particle's posterior is found, which costs more than they do
 ANCHOR = 1.0  # weight of the prior that holds the Gaussians to the consensus map
-SHELLS = 64
-"""Shells (wavelengths across the box) that shape the model. The derivatives by latents and poses hold for changes of a
-sixth of a wavelength, and motions are many pixels of a fine image: with all shells of a box of 384, the latents missed
-part of a known motion, and exact poses were corrected by 0.1 degrees to make up for it."""
 MEAN_RATES = {"raw_density": 0.2, "raw_scale": 0.05, "positions": 0.002}  # Adam's, as shares of the fields' rate
 
 
@@ -86,11 +82,6 @@ class Setting:
     def particles(self) -> int:
         """Number of particles."""
         return self.problem.group.count
-
-    @property
-    def band(self) -> float:
-        """Frequency (cycles/pixel) up to which images shape the model; 1 where they have no more than SHELLS shells."""
-        return 1.0 if self.forward.box <= 2 * SHELLS else SHELLS / self.forward.box
 
     @property
     def batch(self) -> int:
@@ -221,7 +212,8 @@ def visit(
     optimiser: torch.optim.Optimizer | None,
     *,
     stage: str = "linear model",
-    band: float | None = None,
+    most: float = 1.0,
+    shaping: float = 1.0,
     judge_junk: bool = True,
     regions: list[torch.Tensor] | None = None,
 ) -> Visit:
@@ -233,7 +225,9 @@ def visit(
     state : estimates before the pass.
     some : (P,) numbers of the particles.
     epoch, epochs : number of the pass, which names its random numbers, and of all passes, for the progress.
-    band : frequency (cycles/pixel) up to which images count; None is that of the setting.
+    most : frequency (cycles/pixel) up to which images tell of latents and nuisances, if that is less than
+        ``noise_model.telling_band``.
+    shaping : frequency up to which they shape fields and Gaussians.
     judge_junk : whether images may be found to be junk, where the setting weighs it; else only broken ones are.
     regions : see :func:`junk.find_regions`; with them, missing pieces are looked for.
 
@@ -242,13 +236,13 @@ def visit(
     AbortRequested : a stop was asked for.
     """
     problem, forward, ranks, device = setting.problem, setting.forward, setting.ranks, setting.device
-    band = setting.band if band is None else band
     count, batch = len(model.fields.values), setting.most if optimiser is None else setting.batch
     size = COUNT + count
     torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
     order = stream(setting.seed, "order of the linear model", epoch).permutation(some)
     noise = NoiseModel(state.noise_power, forward.box)
-    weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
+    band = min(most, telling_band(forward.box))
+    weight, shaped, train = noise.weight(band), noise.weight(shaping), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
     columns = [size, count, size, size * size, 1, 1, 1, 1, len(junk.PIECE_WIDTHS), *[len(noise.power)] * 2]
     found = torch.zeros(problem.count, sum(columns), device=device)
@@ -275,7 +269,7 @@ def visit(
                 made = project(setting, model, *deform(model.gaussians, model.fields.all(), z), views)
                 made = spectrum(made) * views.transfer(forward.box)
                 made = made * (1 + q[:, nuisances.CONTRAST])[:, None, None]
-                error = (likelihood.squared_error(made, image, weight) * train[rows]).mean()
+                error = (likelihood.squared_error(made, image, shaped) * train[rows]).mean()
                 prior = 0.5 * (model.fields.values / WIDTH).square().sum()
                 prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians, anchor)
                 optimiser.zero_grad()
@@ -320,8 +314,8 @@ def visit(
     residual = torch.where(counted[:, None], residual, 0.0)
     power = (share[:, None] * residual).sum(0) / share.sum().clamp_min(1e-6)
     measured_noise = noise.copy()
-    if counted.any():  # shells that the band leaves out were not measured, and keep the noise that they had
-        measured_noise.update(torch.where(noise.left_out(band), noise.power, power))
+    if counted.any():
+        measured_noise.update(power)
     told = joined(measured, other_images(measured.without(faulty), problem.group))
     widths = nuisances.fit_widths(told.linear[counted], told.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.

@@ -12,7 +12,6 @@ STAGES = {
     "linear model": "Find what varies",
     "motion or composition": "Motion, or parts that come and go?",
     "all particles": "Find what varies, from all particles",
-    "all shells": "Find what varies, with all detail",
     "teach the decoder": "Teach the network what was found",
     "encode": "Place the particles",
     "without components": "Fit a model in which nothing varies",

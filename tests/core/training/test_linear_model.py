@@ -144,7 +144,7 @@ def test_noise_of_shells_beyond_the_band_stays_as_it_was(moving: Path, tmp_path:
         model = linear_model.Model(fields, large.gaussians, large.gaussians).copy(0, fields.kept)
         state = linear_fit.first_state(large, 0, nuisances.first_widths((), problem.device), noise.power)
         for number, band in enumerate((0.05, 1.0)):
-            look = {"band": band, "judge_junk": band == 1}
+            look = {"most": band, "judge_junk": band == 1}
             state = linear_model.visit(setting, model, state, np.arange(count), number, 2, None, **look).state
             assert float((state.noise_power[2:] / noise.power[2:] - 1).abs().max()) < 0.2, band
 
