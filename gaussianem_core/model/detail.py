@@ -46,7 +46,8 @@ def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     its units, sharpening or filter. The difference is then weighted by a Wiener filter (Wiener, Extrapolation,
     Interpolation and Smoothing of Stationary Time Series, 1949) with the noise measured in the solvent, and by the root
     of the FSC of map and ``mean``: where the map was filtered away, the Gaussians stay as they are. The mean value,
-    which images do not show, takes the scale and the FSC of the first shell.
+    which images do not show, takes the scale and the FSC of the first shell. Away from all density, of Gaussians and
+    map, nothing is added: there the map has noise alone.
     """
     box = mean.shape[-1]
     spectrum, made = centred_rfftn(consensus, 3), centred_rfftn(mean, 3)
@@ -71,4 +72,5 @@ def missing_detail(consensus: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     weight[0] = 1.0
     agreement = (cross / (power * shells(made.abs().square())).clamp_min(tiny).sqrt()).clamp(0, 1).sqrt()
     agreement[0] = agreement[1]
-    return centred_irfftn(difference * spread(weight * agreement), 3, box)
+    detail = centred_irfftn(difference * spread(weight * agreement), 3, box)
+    return detail * soft_mask(torch.maximum(mean, centred_irfftn(spectrum, 3, box)))

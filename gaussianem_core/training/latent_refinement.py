@@ -27,7 +27,6 @@ from gaussianem_core.training.joint_posterior import (
 )
 from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, find_junk, find_regions
 from gaussianem_core.training.mixture_prior import Latents, Measured
-from gaussianem_core.training.noise_model import telling_band
 from gaussianem_core.training.other_valleys import better_starts
 from gaussianem_core.training.profile import Profile, bent
 from gaussianem_core.training.trainer import Trainer
@@ -115,8 +114,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     size, shells = nuisances.COUNT + len(active), len(noise.power)
     offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
     offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
-    band = telling_band(trainer.box)
-    embedding, weight, widths = forward.embed(), noise.weight(band), corrections.widths
+    embedding, weight, widths = forward.embed(), noise.weight(), corrections.widths
     columns = [size, size * size, 1, 1, 1, 1, len(PIECE_WIDTHS), shells]
     regions = find_regions(forward.positions) if trainer.recipe.weigh_junk else []
     found = torch.zeros(problem.count, sum(columns), device=device)
@@ -165,8 +163,7 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
-        sizes = shell_sizes(trainer.box, device)
-        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, sizes, pieces, group, noise.share(band))
+        junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces, group)
     measured = measured.without_broken(junk)
     latents, now = estimate(measured, widths, junk, trainer.active, group, trainer.options.seed, trainer.epoch, log)
     share = 1 - junk.probability

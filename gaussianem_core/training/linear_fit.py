@@ -39,7 +39,7 @@ from gaussianem_core.training.linear_model import (
     set_rate,
     visit,
 )
-from gaussianem_core.training.noise_model import NoiseModel, telling_band
+from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.problem import Problem, mean_per_unit
 from gaussianem_core.training.smooth_fields import ALL, COMPOSITION, new_fields
 
@@ -47,7 +47,11 @@ MOST = 100_000  # particles that shape the model
 MEASURING_PASSES = 3  # over all particles, where more are there
 RATE, LAST_RATE = 0.1, 0.05  # Adam's, in UNITS a step, and the last as a share of it
 STEPS, EPOCHS = 1000, (4, 20)  # steps of a fit, within these numbers of passes over the particles
-COARSE = 0.6  # of these passes, from the first, see no more shells than tell of latents: they must find the motion
+COARSE, SHELLS = 0.6, 64
+"""Share of a fit's passes, from the first, in which no more shells (wavelengths across the box) count. The derivatives
+by latents and poses hold for changes of a sixth of a wavelength, and motions are many pixels of a fine image: with all
+shells of a box of 384 from the first, latents missed a tenth of a known motion, and exact poses were corrected by 0.1
+degrees to make up for it (guide: Benchmarks)."""
 POSE_PASSES = 2  # with nuisances alone, before there are components
 NULL_PASSES, NULL_RATE = 2, 0.3  # of the model without components that the others are compared with
 ODDS, ERRORS = 1e3, 2.5  # of a gain on held-out images, see :func:`significant`
@@ -119,6 +123,8 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
     """A fit to some particles, measured on all of a problem. Raises AbortRequested."""
     state = first_state(setting.problem, found.count, found.widths, found.noise_power)
     everyone, last = np.arange(setting.particles), MEASURING_PASSES - 1
+    coarse: dict[str, Any] = {"band": coarse_band(setting.forward.box)}
+    looks = [first_look(setting, found.widths), *[coarse] * (MEASURING_PASSES - 2), {}]
     regions = find_regions(found.model.gaussians.positions) if setting.weigh_junk else None
     for number in range(MEASURING_PASSES):
         seen = visit(
@@ -130,7 +136,7 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
             MEASURING_PASSES,
             None,
             stage="all particles",
-            **(first_look(setting, found.widths) if number == 0 else {}),
+            **looks[number],
             regions=regions if number == last else None,
         )
         state = seen.state._replace(widths=found.widths)  # they are those of the population, of which some are enough
@@ -163,7 +169,7 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
     state = first_state(problem, 0, widths, noise.power)
     without = model.copy(0, fields.kept)
     for number in range(POSE_PASSES):
-        look = first_look(setting, state.widths) if number == 0 else {}
+        look = first_look(setting, state.widths) if number == 0 else {"band": coarse_band(forward.box)}
         seen = visit(setting, without, state, everyone, number, passes, None, **look)
         state = regauge(setting, without, seen.state)
     model = replace(without, fields=model.fields)
@@ -171,8 +177,8 @@ def fit_to_all(setting: Setting, noise: NoiseModel, held: Collection[str]) -> Li
     optimiser = model.optimiser(RATE)
     for epoch in range(epochs):
         set_rate(optimiser, falling_rate(epoch, epochs))
-        shaping = telling_band(forward.box) if epoch < COARSE * epochs else 1.0
-        found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser, shaping=shaping)
+        band = coarse_band(forward.box) if epoch < COARSE * epochs else 1.0
+        found = visit(setting, model, state, everyone, POSE_PASSES + epoch, passes, optimiser, band=band)
         state = regauge(setting, model, found.state)
     state = principal_axes(model, state)
     regions = find_regions(model.gaussians.positions) if setting.weigh_junk else None
@@ -301,10 +307,15 @@ def falling_rate(epoch: int, epochs: int) -> float:
     return RATE * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def coarse_band(box: int) -> float:
+    """Frequency (cycles/pixel) of SHELLS in a ``box`` (pixels); 1, beyond all shells, where it has no more."""
+    return 1.0 if box <= 2 * SHELLS else SHELLS / box
+
+
 def first_look(setting: Setting, widths: torch.Tensor) -> dict[str, Any]:
     """Arguments of the first :func:`visit`, before poses are corrected; by few shells no image is found to be junk."""
     band = first_band(setting, widths)
-    return {"most": band, "judge_junk": band >= 1}
+    return {"band": min(band, coarse_band(setting.forward.box)), "judge_junk": band >= 1}
 
 
 def first_band(setting: Setting, widths: torch.Tensor) -> float:

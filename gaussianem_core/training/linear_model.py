@@ -46,7 +46,7 @@ from gaussianem_core.training.joint_posterior import (
     other_images,
     residual_power,
 )
-from gaussianem_core.training.noise_model import NoiseModel, telling_band
+from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
 from gaussianem_core.training.smooth_fields import SmoothFields, deform
@@ -212,8 +212,7 @@ def visit(
     optimiser: torch.optim.Optimizer | None,
     *,
     stage: str = "linear model",
-    most: float = 1.0,
-    shaping: float = 1.0,
+    band: float = 1.0,
     judge_junk: bool = True,
     regions: list[torch.Tensor] | None = None,
 ) -> Visit:
@@ -225,9 +224,7 @@ def visit(
     state : estimates before the pass.
     some : (P,) numbers of the particles.
     epoch, epochs : number of the pass, which names its random numbers, and of all passes, for the progress.
-    most : frequency (cycles/pixel) up to which images tell of latents and nuisances, if that is less than
-        ``noise_model.telling_band``.
-    shaping : frequency up to which they shape fields and Gaussians.
+    band : frequency (cycles/pixel) up to which images count.
     judge_junk : whether images may be found to be junk, where the setting weighs it; else only broken ones are.
     regions : see :func:`junk.find_regions`; with them, missing pieces are looked for.
 
@@ -241,8 +238,7 @@ def visit(
     torch.manual_seed(torch_seed(setting.seed, "linear model", epoch))
     order = stream(setting.seed, "order of the linear model", epoch).permutation(some)
     noise = NoiseModel(state.noise_power, forward.box)
-    band = min(most, telling_band(forward.box))
-    weight, shaped, train = noise.weight(band), noise.weight(shaping), ~setting.held_out * (1 - state.junk)
+    weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
     columns = [size, count, size, size * size, 1, 1, 1, 1, len(junk.PIECE_WIDTHS), *[len(noise.power)] * 2]
     found = torch.zeros(problem.count, sum(columns), device=device)
@@ -269,7 +265,7 @@ def visit(
                 made = project(setting, model, *deform(model.gaussians, model.fields.all(), z), views)
                 made = spectrum(made) * views.transfer(forward.box)
                 made = made * (1 + q[:, nuisances.CONTRAST])[:, None, None]
-                error = (likelihood.squared_error(made, image, shaped) * train[rows]).mean()
+                error = (likelihood.squared_error(made, image, weight) * train[rows]).mean()
                 prior = 0.5 * (model.fields.values / WIDTH).square().sum()
                 prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians, anchor)
                 optimiser.zero_grad()

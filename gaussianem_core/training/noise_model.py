@@ -20,17 +20,6 @@ LEAST_WEIGHT = 1e-30
 """Weight of a component below which rounding leaves nothing of what it measured."""
 
 
-TELLING_SHELLS = 64
-"""Shells (wavelengths across the box) that tell of latents and nuisances. The derivatives by them hold for changes of a
-sixth of a wavelength, and motions are many pixels of a fine image: with all shells of a box of 384 the linear model
-missed part of a known motion, and corrected exact poses by 0.1 degrees to make up for it (guide: Benchmarks)."""
-
-
-def telling_band(box: int) -> float:
-    """Frequency (cycles/pixel) of TELLING_SHELLS in a ``box`` (pixels); 1, beyond all shells, where it has no more."""
-    return 1.0 if box <= 2 * TELLING_SHELLS else TELLING_SHELLS / box
-
-
 class NoiseModel:
     """Noise whose power depends on the shell alone: ``power`` (D//2+1,), of a component of the orthonormal transform.
 

@@ -18,7 +18,6 @@ from gaussianem_core.training.forward_model import spectrum
 from gaussianem_core.training.grouping import Members, placed
 from gaussianem_core.training.junk import BROKEN_NATS
 from gaussianem_core.training.latent_posterior import flat
-from gaussianem_core.training.noise_model import telling_band
 from gaussianem_core.training.profile import Profile
 from gaussianem_core.training.trainer import Trainer
 
@@ -48,8 +47,7 @@ def better_starts(
     drawn = stream(trainer.options.seed, "candidates", trainer.epoch).permutation(real)[:CANDIDATES]
     tried = means[torch.from_numpy(drawn).to(device)]
     broken = corrections.junk.evidence <= -BROKEN_NATS
-    embedding, widths = forward.embed(), corrections.widths
-    root = trainer.noise.weight(telling_band(trainer.box)).sqrt()
+    embedding, widths, root = forward.embed(), corrections.widths, trainer.noise.weight().sqrt()
     shared = forward.deform(tried, embedding)
     own_prior, tried_prior = (population.log_density(z[:, trainer.active]) for z in (means, tried))
     found, done = torch.zeros(problem.count, 1 + nuisances.COUNT, device=device), 0

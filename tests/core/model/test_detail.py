@@ -65,11 +65,26 @@ def test_noise_of_the_map_stays_out(truth: torch.Tensor) -> None:
     solvent = torch.zeros(SIDE, SIDE, SIDE, dtype=torch.bool)
     solvent[:6] = True
     assert float(whole[solvent].std()) < 0.5 * float(noisy[solvent].std())
+    corners = torch.zeros_like(solvent)
+    corners[:4, :4] = True  # far from all density: nothing at all
+    assert float((whole - shown)[corners].abs().max()) == 0
     # a map of noise alone, or one that was filtered, takes nothing away either
     assert area(shown + missing_detail(noise, shown), truth) > area(shown, truth) - 0.01
     passed = frequency_grid(SIDE, 3) < 0.25
     coarse = centred_irfftn(centred_rfftn(truth, 3) * passed, 3, SIDE)
     assert area(shown + missing_detail(coarse, shown), truth) > area(shown, truth) - 0.005
+
+
+def test_a_part_of_the_map_without_gaussians_is_added(truth: torch.Tensor) -> None:
+    """By what its noise filter leaves of it, and a faint part as much of it as a strong one."""
+    part = torch.zeros(SIDE, SIDE, SIDE)
+    part[4:7, 15:18, 15:18] = 1.0  # 11 voxels from the centre
+    part = filtered(part, -0.7)
+    part, here = part * (truth.max() / part.max()), part > 0.5 * part.max()
+    shown = filtered(truth.clamp_min(0), -0.7)
+    for strength in (0.3, 1.0):
+        found = missing_detail(truth + strength * part, shown)
+        assert float(found[here].mean()) > 0.2 * strength * float(part[here].mean())
 
 
 def test_volumes_of_a_model_show_it_in_every_box(tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def test_noise_is_told_from_particles(strength: float, cost_of_none: float) -> N
     assert abs(float(found.share) - JUNK / len(chi2)) < 0.02
 
 
+def test_shells_that_do_not_count_say_nothing() -> None:
+    """The verdict of the first shells is the same whatever the others hold."""
+    chi2, cost, noise, power, sizes = dataset(0.8)
+    few = SHELLS // 2
+    share = (torch.arange(SHELLS) < few).float()
+    chi2 = (chi2 - chi2.mean()) + 2 * few**2  # of fewer components
+    whole = find_junk(chi2, cost, noise[:few], power[:, :few], sizes[:few], evidence(cost, -5.0), alone(chi2))
+    some = find_junk(chi2, cost, noise, power, sizes, evidence(cost, -5.0), alone(chi2), share)
+    torch.testing.assert_close(some.evidence, whole.evidence)
+    torch.testing.assert_close(some.probability, whole.probability)
+
+
 def test_clean_data_have_none() -> None:
     chi2, cost, noise, power, sizes = (value[:PARTICLES] if len(value) > SHELLS else value for value in dataset(0.8))
     found = find_junk(chi2, cost, noise, power, sizes, evidence(cost, -5.0), alone(chi2))

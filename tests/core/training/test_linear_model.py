@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,34 @@ def test_recovers_a_motion(moving: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert error < 0.2
 
 
+def test_of_fine_images_few_shells_count_until_the_motion_is_found(
+    moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = load_truth(moving / "sim" / "truth.npz")
+    assert truth.state is not None
+    monkeypatch.setattr(linear_fit, "SHELLS", 10)  # of 16
+    bands: list[float] = []
+    visit = linear_fit.visit
+
+    def watched(*given: Any, **named: Any) -> linear_model.Visit:
+        if named.get("stage", "linear model") == "linear model":
+            bands.append(named.get("band", 1.0))
+        return visit(*given, **named)
+
+    monkeypatch.setattr(linear_fit, "visit", watched)
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        linear, views = fit(moving, log)
+    assert (
+        linear.count
+        and explained(joint_posterior.posterior(linear.measured).mean[:, nuisances.COUNT :].numpy(), truth.state) > 0.9
+    )
+    degrees, pixels = pose_error(views, truth)
+    assert degrees < 0.4 and pixels < 0.03
+    assert (linear.junk.probability > 0.5).sum() <= 2  # of 600
+    few = bands.count(10 / 32)
+    assert bands == sorted(bands) and few >= 2 and bands[-1] == 1 and bands.count(1.0) >= 2
+
+
 def test_measuring_does_not_depend_on_how_many_images_are_seen_at_once(
     moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +173,7 @@ def test_noise_of_shells_beyond_the_band_stays_as_it_was(moving: Path, tmp_path:
         model = linear_model.Model(fields, large.gaussians, large.gaussians).copy(0, fields.kept)
         state = linear_fit.first_state(large, 0, nuisances.first_widths((), problem.device), noise.power)
         for number, band in enumerate((0.05, 1.0)):
-            look = {"most": band, "judge_junk": band == 1}
+            look = {"band": band, "judge_junk": band == 1}
             state = linear_model.visit(setting, model, state, np.arange(count), number, 2, None, **look).state
             assert float((state.noise_power[2:] / noise.power[2:] - 1).abs().max()) < 0.2, band
 
