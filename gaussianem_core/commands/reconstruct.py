@@ -387,12 +387,10 @@ def write_domain(work: Work, latents: Latents, model: TrainedModel) -> None:
     particle = work.particles.particle
     mask = read_map(resolve_input(options, "domain_poses")).values
     labels = inside_mask(model, mask)
-    parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
-    sample = None
-    if (parts == 1).sum() >= LEAST_GAUSSIANS:
+    parts, sample = labels, None
+    if (labels != 0).sum() >= LEAST_GAUSSIANS:  # else too little is left for a motion of its own
+        parts = np.where(labels == 0, 0, 1)  # the domain, and all the rest
         sample = calibration_images(work.particles, work.weights, particle, work.found, work.device, options.seed)
-    else:
-        parts = labels  # too little is left for a motion of its own
     motions = domain_motions(
         model,
         latents,
@@ -434,14 +432,8 @@ def subtract_domain(work: Work, latents: Latents, model: TrainedModel, labels: n
                 torch.from_numpy(a[rows]).to(work.device, torch.float32)
                 for a in (particles.rotations, particles.shifts, particles.parameters)
             ]
-            yield (
-                sign * images.to(work.device),
-                latents.mean[particles.particle[rows]],
-                tensors[0],
-                tensors[1],
-                tensors[2],
-                None,
-            )
+            z = latents.mean[particles.particle[rows]]
+            yield sign * images.to(work.device), z, tensors[0], tensors[1], tensors[2], None
 
     with StackWriter(
         log.directory / SUBTRACTED, len(particles), particles.box, particles.pixel_size_angstrom

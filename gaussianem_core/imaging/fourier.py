@@ -6,6 +6,7 @@ The origin in real space is the voxel D // 2 in every dimension (RELION's); spec
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -81,6 +82,13 @@ def frequency_grid(box: int, dims: int, device: torch.device | str = "cpu") -> t
     half = torch.fft.rfftfreq(box, device=device)
     axes = torch.meshgrid(*([full] * (dims - 1)), half, indexing="ij")
     return torch.stack(axes).square().sum(0).sqrt()
+
+
+def lowpass(volume: torch.Tensor, pixel_size_angstrom: float, resolution_angstrom: float) -> torch.Tensor:  # (D, D, D)
+    """The map times a Gaussian in Fourier space that is one half at ``resolution_angstrom``."""
+    box = volume.shape[-1]
+    frequency = frequency_grid(box, 3, volume.device).to(volume) * (resolution_angstrom / pixel_size_angstrom)
+    return centred_irfftn(centred_rfftn(volume, 3) * torch.exp(-math.log(2) * frequency.square()), 3, box)
 
 
 def shell_index(box: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor
 
 from gaussianem_core.analysis.masks import dilate, largest_part, soft_edge
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.fourier import centred_irfftn, centred_rfftn, frequency_grid
+from gaussianem_core.imaging.fourier import lowpass
 
 LOWPASS_ANGSTROM = 20.0
 """Resolution at which the smoothed map has lost half its amplitude, at the finest."""
@@ -42,13 +41,6 @@ def automatic_mask(volume: Tensor, pixel_size_angstrom: float, resolution_angstr
     solid = dilate(inside & (smooth > solvent + LEVEL * (molecule - solvent)), DILATE_ANGSTROM / pixel_size_angstrom)
     solid = ndimage.binary_fill_holes(largest_part(solid))
     return soft_edge(solid, max(LEAST_EDGE_PIXELS, EDGE_ANGSTROM / pixel_size_angstrom))
-
-
-def lowpass(volume: Tensor, pixel_size_angstrom: float, resolution_angstrom: float) -> Tensor:  # (D, D, D)
-    """The map times a Gaussian in Fourier space that is one half at ``resolution_angstrom``."""
-    box = volume.shape[-1]
-    frequency = frequency_grid(box, 3, volume.device).to(volume) * (resolution_angstrom / pixel_size_angstrom)
-    return centred_irfftn(centred_rfftn(volume, 3) * torch.exp(-np.log(2) * frequency.square()), 3, box)
 
 
 def otsu(values: np.ndarray, bins: int = 512) -> float:

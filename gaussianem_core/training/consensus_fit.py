@@ -70,13 +70,8 @@ def automatic_contour(density: np.ndarray, pixel_size_angstrom: float) -> Contou
 
     noise, strong = levels(density)
     found, resolution = Contour(max(noise, STRONG_SHARE * strong), density), 8 / 3 * pixel_size_angstrom
-    if noise <= MOST_NOISE * strong or resolution > SMOOTHEST_ANGSTROM:
-        return found
-    spectrum = torch.fft.rfftn(torch.from_numpy(density))
-    voxels = fourier.frequency_grid(box, 3) / pixel_size_angstrom
     while noise > MOST_NOISE * strong and resolution <= SMOOTHEST_ANGSTROM:
-        fall = torch.exp(-np.log(2) * (voxels * resolution).square())
-        smooth = torch.fft.irfftn(spectrum * fall, s=density.shape).numpy()
+        smooth = fourier.lowpass(torch.from_numpy(density), pixel_size_angstrom, resolution).numpy()
         noise, strong = levels(smooth)
         found = Contour(max(noise, STRONG_SHARE * strong), smooth, resolution)
         resolution *= 2**0.5
@@ -141,15 +136,15 @@ def place_gaussians(
         raise InputError("consensus_map", "must hold density", found, "Give the map of the refinement.")
     automatic = threshold == "auto"
     contour = automatic_contour(density, pixel_size_angstrom) if automatic else Contour(float(threshold), density)
-    level, density = contour.level, contour.density
-    box = density.shape[-1]
+    level, box = contour.level, density.shape[-1]
     spacing = float(interval) if interval else max(2.0 if box > FINE_BOX else 1.0, box / target_box)
-    positions, values = sample_positions(density, level, spacing)
+    positions, values = sample_positions(contour.density, level, spacing)
     while automatic and interval is None and len(positions) > cap:
         spacing *= (len(positions) / cap) ** (1 / 3) * 1.02
-        positions, values = sample_positions(density, level, spacing)
+        positions, values = sample_positions(contour.density, level, spacing)
     if not 0 < len(positions) <= cap:
-        share = 100 * float((density <= level).mean())
+        share = 100 * float((contour.density <= level).mean())
+        # A level that is given counts for the map as it is.
         usable = f"{level_for(density, spacing, cap):.4g} to {level_for(density, spacing, min(100, cap)):.4g}"
         found = "no Gaussians" if len(positions) == 0 else f"{len(positions)} Gaussians, over the cap of {cap}"
         raise InputError(

@@ -128,7 +128,7 @@ def find_junk(
     sizes: torch.Tensor,
     pieces: torch.Tensor,
     group: Grouping,
-    share: torch.Tensor | float = 1.0,
+    counted: torch.Tensor | float = 1.0,
 ) -> Junk:  # (N,) x 2, (S,), (N, S), (S,), (N, W), (S,)
     """Junk among N images, whole particles of ``group``: each image has the verdict about its particle.
 
@@ -138,22 +138,22 @@ def find_junk(
     noise_power : (S,) of the noise in each shell.
     image_power : (N, S) of the images, mean over the components of each shell.
     sizes : (S,) components of each shell.
-    share : (S,) share to which each shell counts in chi2, see ``NoiseModel.share``.
     pieces : (N, W) log-evidence (nats) for regions whose densities differ by each of PIECE_WIDTHS, see
         ``joint_posterior.missing_pieces``; minus infinity where it is not known.
+    counted : (S,) share to which each shell counts in chi2, see ``NoiseModel.share``.
 
     The first shell, the mean value, is left out. Images that are :func:`broken` are junk in any case, and do not count
     for the other images of their particle.
     """
     noise, power, size = noise_power[1:].double(), image_power[:, 1:].double(), sizes[1:].double()
-    faulty, size = broken(power @ size), (sizes * share)[1:].double()
+    faulty, size = broken(power @ size), (sizes * counted)[1:].double()
     half = 0.5 * size.sum()
     particle = -half * chi2.double().clamp_min(1e-9).log() - cost.double() - 0.5 * (size * noise.log()).sum()
     particle = together(torch.where(faulty, -torch.inf, particle.nan_to_num(nan=-torch.inf)), faulty, group)
     typical = power.median(0).values
     whole, pieces = beyond_errors(pieces.double(), group)
     particle, pieces = particle + whole, beyond_others(pieces)
-    spectrum, rate = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
+    spectrum, share = typical, torch.as_tensor(FIRST_SHARE, device=power.device, dtype=power.dtype)
     # Noise alone stands beside the spectrum that is estimated: that starts from all images, most of which hold
     # particles, and would not find its way to images of noise where signals are strong.
     empty = together(random_image(power, noise, size), faulty, group)
@@ -162,15 +162,15 @@ def find_junk(
         none = torch.logaddexp(empty, other) - math.log(2)
         either = torch.logaddexp(none, particle + pieces) - math.log(2)
         evidence = torch.where(faulty, -torch.inf, particle - either)
-        probability = torch.sigmoid((rate / (1 - rate)).log() - evidence)
+        probability = torch.sigmoid((share / (1 - share)).log() - evidence)
         random = probability * torch.where(faulty, 1.0, 0.25 * (other - either).exp())
         # Each at its own level: an image a million times too bright is one image more.
         level = (power / spectrum @ size) / size.sum()
         weight = random[:, None] / level[:, None].clamp_min(1e-9)
         spectrum = ((weight * power).sum(0) + FIRST_IMAGES * typical) / (random.sum() + FIRST_IMAGES)
-        rate = (probability.sum() + FIRST_SHARE * FIRST_IMAGES) / (len(power) + FIRST_IMAGES)
+        share = (probability.sum() + FIRST_SHARE * FIRST_IMAGES) / (len(power) + FIRST_IMAGES)
     evidence = evidence.clamp_min(-BROKEN_NATS)
-    return Junk(probability.float(), evidence.float(), rate.float())
+    return Junk(probability.float(), evidence.float(), share.float())
 
 
 def together(evidence: torch.Tensor, faulty: torch.Tensor, group: Grouping) -> torch.Tensor:  # (N,), (N,) -> (N,)

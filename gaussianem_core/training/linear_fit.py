@@ -123,10 +123,10 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
     """A fit to some particles, measured on all of a problem. Raises AbortRequested."""
     state = first_state(setting.problem, found.count, found.widths, found.noise_power)
     everyone, last = np.arange(setting.particles), MEASURING_PASSES - 1
-    coarse: dict[str, Any] = {"band": coarse_band(setting.forward.box)}
-    looks = [first_look(setting, found.widths), *[coarse] * (MEASURING_PASSES - 2), {}]
+    coarse = coarse_band(setting.forward.box)
     regions = find_regions(found.model.gaussians.positions) if setting.weigh_junk else None
     for number in range(MEASURING_PASSES):
+        look = {"band": coarse if number < last else 1.0} if number else first_look(setting, found.widths)
         seen = visit(
             setting,
             found.model,
@@ -136,7 +136,7 @@ def measure_all(found: LinearFit, setting: Setting) -> LinearFit:
             MEASURING_PASSES,
             None,
             stage="all particles",
-            **looks[number],
+            **look,
             regions=regions if number == last else None,
         )
         state = seen.state._replace(widths=found.widths)  # they are those of the population, of which some are enough

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_an_arm_fainter_than_the_noise_of_a_fine_voxel_gets_gaussians(noise: flo
     chosen[index[:, 2], index[:, 1], index[:, 0]] = True
     assert chosen[clean > 0.3].mean() > 0.99  # all of the arm's and the core's middle
     assert chosen[clean < 0.01].mean() < 1e-3
+    # The levels that an error names are those of the map as it is, for which they would be given.
+    with pytest.raises(InputError, match="over the cap of 500") as error:
+        consensus_fit.place_gaussians(density, "auto", 1, 500, 96, *BOUNDS, 1.5)
+    level = re.search(r"Give a level from (\S+) to", str(error.value))
+    assert level is not None
+    given, _, _ = consensus_fit.place_gaussians(density, f"{1.01 * float(level[1])}", 1, 500, 96, *BOUNDS, 1.5)
+    assert 300 < len(given) <= 500
 
 
 # ---- scaling and fitting -----------------------------------------------------------------------------------------
