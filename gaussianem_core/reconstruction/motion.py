@@ -40,6 +40,10 @@ SEAM_PIXELS = 3.0
 """A part's window falls to 0 where its Gaussians are so much farther (pixels of the training box) than the nearest."""
 COARSE = 48
 """Voxels across of the grid on which windows are computed: they are smooth."""
+SLOPES_FROM, LEAST_WIDTH = 64, 1e-3
+"""Particles from which the displacements' slopes are taken, and the least step of their latents."""
+LEAST_FALL, BLURS = 0.1, 4096
+"""A shell whose amplitude falls below this is not restored; particles that tell how much is left of it."""
 NEIGHBOURS, SETTLING_ROUNDS = 12, 4
 NEWTON_STEPS, DAMPING = 30, 0.5
 
@@ -197,7 +201,7 @@ def accumulate_parts(
         `imaging.backprojection.accumulate`; where the contrast varies, ctf is multiplied by it.
     motions : of these B particles. A part that is absent from the reference takes the particles that lack it too.
     blur : (B, K) uncertainty of the parts' places, root mean square along an axis, pixels of these images: the CTF is
-        multiplied by exp(-2 pi^2 blur^2 k^2), k in cycles per pixel.
+        multiplied by exp(-2 pi^2 blur^2 k^2), k in cycles per pixel, and LEAST_FALL at least (see `restored`).
     """
     box = images.shape[-1]
     turned, moved = part_poses(rotations, shifts, motions, box)
@@ -206,8 +210,21 @@ def accumulate_parts(
     for part, own in enumerate(sums):
         transfer = ctf * share[:, part, None, None]
         if fall is not None and blur is not None:
-            transfer = transfer * (fall * blur[:, part, None, None].square()).exp()
+            transfer = transfer * (fall * blur[:, part, None, None].square()).exp().clamp_min(LEAST_FALL)
         accumulate(own, images, turned[:, part], moved[:, part], transfer, weights, backend=backend)
+
+
+def restored(blur: Tensor, box: int) -> Tensor:  # (N, K) -> (K, D/2)
+    """Factors of the shells of each part's map, whose places are uncertain by ``blur`` (see :func:`accumulate_parts`).
+
+    Solving for the map divides by what the uncertainty leaves of a shell. Where that is next to nothing it would be
+    noise, which windows spread over all shells of the blended map. So the factor is Wiener's, F^2 / (F^2 +
+    LEAST_FALL^2), with F^2 the power that is left, mean over the particles.
+    """
+    frequency = torch.arange(box // 2, device=blur.device) / box
+    some = blur[:: max(1, len(blur) // BLURS), :, None]
+    power = (-4 * torch.pi**2 * (some * frequency).square()).exp().mean(0)
+    return power / (power + LEAST_FALL**2)
 
 
 def blend(volumes: Sequence[Tensor], windows: Tensor) -> Tensor:  # K x (D, D, D), (K, D, D, D) -> (D, D, D)
@@ -223,23 +240,22 @@ def position_uncertainty(
 ) -> Tensor:  # (N, zdim) x 2, (K, M) -> (N, K)
     """Uncertainty of each part's place by the variance of the latents: rms along an axis, world units.
 
-    Displacements are taken as linear in the latents, by regression over a sample of the particles.
+    Displacements are taken as linear in the latents, with the slopes that they have, root mean square over a sample of
+    the particles, across the width of each one's posterior. (A regression on the particles' latents would give large
+    slopes to latents that hardly vary but are as uncertain as the prior, which the decoder does not use at all.)
 
     Parameters
     ----------
     z, variance : mean and variance of the latents. weights : of the Gaussians in each part.
     """
-    generator = np.random.default_rng(seed)
-    chosen = generator.choice(len(z), min(len(z), 512), replace=False)
-    latents = torch.as_tensor(z[chosen], dtype=torch.float32, device=model.device)
+    chosen = np.random.default_rng(seed).choice(len(z), min(len(z), SLOPES_FROM), replace=False)
     share = weights / weights.sum(1, keepdim=True)
-    centred = latents - latents.mean(0)
-    ridge = 1e-3 * len(centred) * torch.eye(centred.shape[1], device=model.device)
-    cross: Tensor | float = 0.0
-    for rows, deformed in model.chunks(z[chosen]):
-        cross = cross + torch.einsum("bk,bma->kma", centred[rows], deformed.displacement)
-    slopes = torch.linalg.solve(centred.T @ centred + ridge, torch.as_tensor(cross).flatten(1))
-    square = slopes.view(centred.shape[1], -1, 3).square().sum(-1) / 3  # (zdim, M)
+    square = torch.zeros(z.shape[1], weights.shape[1], device=model.device)
+    for row in chosen:
+        width = np.sqrt(variance[row]).clip(LEAST_WIDTH)
+        up, down = (model.deform(z[row] + sign * np.diag(width)).displacement for sign in (1, -1))  # (zdim, M, 3)
+        across = 2 * torch.as_tensor(width, dtype=torch.float32, device=model.device)
+        square += ((up - down) / across[:, None, None]).square().sum(-1) / (3 * len(chosen))
     spread = torch.as_tensor(variance, dtype=torch.float32, device=model.device)
     return (spread @ (square @ share.T)).sqrt()
 

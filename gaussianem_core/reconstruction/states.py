@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaussianem_core.errors import InputError
-from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, weight_shells
 from gaussianem_core.io.latents import load_latents
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import Projector
@@ -36,6 +36,7 @@ from gaussianem_core.reconstruction.motion import (
     find_parts,
     part_windows,
     position_uncertainty,
+    restored,
 )
 from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.particle_images import Background, ParticleImages
@@ -286,12 +287,12 @@ def undo_motion(
             )
     seam = SEAM_PIXELS * 2 / model.configuration.box
     windows = part_windows(reference.cpu().double().numpy(), parts.labels, box, seam).to(device)
-    firsts, seconds, wholes = [], [], []
-    for first, second in zip(*sums):
+    shown = restored(torch.cat([by.blur for by in told]), box)
+    volumes: list[list[Tensor]] = []
+    for first, second, factors in zip(*sums, shown):
         one, two, fsc = half_maps(first, second)
-        firsts.append(one)
-        seconds.append(two)
-        wholes.append(whole_map(first, second, fsc))
-    one, two, whole = (blend(volumes, windows) for volumes in (firsts, seconds, wholes))
+        of_part = (one, two, whole_map(first, second, fsc))
+        volumes.append([weight_shells(volume, factors.to(volume)) for volume in of_part])
+    one, two, whole = (blend(of_all, windows) for of_all in zip(*volumes))
     halves = HalfVolumes(one, two, whole, fourier_shell_correlation(one, two))
     return MotionUndone(halves, count, parts.misfit_pixels, left_out, 0.5 * (told[0].gain + told[1].gain))

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from gaussianem_core.imaging.backprojection import accumulate, empty_sums, inverse_prior, solve
 from gaussianem_core.imaging.ctf import ctf, load_ctf
-from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, fsc_area, weight_shells
 from gaussianem_core.imaging.pose import load_poses, rotations_from_angles
 from gaussianem_core.imaging.voxelization import voxelize
 from gaussianem_core.io.image_stack import ImageStack
@@ -61,6 +61,7 @@ from gaussianem_core.reconstruction.motion import (
     find_parts,
     part_windows,
     position_uncertainty,
+    restored,
     round_trip,
 )
 from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
@@ -381,7 +382,10 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
                 own = None if uncertain is None else uncertain[some]
                 accumulate_parts(sums, *views[:4], used.rows(torch.from_numpy(some).to(device)), views[4], own)
             halves.append([*sums])
-        maps |= joined(name, halves, windows)
+        shown = (
+            torch.ones(len(windows), data.box // 2, device=device) if uncertain is None else restored(blur, data.box)
+        )
+        maps |= joined(name, halves, windows, shown)
         print(f"{name}: {synchronised(device) - began:.1f} s")
     halves = []
     for half in range(2):
@@ -389,7 +393,7 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
         for _, views in data.batches(rows[data.half[rows] == half]):
             accumulate(sums, *views)
         halves.append([sums])
-    maps |= joined("plain", halves, torch.ones_like(windows[:1]))
+    maps |= joined("plain", halves, torch.ones_like(windows[:1]), torch.ones(1, data.box // 2, device=device))
     true = true_volumes(truth, np.array([row]), data.box, device)[0]
     away = [
         round_trip(displacement_field(motions, windows, int(i)), reference)
@@ -411,13 +415,14 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
     return result
 
 
-def joined(name: str, halves: list[list[Tensor]], windows: Tensor) -> dict[str, Tensor]:
-    """The map of both half sets, each part with the prior that its half maps' FSC inside its window gives."""
+def joined(name: str, halves: list[list[Tensor]], windows: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    """The map of both half sets, each part with the prior that its half maps' FSC inside its window gives, and its
+    shells times ``shown`` (K, D/2)."""
     volumes = []
-    for window, first, second in zip(windows, *halves):
+    for window, first, second, factors in zip(windows, *halves, shown):
         pair = [solve(sums) * window for sums in (first, second)]
         prior = inverse_prior(first, fourier_shell_correlation(*pair))
-        volumes.append(solve(first + second, prior))
+        volumes.append(weight_shells(solve(first + second, prior), factors))
     return {name: blend(volumes, windows)}
 
 

@@ -11,7 +11,7 @@ from swinging import ARM, BOX, DEGREES, HINGE, PIXEL, random_views, swinging_mod
 from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.backprojection import accumulate, empty_sums, fine_shells, solve
 from gaussianem_core.imaging.ctf import ctf
-from gaussianem_core.imaging.fourier import fourier_shell_correlation
+from gaussianem_core.imaging.fourier import fourier_shell_correlation, weight_shells
 from gaussianem_core.reconstruction.motion import (
     SEAM_PIXELS,
     accumulate_parts,
@@ -21,6 +21,7 @@ from gaussianem_core.reconstruction.motion import (
     find_parts,
     part_windows,
     position_uncertainty,
+    restored,
     round_trip,
     sample,
 )
@@ -90,6 +91,36 @@ def test_motion_undone_shows_the_arm_that_the_plain_map_has_lost(cut):
     assert 0.85 < amplitude * BOX / 2 < 1.15  # absent arms take nothing away: the map sums pixels along the beam
 
 
+def test_a_part_whose_place_is_unknown_does_not_cover_the_others_with_noise(cut):
+    """Hardly anything is left of its shells, and to divide by that makes noise. (What it lacks shows at the seam.)"""
+    model, labels, weights, positions, densities = cut
+    count = 200
+    z, (rotations, shifts) = latents(count), random_views(count)
+    parameters = torch.tensor([[BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]]).repeat(count, 1)
+    parameters[:, 2:4] = torch.from_numpy(np.random.default_rng(7).uniform(8000, 20000, (count, 1))).float()
+    clean = -model.project(z, rotations, shifts, parameters)
+    images = clean + clean.std() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    motions = particle_motions(model, z, weights, positions, densities)
+    windows = part_windows(positions.numpy(), labels, BOX, SEAM)
+    truth = model.volume(positions, densities, BOX)
+    arm = np.bincount(labels[ARM:]).argmax()
+    body = windows[1 - arm] * (truth > 0.05 * truth.max())
+    found = {}
+    for unknown in (0.1, 6.0):
+        blur = torch.full((count, 2), 0.1)
+        blur[:, arm] = unknown
+        sums = empty_part_sums(BOX, 2)
+        accumulate_parts(sums, images, rotations, shifts, -ctf(parameters, BOX), motions, blur=blur)
+        solved = [solve(own) for own in sums]
+        shown = [weight_shells(volume, factors) for volume, factors in zip(solved, restored(blur, BOX))]
+        for name, volumes in (("all restored", solved), ("as shown", shown)):
+            undone = blend(volumes, windows)
+            fsc = fourier_shell_correlation(undone * body, truth * body)
+            found[unknown, name] = float(fsc[3:12].mean())
+    assert found[0.1, "as shown"] > 0.85, found
+    assert found[6.0, "as shown"] > max(0.7, found[6.0, "all restored"] + 0.2), found
+
+
 def test_a_state_without_the_arm_is_made_of_particles_that_lack_it(cut):
     model, labels, weights, positions, _ = cut
     z = latents(20, missing=4)
@@ -151,6 +182,12 @@ def test_uncertain_latents_make_uncertain_places(cut):
     expected = 0.1 * np.deg2rad(DEGREES) * float(lever) / 3**0.5  # the chord's slope is a little less than the arc's
     assert float(blur[0, arm]) == pytest.approx(expected, rel=0.1)
     assert float(blur[0, 1 - arm]) < 0.1 * expected
+    # An encoder leaves a latent that it does not use near 0, as uncertain as the prior, and what it says there follows
+    # from the others: it makes no place uncertain.
+    unused = z.copy()
+    unused[:, 1] = 0.03 * (z[:, 0] ** 2 - (z[:, 0] ** 2).mean())
+    still = position_uncertainty(model, unused, np.full((200, 2), [0.1**2, 1.0]), weights)
+    assert float(still[0, arm]) == pytest.approx(expected, rel=0.1)
     sharp, dim = empty_part_sums(BOX, 2), empty_part_sums(BOX, 2)
     state = model.deform(np.array([[0.5, 1]]))
     motions = particle_motions(model, z[:4], weights, state.positions[0], state.densities[0])
