@@ -95,10 +95,12 @@ def run(options: TrainOptions, log: JobLog) -> None:
             stack_path = cleanup.enter_context(scratch_copy(stack_path, Path(options.scratch_dir), ranks.local_rank))
         recipe = choose_recipe(options)
         plan(recipe, options, log, out)
-        with ThreadPoolExecutor(1) as aside:
-            if device.type == "cuda":
-                aside.submit(load_ahead, options, device)  # what it finds at fault, load_problem or the fit report
-            problem = load_problem(options, device, log, stack_path)
+        aside = ThreadPoolExecutor(1)
+        if device.type == "cuda":
+            aside.submit(load_ahead, options, device)  # what it finds at fault, load_problem or the fit report
+        problem = load_problem(options, device, log, stack_path)
+        # The linear model waits for what it needs of it; while a graph is captured nothing else may use the GPU.
+        aside.shutdown(wait=recipe.latents != "linear")
         several = "" if problem.group.single else f" of {problem.group.count:,} particles,"
         log.message(
             f"{problem.count:,} images{several} of {problem.configuration.box} px, {len(problem.gaussians):,} "

@@ -116,9 +116,18 @@ class Ranks:
         torch.distributed.all_gather(list(together.chunk(self.world)), tensor.contiguous())
         return together
 
+    def mean_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over all processes, in place."""
+        if self.world == 1:
+            return tensor
+        if torch.distributed.get_backend() == "nccl":  # which divides on the way
+            torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.AVG)
+            return tensor
+        return self.sum_(tensor).div_(self.world)
+
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over all processes."""
-        return self.sum_(tensor.clone()) / self.world
+        return self.mean_(tensor.clone())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all get the same answer."""

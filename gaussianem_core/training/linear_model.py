@@ -35,6 +35,7 @@ from gaussianem_core.model.gaussians import Gaussians, scale_densities
 from gaussianem_core.runtime.device import Ranks, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed
 from gaussianem_core.training import junk, nuisances, regularisers
+from gaussianem_core.training.adam import Adam
 from gaussianem_core.training.forward_model import ForwardModel, Views, project_gaussians, project_pieces, spectrum
 from gaussianem_core.training.grouping import Grouping, Members, placed
 from gaussianem_core.training.joint_posterior import (
@@ -189,14 +190,14 @@ class Model:
         learnt = {name: getattr(self.gaussians, name).detach().clone().requires_grad_() for name in MEAN_RATES}
         return Model(self.fields.part(count, kept), replace(self.gaussians, **learnt), self.consensus)
 
-    def optimiser(self, rate: float) -> torch.optim.Adam:
+    def optimiser(self, rate: float) -> Adam:
         """Adam for fields, at ``rate``, and Gaussians, at the shares MEAN_RATES of it."""
         learnt = [(self.fields.values, 1.0), *((getattr(self.gaussians, name), s) for name, s in MEAN_RATES.items())]
         groups = [{"params": [value], "lr": share * rate, "share": share} for value, share in learnt]
-        return torch.optim.Adam(groups, betas=(0.9, 0.99))
+        return Adam(groups, betas=(0.9, 0.99))
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimiser: Adam, rate: float) -> None:
     """Set the rate of the fields; the Gaussians' rates keep their shares of it."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]
@@ -209,7 +210,7 @@ def visit(
     some: np.ndarray,
     epoch: int,
     epochs: int,
-    optimiser: torch.optim.Optimizer | None,
+    optimiser: Adam | None,
     *,
     stage: str = "linear model",
     band: float = 1.0,
@@ -273,7 +274,7 @@ def visit(
                 for learnt in optimiser.param_groups:
                     for parameter in learnt["params"]:
                         if parameter.grad is not None:
-                            ranks.sum_(parameter.grad).div_(ranks.world)
+                            ranks.mean_(parameter.grad)
                 optimiser.step()
         setting.log.progress(stage, epoch * len(some) + done, epochs * len(some))
         if ranks.any(setting.log.abort_requested()):

@@ -117,7 +117,7 @@ def load_problem(options: TrainOptions, device: torch.device, log: JobLog, stack
         partial(stack.read, half=device.type == "cuda"),
         len(stack),
         box,
-        -1.0 if configuration.invert_contrast else 1.0,
+        configuration.invert_contrast,
         device,
         options.stack_in_memory,
         psutil.virtual_memory().available,

@@ -7,6 +7,7 @@ import torch
 
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.runtime.streams import stream, torch_seed
+from gaussianem_core.training.adam import Adam
 from gaussianem_core.training.latent_posterior import LOG_VARIANCE_RANGE
 from gaussianem_core.training.smooth_fields import SmoothFields
 from gaussianem_core.training.trainer import Trainer
@@ -21,7 +22,7 @@ def teach_decoder(trainer: Trainer, fields: SmoothFields, log: JobLog) -> None:
     forward = trainer.forward
     target, unit = fields.all().detach(), fields.unit
     parameters = forward.decoder_parameters()
-    optimiser = torch.optim.Adam(parameters, lr=DECODER_RATE)
+    optimiser = Adam([{"params": parameters, "lr": DECODER_RATE}])
     torch.manual_seed(torch_seed(trainer.options.seed, "teach decoder"))
     for step in range(DECODER_STEPS):
         for group in optimiser.param_groups:
@@ -61,7 +62,7 @@ def teach_encoder(trainer: Trainer, log: JobLog) -> None:
         encoder.train()
         for p in encoder.parameters():
             p.grad = None
-        optimiser = torch.optim.AdamW(encoder.parameters(), lr=ENCODER_RATE, weight_decay=0.0, fused=True)
+        optimiser = Adam([{"params": encoder.parameters(), "lr": ENCODER_RATE}], fused=True)
         each, done = len(known) // batch, 0
         epochs = max(ENCODER_EPOCHS, -(-ENCODER_STEPS // each))
         for epoch in range(epochs):

@@ -28,7 +28,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import Aside, distributed
 from gaussianem_core.runtime.streams import stream, torch_seed, torch_stream
 from gaussianem_core.training import latent_posterior, mixture_prior, nuisances, objective, regularisers
-from gaussianem_core.training.adam import adam_step
+from gaussianem_core.training.adam import Adam
 from gaussianem_core.training.corrections import Corrections, mean_contrast, rescaled
 from gaussianem_core.training.forward_model import ForwardModel, Views
 from gaussianem_core.training.junk import Junk
@@ -44,6 +44,7 @@ LATENT_SPREAD, LATENT_WIDTH = 0.3, 0.5  # free latents start as N(0, 0.3^2) with
 BANK = 6400  # latents that the latent neighbour term looks at (published)
 WARMUP_SHARE = 0.05  # the warm-up never takes more of the training than this
 CAPTURE_AFTER = 3  # eager steps before a CUDA graph is captured: kernels compile and buffers settle
+FIRST_REPORT = 50  # steps, of several processes
 REPORT_SECONDS = 0.5
 STATE_ENTRIES = (
     "epoch",
@@ -195,11 +196,11 @@ class Trainer:
         self.optimiser = self._adam(groups) if groups else None
         self.encoder_optimiser = self._adam([{"params": encoder, "rate": "network"}]) if encoder else None
 
-    def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    def _adam(self, groups: list[dict[str, Any]]) -> Adam:
         cuda = self.device.type == "cuda"
         for group in groups:
             group["lr"] = torch.zeros((), device=self.device) if cuda else 0.0
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True, capturable=cuda)
+        return Adam(groups, fused=True)
 
     def _make_buffers(self) -> None:
         box, device, zdim = self.box, self.device, self.forward.zdim
@@ -376,9 +377,11 @@ class Trainer:
             if latent_gradient is not None:
                 self.latent_gradient.zero_()
                 self.latent_gradient[mine] = latent_gradient
-            torch._foreach_copy_([shared for _, shared in self.learnt], gradients)
-            ranks.sum_(self.gradient)
-            self.gradient /= ranks.world
+            # Laid out alike, they go in one kernel; one by one they take 45 microseconds of a step of 800.
+            torch._foreach_copy_(
+                [shared for _, shared in self.learnt], [gradient.contiguous() for gradient in gradients]
+            )
+            ranks.mean_(self.gradient)
             gradients = [shared for _, shared in self.learnt]
             latent_gradient = None if latent_gradient is None else self.latent_gradient
         for p, gradient in zip(parameters, gradients):
@@ -397,13 +400,13 @@ class Trainer:
             self.table.step(all_rows, latent_gradient, self.rate("latent"))
         before.join()
 
-    def _apply(self, optimiser: torch.optim.AdamW) -> None:
+    def _apply(self, optimiser: Adam) -> None:
         for group in optimiser.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].copy_(self.rate(group["rate"]))
             else:
                 group["lr"] = float(self.rate(group["rate"]))
-        adam_step(optimiser, self.beside)
+        optimiser.step(self.beside)
 
     def encoder_view(self, images: torch.Tensor) -> torch.Tensor:
         """Input of the encoder: images (B, D, D) times the window, divided by the dataset's standard deviation."""
@@ -490,19 +493,21 @@ class Trainer:
         self.position.fill_(self.step_in_epoch)
         self.sums.zero_()
         mine = self.order[:, ranks.rank * self.batch : (ranks.rank + 1) * self.batch].cpu().numpy()
-        reported, since = time.time(), self.step_in_epoch
+        reported, since, asked = time.time(), self.step_in_epoch, self.step_in_epoch + FIRST_REPORT
         for _, images in self.problem.feed.batches(mine[self.step_in_epoch :].reshape(-1), self.batch):
             self.step(images)
             self.step_in_epoch += 1
             # All processes must ask the same question at the same step.
-            due = self.step_in_epoch % 50 == 0 if ranks.world > 1 else time.time() - reported > REPORT_SECONDS
+            due = self.step_in_epoch == asked if ranks.world > 1 else time.time() - reported > REPORT_SECONDS
             if due or self.step_in_epoch == self.steps_per_epoch:
                 sums = self.sums.cpu().double().numpy()  # waits for the device: the rate is true
                 self.sums.zero_()
                 now = time.time()
-                rate = (self.step_in_epoch - since) * self.batch * ranks.world / (now - reported)
-                self.report(log, sums, rate)
+                seconds = (now - reported) / (self.step_in_epoch - since)
+                self.report(log, sums, self.batch * ranks.world / seconds)
                 reported, since = now, self.step_in_epoch
+                seconds = float(ranks.mean(torch.tensor(seconds, device=self.device)))
+                asked = self.step_in_epoch + max(1, round(REPORT_SECONDS / seconds))
         if self.recipe.likelihood == "squared":
             power = ranks.mean(self.residual_power / self.residual_count.clamp_min(1e-6))
             self.noise.update(power)
@@ -608,10 +613,6 @@ class Trainer:
                 str(error).splitlines()[0],
                 "Use the cfg.json and Gaussians of the first run.",
             ) from error
-        for optimiser in (self.optimiser, self.encoder_optimiser):
-            for group in optimiser.param_groups if optimiser else ():
-                cuda = self.device.type == "cuda"
-                group["lr"] = torch.zeros((), device=self.device) if cuda else float(group["lr"])
         if state["gauge"]:
             self.forward.gauge = Gauge(*(part.to(self.device) for part in state["gauge"]))
         self.table.load(state["table"])

@@ -83,7 +83,9 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
         (p for p in train.glob("weights.*.pkl") if p.name.count(".") == 2), key=lambda p: int(p.name.split(".")[1])
     )
     files = ["--latent", str(weights.with_suffix(".output.pkl")), "--model_weight", str(weights)]
-    more = ["--poses", str(train / "particles.star"), "--undo_motion"] if stage == "reconstruct" else []
+    more = ["--undo_motion"] if stage == "reconstruct" else []
+    if more and (train / "particles.star").exists():  # poses that the training corrected
+        more += ["--poses", str(train / "particles.star")]
     return [*program, "--source_dir", str(work / "pre"), *files, *more, "--job_dir", str(work / stage), "--overwrite"]
 
 

@@ -69,7 +69,7 @@ def make_problem(gaussians: int, box: int, images: int, device: torch.device) ->
     def read(rows: np.ndarray) -> np.ndarray:
         return torch.randn(len(rows), box, box, generator=noise).numpy()
 
-    feed = ImageFeed(read, images, box, 1.0, device, "auto", 16 << 30)
+    feed = ImageFeed(read, images, box, False, device, "auto", 16 << 30)
     configuration = Configuration(box, 1.5, 1 / box, 2 / box, 1.0, True, True, NETWORK, {})
     arrays = (random_rotations(images, generator), generator.normal(size=(images, 2)), parameters)
     tensors = (torch.from_numpy(a.astype(np.float32)).to(device) for a in arrays)

@@ -20,7 +20,7 @@ from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.ground_truth import load_truth
 from gaussianem_core.simulation.latent_scores import latent_error
 from gaussianem_core.training import mixture_prior, noise_model, objective
-from gaussianem_core.training.adam import adam_step
+from gaussianem_core.training.adam import Adam
 from gaussianem_core.training.problem import load_problem, resolve_stack
 from gaussianem_core.training.recipe import choose_recipe
 from gaussianem_core.training.trainer import CAPTURE_AFTER, Trainer, new_forward_model
@@ -34,18 +34,18 @@ pytestmark = [
 def test_adam_in_pieces_makes_the_steps_of_the_optimiser() -> None:
     torch.manual_seed(0)
     first = [torch.randn(3, 7000, device="cuda"), torch.randn(5, device="cuda")]
-    optimisers = []
-    for _ in range(2):
+    optimisers: list[Adam | torch.optim.Adam] = []
+    for kind, more in ((torch.optim.Adam, {"capturable": True}), (Adam, {})):
         groups = [
             {"params": [value.clone().requires_grad_()], "lr": torch.tensor(0.01, device="cuda")} for value in first
         ]
-        optimisers.append(torch.optim.AdamW(groups, weight_decay=0.0, fused=True, capturable=True))
+        optimisers.append(kind(groups, fused=True, **more))
     for _ in range(4):
         gradients = [torch.randn_like(value) for value in first]
-        for optimiser, step in zip(optimisers, (torch.optim.AdamW.step, adam_step)):
+        for optimiser in optimisers:
             for group, gradient in zip(optimiser.param_groups, gradients):
                 group["params"][0].grad = gradient
-            step(optimiser)
+            optimiser.step()
     for expected, found in zip(*(optimiser.param_groups for optimiser in optimisers)):
         assert torch.equal(expected["params"][0], found["params"][0])
 

@@ -26,7 +26,7 @@ def read(rows: np.ndarray) -> np.ndarray:
 
 
 def make(place: str, reader: Callable[[np.ndarray], np.ndarray] = read, free: int = 1 << 30) -> ImageFeed:
-    return ImageFeed(reader, 50, 8, -1.0, CPU, place, free)
+    return ImageFeed(reader, 50, 8, True, CPU, place, free)
 
 
 @pytest.mark.parametrize("place", ["host", "disk"])
@@ -103,7 +103,7 @@ def test_a_stalled_disk_is_reported_and_can_be_left(monkeypatch: pytest.MonkeyPa
         if len(reports) == 3:
             raise AbortRequested("stopped on request")
 
-    feed = ImageFeed(stalling, 50, 8, 1.0, CPU, "disk", 0, waits=report)
+    feed = ImageFeed(stalling, 50, 8, False, CPU, "disk", 0, waits=report)
     seen: list[int] = []
     with pytest.raises(AbortRequested):
         for rows, _ in feed.batches(np.arange(50), 5):

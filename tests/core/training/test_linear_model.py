@@ -163,7 +163,7 @@ def test_noise_of_shells_beyond_the_band_stays_as_it_was(moving: Path, tmp_path:
         options, problem, recipe, _, _ = make_setting(moving, log)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(count, box, box, generator=generator)
-        feed = ImageFeed(lambda rows: images[rows].numpy(), count, box, 1.0, problem.device, "host", 1 << 30)
+        feed = ImageFeed(lambda rows: images[rows].numpy(), count, box, False, problem.device, "host", 1 << 30)
         few = problem.subset(np.arange(count))
         large = replace(few, configuration=replace(few.configuration, box=box), feed=feed)
         forward = new_forward_model(large, recipe, options)
