@@ -503,7 +503,7 @@ class Trainer:
                 sums = self.sums.cpu().double().numpy()  # waits for the device: the rate is true
                 self.sums.zero_()
                 now = time.time()
-                seconds = (now - reported) / (self.step_in_epoch - since)
+                seconds = max(now - reported, 1e-6) / (self.step_in_epoch - since)  # clocks are set now and then
                 self.report(log, sums, self.batch * ranks.world / seconds)
                 reported, since = now, self.step_in_epoch
                 seconds = float(ranks.mean(torch.tensor(seconds, device=self.device)))
