@@ -104,10 +104,10 @@ class ImageFeed:
 
     def _load(self, rows: np.ndarray) -> int:
         assert self.stack is not None
-        self.stack[int(rows[0]) : int(rows[-1]) + 1] = self._images(rows)
+        self.stack[int(rows[0]) : int(rows[-1]) + 1] = self._from_stack(rows)
         return len(rows)
 
-    def _images(self, places: np.ndarray) -> torch.Tensor:  # (n,) -> (n, D, D)
+    def _from_stack(self, places: np.ndarray) -> torch.Tensor:  # (n,) -> (n, D, D)
         """Images read from the stack, in the type that they come in.
 
         By NumPy: each reader is one thread, while operations of torch would start threads of their own in each.
@@ -145,7 +145,7 @@ class ImageFeed:
             return self.stack[index].to(self.device, torch.float32)
         places = self._places(np.asarray(torch.as_tensor(rows).cpu()))
         parts = np.array_split(places, min(READERS, max(1, len(places))))
-        return torch.cat(list(self._in_order(self._images, parts, READERS))).to(self.device).float()
+        return torch.cat(list(self._in_order(self._from_stack, parts, READERS))).to(self.device).float()
 
     def batches(self, order: np.ndarray, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Yield rows (B,) and their images (B, D, D), both on the device.
@@ -173,7 +173,7 @@ class ImageFeed:
 
         def read(rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
             places = self._places(rows)
-            images = self._images(places) if self.stack is None else _taken(self.stack, places)
+            images = self._from_stack(places) if self.stack is None else _taken(self.stack, places)
             return rows, images.pin_memory() if self.device.type == "cuda" else images
 
         largest = 4 * self.box**2 * max(map(len, chunks), default=1)

@@ -271,10 +271,9 @@ def visit(
                 prior = prior + ANCHOR * regularisers.anchor_term(model.gaussians, anchor)
                 optimiser.zero_grad()
                 (error + prior / problem.count).backward()
-                for learnt in optimiser.param_groups:
-                    for parameter in learnt["params"]:
-                        if parameter.grad is not None:
-                            ranks.mean_(parameter.grad)
+                for parameter in optimiser.parameters:
+                    if parameter.grad is not None:
+                        ranks.mean_(parameter.grad)
                 optimiser.step()
         setting.log.progress(stage, epoch * len(some) + done, epochs * len(some))
         if ranks.any(setting.log.abort_requested()):

@@ -12,6 +12,7 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.backprojection import accumulate, empty_sums, fine_shells, solve
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.fourier import fourier_shell_correlation, weight_shells
+from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.reconstruction.motion import (
     SEAM_PIXELS,
     accumulate_parts,
@@ -37,6 +38,17 @@ def latents(count: int, missing: int = 0) -> np.ndarray:
     if missing:
         z[::missing, 1] = -1
     return z
+
+
+def observed(model: TrainedModel, z: np.ndarray, noise: float) -> tuple[torch.Tensor, ...]:
+    """Images at latents ``z``, with ``noise`` times their contrast, their rotations, shifts and transfer functions."""
+    rotations, shifts = random_views(len(z))
+    generator = np.random.default_rng(7)
+    parameters = torch.tensor([[BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]]).repeat(len(z), 1)
+    parameters[:, 2:4] = torch.from_numpy(generator.uniform(8000, 20000, (len(z), 1))).float()
+    clean = -model.project(z, rotations, shifts, parameters)
+    images = clean + noise * clean.std() * torch.from_numpy(generator.normal(size=clean.shape)).float()
+    return images, rotations, shifts, -ctf(parameters, BOX)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +79,8 @@ def test_one_part_where_nothing_moves():
 def test_motion_undone_shows_the_arm_that_the_plain_map_has_lost(cut):
     model, labels, weights, positions, densities = cut
     count = 500
-    z, (rotations, shifts) = latents(count, missing=5), random_views(count)
-    generator = np.random.default_rng(7)
-    parameters = torch.tensor([[BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]]).repeat(count, 1)
-    parameters[:, 2:4] = torch.from_numpy(generator.uniform(8000, 20000, (count, 1))).float()
-    clean = -model.project(z, rotations, shifts, parameters)
-    images = clean + 2 * clean.std() * torch.from_numpy(generator.normal(size=clean.shape)).float()
-    transfer = -ctf(parameters, BOX)
+    z = latents(count, missing=5)
+    images, rotations, shifts, transfer = observed(model, z, 2)
     motions = particle_motions(model, z, weights, positions, densities)
     sums = empty_part_sums(BOX, 2)
     for rows in torch.arange(count).split(200):
@@ -95,11 +102,8 @@ def test_a_part_whose_place_is_unknown_does_not_cover_the_others_with_noise(cut)
     """Hardly anything is left of its shells, and to divide by that makes noise. (What it lacks shows at the seam.)"""
     model, labels, weights, positions, densities = cut
     count = 200
-    z, (rotations, shifts) = latents(count), random_views(count)
-    parameters = torch.tensor([[BOX, PIXEL, 0, 0, 0, 300, 2.7, 0.1, 0]]).repeat(count, 1)
-    parameters[:, 2:4] = torch.from_numpy(np.random.default_rng(7).uniform(8000, 20000, (count, 1))).float()
-    clean = -model.project(z, rotations, shifts, parameters)
-    images = clean + clean.std() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    z = latents(count)
+    images, rotations, shifts, transfer = observed(model, z, 1)
     motions = particle_motions(model, z, weights, positions, densities)
     windows = part_windows(positions.numpy(), labels, BOX, SEAM)
     truth = model.volume(positions, densities, BOX)
@@ -110,7 +114,7 @@ def test_a_part_whose_place_is_unknown_does_not_cover_the_others_with_noise(cut)
         blur = torch.full((count, 2), 0.1)
         blur[:, arm] = unknown
         sums = empty_part_sums(BOX, 2)
-        accumulate_parts(sums, images, rotations, shifts, -ctf(parameters, BOX), motions, blur=blur)
+        accumulate_parts(sums, images, rotations, shifts, transfer, motions, blur=blur)
         solved = [solve(own) for own in sums]
         shown = [weight_shells(volume, factors) for volume, factors in zip(solved, restored(blur, BOX))]
         for name, volumes in (("all restored", solved), ("as shown", shown)):

@@ -74,7 +74,7 @@ def test_refuses_a_state_of_other_parameters() -> None:
 
 
 def test_does_not_load_the_compiler_of_torch() -> None:
-    """That takes a second before a training's first step; torch.optim.Adam does."""
+    """That takes a second before a training's first step. Where torch.optim.Adam no longer does, ours can go."""
     program = (
         "import sys, torch\n"
         "from gaussianem_core.training.adam import Adam\n"
