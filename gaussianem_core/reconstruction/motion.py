@@ -218,13 +218,13 @@ def restored(blur: Tensor, box: int) -> Tensor:  # (N, K) -> (K, D/2)
     """Factors of the shells of each part's map, whose places are uncertain by ``blur`` (see :func:`accumulate_parts`).
 
     Solving for the map divides by what the uncertainty leaves of a shell. Where that is next to nothing it would be
-    noise, which windows spread over all shells of the blended map. So the factor is Wiener's, F^2 / (F^2 +
-    LEAST_FALL^2), with F^2 the power that is left, mean over the particles.
+    noise, which windows spread over all shells of the blended map. So the factor is Wiener's, in proportion to F^2 /
+    (F^2 + LEAST_FALL^2), with F^2 the power that is left, mean over the particles; it is 1 where nothing is uncertain.
     """
     frequency = torch.arange(box // 2, device=blur.device) / box
     some = blur[:: max(1, len(blur) // BLURS), :, None]
     power = (-4 * torch.pi**2 * (some * frequency).square()).exp().mean(0)
-    return power / (power + LEAST_FALL**2)
+    return power * (1 + LEAST_FALL**2) / (power + LEAST_FALL**2)
 
 
 def blend(volumes: Sequence[Tensor], windows: Tensor) -> Tensor:  # K x (D, D, D), (K, D, D, D) -> (D, D, D)
