@@ -11,6 +11,7 @@ import html
 import json
 import re
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,16 @@ def _series(directory: Path, summary: dict[str, Any]) -> tuple[list[dict[str, An
         ]
         name = f"Component {t['component']}"
         named.append((name, "trajectory", [(p, f"{name}, {k + 1} of {len(chosen)}", k) for k, p in enumerate(chosen)]))
-    small = {path: _small(path) for _, _, volumes in named for path, _, _ in volumes if is_file(path)}
+    found = [path for _, _, volumes in named for path, _, _ in volumes if is_file(path)]
+    with ThreadPoolExecutor() as threads:
+        small = dict(zip(found, threads.map(_small, found)))
     if not small:
         return [], [1, 1, 1], 0.5, 1.0
     level = float(summary["contour_level"])
     top = max(float(max(v.max() for v in small.values())), 1e-12)
     above = np.any([v > 0.3 * level for v in small.values()], axis=0)
-    found = ndimage.find_objects(above.astype(np.int8))
-    inside = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in found[0]) if found else (slice(None),) * 3
+    spans = ndimage.find_objects(above.astype(np.int8))
+    inside = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in spans[0]) if spans else (slice(None),) * 3
     series = []
     for name, kind, volumes in named:
         frames = [

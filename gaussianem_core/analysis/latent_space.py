@@ -1,11 +1,10 @@
-"""The latent space: components, classes, neighbours, paths and maps to the plane. Plain NumPy; N rows, zdim columns."""
+"""The latent space: components, classes, neighbours, and paths. Plain NumPy; N rows, zdim columns."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -18,13 +17,6 @@ LEAST_NATS = 0.01
 """Least information (nats a particle) in an active latent dimension; collapsed posteriors have less."""
 SMALL = 50_000
 """Largest number of particles for which k-means uses all of them in each step; above it, batches."""
-EMBEDDED = 10_000
-"""Largest number of particles that UMAP embeds, which runs on one core to be reproducible; others are placed among
-them."""
-EPOCHS_OF_MANY = 200
-"""Epochs of UMAP's layout where a sample is embedded: its own default for more than 10,000 points."""
-PLACED_BY = 5
-"""Number of embedded particles from which another one's place is interpolated."""
 
 
 @dataclass(frozen=True)
@@ -106,44 +98,3 @@ def neighbour_distance(z: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     where N < k."""
     distance = neighbour_tree(z).query(points, k=[min(k, len(z))], workers=-1)[0]
     return np.asarray(distance)[:, 0]
-
-
-def umap_available() -> bool:
-    """Whether the package umap-learn can be imported."""
-    return find_spec("umap") is not None
-
-
-def umap_plane(z: np.ndarray, seed: int) -> np.ndarray:  # (N, zdim) -> (N, 2)
-    """UMAP of the latents (McInnes et al., arXiv 1802.03426), reproducible by its seed.
-
-    Of more than EMBEDDED particles, that many at random are embedded. Each other one is placed at the mean of its
-    PLACED_BY nearest of those, weighted by the inverse of their distances.
-    """
-    if len(z) <= EMBEDDED:
-        return _umap(z, seed)
-    chosen = np.zeros(len(z), bool)
-    chosen[np.random.default_rng(seed).choice(len(z), EMBEDDED, replace=False)] = True
-    plane = np.empty((len(z), 2), np.float32)
-    plane[chosen] = _umap(z[chosen], seed, epochs=EPOCHS_OF_MANY)
-    distance, index = neighbour_tree(z[chosen]).query(z[~chosen], k=PLACED_BY, workers=-1)
-    weight = 1 / np.maximum(distance, 1e-12)
-    plane[~chosen] = np.einsum("nk,nkd->nd", weight / weight.sum(axis=1, keepdims=True), plane[chosen][index])
-    return plane
-
-
-def _umap(z: np.ndarray, seed: int, epochs: int | None = None) -> np.ndarray:  # (N, zdim) -> (N, 2)
-    # Neighbours from a k-d tree are exact, and compiling UMAP's own search takes longer than all the rest.
-    distance, index = neighbour_tree(z).query(z, k=range(1, min(15, len(z) - 1) + 1), workers=-1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of parts that are not installed, its dependencies of their future
-        from umap import UMAP
-
-        plane = UMAP(
-            n_neighbors=index.shape[1],
-            n_epochs=epochs,
-            precomputed_knn=(index.astype(np.int32), distance.astype(np.float32)),
-            random_state=seed,
-            n_jobs=1,
-            init="pca",
-        ).fit_transform(z)
-    return np.asarray(plane, dtype=np.float32)

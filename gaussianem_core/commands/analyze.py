@@ -8,6 +8,7 @@ in one file for a browser), ``analysis.npz`` (latents, scores, classes, UMAP, on
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from gaussianem_core.analysis import html_report, latent_paths, latent_space, report, report_figures
 from gaussianem_core.analysis.diagnostics import isolation, isolation_limit, stretch_counts
+from gaussianem_core.analysis.embedding import EMBEDDED, Embedding, umap_available
 from gaussianem_core.commands.volume_series import contour_level, write_series
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
@@ -30,8 +32,6 @@ from gaussianem_core.options import AnalyzeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
 from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically, write_json
 
-UMAP_SAMPLE = 50_000
-"""Above this many particles UMAP shows a sample: more points hide each other in a picture."""
 BETTER = 0.7
 """A curved path replaces the straight one when its most isolated point is this much less isolated."""
 
@@ -63,53 +63,55 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     volumes = options.nclass + n_components * options.trajectory_points
     check_free_space(out, volumes * (4 * box**3 + 48 * len(model.gaussians)) + 100 * len(z))
 
+    umap = umap_of(z, options, log)
     log.plan(
         {
-            **({} if options.no_umap else {"UMAP": 0.002 * min(len(z), latent_space.EMBEDDED)}),
             "class volumes": options.nclass,
             **{f"trajectory pc{i + 1}": options.trajectory_points for i in range(n_components)},
             "half sets": options.nclass,
+            **({"UMAP": 0.001 * min(len(z), EMBEDDED)} if umap else {}),
         }
     )
-    level = contour_level(model.consensus_volume(box))
-    scores = components.scores(z)
-    classes, centres = latent_space.k_means(z, options.nclass, options.seed)
-    nearest = latent_space.nearest_particles(z, centres)
-    umap, umap_rows = embed(z, options, log)
-    summary: dict[str, Any] = {
-        "particles": len(z),
-        "seed": options.seed,
-        "gaussians": len(model.gaussians),
-        "zdim": model.zdim,
-        "box": box,
-        "pixel_size_angstrom": model.pixel_size(box),
-        "contour_level": level,
-        "active_dimensions": int(active.sum()),
-        "variance_share": components.ratios.tolist(),
-    }
-    with memory_errors("Use a smaller --box"):
-        summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, particle, out, log)
-        limit = isolation_limit(z) if n_components else 0.0
-        summary["trajectories"] = [
-            write_trajectory(model, z, components, i, limit, options, box, level, log) for i in range(n_components)
-        ]
-        trust = report.assess(model, z, arrays, classes, options, star, log)
-    summary["trust"] = trust.figures
+    with umap or contextlib.nullcontext():
+        level = contour_level(model.consensus_volume(box))
+        scores = components.scores(z)
+        classes, centres = latent_space.k_means(z, options.nclass, options.seed)
+        nearest = latent_space.nearest_particles(z, centres)
+        summary: dict[str, Any] = {
+            "particles": len(z),
+            "seed": options.seed,
+            "gaussians": len(model.gaussians),
+            "zdim": model.zdim,
+            "box": box,
+            "pixel_size_angstrom": model.pixel_size(box),
+            "contour_level": level,
+            "active_dimensions": int(active.sum()),
+            "variance_share": components.ratios.tolist(),
+        }
+        with memory_errors("Use a smaller --box"):
+            summary["classes"] = write_classes(model, z, classes, nearest, box, level, star, particle, out, log)
+            limit = isolation_limit(z) if n_components else 0.0
+            summary["trajectories"] = [
+                write_trajectory(model, z, components, i, limit, options, box, level, log) for i in range(n_components)
+            ]
+            trust = report.assess(model, z, arrays, classes, options, star, log)
+        summary["trust"] = trust.figures
+        if star is not None:
+            write_labelled(star, out / "particles.star", z, scores[:, :3], classes, particle)
+            log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
+        write_plots(log, components, scores, classes, nearest, summary, trust)
+        plane, rows = write_umap(umap, classes, log)
     with atomic_write(out / "analysis.npz") as file:
         np.savez_compressed(
             file,
             z_mu=z,
             scores=scores.astype(np.float32),
             labels=classes.astype(np.int32) + 1,
-            umap=umap,
-            umap_rows=umap_rows,
+            umap=plane,
+            umap_rows=rows,
             centres=centres.astype(np.float32),
             class_particles=nearest,
         )
-    if star is not None:
-        write_labelled(star, out / "particles.star", z, scores[:, :3], classes, particle)
-        log.artifact("particles", "particles.star", "particles with class and latents", particles=len(z))
-    write_plots(options, log, components, scores, classes, nearest, umap, umap_rows, summary, trust)
     write_json(out / "summary.json", summary)
     write_atomically(out / "report.md", report.report(summary, trust))
     log.artifact("summary", "summary.json", "figures of the analysis")
@@ -144,26 +146,32 @@ def particle_star(options: AnalyzeOptions, count: int) -> Path | None:
     )
 
 
-def embed(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> tuple[np.ndarray, np.ndarray]:
-    """UMAP of the latents ``z`` (N, zdim): coordinates (n, 2) and the row of ``z`` that each belongs to (n,).
-
-    Both are empty with ``no_umap``, below 10 particles, or where umap-learn is not installed. Above UMAP_SAMPLE
-    particles a random sample is shown.
-    """
-    none = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+def umap_of(z: np.ndarray, options: AnalyzeOptions, log: JobLog) -> Embedding | None:
+    """UMAP of the latents ``z`` (N, zdim), to be entered; None with ``no_umap``, below 10 particles, or where
+    umap-learn is not installed."""
     if options.no_umap or len(z) < 10:
-        return none
-    if not latent_space.umap_available():
+        return None
+    if not umap_available():
         log.message("UMAP is not installed (pip install umap-learn): its plot is left out.")
-        return none
-    rows = np.arange(len(z))
-    if len(z) > UMAP_SAMPLE:
-        rows = np.sort(np.random.default_rng(options.seed).choice(len(z), UMAP_SAMPLE, replace=False))
-        log.message(f"UMAP shows {UMAP_SAMPLE:,} of {len(z):,} particles.")
-    log.progress("UMAP", 0, 1, "maps")
-    plane = latent_space.umap_plane(z[rows], options.seed)
-    log.progress("UMAP", 1, 1, "maps")
-    return plane, rows
+        return None
+    umap = Embedding(z, options.seed)
+    if len(umap.rows) < len(z):
+        log.message(f"UMAP shows {len(umap.rows):,} of {len(z):,} particles.")
+    return umap
+
+
+def write_umap(umap: Embedding | None, classes: np.ndarray, log: JobLog) -> tuple[np.ndarray, np.ndarray]:
+    """Wait for UMAP and write plots/umap.png by the ``classes`` (N,), from 0. Returns the plane (n, 2) and the rows
+    (n,) of the particles that it shows; both are empty where there is none."""
+    if umap is not None:
+        log.progress("UMAP", 0, 1, "maps")
+        plane = umap.plane(log)
+        log.progress("UMAP", 1, 1, "maps")
+        if len(plane):
+            report_figures.umap(plane, classes[umap.rows], log.directory / "plots" / "umap.png")
+            log.artifact("plot", "plots/umap.png", "UMAP of the latents")
+            return plane, umap.rows
+    return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
 
 
 def write_classes(
@@ -320,21 +328,17 @@ def write_labelled(
 
 
 def write_plots(
-    options: AnalyzeOptions,
     log: JobLog,
     components: latent_space.Components,
     scores: np.ndarray,
     classes: np.ndarray,
     nearest: np.ndarray,
-    umap: np.ndarray,
-    umap_rows: np.ndarray,
     summary: dict[str, Any],
     trust: report.Trust,
 ) -> None:
     """Write the figures as plots/*.png and report them as artifacts.
 
-    ``scores`` (N, k), ``classes`` (N,) from 0, ``nearest`` (K,) as for :func:`write_classes`; ``umap`` (n, 2) and
-    ``umap_rows`` (n,) of :func:`embed`.
+    ``scores`` (N, k), ``classes`` (N,) from 0, ``nearest`` (K,) as for :func:`write_classes`.
     """
     folder = log.directory / "plots"
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")
@@ -347,9 +351,6 @@ def write_plots(
     volumes = [log.directory / entry["volume"] for entry in summary["classes"]]
     report_figures.class_volumes(volumes, summary["classes"], folder / "class_volumes.png")
     made["class_volumes.png"] = "class volumes in projection, and what differs from their mean"
-    if len(umap):
-        report_figures.umap(umap, classes[umap_rows], folder / "umap.png")
-        made["umap.png"] = "UMAP of the latents"
     if trust.dependences or trust.fit is not None:
         report_figures.trust(trust, folder / "trust.png")
         made["trust.png"] = "what the latents follow, and outliers"

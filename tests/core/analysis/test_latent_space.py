@@ -14,7 +14,6 @@ from gaussianem_core.analysis import diagnostics, latent_paths, latent_space
 from gaussianem_core.imaging.likelihood import signal_fit
 from gaussianem_core.imaging.pose import random_rotations
 from gaussianem_core.options import SimulateOptions
-from gaussianem_core.runtime import neighbours
 from gaussianem_core.simulation import acquisition, population, rendering
 from gaussianem_core.simulation.trajectory import read_trajectory
 
@@ -173,15 +172,6 @@ def test_unpopulated_places() -> None:
     assert diagnostics.stretch_counts(z, points).sum() == 5000
 
 
-@pytest.mark.skipif(not latent_space.umap_available(), reason="umap-learn is not installed")
-def test_umap_keeps_clusters_apart() -> None:
-    z = np.concatenate([gaussian(60), gaussian(60, 1) + 40])
-    plane = latent_space.umap_plane(z, 0)
-    within = np.linalg.norm(plane[:60] - plane[:60].mean(axis=0), axis=1).mean()
-    assert np.linalg.norm(plane[:60].mean(axis=0) - plane[60:].mean(axis=0)) > 3 * within
-    np.testing.assert_array_equal(plane, latent_space.umap_plane(z, 0))
-
-
 @pytest.mark.parametrize("snr", [0.1, 0.03])
 def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
     # Pure noise and images of another molecule among true particles, each compared with what its state, pose and CTF
@@ -211,16 +201,3 @@ def test_junk_images_are_found(shared_data: Path, snr: float) -> None:
     flagged, _ = diagnostics.outliers(fit, 4.0)
     found = 0.95 if snr == 0.1 else 0.7  # the other molecule has the same mass and size
     assert flagged[kind == 1].all() and flagged[kind == 2].mean() > found and flagged[kind == 0].mean() < 0.01
-
-
-@pytest.mark.skipif(not latent_space.umap_available(), reason="umap-learn is not installed")
-def test_umap_places_the_rest_beside_their_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    group = np.arange(600) % 3
-    z = (np.eye(4)[group] * 20 + generator.normal(size=(600, 4))).astype(np.float32)
-    monkeypatch.setattr(latent_space, "EMBEDDED", 150)
-    plane = latent_space.umap_plane(z, 0)
-    assert plane.shape == (600, 2) and np.isfinite(plane).all()
-    nearest = neighbours.neighbour_tree(plane).query(plane, k=11)[1][:, 1:]
-    assert (group[nearest] == group[:, None]).mean() > 0.99
-    np.testing.assert_array_equal(plane, latent_space.umap_plane(z, 0))
