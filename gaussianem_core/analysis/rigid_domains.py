@@ -167,10 +167,13 @@ def _motions(
 
 def _squares(rest: np.ndarray, frames: np.ndarray, rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
     """Mean square misfit of each Gaussian under each domain's motions, (N, K)."""
+    moved = frames.transpose(1, 0, 2).reshape(len(rest), -1)  # (N, 3F): one product a domain, for it is all the time
     columns = []
     for domain in range(rotations.shape[1]):
-        carried = np.einsum("fij,nj->fni", rotations[:, domain], rest) + translations[:, domain][:, None]
-        columns.append(np.square(frames - carried).sum(axis=-1).mean(axis=0))
+        missed = rest @ rotations[:, domain].reshape(-1, 3).T
+        missed += translations[:, domain].reshape(-1)
+        missed -= moved
+        columns.append(np.einsum("nf,nf->n", missed, missed) / len(frames))
     return np.stack(columns, axis=1)
 
 
