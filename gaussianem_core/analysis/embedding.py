@@ -71,8 +71,8 @@ class Embedding:
                 self._process.wait(LOOK_SECONDS)
         if self._process.returncode:
             log.message(
-                f"UMAP ended with exit code {self._process.returncode}, so its plot is left out; why stands in the "
-                "job's run.err.",
+                f"UMAP ended with exit code {self._process.returncode}, so its plot is left out; what it printed "
+                "says why.",
                 "warning",
             )
             return np.zeros((0, 2), np.float32)
