@@ -81,10 +81,11 @@ def _transfer(parameters: Array, box: int, slope: bool) -> Array:
     kx = xp.fft.rfftfreq(box, **where)[None, :] / pixel
     k2 = xp.square(kx) + xp.square(ky)
     lam = wavelength_angstrom(voltage)
-    twice = 2 * (xp.arctan2(ky, kx) - xp.deg2rad(angle))
-    defocus = 0.5 * (df_u + df_v + (df_u - df_v) * xp.cos(twice))
     by_defocus = xp.pi * lam * k2
-    chi = by_defocus * (defocus - 0.5 * xp.square(lam) * k2 * cs * 1e7)
+    # k^2 cos 2(a - angle), a the direction of k: no pixel needs an arc tangent
+    twice = 2 * xp.deg2rad(angle)
+    across = xp.cos(twice) * (xp.square(kx) - xp.square(ky)) + 2 * xp.sin(twice) * (kx * ky)
+    chi = 0.5 * xp.pi * lam * ((df_u + df_v - xp.square(lam) * k2 * cs * 1e7) * k2 + (df_u - df_v) * across)
     chi = chi + xp.deg2rad(xp.nan_to_num(phase)) + xp.arcsin(contrast)
     plain = p.shape[-1] == len(COLUMNS)
     if plain and not slope:

@@ -10,6 +10,7 @@ WINDOW_SIGMAS = 4.0
 """Half width of the fast kernels' window in sigmas; the largest term left out is exp(-8) = 3.4e-4 of a peak."""
 
 
+@functools.cache  # the kernels ask for every batch, and looking for a package takes 0.4 ms
 def triton_available() -> bool:
     """Whether the package triton can be imported."""
     from importlib.util import find_spec
