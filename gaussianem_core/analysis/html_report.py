@@ -29,6 +29,7 @@ NAME = "report.html"
 LONGEST = 64  # voxels a side of the surfaces
 MOST_POINTS = 50_000  # particles in the scatter: 100 kB a column
 MOST_VOLUMES = 20  # of a series
+READERS = 4  # volumes in memory at a time: of 384 voxels a side one takes 0.5 GB with what it is filtered into
 _NONE = 65535
 _REMEDY = "Run Analyze again."
 PAPER = (
@@ -130,7 +131,7 @@ def _series(directory: Path, summary: dict[str, Any]) -> tuple[list[dict[str, An
         name = f"Component {t['component']}"
         named.append((name, "trajectory", [(p, f"{name}, {k + 1} of {len(chosen)}", k) for k, p in enumerate(chosen)]))
     found = [path for _, _, volumes in named for path, _, _ in volumes if is_file(path)]
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(READERS) as threads:
         small = dict(zip(found, threads.map(_small, found)))
     if not small:
         return [], [1, 1, 1], 0.5, 1.0

@@ -81,7 +81,6 @@ def _transfer(parameters: Array, box: int, slope: bool) -> Array:
     kx = xp.fft.rfftfreq(box, **where)[None, :] / pixel
     k2 = xp.square(kx) + xp.square(ky)
     lam = wavelength_angstrom(voltage)
-    by_defocus = xp.pi * lam * k2
     # k^2 cos 2(a - angle), a the direction of k: no pixel needs an arc tangent
     twice = 2 * xp.deg2rad(angle)
     across = xp.cos(twice) * (xp.square(kx) - xp.square(ky)) + 2 * xp.sin(twice) * (kx * ky)
@@ -90,6 +89,7 @@ def _transfer(parameters: Array, box: int, slope: bool) -> Array:
     plain = p.shape[-1] == len(COLUMNS)
     if plain and not slope:
         return -xp.sin(chi)
+    by_defocus = xp.pi * lam * k2
     if plain:
         return -xp.cos(chi) * by_defocus
     flipped, floor, weighted = (p[..., i, None, None] for i in (11, 12, 14))
