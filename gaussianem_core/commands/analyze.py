@@ -341,6 +341,8 @@ def write_plots(
     ``scores`` (N, k), ``classes`` (N,) from 0, ``nearest`` (K,) as for :func:`write_classes`.
     """
     folder = log.directory / "plots"
+    for old in folder.glob("*.png"):  # of an earlier run that is being replaced: the report shows all that it finds
+        old.unlink()
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")
     report_figures.classes(scores, components.ratios, classes, nearest, folder / "classes.png")
     made = {"components.png": "particles along the components", "classes.png": "classes in the latent space"}

@@ -348,6 +348,14 @@ def test_overwrite_leaves_no_old_volumes(folder: Path) -> None:
     assert sorted(p.name for p in (out / "kmeans").glob("vol_*.mrc")) == ["vol_001.mrc", "vol_002.mrc"]
 
 
+def test_overwrite_leaves_no_figure_of_an_earlier_analysis(folder: Path) -> None:
+    pytest.importorskip("umap")
+    out, _ = run(folder, no_umap=False)
+    assert (out / "plots" / "umap.png").exists() and 'alt="umap"' in (out / "report.html").read_text()
+    out, _ = run(folder, overwrite=True)
+    assert not (out / "plots" / "umap.png").exists() and 'alt="umap"' not in (out / "report.html").read_text()
+
+
 def test_more_classes_than_particles(folder: Path) -> None:
     with pytest.raises(InputError, match="must not exceed the 300 particles"):
         run(folder, nclass=301)
