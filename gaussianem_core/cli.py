@@ -263,8 +263,8 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **group}
     program = python("-m", "gaussianem_core", *command)
-    ranks = [subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(count)]
-    asked = []
+    ranks: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         asked.append(number)
@@ -276,6 +276,8 @@ def _launch_ranks(count: int, command: list[str], directory: Path) -> int:
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for i in range(count):
+            ranks.append(subprocess.Popen(program, env={**environment, "RANK": str(i), "LOCAL_RANK": str(i)}))
         deadline = None
         while any(process.poll() is None for process in ranks):
             if deadline is None and any(process.poll() not in (None, 0) for process in ranks):

@@ -123,6 +123,18 @@ class JobLog:
         self._plan: JobPlan | None = None
 
     def __enter__(self) -> JobLog:
+        self._old_handlers = {}
+        if threading.current_thread() is threading.main_thread():  # before anything is written: no job ends unnoted
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old_handlers[number] = signal.signal(number, self._terminate)
+        try:
+            self._begin()
+        except BaseException:
+            self._restore_handlers()
+            raise
+        return self
+
+    def _begin(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for name in (SUCCESS, FAILURE, ABORTED):
@@ -150,19 +162,14 @@ class JobLog:
             raise
         self._thread = threading.Thread(target=self._beat_forever, args=(who,), daemon=True)
         self._thread.start()
-        self._old_handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old_handlers[number] = signal.signal(number, self._terminate)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number in self._old_handlers:  # too late to stop; the end must be written
+            signal.signal(number, signal.SIG_IGN)
         self._stop.set()
         self._thread.join()
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
         if error is None:
             status, name, reason = "succeeded", SUCCESS, ""
         elif isinstance(error, AbortRequested | KeyboardInterrupt):
@@ -170,6 +177,11 @@ class JobLog:
         else:
             status, name, reason = "failed", FAILURE, _reason(error, self.directory)
         self._leave(status, name, reason)
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
 
     def _leave(self, status: str, name: str, reason: str) -> None:
         """Say how it ended, as the last event and by the exit file ``name``; a full disk cannot hide it."""

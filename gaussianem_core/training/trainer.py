@@ -71,6 +71,7 @@ STATE_ENTRIES = (
     "corrections",
     "gauge",
     "anchor",
+    "anchor_width",
 )
 """Names of the entries of :meth:`Trainer.state`."""
 
@@ -573,6 +574,7 @@ class Trainer:
             "corrections": [*self.corrections[:3], *self.corrections.junk],
             "gauge": list(self.forward.gauge or ()),
             "anchor": self.anchor.middle,
+            "anchor_width": self.anchor.width,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -625,7 +627,7 @@ class Trainer:
         mean, samples, widths = corrections
         self.corrections = Corrections(mean, samples, widths, Junk(probability, evidence, share))
         self.image_weight.copy_(1 - probability)
-        self.anchor = self.anchor._replace(middle=state["anchor"].to(self.device))
+        self.anchor = regularisers.Anchor(state["anchor"].to(self.device), state["anchor_width"].to(self.device))
         if self.bank is not None:
             self.bank.copy_(state["bank"])
         self.epoch, self.step_in_epoch = int(state["epoch"]), int(state["step_in_epoch"])

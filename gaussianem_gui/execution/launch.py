@@ -56,11 +56,11 @@ def main(argv: list[str]) -> int:
     root, directory, run = Path(argv[0]), Path(argv[0]) / argv[1], int(argv[2])
     command = argv[argv.index("--") + 1 :]
     path = directory / f".gaussianem_run_{run}.json"
-    if not claim(path, identity()):
-        return 0
     # A request to stop goes to the whole group: the program ends by itself, and this process notes how.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if not claim(path, identity()):
+        return 0
     last_word = LastWord(directory / EXIT)
     environment = {**os.environ, MARK: str(directory)}
     code, reason = 1, ""

@@ -519,7 +519,7 @@ def test_training_in_two_processes_from_one_command(tmp_path: Path) -> None:
     with subprocess.Popen(command("stop", "--epoch", "9999"), env=environment, stdout=subprocess.DEVNULL) as process:
         wait_for(
             lambda: (
-                '"train"' in (tmp_path / "stop" / EVENTS).read_text()
+                '"stage": "train"' in (tmp_path / "stop" / EVENTS).read_text()
                 if (tmp_path / "stop" / EVENTS).exists()
                 else False
             ),

@@ -36,7 +36,7 @@ from gaussianem_core.model.network import load_network
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.simulation.latent_scores import probe_accuracy
-from gaussianem_core.training import latent_posterior, latent_refinement, regularisers, teaching
+from gaussianem_core.training import latent_posterior, latent_refinement, regularisers, teaching, trainer
 from gaussianem_core.training.trainer import Trainer, encoder_window
 
 SMALL = [
@@ -166,7 +166,19 @@ def one_epoch(two_states: Path) -> Path:
 def test_resume_equals_uninterrupted(two_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     assert run_train(two_states, "whole", "--epoch", "3") == 0
-    assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0") == 0
+    with monkeypatch.context() as patch:
+        report = Trainer.report
+
+        def stop(self: Trainer, log: JobLog, *more: float) -> None:
+            if (self.epoch, self.step_in_epoch) in ((0, 7), (1, 4)):
+                (log.directory / ABORT).touch()
+            report(self, log, *more)
+
+        patch.setattr(Trainer, "report", stop)
+        patch.setattr(trainer, "REPORT_SECONDS", 0.0)  # at each step
+        assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0") == 3
+        assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0", "--resume") == 3
+        assert run_train(two_states, "parts", "--epoch", "3", "--seed", "0", "--resume") == 0
     whole = load_checkpoint(two_states / "whole" / "weights.2.pkl")["model_state_dict"]
     parts = load_checkpoint(two_states / "parts" / "weights.2.pkl")["model_state_dict"]
     assert all(torch.equal(whole[name], parts[name]) for name in whole), "one seed, one result"
@@ -199,11 +211,11 @@ def test_resume_equals_uninterrupted(two_states: Path, monkeypatch: pytest.Monke
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment) as process:
         log = two_states / "cut" / "events.jsonl"
         deadline = time.time() + 120
-        while time.time() < deadline and '"train"' not in (log.read_text() if log.exists() else ""):
+        while time.time() < deadline and '"stage": "train"' not in (log.read_text() if log.exists() else ""):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=60)
-    if code != 0:  # it may just have finished; else it must have stopped cleanly, with its state
+    if not (two_states / "cut" / SUCCESS).exists():  # it may just have finished; else it has stopped, with its state
         assert code == 3 and (two_states / "cut" / ABORTED).exists()
     assert run_train(two_states, "cut", "--epoch", "3", "--resume") == 0
     again = load_checkpoint(two_states / "cut" / "weights.2.pkl")["model_state_dict"]
