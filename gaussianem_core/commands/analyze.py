@@ -17,7 +17,7 @@ import numpy as np
 from gaussianem_core.analysis import html_report, latent_paths, latent_space, report, report_figures
 from gaussianem_core.analysis.diagnostics import isolation, isolation_limit, stretch_counts
 from gaussianem_core.analysis.embedding import EMBEDDED, Embedding, umap_available
-from gaussianem_core.commands.volume_series import contour_level, write_series
+from gaussianem_core.commands.volume_series import SERIES, contour_level, write_series
 from gaussianem_core.errors import InputError
 from gaussianem_core.io.chimerax import write_trajectory_script, write_volumes_script
 from gaussianem_core.io.image_rows import load_particles, rows_of_particles
@@ -30,7 +30,17 @@ from gaussianem_core.job.input_paths import optional_input, resolve_input
 from gaussianem_core.model.trained_model import TrainedModel, check_latents, load_model_of
 from gaussianem_core.options import AnalyzeOptions
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import atomic_write, check_free_space, write_atomically, write_json
+from gaussianem_core.runtime.files import atomic_write, check_free_space, remove_replaced, write_atomically, write_json
+
+RESULTS = (
+    "plots/*.png",
+    "outliers.txt",
+    "outliers.star",
+    "without_outliers.star",
+    "kmeans/classes.star",
+    *(f"pc[0-9]*/{name}" for name in (*SERIES, "play.cxc")),
+)
+"""What not every analysis writes."""
 
 BETTER = 0.7
 """A curved path replaces the straight one when its most isolated point is this much less isolated."""
@@ -63,6 +73,7 @@ def run(options: AnalyzeOptions, log: JobLog) -> None:
     volumes = options.nclass + n_components * options.trajectory_points
     check_free_space(out, volumes * (4 * box**3 + 48 * len(model.gaussians)) + 100 * len(z))
 
+    remove_replaced(out, *RESULTS)
     umap = umap_of(z, options, log)
     log.plan(
         {
@@ -341,8 +352,6 @@ def write_plots(
     ``scores`` (N, k), ``classes`` (N,) from 0, ``nearest`` (K,) as for :func:`write_classes`.
     """
     folder = log.directory / "plots"
-    for old in folder.glob("*.png"):  # of an earlier run that is being replaced: the report shows all that it finds
-        old.unlink()
     report_figures.components(scores, components.ratios, nearest, folder / "components.png")
     report_figures.classes(scores, components.ratios, classes, nearest, folder / "classes.png")
     made = {"components.png": "particles along the components", "classes.png": "classes in the latent space"}

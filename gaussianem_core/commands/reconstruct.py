@@ -91,7 +91,7 @@ from gaussianem_core.reconstruction.states import (
     undo_motion,
 )
 from gaussianem_core.runtime.device import choose_device, memory_errors
-from gaussianem_core.runtime.files import check_free_space, write_atomically, write_json
+from gaussianem_core.runtime.files import check_free_space, remove_replaced, write_atomically, write_json
 
 RESULTS, REPORT, PLOT, SPLIT = "results.json", "report.md", "reconstruction.png", "half_sets.star"
 STATE_MAP, DOMAIN_STAR, DOMAIN_MASK = "map_state.mrc", "domain_particles.star", "domain_mask.mrc"
@@ -126,6 +126,7 @@ def run(options: ReconstructOptions, log: JobLog) -> None:
     work = Work(
         options, log, device, chosen, particles, weights, found, sampling, None if mask is None else mask.to(device)
     )
+    remove_replaced(log.directory, "vol_[0-9]*.mrc", "z.txt", "state_[0-9]*/*.*")  # where there were more states
     with memory_errors("Use a larger --apix, or a smaller --box"):
         if options.undo_motion:
             assert latents is not None and model is not None

@@ -35,7 +35,7 @@ from gaussianem_core.model.gaussians import write_gaussians
 from gaussianem_core.model.trained_model import TrainedModel
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.runtime.device import choose_device, distributed, gpu_memory_advice
-from gaussianem_core.runtime.files import write_atomically, write_json
+from gaussianem_core.runtime.files import remove_replaced, write_atomically, write_json
 from gaussianem_core.runtime.scratch import scratch_copy
 from gaussianem_core.training import (
     corrections,
@@ -150,9 +150,7 @@ def plan(recipe: Recipe, options: TrainOptions, log: JobLog, out: Path, part: in
 def remove_results(out: Path) -> None:
     """Remove the files of an earlier training in ``out``: those of later epochs would be taken for the new one's."""
     for folder in (out, *(out / half for half in HALVES)):
-        for pattern in (STATE, WEIGHTS, "probes/epoch_*.npz"):
-            for path in folder.glob(pattern):
-                path.unlink()
+        remove_replaced(folder, STATE, WEIGHTS, "probes/epoch_*.npz")
 
 
 class Part(NamedTuple):

@@ -13,6 +13,10 @@ from gaussianem_core.io.mrc import write_map
 from gaussianem_core.job.events import JobLog
 from gaussianem_core.model.gaussians import write_gaussians
 from gaussianem_core.model.trained_model import TrainedModel
+from gaussianem_core.runtime.files import remove_replaced
+
+SERIES = ("vol_*.mrc", "gaussians_*.ply", "z.txt")
+"""Names of the files of a series."""
 
 
 def contour_level(volume: torch.Tensor, share: float = 0.8) -> float:
@@ -38,9 +42,7 @@ def write_series(
     ``stage``: name under which progress is reported. Returns the paths (map, Gaussians) of each row.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for pattern in ("vol_*.mrc", "gaussians_*.ply", "class_*.star"):  # of an earlier run that is being replaced
-        for old in directory.glob(pattern):
-            old.unlink()
+    remove_replaced(directory, *SERIES, "class_*.star")
     box = box or model.configuration.box
     digits = max(3, len(str(len(z))))
     written = []

@@ -132,6 +132,19 @@ def remove_left_overs(directory: str | os.PathLike[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove_replaced(directory: str | os.PathLike[str], *patterns: str) -> None:
+    """Remove the files of an earlier run that match ``patterns``: they would pass for results of the one that replaces
+    it.
+
+    Raises InputError, before anything is removed, if the run reads one of them (``sources_kept``).
+    """
+    found = [path for pattern in patterns for path in Path(directory).glob(pattern)]
+    for path in found:
+        refuse_source(path)
+    for path in found:
+        path.unlink()
+
+
 @contextmanager
 def disk_errors(target: str | os.PathLike[str]) -> Iterator[None]:
     """Turn a full disk into ResourceError and a target that cannot be written into InputError."""

@@ -25,6 +25,7 @@ from gaussianem_core.job.events import JobLog, read_events
 from gaussianem_core.model.gaussians import load_gaussians
 from gaussianem_core.model.trained_model import load_model
 from gaussianem_core.options import AnalyzeOptions
+from gaussianem_core.runtime.sources import sources_kept
 
 N = 300
 
@@ -285,13 +286,19 @@ def test_latents_that_follow_defocus_are_reported(folder: Path) -> None:
     assert "strong link" in (out / "report.md").read_text()
 
 
-def test_outliers_become_a_star(folder: Path) -> None:
+def with_outliers(folder: Path) -> np.ndarray:
+    """Latents with a likelihood, of which 30 particles have far less; returns their numbers."""
     generator = np.random.default_rng(2)
     likelihood = generator.normal(-1000, 10, N)
     junk = generator.choice(N, 30, replace=False)
     likelihood[junk] -= 120
     z = latents()
     save_latents(folder / "weights.0.output.pkl", z, z, log_likelihood=likelihood)
+    return junk
+
+
+def test_outliers_become_a_star(folder: Path) -> None:
+    junk = with_outliers(folder)
     out, summary = run(folder)
     names = read_particle_column(folder / "particles.star", "rlnImageName")
     found = read_particle_column(out / "outliers.star", "rlnImageName")
@@ -354,6 +361,24 @@ def test_overwrite_leaves_no_figure_of_an_earlier_analysis(folder: Path) -> None
     assert (out / "plots" / "umap.png").exists() and 'alt="umap"' in (out / "report.html").read_text()
     out, _ = run(folder, overwrite=True)
     assert not (out / "plots" / "umap.png").exists() and 'alt="umap"' not in (out / "report.html").read_text()
+
+
+def test_overwrite_leaves_no_component_or_outlier_of_an_earlier_analysis(folder: Path) -> None:
+    with_outliers(folder)
+    out, _ = run(folder)
+    old = ["outliers.txt", "outliers.star", "without_outliers.star", "pc2/vol_001.mrc", "pc2/z.txt", "pc2/play.cxc"]
+    assert all((out / name).exists() for name in old)
+    (out / "pc2" / "mine.txt").write_text("a note")
+    save_latents(folder / "weights.0.output.pkl", latents(), latents())
+    with (
+        pytest.raises(InputError, match="must not be a file that is read for it"),
+        sources_kept([out / "outliers.txt"]),
+    ):
+        run(folder, components=1, overwrite=True)
+    assert all((out / name).exists() for name in old), "a refusal loses nothing"
+    run(folder, components=1, overwrite=True)
+    assert not [name for name in old if (out / name).exists()]
+    assert (out / "pc1" / "vol_001.mrc").exists() and (out / "pc2" / "mine.txt").exists()
 
 
 def test_more_classes_than_particles(folder: Path) -> None:
