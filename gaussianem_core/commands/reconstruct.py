@@ -96,6 +96,8 @@ from gaussianem_core.runtime.files import check_free_space, remove_replaced, wri
 RESULTS, REPORT, PLOT, SPLIT = "results.json", "report.md", "reconstruction.png", "half_sets.star"
 STATE_MAP, DOMAIN_STAR, DOMAIN_MASK = "map_state.mrc", "domain_particles.star", "domain_mask.mrc"
 SUBTRACTED, SUBTRACTED_STAR = "subtracted.mrcs", "subtracted.star"
+OF_A_MAP = (*HALF_MAPS, WHOLE, SHARPENED, LOCAL, LOCAL_RESOLUTION, MASK, STATE_MAP, RESULTS, REPORT, PLOT)
+"""Files written for each map."""
 
 
 def run(options: ReconstructOptions, log: JobLog) -> None:
@@ -126,7 +128,8 @@ def run(options: ReconstructOptions, log: JobLog) -> None:
     work = Work(
         options, log, device, chosen, particles, weights, found, sampling, None if mask is None else mask.to(device)
     )
-    remove_replaced(log.directory, "vol_[0-9]*.mrc", "z.txt", "state_[0-9]*/*.*")  # where there were more states
+    of_states = [f"state_[0-9]*/{name}" for name in OF_A_MAP]
+    remove_replaced(log.directory, "vol_[0-9]*.mrc", "z.txt", *of_states)  # where there were more states
     with memory_errors("Use a larger --apix, or a smaller --box"):
         if options.undo_motion:
             assert latents is not None and model is not None

@@ -82,7 +82,9 @@ def test_one_pass_gives_what_states_give_alone(place: Path, tmp_path: Path) -> N
     assert reconstruct(place, tmp_path / "one", "--around", "one.txt") == 0
     for name in ("half_map_1.mrc", "half_map_2.mrc", "map.mrc"):
         torch.testing.assert_close(volume(tmp_path / "both" / "state_001" / name), volume(tmp_path / "one" / name))
+    (tmp_path / "both" / "state_001" / "mine.txt").write_text("a note")
     assert reconstruct(place, tmp_path / "both", "--around", "one.txt", "--overwrite") == 0
+    assert [path.name for path in (tmp_path / "both").glob("state_*/*.*")] == ["mine.txt"]
     assert not [*(tmp_path / "both").glob("vol_*.mrc"), *(tmp_path / "both").glob("state_*/*.mrc")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def outside() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def send_at(type: str, number: int, times: int = 1) -> Any:
+def send_at(type: str, number: int, times: int = 1) -> Callable[[dict[str, Any]], None]:
     """An echo that sends this process a signal at the event of this type."""
 
     def echo(event: dict[str, Any]) -> None:
