@@ -34,10 +34,15 @@ def restore_environment() -> None:
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """A job that runs in a test's process makes its children distrust the working directory: undone for each test."""
+    """A job that runs in a test's process makes its children distrust the working directory, and its ``--threads`` hold
+    for the process, whose sums then round otherwise than those of a process of its own: undone for each test."""
     restore_environment()
+    torch = sys.modules.get("torch")  # tests of the window alone start without it
+    threads = torch.get_num_threads() if torch else 0
     yield
     restore_environment()
+    if torch and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,12 @@ def project_cpu(
 def call(kernel: Any, *arguments: Any) -> None:
     """Run a parallel numba kernel on as many threads as torch uses, one kernel at a time."""
     with _LOCK:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        # Numba starts its threads, one for each core, at the first call, and sets OpenMP's number to theirs, which is
+        # torch's, too.
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         kernel(*arguments)
 
 
