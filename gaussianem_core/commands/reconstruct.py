@@ -98,6 +98,7 @@ STATE_MAP, DOMAIN_STAR, DOMAIN_MASK = "map_state.mrc", "domain_particles.star", 
 SUBTRACTED, SUBTRACTED_STAR = "subtracted.mrcs", "subtracted.star"
 OF_A_MAP = (*HALF_MAPS, WHOLE, SHARPENED, LOCAL, LOCAL_RESOLUTION, MASK, STATE_MAP, RESULTS, REPORT, PLOT)
 """Files written for each map."""
+OF_A_DOMAIN = (DOMAIN_STAR, DOMAIN_MASK, SUBTRACTED, SUBTRACTED_STAR)
 
 
 def run(options: ReconstructOptions, log: JobLog) -> None:
@@ -128,8 +129,8 @@ def run(options: ReconstructOptions, log: JobLog) -> None:
     work = Work(
         options, log, device, chosen, particles, weights, found, sampling, None if mask is None else mask.to(device)
     )
-    of_states = [f"state_[0-9]*/{name}" for name in OF_A_MAP]
-    remove_replaced(log.directory, "vol_[0-9]*.mrc", "z.txt", *of_states)  # where there were more states
+    of_states = [f"state_[0-9]*/{name}" for name in OF_A_MAP]  # of which there may have been more
+    remove_replaced(log.directory, *OF_A_MAP, *OF_A_DOMAIN, "vol_[0-9]*.mrc", "z.txt", *of_states)
     with memory_errors("Use a larger --apix, or a smaller --box"):
         if options.undo_motion:
             assert latents is not None and model is not None

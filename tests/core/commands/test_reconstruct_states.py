@@ -86,6 +86,8 @@ def test_one_pass_gives_what_states_give_alone(place: Path, tmp_path: Path) -> N
     assert reconstruct(place, tmp_path / "both", "--around", "one.txt", "--overwrite") == 0
     assert [path.name for path in (tmp_path / "both").glob("state_*/*.*")] == ["mine.txt"]
     assert not [*(tmp_path / "both").glob("vol_*.mrc"), *(tmp_path / "both").glob("state_*/*.mrc")]
+    assert reconstruct(place, tmp_path / "one", "--around", "states.txt", "--overwrite") == 0
+    assert sorted(path.name for path in (tmp_path / "one").glob("*.mrc")) == ["vol_001.mrc", "vol_002.mrc"]
 
 
 def test_a_width_that_is_given(place: Path, tmp_path: Path) -> None:
