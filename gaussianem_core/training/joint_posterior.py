@@ -16,7 +16,7 @@ from gaussianem_core.training import nuisances
 from gaussianem_core.training.corrections import Corrections, real_particles
 from gaussianem_core.training.forward_model import Views
 from gaussianem_core.training.grouping import Grouping
-from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, Junk
+from gaussianem_core.training.junk import BROKEN_NATS, Junk
 from gaussianem_core.training.latent_posterior import flat
 from gaussianem_core.training.mixture_prior import Latents, Measured, estimate_latents, inverse_root
 from gaussianem_core.training.noise_model import LEAST_WEIGHT, NoiseModel, shell_mean
@@ -278,11 +278,11 @@ def among_others(measured: Quadratic, group: Grouping, broken: torch.Tensor) -> 
     return posterior(told, other_images(told, group))
 
 
-def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # -> (B, W)
-    """Log-evidence (nats) that the regions of a particle have densities of their own, relative to the model as it is.
+def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -> Measured:  # -> (B, R), (B, R, R)
+    """Log-likelihood of each image's particle to second order in the densities of its R regions, as differences of
+    their factors from 1, which all its images share; nuisances and latent are integrated out.
 
-    ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image. The factors of the regions' densities
-    are normal about 1 with each of the W widths ``junk.PIECE_WIDTHS``; a particle's images share them.
+    ``pieces`` (B, R, D, D//2+1): the spectrum that each region adds to the image.
     """
     jacobian = torch.cat([e.jacobian, flat(pieces * weight.sqrt())], dim=1)
     count = pieces.shape[1]
@@ -291,18 +291,7 @@ def missing_pieces(e: Expectation, pieces: torch.Tensor, weight: torch.Tensor) -
     if not e.group.single:
         told = told.without(e.broken)
         told = joined(told, other_images(told, e.group))
-    return piece_evidence(marginal(told, v.shape[1] - count))
-
-
-def piece_evidence(told: Measured) -> torch.Tensor:  # (B, R), (B, R, R) -> (B, W)
-    """Log-evidence (nats) that R numbers are normal about 0 with each of ``junk.PIECE_WIDTHS``, relative to all being
-    0."""
-    found, eye = [], torch.eye(told.linear.shape[1], device=told.linear.device)
-    for width in PIECE_WIDTHS:
-        root, volume = inverse_root(width**2 * told.information + eye)
-        white = width * (root.mT @ told.linear[..., None])[..., 0]
-        found.append(0.5 * white.square().sum(1) - volume)
-    return torch.stack(found, dim=1)
+    return marginal(told, v.shape[1] - count)
 
 
 def residual_power(e: Expectation, weight: torch.Tensor, noise: NoiseModel) -> torch.Tensor:  # -> (B, S)

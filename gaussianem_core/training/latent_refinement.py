@@ -25,7 +25,7 @@ from gaussianem_core.training.joint_posterior import (
     missing_pieces,
     other_images,
 )
-from gaussianem_core.training.junk import BROKEN_NATS, PIECE_WIDTHS, find_junk, find_regions
+from gaussianem_core.training.junk import BROKEN_NATS, explained_by_densities, find_junk, find_regions, unknown
 from gaussianem_core.training.mixture_prior import Latents, Measured
 from gaussianem_core.training.other_valleys import better_starts
 from gaussianem_core.training.profile import Profile, bent
@@ -115,8 +115,9 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
     offsets = torch.zeros(len(active) + 1, forward.zdim, device=device)
     offsets[torch.arange(1, len(active) + 1, device=device), active] = DIFFERENCE
     embedding, weight, widths = forward.embed(), noise.weight(), corrections.widths
-    columns = [size, size * size, 1, 1, 1, 1, len(PIECE_WIDTHS), shells]
     regions = find_regions(forward.positions) if trainer.recipe.weigh_junk else []
+    factors = len(regions)
+    columns = [size, size * size, 1, 1, 1, 1, factors, factors**2, shells]
     found = torch.zeros(problem.count, sum(columns), device=device)
     done = 0
     each = max(1, forward.renders_at_once() // (len(active) + 2 + nuisances.COUNT))
@@ -147,22 +148,25 @@ def measure(trainer: Trainer, values: torch.Tensor, corrections: Corrections, lo
                 there = profile.energies(spectrum(forward.render(ahead, views, embedding))[:, None])[0][:, 0]
                 m = bent(m, z[:, active], ahead[:, active], (there - here).where(~broken[rows], 0.0), together)
         fit = signal_fit(projected[:, 0] * e.transfer, image, weight)
-        pieces = fit.new_full((len(fit), len(PIECE_WIDTHS)), -torch.inf)
+        parts = [m.linear, m.information.flatten(1), torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)]
         if regions:
             shown, dense = deformed.positions[first], deformed.densities[first]
             made = project_pieces(forward.gaussians, regions, shown, dense, views, trainer.box, forward.backend)
-            pieces = missing_pieces(e, spectrum(made) * e.scaled[:, None], weight)
-        figures = torch.stack([m.chi2, p.chi2, p.cost, fit], dim=1)
-        found[rows] = torch.cat([m.linear, m.information.flatten(1), figures, pieces, noise.by_shell(image)], dim=1)
+            parts += [value.flatten(1) for value in missing_pieces(e, spectrum(made) * e.scaled[:, None], weight)]
+        found[rows] = torch.cat([*parts, noise.by_shell(image)], dim=1)
         done += len(rows)
         log.progress("refine latents", min(done * ranks.world, problem.count), problem.count)
         if ranks.world == 1:
             log.check_abort()
     ranks.sum_(found)
-    linear, information, chi2, left, cost, fit, pieces, power = found.split(columns, dim=1)
+    linear, information, chi2, left, cost, fit, *differ, power = found.split(columns, dim=1)
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     junk = corrections.junk
     if trainer.recipe.weigh_junk:
+        pieces = unknown(problem.count, device)
+        if regions:
+            differences = Measured(differ[0], differ[1].unflatten(1, (factors, factors)))
+            pieces = explained_by_densities(differences, group, broken)
         junk = find_junk(left[:, 0], cost[:, 0], noise.power, power, shell_sizes(trainer.box, device), pieces, group)
     measured = measured.without_broken(junk)
     latents, now = estimate(measured, widths, junk, trainer.active, group, trainer.options.seed, trainer.epoch, log)

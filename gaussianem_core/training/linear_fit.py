@@ -27,7 +27,7 @@ from gaussianem_core.runtime.streams import stream
 from gaussianem_core.training import nuisances
 from gaussianem_core.training.forward_model import ForwardModel
 from gaussianem_core.training.joint_posterior import Quadratic
-from gaussianem_core.training.junk import PIECE_WIDTHS, Junk, find_regions
+from gaussianem_core.training.junk import Junk, find_regions, unknown
 from gaussianem_core.training.linear_model import (
     COUNT,
     HELD_OUT,
@@ -150,7 +150,7 @@ def first_state(problem: Problem, count: int, widths: torch.Tensor, noise_power:
         none.new_zeros(problem.count, COUNT),
         none.new_zeros(problem.count, count),
         none,
-        none.new_full((problem.count, len(PIECE_WIDTHS)), -math.inf),
+        unknown(problem.count, problem.device),
         widths,
         noise_power,
         none.new_zeros(problem.count, dtype=torch.bool),

@@ -47,6 +47,7 @@ from gaussianem_core.training.joint_posterior import (
     other_images,
     residual_power,
 )
+from gaussianem_core.training.mixture_prior import Measured
 from gaussianem_core.training.noise_model import NoiseModel
 from gaussianem_core.training.nuisances import COUNT
 from gaussianem_core.training.problem import Problem
@@ -137,7 +138,7 @@ class State(NamedTuple):
 
     q : (N, 7) nuisances, see ``nuisances``. z : (N, K) latents of their particles.
     junk : (N,) probability that an image is junk.
-    pieces : (N, W) log-evidence (nats) that pieces of the particle are missing; minus infinity before it is known.
+    pieces : (N, 2) log-evidences (nats) of densities that differ, see ``junk.explained_by_densities``.
     widths : (7,) standard deviations of the prior of q. noise_power : (S,) by shell.
     broken : (N,) bool, see ``junk.broken``.
     """
@@ -241,19 +242,20 @@ def visit(
     noise = NoiseModel(state.noise_power, forward.box)
     weight, train = noise.weight(band), ~setting.held_out * (1 - state.junk)
     anchor = regularisers.find_anchor(model.consensus)
-    columns = [size, count, size, size * size, 1, 1, 1, 1, len(junk.PIECE_WIDTHS), *[len(noise.power)] * 2]
+    factors = len(regions or ())
+    columns = [size, count, size, size * size, 1, 1, 1, 1, factors, factors**2, *[len(noise.power)] * 2]
     found = torch.zeros(problem.count, sum(columns), device=device)
     for done, rows, images, fresh, group in batches(setting, order, batch):
         given, image = problem.views.rows(rows), spectrum(images)
         with torch.no_grad():
             e = expect(setting, model, given, state, rows, image, weight, group)
             m, p = e.measured, e.posterior
-            pieces = state.pieces[rows]
-            if regions:
-                pieces = missing_pieces(e, project_regions(setting, model, regions, given, state, rows), weight)
             figures = torch.stack([m.chi2, p.chi2, p.cost, torch.ones_like(p.cost)], dim=1)
-            powers = torch.cat([pieces, residual_power(e, weight, noise), noise.by_shell(image)], dim=1)
-            parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures, powers]
+            parts = [e.next, p.gain[:, COUNT:].cumsum(1), m.linear, m.information.flatten(1), figures]
+            if regions:
+                made = project_regions(setting, model, regions, given, state, rows)
+                parts += [value.flatten(1) for value in missing_pieces(e, made, weight)]
+            parts += [residual_power(e, weight, noise), noise.by_shell(image)]
             found[rows[:fresh]] = torch.cat(parts, dim=1)[:fresh]
         if optimiser is not None:
             for _ in range(SAMPLES):
@@ -279,8 +281,8 @@ def visit(
         if ranks.any(setting.log.abort_requested()):
             raise AbortRequested("stopped on request")
     ranks.sum_(found)
-    v, gains, linear, information, chi2, left, cost, seen, pieces, residual, image_power = found.split(columns, dim=1)
-    seen = seen[:, 0]
+    v, gains, linear, information, chi2, left, cost, seen, *differ, residual, image_power = found.split(columns, dim=1)
+    seen, pieces = seen[:, 0], state.pieces
     measured = Quadratic(linear, information.unflatten(1, (size, size)), chi2[:, 0])
     probability, faulty = state.junk, state.broken
     visited = seen > 0
@@ -288,6 +290,10 @@ def visit(
     if setting.weigh_junk and visited.any():
         now = junk.broken(image_power[visited, 1:] @ shell_sizes(forward.box, device)[1:])
         faulty = faulty.masked_scatter(visited, now)
+    if factors and visited.any():
+        differences = Measured(differ[0][visited], differ[1][visited].unflatten(1, (factors, factors)))
+        weighed = junk.explained_by_densities(differences, here, faulty[visited])
+        pieces = pieces.masked_scatter(visited[:, None], weighed)
     verdict = junk.Junk(state.junk, torch.zeros_like(state.junk), torch.zeros((), device=device))
     if setting.weigh_junk and not judge_junk:
         probability = torch.maximum(probability, (faulty & visited).float())
@@ -316,9 +322,8 @@ def visit(
     widths = nuisances.fit_widths(told.linear[counted], told.information[counted], state.widths, share[counted])
     # Where there is no particle, the next pass starts from what was given.
     v = torch.where(probability[:, None] < 0.5, v, 0.0)
-    known = torch.where(visited[:, None], pieces, state.pieces)
     z = problem.group.images(v[problem.group.first, COUNT:])  # the same to the last bit
-    after = State(v[:, :COUNT] * state.widths, z, probability, known, widths, measured_noise.power, faulty)
+    after = State(v[:, :COUNT] * state.widths, z, probability, pieces, widths, measured_noise.power, faulty)
     evidence = -0.5 * left[:, 0] - cost[:, 0]
     if not problem.group.single:
         evidence = problem.group.images(problem.group.total(evidence.masked_fill(faulty, 0.0)))

@@ -5,12 +5,13 @@
     million.py --adk adk_tmd.npz --stages train --gpus 4
     million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory host" --place host
     million.py --adk adk_tmd.npz --stages train --options train="--epoch 2 --stack_in_memory disk" --place disk
-    million.py --adk adk_tmd.npz --stages analyze reconstruct
+    million.py --adk adk_tmd.npz --stages analyze reconstruct evaluate
 
-The last reconstructs one map of all images with their motion undone. Each stage is a process of its own; later calls
-find what earlier ones left in --work. Host memory is the most that the process had resident (VmHWM); GPU memory is the
-most that ``nvidia-smi`` saw in use on the first GPU, looked at twice a second. Images a second are those of training's
-epochs, with their checkpoints, without what comes before and after.
+reconstruct makes one map of all images with their motion undone; evaluate compares volumes and latents with the
+simulated truth, and prints its own table before its row. Each stage is a process of its own; later calls find what
+earlier ones left in --work. Host memory is the most that the process had resident (VmHWM); GPU memory is the most that
+``nvidia-smi`` saw in use on the first GPU, looked at twice a second. Images a second are those of training's epochs,
+with their checkpoints, without what comes before and after.
 
 A million images of box 128 take 33 GB in float16, and preprocess writes them once more: --raw puts the simulated ones
 elsewhere. The explorer with a million particles is measured by ``explorer.py``.
@@ -29,7 +30,7 @@ import threading
 import time
 from pathlib import Path
 
-STAGES = ("simulate", "preprocess", "train", "analyze", "reconstruct")
+STAGES = ("simulate", "preprocess", "train", "analyze", "reconstruct", "evaluate")
 LOOK_SECONDS = 0.5
 
 
@@ -53,7 +54,8 @@ def main() -> int:
     given.work.mkdir(parents=True, exist_ok=True)
     print("| stage | seconds | particles/s | host GiB | GPU GiB | images/s of the epochs |\n|---|---|---|---|---|---|")
     for stage in given.stages:
-        code, seconds, host, gpu = measured([*command(stage, given), "--device", given.device, *more.get(stage, [])])
+        words = [*command(stage, given), "--device", given.device, *more.get(stage, [])]
+        code, seconds, host, gpu = measured(words, None if stage == "evaluate" else subprocess.DEVNULL)
         if code:
             print(f"{stage} ended with exit code {code}", file=sys.stderr)
             return code
@@ -83,14 +85,20 @@ def command(stage: str, given: argparse.Namespace) -> list[str]:
         (p for p in train.glob("weights.*.pkl") if p.name.count(".") == 2), key=lambda p: int(p.name.split(".")[1])
     )
     files = ["--latent", str(weights.with_suffix(".output.pkl")), "--model_weight", str(weights)]
+    if stage == "evaluate":  # knows the corrected poses beside the latents
+        files += ["--truth", str(raw / "truth.npz"), "--output", str(work / stage)]
+        return [*program, "--source_dir", str(work / "pre"), *files]
     more = ["--undo_motion"] if stage == "reconstruct" else []
     if more and (train / "particles.star").exists():  # poses that the training corrected
         more += ["--poses", str(train / "particles.star")]
     return [*program, "--source_dir", str(work / "pre"), *files, *more, "--job_dir", str(work / stage), "--overwrite"]
 
 
-def measured(words: list[str]) -> tuple[int, float, float, str]:
-    """Exit code, seconds, the largest resident memory (GiB) and the largest GPU memory (GiB, or empty) of a command."""
+def measured(words: list[str], output: int | None) -> tuple[int, float, float, str]:
+    """Exit code, seconds, the largest resident memory (GiB) and the largest GPU memory (GiB, or empty) of a command.
+
+    ``output``: where it prints, as for ``subprocess.Popen``.
+    """
     most, over = [0.0], threading.Event()
 
     def look() -> None:
@@ -101,7 +109,7 @@ def measured(words: list[str]) -> tuple[int, float, float, str]:
     if shutil.which("nvidia-smi"):
         watcher.start()
     begin = time.perf_counter()
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, stdout=output) as process:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from gaussianem_core.training.grouping import Grouping
-from gaussianem_core.training.joint_posterior import piece_evidence
-from gaussianem_core.training.junk import PIECE_WIDTHS, broken, find_junk, find_regions
+from gaussianem_core.training.junk import Junk, broken, explained_by_densities, find_junk, find_regions, unknown
 from gaussianem_core.training.mixture_prior import Measured
 
 SHELLS, PARTICLES, JUNK = 24, 900, 100
@@ -39,8 +38,8 @@ def alone(values: torch.Tensor) -> Grouping:
 
 
 def evidence(like: torch.Tensor, nats: float) -> torch.Tensor:
-    """For regions of other densities, the same for all images."""
-    return torch.full((len(like), len(PIECE_WIDTHS)), nats)
+    """For missing pieces, the same for all images, and none for errors of the model."""
+    return torch.tensor([0.0, nats]).repeat(len(like), 1)
 
 
 @pytest.mark.parametrize("strength, cost_of_none", [(0.8, 20.0), (8.0, 7.0)])
@@ -91,10 +90,10 @@ def test_missing_pieces_are_junk_where_the_evidence_says_so() -> None:
     pieces[:30, -1] = 12.0
     found = find_junk(chi2, cost, noise, power, sizes, pieces, alone(chi2))
     assert (found.probability[:30] > 0.9).all() and (found.probability[30:PARTICLES] < 0.5).all()
-    unknown = find_junk(chi2, cost, noise, power, sizes, evidence(cost, -torch.inf), alone(chi2))
-    assert (unknown.probability[:PARTICLES] < 0.5).all() and (
-        unknown.probability[PARTICLES:] > 0.5
-    ).float().mean() > 0.9
+    pieces[:30, 0] = 12.0  # the model's errors explain as much
+    assert (find_junk(chi2, cost, noise, power, sizes, pieces, alone(chi2)).probability[:PARTICLES] < 0.5).all()
+    before = find_junk(chi2, cost, noise, power, sizes, unknown(len(chi2), chi2.device), alone(chi2))
+    assert (before.probability[:PARTICLES] < 0.5).all() and (before.probability[PARTICLES:] > 0.5).float().mean() > 0.9
 
 
 def test_regions_share_out_the_gaussians() -> None:
@@ -125,23 +124,72 @@ def test_images_of_a_particle_tell_together_what_each_does_not() -> None:
     assert roc(found.evidence) > 0.95 > 0.9 > roc(single.evidence)
 
 
+REGIONS = 12
+
+
+def looked_at(differences: torch.Tensor, information: float, images: int = 1, seed: int = 0) -> Measured:
+    """What ``images`` of each particle say of the ``differences`` (P, REGIONS) of its regions' factors, when one tells
+    each factor with a variance of about 1 / ``information``."""
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn(len(differences), images, REGIONS, 3 * REGIONS, generator=generator)
+    told = information / (3 * REGIONS) * (half @ half.mT).sum(1)
+    noise = torch.linalg.cholesky(told) @ torch.randn(len(differences), REGIONS, 1, generator=generator)
+    return Measured((told @ differences[..., None] + noise)[..., 0], told)
+
+
+def verdict(told: Measured) -> Junk:
+    """Of particles that look alike but for their densities, with two images each, for both of which ``told`` holds."""
+    twice = Measured(*(value.repeat_interleave(2, 0) for value in told))
+    count = len(twice.linear)
+    group = Grouping.of(np.arange(count) // 2)
+    pieces = explained_by_densities(twice, group, torch.zeros(count, dtype=torch.bool))
+    chi2, cost, sizes = torch.full((count,), 140.0), torch.full((count,), 8.0), torch.full((8,), 20.0)
+    return find_junk(chi2, cost, torch.ones(8), torch.ones(count, 8) * 1.5, sizes, pieces, group)
+
+
+def without_pieces(differences: torch.Tensor, particles: int) -> torch.Tensor:
+    """Four regions of the first ``particles`` are not there at all."""
+    generator = torch.Generator().manual_seed(1)
+    for number in range(particles):
+        differences[number, torch.randperm(REGIONS, generator=generator)[:4]] = -1.0
+    return differences
+
+
 @pytest.mark.parametrize("images", [10, 41, 100])
 def test_errors_of_the_model_are_no_missing_pieces_however_many_images_show_them(images: int) -> None:
     """Densities of twelve regions are wrong by a tenth or so in each particle; of some, four are not there at all."""
-    generator = torch.Generator().manual_seed(images)
-    count, regions, lacking = 300, 12, 15
-    wrong = 0.12 * torch.randn(count, regions, generator=generator)
-    for number in range(lacking):
-        wrong[number, torch.randperm(regions, generator=generator)[:4]] = -1.0
-    half = torch.randn(count, images, regions, 30, generator=generator)
-    information = (half @ half.mT).sum(1)  # an image tells a region's density to 0.2 or so
-    noise = torch.linalg.cholesky(information) @ torch.randn(count, regions, 1, generator=generator)
-    pieces = piece_evidence(Measured((information @ wrong[..., None] + noise)[..., 0], information))
-    sizes = torch.full((8,), 20.0)
-    chi2, cost, power = torch.full((count,), 140.0), torch.full((count,), 8.0), torch.ones(count, 8) * 1.5
-    twice = pieces.repeat_interleave(2, 0)  # the particle's, for each of its images
-    chi2, cost, power = (value.repeat_interleave(2, 0) for value in (chi2, cost, power))
-    group = Grouping.of(np.arange(count).repeat(2))
-    found = find_junk(chi2, cost, torch.ones(8), power, sizes, twice, group)
+    lacking = 15
+    wrong = 0.12 * torch.randn(300, REGIONS, generator=torch.Generator().manual_seed(images))
+    found = verdict(looked_at(without_pieces(wrong, lacking), 30.0, images))
     assert (found.probability[: 2 * lacking] > 0.5).all()
     assert (found.probability[2 * lacking :] > 0.5).sum() <= 2
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_a_state_that_the_model_describes_badly_is_no_junk(share: float) -> None:
+    """Where the model has no component for a motion, the densities of several regions stand in for it, in the same
+    pattern in all particles of that state, the more the further it goes; one in thirty particles is a fragment."""
+    generator = torch.Generator().manual_seed(0)
+    count, lacking = 900, 30
+    pattern = torch.tensor([0.9, -0.9, 0.7, -0.5] + [0.0] * (REGIONS - 4))
+    far = (torch.rand(count, generator=generator) < share) * torch.rand(count, generator=generator)
+    wrong = 0.05 * torch.randn(count, REGIONS, generator=generator) + far[:, None] * pattern
+    wrong[:lacking] = 0.05 * torch.randn(lacking, REGIONS, generator=generator)
+    found = verdict(looked_at(without_pieces(wrong, lacking), 20.0)).probability[::2]
+    assert (found[:lacking] > 0.5).float().mean() > 0.9
+    assert (found[lacking:] > 0.5).sum() <= 4
+
+
+def test_what_images_say_nothing_of_is_not_missing() -> None:
+    """Images that tell nothing of any region, or broken ones, leave the verdict to the rest, and disturb no other."""
+    wrong = without_pieces(0.05 * torch.randn(300, REGIONS, generator=torch.Generator().manual_seed(0)), 15)
+    told = looked_at(wrong, 30.0)
+    expected = explained_by_densities(told, alone(wrong), torch.zeros(300, dtype=torch.bool))
+    told.linear[-1], told.information[-1] = 0.0, 0.0
+    told.linear[-2] *= 1e6
+    faulty = torch.arange(300) == 298
+    found = explained_by_densities(told, alone(wrong), faulty)
+    assert torch.equal(found[-2:], unknown(2, found.device))
+    torch.testing.assert_close(found[:-2], expected[:-2], atol=0.3, rtol=0.05)
+    nothing = Measured(torch.zeros(5, REGIONS), torch.zeros(5, REGIONS, REGIONS))
+    assert torch.equal(explained_by_densities(nothing, alone(wrong[:5]), faulty[:5]), unknown(5, found.device))
