@@ -128,7 +128,8 @@ def explained_by_densities(
     The network is not exact, least in states that few particles show, and the densities of regions make good for that
     too. What many particles need in the same pattern is then no missing piece of any.
     """
-    known = (told.information.diagonal(dim1=1, dim2=2).sum(1) > 0) & ~broken
+    amount = told.information.diagonal(dim1=1, dim2=2).sum(1)
+    known = (amount > 0) & (amount + told.linear.sum(1)).isfinite() & ~broken
     seen = group.first[known[group.first]]
     some = torch.linspace(0, len(seen) - 1, min(len(seen), ERROR_PARTICLES), device=seen.device)
     share, root = find_errors(Measured(*(value.double() for value in told.rows(seen[some.round().long()]))))
