@@ -21,7 +21,7 @@ from gaussianem_core.imaging.aberrations import ABERRATIONS, Aberrations, save_a
 from gaussianem_core.imaging.correction import corrected_shifts
 from gaussianem_core.imaging.fourier import fourier_crop, fourier_shell_correlation, fsc_area
 from gaussianem_core.imaging.optics import zernike_sum
-from gaussianem_core.imaging.pose import pack_poses, rotations_from_angles
+from gaussianem_core.imaging.pose import pack_poses
 from gaussianem_core.imaging.resampling import largest_box
 from gaussianem_core.imaging.symmetry import symmetry_operators
 from gaussianem_core.imaging.voxelization import voxelize
@@ -140,7 +140,7 @@ def run(options: PreprocessOptions, log: JobLog) -> None:
         f"contour level {contour.level:.4g} of the consensus map{smoothed} gives {len(gaussians):,} Gaussians, "
         f"{spacing:.3g} voxels apart"
     )
-    rotations = rotations_from_angles(table.angles_deg)
+    rotations = table.rotations
     treatment = decide(
         table,
         images,

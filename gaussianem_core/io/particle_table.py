@@ -144,13 +144,18 @@ class ParticleTable:
     def __len__(self) -> int:
         return len(self.stack_index)
 
+    @property
+    def rotations(self) -> npt.NDArray[np.float64]:
+        """Rotation matrices (N, 3, 3) of the angles, see ``imaging.pose``; NaN without poses."""
+        return rotations_from_angles(self.angles_deg)
+
     def images_of_expansion(self) -> npt.NDArray[np.int64] | None:
         """Number of each row's image (N,), if rows show one image in several poses, as after a symmetry expansion;
         None otherwise."""
         image = number_images(self.stack_index, self.image_index)
         if int(image.max(initial=-1)) + 1 == len(self) or np.isnan(self.angles_deg).any():
             return None
-        rotations = rotations_from_angles(self.angles_deg)
+        rotations = self.rotations
         apart = np.abs(rotations - rotations[first_rows(image)][image]).max(axis=(1, 2))
         return image if (apart > SAME_POSE).any() else None
 
@@ -321,7 +326,7 @@ def expand(table: ParticleTable, operators: Floats) -> ParticleTable:  # (n, 3, 
     """
     n = len(operators)
     rows = np.repeat(np.arange(len(table)), n)
-    mates = symmetry_mates(rotations_from_angles(table.angles_deg), operators)
+    mates = symmetry_mates(table.rotations, operators)
     angles = angles_from_rotations(mates)
     angles[:, 0] = table.angles_deg
     same = ("source", "stacks", "stack_names", "micrographs", "stack_headers", "notes", "aberrations", "source_row")

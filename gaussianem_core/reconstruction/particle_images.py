@@ -16,7 +16,6 @@ from gaussianem_core.errors import InputError
 from gaussianem_core.imaging.aberrations import Aberrations
 from gaussianem_core.imaging.correction import corrected_shifts
 from gaussianem_core.imaging.fourier import radial_power
-from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.corrected_images import CorrectedImages, ctf_parameters
 from gaussianem_core.io.image_rows import first_rows, number_images
 from gaussianem_core.io.image_stack import ImageStack
@@ -96,7 +95,7 @@ def particle_images(
     parameters = ctf_parameters(table, aberrations, box, pixel_size_angstrom)
     return ParticleImages(
         CorrectedImages(ImageStack.from_table(table), aberrations, parameters, box, pixel_size_angstrom),
-        rotations_from_angles(table.angles_deg),
+        table.rotations,
         corrected_shifts(table.shifts_angstrom, aberrations) / pixel_size_angstrom,
         parameters,
         half,

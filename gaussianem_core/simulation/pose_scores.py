@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from gaussianem_core.imaging.pose import rotations_from_angles
 from gaussianem_core.io.particle_table import ParticleTable
 from gaussianem_core.simulation.ground_truth import Truth
 
@@ -30,7 +29,7 @@ def pose_figures(truth: Truth, corrected: ParticleTable | None) -> dict[str, Any
         given = truth.given_rotations, truth.given_shifts, truth.given_defocus_angstrom
         figures["before"] = errors(truth, *given)
     if corrected is not None:
-        rotations = rotations_from_angles(corrected.angles_deg)
+        rotations = corrected.rotations
         defocus = (corrected.defocus_u_angstrom + corrected.defocus_v_angstrom) / 2
         figures["after"] = errors(truth, rotations, corrected.shifts_angstrom / truth.apix, defocus)
     return figures

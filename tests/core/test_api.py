@@ -50,11 +50,12 @@ def test_the_page_for_notebooks_runs(trained: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_images_of_a_model_agree_with_the_particles(trained: Path) -> None:
-    """In its own pose, with its own CTF, an image resembles its particle more than any other particle."""
+    """In its pose as the training left it, with its own CTF, an image resembles its particle more than any other."""
     prepared = trained / "heterogeneity"
     model = gaussianem_core.load_model(prepared / "cfg.json", prepared / "run1" / "weights.5.pkl", device="cpu")
     z = gaussianem_core.load_latents(prepared / "run1" / "weights.5.output.pkl")["z_mu"]
-    rotations, shifts = gaussianem_core.load_poses(prepared / "poses.npy")
+    posed = gaussianem_core.read_particles(prepared / "run1" / "particles.star", find_stacks=False)
+    rotations, shifts = posed.rotations, posed.shifts_angstrom / model.pixel_size(32)
     dark = model.project(z, rotations, shifts, gaussianem_core.load_ctf(prepared / "ctf.npy"))
     particles = ImageStack.from_file(prepared / "img_stack.mrcs").read()
     assert model.configuration.invert_contrast
