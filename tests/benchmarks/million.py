@@ -10,8 +10,8 @@
 reconstruct makes one map of all images with their motion undone; evaluate compares volumes and latents with the
 simulated truth, and prints its own table before its row. Each stage is a process of its own; later calls find what
 earlier ones left in --work. Host memory is the most that the process had resident (VmHWM); GPU memory is the most that
-``nvidia-smi`` saw in use on the first GPU, looked at twice a second. Images a second are those of training's epochs,
-with their checkpoints, without what comes before and after.
+``nvidia-smi`` saw in use on the first GPU (of CUDA_VISIBLE_DEVICES, if set), looked at twice a second. Images a second
+are those of training's epochs, with their checkpoints, without what comes before and after.
 
 A million images of box 128 take 33 GB in float16, and preprocess writes them once more: --raw puts the simulated ones
 elsewhere. The explorer with a million particles is measured by ``explorer.py``.
@@ -120,7 +120,8 @@ def measured(words: list[str], output: int | None) -> tuple[int, float, float, s
 
 def gpu_memory() -> float:
     """Memory in use on the first GPU (GiB)."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={first}"]
     try:
         return float(subprocess.run(query, capture_output=True, text=True, timeout=10).stdout.split()[0]) / 1024
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
