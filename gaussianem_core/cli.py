@@ -32,7 +32,7 @@ COMMANDS = {
     "demo": ("gaussianem_gui.demo.run:main", "simulate a small moving molecule and recover its motion"),
 }
 
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}
+WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "5000"}
 PATIENCE_SECONDS = 30.0
 """How long the processes of a training may outlive one of them."""
 
@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not end a job
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Threads of torch and numba that wait for work must not spin: on a busy machine, or for each other's cores, that
-    # made small steps 40 times slower. Only read when those libraries load.
+    # Threads of torch and numba that wait for work spin for some tens of microseconds, then sleep. Spinning for long
+    # takes cores from each other and from other programs: small steps became 40 times slower. So they do where they
+    # sleep at once, as by the policy "passive" they do wherever there are more threads than cores, whatever the count
+    # says: each step then waits until the system wakes a thread. Only read when those libraries load.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     distrust_working_directory()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-# Waiting threads must not spin (as in gaussianem_core.cli): tests of several users may share the machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Waiting threads spin for tens of microseconds (as in gaussianem_core.cli): several tests share the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "active")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

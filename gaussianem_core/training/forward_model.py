@@ -222,11 +222,12 @@ class ForwardModel(torch.nn.Module):
 
     def renders_at_once(self, decoded: bool = True) -> int:
         """Number of projections that fit into memory (MOST_BYTES): for each three spectra, its Gaussians, buffers of
-        the projector, and, where they are ``decoded`` without the fused kernels, the decoder's widest layer."""
+        the projector, and, where they are ``decoded`` on CUDA without the fused kernels, the decoder's widest layer
+        (on the CPU it is formed in blocks)."""
         gaussians = len(self.positions)
         bytes_each = 8 * 3 * self.box * (self.box // 2 + 1) + 4 * 12 * gaussians
         decoder = self.network.pair_decoder()
-        if decoded and not decoder.fuses:
+        if decoded and not decoder.fuses and self.positions.is_cuda:
             bytes_each += 8 * gaussians * len(decoder.head_weight)
         device = self.positions.device
         most = MOST_BYTES[device.type]
