@@ -10,7 +10,8 @@ that particle (CryoBench's way; limit (D/2 - 1) / D). *States*: the same beside 
 the best of all single widths (which needs the truth), the width chosen by cross-validation, all widths together
 (`latent_kernel.combine_widths`), and all widths for each region of the molecule by itself, which is tried here and is
 not part of the program. *Motion*: one map of all images with their motion undone beside the plain reconstruction, FSC
-by shells inside the body and each moving part. *Domains*: errors of the orientation and place of each moving part,
+by shells inside the body and each moving part, with the mean true state of the NEAREST particles in latents: one
+particle's own latent may be wrong by degrees. *Domains*: errors of the orientation and place of each moving part,
 before (the pose that the particles file gives) and after, modulo a common one.
 """
 
@@ -67,7 +68,15 @@ from gaussianem_core.reconstruction.motion import (
 from gaussianem_core.reconstruction.part_calibration import IMAGES, ImageBatch, calibrate, sampled
 from gaussianem_core.reconstruction.rigid_motion import fit_motions, particle_motions
 from gaussianem_core.reconstruction.states import Latents
-from gaussianem_core.simulation.ground_truth import Truth, load_truth, mean_volume, point_positions, true_volumes
+from gaussianem_core.simulation.ground_truth import (
+    Truth,
+    band_limited_volumes,
+    frame_densities,
+    load_truth,
+    mean_volume,
+    point_positions,
+    true_volumes,
+)
 from gaussianem_core.simulation.pose_scores import common_displacement, common_rotation, rms
 
 NEAREST = 30
@@ -320,10 +329,9 @@ def states_table(data: Data, count: int, seed: int) -> dict[str, Any]:
 # ---- motion ------------------------------------------------------------------------------------------------------
 
 
-def part_masks(data: Data, row: int) -> dict[str, Tensor]:
-    """Soft masks of the body and of each moving part of a particle, from its true points."""
+def part_masks(data: Data, positions: Tensor) -> dict[str, Tensor]:  # (A, 3)
+    """Soft masks of the body and of each moving part, from true points."""
     truth, device = data.truth, data.images.device
-    positions = point_positions(truth, np.array([row]), device)[0]
     assert truth.part is not None and truth.motion_names is not None
     masks = {}
     for number, name in enumerate(["body", *truth.motion_names.tolist()]):
@@ -342,8 +350,8 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
     )
     middle = np.median(data.z[real], axis=0)
     near = (np.square(data.z[real] - middle) / data.variance[real].mean(0)).sum(1).argsort()
-    row = int(real[near[0]])
-    point = data.z[row]
+    point = data.z[real[near[0]]]
+    positions = point_positions(truth, real[near[:NEAREST]], device).mean(0)
     deformed = data.model.deform(point[None])
     reference, densities = deformed.positions[0], deformed.densities[0]
     began = synchronised(device)
@@ -394,7 +402,10 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
             accumulate(sums, *views)
         halves.append([sums])
     maps |= joined("plain", halves, torch.ones_like(windows[:1]), torch.ones(1, data.box // 2, device=device))
-    true = true_volumes(truth, np.array([row]), data.box, device)[0]
+    assert truth.sigmas is not None
+    there = frame_densities(truth, torch.ones(1, dtype=torch.bool, device=device))
+    sigmas = torch.as_tensor(truth.sigmas, device=device)
+    true = band_limited_volumes(positions[None], there, sigmas, truth.box, data.box)[0]
     away = [
         round_trip(displacement_field(motions, windows, int(i)), reference)
         for i in np.random.default_rng(seed).choice(rows, 20)
@@ -405,8 +416,8 @@ def motion_table(data: Data, seed: int) -> dict[str, Any]:
         f"rms {float(trip.square().mean()) ** 0.5:.4f} px, "
         f"{100 * float((trip < 0.1).float().mean()):.2f} % of Gaussians within 0.1 px; blur {blur.mean(0).tolist()} px"
     )
-    result: dict[str, Any] = {"parts": len(windows), "row": row}
-    for region, mask in part_masks(data, row).items():
+    result: dict[str, Any] = {"parts": len(windows)}
+    for region, mask in part_masks(data, positions).items():
         curves = {name: fourier_shell_correlation(volume * mask, true * mask) for name, volume in maps.items()}
         areas = {name: float(fsc_area(curve, data.box)) for name, curve in curves.items()}
         print(f"\n{region}: masked FSC area " + ", ".join(f"{name} {value:.4f}" for name, value in areas.items()))
