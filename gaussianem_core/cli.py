@@ -33,6 +33,12 @@ COMMANDS = {
 }
 
 WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "5000"}
+"""Environment of OpenMP, read when torch and numba load: threads that wait spin for tens of microseconds, then sleep.
+
+Threads that spin for long take cores from each other and from other programs. Threads that sleep at once, which
+"passive" makes them do wherever there are more threads than cores, whatever the count, must be woken by the system for
+each small step. Either made small steps 40 times slower.
+"""
 PATIENCE_SECONDS = 30.0
 """How long the processes of a training may outlive one of them."""
 
@@ -55,10 +61,6 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have must not end a job
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Threads of torch and numba that wait for work spin for some tens of microseconds, then sleep. Spinning for long
-    # takes cores from each other and from other programs: small steps became 40 times slower. So they do where they
-    # sleep at once, as by the policy "passive" they do wherever there are more threads than cores, whatever the count
-    # says: each step then waits until the system wakes a thread. Only read when those libraries load.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     distrust_working_directory()

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gaussianem_core.cli import WAITING
+
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-# Waiting threads spin for tens of microseconds (as in gaussianem_core.cli): several tests share the machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "active")
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+for name, value in WAITING.items():  # before torch and numba load; several tests share the machine
+    os.environ.setdefault(name, value)
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -67,8 +67,10 @@ def decode_pairs(
         from gaussianem_core.kernels.pair_decoder_triton import FusedDecoder
 
         return FusedDecoder.apply(save, rounded, *tensors)
-    decode = decode_pairs_reference if save or z_part.is_cuda else decode_in_blocks
-    return decode(z_part, gaussian_part, hidden_weights, hidden_biases, *weights)
+    if save or z_part.is_cuda:
+        return decode_pairs_reference(z_part, gaussian_part, hidden_weights, hidden_biases, *weights)
+    hidden = zip(hidden_weights, hidden_biases, strict=True)
+    return decode_in_blocks(z_part, gaussian_part, [*hidden, (head_weight, head_bias), (out_weight, out_bias)])
 
 
 def decode_pairs_reference(
@@ -92,25 +94,21 @@ def decode_pairs_reference(
 
 
 def decode_in_blocks(
-    z_part: Tensor,  # (B, k)
-    gaussian_part: Tensor,  # (N, k)
-    hidden_weights: Sequence[Tensor],  # L of (k, k)
-    hidden_biases: Sequence[Tensor],  # L of (k,)
-    head_weight: Tensor,  # (2F, k)
-    head_bias: Tensor,  # (2F,)
-    out_weight: Tensor,  # (4, 2F)
-    out_bias: Tensor,  # (4,)
-) -> Tensor:  # (B, N, 4)
+    z_part: Tensor, gaussian_part: Tensor, layers: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:  # (B, k), (N, k) -> (B, N, 4)
     """`decode_pairs_reference` without gradients, a block of pairs after the other, in the same memory.
 
+    ``layers``: weight and bias of each layer after the first; the last one, ``out``, has no activation.
+
     The widest layer of all pairs takes 1.6 MB for each latent of 800 Gaussians: on a CPU, to fetch that memory from the
-    system and to go through it takes as long as the products. Parameters as for `decode_pairs`.
+    system and to go through it takes as long as the products.
     """
     images, count = len(z_part), len(gaussian_part)
     most = BLOCK_PAIRS * torch.get_num_threads()
     each = max(1, most // max(1, count))  # several latents with all Gaussians, or one with a part of them
-    layers = [*zip(hidden_weights, hidden_biases, strict=True), (head_weight, head_bias)]
-    first, *rest = (z_part.new_empty(max(most, count), len(w)) for w in (gaussian_part.T, *(w for w, _ in layers)))
+    *inner, (out_weight, out_bias) = layers
+    first = z_part.new_empty(most, gaussian_part.shape[1])
+    buffers = [z_part.new_empty(most, len(weight)) for weight, _ in inner]
     out = z_part.new_empty(images * count, 4)
     for image in range(0, images, each):
         some = z_part[image : image + each, None]
@@ -118,7 +116,7 @@ def decode_in_blocks(
             rows = gaussian_part[begin : begin + most]
             pairs = len(some) * len(rows)
             made = torch.add(some, rows, out=first[:pairs].view(len(some), *rows.shape)).relu_().flatten(0, 1)
-            for (weight, bias), buffer in zip(layers, rest, strict=True):
+            for (weight, bias), buffer in zip(inner, buffers):
                 made = torch.addmm(bias, made, weight.T, out=buffer[:pairs]).relu_()
             place = image * count + begin
             torch.addmm(out_bias, made, out_weight.T, out=out[place : place + pairs])

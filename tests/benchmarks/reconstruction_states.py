@@ -80,8 +80,8 @@ from gaussianem_core.simulation.ground_truth import (
 from gaussianem_core.simulation.pose_scores import common_displacement, common_rotation, rms
 
 NEAREST = 30
-"""Particles of nearly the same true state, whose mean latent is where a state is asked for: where it is in the latent
-space, without the error of a single particle's latent."""
+"""Particles of nearly the same true state, whose mean latent is where a state is asked for, and of nearly the same
+latent, whose mean true state all images at one state are compared with: without the error of a single one's latent."""
 REGIONS = 3
 """Parts of the molecule that are compared by themselves for the maps of states."""
 OVERALL_SHARE = 0.05

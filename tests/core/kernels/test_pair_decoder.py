@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaussianem_core.model.pair_decoder import decode_pairs, fused_available
+from gaussianem_core.model import pair_decoder
+from gaussianem_core.model.pair_decoder import decode_pairs, decode_pairs_reference, fused_available
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SHAPES = [  # images, Gaussians, width, heads, hidden layers
@@ -60,6 +61,21 @@ def values_and_gradients(arguments: Arguments, fused: bool, weight: Tensor) -> l
     (out * weight.to(out)).sum().backward()
     leaves = [leaf for group in arguments for leaf in group]
     return [out.detach().cpu().double(), *(leaf.grad.cpu().double() for leaf in leaves)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("images, count", [(7, 5), (3, 100), (2, 33), (0, 5), (3, 0)])
+def test_blocks_without_gradients_equal_all_pairs_at_once(
+    images: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_decoder, "BLOCK_PAIRS", 16)
+    torch.manual_seed(0)
+    arguments = random_arguments(images, count, 8, 12, 2)
+    with torch.no_grad():
+        found = arguments.decode(False)
+    assert found.shape == (images, count, 4)
+    z_part, gaussian_part, *heads = arguments.tensors
+    reference = decode_pairs_reference(z_part, gaussian_part, arguments.weights, arguments.biases, *heads)
+    torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
