@@ -13,7 +13,7 @@ import torch
 from gaussianem_core.imaging.ctf import ctf
 from gaussianem_core.imaging.projection import Projector, project
 from gaussianem_core.model.configuration import Configuration
-from gaussianem_core.model.deformation import Deformed
+from gaussianem_core.model.deformation import Deformed, deform_gaussians
 from gaussianem_core.model.gauge import Gauge
 from gaussianem_core.model.gaussians import Gaussians
 from gaussianem_core.model.network import Network, Prepared, build_network
@@ -202,6 +202,9 @@ class ForwardModel(torch.nn.Module):
     def deform_prepared(self, prepared: Prepared, centre: bool = False) -> Deformed:
         """:meth:`deform` of what is ``prepared``; ``centre``: whether there is one latent more, the centre of the
         latent space."""
+        if not self.changes:  # the decoder's answer is known: most of a training's time without a GPU
+            change = torch.zeros(len(prepared.latents), len(self.positions), 4, device=self.positions.device)
+            return deform_gaussians(self.gaussians, change, centre=centre)
         return self.network.deform(self.gaussians, prepared, self.movable, self.precision, self.gauge, centre)
 
     def project(

@@ -10,6 +10,7 @@ import torch
 
 from gaussianem_core.errors import InputError
 from gaussianem_core.job.events import JobLog
+from gaussianem_core.model.deformation import Deformed
 from gaussianem_core.model.gauge import make_gauge
 from gaussianem_core.options import TrainOptions
 from gaussianem_core.training import noise_model, nuisances, objective
@@ -118,3 +119,23 @@ def test_what_is_not_finite_ends_the_training(moving: Path, tmp_path: Path, lost
             next(iter(trainer.forward.parameters())).data.view(-1)[3] = torch.nan
         with pytest.raises(InputError, match=f"finite {lost}"):
             trainer.report(log, sums, rate=1.0)
+
+
+def test_where_latents_change_nothing_no_decoder_is_asked(moving: Path, tmp_path: Path) -> None:
+    """Its answer is known, and takes most of such a training's time on a CPU. The Gaussians and their gradients are
+    those that it gives."""
+    with JobLog(tmp_path / "log", ["test"], "0") as log:
+        forward = make_trainer(moving, log, known=True).forward
+    forward.leave_out(moves=False, changes=False)
+    prepared = forward.network.prepare(torch.randn(3, forward.zdim), forward.embed())
+
+    def with_gradients(found: Deformed) -> list[torch.Tensor]:
+        values = [*found[:4], *([] if found.centre is None else [found.centre.positions, found.centre.raw_density])]
+        total = sum((value * torch.arange(value.numel()).view_as(value)).sum() for value in values)
+        return [*values, *torch.autograd.grad(total, [forward.positions, forward.raw_density])]
+
+    for centre in (False, True):
+        asked = forward.network.deform(forward.gaussians, prepared, gauge=forward.gauge, centre=centre)
+        unasked = forward.deform_prepared(prepared._replace(decoder=None), centre)
+        for found, wanted in zip(with_gradients(unasked), with_gradients(asked), strict=True):
+            assert torch.equal(found, wanted)
