@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     130 after Ctrl+C (the jobs go on)."""
     parser = argparse.ArgumentParser(
         prog="gaussianem demo",
-        description="Simulate the moving spliceosome and recover its motions: under five minutes on two CPU cores.",
+        description="Simulate the moving spliceosome and recover its motions: some five minutes on two CPU cores.",
     )
     parser.add_argument("directory", nargs="?", default="gaussianem-demo", help="new directory for the project")
     try:
